@@ -1,0 +1,1 @@
+"""One file per verb; `assemble` builds the real thing."""

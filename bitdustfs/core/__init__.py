@@ -1,0 +1,1 @@
+"""Pure rules: no clock, no dice, no disk, no network, no logging."""

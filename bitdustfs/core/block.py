@@ -1,0 +1,70 @@
+"""Blocks: sealed chunks one after another, padded, so that a supplier learns little from the length.
+
+A block is immutable and has no header: the catalog knows where each chunk lies. Padding follows Padmé (at most
+12 % more, and the length tells only O(log log) bits), capped at the capacity of a full block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bitdustfs.core.seal import BlockSeal
+from bitdustfs.model import BLOCK_BYTES, BLOCK_CHUNKS, SEAL_BYTES
+
+MIN_BLOCK_BYTES = 4096  # smaller ones would tell the sizes of single small files
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where a chunk lies in its block: `offset` and `length` in bytes, length of the plaintext."""
+
+    slot: int
+    offset: int
+    length: int
+
+
+def padded_length(length: int) -> int:
+    """Return the length that `length` bytes are padded to.
+
+    Source: Nikitin et al., "Reducing Metadata Leakage from Encrypted Files and Communication with PURBs", 2019,
+    section 4.2 (Padmé).
+    """
+    if length <= MIN_BLOCK_BYTES:
+        return MIN_BLOCK_BYTES
+    exponent = length.bit_length() - 1
+    low_bits = exponent - exponent.bit_length()
+    mask = (1 << low_bits) - 1
+    return min((length + mask) & ~mask, max(BLOCK_BYTES, length))
+
+
+def layout(lengths: Sequence[int]) -> tuple[tuple[Placed, ...], int]:
+    """Lay out chunks of these plaintext lengths. Returns their places and the padded length of the block.
+
+    Raises:
+        ValueError: no chunk, an empty chunk, or more than a block holds.
+    """
+    places: list[Placed] = []
+    offset = 0
+    for slot, length in enumerate(lengths):
+        if length <= 0:
+            raise ValueError("a chunk has at least one byte")
+        places.append(Placed(slot, offset, length))
+        offset += length + SEAL_BYTES
+    if not places or offset > BLOCK_BYTES:
+        raise ValueError(f"a block holds 1 to {BLOCK_BYTES} sealed bytes, not {offset}")
+    return tuple(places), padded_length(offset)
+
+
+def fits(lengths: Sequence[int], more: int, *, most: int = 4 * BLOCK_CHUNKS * 16) -> bool:
+    """Say whether one more chunk of `more` bytes fits. `most` bounds the slots of a block of tiny chunks."""
+    return len(lengths) < most and sum(lengths) + more + (len(lengths) + 1) * SEAL_BYTES <= BLOCK_BYTES
+
+
+def build(seal: BlockSeal, plaintexts: Sequence[bytes]) -> tuple[bytearray, tuple[Placed, ...]]:
+    """Seal chunks and join them into a block. Returns the padded block and the place of each chunk."""
+    places, length = layout([len(p) for p in plaintexts])
+    block = bytearray(length)
+    for place, plaintext in zip(places, plaintexts, strict=True):
+        block[place.offset : place.offset + place.length + SEAL_BYTES] = seal.seal(place.slot, plaintext)
+    return block, places

@@ -1,0 +1,123 @@
+"""Keys: from 24 words to one key for each purpose.
+
+recovery phrase -> 32-byte secret R -> HKDF-SHA256 with one label per purpose. One key, one purpose, and its label
+says so. R and the owner's signing key are never stored; `VolumeKeys` is what a mounted machine keeps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from mnemonic import Mnemonic
+
+from bitdustfs.errors import BadRequest
+from bitdustfs.model import BlockId, OwnerId
+
+SECRET_BYTES = 32
+PHRASE_WORDS = 24
+_SALT = b"bitdustfs 1"
+_WORDS = Mnemonic("english")
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """R, the one secret from which everything comes back. Never stored, never shown by accident."""
+
+    content: bytes
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeKeys:
+    """What a machine keeps to read and write its volume. 32 bytes each."""
+
+    volume: bytes  # sealing and fragment names derive from it
+    record: bytes  # signs and seals the owner's record in the DHT
+
+    def __repr__(self) -> str:
+        return "VolumeKeys(…)"
+
+
+def phrase_of(secret: Secret) -> str:
+    """Write R as 24 BIP-39 words (English list, 8 check bits)."""
+    return _WORDS.to_mnemonic(secret.content)
+
+
+def secret_of(phrase: str) -> Secret:
+    """Read 24 words back into R.
+
+    Raises:
+        BadRequest: names the first word that is not in the list, a wrong count, or a wrong check sum.
+    """
+    words = phrase.lower().split()
+    for place, word in enumerate(words, start=1):
+        if word not in _WORDS.wordlist:
+            raise BadRequest(what=f"word {place} of the recovery phrase, {word!r}, is not in the list of words")
+    if len(words) != PHRASE_WORDS:
+        raise BadRequest(what=f"a recovery phrase has {PHRASE_WORDS} words, this has {len(words)}")
+    if not _WORDS.check(" ".join(words)):
+        raise BadRequest(what="these words are not a recovery phrase: one is wrong, or two are swapped")
+    return Secret(bytes(_WORDS.to_entropy(words)))
+
+
+def derive(key: bytes, label: str, context: bytes = b"", length: int = 32) -> bytes:
+    """Derive a key for one purpose from a uniformly random key.
+
+    Args:
+        key: 32 bytes.
+        label: the purpose; constant in the program.
+        context: ids that the derived key belongs to; fixed length for one label.
+    Source: RFC 5869, HKDF-Expand with SHA-256.
+    """
+    return HKDFExpand(SHA256(), length, b"bitdustfs 1 " + label.encode() + b"\0" + context).derive(key)
+
+
+def _purpose(secret: Secret, label: str) -> bytes:
+    return HKDF(SHA256(), 32, salt=_SALT, info=label.encode()).derive(secret.content)
+
+
+def owner_key(secret: Secret) -> Ed25519PrivateKey:
+    """The owner's signing key. In memory only, and only while a person gave the words."""
+    return Ed25519PrivateKey.from_private_bytes(_purpose(secret, "owner signing key"))
+
+
+def volume_keys(secret: Secret) -> VolumeKeys:
+    """The keys that a mounted machine keeps."""
+    return VolumeKeys(volume=_purpose(secret, "volume key"), record=_purpose(secret, "record key"))
+
+
+def public_bytes(key: Ed25519PrivateKey) -> bytes:
+    """The 32 raw bytes of the public half."""
+    return key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+
+def owner_id(public: bytes) -> OwnerId:
+    """The owner's id: SHA-256 over a label and the owner's 32-byte public key."""
+    from_label = HKDFExpand(SHA256(), 32, b"bitdustfs 1 owner id")
+    return OwnerId(from_label.derive(public))
+
+
+def block_key(volume_key: bytes, scope: int, block_id: BlockId) -> bytes:
+    """The key of one block: used for this block and for nothing else (invariant I5)."""
+    return derive(volume_key, "block", scope.to_bytes(4, "big") + block_id)
+
+
+def name_key(volume_key: bytes) -> bytes:
+    """The key that makes fragment names unlinkable."""
+    return derive(volume_key, "fragment name")
+
+
+def fingerprint_key(volume_key: bytes, scope: int) -> bytes:
+    """The key of chunk fingerprints in one scope."""
+    return derive(volume_key, "fingerprint", scope.to_bytes(4, "big"))
+
+
+def volume_id(volume_key: bytes) -> bytes:
+    """16 bytes that name the volume in everything sealed for it."""
+    return derive(volume_key, "volume id", length=16)

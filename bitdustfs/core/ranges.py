@@ -1,0 +1,187 @@
+"""Ranges: which bytes of a file the spool answers for, and where they lie.
+
+`Extents` is the map of one file: sorted, never overlapping, adjacent ones joined. The spool file is written only at
+its end, so laying new bytes over old ones never destroys the old: they become garbage, which the caller gives back
+when nothing needs it any more. That is what makes the catalog's last commit the whole truth after a crash.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from bitdustfs.model import CHUNK_BYTES, Extent, Hold
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A range of a spool file: `length` bytes from position `at` on."""
+
+    at: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a file range: what the spool says of it, or None where it holds nothing."""
+
+    start: int
+    end: int
+    extent: Extent | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkPart:
+    """The part of a file range that lies in one chunk: bytes [start, end) of the chunk `index`."""
+
+    index: int
+    start: int
+    end: int
+
+
+def chunk_parts(offset: int, length: int) -> Iterator[ChunkPart]:
+    """Cut the file range [offset, offset+length) at the edges of chunks."""
+    end = offset + length
+    while offset < end:
+        index, start = divmod(offset, CHUNK_BYTES)
+        stop = min(CHUNK_BYTES, start + end - offset)
+        yield ChunkPart(index, start, stop)
+        offset += stop - start
+
+
+def chunk_count(size: int) -> int:
+    """How many chunks a file of `size` bytes has."""
+    return -(-size // CHUNK_BYTES)
+
+
+class Extents:
+    """The extents of one file.
+
+    `touched` is the range of starts in which rows changed since `clean_slate`: what has to be stored again.
+    """
+
+    __slots__ = ("_items", "_starts", "touched")
+
+    def __init__(self, extents: Iterable[Extent] = ()) -> None:
+        self._items: list[Extent] = sorted(extents, key=lambda e: e.start)
+        self._starts: list[int] = [e.start for e in self._items]
+        self.touched: tuple[int, int] | None = None
+
+    def __iter__(self) -> Iterator[Extent]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def clean_slate(self) -> None:
+        """Forget what was touched: it has been stored."""
+        self.touched = None
+
+    def between(self, start: int, end: int) -> Sequence[Extent]:
+        """The extents that touch [start, end), whole."""
+        low, high = self._span(start, end)
+        return self._items[low:high]
+
+    def pieces(self, start: int, end: int) -> Iterator[Piece]:
+        """Cover [start, end) without gaps: clipped extents, and None where there is none."""
+        at = start
+        for extent in self.between(start, end):
+            clipped = clip(extent, start, end)
+            if at < clipped.start:
+                yield Piece(at, clipped.start, None)
+            yield Piece(clipped.start, clipped.end, clipped)
+            at = clipped.end
+        if at < end:
+            yield Piece(at, end, None)
+
+    def lay(self, extent: Extent) -> list[Region]:
+        """Put an extent over whatever is there. Returns the spool regions that nothing refers to any more."""
+        if extent.start >= extent.end:
+            return []
+        garbage = self.cut(extent.start, extent.end)
+        place = bisect_right(self._starts, extent.start)
+        low, high = place, place
+        if place > 0 and _joins(self._items[place - 1], extent):
+            low -= 1
+            extent = _join(self._items[low], extent)
+        if place < len(self._items) and _joins(extent, self._items[place]):
+            high += 1
+            extent = _join(extent, self._items[place])
+        self._touch(extent.start, extent.end)
+        self._items[low:high] = [extent]
+        self._starts[low:high] = [extent.start]
+        return garbage
+
+    def cut(self, start: int, end: int) -> list[Region]:
+        """Take [start, end) out. Returns the spool regions that nothing refers to any more."""
+        low, high = self._span(start, end)
+        if low == high or start >= end:
+            return []
+        first, last = self._items[low], self._items[high - 1]
+        garbage = [
+            Region(c.at, c.end - c.start)
+            for c in (clip(e, start, end) for e in self._items[low:high])
+            if c.hold is not Hold.ZERO
+        ]
+        kept = []
+        if first.start < start:
+            kept.append(clip(first, first.start, start))
+        if last.end > end:
+            kept.append(clip(last, end, last.end))
+        self._touch(first.start, last.end)
+        self._items[low:high] = kept
+        self._starts[low:high] = [e.start for e in kept]
+        return garbage
+
+    def is_clean(self, start: int, end: int) -> bool:
+        """Say whether nothing in [start, end) is dirty."""
+        return all(e.hold is Hold.CLEAN for e in self.between(start, end))
+
+    def dirty_bytes(self) -> int:
+        """Bytes in the spool that no published version has."""
+        return sum(e.end - e.start for e in self._items if e.hold is Hold.DIRTY)
+
+    def dirty_chunks(self) -> list[int]:
+        """Indexes of the chunks with a dirty byte, in order, each once."""
+        found: list[int] = []
+        for extent in self._items:
+            if extent.hold is Hold.CLEAN:
+                continue
+            first = extent.start // CHUNK_BYTES
+            if found and found[-1] == first:
+                first += 1
+            found.extend(range(first, (extent.end - 1) // CHUNK_BYTES + 1))
+        return found
+
+    def _span(self, start: int, end: int) -> tuple[int, int]:
+        low = bisect_right(self._starts, start)
+        if low > 0 and self._items[low - 1].end > start:
+            low -= 1
+        high = low
+        while high < len(self._items) and self._items[high].start < end:
+            high += 1
+        return low, high
+
+    def _touch(self, start: int, end: int) -> None:
+        low, high = self.touched or (start, end)
+        self.touched = (min(low, start), max(high, end))
+
+
+def clip(extent: Extent, start: int, end: int) -> Extent:
+    """The part of an extent inside [start, end)."""
+    low, high = max(extent.start, start), min(extent.end, end)
+    if low == extent.start and high == extent.end:
+        return extent
+    at = 0 if extent.hold is Hold.ZERO else extent.at + low - extent.start
+    return Extent(low, high, at, extent.hold)
+
+
+def _joins(left: Extent, right: Extent) -> bool:
+    if left.end != right.start or left.hold is not right.hold:
+        return False
+    return left.hold is Hold.ZERO or left.at + left.end - left.start == right.at
+
+
+def _join(left: Extent, right: Extent) -> Extent:
+    return Extent(left.start, right.end, left.at, left.hold)

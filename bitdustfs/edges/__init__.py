@@ -1,0 +1,1 @@
+"""One foreign library or system per file."""

@@ -1,0 +1,1 @@
+"""Policy in trio over ports and core."""

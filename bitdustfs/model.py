@@ -1,0 +1,236 @@
+"""The words of bitdustfs as types: ids, values and rows, all immutable.
+
+Read this file once and you know what the system speaks of. Ids are NewTypes, so that a node id cannot be
+passed for an owner id. Units are in the names. Rows are what the catalog stores and the engine reads.
+"""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from typing import NewType
+
+OwnerId = NewType("OwnerId", bytes)  # 32 bytes: hash of the owner's public key
+NodeId = NewType("NodeId", bytes)  # 32 bytes: SHA-256 of the node key's SPKI
+BlockId = NewType("BlockId", bytes)  # 32 random bytes, new for every block
+FragmentName = NewType("FragmentName", bytes)  # 32 bytes: what a supplier knows a fragment by
+Root = NewType("Root", bytes)  # 32 bytes: BLAKE3 hash list root of a fragment
+Fingerprint = NewType("Fingerprint", bytes)  # 32 bytes: keyed BLAKE3 of a plaintext chunk
+
+Ino = NewType("Ino", int)  # inode number; 1 is the root of the volume
+ChunkNo = NewType("ChunkNo", int)  # a chunk in the catalog; HOLE stands for zeros
+BlockNo = NewType("BlockNo", int)  # a block in the catalog
+SupplierNo = NewType("SupplierNo", int)  # a supplier in the catalog
+Cookie = NewType("Cookie", int)  # position of a name in its directory; grows, never reused
+
+ROOT_INO = Ino(1)
+HOLE = ChunkNo(0)
+
+CHUNK_BYTES = 256 * 1024  # (tune) unit of deduplication and sealing; a power of two
+SEAL_BYTES = 16  # AES-GCM and ChaCha20-Poly1305 tag
+BLOCK_CHUNKS = 16  # (tune) sealed chunks in a full block
+BLOCK_BYTES = BLOCK_CHUNKS * (CHUNK_BYTES + SEAL_BYTES)  # also the cap of padding
+LEAF_BYTES = 16 * 1024  # (tune) unit of proof inside a fragment
+INLINE_BYTES = 16 * 1024  # a file up to this size is kept in the catalog file, not in a spool file
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """The erasure code of a block: any k of n fragments restore it."""
+
+    k: int
+    n: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.k <= self.n <= 255:
+            raise ValueError(f"code {self.k}/{self.n}: 1 <= K <= N <= 255 must hold")
+
+    @property
+    def quorum(self) -> int:
+        """W: how many acknowledged fragments make a block *placed*."""
+        if self.n == self.k:
+            return self.n
+        return min(self.n, self.k + max(1, -(-(self.n - self.k) // 2)))
+
+    def __str__(self) -> str:
+        return f"{self.k}/{self.n}"
+
+
+class Suite(IntEnum):
+    """The cipher of a block; recorded in the catalog, never negotiated."""
+
+    AES_256_GCM = 1
+    CHACHA20_POLY1305 = 2
+
+
+class Role(IntEnum):
+    """What an owner's certificate lets a node do."""
+
+    WRITER = 1
+    READER = 2
+    SUPPLIER = 3
+
+
+class FileState(Enum):
+    """How safe a file is, worst first."""
+
+    LOST = "lost"
+    LOCAL = "local"
+    DEGRADED = "degraded"
+    PLACED = "placed"
+    SAFE = "safe"
+
+
+@dataclass(frozen=True, slots=True)
+class Inode:
+    """One inode as the catalog publishes it. Size and mtime of a regular file are those of its version."""
+
+    ino: Ino
+    mode: int  # type and permission bits, as in st_mode
+    uid: int
+    gid: int
+    nlink: int
+    size: int  # bytes; of a directory: its number of names; of a symlink: the length of its target
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    code: Code  # of new blocks; a directory hands it to what is made in it
+    version: int = 0  # how often a regular file was published; 0 = unborn
+    rdev: int = 0
+    target: bytes = b""  # of a symlink
+
+    @property
+    def is_dir(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_file(self) -> bool:
+        return stat.S_ISREG(self.mode)
+
+    @property
+    def is_symlink(self) -> bool:
+        return stat.S_ISLNK(self.mode)
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """One name in a directory."""
+
+    parent: Ino
+    name: bytes
+    ino: Ino
+    cookie: Cookie
+    superseded: Ino = Ino(0)  # the published inode that this name showed before, kept until `ino` is published
+
+
+class Hold(IntEnum):
+    """What the spool holds for a range of a file."""
+
+    DIRTY = 1  # bytes in the spool that no published version has
+    ZERO = 2  # dirty zeros, without bytes in the spool
+    CLEAN = 3  # a copy of published bytes; may be dropped
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A range of a file that the spool answers for: file bytes [start, end) lie at spool position `at`."""
+
+    start: int
+    end: int
+    at: int  # of the inode's spool file; 0 and meaningless for ZERO
+    hold: Hold
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """What only this machine knows of a regular file: its live size and time, and where its spool ends."""
+
+    ino: Ino
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    spool_end: int  # bytes; positions at and above it are free. 0: no spool file
+    dirty_since_ns: int  # wall time of the oldest unpublished change; 0: nothing unpublished
+
+
+@dataclass(frozen=True, slots=True)
+class MapRow:
+    """`count` chunks of a file from `index` on: one chunk, or a run of holes (chunk HOLE, count >= 1)."""
+
+    index: int
+    count: int
+    chunk: ChunkNo
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRow:
+    """Where a chunk lies. Bytes of its span beyond `length` are zeros."""
+
+    chunk: ChunkNo
+    fingerprint: Fingerprint
+    block: BlockNo
+    slot: int
+    offset: int  # bytes from the start of the block to the sealed chunk
+    length: int  # bytes of plaintext; sealed it is SEAL_BYTES longer
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRow:
+    """One placed block."""
+
+    block: BlockNo
+    block_id: BlockId
+    scope: int
+    suite: Suite
+    code: Code  # k is fixed for life; n is the wish
+    length: int  # bytes with padding, before coding
+    roots: tuple[Root, ...]  # of fragments 0 … n−1
+
+
+class FragmentState(IntEnum):
+    """What we know of a fragment."""
+
+    HELD = 1  # acknowledged, not proven lost
+    LOST = 2  # proven wrong or denied by its supplier
+    WANTED = 3  # not acknowledged yet: work for the repair queue
+
+
+@dataclass(frozen=True, slots=True)
+class FragmentRow:
+    """One fragment of a block at one supplier."""
+
+    block: BlockNo
+    index: int
+    supplier: SupplierNo
+    state: FragmentState
+
+
+@dataclass(frozen=True, slots=True)
+class Supplier:
+    """A hired supplier, as the catalog keeps it."""
+
+    supplier: SupplierNo
+    node: NodeId
+    owner: OwnerId
+    label: str  # what the person sees
+    address: str  # ADDR:PORT that answered last
+    contract: bytes  # the contract, signed for both
+    capacity_bytes: int
+    capacity_fragments: int
+    used_bytes: int  # by our own count of acknowledged fragments
+    used_fragments: int
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What a volume could hold and holds, in bytes of user data, and in names."""
+
+    total_bytes: int
+    free_bytes: int
+    files: int
+
+
+def short(identifier: bytes) -> str:
+    """Return the first 8 hex digits of an id: how logs and messages name it."""
+    return identifier[:4].hex()

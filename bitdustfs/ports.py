@@ -1,0 +1,368 @@
+"""What the engine needs of the world, as Protocols.
+
+Every port has one real implementation in `edges` and one fake in `testing`, and both pass the same contract
+tests. A method is `async` if and only if it may wait. The catalog is synchronous on purpose: between two
+`await`s the world stands still.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from bitdustfs.model import (
+    BlockNo,
+    BlockRow,
+    ChunkNo,
+    ChunkRow,
+    Code,
+    Cookie,
+    Extent,
+    Fingerprint,
+    FragmentName,
+    FragmentRow,
+    FragmentState,
+    Ino,
+    Inode,
+    LocalFile,
+    MapRow,
+    Name,
+    NodeId,
+    OwnerId,
+    Root,
+    Supplier,
+    SupplierNo,
+)
+
+T = TypeVar("T")
+
+
+class Catalog(Protocol):
+    """The customer's database. Changes go into one open transaction until `commit`.
+
+    `savepoint` makes a group of changes all or nothing inside it. Reads see uncommitted changes.
+    Replicated: inode, name, xattr, map, chunk, block, fragment, supplier, counter. Local: local_file,
+    extent, inline, upload. Ids and cookies come from replicated counters and are never used twice.
+    """
+
+    def savepoint(self) -> AbstractContextManager[None]:
+        """Undo everything inside the `with` if it raises."""
+        ...
+
+    @property
+    def pending(self) -> int:
+        """How many savepoints and single changes the open transaction holds."""
+        ...
+
+    def commit(self) -> None:
+        """End the open transaction. Survives `kill -9`, not yet a power loss.
+
+        Raises:
+            DiskFull, DiskFault: the transaction stays open and may be committed later.
+        """
+        ...
+
+    async def harden(self) -> None:
+        """Make everything committed so far survive a power loss. Concurrent calls share one fdatasync."""
+        ...
+
+    async def checkpoint(self) -> None:
+        """Move the write-ahead log into the file, in a worker, if it has grown."""
+        ...
+
+    # -- inodes ------------------------------------------------------------------------------------------
+    def new_ino(self) -> Ino: ...
+
+    def inode(self, ino: Ino) -> Inode | None: ...
+
+    def put_inode(self, inode: Inode) -> None:
+        """Insert or replace."""
+        ...
+
+    def drop_inode(self, ino: Ino) -> None:
+        """Forget an inode with its map, xattrs and all local rows."""
+        ...
+
+    def orphans(self) -> Sequence[Ino]:
+        """Inodes without a name that no name supersedes: open and unlinked when the process died."""
+        ...
+
+    def count_inodes(self) -> int: ...
+
+    # -- names -------------------------------------------------------------------------------------------
+    def name(self, parent: Ino, name: bytes) -> Name | None: ...
+
+    def put_name(self, parent: Ino, name: bytes, ino: Ino, *, superseded: Ino = Ino(0)) -> Name:
+        """Insert with a new cookie, or replace in place and keep the cookie."""
+        ...
+
+    def drop_name(self, parent: Ino, name: bytes) -> None: ...
+
+    def names(self, parent: Ino, after: Cookie, limit: int) -> Sequence[tuple[Name, Inode]]:
+        """The names of a directory with cookies above `after`, in cookie order, with their inodes."""
+        ...
+
+    def names_of(self, ino: Ino) -> Sequence[Name]:
+        """All names that show this inode. May scan an index; for status and `superseded`, not for reads."""
+        ...
+
+    def superseding(self, ino: Ino) -> Sequence[Name]:
+        """The names that show `ino` (unborn) and keep a superseded inode."""
+        ...
+
+    # -- xattrs ------------------------------------------------------------------------------------------
+    def xattr(self, ino: Ino, name: bytes) -> bytes | None: ...
+
+    def put_xattr(self, ino: Ino, name: bytes, value: bytes) -> None: ...
+
+    def drop_xattr(self, ino: Ino, name: bytes) -> bool: ...
+
+    def xattrs(self, ino: Ino) -> Sequence[tuple[bytes, bytes]]: ...
+
+    # -- maps, chunks, blocks, fragments -----------------------------------------------------------------
+    def map_rows(self, ino: Ino, first: int, last: int) -> Sequence[MapRow]:
+        """The rows that touch chunk indexes first … last, in order. Hole runs come whole."""
+        ...
+
+    def replace_map(self, ino: Ino, rows: Iterable[MapRow], *, first: int, last: int) -> None:
+        """Put `rows` in place of everything at indexes first … last; hole runs that stick out are cut."""
+        ...
+
+    def new_chunk_no(self) -> ChunkNo: ...
+
+    def new_block_no(self) -> BlockNo: ...
+
+    def chunk(self, chunk: ChunkNo) -> ChunkRow | None: ...
+
+    def chunk_by_fingerprint(self, fingerprint: Fingerprint) -> ChunkRow | None:
+        """The newest chunk with this content."""
+        ...
+
+    def put_chunk(self, row: ChunkRow) -> None: ...
+
+    def redirect_chunk(self, old: ChunkNo, new: ChunkRow) -> None:
+        """Let chunk `old` lie where `new` lies: older references move to a better placed copy."""
+        ...
+
+    def block(self, block: BlockNo) -> BlockRow | None: ...
+
+    def put_block(self, row: BlockRow) -> None: ...
+
+    def blocks_of(self, ino: Ino) -> Sequence[BlockNo]:
+        """The blocks that a published file's chunks lie in, each once."""
+        ...
+
+    def chunks_of_block(self, block: BlockNo) -> Sequence[ChunkRow]: ...
+
+    def fragments(self, block: BlockNo) -> Sequence[FragmentRow]:
+        """All fragments of a block, by index."""
+        ...
+
+    def put_fragment(self, row: FragmentRow) -> None:
+        """Insert or replace the fragment `index` of a block at that supplier."""
+        ...
+
+    def drop_fragment(self, block: BlockNo, index: int, supplier: SupplierNo) -> None: ...
+
+    def held(self, block: BlockNo) -> int:
+        """How many different fragments of the block are HELD."""
+        ...
+
+    def wanting_blocks(self, limit: int) -> Sequence[BlockNo]:
+        """Blocks with fewer held fragments than their code's n, fewest above k first."""
+        ...
+
+    def count_blocks(self) -> int: ...
+
+    def held_histogram(self) -> Sequence[tuple[Code, int, int]]:
+        """(code, held, how many blocks) over all blocks, worst first."""
+        ...
+
+    # -- suppliers ---------------------------------------------------------------------------------------
+    def suppliers(self) -> Sequence[Supplier]: ...
+
+    def put_supplier(self, supplier: Supplier) -> None:
+        """Insert or replace by number; a number of 0 takes a new one."""
+        ...
+
+    def charge_supplier(self, supplier: SupplierNo, bytes_more: int, fragments_more: int) -> None:
+        """Count what a supplier holds for us."""
+        ...
+
+    # -- local: files, extents, inline bytes, uploads -----------------------------------------------------
+    def local_file(self, ino: Ino) -> LocalFile | None: ...
+
+    def put_local_file(self, row: LocalFile) -> None: ...
+
+    def drop_local_file(self, ino: Ino) -> None: ...
+
+    def local_files(self) -> Sequence[LocalFile]: ...
+
+    def extents(self, ino: Ino) -> Sequence[Extent]: ...
+
+    def replace_extents(self, ino: Ino, extents: Iterable[Extent], *, start: int, end: int) -> None:
+        """Put `extents` in place of all rows whose start lies in [start, end)."""
+        ...
+
+    def inline(self, ino: Ino) -> bytes | None:
+        """The whole content of a small file, if it is kept in the catalog."""
+        ...
+
+    def put_inline(self, ino: Ino, content: bytes) -> None: ...
+
+    def drop_inline(self, ino: Ino) -> None: ...
+
+    def put_upload(self, block_id: bytes, fragments: Sequence[tuple[SupplierNo, FragmentName]]) -> None:
+        """Note, before the first byte leaves, what an unplaced block may leave at suppliers."""
+        ...
+
+    def drop_upload(self, block_id: bytes) -> None: ...
+
+    def uploads(self) -> Sequence[tuple[bytes, Sequence[tuple[SupplierNo, FragmentName]]]]: ...
+
+    # -- values -------------------------------------------------------------------------------------------
+    def value(self, key: str) -> bytes | None:
+        """A named value of the volume: its id, scope, suite, code."""
+        ...
+
+    def put_value(self, key: str, value: bytes) -> None: ...
+
+    def file_bytes(self) -> tuple[int, int]:
+        """(sum of published sizes of regular files, number of live inodes)."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Spool(Protocol):
+    """Local files with our own chunks, one sparse file per inode, written only at its end.
+
+    Positions are chosen by the caller, who never writes twice at one position that was hardened or frozen.
+    """
+
+    def write(self, ino: Ino, at: int, content: bytes | memoryview) -> None:
+        """Write at a position. Raises DiskFull, DiskFault."""
+        ...
+
+    def read(self, ino: Ino, at: int, length: int) -> bytes:
+        """Exactly `length` bytes. Raises DiskFault where the file is shorter."""
+        ...
+
+    async def harden(self, ino: Ino) -> None:
+        """Make what was written survive a power loss. Raises DiskFull, DiskFault."""
+        ...
+
+    def punch(self, ino: Ino, at: int, length: int) -> None:
+        """Give the space of a range back."""
+        ...
+
+    def remove(self, ino: Ino) -> None:
+        """Forget the inode's file; not an error if there is none."""
+        ...
+
+    def used_bytes(self) -> int:
+        """Disk space that the spool takes, by its own count."""
+        ...
+
+    def inos(self) -> Sequence[Ino]: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Leaves:
+    """A run of leaves of a stored fragment."""
+
+    length: int  # bytes of the whole fragment
+    hashes: bytes  # the fragment's whole leaf hash list; b"" if not asked for
+    content: bytes  # the leaves first … first+count−1
+
+
+class Shelf(Protocol):
+    """Other people's fragments on our disk. Blocking; the keeper calls it in a worker through Crunch."""
+
+    def put(self, owner: OwnerId, name: FragmentName, root: Root, content: bytes) -> None:
+        """Store durably: returns only after content and name survive a power loss. Same name and root: no-op.
+
+        Raises:
+            BadLeaf: the content does not have that root. AlreadyThere: the name is taken by another root.
+            DiskFull, DiskFault, Unavailable: nothing is stored.
+        """
+        ...
+
+    def get(self, owner: OwnerId, name: FragmentName, first: int, count: int, *, hashes: bool) -> Leaves:
+        """Read `count` leaves from leaf `first` on (fewer at the end). Raises NotFound, DiskFault."""
+        ...
+
+    def delete(self, owner: OwnerId, name: FragmentName) -> bool:
+        """Let a fragment go. False if it was not there."""
+        ...
+
+    def names(self, owner: OwnerId, after: bytes, limit: int) -> Sequence[tuple[FragmentName, int]]:
+        """(name, length) above `after`, in order of name."""
+        ...
+
+    def used(self, owner: OwnerId) -> tuple[int, int]:
+        """(bytes, fragments) of an owner."""
+        ...
+
+    def free_bytes(self) -> int:
+        """Bytes that may still be taken, by the donation and by the disk's floor."""
+        ...
+
+
+class Link(Protocol):
+    """An authenticated, encrypted byte stream to one node. TLS in reality, memory in tests."""
+
+    @property
+    def peer(self) -> NodeId:
+        """The node at the other end, proven by its key."""
+        ...
+
+    @property
+    def address(self) -> str:
+        """ADDR:PORT of the other end, for people."""
+        ...
+
+    async def send_all(self, content: bytes | memoryview) -> None: ...
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        """At least one byte, or b"" at an orderly end. Raises PeerGone."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class Dialer(Protocol):
+    async def dial(self, address: str, expected: NodeId) -> Link:
+        """Connect and check who answers. The caller sets the deadline. Raises PeerGone, WrongPeer."""
+        ...
+
+
+class Listener(Protocol):
+    @property
+    def address(self) -> str: ...
+
+    async def accept(self) -> Link:
+        """The next authenticated link; refused handshakes are logged and not returned."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class Wall(Protocol):
+    def now_ns(self) -> int:
+        """Wall time: for dates and file times only, never for deadlines."""
+        ...
+
+
+class Entropy(Protocol):
+    def bytes(self, count: int) -> bytes: ...
+
+
+class Crunch(Protocol):
+    async def run(self, work: Callable[..., T], *args: object) -> T:
+        """Do blocking or CPU-heavy work off the loop: a worker thread, or inline in tests."""
+        ...

@@ -1,0 +1,1 @@
+"""Shipped fakes: the world in which the engine is tested."""
