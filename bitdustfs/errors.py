@@ -34,40 +34,44 @@ class Kind(Enum):
     BUG = "bug"  # our own fault
 
 
-ERRNO: Mapping[Kind, int] = MappingProxyType({
-    Kind.USAGE: errno.EINVAL,
-    Kind.MISSING: errno.ENOENT,
-    Kind.EXISTS: errno.EEXIST,
-    Kind.BUSY: errno.EBUSY,
-    Kind.REFUSED: errno.EACCES,
-    Kind.UNAVAILABLE: errno.ETIMEDOUT,
-    Kind.FULL: errno.ENOSPC,
-    Kind.QUOTA: errno.EDQUOT,
-    Kind.LOST: errno.EIO,
-    Kind.READONLY: errno.EROFS,
-    Kind.FORMAT: errno.EIO,
-    Kind.HOSTILE: errno.EIO,
-    Kind.SETUP: errno.ENOTSUP,
-    Kind.BUG: errno.EIO,
-})
+ERRNO: Mapping[Kind, int] = MappingProxyType(
+    {
+        Kind.USAGE: errno.EINVAL,
+        Kind.MISSING: errno.ENOENT,
+        Kind.EXISTS: errno.EEXIST,
+        Kind.BUSY: errno.EBUSY,
+        Kind.REFUSED: errno.EACCES,
+        Kind.UNAVAILABLE: errno.ETIMEDOUT,
+        Kind.FULL: errno.ENOSPC,
+        Kind.QUOTA: errno.EDQUOT,
+        Kind.LOST: errno.EIO,
+        Kind.READONLY: errno.EROFS,
+        Kind.FORMAT: errno.EIO,
+        Kind.HOSTILE: errno.EIO,
+        Kind.SETUP: errno.ENOTSUP,
+        Kind.BUG: errno.EIO,
+    }
+)
 
 # 0 is success, 1 Python's own, 2 usage as everywhere; 10 and up so that they can be told from other tools'.
-EXIT: Mapping[Kind, int] = MappingProxyType({
-    Kind.USAGE: 2,
-    Kind.MISSING: 10,
-    Kind.EXISTS: 11,
-    Kind.BUSY: 12,
-    Kind.REFUSED: 13,
-    Kind.UNAVAILABLE: 14,
-    Kind.FULL: 15,
-    Kind.QUOTA: 16,
-    Kind.LOST: 17,
-    Kind.READONLY: 18,
-    Kind.FORMAT: 19,
-    Kind.HOSTILE: 20,
-    Kind.SETUP: 21,
-    Kind.BUG: 70,
-})
+EXIT: Mapping[Kind, int] = MappingProxyType(
+    {
+        Kind.USAGE: 2,
+        Kind.MISSING: 10,
+        Kind.EXISTS: 11,
+        Kind.BUSY: 12,
+        Kind.REFUSED: 13,
+        Kind.UNAVAILABLE: 14,
+        Kind.FULL: 15,
+        Kind.QUOTA: 16,
+        Kind.LOST: 17,
+        Kind.READONLY: 18,
+        Kind.FORMAT: 19,
+        Kind.HOSTILE: 20,
+        Kind.SETUP: 21,
+        Kind.BUG: 70,
+    }
+)
 
 
 class BitdustError(Exception):

@@ -24,6 +24,7 @@ BlockNo = NewType("BlockNo", int)  # a block in the catalog
 SupplierNo = NewType("SupplierNo", int)  # a supplier in the catalog
 Cookie = NewType("Cookie", int)  # position of a name in its directory; grows, never reused
 
+NO_INO = Ino(0)
 ROOT_INO = Ino(1)
 HOLE = ChunkNo(0)
 
@@ -121,7 +122,7 @@ class Name:
     name: bytes
     ino: Ino
     cookie: Cookie
-    superseded: Ino = Ino(0)  # the published inode that this name showed before, kept until `ino` is published
+    superseded: Ino = NO_INO  # the published inode that this name showed before, kept until `ino` is published
 
 
 class Hold(IntEnum):

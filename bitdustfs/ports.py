@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from bitdustfs.model import (
+    NO_INO,
     BlockNo,
     BlockRow,
     ChunkNo,
@@ -23,7 +24,6 @@ from bitdustfs.model import (
     Fingerprint,
     FragmentName,
     FragmentRow,
-    FragmentState,
     Ino,
     Inode,
     LocalFile,
@@ -94,7 +94,7 @@ class Catalog(Protocol):
     # -- names -------------------------------------------------------------------------------------------
     def name(self, parent: Ino, name: bytes) -> Name | None: ...
 
-    def put_name(self, parent: Ino, name: bytes, ino: Ino, *, superseded: Ino = Ino(0)) -> Name:
+    def put_name(self, parent: Ino, name: bytes, ino: Ino, *, superseded: Ino = NO_INO) -> Name:
         """Insert with a new cookie, or replace in place and keep the cookie."""
         ...
 

@@ -67,9 +67,7 @@ def choose(
     already = list(taken)
     used = {c.supplier for c in already}
     left = [
-        c
-        for c in candidates
-        if c.supplier not in used and c.free_bytes >= fragment_bytes and c.free_fragments >= 1
+        c for c in candidates if c.supplier not in used and c.free_bytes >= fragment_bytes and c.free_fragments >= 1
     ]
     chosen: list[SupplierNo] = []
     while left and len(chosen) < count:
