@@ -157,6 +157,21 @@ class ReadOnly(BitdustError):
     text = "{what}"
 
 
+class FileError(BitdustError):
+    """A file operation that POSIX answers with an errno of its own, finer than the kinds."""
+
+    kind = Kind.USAGE
+    text = "{what}"
+
+    def __init__(self, *, errno: int, what: str) -> None:
+        super().__init__(what=what)
+        self._errno = errno
+
+    @property
+    def errno(self) -> int:
+        return self._errno
+
+
 class Unavailable(BitdustError):
     """Not reachable, or not ready, now."""
 

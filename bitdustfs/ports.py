@@ -7,7 +7,7 @@ tests. A method is `async` if and only if it may wait. The catalog is synchronou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -180,6 +180,10 @@ class Catalog(Protocol):
         """(code, held, how many blocks) over all blocks, worst first."""
         ...
 
+    def least_margin(self, answering: Iterable[SupplierNo]) -> int | None:
+        """The least, over all blocks, of held fragments at these suppliers minus k; None without a block."""
+        ...
+
     # -- suppliers ---------------------------------------------------------------------------------------
     def suppliers(self) -> Sequence[Supplier]: ...
 
@@ -213,6 +217,10 @@ class Catalog(Protocol):
     def put_inline(self, ino: Ino, content: bytes) -> None: ...
 
     def drop_inline(self, ino: Ino) -> None: ...
+
+    def inline_bytes(self) -> int:
+        """The sum of all inline contents."""
+        ...
 
     def put_upload(self, block_id: bytes, fragments: Sequence[tuple[SupplierNo, FragmentName]]) -> None:
         """Note, before the first byte leaves, what an unplaced block may leave at suppliers."""
@@ -296,8 +304,8 @@ class Shelf(Protocol):
         """Read `count` leaves from leaf `first` on (fewer at the end). Raises NotFound, DiskFault."""
         ...
 
-    def delete(self, owner: OwnerId, name: FragmentName) -> bool:
-        """Let a fragment go. False if it was not there."""
+    def delete(self, owner: OwnerId, name: FragmentName, *, now_s: int) -> bool:
+        """Move a fragment into the owner's trash, which still counts as used. False if it was not there."""
         ...
 
     def names(self, owner: OwnerId, after: bytes, limit: int) -> Sequence[tuple[FragmentName, int]]:
@@ -310,6 +318,26 @@ class Shelf(Protocol):
 
     def free_bytes(self) -> int:
         """Bytes that may still be taken, by the donation and by the disk's floor."""
+        ...
+
+
+class ContractStore(Protocol):
+    """What the supplier side must not forget: one contract and the newest epoch for each owner. Blocking."""
+
+    def contracts(self) -> Mapping[OwnerId, bytes]:
+        """The newest contract with each owner, as signed. Raises DiskFault, BadFormat."""
+        ...
+
+    def save_contract(self, owner: OwnerId, contract: bytes) -> None:
+        """Replace, durably: returns only after it survives a power loss. Raises DiskFull, DiskFault."""
+        ...
+
+    def epochs(self) -> Mapping[OwnerId, int]:
+        """The highest certificate epoch seen of each owner."""
+        ...
+
+    def save_epoch(self, owner: OwnerId, epoch: int) -> None:
+        """Replace, durably. Raises DiskFull, DiskFault."""
         ...
 
 
@@ -346,7 +374,7 @@ class Listener(Protocol):
     def address(self) -> str: ...
 
     async def accept(self) -> Link:
-        """The next authenticated link; refused handshakes are logged and not returned."""
+        """The next authenticated link; refused handshakes are logged and not returned. Raises Unavailable."""
         ...
 
     async def aclose(self) -> None: ...

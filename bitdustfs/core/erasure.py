@@ -36,6 +36,11 @@ def encode(block: bytes | bytearray, code: Code) -> tuple[bytes | memoryview, ..
     return reencode(_primaries(block, code.k), code.k, range(code.n))
 
 
+def remake(block: bytes | bytearray, k: int, wanted: Sequence[int]) -> tuple[bytes | memoryview, ...]:
+    """Make the fragments with the indexes `wanted` of a whole block again."""
+    return reencode(_primaries(block, k), k, wanted)
+
+
 def reencode(
     primaries: Sequence[bytes | memoryview], k: int, wanted: Sequence[int]
 ) -> tuple[bytes | memoryview, ...]:

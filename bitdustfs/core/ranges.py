@@ -8,10 +8,10 @@ when nothing needs it any more. That is what makes the catalog's last commit the
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from bitdustfs.model import CHUNK_BYTES, Extent, Hold
+from bitdustfs.model import CHUNK_BYTES, HOLE, ChunkNo, Extent, Hold, MapRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,37 @@ def chunk_parts(offset: int, length: int) -> Iterator[ChunkPart]:
 def chunk_count(size: int) -> int:
     """How many chunks a file of `size` bytes has."""
     return -(-size // CHUNK_BYTES)
+
+
+def map_runs(refs: Mapping[int, ChunkNo], *, published: int, count: int) -> Iterator[list[MapRow]]:
+    """The map rows that turn a published file into its next version, in runs without a gap.
+
+    Args:
+        refs: changed chunk index -> chunk or HOLE, all below `count`.
+        published: how many chunks the published version has. count: how many the next one has.
+    Returns:
+        Runs of rows in order. Indexes from `published` to `count` that are not in `refs` become holes.
+    """
+    rows: list[MapRow] = []
+    grown = published  # from here on every index needs a row
+    for index in sorted(refs):
+        if index > grown:
+            rows.append(MapRow(grown, index - grown, HOLE))
+        rows.append(MapRow(index, 1, refs[index]))
+        grown = max(grown, index + 1)
+    if grown < count:
+        rows.append(MapRow(grown, count - grown, HOLE))
+    run: list[MapRow] = []
+    for row in rows:
+        if run and run[-1].index + run[-1].count != row.index:
+            yield run
+            run = []
+        if run and run[-1].chunk == HOLE == row.chunk:
+            run[-1] = replace(run[-1], count=run[-1].count + row.count)
+        else:
+            run.append(row)
+    if run:
+        yield run
 
 
 class Extents:

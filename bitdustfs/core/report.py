@@ -1,0 +1,83 @@
+"""Reports: what a running mount tells the command line. Plain dictionaries, because they travel as JSON.
+
+`--json` prints them as they are, so a key is never renamed or given another unit.
+"""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+
+class SupplierReport(TypedDict):
+    """One hired supplier."""
+
+    label: str
+    node: str  # 64 hex digits
+    address: str
+    answers: bool
+    used_bytes: int
+    capacity_bytes: int
+
+
+class StatusReport(TypedDict):
+    """How safe the volume, or what lies at one path, is."""
+
+    state: str  # of the worst file; a word of model.FileState
+    path: str  # inside the volume, from "/"
+    practice: bool
+    code: str  # K/N of new blocks; "" while there is no supplier
+    files: int
+    bytes: int  # of user data
+    files_local: int  # files with something that exists only here
+    bytes_local: int
+    blocks: int
+    held: int  # fewest held fragments of any block; 0 without a block
+    wanted: int  # n of that block
+    margin: int  # least over all blocks: suppliers that answer now and hold a fragment, minus k
+    missing_fragments: int  # work of the repair queue
+    spool_bytes: int
+    spool_limit_bytes: int
+    suppliers: list[SupplierReport]
+    trouble: list[str]  # sentences, newest first
+
+
+class SyncProgress(TypedDict):
+    """One step of a `sync` that goes on."""
+
+    placed_bytes: int
+    total_bytes: int
+    blocks: int  # that do not have all their fragments yet
+    missing: list[str]  # labels of suppliers that do not answer
+
+
+class SyncReport(TypedDict):
+    """How a `sync` ended."""
+
+    state: str
+    missing: list[str]  # labels of the suppliers that fragments still wait for
+    files_local: int
+    bytes_local: int
+
+
+class StopReport(TypedDict):
+    """What exists only here when the mount ends."""
+
+    files_local: int
+    bytes_local: int
+
+
+class DropReport(TypedDict):
+    """What `cache drop` gave back."""
+
+    dropped_bytes: int
+
+
+class HireReport(TypedDict):
+    """A supplier that was hired."""
+
+    label: str
+    node: str
+    owner: str
+    address: str
+    bytes: int
+    fragments: int

@@ -1,0 +1,353 @@
+"""Wire: frames and messages between two nodes, as pure values. No I/O here: bytes in, events out.
+
+    frame = header length (u32) ‖ body length (u32) ‖ header ‖ body
+
+Numbers are big-endian. The header is a msgpack array [id, message], the message again an array whose first element
+is its tag; the body is raw bytes. Lengths are checked before anything is kept, the header before the body is taken
+in, so a peer can make us hold no more than one small header until we know what its body is for. Every type has
+limits on every field, and unknown fields are an error: a bomb of nested arrays ends at the first level.
+
+Both sides ask and answer on one connection, whoever dialled. An id is chosen by the side that asks; an answer has
+the id of its request, and may come in any order. HELLO is the first frame of each side and has id 0.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from types import MappingProxyType
+from typing import Annotated, Final, TypeAlias
+
+import msgspec
+from msgspec import Meta, Struct
+
+from bitdustfs.core.contract import CONTRACT_BYTES
+from bitdustfs.core.fragment import HASH_BYTES, MAX_FRAGMENT_BYTES, leaf_count
+from bitdustfs.errors import ProtocolViolation
+from bitdustfs.model import LEAF_BYTES
+
+PROTOCOL_VERSION: Final = 1
+MAX_HEADER_BYTES: Final = 64 * 1024
+MAX_BODY_BYTES: Final = MAX_FRAGMENT_BYTES + HASH_BYTES * leaf_count(MAX_FRAGMENT_BYTES)
+HELLO_HEADER_BYTES: Final = 4 * 1024  # before HELLO nobody is anybody: the smallest budget that holds one
+MAX_NAMES: Final = 1024  # in one DELETE or LIST: 46 KiB of header
+_PREFIX = struct.Struct(">II")
+# A stream that comes in crumbs would cost an object for each: they are joined while they come.
+_CRUMB_BYTES = 4 * 1024
+_CRUMBS_BYTES = 64 * 1024
+
+U32: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
+U63: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Bytes32: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Length: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_FRAGMENT_BYTES)]
+Word: TypeAlias = Annotated[str, Meta(max_length=64)]
+
+
+class Refused(IntEnum):
+    """Why a request was refused. The list is closed; the text beside it is for people only."""
+
+    NO_CONTRACT = 1  # nothing was agreed with this owner
+    NOT_ALLOWED = 2  # the node's role, or our list of owners, does not allow it
+    QUOTA = 3  # what was agreed is used up
+    DISK_FULL = 4  # the supplier's disk is
+    NOT_FOUND = 5  # no such fragment
+    TAKEN = 6  # the name holds another fragment
+    BAD_ROOT = 7  # the bytes that arrived do not have the root that was said
+    STALE = 8  # a newer epoch of this owner is known
+    UNAVAILABLE = 9  # not now: the shelf's disk is not there, or too much is going on
+    BAD_REQUEST = 10  # makes no sense: a contract that does not chain, a length that does not fit
+    FAULT = 11  # the supplier's own fault
+
+
+class _Message(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+    pass
+
+
+class Hello(_Message, frozen=True, tag=0):
+    """The first message of each side: who speaks, certified by the owner."""
+
+    version: U32
+    certificate: Annotated[bytes, Meta(max_length=1024)]
+    features: Annotated[tuple[Word, ...], Meta(max_length=16)]
+    software: Word
+
+
+class Ping(_Message, frozen=True, tag=1):
+    pass
+
+
+class Put(_Message, frozen=True, tag=2):
+    """Store the body as a fragment."""
+
+    name: Bytes32
+    root: Bytes32
+    length: Length  # of the body
+    epoch: U63  # of the writer's certificate
+    head_version: U63  # the newest head that the writer knows
+
+
+class Get(_Message, frozen=True, tag=3):
+    """Read `count` leaves from leaf `first` on, with or without the fragment's hash list."""
+
+    name: Bytes32
+    first: U32
+    count: U32
+    hashes: bool
+
+
+class Delete(_Message, frozen=True, tag=4):
+    names: Annotated[tuple[Bytes32, ...], Meta(min_length=1, max_length=MAX_NAMES)]
+    epoch: U63
+    head_version: U63
+
+
+class List(_Message, frozen=True, tag=5):
+    """Name the caller's fragments above `after`, in order of name."""
+
+    after: Annotated[bytes, Meta(max_length=32)]
+    limit: Annotated[int, Meta(ge=1, le=MAX_NAMES)]
+
+
+class Stat(_Message, frozen=True, tag=6):
+    """Ask for quota, use and contract of the caller."""
+
+
+class Propose(_Message, frozen=True, tag=7):
+    """Ask the peer to countersign a contract."""
+
+    contract: Annotated[bytes, Meta(max_length=CONTRACT_BYTES)]
+
+
+class Done(_Message, frozen=True, tag=128):
+    """PING, PUT: done. For PUT: the fragment is durable."""
+
+
+class Found(_Message, frozen=True, tag=129):
+    """GET: the body is the hash list (`hash_bytes`, 0 if not asked for) and then the leaves."""
+
+    length: Length  # of the whole fragment
+    hash_bytes: U32
+
+
+class Deleted(_Message, frozen=True, tag=130):
+    count: U32  # how many of the names were there
+
+
+class Listed(_Message, frozen=True, tag=131):
+    entries: Annotated[tuple[tuple[Bytes32, Length], ...], Meta(max_length=MAX_NAMES)]
+
+
+class Status(_Message, frozen=True, tag=132):
+    """STAT: what the caller has by contract, uses, and could still store now."""
+
+    quota_bytes: U63
+    quota_fragments: U63
+    used_bytes: U63
+    used_fragments: U63
+    free_bytes: U63  # of the disk that the supplier gives
+    contract: Annotated[bytes, Meta(max_length=CONTRACT_BYTES)]
+
+
+class Agreed(_Message, frozen=True, tag=133):
+    contract: Annotated[bytes, Meta(max_length=CONTRACT_BYTES)]
+
+
+class Refusal(_Message, frozen=True, tag=134):
+    code: Refused
+    text: Annotated[str, Meta(max_length=200)]
+
+
+Request: TypeAlias = Ping | Put | Get | Delete | List | Stat | Propose
+Answer: TypeAlias = Done | Found | Deleted | Listed | Status | Agreed | Refusal
+Message: TypeAlias = Hello | Request | Answer
+
+ANSWERS: Mapping[type[Request], type[Answer]] = MappingProxyType(
+    {
+        Ping: Done,
+        Put: Done,
+        Get: Found,
+        Delete: Deleted,
+        List: Listed,
+        Stat: Status,
+        Propose: Agreed,
+    }
+)
+
+
+class _Header(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+    id: U32
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Arriving:
+    """A header whose body is still to come: the moment to decide whether to take it in, or to `skip` it."""
+
+    id: int
+    message: Message
+    body_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A whole frame."""
+
+    id: int
+    message: Message
+    body: bytes  # b"" too if it was skipped
+
+
+class Parser:
+    """Cut a stream of bytes into frames.
+
+    Holds at most one header, one body and what was fed last. The first frame must be small and without a body;
+    `open_up` raises the limits after HELLO.
+
+    Args:
+        peer: how errors name the other side.
+    """
+
+    def __init__(self, peer: str) -> None:
+        self._peer = peer
+        self._most_header = HELLO_HEADER_BYTES
+        self._most_body = 0
+        self._chunks: list[memoryview | bytes | bytearray] = []
+        self._held = 0  # bytes in chunks
+        self._prefix: tuple[int, int] | None = None
+        self._head: _Header | None = None
+        self._skipping = False
+        self._missing = 0  # bytes of a skipped body that are still to come
+
+    @property
+    def is_between_frames(self) -> bool:
+        """Say whether nothing of a next frame has come yet."""
+        return self._prefix is None and not self._held
+
+    def open_up(self) -> None:
+        """Allow long headers and bodies: the peer is known now."""
+        self._most_header = MAX_HEADER_BYTES
+        self._most_body = MAX_BODY_BYTES
+
+    def feed(self, content: bytes) -> None:
+        """Take in what came from the network."""
+        if self._skipping:
+            dropped = min(self._missing, len(content))
+            self._missing -= dropped
+            content = content[dropped:]
+        if not content:
+            return
+        self._held += len(content)
+        last = self._chunks[-1] if self._chunks else None
+        if len(content) >= _CRUMB_BYTES:
+            self._chunks.append(content)
+        elif isinstance(last, bytearray) and len(last) < _CRUMBS_BYTES:
+            last += content
+        else:
+            self._chunks.append(bytearray(content))
+
+    def skip(self) -> None:
+        """Throw away the body announced by the last `Arriving`, as it comes."""
+        assert self._prefix is not None and self._head is not None
+        here = min(self._held, self._prefix[1])
+        self._take(here)
+        self._skipping, self._missing = True, self._prefix[1] - here
+
+    def next(self) -> Arriving | Frame | None:
+        """The next event, or None: feed more.
+
+        Raises:
+            ProtocolViolation: the stream is of no use any more.
+        """
+        if self._prefix is None:
+            if self._held < _PREFIX.size:
+                return None
+            self._prefix = self._check_prefix(*_PREFIX.unpack(self._take(_PREFIX.size)))
+        header_bytes, body_bytes = self._prefix
+        if self._head is None:
+            if self._held < header_bytes:
+                return None
+            self._head = self._decode(self._take(header_bytes), body_bytes)
+            if body_bytes:
+                return Arriving(self._head.id, self._head.message, body_bytes)
+        if self._skipping:
+            if self._missing:
+                return None
+            body = b""
+        else:
+            if self._held < body_bytes:
+                return None
+            body = self._take(body_bytes)
+        frame = Frame(self._head.id, self._head.message, body)
+        self._prefix, self._head, self._skipping = None, None, False
+        return frame
+
+    def _check_prefix(self, header_bytes: int, body_bytes: int) -> tuple[int, int]:
+        if not 0 < header_bytes <= self._most_header:
+            raise self._violation(f"a header of {header_bytes} bytes")
+        if body_bytes > self._most_body:
+            raise self._violation(f"a body of {body_bytes} bytes")
+        return header_bytes, body_bytes
+
+    def _decode(self, header: bytes, body_bytes: int) -> _Header:
+        try:
+            head = _decoder.decode(header)
+        except (msgspec.MsgspecError, RecursionError) as bad:
+            raise self._violation(f"a header that cannot be read: {bad}") from bad
+        match head.message:
+            case Put(length=length):
+                fits = body_bytes == length
+            case Found(hash_bytes=hash_bytes):
+                fits = hash_bytes <= body_bytes
+            case _:
+                fits = body_bytes == 0
+        if not fits:
+            raise self._violation(f"a {type(head.message).__name__} with a body of {body_bytes} bytes")
+        return head
+
+    def _take(self, count: int) -> bytes:
+        """Remove and return the first `count` held bytes."""
+        self._held -= count
+        taken: list[memoryview | bytes | bytearray] = []
+        chunks = self._chunks
+        used = 0
+        for chunk in chunks:
+            if count < len(chunk):
+                break
+            taken.append(chunk)
+            count -= len(chunk)
+            used += 1
+        rest = chunks[used:]
+        if count:
+            view = memoryview(rest[0])
+            taken.append(view[:count])
+            rest[0] = view[count:]
+        self._chunks = rest
+        return b"".join(taken)
+
+    def _violation(self, what: str) -> ProtocolViolation:
+        return ProtocolViolation(peer=self._peer, what=what)
+
+
+_decoder = msgspec.msgpack.Decoder(_Header)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(id: int, message: Message, body_bytes: int = 0) -> bytes:
+    """Write prefix and header of a frame; the body follows as it is."""
+    header = _encoder.encode(_Header(id, message))
+    return _PREFIX.pack(len(header), body_bytes) + header
+
+
+def most_body(request: Request) -> int:
+    """The longest body that an honest answer to this request has."""
+    if not isinstance(request, Get):
+        return 0
+    hashes = HASH_BYTES * leaf_count(MAX_FRAGMENT_BYTES) if request.hashes else 0
+    return hashes + min(request.count * LEAF_BYTES, MAX_FRAGMENT_BYTES)
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal or a log would obey, in text that came from a peer."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

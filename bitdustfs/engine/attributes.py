@@ -1,0 +1,185 @@
+"""Attributes: what a person may set on an inode, apart from its names.
+
+Owner, mode, times and size; extended attributes of the user namespace; and the rule that set-user-id and
+set-group-id bits go when somebody writes to, truncates or gives away a file. The kernel leaves that rule to us
+(HANDLE_KILLPRIV), and does not say who writes: so the bits go for root's writes too.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+from dataclasses import dataclass, replace
+
+from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.lives import Contents
+from bitdustfs.errors import FileError
+from bitdustfs.model import Ino, Inode
+from bitdustfs.ports import Catalog, Wall
+
+XATTR_NAME_BYTES = 255  # XATTR_NAME_MAX of Linux
+XATTR_VALUE_BYTES = 64 * 1024  # XATTR_SIZE_MAX of Linux
+XATTR_LIST_BYTES = 64 * 1024  # XATTR_LIST_MAX: names that listxattr could not return would be invisible
+XATTR_TOTAL_BYTES = 128 * 1024  # names and values of one inode; every catalog snapshot carries them
+STATE_XATTR = b"user.bitdustfs.state"  # virtual: how safe the file is; never listed, so that nobody copies it
+_OURS = b"user.bitdustfs."
+_USER = b"user."
+_PERMISSIONS = 0o7777
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What setattr asks for; None leaves it."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+class Attributes:
+    """Setting attributes of inodes."""
+
+    def __init__(self, catalog: Catalog, journal: Journal, files: Contents, wall: Wall) -> None:
+        self._catalog = catalog
+        self._journal = journal
+        self._files = files
+        self._wall = wall
+        self._harmless: set[Ino] = set()  # open files seen without set-id bits: a write need not look again
+
+    async def set(self, ino: Ino, changes: Changes) -> None:
+        """Change attributes. The size comes first, because only it may wait or fail for want of space.
+
+        Raises:
+            FileError: EISDIR or EINVAL, a size for what has none; EFBIG.
+            NotFound, SpoolFull, DiskFull, DiskFault
+        """
+        if changes.size is not None:
+            _check_size(self._row(ino), changes.size)
+            await self._files.truncate(ino, changes.size)
+        inode = self._row(ino)
+        mode = _new_mode(inode, changes)
+        now = self._wall.now_ns()
+        with self._journal.operation():
+            self._catalog.put_inode(
+                replace(
+                    inode,
+                    mode=mode,
+                    uid=inode.uid if changes.uid is None else changes.uid,
+                    gid=inode.gid if changes.gid is None else changes.gid,
+                    atime_ns=inode.atime_ns if changes.atime_ns is None else changes.atime_ns,
+                    mtime_ns=inode.mtime_ns if changes.mtime_ns is None or inode.is_file else changes.mtime_ns,
+                    ctime_ns=now,
+                )
+            )
+            if changes.mtime_ns is not None and inode.is_file:
+                self._files.touch(ino, mtime_ns=changes.mtime_ns, ctime_ns=now)
+        self._harmless.discard(ino)
+
+    async def write(self, ino: Ino, offset: int, content: bytes) -> int:
+        """Write to a file, and take its set-id bits."""
+        if ino not in self._harmless:
+            self._disarm(ino)
+        return await self._files.write(ino, offset, content)
+
+    def closed(self, ino: Ino) -> None:
+        """A file was closed: keep nothing in memory for it."""
+        self._harmless.discard(ino)
+
+    # -- extended attributes -------------------------------------------------------------------------------
+
+    def xattr(self, ino: Ino, name: bytes) -> bytes:
+        """The value of an extended attribute.
+
+        Raises:
+            FileError: ENODATA, there is none; ENOTSUP, a namespace that we do not have.
+        """
+        if not name.startswith(_USER):
+            # the kernel asks for security.capability before every write: no look at the catalog
+            code = errno.ENODATA if name.startswith(b"security.") else errno.ENOTSUP
+            raise FileError(errno=code, what="only user attributes are kept")
+        value = self._virtual(ino, name) if name.startswith(_OURS) else self._catalog.xattr(ino, name)
+        if value is None:
+            raise FileError(errno=errno.ENODATA, what="no such attribute")
+        return value
+
+    def set_xattr(self, ino: Ino, name: bytes, value: bytes) -> None:
+        """Set an extended attribute.
+
+        Raises:
+            FileError: ERANGE, name or value are too long; ENOSPC, all of them together are; ENOTSUP; EPERM, ours.
+        """
+        _check_settable(name)
+        if len(name) > XATTR_NAME_BYTES or len(value) > XATTR_VALUE_BYTES:
+            raise FileError(errno=errno.ERANGE, what="an attribute's name or value is too long")
+        others = [(len(n), len(v)) for n, v in self._catalog.xattrs(ino) if n != name]
+        names = sum(n + 1 for n, _ in others) + len(name) + 1
+        if names > XATTR_LIST_BYTES or names + sum(v for _, v in others) + len(value) > XATTR_TOTAL_BYTES:
+            raise FileError(errno=errno.ENOSPC, what="too many attributes on one file")
+        with self._journal.operation():
+            self._catalog.put_xattr(ino, name, value)
+            self._catalog.put_inode(replace(self._row(ino), ctime_ns=self._wall.now_ns()))
+
+    def drop_xattr(self, ino: Ino, name: bytes) -> None:
+        """Remove an extended attribute. Raises FileError: ENODATA, ENOTSUP, EPERM."""
+        _check_settable(name)
+        with self._journal.operation():
+            if not self._catalog.drop_xattr(ino, name):
+                raise FileError(errno=errno.ENODATA, what="no such attribute")
+            self._catalog.put_inode(replace(self._row(ino), ctime_ns=self._wall.now_ns()))
+
+    def xattr_names(self, ino: Ino) -> list[bytes]:
+        """The names of the stored extended attributes."""
+        return [name for name, _ in self._catalog.xattrs(ino)]
+
+    # -- private -------------------------------------------------------------------------------------------
+
+    def _row(self, ino: Ino) -> Inode:
+        inode = self._catalog.inode(ino)
+        if inode is None:
+            raise FileError(errno=errno.ENOENT, what=f"inode {ino} does not exist")
+        return inode
+
+    def _virtual(self, ino: Ino, name: bytes) -> bytes | None:
+        if name != STATE_XATTR or not self._row(ino).is_file:
+            return None
+        return self._files.state(ino).value.encode()
+
+    def _disarm(self, ino: Ino) -> None:
+        inode = self._row(ino)
+        mode = _without_set_id(inode.mode)
+        if mode != inode.mode:
+            with self._journal.operation():
+                self._catalog.put_inode(replace(inode, mode=mode, ctime_ns=self._wall.now_ns()))
+        self._harmless.add(ino)
+
+
+def _new_mode(inode: Inode, changes: Changes) -> int:
+    if changes.mode is not None:
+        return stat.S_IFMT(inode.mode) | changes.mode & _PERMISSIONS
+    given_away = changes.uid is not None or changes.gid is not None
+    if not inode.is_dir and (given_away or changes.size is not None):
+        return _without_set_id(inode.mode)
+    return inode.mode
+
+
+def _without_set_id(mode: int) -> int:
+    """Take set-user-id; and set-group-id where the group may execute: else it would mean mandatory locking."""
+    mode &= ~stat.S_ISUID
+    return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode
+
+
+def _check_size(inode: Inode, size: int) -> None:
+    if inode.is_dir:
+        raise FileError(errno=errno.EISDIR, what="a directory has no size to set")
+    if not inode.is_file or size < 0:
+        raise FileError(errno=errno.EINVAL, what="no size can be set here")
+
+
+def _check_settable(name: bytes) -> None:
+    if not name.startswith(_USER):
+        raise FileError(errno=errno.ENOTSUP, what="only user attributes are kept")
+    if name.startswith(_OURS):
+        raise FileError(errno=errno.EPERM, what="this attribute is made by bitdustfs")

@@ -1,0 +1,434 @@
+"""Files: the live content of regular files, between the kernel and the suppliers.
+
+A write goes into the spool and the file's extents, never to a supplier. A read takes what the spool holds (by the
+extents, never by holes in spool files), zeros where nothing was published, and fetches the rest. The spool file of
+an inode is written only at its end: old bytes stay until the commit that makes them unneeded is durable, so after a
+crash the last commit is the whole truth. A file of up to 16 KiB whose content is known whole is kept *inline*, in
+the catalog, and needs no spool file.
+
+`freeze` takes the version that the writer uploads; `publish` makes it the file's published one. Between them the
+file may change freely: what was frozen is pinned in the spool.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import trio
+
+from bitdustfs.core.health import block_state, worst
+from bitdustfs.core.ranges import Piece, chunk_count, chunk_parts, map_runs
+from bitdustfs.engine.filestate import FileLife, Frozen, freeze
+from bitdustfs.engine.filetable import FileTable
+from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.room import Room
+from bitdustfs.errors import DiskFault, DiskFull, FileError, NotFound
+from bitdustfs.model import (
+    CHUNK_BYTES,
+    INLINE_BYTES,
+    ChunkNo,
+    Extent,
+    FileState,
+    Hold,
+    Ino,
+    Inode,
+)
+from bitdustfs.ports import Catalog, Spool, Wall
+
+MAX_FILE_BYTES = 1 << 44  # 16 TiB: keeps chunk indexes and offsets far from every integer limit
+COLLECT_EVERY_S = 5.0  # how often unneeded spool bytes are given back
+READ_AHEAD_CHUNKS = 32  # 8 MiB: two blocks, so that one is fetched while one is read
+_FOREVER = 1 << 62
+_log = logging.getLogger(__name__)
+
+
+class Fetch(Protocol):
+    """Where published chunks come from when the spool does not hold them: the reader."""
+
+    async def chunk(self, ino: Ino, index: int) -> bytes:
+        """The plaintext of a published chunk, shorter than its span if it ends in zeros; b"" for a hole."""
+        ...
+
+    def ahead(self, ino: Ino, indexes: Iterable[int]) -> None:
+        """Start to fetch chunks that will probably be read soon."""
+        ...
+
+
+class Files:
+    """The live content of all regular files of a volume."""
+
+    def __init__(
+        self, catalog: Catalog, spool: Spool, journal: Journal, wall: Wall, fetch: Fetch, *, spool_limit: int
+    ) -> None:
+        self._catalog = catalog
+        self._spool = spool
+        self._journal = journal
+        self._wall = wall
+        self._fetch = fetch
+        self._table = FileTable(catalog, journal)
+        self._room = Room(spool, journal, self._table, spool_limit)
+        self.changed = trio.Event()  # set when there may be work for the writer
+        self.on_published: Callable[[Ino], None] = lambda ino: None  # in the operation that publishes it
+
+    # -- what the tree asks ------------------------------------------------------------------------------
+
+    def attributes(self, ino: Ino) -> Inode:
+        """The inode with its live size and times. Raises NotFound."""
+        inode = self._catalog.inode(ino)
+        if inode is None:
+            raise NotFound(what=f"inode {ino} does not exist")
+        life = self._table.loaded(ino)
+        if life is None:
+            return inode
+        ctime_ns = max(inode.ctime_ns, life.ctime_ns)
+        return replace(inode, size=life.size, mtime_ns=life.mtime_ns, ctime_ns=ctime_ns)
+
+    def created(self, inode: Inode) -> None:
+        """Take on a new, empty, unborn file. Called in the operation that makes it."""
+        life = FileLife(
+            ino=inode.ino, size=0, mtime_ns=inode.mtime_ns, ctime_ns=inode.ctime_ns, inline=b"", version=0
+        )
+        self._table.add(life)
+        self._changed(life)
+
+    def open(self, ino: Ino) -> None:
+        self._table.life(ino).opens += 1
+
+    def close(self, ino: Ino) -> None:
+        life = self._table.loaded(ino)
+        if life is not None:
+            life.opens -= 1
+            self.changed.set()
+            self._table.let_go(life)
+
+    def dropped(self, ino: Ino) -> None:
+        """Forget a file that has no name and is not open. Called in the operation that drops its inode."""
+        self._table.drop(ino)
+        self._room.doom(ino)
+
+    def touch(self, ino: Ino, *, mtime_ns: int | None, ctime_ns: int) -> None:
+        """Set times that the user gave. They belong to the next version; of a clean file, to this one."""
+        life = self._table.life(ino)
+        life.ctime_ns = max(life.ctime_ns, ctime_ns)
+        if mtime_ns is not None:
+            life.mtime_ns = mtime_ns
+            if not life.dirty:
+                inode = self._catalog.inode(ino)
+                assert inode is not None
+                self._catalog.put_inode(replace(inode, mtime_ns=mtime_ns))
+        self._table.save(life)
+
+    def state(self, ino: Ino) -> FileState:
+        """How safe a file is now."""
+        life = self._table.loaded(ino)
+        if life is not None and life.dirty:
+            return FileState.LOCAL
+        states = []
+        for number in self._catalog.blocks_of(ino):
+            block = self._catalog.block(number)
+            held = self._catalog.held(number)
+            states.append(block_state(block.code, held, local_copy=False) if block else FileState.LOST)
+        return worst(states)
+
+    # -- content -------------------------------------------------------------------------------------------
+
+    async def read(self, ino: Ino, offset: int, length: int) -> bytes:
+        """Read up to `length` bytes. Raises Unavailable or its kin, BlockLost, ChunkMissing, DiskFault."""
+        got: dict[int, bytes] = {}
+        version = -1
+        while True:
+            # no await from here to the return: what is put together belongs to one moment
+            life = self._table.life(ino)
+            end = min(life.size, offset + length)
+            if offset >= end:
+                return b""
+            if life.inline is not None:
+                return life.inline[offset:end]
+            if version != life.version:
+                got, version = {}, life.version
+            pieces = list(life.extents.pieces(offset, end))
+            missing = self._missing(life, pieces, got)
+            if not missing:
+                self._follow(life, offset, end)
+                return self._assemble(life, pieces, got)
+            self._follow(life, offset, end)
+            if len(missing) > 1:
+                self._fetch.ahead(ino, missing)
+            for index in missing:
+                got[index] = await self._fetch.chunk(ino, index)
+            if self._table.loaded(ino) is life and life.version == version:
+                for index in missing:
+                    self._keep(life, index, got[index])
+
+    async def write(self, ino: Ino, offset: int, content: bytes) -> int:
+        """Write at any offset; never waits for a supplier. Raises SpoolFull, DiskFull, DiskFault."""
+        end = offset + len(content)
+        if end > MAX_FILE_BYTES:
+            raise FileError(errno=errno.EFBIG, what=f"a file holds at most {MAX_FILE_BYTES} bytes")
+        if not content:
+            return 0
+        await self._room.wait_for(len(content), drop=self._drop_some)
+        # no await from here on: bytes, extents and size change together
+        life = self._table.life(ino)
+        now = self._wall.now_ns()
+        if life.inline is not None and end <= INLINE_BYTES:
+            old = life.inline
+            head = old[:offset].ljust(offset, b"\0")
+            life.inline = head + bytes(content) + old[end:]
+        else:
+            self._spill(life)
+            self._lay(life, offset, content)
+        life.size = max(life.size, end)
+        life.mtime_ns = life.ctime_ns = now
+        life.modified(offset, end)
+        self._changed(life)
+        return len(content)
+
+    async def truncate(self, ino: Ino, size: int) -> None:
+        """Set the size; what is added reads as zeros and costs nothing."""
+        if size > MAX_FILE_BYTES:
+            raise FileError(errno=errno.EFBIG, what=f"a file holds at most {MAX_FILE_BYTES} bytes")
+        await trio.lowlevel.checkpoint()
+        life = self._table.life(ino)
+        now = self._wall.now_ns()
+        life.mtime_ns = life.ctime_ns = now
+        old_size = life.size
+        if size == 0:
+            life.drop_regions(life.extents.cut(0, _FOREVER))
+            life.inline = b""
+        elif life.inline is not None and size <= INLINE_BYTES:
+            life.inline = life.inline[:size].ljust(size, b"\0")
+        else:
+            self._spill(life)
+            if size < old_size:
+                life.drop_regions(life.extents.cut(size, _FOREVER))
+                life.extents.lay(Extent(size, max(size, life.base_size), 0, Hold.ZERO))
+        life.size = size
+        life.modified(min(size, old_size), max(size, old_size))
+        self._changed(life)
+
+    async def fsync(self, ino: Ino) -> None:
+        """Make the file's bytes, size and names survive a power loss. Raises DiskFull, DiskFault."""
+        await self.settle(ino)
+        await self._journal.durable()
+
+    async def settle(self, ino: Ino) -> None:
+        """Make the file's bytes survive a power loss, so that a name committed later never shows less."""
+        life = self._table.loaded(ino)
+        if life is not None and life.inline is None and life.soft_from < life.spool_end:
+            end = life.spool_end
+            await self._spool.harden(ino)
+            life.soft_from = max(life.soft_from, end)
+
+    # -- versions: what the writer asks ----------------------------------------------------------------------
+
+    def dirty_lives(self) -> Sequence[FileLife]:
+        """All files with something unpublished."""
+        return [life for life in self._table if life.dirty]
+
+    def dirty_totals(self) -> tuple[int, int]:
+        """(files, bytes) that exist only here."""
+        lives = self.dirty_lives()
+        return len(lives), sum(life.dirty_bytes for life in lives)
+
+    def freeze(self, life: FileLife) -> Frozen:
+        """Take the file's version of this moment; the spool keeps it until `publish` or `thaw`."""
+        inode = self._catalog.inode(life.ino)
+        assert inode is not None
+        return freeze(life, inode.code)
+
+    def thaw(self, frozen: Frozen) -> None:
+        """Give a version up: the file stays dirty."""
+        frozen.life.frozen = None
+
+    def publish(self, frozen: Frozen, refs: dict[int, ChunkNo]) -> bool:
+        """Make a frozen version the published one, in one operation. False if the file is gone.
+
+        Args:
+            refs: chunk index -> placed chunk or HOLE, for exactly the chunks of `frozen`.
+        """
+        life = frozen.life
+        inode = self._catalog.inode(life.ino)
+        if life.dead or inode is None:
+            return False
+        with self._journal.operation():
+            self._put_map(frozen, refs)
+            life.frozen = None
+            life.absorb(frozen)
+            times = life if not life.dirty else frozen
+            self._catalog.put_inode(
+                replace(
+                    inode,
+                    size=frozen.size,
+                    mtime_ns=times.mtime_ns,
+                    ctime_ns=max(inode.ctime_ns, times.ctime_ns),
+                    version=inode.version + 1,
+                )
+            )
+            life.version = inode.version + 1
+            life.published_size = frozen.size
+            self._table.save(life)
+            self.on_published(life.ino)
+        self._room.freed()
+        self._table.let_go(life)
+        return True
+
+    # -- the cache ---------------------------------------------------------------------------------------------
+
+    def drop_clean(self, *, need_bytes: int | None = None) -> int:
+        """Forget clean bytes: all, or at least `need_bytes` from the least recently used files. Returns bytes."""
+        dropped = 0
+        self._table.load_all()
+        for life in sorted(self._table, key=lambda each: each.used_at):
+            if need_bytes is not None and dropped >= need_bytes:
+                break
+            dropped += life.drop_clean(None if need_bytes is None else need_bytes - dropped)
+            self._table.save(life)
+        self._journal.note()
+        return dropped
+
+    def _drop_some(self, need_bytes: int) -> int:
+        dropped = self.drop_clean(need_bytes=need_bytes)
+        if not dropped:
+            self.changed.set()  # only uploads can make room now
+        return dropped
+
+    async def collect(self) -> None:
+        """Give spool space back that no durable commit needs any more."""
+        await self._room.collect()
+
+    async def run(self) -> None:
+        """Collect from time to time, and at once when a write waits for room."""
+        while True:
+            await trio.sleep(COLLECT_EVERY_S)
+            await self._room.collect()
+
+    def sweep(self) -> int:
+        """At start: remove spool files that no inode knows. Returns how many."""
+        known = {row.ino for row in self._catalog.local_files()}
+        orphans = [ino for ino in self._spool.inos() if ino not in known]
+        for ino in orphans:
+            self._spool.remove(ino)
+        return len(orphans)
+
+    # -- private ---------------------------------------------------------------------------------------------
+
+    def _changed(self, life: FileLife) -> None:
+        if not life.dirty:
+            life.dirty = True
+            life.dirty_at = trio.current_time()
+            life.dirty_since_ns = self._wall.now_ns()
+        life.change += 1
+        self._table.save(life)
+        self.changed.set()
+
+    def _spill(self, life: FileLife) -> None:
+        """Move inline content into the spool file, over everything published."""
+        if life.inline is None:
+            return
+        content, life.inline = life.inline, None
+        if content:
+            self._lay(life, 0, content)
+        if life.base_size > len(content):
+            life.extents.lay(Extent(len(content), life.base_size, 0, Hold.ZERO))
+
+    def _lay(self, life: FileLife, offset: int, content: bytes) -> None:
+        position = life.rewritable(offset, len(content))
+        if position is not None:
+            self._spool.write(life.ino, position, content)
+            return
+        at = life.spool_end
+        self._spool.write(life.ino, at, content)
+        life.spool_end = at + len(content)
+        life.drop_regions(life.extents.lay(Extent(offset, offset + len(content), at, Hold.DIRTY)))
+
+    def _missing(self, life: FileLife, pieces: Sequence[Piece], got: dict[int, bytes]) -> list[int]:
+        """Indexes of published chunks that are needed and not at hand."""
+        missing: dict[int, None] = {}
+        for piece in pieces:
+            if piece.extent is None and piece.start < life.published_size:
+                stop = min(piece.end, life.published_size)
+                for part in chunk_parts(piece.start, stop - piece.start):
+                    if part.index not in got:
+                        missing[part.index] = None
+        return list(missing)
+
+    def _assemble(self, life: FileLife, pieces: Sequence[Piece], got: dict[int, bytes]) -> bytes:
+        if len(pieces) == 1 and pieces[0].extent is not None and pieces[0].extent.hold is not Hold.ZERO:
+            extent = pieces[0].extent
+            return self._spool.read(life.ino, extent.at, extent.end - extent.start)
+        out = []
+        for piece in pieces:
+            length = piece.end - piece.start
+            if piece.extent is not None:
+                zero = piece.extent.hold is Hold.ZERO
+                out.append(bytes(length) if zero else self._spool.read(life.ino, piece.extent.at, length))
+                continue
+            for part in chunk_parts(piece.start, length):
+                chunk = got.get(part.index, b"")
+                out.append(chunk[part.start : part.end].ljust(part.end - part.start, b"\0"))
+        return b"".join(out)
+
+    def _keep(self, life: FileLife, index: int, plaintext: bytes) -> None:
+        """Put a fetched chunk into the spool as clean, where nothing newer lies. Never makes a read fail."""
+        start = index * CHUNK_BYTES
+        end = min(start + CHUNK_BYTES, life.published_size)
+        if not plaintext or end <= start:
+            return
+        if index == 0 and end == life.published_size <= INLINE_BYTES and not len(life.extents) and not life.dirty:
+            if self._room.has(end):
+                life.inline = plaintext[:end].ljust(end, b"\0")
+                self._table.save(life)
+            else:
+                self._drop_some(end)
+            return
+        if not self._room.has(end - start):
+            self._drop_some(end - start)
+            return
+        for piece in list(life.extents.pieces(start, min(end, life.size))):
+            if piece.extent is None:
+                content = plaintext[piece.start - start : piece.end - start]
+                content = content.ljust(piece.end - piece.start, b"\0")
+                try:
+                    self._spool.write(life.ino, life.spool_end, content)
+                except (DiskFull, DiskFault) as e:  # a cache that cannot grow is no error of the read
+                    _log.warning("a fetched chunk could not be kept: %s", e)
+                    return
+                life.extents.lay(Extent(piece.start, piece.end, life.spool_end, Hold.CLEAN))
+                life.spool_end += len(content)
+        self._table.save(life)
+
+    def _follow(self, life: FileLife, offset: int, end: int) -> None:
+        """See whether the file is being read in sequence; if so, fetch ahead of the reader."""
+        if offset != life.next_offset:
+            life.next_offset, life.run_bytes = end, 0
+            return
+        life.next_offset = end
+        life.run_bytes += end - offset
+        window = min(READ_AHEAD_CHUNKS, life.run_bytes // CHUNK_BYTES * 2)
+        if window == 0 or life.version == 0:
+            return
+        first = (end - 1) // CHUNK_BYTES + 1
+        last = min(first + window, chunk_count(life.published_size))
+        if first < last and (life.ahead_until < first + window // 2 or life.ahead_until > last):
+            wanted = [
+                i
+                for i in range(first, last)
+                if any(p.extent is None for p in life.extents.pieces(i * CHUNK_BYTES, i * CHUNK_BYTES + 1))
+            ]
+            life.ahead_until = last
+            if wanted:
+                self._fetch.ahead(life.ino, wanted)
+
+    def _put_map(self, frozen: Frozen, refs: dict[int, ChunkNo]) -> None:
+        """Replace the rows of changed chunks, add holes where the file grew, drop rows behind its end."""
+        ino, count = frozen.life.ino, chunk_count(frozen.size)
+        published = chunk_count(frozen.life.published_size)
+        for run in map_runs(refs, published=published, count=count):
+            self._catalog.replace_map(ino, run, first=run[0].index, last=run[-1].index + run[-1].count - 1)
+        if published > count:
+            self._catalog.replace_map(ino, (), first=count, last=published - 1)

@@ -1,0 +1,234 @@
+"""The life of one file on this machine, and the versions taken from it.
+
+`FileLife` is what `Files` keeps in memory for a file that is open, dirty or just used; it is stored in the catalog's
+local tables by each commit. `Frozen` is one version on its way to the suppliers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from bitdustfs.core.ranges import Extents, Piece, Region, chunk_count, clip
+from bitdustfs.model import CHUNK_BYTES, ChunkNo, Code, Extent, Hold, Ino
+
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """Spool bytes that nothing live refers to, dropped while freeze number `freeze` was the newest."""
+
+    region: Region
+    freeze: int
+
+
+@dataclass(slots=True, eq=False)
+class FileLife:
+    """A regular file as it is now. Positions are of its spool file, sizes in bytes."""
+
+    ino: Ino
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inline: bytes | None = None  # the whole content, if it is kept in the catalog
+    version: int = 0  # of the published file; 0 = unborn
+    published_size: int = 0  # of the published version: gaps above it are zeros
+    spool_end: int = 0
+    soft_from: int = 0  # spool bytes below are hardened or frozen, and never written again
+    dirty: bool = False
+    dirty_since_ns: int = 0
+    dirty_at: float = 0.0  # trio time
+    change: int = 0
+    published_change: int = 0  # the change that the published version contains
+    opens: int = 0
+    used_at: float = 0.0
+    dead: bool = False
+    extents: Extents = field(default_factory=Extents)
+    stored_inline: bytes | None = None
+    garbage: list[Garbage] = field(default_factory=list)
+    frozen: Frozen | None = None
+    freezes: int = 0
+    patience_s: float = 0.0  # how long a change waits before it is uploaded; grows while the file is hot
+    placed_ahead: dict[int, ChunkNo] = field(default_factory=dict)  # chunks of the next version, placed already
+    going_ahead: dict[int, object] = field(default_factory=dict)  # chunk index -> token of its upload
+    last_chunk: int = -1  # written last: may be written again at once
+    next_offset: int = 0  # where a sequential reader reads next
+    run_bytes: int = 0  # how long it has been sequential
+    ahead_until: int = 0  # chunk index up to which read-ahead was asked for
+
+    @property
+    def base_size(self) -> int:
+        """How far published bytes reach, or will once the version on its way is published."""
+        return max(self.published_size, self.frozen.size if self.frozen else 0)
+
+    @property
+    def is_bare(self) -> bool:
+        """This machine holds nothing of it but what the replicated tables say."""
+        return not self.dirty and self.inline is None and not len(self.extents) and self.spool_end == 0
+
+    @property
+    def dirty_bytes(self) -> int:
+        """Bytes that exist only here."""
+        if not self.dirty:
+            return 0
+        return len(self.inline) if self.inline is not None else self.extents.dirty_bytes()
+
+    @property
+    def idle(self) -> bool:
+        """Nobody needs this in memory."""
+        return self.opens <= 0 and not self.dirty and self.frozen is None and not self.garbage
+
+    @property
+    def is_spent(self) -> bool:
+        """Its spool file holds nothing that anything refers to."""
+        return (
+            self.spool_end > 0
+            and self.frozen is None
+            and not self.going_ahead
+            and all(e.hold is Hold.ZERO for e in self.extents)
+        )
+
+    def modified(self, start: int, end: int) -> None:
+        """Note that bytes [start, end) changed: uploads of their old content are for nothing."""
+        last = max(start, end - 1) // CHUNK_BYTES
+        if self.placed_ahead or self.going_ahead:
+            first = start // CHUNK_BYTES
+            for pending in (self.placed_ahead, self.going_ahead):
+                for index in [i for i in pending if first <= i <= last]:
+                    del pending[index]
+        self.last_chunk = last
+
+    def drop_regions(self, regions: Iterable[Region]) -> None:
+        """Take spool bytes that extents let go."""
+        self.garbage.extend(Garbage(region, self.freezes) for region in regions)
+
+    def take_garbage(self) -> list[Garbage]:
+        """Take the garbage that the version on its way, if any, does not need."""
+        if self.frozen is None:
+            taken, self.garbage = self.garbage, []
+            return taken
+        taken = [g for g in self.garbage if g.freeze < self.frozen.number]
+        self.garbage = [g for g in self.garbage if g.freeze >= self.frozen.number]
+        return taken
+
+    def rewritable(self, offset: int, length: int) -> int | None:
+        """The spool position where [offset, offset+length) may be written in place, if it may."""
+        found = self.extents.between(offset, offset + length)
+        if len(found) != 1 or found[0].hold is not Hold.DIRTY:
+            return None
+        extent = found[0]
+        if extent.start > offset or extent.end < offset + length:
+            return None
+        position = extent.at + offset - extent.start
+        return position if position >= self.soft_from else None
+
+    def absorb(self, frozen: Frozen) -> None:
+        """Take in that `frozen` is published: what did not change since is clean now."""
+        for extent in frozen.extents:
+            if extent.hold is not Hold.CLEAN:
+                self._clean(extent)
+        self.published_change = frozen.change
+        if self.change == frozen.change:
+            self.dirty = False
+            self.dirty_since_ns = 0
+            return
+        if self.inline is None and self.size == frozen.size and not self.extents.dirty_chunks():
+            self.dirty = False  # only times differ: they are published with it
+            self.dirty_since_ns = 0
+
+    def drop_clean(self, need_bytes: int | None) -> int:
+        """Forget clean bytes, at least `need_bytes` if there are. Returns how many."""
+        if self.inline is not None:
+            if self.dirty or self.version == 0:
+                return 0
+            dropped, self.inline = len(self.inline), None
+            return dropped
+        dropped = 0
+        for extent in [e for e in self.extents if e.hold is Hold.CLEAN]:
+            if need_bytes is not None and dropped >= need_bytes:
+                break
+            self.drop_regions(self.extents.cut(extent.start, extent.end))
+            dropped += extent.end - extent.start
+        return dropped
+
+    def _clean(self, was: Extent) -> None:
+        for now in list(self.extents.between(was.start, was.end)):
+            same = clip(now, was.start, was.end)
+            if same != clip(was, same.start, same.end):
+                continue
+            if same.hold is Hold.ZERO:
+                self.extents.cut(same.start, same.end)
+            else:
+                self.extents.lay(Extent(same.start, same.end, same.at, Hold.CLEAN))
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenChunk:
+    """One changed chunk of a frozen version: what the spool has of it, or its inline bytes."""
+
+    index: int
+    length: int  # bytes up to the end of the file or of the chunk
+    pieces: tuple[Piece, ...]
+    inline: bytes | None = None
+
+    @property
+    def is_zero(self) -> bool:
+        """Only zeros, by the extents alone."""
+        return self.inline is None and all(p.extent is not None and p.extent.hold is Hold.ZERO for p in self.pieces)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frozen:
+    """One version of a file on its way to the suppliers."""
+
+    life: FileLife
+    number: int
+    change: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    code: Code
+    extents: Extents
+    inline: bytes | None
+    changed: tuple[int, ...]  # indexes of the chunks that differ from the published version
+    placed: dict[int, ChunkNo]  # those of them that were placed ahead
+
+    def chunk(self, index: int) -> FrozenChunk:
+        """One changed chunk of this version."""
+        start = index * CHUNK_BYTES
+        end = min(start + CHUNK_BYTES, self.size)
+        if self.inline is not None:
+            return FrozenChunk(index, end - start, (), self.inline)
+        return FrozenChunk(index, end - start, tuple(self.extents.pieces(start, end)))
+
+
+def freeze(life: FileLife, code: Code) -> Frozen:
+    """Take the version of this moment. The life keeps it as `frozen` until it is published or given up."""
+    assert life.frozen is None and not life.going_ahead
+    life.freezes += 1
+    life.soft_from = life.spool_end
+    if life.inline is not None:
+        changed: tuple[int, ...] = (0,) if life.inline else ()
+    else:
+        count = chunk_count(life.size)
+        changed = tuple(i for i in life.extents.dirty_chunks() if i < count)
+    life.frozen = Frozen(
+        life=life,
+        number=life.freezes,
+        change=life.change,
+        size=life.size,
+        mtime_ns=life.mtime_ns,
+        ctime_ns=life.ctime_ns,
+        code=code,
+        extents=Extents(life.extents),
+        inline=life.inline,
+        changed=changed,
+        placed={i: life.placed_ahead[i] for i in changed if i in life.placed_ahead},
+    )
+    life.placed_ahead = {}
+    return life.frozen
+
+
+def chunk_ahead(life: FileLife, index: int) -> FrozenChunk:
+    """One chunk as it is now, to be uploaded before its version is frozen."""
+    start = index * CHUNK_BYTES
+    return FrozenChunk(index, CHUNK_BYTES, tuple(life.extents.pieces(start, start + CHUNK_BYTES)))

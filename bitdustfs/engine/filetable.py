@@ -1,0 +1,127 @@
+"""The table of files in memory: which there are, and how they are stored.
+
+A file is in memory while it is dirty, open, or was just used; everything else is read from the catalog when it is
+needed. What changes in memory is written into the open transaction right before each commit, once for many writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import trio
+
+from bitdustfs.engine.filestate import FileLife
+from bitdustfs.engine.journal import Journal
+from bitdustfs.errors import NotFound
+from bitdustfs.model import Ino, LocalFile
+from bitdustfs.ports import Catalog
+
+
+class FileTable:
+    """The `FileLife` of each regular file that needs one. At most one for an inode at a time."""
+
+    def __init__(self, catalog: Catalog, journal: Journal) -> None:
+        self._catalog = catalog
+        self._journal = journal
+        self._lives: dict[Ino, FileLife] = {}
+        self._unsaved: dict[Ino, FileLife] = {}
+        self.inline_bytes = catalog.inline_bytes()  # kept in the catalog, dirty and clean
+        journal.before_commit(self._flush)
+        for row in catalog.local_files():
+            if row.dirty_since_ns:
+                self._lives[row.ino] = self._load(row.ino, row)
+
+    def __iter__(self) -> Iterator[FileLife]:
+        return iter(self._lives.values())
+
+    def loaded(self, ino: Ino) -> FileLife | None:
+        """The file, if it is in memory. A dirty one always is."""
+        return self._lives.get(ino)
+
+    def life(self, ino: Ino) -> FileLife:
+        """The file, loaded if need be. Raises NotFound."""
+        life = self._lives.get(ino)
+        if life is None:
+            life = self._lives[ino] = self._load(ino, self._catalog.local_file(ino))
+        life.used_at = trio.current_time()
+        return life
+
+    def load_all(self) -> None:
+        """Load every file of which the spool holds something."""
+        for row in self._catalog.local_files():
+            if row.ino not in self._lives:
+                self._lives[row.ino] = self._load(row.ino, row)
+
+    def add(self, life: FileLife) -> None:
+        """Take on a new file."""
+        self._lives[life.ino] = life
+
+    def drop(self, ino: Ino) -> None:
+        """Forget a file whose inode is gone."""
+        life = self._lives.pop(ino, None)
+        inline = self._catalog.inline(ino) if life is None else life.stored_inline
+        self.inline_bytes -= len(inline or b"")
+        if life is not None:
+            life.dead = True
+        self._unsaved.pop(ino, None)
+
+    def save(self, life: FileLife) -> None:
+        """Have the file's rows written by the next commit."""
+        if not life.dead:
+            self._unsaved[life.ino] = life
+        self._journal.note()
+
+    def let_go(self, life: FileLife) -> None:
+        """Keep no closed, clean, stored file in memory."""
+        if life.idle and life.ino not in self._unsaved:
+            self._lives.pop(life.ino, None)
+
+    def _load(self, ino: Ino, row: LocalFile | None) -> FileLife:
+        inode = self._catalog.inode(ino)
+        if inode is None:
+            raise NotFound(what=f"inode {ino} does not exist")
+        dirty = row is not None and bool(row.dirty_since_ns)
+        newest = row if row is not None and dirty else inode
+        life = FileLife(
+            ino,
+            newest.size,
+            newest.mtime_ns,
+            newest.ctime_ns,
+            version=inode.version,
+            published_size=inode.size if inode.version else 0,
+            dirty=dirty,
+        )
+        if row is not None:
+            life.inline = life.stored_inline = self._catalog.inline(ino)
+            life.spool_end = life.soft_from = row.spool_end
+            life.dirty_since_ns = row.dirty_since_ns
+            for extent in self._catalog.extents(ino):
+                life.extents.lay(extent)
+            life.extents.clean_slate()
+        return life
+
+    def _flush(self) -> None:
+        """Put what changed in memory into the open transaction. Nothing is forgotten if that fails."""
+        for ino, life in self._unsaved.items():
+            if life.is_bare:
+                self._catalog.drop_local_file(ino)
+            else:
+                since = life.dirty_since_ns if life.dirty else 0
+                row = LocalFile(ino, life.size, life.mtime_ns, life.ctime_ns, life.spool_end, since)
+                self._catalog.put_local_file(row)
+            if life.extents.touched is not None:
+                start, end = life.extents.touched
+                rows = [e for e in life.extents.between(start, end) if e.start >= start]
+                self._catalog.replace_extents(ino, rows, start=start, end=end)
+                life.extents.clean_slate()
+            if life.inline is not life.stored_inline:
+                self.inline_bytes += len(life.inline or b"") - len(life.stored_inline or b"")
+                if life.inline is None:
+                    self._catalog.drop_inline(ino)
+                else:
+                    self._catalog.put_inline(ino, life.inline)
+                life.stored_inline = life.inline
+        done = list(self._unsaved.values())
+        self._unsaved.clear()
+        for life in done:
+            self.let_go(life)

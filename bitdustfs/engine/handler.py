@@ -1,0 +1,43 @@
+"""Handlers: who answers the requests of peers. The keeper is one; a node that keeps nothing has `RefuseAll`."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from bitdustfs.core import wire
+from bitdustfs.core.certificate import Certificate
+
+
+class Handler(Protocol):
+    """Who answers a peer's requests."""
+
+    def admit(self, caller: Certificate, request: wire.Request) -> wire.Refusal | None:
+        """Decide on a request before its body is taken in. None: go on; `answer` or `forget` will follow."""
+        ...
+
+    def forget(self, caller: Certificate, request: wire.Request) -> None:
+        """Undo `admit`: the body never came, or the answer is made. Called once for each admitted request."""
+        ...
+
+    async def answer(
+        self, caller: Certificate, request: wire.Request, body: bytes
+    ) -> tuple[wire.Answer, tuple[bytes, ...]]:
+        """Answer an admitted request; the parts of the answer's body are sent one after another."""
+        ...
+
+
+class RefuseAll:
+    """The handler of a node that keeps nothing for anybody. It answers pings."""
+
+    def admit(self, caller: Certificate, request: wire.Request) -> wire.Refusal | None:
+        if isinstance(request, wire.Ping):
+            return None
+        return wire.Refusal(wire.Refused.NO_CONTRACT, "this node keeps nothing for others")
+
+    def forget(self, caller: Certificate, request: wire.Request) -> None:
+        pass
+
+    async def answer(
+        self, caller: Certificate, request: wire.Request, body: bytes
+    ) -> tuple[wire.Answer, tuple[bytes, ...]]:
+        return wire.Done(), ()

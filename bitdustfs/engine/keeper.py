@@ -1,0 +1,296 @@
+"""The keeper: our supplier side. It answers the requests of peers, each with the authority of its owner only.
+
+    request -> admit: role, epoch, contract, quota reserved -> body -> shelf, in a worker -> answer
+               (nothing of a body is taken in before `admit` agreed)
+
+Rights come from one place: the contract with the owner whose certificate the peer showed. No field of a message is
+ever a claim to rights. What an owner stored is deleted by nobody but that owner (invariant I14), and even then it
+only moves to the shelf's trash, which counts in his quota; nothing empties that trash yet.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+
+from bitdustfs.core import contract, wire
+from bitdustfs.core.certificate import Certificate, Identity
+from bitdustfs.core.contract import Allowance, Contract
+from bitdustfs.core.wire import Refusal, Refused
+from bitdustfs.errors import (
+    AlreadyThere,
+    BadFormat,
+    BadLeaf,
+    BitdustError,
+    DiskFault,
+    DiskFull,
+    NotFound,
+    Unavailable,
+)
+from bitdustfs.model import FragmentName, OwnerId, Role, Root, short
+from bitdustfs.ports import ContractStore, Crunch, Leaves, Shelf, Wall
+
+log = logging.getLogger(__name__)
+
+_MAY_CHANGE = frozenset({Role.WRITER})
+_MAY_READ = frozenset({Role.WRITER, Role.READER})
+_ROLES: Mapping[type[wire.Request], frozenset[Role]] = {
+    wire.Ping: frozenset(Role),
+    wire.Put: _MAY_CHANGE,
+    wire.Delete: _MAY_CHANGE,
+    wire.Propose: _MAY_CHANGE,
+    wire.Get: _MAY_READ,
+    wire.List: _MAY_READ,
+    wire.Stat: _MAY_READ,
+}
+# What the shelf raises, as what the peer is told. The text of the error stays here: it may name our paths.
+_REFUSALS: tuple[tuple[type[BitdustError], Refused, str], ...] = (
+    (NotFound, Refused.NOT_FOUND, "that fragment"),
+    (BadLeaf, Refused.BAD_ROOT, "the bytes that came do not have the root that was said"),
+    (AlreadyThere, Refused.TAKEN, "another fragment has that name"),
+    (DiskFull, Refused.DISK_FULL, "its disk is full"),
+    (Unavailable, Refused.UNAVAILABLE, "its shelf is not there now"),
+    (DiskFault, Refused.FAULT, "its disk failed"),
+    (BadFormat, Refused.FAULT, "what it stored cannot be read"),
+)
+_SHELF_ERRORS = tuple(kind for kind, _code, _text in _REFUSALS)
+
+
+class Keeper:
+    """A `Handler` over a shelf.
+
+    Args:
+        allowed: how many bytes we would keep for which owner; may change while we run.
+    Raises:
+        DiskFault, BadFormat: the contracts cannot be read.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        shelf: Shelf,
+        store: ContractStore,
+        *,
+        allowed: Mapping[OwnerId, int],
+        crunch: Crunch,
+        wall: Wall,
+    ) -> None:
+        self._identity = identity
+        self._shelf = shelf
+        self._store = store
+        self._allowed = allowed
+        self._crunch = crunch
+        self._wall = wall
+        self._contracts = {owner: contract.parse(raw) for owner, raw in store.contracts().items()}
+        self._epochs = dict(store.epochs())
+        self._reserved: dict[OwnerId, tuple[int, int]] = {}  # (bytes, fragments) admitted and not stored yet
+        self._agreeing: set[OwnerId] = set()  # owners whose contract is being saved
+
+    @property
+    def contracts(self) -> Mapping[OwnerId, Contract]:
+        """The newest contract with each owner."""
+        return self._contracts
+
+    def has_contract(self, owner: OwnerId) -> bool:
+        """Say whether anything was agreed with this owner."""
+        return self._allowance(owner) is not None
+
+    # -- before the body ------------------------------------------------------------------------------------
+
+    def admit(self, caller: Certificate, request: wire.Request) -> Refusal | None:
+        """Decide before the body comes; for PUT reserve its room."""
+        if caller.role not in _ROLES[type(request)]:
+            return Refusal(Refused.NOT_ALLOWED, f"a {caller.role.name.lower()} may not do that")
+        if caller.epoch < self._epochs.get(caller.owner, 0):
+            return Refusal(
+                Refused.STALE, "this owner has certified nodes anew: the certificate is not valid any more"
+            )
+        match request:
+            case wire.Ping() | wire.Propose():
+                return None
+            case wire.Put() | wire.Delete() if request.epoch != caller.epoch:
+                return Refusal(Refused.BAD_REQUEST, "the epoch is not that of the certificate")
+        allowance = self._allowance(caller.owner)
+        if allowance is None:
+            return Refusal(Refused.NO_CONTRACT, "there is no contract with this owner")
+        if not isinstance(request, wire.Put):
+            return None
+        try:
+            return self._reserve(caller.owner, allowance, request.length)
+        except _SHELF_ERRORS as error:
+            return _refusal(caller, request, error)
+
+    def forget(self, caller: Certificate, request: wire.Request) -> None:
+        """Give up what `admit` reserved: it is stored, or will not be."""
+        if isinstance(request, wire.Put):
+            held_bytes, held_fragments = self._reserved[caller.owner]
+            if held_fragments == 1:
+                del self._reserved[caller.owner]
+            else:
+                self._reserved[caller.owner] = held_bytes - request.length, held_fragments - 1
+
+    # -- after the body -------------------------------------------------------------------------------------
+
+    async def answer(
+        self, caller: Certificate, request: wire.Request, body: bytes
+    ) -> tuple[wire.Answer, tuple[bytes, ...]]:
+        """Do what was asked."""
+        try:
+            await self._note_epoch(caller)
+            if isinstance(request, wire.Get):
+                return await self._get(caller.owner, request)
+            return await self._act(caller, request, body), ()
+        except _SHELF_ERRORS as error:
+            return _refusal(caller, request, error), ()
+
+    async def _act(self, caller: Certificate, request: wire.Request, body: bytes) -> wire.Answer:
+        match request:
+            case wire.Put():
+                await self._put(caller.owner, request, body)
+                return wire.Done()
+            case wire.Delete():
+                return await self._delete(caller.owner, request)
+            case wire.List():
+                names = await self._crunch.run(self._shelf.names, caller.owner, request.after, request.limit)
+                return wire.Listed(tuple((bytes(name), length) for name, length in names))
+            case wire.Stat():
+                return await self._status(caller.owner)
+            case wire.Propose():
+                return await self._agree(caller, request)
+            case _:
+                return wire.Done()  # to a ping
+
+    async def _put(self, owner: OwnerId, request: wire.Put, body: bytes) -> None:
+        await self._crunch.run(self._shelf.put, owner, FragmentName(request.name), Root(request.root), body)
+
+    async def _get(self, owner: OwnerId, request: wire.Get) -> tuple[wire.Answer, tuple[bytes, ...]]:
+        leaves = await self._crunch.run(self._read, owner, request)
+        parts = (leaves.hashes, leaves.content) if leaves.hashes else (leaves.content,)
+        return wire.Found(leaves.length, len(leaves.hashes)), parts
+
+    async def _delete(self, owner: OwnerId, request: wire.Delete) -> wire.Deleted:
+        return wire.Deleted(await self._crunch.run(self._discard, owner, request.names, self._now_s()))
+
+    async def _status(self, owner: OwnerId) -> wire.Status:
+        free_bytes = await self._crunch.run(self._shelf.free_bytes)
+        agreed = self._agreed(owner)
+        used_bytes, used_fragments = self._shelf.used(owner)
+        return wire.Status(
+            quota_bytes=agreed.bytes,
+            quota_fragments=agreed.fragments,
+            used_bytes=used_bytes,
+            used_fragments=used_fragments,
+            free_bytes=max(0, free_bytes),
+            contract=self._contracts[owner].raw,
+        )
+
+    # -- contracts ------------------------------------------------------------------------------------------
+
+    async def _agree(self, caller: Certificate, request: wire.Propose) -> wire.Answer:
+        """Countersign a proposal if our list of owners allows it, and answer only when it is kept durably."""
+        try:
+            proposal = contract.parse(request.contract)
+        except BadFormat as bad:
+            return Refusal(Refused.BAD_REQUEST, str(bad)[:200])
+        owner = caller.owner
+        if owner in self._agreeing:
+            return Refusal(Refused.UNAVAILABLE, "another contract with this owner is being signed")
+        self._agreeing.add(owner)  # held across the saving: two changes must not both follow one contract
+        try:
+            kept = self._contracts.get(owner)
+            if kept is not None and kept.digest == proposal.digest:
+                return wire.Agreed(kept.raw)  # our first answer was lost
+            refusal = self._judge(caller, proposal, kept) or await self._lacks_room(owner, proposal)
+            if refusal is not None:
+                log.warning("refused a contract with owner %s: %s", short(owner), refusal.text)
+                return refusal
+            signed = contract.countersign(self._identity, proposal)
+            await self._crunch.run(self._store.save_contract, owner, signed.raw)
+            self._contracts[owner] = signed
+        finally:
+            self._agreeing.discard(owner)
+        log.info("contract with owner %s: %d bytes", short(owner), signed.terms.second.gives_bytes)
+        return wire.Agreed(signed.raw)
+
+    def _judge(self, caller: Certificate, proposal: Contract, kept: Contract | None) -> Refusal | None:
+        """Say what speaks against a proposal."""
+        terms = proposal.terms
+        we, they = terms.second, terms.first
+        if proposal.is_signed_by_both or (they.owner, they.node) != (caller.owner, caller.node):
+            return Refusal(Refused.BAD_REQUEST, "a proposal is signed by the node that sends it, and by no other")
+        if (we.owner, we.node) != (self._identity.owner, self._identity.node):
+            return Refusal(Refused.BAD_REQUEST, "the proposal is for another node")
+        if we.gives_bytes and we.shelf != self._identity.node:
+            return Refusal(Refused.BAD_REQUEST, "the proposal is for a shelf on another node")
+        expected = (kept.terms.serial + 1, kept.digest) if kept else (1, contract.NO_CONTRACT)
+        if (terms.serial, terms.previous) != expected:
+            return Refusal(Refused.BAD_REQUEST, "the proposal does not follow our newest contract")
+        if terms.until_s and terms.until_s <= self._now_s():
+            return Refusal(Refused.BAD_REQUEST, "the proposal ends in the past")
+        allowed = self._allowed.get(caller.owner, 0)
+        if not allowed:
+            return Refusal(Refused.NOT_ALLOWED, "this owner is not on our list of customers")
+        if we.gives_bytes > allowed:
+            return Refusal(Refused.NOT_ALLOWED, f"at most {allowed} bytes are for this owner")
+        if we.gives_fragments > contract.fragments_for(we.gives_bytes):
+            return Refusal(Refused.NOT_ALLOWED, "that many fragments would be too small ones")
+        return None
+
+    async def _lacks_room(self, owner: OwnerId, proposal: Contract) -> Refusal | None:
+        """Refuse to promise what the disk does not have, counting what is promised to others."""
+        free_bytes = await self._crunch.run(self._shelf.free_bytes)
+        promised = sum(
+            max(0, self._agreed(other).bytes - self._shelf.used(other)[0])
+            for other in self._contracts
+            if other != owner
+        )
+        room = free_bytes - promised + self._shelf.used(owner)[0]
+        if proposal.terms.second.gives_bytes > room:
+            return Refusal(Refused.DISK_FULL, f"only {max(0, room)} bytes are not promised to others")
+        return None
+
+    async def _note_epoch(self, caller: Certificate) -> None:
+        """Remember the newest epoch of an owner with a contract, durably, before acting on it."""
+        if caller.owner in self._contracts and caller.epoch > self._epochs.get(caller.owner, 0):
+            self._epochs[caller.owner] = caller.epoch
+            await self._crunch.run(self._store.save_epoch, caller.owner, caller.epoch)
+
+    # -- quota ------------------------------------------------------------------------------------------------
+
+    def _allowance(self, owner: OwnerId) -> Allowance | None:
+        kept = self._contracts.get(owner)
+        return kept.allowance(owner, self._identity.node) if kept else None
+
+    def _agreed(self, owner: OwnerId) -> Allowance:
+        return self._allowance(owner) or Allowance(0, 0, 0)
+
+    def _reserve(self, owner: OwnerId, agreed: Allowance, length: int) -> Refusal | None:
+        if agreed.until_s and agreed.until_s <= self._now_s():
+            return Refusal(Refused.NO_CONTRACT, "the contract has ended: what is here can still be read")
+        used_bytes, used_fragments = self._shelf.used(owner)
+        held_bytes, held_fragments = self._reserved.get(owner, (0, 0))
+        if used_bytes + held_bytes + length > agreed.bytes:
+            return Refusal(Refused.QUOTA, f"{used_bytes} of {agreed.bytes} bytes agreed are used")
+        if used_fragments + held_fragments + 1 > agreed.fragments:
+            return Refusal(Refused.QUOTA, f"{used_fragments} of {agreed.fragments} fragments agreed are used")
+        self._reserved[owner] = held_bytes + length, held_fragments + 1
+        return None
+
+    # -- in a worker ------------------------------------------------------------------------------------------
+
+    def _read(self, owner: OwnerId, request: wire.Get) -> Leaves:
+        return self._shelf.get(owner, FragmentName(request.name), request.first, request.count, hashes=request.hashes)
+
+    def _discard(self, owner: OwnerId, names: Iterable[bytes], now_s: int) -> int:
+        return sum(self._shelf.delete(owner, FragmentName(name), now_s=now_s) for name in names)
+
+    def _now_s(self) -> int:
+        return self._wall.now_ns() // 1_000_000_000
+
+
+def _refusal(caller: Certificate, request: wire.Request, error: BitdustError) -> Refusal:
+    """What the caller is told of an error of the shelf; what only we may know is logged."""
+    code, text = next((code, text) for kind, code, text in _REFUSALS if isinstance(error, kind))
+    if code is not Refused.NOT_FOUND:
+        log.warning("refused a %s of owner %s: %s", type(request).__name__, short(caller.owner), error)
+    return Refusal(code, text)

@@ -1,0 +1,306 @@
+"""The node: everything that runs behind one mount, in one nursery.
+
+`Node.running` starts the services; each is restarted when it fails, so that a fault in one costs that one a second
+and never the mount. The verbs of the command line (`status`, `sync`, …) are methods here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import trio
+
+from bitdustfs.core import health
+from bitdustfs.core.placement import usable_bytes
+from bitdustfs.core.report import DropReport, StatusReport, StopReport, SupplierReport, SyncProgress, SyncReport
+from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.engine.attributes import Attributes
+from bitdustfs.engine.files import Files
+from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.reader import Reader
+from bitdustfs.engine.rebuilder import Rebuilder
+from bitdustfs.engine.suppliers import Suppliers
+from bitdustfs.engine.tree import Tree
+from bitdustfs.engine.uploads import Uploads
+from bitdustfs.engine.writer import Writer
+from bitdustfs.errors import BadRequest
+from bitdustfs.model import ROOT_INO, Code, FileState, Ino, Inode, Space, Suite, SupplierNo
+from bitdustfs.ports import Catalog, Crunch, Entropy, Spool, Wall
+
+SYNC_GRACE_S = 30.0  # how long `sync` waits for fragments when nothing more is acknowledged
+STOP_PATIENCE_S = 10.0  # for the last commit and the last acknowledgements at umount
+_RESTART_S = 1.0
+_TROUBLE = 20  # sentences kept for `status`
+_log = logging.getLogger(__name__)
+
+Report = Callable[[Mapping[str, object]], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOptions:
+    """How one mount behaves."""
+
+    spool_limit: int  # bytes
+    code: Code | None = None  # of new blocks; None: by the number of suppliers
+    deduplicate: bool = True
+    practice: bool = False  # all suppliers are on this machine
+    suite: Suite = Suite.AES_256_GCM
+
+
+class Node:
+    """The services of one mounted volume."""
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        spool: Spool,
+        suppliers: Suppliers,
+        crunch: Crunch,
+        entropy: Entropy,
+        wall: Wall,
+        secrets: VolumeSecrets,
+        options: NodeOptions,
+    ) -> None:
+        self._catalog = catalog
+        self._spool = spool
+        self._options = options
+        self.suppliers = suppliers
+        self.journal = Journal(catalog)
+        self.reader = Reader(catalog, self.journal, suppliers, crunch, secrets)
+        self.files = Files(catalog, spool, self.journal, wall, self.reader, spool_limit=options.spool_limit)
+        self.tree = Tree(catalog, self.journal, self.files, wall)
+        self.attributes = Attributes(catalog, self.journal, self.files, wall)
+        self.files.on_published = self.tree.published
+        self.uploads = Uploads(catalog, self.journal, suppliers, secrets)
+        self.writer = Writer(
+            catalog=catalog,
+            files=self.files,
+            journal=self.journal,
+            spool=spool,
+            fetch=self.reader,
+            uploads=self.uploads,
+            crunch=crunch,
+            entropy=entropy,
+            secrets=secrets,
+            suite=options.suite,
+            code=options.code,
+            deduplicate=options.deduplicate,
+        )
+        self.rebuilder = Rebuilder(catalog, self.journal, self.reader, suppliers, self.uploads, crunch, secrets)
+        self._trouble: list[str] = []
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Node]:
+        """Run all services; at the end commit what they left."""
+        dropped = self.tree.lives.start()
+        swept = self.files.sweep()
+        if dropped or swept:
+            _log.info("dropped %d deleted files and %d spool files of a process that died", dropped, swept)
+        self.journal.commit()
+        async with AsyncExitStack() as stack:
+            nursery = await stack.enter_async_context(trio.open_nursery())
+            stack.callback(nursery.cancel_scope.cancel)
+            await stack.enter_async_context(self.uploads.running())
+            await stack.enter_async_context(self.reader.running())
+            for name, service in (
+                ("journal", self.journal.run),
+                ("suppliers", self.suppliers.run),
+                ("files", self.files.run),
+                ("uploads", self.uploads.run),
+                ("writer", self.writer.run),
+                ("rebuilder", self.rebuilder.run),
+            ):
+                nursery.start_soon(self._keep_running, name, service)
+            try:
+                yield self
+            finally:
+                with trio.CancelScope(deadline=trio.current_time() + STOP_PATIENCE_S, shield=True):
+                    await self.journal.durable()
+
+    async def _keep_running(self, name: str, service: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await service()
+                return
+            except Exception:  # noqa: BLE001 - a fault in one service costs this one a second, not the mount (I12)
+                _log.exception("the service %s failed and is started again", name)
+                self.note_trouble(f"the background service '{name}' failed and was started again; see the log")
+            await trio.sleep(_RESTART_S)
+
+    def note_trouble(self, sentence: str) -> None:
+        """Keep a sentence for `status`, newest first, each once."""
+        self._trouble = [sentence, *(s for s in self._trouble if s != sentence)][:_TROUBLE]
+
+    # -- what the kernel's statfs gets -----------------------------------------------------------------------
+
+    def space(self) -> Space:
+        """True numbers from what is known here; never asks the network."""
+        used, inodes = self._catalog.file_bytes()
+        rows = self._catalog.suppliers()
+        code = self.writer.code()
+        known = self.suppliers.space()
+        free = [
+            min(row.capacity_bytes - row.used_bytes, known.get(row.supplier, (row.capacity_bytes, 0))[0])
+            for row in rows
+        ]
+        _, waiting = self.files.dirty_totals()
+        available = max(0, usable_bytes(free, code) - waiting) if code else 0
+        return Space(total_bytes=used + waiting + available, free_bytes=available, files=inodes)
+
+    # -- the verbs -------------------------------------------------------------------------------------------
+
+    def status(self, path: str | None = None) -> StatusReport:
+        """How safe the volume is, or what lies at `path` (from the root of the volume, "/" first)."""
+        ino = self._find(path) if path not in (None, "", "/") else None
+        online = set(self.suppliers.online())
+        files_local, bytes_local = self.files.dirty_totals()
+        used, inodes = self._catalog.file_bytes()
+        histogram = self._catalog.held_histogram()
+        missing = sum((code.n - held) * count for code, held, count in histogram if held < code.n)
+        margin = self._catalog.least_margin(online)
+        code = self.writer.code()
+        return StatusReport(
+            state=(self._state_below(ino) if ino is not None else self._state()).value,
+            path=path or "/",
+            practice=self._options.practice,
+            code=str(code) if code else "",
+            files=inodes,
+            bytes=used,
+            files_local=files_local,
+            bytes_local=bytes_local,
+            blocks=self._catalog.count_blocks(),
+            held=histogram[0][1] if histogram else 0,
+            wanted=histogram[0][0].n if histogram else 0,
+            margin=margin if margin is not None else 0,
+            missing_fragments=missing,
+            spool_bytes=self._spool.used_bytes(),
+            spool_limit_bytes=self._options.spool_limit,
+            suppliers=[
+                SupplierReport(
+                    label=row.label,
+                    node=row.node.hex(),
+                    address=row.address,
+                    answers=row.supplier in online,
+                    used_bytes=row.used_bytes,
+                    capacity_bytes=row.capacity_bytes,
+                )
+                for row in self._catalog.suppliers()
+            ],
+            trouble=self._troubles(online),
+        )
+
+    async def sync(self, report: Report, timeout_s: float | None) -> SyncReport:
+        """Bring everything to suppliers, all n fragments of each block; return what was reached.
+
+        Waits as long as something moves. Fragments whose suppliers do not answer are waited for only a grace time.
+        """
+        self.suppliers.nudge()
+        with trio.move_on_after(timeout_s if timeout_s is not None else float("inf")):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._show_progress, report)
+                await self._until_full()
+                nursery.cancel_scope.cancel()
+        files_local, bytes_local = self.files.dirty_totals()
+        return SyncReport(
+            state=self._state().value, missing=self._waited_for(), files_local=files_local, bytes_local=bytes_local
+        )
+
+    async def drop_cache(self) -> DropReport:
+        """Forget every clean chunk, so that the next read comes from suppliers."""
+        dropped = self.files.drop_clean()
+        self.reader.forget()
+        await self.files.collect()
+        return DropReport(dropped_bytes=dropped)
+
+    def stop_report(self) -> StopReport:
+        """What exists only here."""
+        files_local, bytes_local = self.files.dirty_totals()
+        return StopReport(files_local=files_local, bytes_local=bytes_local)
+
+    # -- private ---------------------------------------------------------------------------------------------
+
+    async def _until_full(self) -> None:
+        last = (-1, -1, -1)
+        quiet_since = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.writer.flush)
+            while True:
+                await trio.sleep(0.05)
+                files, waiting = self.files.dirty_totals()
+                missing = sum(
+                    (code.n - held) * count for code, held, count in self._catalog.held_histogram() if held < code.n
+                )
+                if not files and not missing:
+                    return
+                if not nursery.child_tasks and not missing:
+                    return
+                now = (files, waiting, self.uploads.sent_bytes)
+                if now != last:
+                    last, quiet_since = now, trio.current_time()
+                if trio.current_time() - quiet_since > SYNC_GRACE_S:
+                    nursery.cancel_scope.cancel()
+                    return
+
+    async def _show_progress(self, report: Report) -> None:
+        start, total = self.uploads.sent_bytes, 0
+        while True:
+            _, waiting = self.files.dirty_totals()
+            code = self.writer.code()
+            sent = (self.uploads.sent_bytes - start) * code.k // code.n if code else 0
+            total = max(total, sent + waiting)
+            blocks = sum(count for code, held, count in self._catalog.held_histogram() if held < code.n)
+            missing = self._waited_for()
+            await report(SyncProgress(placed_bytes=sent, total_bytes=total, blocks=blocks, missing=missing))
+            await trio.sleep(0.5)
+
+    def _waited_for(self) -> list[str]:
+        """Labels of hired suppliers that do not answer, if something waits for them."""
+        files_local, _ = self.files.dirty_totals()
+        if not files_local and not self._catalog.wanting_blocks(1):
+            return []
+        online = set(self.suppliers.online())
+        return [row.label for row in self._catalog.suppliers() if row.supplier not in online]
+
+    def _state(self) -> FileState:
+        if self.files.dirty_totals()[0]:
+            return FileState.LOCAL
+        states = [
+            health.block_state(code, held, local_copy=False) for code, held, _ in self._catalog.held_histogram()
+        ]
+        return health.worst(states)
+
+    def _state_below(self, ino: Ino) -> FileState:
+        states = []
+        stack: list[Inode] = [self.files.attributes(ino)]
+        while stack:
+            inode = stack.pop()
+            if inode.is_file:
+                states.append(self.files.state(inode.ino))
+            elif inode.is_dir:
+                stack.extend(self.tree.children(inode.ino))
+        return health.worst(states)
+
+    def _find(self, path: str | None) -> Ino:
+        ino = ROOT_INO
+        for part in (path or "").strip("/").split("/"):
+            name = self._catalog.name(ino, part.encode("utf-8", "surrogateescape"))
+            if name is None:
+                raise BadRequest(what=f"{path} is not in this volume")
+            ino = name.ino
+        return ino
+
+    def _troubles(self, online: set[SupplierNo]) -> list[str]:
+        found = list(self._trouble)
+        silent = [row.label for row in self._catalog.suppliers() if row.supplier not in online]
+        code = self.writer.code()
+        if code is None:
+            found.insert(0, "no supplier is hired: everything exists only on this machine")
+        elif len(online) < code.k:
+            found.insert(0, f"{len(online)} of {code.k} needed suppliers answer: nothing new can leave this machine")
+        if silent:
+            found.append(f"no answer from {', '.join(silent)}")
+        return found

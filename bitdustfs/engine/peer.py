@@ -1,0 +1,430 @@
+"""One connection to one node: HELLO, then requests in both directions, whoever dialled.
+
+    link -> reader -> request? admit -> body -> handler task -> send lock -> link
+                   -> answer? wake who waits for it
+
+What keeps memory bounded and both sides moving:
+* A side has at most MAX_IN_FLIGHT requests unanswered; it waits before it sends more. So an honest peer never makes
+  the other's reader wait for the network, and two peers that are busy with each other cannot lock each other up. A
+  peer that does not keep to it is not read from until we answered: only he waits.
+* The body of a request is taken in only after `Handler.admit` agreed to it and the process-wide `Budget` has room.
+  That room is given back when the request is worked off, which needs no network. Answers with a body have a budget
+  of their own, taken by the task that answers, never by the reader.
+* A body that stops coming, or an answer that the peer does not read, ends the connection.
+
+Half a frame cannot be taken back: a request that is cancelled while it is being sent ends the connection.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final, NoReturn, TypeVar
+
+import trio
+
+from bitdustfs.core import certificate, wire
+from bitdustfs.core.certificate import Certificate, Identity
+from bitdustfs.engine.budget import Memory
+from bitdustfs.engine.handler import Handler, RefuseAll
+from bitdustfs.errors import (
+    BadFormat,
+    BitdustError,
+    PeerError,
+    PeerFull,
+    PeerGone,
+    PeerLacks,
+    PeerRefused,
+    ProtocolViolation,
+)
+from bitdustfs.model import NodeId, OwnerId, short
+from bitdustfs.ports import Link
+
+log = logging.getLogger(__name__)
+
+MAX_IN_FLIGHT: Final = 32  # requests of one side without an answer. Part of the protocol
+RECEIVE_BYTES: Final = 256 * 1024
+SEND_BYTES: Final = 256 * 1024  # a body is sent in slices: each is encrypted in one go, on the loop
+BODY_S: Final = 30  # a body must come within this, and at SLOWEST_BYTES_S beyond it
+SLOWEST_BYTES_S: Final = 16 * 1024
+SLICE_S: Final = 60  # a peer that takes less than SEND_BYTES in this time does not read
+CLOSE_S: Final = 1  # for saying goodbye
+SOFTWARE: Final = "bitdustfs 0.1"
+
+A = TypeVar("A", bound=wire.Answer)
+
+
+class _Waiting:
+    """One of our requests that is not answered yet."""
+
+    __slots__ = ("abandoned", "answer", "body", "event", "most_body")
+
+    def __init__(self, most_body: int) -> None:
+        self.event = trio.Event()
+        self.most_body = most_body
+        self.answer: wire.Answer | None = None
+        self.body = b""
+        self.abandoned = False
+
+
+class _Work:
+    """An admitted request of the peer, and what is held for it until `release`."""
+
+    __slots__ = ("_held", "_peer", "body", "number", "request")
+
+    def __init__(self, peer: Peer, number: int, request: wire.Request) -> None:
+        self._peer: Peer | None = peer
+        self._held = 0
+        self.number = number
+        self.request = request
+        self.body = b""
+
+    async def take(self, body_bytes: int) -> None:
+        assert self._peer is not None
+        await self._peer.memory.inbound.take(body_bytes)
+        self._held = body_bytes
+
+    def release(self) -> None:
+        """Give back memory and admission; a second time does nothing."""
+        peer, self._peer = self._peer, None
+        if peer is not None:
+            self.body = b""
+            peer.memory.inbound.give(self._held)
+            peer.handler.forget(peer.certificate, self.request)
+
+
+class Peer:
+    """A connection to one node.
+
+    Use: `await peer.greet()` under a deadline, then `run` in a nursery for as long as the connection lives.
+    `run` ends when the link does, and never raises for what the peer did: `ended` says why.
+    """
+
+    def __init__(
+        self, link: Link, identity: Identity, handler: Handler | None = None, memory: Memory | None = None
+    ) -> None:
+        self._link = link
+        self._identity = identity
+        self.handler: Handler = handler or RefuseAll()
+        self.memory = memory or Memory()
+        self._parser = wire.Parser(self.label)
+        self._send_lock = trio.Lock()
+        self._slots = trio.Semaphore(MAX_IN_FLIGHT)  # our requests
+        self._inbound = trio.Semaphore(MAX_IN_FLIGHT)  # the peer's
+        self._waiting: dict[int, _Waiting] = {}
+        self._last_id = 0
+        self._certificate: Certificate | None = None
+        self._scope = trio.CancelScope()
+        self.closed = trio.Event()
+        self.ended: PeerError | None = None
+        self.last_activity = trio.current_time()  # when bytes last moved, in either direction
+
+    def __repr__(self) -> str:
+        return f"Peer({self.label})"
+
+    @property
+    def node(self) -> NodeId:
+        return self._link.peer
+
+    @property
+    def address(self) -> str:
+        return self._link.address
+
+    @property
+    def label(self) -> str:
+        """How logs and errors name the other side."""
+        return f"{short(self._link.peer)} at {self._link.address}"
+
+    @property
+    def certificate(self) -> Certificate:
+        """The peer's verified certificate; only after `greet`."""
+        assert self._certificate is not None, "HELLO first"
+        return self._certificate
+
+    @property
+    def owner(self) -> OwnerId:
+        """The verified owner of the node at the other end: the only authority it has."""
+        return self.certificate.owner
+
+    async def greet(self) -> None:
+        """Exchange HELLO. The caller sets the deadline; on any error or cancellation the link is closed.
+
+        Raises:
+            PeerGone, ProtocolViolation: this is no peer of ours.
+        """
+        try:
+            hello = wire.Hello(wire.PROTOCOL_VERSION, self._identity.certificate.raw, (), SOFTWARE)
+            await self._link.send_all(wire.encode(0, hello))
+            self._certificate = self._check_hello(await self._first_frame())
+            self._parser.open_up()
+        except BaseException as error:
+            self._end(error if isinstance(error, PeerError) else self._gone("no HELLO came in time"))
+            await self._close()
+            raise
+
+    async def run(self) -> None:
+        """Serve the connection until it ends."""
+        assert self._certificate is not None, "HELLO first"
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    await self._read(nursery)
+        finally:
+            self._end(self._gone("the connection was closed"))
+            await self._close()
+
+    def end(self, why: PeerError) -> None:
+        """End the connection; `run` returns soon. Everybody who waits for an answer gets PeerGone."""
+        self._end(why)
+
+    async def aclose(self) -> None:
+        """End a connection that is not run."""
+        self._end(self._gone("the connection was closed"))
+        await self._close()
+
+    async def request(
+        self, request: wire.Request, answer: type[A], body: bytes | memoryview = b""
+    ) -> tuple[A, bytes]:
+        """Ask the peer. The caller sets the deadline.
+
+        Returns:
+            The answer, always an `answer`, and its body.
+        Raises:
+            PeerGone: no connection, or it ended before the answer.
+            PeerRefused, PeerFull, PeerLacks, PeerError: the peer refused.
+            ProtocolViolation: the answer makes no sense; the connection is ended.
+        """
+        await self._slots.acquire()
+        if self.ended is not None:
+            self._slots.release()
+            raise self._gone_again()
+        self._last_id = number = (self._last_id + 1) % (1 << 32)
+        waiting = self._waiting[number] = _Waiting(wire.most_body(request))
+        sent = False
+        try:
+            await self._send(wire.encode(number, request, len(body)), (body,))
+            sent = True
+            await waiting.event.wait()
+        finally:
+            if waiting.answer is None:
+                # The peer will still answer: until then the request counts, so that we stay within MAX_IN_FLIGHT.
+                waiting.abandoned = True
+                if not sent:
+                    self._forget(number)
+        if waiting.answer is None:
+            raise self._gone_again()
+        return self._expect(waiting.answer, answer), waiting.body
+
+    # -- sending ----------------------------------------------------------------------------------------------
+
+    async def _send(self, head: bytes, body: tuple[bytes | memoryview, ...]) -> None:
+        """Send one whole frame, or end the connection."""
+        async with self._send_lock:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if self.ended is not None:
+                raise self._gone_again()
+            whole = False
+            try:
+                if sum(map(len, body)) < SEND_BYTES:
+                    await self._send_slice(b"".join((head, *body)))
+                else:
+                    await self._send_slice(head)
+                    for part in body:
+                        view = memoryview(part)
+                        for at in range(0, len(view), SEND_BYTES):
+                            await self._send_slice(view[at : at + SEND_BYTES])
+                whole = True
+            except PeerError as error:
+                self._end(error)
+                raise
+            finally:
+                if not whole:
+                    self._end(self._gone("a message was given up half-way"))
+
+    async def _send_slice(self, content: bytes | memoryview) -> None:
+        with trio.move_on_after(SLICE_S) as scope:
+            await self._link.send_all(content)
+            self.last_activity = trio.current_time()
+        if scope.cancelled_caught:
+            raise self._gone("it does not take what we send")
+
+    # -- receiving --------------------------------------------------------------------------------------------
+
+    async def _first_frame(self) -> wire.Frame:
+        while (event := self._parser.next()) is None:
+            await self._feed()
+        assert isinstance(event, wire.Frame)  # before `open_up` no body is allowed
+        return event
+
+    def _check_hello(self, frame: wire.Frame) -> Certificate:
+        hello = frame.message
+        if not isinstance(hello, wire.Hello) or frame.id != 0:
+            raise self._violation("its first message is no HELLO")
+        if hello.version != wire.PROTOCOL_VERSION:
+            raise self._violation(f"it speaks version {hello.version} of the protocol, not {wire.PROTOCOL_VERSION}")
+        try:
+            found = certificate.parse(hello.certificate)
+        except BadFormat as bad:
+            raise self._violation(str(bad)) from bad
+        if found.node != self._link.peer:
+            raise self._violation("its certificate is another node's")
+        return found
+
+    async def _feed(self) -> None:
+        content = await self._link.receive_some(RECEIVE_BYTES)
+        if not content:
+            raise self._gone("it closed the connection")
+        self.last_activity = trio.current_time()
+        self._parser.feed(content)
+
+    async def _read(self, nursery: trio.Nursery) -> None:
+        try:
+            while True:
+                event = self._parser.next()
+                if event is None:
+                    await self._feed()
+                elif isinstance(event.message, wire.Request):
+                    await self._serve(nursery, event, event.message)
+                elif isinstance(event.message, wire.Answer):
+                    await self._deliver(event, event.message)
+                else:
+                    raise self._violation("a second HELLO")
+        except PeerError as error:
+            if isinstance(error, ProtocolViolation):
+                log.warning("connection ended: %s", wire.printable(str(error)))
+            self._end(error)
+
+    async def _body(self, body_bytes: int) -> bytes:
+        """Take in, or skip, the body that was announced."""
+        with trio.move_on_after(BODY_S + body_bytes / SLOWEST_BYTES_S):
+            while (event := self._parser.next()) is None:
+                await self._feed()
+            assert isinstance(event, wire.Frame)
+            return event.body
+        raise self._gone("a message did not come to its end")
+
+    async def _serve(self, nursery: trio.Nursery, event: wire.Arriving | wire.Frame, request: wire.Request) -> None:
+        await self._inbound.acquire()  # released by `_answer` and `_refuse`; honest peers never make us wait here
+        body_bytes = event.body_bytes if isinstance(event, wire.Arriving) else 0
+        refusal = self._admit(request)
+        if refusal is not None:
+            if body_bytes:
+                self._parser.skip()
+                await self._body(body_bytes)
+            nursery.start_soon(self._refuse, event.id, refusal)
+            return
+        work = _Work(self, event.id, request)
+        try:
+            if body_bytes:
+                await work.take(body_bytes)
+                work.body = await self._body(body_bytes)
+        except BaseException:
+            work.release()
+            raise
+        nursery.start_soon(self._answer, work)
+
+    def _admit(self, request: wire.Request) -> wire.Refusal | None:
+        try:
+            return self.handler.admit(self.certificate, request)
+        except Exception:  # a bug in a handler costs one request, not the connection
+            log.exception("request of %s failed", self.label)
+            return wire.Refusal(wire.Refused.FAULT, "")
+
+    async def _refuse(self, number: int, refusal: wire.Refusal) -> None:
+        try:
+            await self._send_answer(number, refusal, ())
+        finally:
+            self._inbound.release()
+
+    async def _answer(self, work: _Work) -> None:
+        """Work on one request. A task of its own: what goes wrong here costs this request only."""
+        try:
+            async with self.memory.outbound.hold(wire.most_body(work.request)):
+                answer, parts = await self._ask_handler(work)
+                work.release()  # before sending, which may take as long as the peer likes
+                await self._send_answer(work.number, answer, parts)
+        finally:
+            work.release()
+            self._inbound.release()
+
+    async def _ask_handler(self, work: _Work) -> tuple[wire.Answer, tuple[bytes, ...]]:
+        try:
+            return await self.handler.answer(self.certificate, work.request, work.body)
+        except BitdustError as error:
+            log.error("a request of %s failed: %s", self.label, error)
+        except Exception:  # a bug in a handler costs one request, not the connection
+            log.exception("a request of %s failed", self.label)
+        return wire.Refusal(wire.Refused.FAULT, ""), ()
+
+    async def _send_answer(self, number: int, answer: wire.Answer, parts: tuple[bytes, ...]) -> None:
+        try:
+            await self._send(wire.encode(number, answer, sum(map(len, parts))), parts)
+        except PeerError:
+            pass  # `_send` has ended the connection
+
+    async def _deliver(self, event: wire.Arriving | wire.Frame, answer: wire.Answer) -> None:
+        waiting = self._waiting.get(event.id)
+        if waiting is None:
+            raise self._violation("an answer to nothing")
+        body = b""
+        if isinstance(event, wire.Arriving):
+            if event.body_bytes > waiting.most_body:
+                raise self._violation(f"an answer of {event.body_bytes} bytes where {waiting.most_body} were asked")
+            if waiting.abandoned:
+                self._parser.skip()
+            body = await self._body(event.body_bytes)
+        self._forget(event.id)
+        if not waiting.abandoned:
+            waiting.answer, waiting.body = answer, body
+            waiting.event.set()
+
+    def _forget(self, number: int) -> None:
+        if self._waiting.pop(number, None) is not None:
+            self._slots.release()
+
+    def _expect(self, answer: wire.Answer, expected: type[A]) -> A:
+        if isinstance(answer, wire.Refusal):
+            self._raise_refusal(answer)
+        if not isinstance(answer, expected):
+            violation = self._violation(f"a {type(answer).__name__} where a {expected.__name__} was due")
+            self._end(violation)
+            raise violation
+        return answer
+
+    def _raise_refusal(self, refusal: wire.Refusal) -> NoReturn:
+        what = wire.printable(refusal.text) or refusal.code.name.lower()
+        raise _REFUSALS.get(refusal.code, PeerRefused)(peer=self.label, what=what)
+
+    # -- the end ----------------------------------------------------------------------------------------------
+
+    def _end(self, why: PeerError) -> None:
+        if self.ended is None:
+            self.ended = why
+        self._scope.cancel()
+        for number, waiting in tuple(self._waiting.items()):
+            waiting.event.set()
+            self._forget(number)
+
+    async def _close(self) -> None:
+        with trio.move_on_after(CLOSE_S, shield=True):
+            await self._link.aclose()
+        self.closed.set()
+
+    def _gone(self, what: str) -> PeerGone:
+        return PeerGone(peer=self.label, what=what)
+
+    def _gone_again(self) -> PeerGone:
+        assert self.ended is not None
+        return self._gone(str(self.ended.facts.get("what", self.ended)))
+
+    def _violation(self, what: str) -> ProtocolViolation:
+        return ProtocolViolation(peer=self.label, what=what)
+
+
+# A refusal that is not named here is a plain PeerRefused.
+_REFUSALS: dict[wire.Refused, type[PeerError]] = {
+    wire.Refused.QUOTA: PeerFull,
+    wire.Refused.DISK_FULL: PeerFull,
+    wire.Refused.NOT_FOUND: PeerLacks,
+    wire.Refused.UNAVAILABLE: PeerError,
+    wire.Refused.FAULT: PeerError,
+}

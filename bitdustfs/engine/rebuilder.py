@@ -1,0 +1,124 @@
+"""The rebuilder: complete blocks whose fragments were never all acknowledged.
+
+A supplier that was away when a block was sent, or a send that broke off, leaves fragments WANTED. They are made
+again from k verified fragments, without any key, checked against the root that was recorded when the block was
+made, and sent to a supplier that holds no other fragment of that block.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import trio
+
+from bitdustfs.core import erasure, fragment, placement
+from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.reader import Reader
+from bitdustfs.engine.uploads import SEND_PATIENCE_S, FragmentSink, Uploads
+from bitdustfs.errors import BitdustError, DiskFault
+from bitdustfs.model import BlockNo, BlockRow, FragmentRow, FragmentState, Supplier, short
+from bitdustfs.ports import Catalog, Crunch
+
+LOOK_EVERY_S = 2.0
+BATCH = 16  # blocks looked at in one round
+_log = logging.getLogger(__name__)
+
+
+class Rebuilder:
+    """Send what is still wanted, fewest held fragments first."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        journal: Journal,
+        reader: Reader,
+        sink: FragmentSink,
+        uploads: Uploads,
+        crunch: Crunch,
+        secrets: VolumeSecrets,
+    ) -> None:
+        self._catalog = catalog
+        self._journal = journal
+        self._reader = reader
+        self._sink = sink
+        self._uploads = uploads
+        self._crunch = crunch
+        self._secrets = secrets
+
+    async def run(self) -> None:
+        """Look for work until cancelled."""
+        while True:
+            for number in self._catalog.wanting_blocks(BATCH):
+                if number in self._uploads.on_their_way:
+                    continue
+                try:
+                    await self.complete(number)
+                except (BitdustError, trio.TooSlowError) as e:
+                    _log.info("block %d stays incomplete for now: %s", number, e)
+            await trio.sleep(LOOK_EVERY_S)
+
+    async def complete(self, number: BlockNo) -> int:
+        """Send the missing fragments of a block to suppliers that can take them. Returns how many were taken."""
+        block = self._catalog.block(number)
+        if block is None:
+            return 0
+        plan = self._plan(block)
+        if not plan:
+            return 0
+        content = await self._reader.block_range(block, 0, block.length)
+        indexes = [index for index, _ in plan]
+
+        def make() -> Sequence[bytes | memoryview]:
+            made = erasure.remake(content, block.code.k, indexes)
+            for index, each in zip(indexes, made, strict=True):
+                if fragment.root(each) != block.roots[index]:
+                    raise DiskFault(path=f"block {short(block.block_id)}", why=f"fragment {index} has a wrong root")
+            return made
+
+        taken = 0
+        for (index, supplier), each in zip(plan, await self._crunch.run(make), strict=True):
+            name = self._secrets.fragment_name(block.block_id, index, supplier.node)
+            with trio.fail_after(SEND_PATIENCE_S):
+                await self._sink.put(supplier.supplier, name, block.roots[index], each)
+            self._held(block, index, supplier, len(each))
+            taken += 1
+        return taken
+
+    def _plan(self, block: BlockRow) -> list[tuple[int, Supplier]]:
+        """Which fragment could go to whom now: to the one it was meant for, else to one without any."""
+        rows = self._catalog.fragments(block.block)
+        held = {row.index for row in rows if row.state is FragmentState.HELD}
+        busy = {row.supplier for row in rows if row.state is not FragmentState.WANTED}
+        meant = {row.index: row.supplier for row in rows if row.state is FragmentState.WANTED}
+        length = erasure.fragment_length(block.length, block.code.k)
+        free = {
+            c.supplier: c
+            for c in self._uploads.candidates()
+            if c.supplier not in busy and c.free_bytes >= length and c.free_fragments > 0
+        }
+        suppliers = {row.supplier: row for row in self._catalog.suppliers()}
+        plan = []
+        for index in (i for i in range(block.code.n) if i not in held):
+            target = meant.get(index)
+            if target not in free:
+                reserved = {s for i, s in meant.items() if i != index and i not in held}
+                others = [c for s, c in free.items() if s not in reserved]
+                choice = placement.choose(others, 1, fragment_bytes=length)
+                if not choice:
+                    continue
+                target = choice[0]
+            assert target is not None
+            del free[target]
+            plan.append((index, suppliers[target]))
+        return plan
+
+    def _held(self, block: BlockRow, index: int, supplier: Supplier, length: int) -> None:
+        with self._journal.operation():
+            for row in self._catalog.fragments(block.block):
+                if row.index == index and row.state is FragmentState.WANTED and row.supplier != supplier.supplier:
+                    self._catalog.drop_fragment(block.block, index, row.supplier)
+            row = FragmentRow(block.block, index, supplier.supplier, FragmentState.HELD)
+            self._catalog.put_fragment(row)
+            self._catalog.charge_supplier(supplier.supplier, length, 1)

@@ -1,0 +1,116 @@
+"""The reception: takes in who dials us, and serves each connection in a task of its own.
+
+Anybody can make a key and a certificate, so a connection proves nothing by itself. There is room for MAX_CONNECTIONS;
+when it is full, the one that gives way is the oldest of a node that we know nothing of.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from bitdustfs.core.certificate import Identity
+from bitdustfs.core.wire import printable
+from bitdustfs.engine.budget import Memory
+from bitdustfs.engine.handler import Handler
+from bitdustfs.engine.peer import Peer
+from bitdustfs.errors import PeerError, PeerGone
+from bitdustfs.model import NodeId, OwnerId, short
+from bitdustfs.ports import Link, Listener
+
+log = logging.getLogger(__name__)
+
+MAX_CONNECTIONS: Final = 256
+HELLO_S: Final = 10
+NODE_CONNECTIONS: Final = 4  # of one node that we know; more of them give way like a stranger's
+
+
+class Reception:
+    """Everybody who dialled us.
+
+    Args:
+        knows: says whether an owner has rights here; connections of others give way first.
+        on_peer: called with each greeted connection before it is served, as `Suppliers.adopt`.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        handler: Handler,
+        *,
+        knows: Callable[[OwnerId], bool],
+        on_peer: Callable[[Peer], object] = lambda peer: None,
+        memory: Memory | None = None,
+    ) -> None:
+        self._identity = identity
+        self._handler = handler
+        self._knows = knows
+        self._on_peer = on_peer
+        self._memory = memory or Memory()
+        self._unknown: dict[trio.CancelScope, None] = {}  # connections that give way, oldest first
+        self._connections = 0
+        self._of_node: Counter[NodeId] = Counter()  # connections that do not give way
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are now, greeted or not."""
+        return self._connections
+
+    async def run(self, listener: Listener) -> None:
+        """Serve until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                link = await listener.accept()
+                if self._connections >= MAX_CONNECTIONS and not self._make_room():
+                    log.warning("refused %s: %d connections are open", link.address, self._connections)
+                    nursery.start_soon(link.aclose)
+                    continue
+                self._connections += 1
+                nursery.start_soon(self._serve, link)
+
+    def _make_room(self) -> bool:
+        oldest = next(iter(self._unknown), None)
+        if oldest is None:
+            return False
+        del self._unknown[oldest]
+        oldest.cancel()
+        return True
+
+    async def _serve(self, link: Link) -> None:
+        scope = trio.CancelScope()
+        self._unknown[scope] = None
+        try:
+            with scope:
+                peer = Peer(link, self._identity, self._handler, self._memory)
+                with trio.fail_after(HELLO_S):
+                    await peer.greet()
+                log.debug("owner %s, node %s is connected", short(peer.owner), peer.label)
+                await self._welcome(peer, scope)
+        except (PeerError, trio.TooSlowError) as refused:
+            what = printable(str(refused)) if isinstance(refused, PeerError) else "no HELLO in time"
+            if not isinstance(refused, PeerGone):
+                log.warning("refused %s: %s", link.address, what)
+        except Exception:  # a fault in one connection must not end the others
+            log.exception("the connection from %s failed", link.address)
+        finally:
+            self._connections -= 1
+            self._unknown.pop(scope, None)
+            with trio.move_on_after(1, shield=True):
+                await link.aclose()
+
+    async def _welcome(self, peer: Peer, scope: trio.CancelScope) -> None:
+        is_known = self._knows(peer.owner) and self._of_node[peer.node] < NODE_CONNECTIONS
+        if is_known:
+            self._unknown.pop(scope, None)
+            self._of_node[peer.node] += 1
+        try:
+            self._on_peer(peer)
+            await peer.run()
+        finally:
+            if is_known:
+                self._of_node[peer.node] -= 1
+                self._of_node += Counter()  # drops what is zero

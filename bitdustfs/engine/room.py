@@ -1,0 +1,100 @@
+"""Room in the spool: who may write, and when unneeded bytes are given back.
+
+Bytes that nothing refers to any more are destroyed only after the commit that made them unneeded is durable, and
+not while a frozen version still needs them. Positions in a spool file start anew only after the file was removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from bitdustfs.engine.filetable import FileTable
+from bitdustfs.engine.journal import Journal
+from bitdustfs.errors import SpoolFull
+from bitdustfs.model import Ino
+from bitdustfs.ports import Spool
+
+PATIENCE_S = 30.0  # (tune) how long a write waits for a full spool when nothing becomes free
+_STEP = 16  # a sixteenth of the spool is made free at a time, so that not every write has to
+
+
+class Room:
+    """The space of one spool."""
+
+    def __init__(self, spool: Spool, journal: Journal, table: FileTable, limit: int) -> None:
+        self._spool = spool
+        self._journal = journal
+        self._table = table
+        self._limit = limit
+        self._doomed: set[Ino] = set()
+        self._freed = trio.Event()
+        self._collecting = trio.Lock()
+
+    def has(self, length: int) -> bool:
+        """Say whether `length` more bytes fit."""
+        return self._used() + length <= self._limit
+
+    def doom(self, ino: Ino) -> None:
+        """Have the spool file of a dropped inode removed after the next durable commit."""
+        self._doomed.add(ino)
+
+    def freed(self) -> None:
+        """Say that bytes may have become clean or free."""
+        self._freed.set()
+        self._freed = trio.Event()
+
+    async def wait_for(self, length: int, *, drop: Callable[[int], int]) -> None:
+        """Return when `length` more bytes fit: drop clean bytes, then wait for uploads to make more clean.
+
+        Args:
+            drop: lets go of at least so many clean bytes, if there are; returns how many.
+        Raises:
+            SpoolFull: nothing became free for PATIENCE_S.
+        """
+        if self.has(length):
+            return
+        with trio.move_on_after(PATIENCE_S) as patience:
+            while not self.has(length):
+                freed = self._freed
+                dropped = drop(max(length, self._limit // _STEP))
+                self._journal.commit()  # inline bytes count until they are out of the catalog
+                await self.collect()
+                if dropped:
+                    patience.deadline = trio.current_time() + PATIENCE_S
+                elif not self.has(length):
+                    await freed.wait()
+        if patience.cancelled_caught:
+            raise SpoolFull(used=self._used(), limit=self._limit)
+
+    def _used(self) -> int:
+        return self._spool.used_bytes() + self._table.inline_bytes
+
+    async def collect(self) -> None:
+        """Give back what no durable commit and no frozen version needs."""
+        async with self._collecting:  # a second collector could punch positions that have started anew
+            doomed, self._doomed = self._doomed, set()
+            garbage = [(life, life.take_garbage()) for life in list(self._table)]
+            spent = [life for life in self._table if life.is_spent]
+            if not doomed and not spent and not any(entries for _, entries in garbage):
+                return
+            try:
+                await self._journal.durable()
+            except BaseException:
+                self._doomed |= doomed
+                for life, entries in garbage:
+                    life.garbage.extend(entries)
+                raise
+            for ino in doomed:
+                self._spool.remove(ino)
+            for life, entries in garbage:
+                for entry in () if life.dead else entries:
+                    self._spool.punch(life.ino, entry.region.at, entry.region.length)
+            for life in spent:
+                if life.is_spent and not life.dead:
+                    self._spool.remove(life.ino)
+                    life.spool_end = life.soft_from = 0
+                    life.garbage.clear()
+                    self._table.save(life)
+            self.freed()

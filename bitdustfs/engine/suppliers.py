@@ -1,0 +1,400 @@
+"""Suppliers: the customer's side of the network. One kept connection for each hired supplier.
+
+Each supplier has one task that dials, greets, asks for room (STAT), and then keeps the connection until it ends; it
+waits longer after each failure, with jitter, so that a supplier who comes back is not met by everybody at once.
+`nudge` makes all of them try at once. A connection that the supplier dialled serves as well (`adopt`): only one of
+two friends must be reachable.
+
+A supplier is *online* while it has a connection on which STAT was answered. Requests to one that is not end at once
+with PeerGone: nothing here ever waits for a connection. What goes wrong in one supplier's task stays there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import trio
+
+from bitdustfs.core import contract, wire
+from bitdustfs.core.certificate import Identity
+from bitdustfs.core.contract import Allowance, Contract, Party, Terms
+from bitdustfs.core.fragment import HASH_BYTES, leaf_count
+from bitdustfs.engine.budget import Memory
+from bitdustfs.engine.handler import Handler
+from bitdustfs.engine.peer import Peer
+from bitdustfs.errors import BadFormat, PeerError, PeerFull, PeerGone, PeerRefused, ProtocolViolation
+from bitdustfs.model import LEAF_BYTES, FragmentName, NodeId, Root, Supplier, SupplierNo, short
+from bitdustfs.ports import Dialer, Entropy, Leaves, Wall
+
+log = logging.getLogger(__name__)
+
+DIAL_S: Final = 15  # connect, TLS and HELLO: eight times a slow mobile round trip
+PING_S: Final = 60  # (tune) how often a supplier is asked for its room, which shows too that it lives
+SILENCE_S: Final = 10  # no byte moved for so long while an answer is due: the connection is dead
+BACKOFF_S: Final = 0.2  # after the first failure; doubles
+STEADY_S: Final = 10.0  # a connection that lived so long was a good one: the next failure is a first one
+BACKOFF_CAP_S: Final = 60.0  # a supplier that comes back is used within about a minute
+_NEW = SupplierNo(0)
+
+
+class _Relation:
+    """What is known of one hired supplier."""
+
+    __slots__ = ("backoff_s", "free", "peer", "removed", "row", "wake")
+
+    def __init__(self, row: Supplier) -> None:
+        self.row = row
+        self.peer: Peer | None = None  # greeted, and STAT was answered
+        self.free = (
+            max(0, row.capacity_bytes - row.used_bytes),
+            max(0, row.capacity_fragments - row.used_fragments),
+        )
+        self.wake = trio.Event()
+        self.removed = trio.Event()
+        self.backoff_s = BACKOFF_S
+
+    def __repr__(self) -> str:
+        return f"{self.row.label or short(self.row.node)}"
+
+
+class Suppliers:
+    """The hired suppliers of one volume.
+
+    Args:
+        handler: who answers what suppliers ask of us on these connections; None: everything is refused.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        dialer: Dialer,
+        suppliers: Iterable[Supplier],
+        *,
+        entropy: Entropy,
+        wall: Wall,
+        handler: Handler | None = None,
+        memory: Memory | None = None,
+        head_version: int = 0,
+    ) -> None:
+        self._identity = identity
+        self._dialer = dialer
+        self._entropy = entropy
+        self._wall = wall
+        self._handler = handler
+        self._memory = memory or Memory()
+        self._head_version = head_version
+        self._relations = {row.supplier: _Relation(row) for row in suppliers}
+        self._nursery: trio.Nursery | None = None
+        self._changed = trio.Event()
+
+    # -- which there are --------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Keep a connection to each supplier until cancelled."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                for relation in self._relations.values():
+                    self._nursery.start_soon(self._keep, relation)
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
+
+    def add(self, row: Supplier) -> None:
+        """Take on a supplier, or take over a changed row of one."""
+        known = self._relations.get(row.supplier)
+        if known is not None:
+            known.row = row
+            self._wake(known)
+            return
+        relation = self._relations[row.supplier] = _Relation(row)
+        if self._nursery is not None:
+            self._nursery.start_soon(self._keep, relation)
+        self._note_change()
+
+    def remove(self, supplier: SupplierNo) -> None:
+        """Give up a supplier and its connection. What it holds stays there."""
+        relation = self._relations.pop(supplier, None)
+        if relation is not None:
+            relation.removed.set()
+            if relation.peer is not None:
+                relation.peer.end(PeerGone(peer=relation, what="it is no supplier of ours any more"))
+            self._wake(relation)
+            self._note_change()
+
+    def online(self) -> tuple[SupplierNo, ...]:
+        """The suppliers that answer now, by number."""
+        return tuple(sorted(no for no, r in self._relations.items() if r.peer is not None and not r.peer.ended))
+
+    def space(self) -> Mapping[SupplierNo, tuple[int, int]]:
+        """(free bytes, free fragments) at each supplier as last known, online or not."""
+        return {no: relation.free for no, relation in self._relations.items()}
+
+    def nudge(self) -> None:
+        """Try every supplier that is not connected at once."""
+        for relation in self._relations.values():
+            self._wake(relation)
+
+    async def wait_for_change(self) -> None:
+        """Wait until a supplier comes, goes, or tells of other room."""
+        await self._changed.wait()
+
+    def adopt(self, peer: Peer) -> bool:
+        """Use a greeted connection that a supplier dialled. False: it is none of ours, or has one already.
+
+        The caller runs the peer.
+        """
+        for relation in self._relations.values():
+            if relation.row.node == peer.node and relation.peer is None and self._nursery is not None:
+                self._nursery.start_soon(self._use_adopted, relation, peer)
+                return True
+        return False
+
+    # -- requests -----------------------------------------------------------------------------------------------
+
+    async def put(self, supplier: SupplierNo, name: FragmentName, root: Root, body: bytes | memoryview) -> None:
+        """Store a fragment; returns when it is durable there. The caller sets the deadline, here and below.
+
+        Raises:
+            PeerGone, PeerFull, PeerRefused, PeerError, ProtocolViolation.
+        """
+        relation, peer = self._connected(supplier)
+        epoch = self._identity.certificate.epoch
+        request = wire.Put(name, root, len(body), epoch, self._head_version)
+        try:
+            await peer.request(request, wire.Done, body)
+        except PeerFull:
+            relation.free = (0, 0)  # until the next STAT says better
+            self._note_change()
+            raise
+        free_bytes, free_fragments = relation.free
+        relation.free = max(0, free_bytes - len(body)), max(0, free_fragments - 1)
+
+    async def get(self, supplier: SupplierNo, name: FragmentName, first: int, count: int, *, hashes: bool) -> Leaves:
+        """Read leaves first … first+count−1 of a fragment. Lengths fit the request; the bytes are not checked.
+
+        Raises:
+            PeerLacks: it says that it does not have it. PeerGone, PeerRefused, PeerError, ProtocolViolation.
+        """
+        _relation, peer = self._connected(supplier)
+        found, body = await peer.request(wire.Get(name, first, count, hashes), wire.Found)
+        list_bytes = HASH_BYTES * leaf_count(found.length) if hashes else 0
+        start = min(first * LEAF_BYTES, found.length)
+        end = min(start + count * LEAF_BYTES, found.length)
+        if found.hash_bytes != list_bytes or len(body) != list_bytes + end - start:
+            violation = ProtocolViolation(peer=peer.label, what="an answer that does not have the length it says")
+            peer.end(violation)
+            raise violation
+        view = memoryview(body)
+        return Leaves(found.length, bytes(view[:list_bytes]), bytes(view[list_bytes:]) if list_bytes else body)
+
+    async def delete(self, supplier: SupplierNo, names: Sequence[FragmentName]) -> None:
+        """Let fragments go; ones that are not there are no error. Raises like `put`."""
+        _relation, peer = self._connected(supplier)
+        for at in range(0, len(names), wire.MAX_NAMES):
+            some = tuple(names[at : at + wire.MAX_NAMES])
+            request = wire.Delete(some, self._identity.certificate.epoch, self._head_version)
+            await peer.request(request, wire.Deleted)
+
+    async def names(
+        self, supplier: SupplierNo, after: bytes, limit: int = wire.MAX_NAMES
+    ) -> Sequence[tuple[FragmentName, int]]:
+        """(name, length) of our fragments there above `after`, in order of name."""
+        _relation, peer = self._connected(supplier)
+        listed, _ = await peer.request(wire.List(after, limit), wire.Listed)
+        return tuple((FragmentName(name), length) for name, length in listed.entries)
+
+    async def stat(self, supplier: SupplierNo) -> wire.Status:
+        """Ask a supplier for quota, use and room."""
+        relation, peer = self._connected(supplier)
+        return await self._refresh(relation, peer)
+
+    # -- hiring -------------------------------------------------------------------------------------------------
+
+    async def hire(
+        self, address: str, expected: NodeId, bytes_wanted: int, fragments_wanted: int = 0, *, label: str = ""
+    ) -> Supplier:
+        """Agree with a node on a contract that it keeps so much for us. Works with or without `run`.
+
+        If we have one that grants exactly this, it stays. The caller sets the deadline and stores the row.
+
+        Args:
+            fragments_wanted: 0: as many as fit the bytes.
+        Returns:
+            The supplier, numbered as the one that we had hired under this node id, else 0.
+        Raises:
+            PeerRefused: we are not on its list, or it gives less. PeerFull: it has no room.
+            PeerGone, WrongPeer, ProtocolViolation.
+        """
+        wanted = Allowance(bytes_wanted, fragments_wanted or contract.fragments_for(bytes_wanted), until_s=0)
+        peer = await self._dial(address, expected)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peer.run)
+            try:
+                status = await self._status_if_any(peer)
+                signed = await self._agree(peer, wanted, status)
+                error = None
+            except PeerError as failed:  # raised outside the nursery, which would wrap it in a group
+                error = failed
+            nursery.cancel_scope.cancel()
+        if error is not None:
+            raise error
+        known = next((r.row for r in self._relations.values() if r.row.node == expected), None)
+        return Supplier(
+            supplier=known.supplier if known else _NEW,
+            node=expected,
+            owner=peer.owner,
+            label=label or (known.label if known else short(expected)),
+            address=address,
+            contract=signed.raw,
+            capacity_bytes=wanted.bytes,
+            capacity_fragments=wanted.fragments,
+            used_bytes=known.used_bytes if known else 0,
+            used_fragments=known.used_fragments if known else 0,
+        )
+
+    async def _status_if_any(self, peer: Peer) -> wire.Status | None:
+        try:
+            return (await peer.request(wire.Stat(), wire.Status))[0]
+        except PeerRefused:
+            return None  # no contract yet
+
+    async def _agree(self, peer: Peer, wanted: Allowance, status: wire.Status | None) -> Contract:
+        held = _parse_contract(peer, status.contract) if status is not None else None
+        if held is not None and held.allowance(self._identity.owner, peer.node) == wanted:
+            return held
+        terms = Terms(
+            serial=held.terms.serial + 1 if held else 1,
+            previous=held.digest if held else contract.NO_CONTRACT,
+            since_s=self._wall.now_ns() // 1_000_000_000,
+            until_s=wanted.until_s,
+            first=Party(self._identity.owner, self._identity.node),
+            second=Party(peer.owner, peer.node, wanted.bytes, wanted.fragments, peer.node),
+        )
+        proposal = contract.propose(self._identity, terms)
+        agreed, _ = await peer.request(wire.Propose(proposal.raw), wire.Agreed)
+        signed = _parse_contract(peer, agreed.contract)
+        if signed.digest != proposal.digest or not signed.is_signed_by_both:
+            raise ProtocolViolation(peer=peer.label, what="it signed something else than we proposed")
+        return signed
+
+    # -- one supplier's task --------------------------------------------------------------------------------------
+
+    async def _keep(self, relation: _Relation) -> None:
+        while not relation.removed.is_set():
+            try:
+                if relation.peer is None:
+                    await self._connect_and_use(relation)
+            except PeerError as error:
+                log.debug("supplier %r: %s", relation, error)
+            except Exception:  # a fault in one supplier's task must not end the others
+                log.exception("the connection to supplier %r failed", relation)
+            await self._pause(relation)
+
+    async def _connect_and_use(self, relation: _Relation) -> None:
+        with trio.move_on_after(DIAL_S) as scope:
+            peer = await self._dial(relation.row.address, relation.row.node)
+        if scope.cancelled_caught:
+            raise PeerGone(peer=relation, what=f"no answer in {DIAL_S} s")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peer.run)
+            await self._use(relation, peer)
+            nursery.cancel_scope.cancel()
+
+    async def _dial(self, address: str, expected: NodeId) -> Peer:
+        link = await self._dialer.dial(address, expected)
+        peer = Peer(link, self._identity, self._handler, self._memory)
+        await peer.greet()
+        return peer
+
+    async def _use_adopted(self, relation: _Relation, peer: Peer) -> None:
+        try:
+            await self._use(relation, peer)
+        except Exception:  # as in `_keep`
+            log.exception("the connection from supplier %r failed", relation)
+        relation.wake.set()
+
+    async def _use(self, relation: _Relation, peer: Peer) -> None:
+        """Let requests use a running connection until it ends."""
+        try:
+            if not await self._is_alive(relation, peer) or relation.peer is not None:
+                return
+            relation.peer = peer
+            since = trio.current_time()
+            log.info("supplier %r is online", relation)
+            self._note_change()
+            while not peer.closed.is_set():
+                with trio.move_on_after(PING_S):
+                    await peer.closed.wait()
+                await self._is_alive(relation, peer)
+            if trio.current_time() - since > STEADY_S:
+                relation.backoff_s = BACKOFF_S
+        finally:
+            if relation.peer is peer:
+                relation.peer = None
+                if peer.ended is not None:
+                    log.info("supplier %r is offline: %s", relation, peer.ended)
+                self._note_change()
+
+    async def _is_alive(self, relation: _Relation, peer: Peer) -> bool:
+        """Ask for the room, and end the connection when nothing moves on it meanwhile."""
+        alive = False
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._end_when_silent, peer)
+            try:
+                await self._refresh(relation, peer)
+                alive = True
+            except PeerError as error:
+                log.debug("supplier %r: %s", relation, error)
+                peer.end(error)
+            nursery.cancel_scope.cancel()
+        return alive
+
+    async def _end_when_silent(self, peer: Peer) -> None:
+        since = trio.current_time()
+        while trio.current_time() < max(since, peer.last_activity) + SILENCE_S:
+            await trio.sleep_until(max(since, peer.last_activity) + SILENCE_S)
+        peer.end(PeerGone(peer=peer.label, what=f"nothing came for {SILENCE_S} s"))
+
+    async def _refresh(self, relation: _Relation, peer: Peer) -> wire.Status:
+        status, _ = await peer.request(wire.Stat(), wire.Status)
+        free = (
+            max(0, min(status.quota_bytes - status.used_bytes, status.free_bytes)),
+            max(0, status.quota_fragments - status.used_fragments),
+        )
+        if free != relation.free:
+            relation.free = free
+            self._note_change()
+        return status
+
+    async def _pause(self, relation: _Relation) -> None:
+        """Wait before the next try, unless somebody nudges."""
+        jitter = 0.5 + int.from_bytes(self._entropy.bytes(2), "big") / (1 << 17)  # 0.5 … 1
+        relation.wake = trio.Event()
+        with trio.move_on_after(relation.backoff_s * jitter):
+            await relation.wake.wait()
+        relation.backoff_s = min(relation.backoff_s * 2, BACKOFF_CAP_S)
+
+    def _connected(self, supplier: SupplierNo) -> tuple[_Relation, Peer]:
+        relation = self._relations.get(supplier)
+        if relation is None:
+            raise PeerGone(peer=f"supplier {supplier}", what="it is not hired")
+        if relation.peer is None:
+            raise PeerGone(peer=relation, what="there is no connection now")
+        return relation, relation.peer
+
+    def _wake(self, relation: _Relation) -> None:
+        relation.backoff_s = BACKOFF_S
+        relation.wake.set()
+
+    def _note_change(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+
+def _parse_contract(peer: Peer, raw: bytes) -> Contract:
+    try:
+        return contract.parse(raw)
+    except BadFormat as bad:
+        raise ProtocolViolation(peer=peer.label, what=str(bad)) from bad

@@ -1,0 +1,280 @@
+"""Uploads: bring the fragments of one block to suppliers and know when it is placed.
+
+A block is placed when W of its n fragments are acknowledged, or after 30 s with at least k (degraded); fewer, and it
+is given up: what arrived is released and its chunks are sealed again under a new block id. A row in the catalog,
+durable before the first byte leaves, names what an unplaced block may leave behind, so that a restart releases it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import trio
+
+from bitdustfs.core import placement
+from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.engine.journal import Journal
+from bitdustfs.errors import BitdustError, PeerError, Unavailable
+from bitdustfs.model import (
+    BlockId,
+    BlockNo,
+    BlockRow,
+    Code,
+    FragmentName,
+    FragmentRow,
+    FragmentState,
+    Root,
+    Suite,
+    Supplier,
+    SupplierNo,
+    short,
+)
+from bitdustfs.ports import Catalog
+
+PLACE_PATIENCE_S = 30.0  # (tune) then k acknowledgements are enough
+SEND_PATIENCE_S = 60.0  # (tune) for one fragment, over a slow line
+OUTSTANDING = 12  # blocks with a fragment still on its way: 4 MiB · n/k each, in memory
+RELEASE_EVERY_S = 10.0
+NO_BLOCK = BlockNo(0)
+_log = logging.getLogger(__name__)
+
+
+class FragmentSink(Protocol):
+    """What uploads need of the suppliers."""
+
+    def online(self) -> Sequence[SupplierNo]: ...
+
+    def space(self) -> Mapping[SupplierNo, tuple[int, int]]: ...
+
+    async def put(self, supplier: SupplierNo, name: FragmentName, root: Root, body: bytes | memoryview) -> None: ...
+
+    async def delete(self, supplier: SupplierNo, names: Sequence[FragmentName]) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Shipment:
+    """One sealed and coded block on its way."""
+
+    block_id: BlockId
+    scope: int
+    suite: Suite
+    code: Code
+    length: int
+    roots: tuple[Root, ...]
+    fragments: Sequence[bytes | memoryview]
+    block: BlockNo = NO_BLOCK  # its number once it is placed
+    acknowledged: dict[int, SupplierNo] = field(default_factory=dict)
+    sending: int = 0
+    changed: trio.Event = field(default_factory=trio.Event)
+    sends: list[trio.CancelScope] = field(default_factory=list)
+
+    def row(self) -> BlockRow:
+        """What the catalog keeps of it."""
+        return BlockRow(self.block, self.block_id, self.scope, self.suite, self.code, self.length, self.roots)
+
+    def note(self) -> None:
+        """Wake whoever waits for this shipment."""
+        self.changed.set()
+        self.changed = trio.Event()
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    index: int
+    row: Supplier
+    name: FragmentName
+
+
+class Uploads:
+    """Send fragments; record what was acknowledged."""
+
+    def __init__(self, catalog: Catalog, journal: Journal, sink: FragmentSink, secrets: VolumeSecrets) -> None:
+        self._catalog = catalog
+        self._journal = journal
+        self._sink = sink
+        self._secrets = secrets
+        self._nursery: trio.Nursery | None = None
+        self._outstanding = trio.Semaphore(OUTSTANDING)
+        self._live: set[bytes] = set()  # ids of blocks with fragments on their way
+        self.on_their_way: set[BlockNo] = set()  # placed blocks with fragments still being sent
+        self.sent_bytes = 0  # acknowledged fragment bytes
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Late fragments go on being sent as long as this context lives."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
+                yield
+            finally:
+                self._nursery = None
+                nursery.cancel_scope.cancel()
+
+    def answering(self) -> int:
+        """How many suppliers could take a fragment now."""
+        return len(self.candidates())
+
+    def candidates(self) -> list[placement.Candidate]:
+        """The suppliers that answer now, with their room."""
+        online = set(self._sink.online())
+        space = self._sink.space()
+        return [
+            placement.Candidate(
+                row.supplier, row.owner, placement.failure_network(row.address), *space.get(row.supplier, (0, 0))
+            )
+            for row in self._catalog.suppliers()
+            if row.supplier in online
+        ]
+
+    async def place(self, shipment: Shipment, record: Callable[[], None]) -> None:
+        """Send a block and return when it is placed and recorded.
+
+        Args:
+            record: called in the operation that records the block, with `shipment.block` set.
+        Raises:
+            Unavailable: too few suppliers took it; nothing is recorded, and what arrived will be released.
+        """
+        targets = self._targets(shipment)
+        await self._outstanding.acquire()
+        try:
+            self._live.add(shipment.block_id)
+            with self._journal.operation():
+                self._catalog.put_upload(shipment.block_id, [(t.row.supplier, t.name) for t in targets])
+            await self._journal.durable()
+            if self._nursery is None:
+                raise Unavailable(what="the volume is being unmounted")
+        except BaseException:
+            self._ended(shipment)
+            raise
+        shipment.sending = len(targets)
+        for target in targets:
+            self._nursery.start_soon(self._send, shipment, target)
+        try:
+            await self._until_placed(shipment)
+        except BaseException:
+            for send in shipment.sends:
+                send.cancel()
+            raise
+        self._record(shipment, targets, record)
+
+    async def run(self) -> None:
+        """Release what given-up blocks, also of earlier runs, left at suppliers; for ever."""
+        while True:
+            for block_id, fragments in self._catalog.uploads():
+                if block_id not in self._live:
+                    await self._release(block_id, fragments)
+            await trio.sleep(RELEASE_EVERY_S)
+
+    # -- private ---------------------------------------------------------------------------------------------
+
+    def _targets(self, shipment: Shipment) -> list[_Target]:
+        code = shipment.code
+        chosen = placement.choose(self.candidates(), code.n, fragment_bytes=len(shipment.fragments[0]))
+        if len(chosen) < code.k:
+            raise Unavailable(what=f"only {len(chosen)} of {code.k} needed suppliers answer and have room")
+        rows = {row.supplier: row for row in self._catalog.suppliers()}
+        return [
+            _Target(index, rows[number], self._secrets.fragment_name(shipment.block_id, index, rows[number].node))
+            for index, number in enumerate(chosen)
+        ]
+
+    async def _send(self, shipment: Shipment, target: _Target) -> None:
+        content = shipment.fragments[target.index]
+        try:
+            with trio.fail_after(SEND_PATIENCE_S) as send:
+                shipment.sends.append(send)
+                await self._sink.put(target.row.supplier, target.name, shipment.roots[target.index], content)
+                self._acknowledged(shipment, target, len(content))
+        except (BitdustError, trio.TooSlowError) as e:
+            what = str(e) or f"no answer within {SEND_PATIENCE_S:.0f} s"
+            _log.info(
+                "%s did not take fragment %d of block %s: %s",
+                target.row.label,
+                target.index,
+                short(shipment.block_id),
+                what,
+            )
+        finally:
+            shipment.sending -= 1
+            shipment.note()
+            if shipment.sending == 0:
+                self._ended(shipment)
+
+    def _acknowledged(self, shipment: Shipment, target: _Target, length: int) -> None:
+        shipment.acknowledged[target.index] = target.row.supplier
+        self.sent_bytes += length
+        if shipment.block:
+            with self._journal.operation():
+                self._hold(shipment, target.index, target.row.supplier)
+
+    def _hold(self, shipment: Shipment, index: int, supplier: SupplierNo) -> None:
+        self._catalog.put_fragment(FragmentRow(shipment.block, index, supplier, FragmentState.HELD))
+        self._catalog.charge_supplier(supplier, len(shipment.fragments[index]), 1)
+
+    async def _until_placed(self, shipment: Shipment) -> None:
+        with trio.move_on_after(PLACE_PATIENCE_S):
+            while len(shipment.acknowledged) < shipment.code.quorum and shipment.sending:
+                await shipment.changed.wait()
+        have = len(shipment.acknowledged)
+        if have < shipment.code.k:
+            raise Unavailable(
+                what=f"block {short(shipment.block_id)}: {have} of {shipment.code.k} needed suppliers took it"
+            )
+        if have < shipment.code.quorum:
+            _log.warning(
+                "block %s is degraded: %d of %d suppliers took it, %d are wanted",
+                short(shipment.block_id),
+                have,
+                shipment.code.n,
+                shipment.code.quorum,
+            )
+
+    def _record(self, shipment: Shipment, targets: Sequence[_Target], record: Callable[[], None]) -> None:
+        # no await until the end: an acknowledgement counts either here or in `_acknowledged`, never in neither
+        try:
+            self._record_all(shipment, targets, record)
+        except BaseException:
+            shipment.block = NO_BLOCK  # nothing was recorded: what arrived is released like any interrupted upload
+            raise
+        if shipment.sending:
+            self.on_their_way.add(shipment.block)
+
+    def _record_all(self, shipment: Shipment, targets: Sequence[_Target], record: Callable[[], None]) -> None:
+        with self._journal.operation():
+            shipment.block = self._catalog.new_block_no()
+            self._catalog.put_block(shipment.row())
+            for target in targets:
+                if target.index in shipment.acknowledged:
+                    self._hold(shipment, target.index, target.row.supplier)
+                else:
+                    row = FragmentRow(shipment.block, target.index, target.row.supplier, FragmentState.WANTED)
+                    self._catalog.put_fragment(row)
+            record()
+            self._catalog.drop_upload(shipment.block_id)
+
+    def _ended(self, shipment: Shipment) -> None:
+        self._live.discard(shipment.block_id)
+        self.on_their_way.discard(shipment.block)
+        self._outstanding.release()
+
+    async def _release(self, block_id: bytes, fragments: Sequence[tuple[SupplierNo, FragmentName]]) -> None:
+        online = set(self._sink.online())
+        left = []
+        for supplier, name in fragments:
+            if supplier in online:
+                try:
+                    with trio.fail_after(SEND_PATIENCE_S):
+                        await self._sink.delete(supplier, [name])
+                    continue
+                except (PeerError, trio.TooSlowError) as e:
+                    _log.info("a fragment of given-up block %s stays for now: %s", short(block_id), e)
+            left.append((supplier, name))
+        if len(left) < len(fragments):
+            with self._journal.operation():
+                self._catalog.drop_upload(block_id)
+                if left:
+                    self._catalog.put_upload(block_id, left)

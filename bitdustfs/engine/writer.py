@@ -1,0 +1,390 @@
+"""The writer: from dirty files to placed blocks and published versions.
+
+A dirty file is *frozen* when its oldest change is 5 s old, when 4 MiB are dirty and nobody has it open, or when
+somebody waits for it. The changed chunks of frozen files are packed into blocks, sealed, coded, and sent to n
+suppliers at once. When W have acknowledged, the block is placed; when all changed chunks of a version are placed,
+one transaction publishes it. A file that is written in one long stream does not wait for that: chunks behind its
+write front are placed ahead of their version.
+
+No lock is held while sending. What an unplaced block may leave at suppliers is noted durably before the first byte
+leaves, and released if the block is given up or the process dies.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from bitdustfs.core import block as blocks
+from bitdustfs.core import erasure, fragment, placement
+from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.engine.files import Fetch, Files
+from bitdustfs.engine.filestate import FileLife, Frozen, FrozenChunk, chunk_ahead
+from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.uploads import Shipment, Uploads
+from bitdustfs.errors import BitdustError
+from bitdustfs.model import (
+    BLOCK_CHUNKS,
+    CHUNK_BYTES,
+    HOLE,
+    BlockId,
+    ChunkNo,
+    ChunkRow,
+    Code,
+    Fingerprint,
+    Hold,
+    Root,
+    Suite,
+)
+from bitdustfs.ports import Catalog, Crunch, Entropy, Spool
+
+FREEZE_AFTER_S = 5.0  # (tune) age of the oldest change
+FREEZE_BYTES = 4 * 1024 * 1024  # (tune) one block's worth
+QUIET_S = 0.2  # a file just closed is often renamed or stamped next; no use in being faster
+HOT_MOST_S = 300.0  # a file that changes all the time is uploaded at least this often
+WINDOW = 4  # (tune) blocks on their way to W: enough to hide latency, few enough for memory
+STREAM_CHUNKS = 16 * BLOCK_CHUNKS  # of one file on their way ahead of its version, or waiting for the window
+_TICK_S = 0.25
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Version:
+    """A frozen version and what is still missing of it."""
+
+    frozen: Frozen
+    refs: dict[int, ChunkNo]
+    waiting: int = 0
+    failed: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """One chunk that has to be placed, for a version or ahead of one."""
+
+    life: FileLife
+    chunk: FrozenChunk
+    code: Code
+    version: _Version | None
+    token: object = None
+    plaintext: bytes = b""
+    print: Fingerprint = field(default=Fingerprint(b""))
+
+
+class Writer:
+    """Upload what is dirty, in the background, for as long as `run` runs."""
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        files: Files,
+        journal: Journal,
+        spool: Spool,
+        fetch: Fetch,
+        uploads: Uploads,
+        crunch: Crunch,
+        entropy: Entropy,
+        secrets: VolumeSecrets,
+        suite: Suite,
+        code: Code | None,
+        deduplicate: bool = True,
+    ) -> None:
+        self._catalog = catalog
+        self._files = files
+        self._journal = journal
+        self._spool = spool
+        self._fetch = fetch
+        self._uploads = uploads
+        self._crunch = crunch
+        self._entropy = entropy
+        self._secrets = secrets
+        self._suite = suite
+        self._code = code
+        self._deduplicate = deduplicate
+        self._window = trio.Semaphore(WINDOW)
+        self._hurry = 0
+
+    def code(self) -> Code | None:
+        """The code of new blocks: the volume's, or the one for the number of hired suppliers."""
+        if self._code is not None:
+            return self._code
+        hired = len(self._catalog.suppliers())
+        return placement.default_code(hired) if hired else None
+
+    async def flush(self) -> None:
+        """Return when everything that is dirty now is published. The caller sets the deadline."""
+        awaited = {life: life.change for life in self._files.dirty_lives()}
+        self._hurry += 1
+        self._files.changed.set()
+        try:
+            while any(_still_dirty(life, change) for life, change in awaited.items()):
+                await trio.sleep(0.05)
+        finally:
+            self._hurry -= 1
+
+    async def run(self) -> None:
+        """Find work and start uploads until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                with trio.move_on_after(_TICK_S):
+                    await self._files.changed.wait()
+                self._files.changed = trio.Event()
+                for batch in _batches(self._find_jobs()):
+                    await self._window.acquire()
+                    nursery.start_soon(self._place, batch)
+                # a stream of tiny writes wakes us at each of them
+                await trio.sleep(0.02)
+
+    # -- finding work --------------------------------------------------------------------------------------
+
+    def _find_jobs(self) -> list[_Job]:
+        lives = self._files.dirty_lives()
+        code = self.code()
+        if not lives or code is None or self._uploads.answering() < code.k:
+            return []
+        now = trio.current_time()
+        enough = sum(life.dirty_bytes for life in lives) >= FREEZE_BYTES
+        jobs: list[_Job] = []
+        for life in sorted(lives, key=lambda each: each.dirty_at):
+            if life.frozen is not None:
+                continue
+            age = now - life.dirty_at
+            quiet = enough and life.opens <= 0 and age >= QUIET_S
+            if self._hurry or quiet or age >= max(FREEZE_AFTER_S, life.patience_s):
+                if not life.going_ahead:
+                    jobs += self._freeze(life, code)
+            elif life.inline is None and life.extents.dirty_bytes() >= FREEZE_BYTES:
+                jobs += self._stream(life, code)
+        return jobs
+
+    def _freeze(self, life: FileLife, code: Code) -> list[_Job]:
+        frozen = self._files.freeze(life)
+        version = _Version(frozen, dict(frozen.placed))
+        jobs = []
+        for index in frozen.changed:
+            if index in frozen.placed:
+                continue
+            chunk = frozen.chunk(index)
+            if chunk.is_zero:
+                version.refs[index] = HOLE
+            else:
+                jobs.append(_Job(life, chunk, code, version))
+        version.waiting = len(jobs)
+        if not jobs:
+            self._publish(version)
+        return jobs
+
+    def _stream(self, life: FileLife, code: Code) -> list[_Job]:
+        """Chunks of an open file that are whole and behind its write front, as many as fill blocks."""
+        ready: list[int] = []
+        room = STREAM_CHUNKS - len(life.going_ahead)
+        for extent in life.extents:
+            if extent.hold is not Hold.DIRTY:
+                continue
+            for index in range(-(-extent.start // CHUNK_BYTES), extent.end // CHUNK_BYTES):
+                if index == life.last_chunk or index in life.placed_ahead or index in life.going_ahead:
+                    continue
+                if len(ready) >= room:
+                    break
+                ready.append(index)
+        jobs = []
+        for index in ready[: len(ready) // BLOCK_CHUNKS * BLOCK_CHUNKS]:
+            life.going_ahead[index] = token = object()
+            jobs.append(_Job(life, chunk_ahead(life, index), code, None, token))
+        return jobs
+
+    # -- placing -------------------------------------------------------------------------------------------
+
+    async def _place(self, batch: list[_Job]) -> None:
+        """Bring a batch of chunks to suppliers, or tell their versions that it failed."""
+        try:
+            await self._read(batch)
+            for job in batch:
+                if not job.plaintext:
+                    self._done(job, HOLE)
+            wanted = [job for job in batch if job.plaintext]
+            new, old = self._known(wanted)
+            if new:
+                rows = await self._upload(new, old)
+                for job in wanted:
+                    if job.print in rows:
+                        self._done(job, rows[job.print])
+        except BitdustError as e:
+            _log.warning("%d chunks could not be placed now: %s", len(batch), e)
+            self._failed(batch)
+        except Exception:  # noqa: BLE001 - one batch must not end the writer; its files stay dirty
+            _log.exception("placing %d chunks failed", len(batch))
+            self._failed(batch)
+        except BaseException:
+            self._failed(batch)
+            raise
+        finally:
+            self._window.release()
+
+    async def _read(self, batch: Sequence[_Job]) -> None:
+        """Collect and fingerprint the plaintexts; chunks of zeros stay empty."""
+        for job in batch:
+            job.plaintext = await self._plaintext(job)
+
+        def fingerprint() -> None:
+            for job in batch:
+                if job.plaintext.count(0) == len(job.plaintext):
+                    job.plaintext = b""
+                else:
+                    job.print = self._secrets.fingerprint(job.plaintext)
+
+        await self._crunch.run(fingerprint)
+
+    async def _plaintext(self, job: _Job) -> bytes:
+        chunk = job.chunk
+        if chunk.inline is not None:
+            return chunk.inline
+        start = chunk.index * CHUNK_BYTES
+        base = b""
+        if any(p.extent is None and p.start < job.life.published_size for p in chunk.pieces):
+            base = await self._fetch.chunk(job.life.ino, chunk.index)
+            base = base[: max(0, job.life.published_size - start)]
+        if job.life.dead:
+            return b""
+        out = []
+        for piece in chunk.pieces:
+            length = piece.end - piece.start
+            if piece.extent is None:
+                out.append(base[piece.start - start : piece.end - start].ljust(length, b"\0"))
+            elif piece.extent.hold is Hold.ZERO:
+                out.append(bytes(length))
+            else:
+                out.append(self._spool.read(job.life.ino, piece.extent.at, length))
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def _known(self, jobs: Sequence[_Job]) -> tuple[list[_Job], dict[Fingerprint, ChunkRow]]:
+        """Answer jobs whose chunk is well placed already. Returns one job for each other content, and old copies."""
+        new: dict[Fingerprint, _Job] = {}
+        old: dict[Fingerprint, ChunkRow] = {}
+        for job in jobs:
+            row = self._catalog.chunk_by_fingerprint(job.print) if self._deduplicate else None
+            if row is not None and row.length == len(job.plaintext):
+                if self._is_well_placed(row, job.code):
+                    self._done(job, row.chunk)
+                    continue
+                old[job.print] = row
+            new.setdefault(job.print, job)
+        return list(new.values()), old
+
+    def _is_well_placed(self, row: ChunkRow, code: Code) -> bool:
+        block = self._catalog.block(row.block)
+        if block is None:
+            return False
+        redundant = block.code.n * code.k >= code.n * block.code.k
+        return redundant and self._catalog.held(row.block) >= block.code.quorum
+
+    async def _upload(self, jobs: Sequence[_Job], old: dict[Fingerprint, ChunkRow]) -> dict[Fingerprint, ChunkNo]:
+        """Seal, code and send one block; record it when it is placed."""
+        code, scope = jobs[0].code, self._secrets.scope
+        block_id = BlockId(self._entropy.bytes(32))
+        seal = self._secrets.seal_of(block_id, scope, self._suite)
+        plaintexts = [job.plaintext for job in jobs]
+
+        def build() -> tuple[int, tuple[blocks.Placed, ...], tuple[bytes | memoryview, ...], tuple[Root, ...]]:
+            content, places = blocks.build(seal, plaintexts)
+            fragments = erasure.encode(content, code)
+            return len(content), places, fragments, tuple(fragment.root(f) for f in fragments)
+
+        length, places, fragments, roots = await self._crunch.run(build)
+        prints = [job.print for job in jobs]
+        shipment = Shipment(block_id, scope, self._suite, code, length, roots, fragments)
+        rows: dict[Fingerprint, ChunkNo] = {}
+
+        def record() -> None:
+            for print_, place in zip(prints, places, strict=True):
+                chunk = self._catalog.new_chunk_no()
+                row = ChunkRow(chunk, print_, shipment.block, place.slot, place.offset, place.length)
+                self._catalog.put_chunk(row)
+                if print_ in old:
+                    self._catalog.redirect_chunk(old[print_].chunk, row)
+                rows[print_] = chunk
+
+        await self._uploads.place(shipment, record)
+        return rows
+
+    # -- versions ------------------------------------------------------------------------------------------
+
+    def _done(self, job: _Job, chunk: ChunkNo) -> None:
+        if job.version is None:
+            life = job.life
+            if life.going_ahead.get(job.chunk.index) is job.token:
+                del life.going_ahead[job.chunk.index]
+                life.placed_ahead[job.chunk.index] = chunk
+            return
+        job.version.refs[job.chunk.index] = chunk
+        job.version.waiting -= 1
+        if job.version.waiting == 0:
+            self._finish(job.version)
+
+    def _failed(self, batch: Iterable[_Job]) -> None:
+        for job in batch:
+            if job.version is None:
+                if job.life.going_ahead.get(job.chunk.index) is job.token:
+                    del job.life.going_ahead[job.chunk.index]
+            elif job.chunk.index not in job.version.refs:
+                job.version.failed = True
+                job.version.waiting -= 1
+                if job.version.waiting == 0:
+                    self._finish(job.version)
+
+    def _finish(self, version: _Version) -> None:
+        if not version.failed and self._still_placed(version.refs.values()):
+            self._publish(version)
+            return
+        self._files.thaw(version.frozen)
+        version.frozen.life.dirty_at = trio.current_time()
+
+    def _still_placed(self, refs: Iterable[ChunkNo]) -> bool:
+        """Each chunk can be read by the fragments held now: between placing and publishing some may be lost."""
+        held: dict[int, bool] = {}
+        for ref in set(refs):
+            if ref == HOLE:
+                continue
+            row = self._catalog.chunk(ref)
+            block = self._catalog.block(row.block) if row else None
+            if row is None or block is None:
+                return False
+            if row.block not in held:
+                held[row.block] = self._catalog.held(row.block) >= block.code.k
+            if not held[row.block]:
+                return False
+        return True
+
+    def _publish(self, version: _Version) -> None:
+        life = version.frozen.life
+        self._files.publish(version.frozen, version.refs)
+        if life.dirty:  # changed again before its upload was done: wait longer next time
+            overlap = set(version.frozen.changed) & set(life.extents.dirty_chunks())
+            if overlap or life.inline is not None:
+                life.patience_s = min(HOT_MOST_S, 2 * max(FREEZE_AFTER_S, life.patience_s))
+            life.dirty_at = trio.current_time()
+
+
+def _still_dirty(life: FileLife, change: int) -> bool:
+    if life.dead or not life.dirty:
+        return False
+    return life.published_change < change
+
+
+def _batches(jobs: Sequence[_Job]) -> Iterator[list[_Job]]:
+    """Pack chunks into blocks: same code, in order, full when nothing more fits."""
+    by_code: dict[Code, list[_Job]] = {}
+    lengths: dict[Code, list[int]] = {}
+    for job in jobs:
+        batch = by_code.setdefault(job.code, [])
+        if not blocks.fits(lengths.setdefault(job.code, []), job.chunk.length):
+            yield batch
+            batch = by_code[job.code] = []
+            lengths[job.code] = []
+        batch.append(job)
+        lengths[job.code].append(job.chunk.length)
+    yield from (batch for batch in by_code.values() if batch)

@@ -1,0 +1,98 @@
+"""Suppliers in memory: what the engine needs of `engine.suppliers.Suppliers`, without connections.
+
+Faults are data: sets of suppliers that are gone, silent, full, or change what they return.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import trio
+
+from bitdustfs.core import fragment
+from bitdustfs.errors import PeerFull, PeerGone, PeerLacks
+from bitdustfs.model import LEAF_BYTES, FragmentName, NodeId, OwnerId, Root, Supplier, SupplierNo
+from bitdustfs.ports import Leaves
+
+_ROOM = (1 << 40, 1 << 30)
+
+
+class MemorySuppliers:
+    """`count` suppliers with numbers 1 … count."""
+
+    def __init__(self, count: int, *, delay_s: float = 0.01) -> None:
+        self.count = count
+        self.delay_s = delay_s
+        self.stored: dict[tuple[SupplierNo, FragmentName], bytes] = {}
+        self.gone: set[int] = set()  # no connection
+        self.silent: set[int] = set()  # connected, never answer
+        self.full: set[int] = set()
+        self.flipping: set[int] = set()  # return one wrong bit
+        self.halving: set[int] = set()  # return half of what was asked for
+        self.swapping: set[int] = set()  # return another fragment
+        self.forgetting: set[int] = set()  # say that they do not have it
+        self.gets: list[tuple[int, int]] = []  # (supplier, bytes returned)
+        self.puts = 0
+
+    def rows(self) -> list[Supplier]:
+        """Rows for a catalog, with number 0: it takes new ones, from 1 on."""
+        return [
+            Supplier(
+                supplier=SupplierNo(0),
+                node=NodeId(bytes([number]) * 32),
+                owner=OwnerId(bytes([100 + number]) * 32),
+                label=f"s{number}",
+                address=f"192.0.{number}.1:4878",
+                contract=b"",
+                capacity_bytes=_ROOM[0],
+                capacity_fragments=_ROOM[1],
+                used_bytes=0,
+                used_fragments=0,
+            )
+            for number in range(1, self.count + 1)
+        ]
+
+    def online(self) -> tuple[SupplierNo, ...]:
+        return tuple(SupplierNo(n) for n in range(1, self.count + 1) if n not in self.gone)
+
+    def space(self) -> Mapping[SupplierNo, tuple[int, int]]:
+        return {SupplierNo(n): (0, 0) if n in self.full else _ROOM for n in range(1, self.count + 1)}
+
+    async def put(self, supplier: SupplierNo, name: FragmentName, root: Root, body: bytes | memoryview) -> None:
+        await self._answer(supplier)
+        if supplier in self.full:
+            raise PeerFull(peer=f"s{supplier}", what="no room")
+        if fragment.root(body) != root:
+            raise AssertionError("a fragment was sent that does not have its root")
+        self.puts += 1
+        self.stored[supplier, name] = bytes(body)
+
+    async def get(self, supplier: SupplierNo, name: FragmentName, first: int, count: int, *, hashes: bool) -> Leaves:
+        await self._answer(supplier)
+        content = self.stored.get((supplier, name))
+        if content is None or supplier in self.forgetting:
+            raise PeerLacks(peer=f"s{supplier}", what="this fragment")
+        if supplier in self.swapping:
+            content = next(
+                (c for (s, n), c in self.stored.items() if s == supplier and n != name and len(c) == len(content)),
+                bytes(len(content)),
+            )
+        leaves = bytearray(content[first * LEAF_BYTES : (first + count) * LEAF_BYTES])
+        if supplier in self.flipping:
+            leaves[len(leaves) // 2] ^= 1
+        if supplier in self.halving:
+            del leaves[len(leaves) // 2 :]
+        self.gets.append((supplier, len(leaves)))
+        return Leaves(len(content), fragment.leaf_hashes(content) if hashes else b"", bytes(leaves))
+
+    async def delete(self, supplier: SupplierNo, names: Sequence[FragmentName]) -> None:
+        await self._answer(supplier)
+        for name in names:
+            self.stored.pop((supplier, name), None)
+
+    async def _answer(self, supplier: SupplierNo) -> None:
+        await trio.sleep(self.delay_s)
+        if supplier in self.gone:
+            raise PeerGone(peer=f"s{supplier}", what="no connection")
+        if supplier in self.silent:
+            await trio.sleep_forever()

@@ -1,0 +1,132 @@
+"""Reads from suppliers that fail in every way: right bytes while k are good, a clear error when not."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from bitdustfs.errors import BlockLost, TooFewFragments
+from bitdustfs.model import CHUNK_BYTES, FragmentState, Ino
+from tests.engine.volume import Volume
+
+CONTENT = random.Random(1).randbytes(3 * 1024 * 1024 + 5)
+
+
+@pytest.fixture
+def autojump_clock() -> Iterator[MockClock]:
+    yield MockClock(autojump_threshold=0)
+
+
+@asynccontextmanager
+async def published(content: bytes = CONTENT) -> AsyncIterator[tuple[Volume, Ino]]:
+    volume = Volume()
+    async with volume.running():
+        ino = await volume.write_all(content)
+        await volume.flush()
+        await trio.sleep(1)
+        await volume.forget()
+        yield volume, ino
+
+
+async def read_all(volume: Volume, ino: Ino, step: int = 100_000) -> bytes:
+    got = bytearray()
+    while more := await volume.files.read(ino, len(got), step):
+        got += more
+    return bytes(got)
+
+
+async def test_read_survives_n_minus_k_losses(autojump_clock: MockClock) -> None:
+    async with published() as (volume, ino):
+        volume.remote.gone = {1, 3}
+        assert await read_all(volume, ino) == CONTENT
+
+
+@pytest.mark.parametrize("fault", ["flipping", "halving", "swapping", "forgetting"])
+async def test_read_survives_suppliers_that_return_wrong_bytes(
+    autojump_clock: MockClock, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with published() as (volume, ino):
+        getattr(volume.remote, fault).update({1, 2})
+        with caplog.at_level(logging.WARNING):
+            assert await read_all(volume, ino) == CONTENT
+        states = {row.supplier: row.state for row in volume.catalog.fragments(volume.catalog.blocks_of(ino)[0])}
+        assert {states[s] for s in states if s in (1, 2)} == {FragmentState.LOST}
+        assert {states[s] for s in states if s not in (1, 2)} == {FragmentState.HELD}
+        assert any("s1" in record.getMessage() for record in caplog.records)
+
+
+async def test_read_asks_others_when_a_supplier_never_answers(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with published() as (volume, ino):
+        volume.remote.silent = {2}
+        with trio.fail_after(30):
+            assert await read_all(volume, ino) == CONTENT
+        assert any("s2 did not answer" in record.getMessage() for record in caplog.records)
+
+
+async def test_read_with_too_few_suppliers_fails_at_once_and_names_them(autojump_clock: MockClock) -> None:
+    async with published() as (volume, ino):
+        volume.remote.gone = {1, 3, 4}
+        with trio.fail_after(1), pytest.raises(TooFewFragments, match="s1, s3, s4"):
+            await volume.files.read(ino, 0, 10)
+        volume.remote.gone = {1}
+        assert await read_all(volume, ino) == CONTENT
+
+
+async def test_block_with_too_few_good_fragments_left_is_lost(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with published() as (volume, ino):
+        volume.remote.forgetting = {1, 2, 3}
+        with pytest.raises(BlockLost):
+            await volume.files.read(ino, 0, 10)
+
+
+async def test_small_read_fetches_only_the_leaves_it_needs(autojump_clock: MockClock) -> None:
+    async with published() as (volume, ino):
+        await volume.files.read(ino, 0, 65_536)
+        fetched = sum(length for _, length in volume.remote.gets)
+        assert fetched <= CHUNK_BYTES + 2 * 16 * 1024
+
+
+async def test_small_file_is_read_without_its_block(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    async with volume.running():
+        dice = random.Random(2)
+        contents = [dice.randbytes(4096) for _ in range(200)]
+        inos = [await volume.write_all(content) for content in contents]
+        await volume.flush()
+        assert volume.catalog.count_blocks() == 1
+        await volume.forget()
+        assert await volume.files.read(inos[150], 0, 4096) == contents[150]
+        assert sum(length for _, length in volume.remote.gets) <= 3 * 16 * 1024
+
+
+async def test_one_fetch_serves_all_who_wait_for_a_chunk(autojump_clock: MockClock) -> None:
+    async with published() as (volume, ino):
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(volume.files.read, ino, 0, 1000)
+        assert len(volume.remote.gets) <= 2
+
+
+async def test_reader_that_gives_up_does_not_stop_the_others(autojump_clock: MockClock) -> None:
+    async with published() as (volume, ino):
+        volume.remote.delay_s = 2.0
+        got: list[bytes] = []
+
+        async def patient() -> None:
+            got.append(await volume.files.read(ino, 0, 1000))
+
+        async with trio.open_nursery() as nursery:
+            with trio.move_on_after(1):
+                nursery.start_soon(patient)
+                await volume.files.read(ino, 0, 1000)
+        assert got == [CONTENT[:1000]]

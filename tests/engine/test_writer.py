@@ -1,0 +1,220 @@
+"""From dirty files to placed blocks: what is sent, when it counts, and what is left when it fails."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from bitdustfs.model import CHUNK_BYTES, HOLE, Code, FileState, FragmentState
+from tests.engine.volume import Volume
+
+DICE = random.Random(3)
+CONTENT = DICE.randbytes(1_000_000)
+
+
+@pytest.fixture
+def autojump_clock() -> Iterator[MockClock]:
+    yield MockClock(autojump_threshold=0)
+
+
+async def test_file_is_local_until_its_blocks_are_placed(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    async with volume.running():
+        volume.remote.gone = {1, 2, 3}
+        ino = await volume.write_all(CONTENT)
+        await trio.sleep(60)
+        assert volume.files.state(ino) is FileState.LOCAL
+        assert volume.remote.puts == 0
+        volume.remote.gone = set()
+        await volume.flush()
+        assert volume.files.state(ino) is FileState.PLACED
+
+
+async def test_change_is_uploaded_by_itself_within_seconds(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    async with volume.running():
+        ino = await volume.write_all(b"a small file")
+        await trio.sleep(8)
+        assert volume.files.state(ino) is FileState.PLACED
+
+
+async def test_replicated_tables_never_name_a_block_with_fewer_than_k_fragments(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    async with volume.running():
+        volume.remote.full = {3, 4, 5}
+        volume.remote.space = lambda: {s: (1 << 40, 1 << 30) for s in volume.remote.online()}  # type: ignore[method-assign]
+        ino = await volume.write_all(CONTENT)
+        await trio.sleep(120)
+        assert volume.catalog.count_blocks() == 0
+        assert volume.files.state(ino) is FileState.LOCAL
+        volume.remote.full = set()
+        await volume.flush()
+        await trio.sleep(30)
+        assert volume.files.state(ino) is FileState.PLACED
+        assert volume.catalog.uploads() == []
+
+
+async def test_block_with_k_but_fewer_than_w_is_degraded_and_completed_later(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    async with volume.running():
+        volume.remote.silent = {4, 5}
+        ino = await volume.write_all(CONTENT)
+        with trio.fail_after(60):
+            await volume.writer.flush()
+        assert volume.files.state(ino) is FileState.DEGRADED
+        volume.remote.silent = set()
+        await trio.sleep(120)
+        assert volume.files.state(ino) is FileState.PLACED
+        assert {held for _, held, _ in volume.catalog.held_histogram()} == {5}
+
+
+async def test_fragment_that_was_never_taken_goes_to_its_supplier_when_it_is_back(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    async with volume.running():
+        volume.remote.gone = {5}
+        ino = await volume.write_all(CONTENT)
+        await volume.flush()
+        block = volume.catalog.blocks_of(ino)[0]
+        assert volume.catalog.held(block) == 4
+        volume.remote.gone = set()
+        await trio.sleep(20)
+        assert volume.catalog.held(block) == 5
+        assert all(row.state is FragmentState.HELD for row in volume.catalog.fragments(block))
+        assert len({row.supplier for row in volume.catalog.fragments(block)}) == 5
+
+
+async def test_same_content_is_stored_once(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    async with volume.running():
+        await volume.write_all(CONTENT)
+        await volume.flush()
+        puts = volume.remote.puts
+        twin = await volume.write_all(CONTENT)
+        await volume.flush()
+        assert volume.remote.puts == puts
+        await volume.forget()
+        assert await volume.files.read(twin, 500_000, 100_000) == CONTENT[500_000:600_000]
+
+
+async def test_known_chunk_is_stored_anew_when_its_block_is_degraded(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    async with volume.running():
+        first = await volume.write_all(CONTENT)
+        await volume.flush()
+        old = volume.catalog.blocks_of(first)[0]
+        for row in volume.catalog.fragments(old)[:2]:
+            volume.catalog.drop_fragment(old, row.index, row.supplier)
+        second = await volume.write_all(CONTENT)
+        with trio.fail_after(60):
+            await volume.writer.flush()
+        assert volume.catalog.blocks_of(second) != [old]
+        assert volume.catalog.blocks_of(first) == volume.catalog.blocks_of(second)
+
+
+async def test_zeros_are_holes_and_cost_nothing(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    async with volume.running():
+        ino = await volume.write_all(bytes(3 * CHUNK_BYTES))
+        await volume.files.truncate(ino, 1 << 40)
+        await volume.flush()
+        assert volume.remote.puts == 0
+        assert {row.chunk for row in volume.catalog.map_rows(ino, 0, 1 << 40)} == {HOLE}
+        assert len(volume.catalog.map_rows(ino, 0, 1 << 40)) <= 2
+        await volume.forget()
+        assert await volume.files.read(ino, (1 << 40) - 5, 10) == bytes(5)
+
+
+async def test_small_files_share_a_block(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    async with volume.running():
+        for _ in range(100):
+            await volume.write_all(DICE.randbytes(3000))
+        await volume.flush()
+        assert volume.catalog.count_blocks() == 1
+        assert volume.remote.puts == 5
+
+
+async def test_long_stream_is_uploaded_while_it_is_written(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    async with volume.running():
+        ino = volume.create()
+        for step in range(64):
+            await volume.files.write(ino, step * CHUNK_BYTES, DICE.randbytes(CHUNK_BYTES))
+            await trio.sleep(0.01)
+        await trio.sleep(1)
+        assert volume.remote.puts >= 5
+        assert volume.files.state(ino) is FileState.LOCAL
+        await volume.flush()
+        assert volume.files.state(ino) is FileState.PLACED
+        assert volume.catalog.count_blocks() <= 6
+
+
+async def test_interrupted_block_is_released_after_a_restart_and_sealed_under_a_new_id(
+    autojump_clock: MockClock,
+) -> None:
+    volume = Volume()
+    volume.remote.delay_s = 0.5
+    async with volume.running():
+        ino = await volume.write_all(CONTENT)
+        volume.files.changed.set()
+        while not volume.catalog.uploads():
+            await trio.sleep(0.1)
+        left = volume.catalog.uploads()[0][0]
+        await trio.sleep(0.2)
+    volume.start()
+    async with volume.running():
+        await volume.flush()
+        await trio.sleep(60)
+        assert volume.catalog.uploads() == []
+        block = volume.catalog.block(volume.catalog.blocks_of(ino)[0])
+        assert block is not None and block.block_id != left
+        assert len(volume.remote.stored) == 5
+
+
+async def test_version_on_its_way_does_not_contain_later_writes(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    volume.remote.delay_s = 1.0
+    async with volume.running():
+        ino = volume.create()
+        await volume.files.write(ino, 0, b"a" * 100_000)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(volume.flush)
+            while not volume.catalog.uploads():
+                await trio.sleep(0.05)
+            await volume.files.write(ino, 50_000, b"b" * 100_000)
+        inode = volume.catalog.inode(ino)
+        assert inode is not None and inode.size == 100_000
+        assert volume.files.attributes(ino).size == 150_000
+        assert volume.files.state(ino) is FileState.LOCAL
+        await volume.flush()
+        await volume.forget()
+        expected = b"a" * 50_000 + b"b" * 100_000
+        assert await volume.files.read(ino, 0, 200_000) == expected
+
+
+async def test_full_spool_makes_a_write_wait_for_uploads(autojump_clock: MockClock) -> None:
+    volume = Volume(spool_limit=2 << 20)
+    async with volume.running():
+        ino = volume.create()
+        content = DICE.randbytes(8 << 20)
+        for at in range(0, len(content), 128 * 1024):
+            with trio.fail_after(60):
+                await volume.files.write(ino, at, content[at : at + 128 * 1024])
+            assert volume.spool.used_bytes() <= 3 << 20
+        await volume.flush()
+        await volume.forget()
+        got = b"".join([await volume.files.read(ino, at, 1 << 20) for at in range(0, 8 << 20, 1 << 20)])
+        assert got == content
+
+
+async def test_code_of_new_blocks_follows_the_inode_and_the_number_of_suppliers(autojump_clock: MockClock) -> None:
+    volume = Volume(suppliers=7, code=Code(2, 4))
+    async with volume.running():
+        ino = await volume.write_all(CONTENT)
+        await volume.flush()
+        block = volume.catalog.block(volume.catalog.blocks_of(ino)[0])
+        assert block is not None and block.code == Code(2, 4)

@@ -1,0 +1,107 @@
+"""A volume without a kernel and without a network, for tests of files, reader and writer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import trio
+
+from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.engine.files import Files
+from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.reader import Reader
+from bitdustfs.engine.rebuilder import Rebuilder
+from bitdustfs.engine.uploads import Uploads
+from bitdustfs.engine.writer import Writer
+from bitdustfs.model import Code, Ino, Inode, Suite
+from bitdustfs.testing.clock import FakeWall, InlineCrunch
+from bitdustfs.testing.entropy import SeededEntropy
+from bitdustfs.testing.spool import MemorySpool
+from bitdustfs.testing.suppliers import MemorySuppliers
+
+CODE = Code(3, 5)
+
+
+class Volume:
+    """The customer's engine over in-memory suppliers. `crash` and `restart` keep catalog and spool."""
+
+    def __init__(self, *, suppliers: int = 5, spool_limit: int = 64 << 20, code: Code = CODE) -> None:
+        self.catalog = SqliteCatalog(":memory:")
+        self.spool = MemorySpool()
+        self.remote = MemorySuppliers(suppliers)
+        self.entropy = SeededEntropy(7)
+        self.wall = FakeWall(step_ns=1)
+        self.code = code
+        self.spool_limit = spool_limit
+        for row in self.remote.rows():
+            self.catalog.put_supplier(row)
+        self.catalog.commit()
+        self.start()
+
+    def start(self) -> None:
+        """Build the engine over what catalog and spool hold."""
+        crunch, secrets = InlineCrunch(), VolumeSecrets(b"v" * 32)
+        self.journal = Journal(self.catalog)
+        self.reader = Reader(self.catalog, self.journal, self.remote, crunch, secrets)
+        self.files = Files(
+            self.catalog, self.spool, self.journal, self.wall, self.reader, spool_limit=self.spool_limit
+        )
+        self.uploads = Uploads(self.catalog, self.journal, self.remote, secrets)
+        self.writer = Writer(
+            catalog=self.catalog,
+            files=self.files,
+            journal=self.journal,
+            spool=self.spool,
+            fetch=self.reader,
+            uploads=self.uploads,
+            crunch=crunch,
+            entropy=self.entropy,
+            secrets=secrets,
+            suite=Suite.AES_256_GCM,
+            code=self.code,
+        )
+        self.rebuilder = Rebuilder(
+            self.catalog, self.journal, self.reader, self.remote, self.uploads, crunch, secrets
+        )
+
+    @asynccontextmanager
+    async def running(self, *, upload: bool = True) -> AsyncIterator[None]:
+        """Run the services."""
+        services: list[Callable[[], Awaitable[None]]] = [self.journal.run, self.files.run]
+        if upload:
+            services += [self.writer.run, self.uploads.run, self.rebuilder.run]
+        async with trio.open_nursery() as nursery, self.uploads.running(), self.reader.running():
+            for service in services:
+                nursery.start_soon(service)
+            yield
+            nursery.cancel_scope.cancel()
+
+    def create(self) -> Ino:
+        """Make an empty regular file and open it."""
+        ino = self.catalog.new_ino()
+        inode = Inode(ino, 0o100644, 0, 0, 1, 0, 0, 1, 1, self.code)
+        with self.journal.operation():
+            self.catalog.put_inode(inode)
+            self.files.created(inode)
+        self.files.open(ino)
+        return ino
+
+    async def write_all(self, content: bytes) -> Ino:
+        """Make a file with this content, closed."""
+        ino = self.create()
+        await self.files.write(ino, 0, content)
+        self.files.close(ino)
+        return ino
+
+    async def flush(self) -> None:
+        """Wait until everything is published, for at most ten minutes of virtual time."""
+        with trio.fail_after(600):
+            await self.writer.flush()
+
+    async def forget(self) -> None:
+        """Drop every clean copy: the next read comes from suppliers."""
+        self.files.drop_clean()
+        self.reader.forget()
+        await self.files.collect()
