@@ -127,10 +127,13 @@ class Extents:
             yield Piece(at, end, None)
 
     def lay(self, extent: Extent) -> list[Region]:
-        """Put an extent over whatever is there. Returns the spool regions that nothing refers to any more."""
+        """Put an extent over whatever is there. Returns the spool regions that nothing refers to any more.
+
+        Bytes that keep their place in the spool, because only their `hold` changes, are not among them.
+        """
         if extent.start >= extent.end:
             return []
-        garbage = self.cut(extent.start, extent.end)
+        garbage = [r for r in self.cut(extent.start, extent.end) if not _refers(extent, r)]
         place = bisect_right(self._starts, extent.start)
         low, high = place, place
         if place > 0 and _joins(self._items[place - 1], extent):
@@ -147,7 +150,7 @@ class Extents:
     def cut(self, start: int, end: int) -> list[Region]:
         """Take [start, end) out. Returns the spool regions that nothing refers to any more."""
         low, high = self._span(start, end)
-        if low == high or start >= end:
+        if low == high:
             return []
         first, last = self._items[low], self._items[high - 1]
         garbage = [
@@ -187,6 +190,8 @@ class Extents:
 
     def _span(self, start: int, end: int) -> tuple[int, int]:
         low = bisect_right(self._starts, start)
+        if start >= end:
+            return low, low
         if low > 0 and self._items[low - 1].end > start:
             low -= 1
         high = low
@@ -206,6 +211,11 @@ def clip(extent: Extent, start: int, end: int) -> Extent:
         return extent
     at = 0 if extent.hold is Hold.ZERO else extent.at + low - extent.start
     return Extent(low, high, at, extent.hold)
+
+
+def _refers(extent: Extent, region: Region) -> bool:
+    # a spool position is written for one place of the file only: a region lies in the extent whole or not at all
+    return extent.hold is not Hold.ZERO and extent.at <= region.at < extent.at + extent.end - extent.start
 
 
 def _joins(left: Extent, right: Extent) -> bool:

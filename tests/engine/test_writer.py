@@ -46,7 +46,7 @@ async def test_replicated_tables_never_name_a_block_with_fewer_than_k_fragments(
     volume = Volume()
     async with volume.running():
         volume.remote.full = {3, 4, 5}
-        volume.remote.space = lambda: {s: (1 << 40, 1 << 30) for s in volume.remote.online()}  # type: ignore[method-assign]
+        volume.remote.space = lambda: dict.fromkeys(volume.remote.online(), (1 << 40, 1 << 30))  # type: ignore[method-assign]
         ino = await volume.write_all(CONTENT)
         await trio.sleep(120)
         assert volume.catalog.count_blocks() == 0

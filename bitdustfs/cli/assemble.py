@@ -1,0 +1,315 @@
+"""Assembly: the one file that builds the real thing, for a mount, for a supplier and for hiring.
+
+Each `run_…` is called by its verb under the home's lock and gets what the person asked for as a plain value.
+`ready` is called once, with lines for that person, when it serves.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from bitdustfs.cli.mount_options import MountWish, default_spool_bytes, wanted_code
+from bitdustfs.core.certificate import Identity
+from bitdustfs.core.placement import default_code
+from bitdustfs.core.report import HireReport
+from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.edges import control_server, fuse, mounts
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.edges.contracts_disk import DiskContracts
+from bitdustfs.edges.control import Args
+from bitdustfs.edges.fuse_tuning import MountOptions
+from bitdustfs.edges.home import Home
+from bitdustfs.edges.keys_disk import identity_of, read_keys
+from bitdustfs.edges.own_address import dialable
+from bitdustfs.edges.shelf_disk import DiskShelf
+from bitdustfs.edges.spool_disk import DiskSpool
+from bitdustfs.edges.system import SystemEntropy, SystemWall, ThreadCrunch
+from bitdustfs.edges.tls import TlsDialer, join_address, listening, split_address
+from bitdustfs.engine.keeper import Keeper
+from bitdustfs.engine.node import Node, NodeOptions
+from bitdustfs.engine.reception import Reception
+from bitdustfs.engine.suppliers import Suppliers
+from bitdustfs.engine.tree import Caller
+from bitdustfs.errors import BadFormat, Unavailable
+from bitdustfs.model import Code, NodeId, OwnerId, Supplier
+
+PRACTICE_BANNER = "practice: all suppliers are on this machine; do not keep anything here"
+_SHELF_THREADS = 8  # they wait for the disk more than they compute
+_VOLUME_ID = "volume_id"  # in the catalog: which volume it describes
+_HIRE_S = 30.0
+_FLUSH_S = 10.0  # for the kernel's dirty pages at umount
+
+Ready = Callable[[Sequence[str]], None]
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ShelfWish:
+    """What the person wants to keep for others."""
+
+    listen: str
+    shelf: Path
+    donate_bytes: int
+    allowed: Mapping[OwnerId, int]
+
+
+@dataclass(frozen=True, slots=True)
+class HireWish:
+    """Which supplier the person wants, for how much."""
+
+    node: NodeId
+    address: str
+    bytes: int
+    label: str
+
+
+# --- mount ------------------------------------------------------------------------------------------------
+
+
+async def run_mount(home: Home, wish: MountWish, ready: Ready) -> None:
+    """Serve a mount until it is unmounted, stopped through the control socket, or told by a signal.
+
+    Raises:
+        BadFormat, BadRequest, InUse, SetupMissing …: before anything was changed.
+    """
+    identity, secrets = _unlock(home)
+    with _catalog(home, secrets, lambda hired: wanted_code(wish, hired)) as (catalog, code):
+        if mounts.check_mountpoint(wish.place, str(home), mounts.read_mounts()):
+            log.warning("the process that served %s before was killed: its mount is taken away", wish.place)
+            mounts.detach(wish.place, lazy=True)
+        hired = catalog.suppliers()
+        entropy, wall = SystemEntropy(), SystemWall()
+        with closing(DiskSpool(home.spool)) as spool:
+            node = Node(
+                catalog=catalog,
+                spool=spool,
+                suppliers=Suppliers(identity, TlsDialer(identity.key), hired, entropy=entropy, wall=wall),
+                crunch=ThreadCrunch(),
+                entropy=entropy,
+                wall=wall,
+                secrets=secrets,
+                options=NodeOptions(
+                    spool_limit=wish.spool_bytes or default_spool_bytes(shutil.disk_usage(home.path).free),
+                    code=code,
+                    practice=wish.settings.practice,
+                ),
+            )
+            root_code = code or default_code(max(1, len(hired)))
+            node.tree.plant(root_code, Caller(uid=os.geteuid(), gid=os.getegid()))
+            await _Mounted(home, wish, node, catalog).run(ready)
+
+
+class _Mounted:
+    """A node behind a mount, with the verbs that can be asked of it."""
+
+    def __init__(self, home: Home, wish: MountWish, node: Node, catalog: SqliteCatalog) -> None:
+        self._home = home
+        self._wish = wish
+        self._node = node
+        self._catalog = catalog
+        self._operations = fuse.Operations(
+            tree=node.tree,
+            attributes=node.attributes,
+            files=node.files,
+            journal=node.journal,
+            space=node.space,
+            deadlines=fuse.Deadlines(read_s=wish.read_timeout_s),
+        )
+        self._scope = trio.CancelScope()
+
+    async def run(self, ready: Ready) -> None:
+        """Serve until the end, and commit what is left."""
+        practice = self._wish.settings.practice
+        options = MountOptions(
+            fsname=mounts.fsname(str(self._home), practice=practice),
+            allow_other=self._wish.allow_other,
+            read_only=self._wish.read_only,
+        )
+        handlers: Mapping[str, control_server.Handler] = {
+            "status": self._status,
+            "sync": self._sync,
+            "cache-drop": self._drop_cache,
+            "stop": self._stop,
+            "hire": self._hire,
+        }
+        async with self._node.running():
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_cancel_on_signal, self._scope)
+                    await nursery.start(control_server.serve, self._home.control, handlers)
+                    await nursery.start(self._serve_kernel, options)
+                    ready(self._greeting())
+        log.info("unmounted %s", self._wish.place)
+
+    async def _serve_kernel(
+        self, options: MountOptions, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        await fuse.serve(self._operations, self._wish.place, options, task_status=task_status)
+        self._scope.cancel()  # somebody unmounted it
+
+    def _greeting(self) -> list[str]:
+        lines = [f"Mounted {self._wish.place}."]
+        hired = len(self._catalog.suppliers())
+        if self._wish.settings.practice:
+            lines.append(PRACTICE_BANNER)
+        if not hired:
+            lines.append("No supplier is hired: everything exists only on this machine. See `bitdustfs hire --help`.")
+        elif hired == 1:
+            lines.append("One supplier is hired: if it goes, and this machine goes, everything is gone.")
+        return lines
+
+    async def _status(self, args: Args, _report: control_server.Report) -> Mapping[str, object]:
+        return {**self._node.status(args.get("path"))}
+
+    async def _sync(self, args: Args, report: control_server.Report) -> Mapping[str, object]:
+        return {**await self._node.sync(report, args.get("timeout"))}
+
+    async def _drop_cache(self, _args: Args, _report: control_server.Report) -> Mapping[str, object]:
+        dropped = await self._node.drop_cache()
+        await self._operations.invalidate_pages()
+        return {**dropped}
+
+    async def _stop(self, _args: Args, _report: control_server.Report) -> Mapping[str, object]:
+        try:
+            await trio.to_thread.run_sync(_flush_kernel, self._wish.place)
+        except Unavailable as error:
+            log.warning("%s", error)
+        told = self._node.stop_report()
+        self._scope.cancel()
+        return {**told}
+
+    async def _hire(self, args: Args, _report: control_server.Report) -> Mapping[str, object]:
+        wish = HireWish(
+            node=NodeId(bytes.fromhex(args["node"])),
+            address=str(args["address"]),
+            bytes=int(args["bytes"]),
+            label=str(args["label"]),
+        )
+        row = await _agree(self._node.suppliers, self._catalog, wish)
+        self._node.suppliers.add(row)
+        self._node.journal.commit()
+        await self._node.journal.durable()
+        return {**_told(row)}
+
+
+# --- hire -------------------------------------------------------------------------------------------------
+
+
+async def hire_unmounted(home: Home, wishes: Sequence[HireWish]) -> list[HireReport]:
+    """Hire suppliers for a home that no process serves. One after another: the code goes by their number."""
+    identity, secrets = _unlock(home)
+    with _catalog(home, secrets, lambda _hired: None) as (catalog, _code):
+        wall, entropy = SystemWall(), SystemEntropy()
+        suppliers = Suppliers(identity, TlsDialer(identity.key), catalog.suppliers(), entropy=entropy, wall=wall)
+        told = []
+        for wish in wishes:
+            row = await _agree(suppliers, catalog, wish)
+            catalog.commit()
+            await catalog.harden()
+            told.append(_told(row))
+        return told
+
+
+async def _agree(suppliers: Suppliers, catalog: SqliteCatalog, wish: HireWish) -> Supplier:
+    """Sign a contract with a supplier and note it in the catalog. The caller commits."""
+    label = wish.label or f"s{len(catalog.suppliers()) + 1}"
+    known = next((row for row in catalog.suppliers() if row.node == wish.node), None)
+    with trio.move_on_after(_HIRE_S) as waiting:
+        row = await suppliers.hire(
+            wish.address, wish.node, wish.bytes, label=wish.label if known is not None else label
+        )
+    if waiting.cancelled_caught:
+        raise Unavailable(what=f"{wish.address} did not answer in {_HIRE_S:g} s")
+    catalog.put_supplier(row)
+    return next(kept for kept in catalog.suppliers() if kept.node == wish.node)
+
+
+def _told(row: Supplier) -> HireReport:
+    return HireReport(
+        label=row.label,
+        node=row.node.hex(),
+        owner=row.owner.hex(),
+        address=row.address,
+        bytes=row.capacity_bytes,
+        fragments=row.capacity_fragments,
+    )
+
+
+# --- serve ------------------------------------------------------------------------------------------------
+
+
+async def run_serve(home: Home, wish: ShelfWish, ready: Ready) -> None:
+    """Keep fragments until told by a signal.
+
+    Raises:
+        InUse: the port is taken. AlreadyThere: the shelf's directory holds something else.
+    """
+    identity, _secrets = _unlock(home)
+    DiskShelf.create(wish.shelf)
+    keeper = Keeper(
+        identity,
+        DiskShelf(wish.shelf, donated_bytes=wish.donate_bytes),
+        DiskContracts(home.contracts),
+        allowed=wish.allowed,
+        crunch=ThreadCrunch(_SHELF_THREADS),
+        wall=SystemWall(),
+    )
+    reception = Reception(identity, keeper, knows=keeper.has_contract)
+    with trio.CancelScope() as scope:
+        async with listening(wish.listen, identity.key) as listener, trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_on_signal, scope)
+            nursery.start_soon(reception.run, listener)
+            host, port = split_address(listener.address)
+            ready([f"{identity.node.hex()}@{join_address(dialable(host), port)}"])
+    log.info("stopped")
+
+
+# --- parts ------------------------------------------------------------------------------------------------
+
+
+def _unlock(home: Home) -> tuple[Identity, VolumeSecrets]:
+    keys = read_keys(home)
+    return identity_of(keys), VolumeSecrets(keys.volume.volume)
+
+
+@contextmanager
+def _catalog(
+    home: Home, secrets: VolumeSecrets, choose: Callable[[int], Code | None]
+) -> Iterator[tuple[SqliteCatalog, Code | None]]:
+    """Open the catalog of a home, or make it.
+
+    Args:
+        choose: the code for that many hired suppliers; what it raises, it raises before a catalog is made.
+    Raises:
+        BadFormat: the catalog is of an unknown version, or describes another volume than the keys.
+    """
+    create = not home.catalog.exists()
+    if create:
+        choose(0)
+    with closing(SqliteCatalog(home.catalog, create=create)) as catalog:
+        if create:
+            catalog.put_value(_VOLUME_ID, secrets.volume_id)
+            catalog.commit()
+        elif catalog.value(_VOLUME_ID) != secrets.volume_id:
+            raise BadFormat(what=f"{home.catalog} does not belong to the keys beside it: put the right keys back")
+        yield catalog, choose(len(catalog.suppliers()))
+
+
+async def _cancel_on_signal(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async for number in signals:
+            log.info("ending: %s", signal.Signals(number).name)
+            scope.cancel()
+
+
+def _flush_kernel(place: str) -> None:
+    mounts.sync_filesystem(place, wait_s=_FLUSH_S)

@@ -1,0 +1,131 @@
+"""What all verbs share: the options `--home`, `--json` and `--log-level`, how they find their home, how they print.
+
+Verbs import this and little else at the top: `bitdustfs --help` loads every verb, and `status` must answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import click
+
+from bitdustfs.core.units import parse_duration, parse_size
+from bitdustfs.edges import mounts
+from bitdustfs.edges.config import LOG_LEVELS, Settings, load
+from bitdustfs.edges.home import Home, check_home, find_home
+from bitdustfs.edges.mounts import Mount
+from bitdustfs.errors import BadRequest, BitdustError, NotFound
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(slots=True)
+class Asked:
+    """The options that may stand before the verb or after it."""
+
+    home: str | None = None
+    as_json: bool = False
+    log_level: str | None = None
+
+    def find_home(self) -> Home:
+        """The state directory, whether it exists or not."""
+        return find_home(self.home)
+
+    def open_home(self) -> Home:
+        """The state directory of somebody who ran `init`. Raises NotFound, Forbidden, BadRequest."""
+        home = self.find_home()
+        check_home(home)
+        return home
+
+    def settings(self, home: Home) -> Settings:
+        """What config.toml says, under the flags that were given."""
+        return load(home.config)
+
+    def level(self, settings: Settings) -> str:
+        """How much to log."""
+        return self.log_level or settings.log_level
+
+    def home_of(self, path: str | None) -> tuple[Home, Mount | None, str]:
+        """The home that serves a path, its mount, and the path inside it.
+
+        Without a path it is the chosen home and the mount that it serves, if it serves one.
+
+        Raises:
+            NotFound: the path is on no mount of ours. BadRequest: --home names another home.
+        """
+        listed = mounts.read_mounts()
+        if path is None:
+            home = self.find_home()
+            mount = next((m for m in reversed(listed) if m.is_ours and m.home == str(home)), None)
+            return home, mount, "/"
+        place = mounts.place_of(path)
+        mount = mounts.mount_of(place, listed)
+        if mount is None or not mount.is_ours or mount.home is None:
+            raise NotFound(what=f"{path} does not lie in a mount of bitdustfs")
+        home = find_home(mount.home)
+        if self.home is not None and self.find_home() != home:
+            raise BadRequest(what=f"{path} is served by {home}, not by the home that --home names")
+        return home, mount, "/" + os.path.relpath(place, mount.mountpoint).removeprefix(".")
+
+
+class Size(click.ParamType[int]):
+    """A size such as 10G."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        return value if isinstance(value, int) else parse_size(value)
+
+
+class Seconds(click.ParamType[float]):
+    """A duration such as 30 or 5m."""
+
+    name = "DURATION"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        return float(value) if isinstance(value, int | float) else parse_duration(value)
+
+
+def with_common_options(function: F) -> F:
+    """Let a verb take the common options too, wherever the person writes them. Not repeated in its help."""
+    for flag, field, extra in (
+        ("--home", "home", {"metavar": "DIR"}),
+        ("--log-level", "log_level", {"type": click.Choice(LOG_LEVELS)}),
+    ):
+        function = click.option(flag, hidden=True, expose_value=False, callback=_noter(field), **extra)(function)
+    return cast(F, click.pass_obj(function))
+
+
+def with_json(function: F) -> F:
+    """Let a verb print JSON instead of text for people."""
+    option = click.option(
+        "--json", is_flag=True, expose_value=False, callback=_noter("as_json"), help="Print JSON, for programs."
+    )
+    return option(function)
+
+
+def show_json(value: Mapping[str, object]) -> None:
+    """Print one JSON object on one line."""
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def count(number: int, thing: str) -> str:
+    """Write a number and its thing: `1 file`, `3 files`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def explain(error: BitdustError) -> None:
+    """Say on stderr what happened."""
+    click.echo(f"bitdustfs: {error}", err=True)
+
+
+def _noter(field: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def note(context: click.Context, _parameter: click.Parameter, value: Any) -> None:
+        if value:
+            setattr(context.ensure_object(Asked), field, value)
+
+    return note

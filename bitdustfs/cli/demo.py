@@ -1,0 +1,122 @@
+"""`bitdustfs demo`: a practice swarm on this machine, to try and to break."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import click
+
+from bitdustfs.cli.common import Asked, with_common_options
+from bitdustfs.cli.swarm import Plan, Swarm
+from bitdustfs.edges import mounts
+from bitdustfs.edges.config import parse_code
+from bitdustfs.errors import BadRequest
+
+BANNER = "practice: all suppliers are on this machine; do not keep anything here"
+_MOST = 50  # processes
+
+
+@click.group()
+def demo() -> None:
+    """Try bitdustfs on this machine alone: practice suppliers, a volume, and a mount.
+
+    \b
+    Examples:
+      bitdustfs demo up ~/BitDust
+      bitdustfs demo kill 1
+      bitdustfs demo revive 1
+      bitdustfs demo down
+    """
+
+
+@demo.command()
+@click.argument("directory")
+@click.option("--suppliers", type=click.IntRange(1, _MOST), default=5, show_default=True, help="How many are hired.")
+@click.option("--spares", type=click.IntRange(0, _MOST), default=2, show_default=True, help="How many more run.")
+@click.option("--code", metavar="K/N", default="3/5", show_default=True, help="Any K of N suppliers restore a file.")
+@with_common_options
+def up(asked: Asked, directory: str, suppliers: int, spares: int, code: str) -> None:
+    """Start the practice swarm and mount it at DIRECTORY.
+
+    Makes what is missing, starts what does not run, and changes nothing else: run it as often as you like.
+    """
+    if parse_code(code).n > suppliers:
+        raise BadRequest(what=f"a code of {code} needs {parse_code(code).n} suppliers, not {suppliers}")
+    with Swarm(asked.find_home()).opened() as swarm:
+        plan = swarm.up(mounts.place_of(directory), suppliers=suppliers, spares=spares, code=code)
+    for line in _told(asked, plan):
+        click.echo(line)
+
+
+@demo.command()
+@click.argument("number", type=int)
+@with_common_options
+def kill(asked: Asked, number: int) -> None:
+    """End practice supplier NUMBER as a power cut would."""
+    with Swarm(asked.find_home()).opened() as swarm:
+        member = swarm.member(swarm.plan(), number)
+        done = swarm.kill(member)
+    click.echo(f"{member.name} is killed." if done else f"{member.name} was not running.")
+
+
+@demo.command()
+@click.argument("number", type=int)
+@with_common_options
+def revive(asked: Asked, number: int) -> None:
+    """Start practice supplier NUMBER again, with what it kept."""
+    with Swarm(asked.find_home()).opened() as swarm:
+        plan = swarm.plan()
+        member = swarm.member(plan, number)
+        if swarm.is_running(member):
+            click.echo(f"{member.name} runs already.")
+            return
+        swarm.start(plan, [member])
+    click.echo(f"{member.name} runs again at {member.place.partition('@')[2]}.")
+
+
+@demo.command()
+@click.option("--purge", is_flag=True, help="Delete the practice volume and the suppliers' shelves too.")
+@with_common_options
+def down(asked: Asked, purge: bool) -> None:
+    """Unmount and stop the practice swarm. What was written stays, and comes back with `demo up`."""
+    home = asked.find_home()
+    if not home.demo.is_dir():
+        click.echo("There is no practice swarm.")
+        return
+    with Swarm(home).opened() as swarm:
+        swarm.down()
+        if purge:
+            swarm.purge()
+    click.echo(f"Deleted the practice swarm in {home}." if purge else f"Stopped. The state stays in {home}.")
+
+
+def _told(asked: Asked, plan: Plan) -> list[str]:
+    hired = [m.name for m in plan.members if not m.spare]
+    spares = [m.name for m in plan.members if m.spare]
+    k, _, n = plan.code.partition("/")
+    run = _command(asked)
+    place = shlex.quote(plan.mountpoint)
+    return [
+        f"{plan.mountpoint} is mounted: a volume on {len(hired)} practice suppliers, {hired[0]} to {hired[-1]}.",
+        BANNER,
+        f"Any {k} of {n} suppliers restore a file. Running and not hired: {', '.join(spares) or 'none'}.",
+        f"State: {asked.find_home()}, with the suppliers in demo/supplierN.",
+        f"Try:   cp -a /usr/share/doc/bash {place}; {run} sync {place}",
+        f"       {run} status {place}",
+        f"       {run} cache drop {place}; {run} demo kill 1; {run} demo kill 3",
+        f"       diff -r /usr/share/doc/bash {place}/bash; {run} demo revive 1",
+        f"Stop:  {run} demo down            (what was written stays)",
+        f"       {run} demo down --purge    (everything is deleted)",
+    ]
+
+
+def _command(asked: Asked) -> str:
+    """How the person can call us again."""
+    called = Path(sys.argv[0])
+    words = ["bitdustfs"] if shutil.which("bitdustfs") or called.name != "bitdustfs" else [str(called.absolute())]
+    if asked.home is not None:
+        words += ["--home", asked.home]
+    return shlex.join(words)

@@ -1,0 +1,104 @@
+"""`bitdustfs hire`: take on suppliers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import click
+
+from bitdustfs.cli.common import Asked, Size, show_json, with_common_options, with_json
+from bitdustfs.core.report import HireReport
+from bitdustfs.core.units import format_size
+from bitdustfs.edges.config import parse_address
+from bitdustfs.edges.control import NotServed, ask
+from bitdustfs.edges.home import Home, check_free, hold
+from bitdustfs.errors import BadRequest
+from bitdustfs.model import NodeId
+
+_SILENCE_S = 60  # more than the mount gives a supplier to answer
+_NODE_BYTES = 32
+
+
+@click.command()
+@click.argument("suppliers", metavar="NODEID@ADDR:PORT...", nargs=-1, required=True)
+@click.option("--size", type=Size(), required=True, help="How much each of them keeps for you.")
+@click.option("--label", "labels", multiple=True, help="What to call it; once for each. Default: s1, s2, …")
+@with_json
+@with_common_options
+def hire(asked: Asked, suppliers: tuple[str, ...], size: int, labels: tuple[str, ...]) -> None:
+    """Take on suppliers: both sides sign a contract, and new blocks go there too.
+
+    NODEID@ADDR:PORT is what `bitdustfs serve` prints on the supplier's machine; its owner must have allowed you with
+    --allow. Hiring one again changes the size of its contract. Works whether the volume is mounted or not.
+
+    \b
+    Examples:
+      bitdustfs hire 9c1f…e0@192.0.2.7:4878 --size 50G --label anna
+    """
+    if size <= 0:
+        raise BadRequest(what="a contract over nothing makes no sense: give a --size")
+    if labels and len(labels) != len(suppliers):
+        raise BadRequest(
+            what=f"{len(suppliers)} suppliers cannot have {len(labels)} labels: give one --label for each"
+        )
+    places = [parse_place(text) for text in suppliers]
+    home = asked.open_home()
+    told = _hire(home, places, size, labels or ("",) * len(places))
+    for report in told:
+        if asked.as_json:
+            show_json(cast("dict[str, object]", report))
+        else:
+            space = format_size(report["bytes"])
+            click.echo(f"Hired {report['label']} at {report['address']} for {space}; both signed the contract.")
+
+
+def parse_place(text: str) -> tuple[NodeId, str]:
+    """Read NODEID@ADDR:PORT.
+
+    Raises:
+        BadRequest: says which part is wrong.
+    """
+    node, at, address = text.strip().partition("@")
+    try:
+        raw = bytes.fromhex(node)
+    except ValueError:
+        raw = b""
+    if not at or len(raw) != _NODE_BYTES:
+        raise BadRequest(
+            what=f"{text!r} is not NODEID@ADDR:PORT, as `bitdustfs serve` prints it: 64 hex digits, then @"
+        )
+    parse_address(address)
+    return NodeId(raw), address
+
+
+def _hire(home: Home, places: Sequence[tuple[NodeId, str]], size: int, labels: Sequence[str]) -> list[HireReport]:
+    """Let the process that serves the home do it, or do it here if there is none."""
+    try:
+        return [
+            cast(
+                HireReport,
+                ask(
+                    home.control,
+                    "hire",
+                    {"node": node.hex(), "address": address, "bytes": size, "label": label},
+                    silence_s=_SILENCE_S,
+                ),
+            )
+            for (node, address), label in zip(places, labels, strict=True)
+        ]
+    except NotServed:
+        check_free(home)
+
+    import trio
+
+    from bitdustfs.cli.assemble import HireWish, hire_unmounted
+    from bitdustfs.cli.logs import log_to_stderr
+
+    wishes = [
+        HireWish(node=node, address=address, bytes=size, label=label)
+        for (node, address), label in zip(places, labels, strict=True)
+    ]
+    with hold(home):
+        log_to_stderr("warning")
+        return trio.run(hire_unmounted, home, wishes)

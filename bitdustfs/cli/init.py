@@ -1,0 +1,92 @@
+"""`bitdustfs init`: make the keys of a new volume and show the recovery phrase, once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from bitdustfs.cli.common import Asked, with_common_options
+from bitdustfs.edges.home import hold, make_home, write_new
+from bitdustfs.errors import AlreadyThere, BadRequest
+
+_EPOCH = 1  # of an owner's first certificate; a higher one revokes it
+_COLUMNS = 4
+
+
+@click.command()
+@click.option(
+    "--words-file",
+    type=click.Path(dir_okay=False),
+    help="Write the 24 words into this new file, readable by you only, instead of showing them.",
+)
+@with_common_options
+def init(asked: Asked, words_file: str | None) -> None:
+    """Make the keys of a new volume.
+
+    Shows 24 words, once, on the terminal. They are the only way back to your files when this machine is gone, and
+    whoever has them has your files: write them on paper. They are not stored here.
+
+    \b
+    Examples:
+      bitdustfs init
+      bitdustfs --home /srv/bitdust init --words-file /media/stick/words
+    """
+    home = asked.find_home()
+    if words_file is None and not sys.stdout.isatty():
+        raise BadRequest(what="the 24 words are shown on a terminal only: run this in one, or give --words-file FILE")
+    if os.path.lexists(home.keys):
+        raise AlreadyThere(what=f"{home} holds keys already; nothing was changed")
+    if words_file is not None and os.path.lexists(words_file):
+        raise AlreadyThere(what=f"{words_file} exists and is not overwritten: name a new file")
+    make_home(home)
+    with hold(home):
+        phrase = _make_keys(asked, words_file)
+    if words_file is None:
+        _show(phrase)
+    else:
+        click.echo(f"The 24 words are in {words_file}. Move them off this machine.")
+    click.echo(f"Made keys in {home}.")
+
+
+def _make_keys(asked: Asked, words_file: str | None) -> str:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from bitdustfs.core import certificate, keys
+    from bitdustfs.core.keyfile import NodeKeys
+    from bitdustfs.edges.keys_disk import write_keys
+    from bitdustfs.model import Role
+
+    secret = keys.Secret(os.urandom(keys.SECRET_BYTES))
+    owner = keys.owner_key(secret)
+    node = Ed25519PrivateKey.generate()
+    signed = certificate.certify(owner, keys.public_bytes(node), Role.WRITER, epoch=_EPOCH)
+    made = NodeKeys(
+        seed=node.private_bytes_raw(),
+        owner_public=keys.public_bytes(owner),
+        certificate=signed.raw,
+        volume=keys.volume_keys(secret),
+    )
+    phrase = keys.phrase_of(secret)
+    # the words first: keys without words would be a volume that nobody can recover
+    if words_file is not None:
+        write_new(Path(words_file), phrase.encode() + b"\n")
+    try:
+        write_keys(asked.find_home(), made)
+    except BaseException:
+        if words_file is not None:
+            Path(words_file).unlink(missing_ok=True)
+        raise
+    return phrase
+
+
+def _show(phrase: str) -> None:
+    words = phrase.split()
+    rows = len(words) // _COLUMNS
+    click.echo("Your recovery phrase. It is shown this once; write it on paper, in this order:\n")
+    for row in range(rows):
+        places = range(row, len(words), rows)
+        click.echo("  " + "".join(f"{place + 1:>4}. {words[place]:<10}" for place in places))
+    click.echo("\nWith these words anybody gets your files back, you or a thief; without them nobody does.\n")

@@ -1,0 +1,153 @@
+"""The command `bitdustfs`: its verbs, and the one place where an error becomes a sentence and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import NoReturn
+
+import click
+
+from bitdustfs.cli import cache, config, demo, hire, identify, init, mount, serve, status, sync, umount
+from bitdustfs.cli.common import Asked, explain
+from bitdustfs.edges.config import LOG_LEVELS
+from bitdustfs.errors import EXIT, BitdustError, Kind
+
+EXIT_INTERRUPTED = 130  # as shells say: 128 + SIGINT
+EXIT_PIPE = 141  # 128 + SIGPIPE: who read our output has gone
+
+_HELP = """A folder that you mount, and whose contents live, encrypted and erasure-coded, on your friends' computers.
+
+\b
+Try it on this machine alone, with seven practice suppliers:
+  bitdustfs demo up ~/BitDust          make everything and mount it
+  cp -a ~/Documents ~/BitDust/         use it like any folder
+  bitdustfs status ~/BitDust           how safe is it?
+  bitdustfs demo kill 1                lose a supplier; everything can still be read
+  bitdustfs demo down                  stop; what you wrote stays
+
+\b
+For real:
+  bitdustfs init                       make your keys; write the 24 words down
+  bitdustfs hire NODEID@ADDR:PORT --size 50G
+  bitdustfs mount ~/BitDust
+  bitdustfs serve --donate 50G         keep things for a friend, on another machine or home
+
+\b
+Exit codes: 0 done, 2 wrong usage, 10 not found, 11 exists already, 12 in use, 13 not allowed, 14 not reachable,
+15 disk full, 16 contracts full, 17 lost or damaged, 18 read-only, 19 unreadable format, 20 a peer cheated,
+21 something is not installed, 30-33 see `status --help`, 34 see `sync --help`, 70 a fault of ours, 130 interrupted.
+"""
+
+
+@click.group(help=_HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--home", metavar="DIR", help="State directory. Default: $BITDUSTFS_HOME, else the platform's place.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs, where there is something to read.")
+@click.option("--log-level", type=click.Choice(LOG_LEVELS), help="Least important lines that are logged.")
+@click.version_option(package_name="bitdustfs", message="bitdustfs %(version)s")
+@click.pass_context
+def group(context: click.Context, home: str | None, as_json: bool, log_level: str | None) -> None:
+    context.obj = Asked(home=home, as_json=as_json, log_level=log_level)
+
+
+for verb in (
+    init.init,
+    identify.identify,
+    serve.serve,
+    hire.hire,
+    mount.mount,
+    umount.umount,
+    status.status,
+    sync.sync,
+    cache.cache,
+    config.config,
+    demo.demo,
+):
+    group.add_command(verb)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Do what the command line says and return the exit code."""
+    os.umask(0o077)  # whatever we make is private; the modes of files in a mount come from their makers
+    try:
+        code = group.main(list(arguments), prog_name="bitdustfs", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except click.ClickException as bad:
+        return _say_usage(bad)
+    except (KeyboardInterrupt, click.Abort):
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at exit
+        return EXIT_PIPE
+    except BitdustError as error:
+        explain(error)
+        return error.exit_code
+    except BaseExceptionGroup as several:
+        return _say_several(several, arguments)
+    except Exception as fault:  # noqa: BLE001 - the process must get an exit code
+        return _say_fault(fault, arguments)
+
+
+def main() -> NoReturn:
+    """The entry point of the installed command."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def _say_usage(bad: click.ClickException) -> int:
+    message = bad.format_message()
+    hint = ""
+    if isinstance(bad, click.UsageError) and bad.ctx is not None:
+        hint = f"; see `{bad.ctx.command_path} --help`"
+    click.echo(f"bitdustfs: {message[:1].lower()}{message[1:].rstrip('.')}{hint}", err=True)
+    return EXIT[Kind.USAGE]
+
+
+def _say_several(several: BaseExceptionGroup[BaseException], arguments: Sequence[str]) -> int:
+    leaves = list(_leaves(several))
+    if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
+        return EXIT_INTERRUPTED
+    unexpected = [leaf for leaf in leaves if not isinstance(leaf, BitdustError)]
+    if unexpected:
+        return _say_fault(several, arguments)
+    first = next(leaf for leaf in leaves if isinstance(leaf, BitdustError))
+    explain(first)
+    return first.exit_code
+
+
+def _leaves(group_: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for member in group_.exceptions:
+        if isinstance(member, BaseExceptionGroup):
+            yield from _leaves(member)
+        else:
+            yield member
+
+
+def _say_fault(fault: BaseException, arguments: Sequence[str]) -> int:
+    """Put the traceback into HOME/log, or on stderr if there is no home."""
+    trace = "".join(traceback.format_exception(fault))
+    home = _home_in(arguments).find_home()
+    try:
+        with home.log.open("a") as log:
+            log.write(f"a fault in `bitdustfs {next(iter(arguments), '')} …`\n{trace}")
+        where = f"the log, {home.log}, says where"
+    except OSError:
+        click.echo(trace, err=True)
+        where = "its trace is above"
+    click.echo(f"bitdustfs: a fault of our own, {type(fault).__name__}: {where}", err=True)
+    return EXIT[Kind.BUG]
+
+
+def _home_in(arguments: Sequence[str]) -> Asked:
+    asked = Asked()
+    for flag, value in pairwise(arguments):
+        if flag == "--home":
+            asked.home = value
+    return asked
+
+
+if __name__ == "__main__":
+    main()

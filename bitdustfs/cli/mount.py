@@ -1,0 +1,150 @@
+"""`bitdustfs mount`: check everything that can be wrong, start the process that serves, return when it does.
+
+    parent: checks -> starts the daemon -> waits for its one line -> says it, exits
+    daemon: the same checks, under the home's lock -> serves -> tells the parent
+
+The daemon is a process of its own, started and not forked: a fork would share threads' locks and open files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+
+import click
+
+from bitdustfs.cli.common import Asked, with_common_options
+from bitdustfs.cli.mount_options import MountWish, mount_options
+from bitdustfs.edges import mounts
+from bitdustfs.edges.control import told_error
+from bitdustfs.edges.home import Home, check_free, hold
+from bitdustfs.errors import BitdustError
+
+_MODULE = "bitdustfs.cli.main"
+
+Ready = Callable[[Sequence[str]], None]
+
+
+@click.command()
+@click.argument("directory")
+@click.option(
+    "--code", metavar="K/N", help="New blocks survive the loss of N-K of N suppliers. Default: by their number."
+)
+@click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground and log to stderr. Ctrl-C unmounts.")
+@click.option("-o", "words", metavar="OPTIONS", multiple=True, help="allow_other, ro, spool=SIZE, read_timeout=S.")
+@click.option("--ready-fd", type=int, hidden=True)
+@with_common_options
+def mount(
+    asked: Asked, directory: str, code: str | None, foreground: bool, words: tuple[str, ...], ready_fd: int | None
+) -> None:
+    """Mount the volume of this home at DIRECTORY, which must be empty.
+
+    Returns when the mount serves; what is written is sent to the suppliers in the background.
+
+    \b
+    Options after -o, with commas between them:
+      allow_other       other users may look into the mount, as the modes of its files say
+      ro                nothing can be changed
+      spool=SIZE        local cache and unsent data; default: 20 GiB, or a fifth of what is free
+      read_timeout=S    how long a read waits for suppliers; default: 30s
+
+    \b
+    Examples:
+      bitdustfs mount ~/BitDust
+      bitdustfs mount ~/BitDust --code 3/5 -o spool=100G
+      bitdustfs --home /srv/b mount /mnt/b -f
+    """
+    if ready_fd is not None:
+        _be_daemon(asked, directory, code, words, ready_fd)
+        return
+    home, options = _check(asked, directory, code, words)
+    if foreground:
+        _serve(asked, home, options, _print, to_file=False)
+    else:
+        _print(_start_daemon(asked, home, options.place, code, words))
+
+
+def _check(asked: Asked, directory: str, code: str | None, words: Sequence[str]) -> tuple[Home, MountWish]:
+    """Look at everything that can be known before anything is changed."""
+    home = asked.open_home()
+    options = mount_options(mounts.place_of(directory), code, words, asked.settings(home))
+    mounts.check_fuse()
+    mounts.check_mountpoint(options.place, str(home), mounts.read_mounts())
+    check_free(home)
+    return home, options
+
+
+def _serve(asked: Asked, home: Home, options: MountWish, ready: Ready, *, to_file: bool) -> None:
+    import trio
+
+    from bitdustfs.cli.assemble import run_mount
+    from bitdustfs.cli.logs import log_to_file, log_to_stderr
+
+    with hold(home):
+        level = asked.level(options.settings)
+        if to_file:
+            log_to_file(home, level)
+        else:
+            log_to_stderr(level)
+        trio.run(run_mount, home, options, ready)
+
+
+def _print(lines: Sequence[str]) -> None:
+    for line in lines:
+        click.echo(line)
+
+
+# --- the daemon and its parent ------------------------------------------------------------------------------
+
+
+def _start_daemon(asked: Asked, home: Home, place: str, code: str | None, words: Sequence[str]) -> Sequence[str]:
+    """Start the serving process and wait until it serves or gives up. Returns what it has to say.
+
+    Raises:
+        BitdustError: why it does not serve, with the kind it has there.
+    """
+    receiving, sending = os.pipe()
+    command = [sys.executable, "-P", "-m", _MODULE, "--home", str(home), "mount", f"--ready-fd={sending}"]
+    command += [f"--code={code}"] if code is not None else []
+    command += [f"-o{word}" for word in words]
+    command += [f"--log-level={asked.log_level}"] if asked.log_level is not None else []
+    with home.log.open("ab") as log:
+        process = subprocess.Popen(
+            [*command, "--", place],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=(sending,),
+            cwd="/",
+            start_new_session=True,
+        )
+    os.close(sending)
+    with os.fdopen(receiving, "rb") as pipe:
+        line = pipe.readline()
+    if line:
+        answer = json.loads(line)
+        if "error" in answer:
+            raise told_error(answer["error"]["kind"], answer["error"]["text"])
+        return [str(said) for said in answer["ready"]]
+    process.wait()
+    raise BitdustError(what=f"the mount ended before it served: {home.log} says why")
+
+
+def _be_daemon(asked: Asked, directory: str, code: str | None, words: Sequence[str], ready_fd: int) -> None:
+    """Serve until the end; tell the parent once whether we do."""
+
+    def tell(answer: Mapping[str, object]) -> None:
+        with suppress(OSError):  # nobody waits any more, which is no reason not to serve
+            os.write(ready_fd, json.dumps(answer).encode() + b"\n")
+            os.close(ready_fd)
+
+    try:
+        home, options = _check(asked, directory, code, words)
+        _serve(asked, home, options, lambda lines: tell({"ready": list(lines)}), to_file=True)
+    except BitdustError as error:
+        tell({"error": {"kind": error.kind.value, "text": str(error)}})
+        raise

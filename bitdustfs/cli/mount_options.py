@@ -1,0 +1,111 @@
+"""What the person asks of a mount: `-o` options and flags as one value. Pure."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from bitdustfs.core.units import GIB, MIB, parse_duration, parse_size
+from bitdustfs.edges.config import Settings, parse_code
+from bitdustfs.errors import BadRequest
+from bitdustfs.model import Code
+
+SPOOL_MOST_BYTES = 20 * GIB
+SPOOL_SHARE = 5  # the default takes at most this part of what is free: 20 %
+SPOOL_LEAST_BYTES = 64 * MIB  # room for a few blocks on their way, whatever is asked
+
+
+@dataclass(frozen=True, slots=True)
+class MountWish:
+    """How one mount is served."""
+
+    place: str  # the mountpoint, absolute
+    code: Code | None  # of new blocks, as asked for on the command line
+    settings: Settings  # config.toml, under `-o`
+    spool_bytes: int  # 0: the default
+    read_timeout_s: float
+    allow_other: bool = False
+    read_only: bool = False
+
+
+_WITHOUT_VALUE = ("allow_other", "ro")
+_WITH_VALUE: Mapping[str, Callable[[str], object]] = MappingProxyType(
+    {"spool": parse_size, "read_timeout": parse_duration}
+)
+
+
+def parse_options(texts: Sequence[str]) -> Mapping[str, object]:
+    """Read the values of `-o`: words with commas between them.
+
+    Returns:
+        option -> value; True for one without a value.
+    Raises:
+        BadRequest: an option is unknown, lacks its value, or has one too many.
+    """
+    found: dict[str, object] = {}
+    for word in (word.strip() for text in texts for word in text.split(",")):
+        name, equals, value = word.partition("=")
+        if not word or word == "rw":
+            continue
+        if name in _WITHOUT_VALUE:
+            if equals:
+                raise BadRequest(what=f"the mount option {name} takes no value")
+            found[name] = True
+        elif name in _WITH_VALUE:
+            if not value:
+                raise BadRequest(what=f"the mount option {name} needs a value: {name}=…")
+            found[name] = _WITH_VALUE[name](value)
+        else:
+            known = (*_WITHOUT_VALUE, *_WITH_VALUE)
+            near = difflib.get_close_matches(name, known, n=1)
+            meant = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+            raise BadRequest(what=f"there is no mount option {name!r}; {meant}")
+    return MappingProxyType(found)
+
+
+def mount_options(place: str, code: str | None, words: Sequence[str], settings: Settings) -> MountWish:
+    """Put flags over settings.
+
+    Raises:
+        BadRequest: a code or an option makes no sense.
+    """
+    given = parse_options(words)
+    spool_bytes = given.get("spool", settings.spool)
+    read_timeout_s = given.get("read_timeout", settings.read_timeout)
+    assert isinstance(spool_bytes, int) and isinstance(read_timeout_s, float)
+    if 0 < spool_bytes < SPOOL_LEAST_BYTES:
+        raise BadRequest(what=f"a spool of {spool_bytes} bytes is too small: give it 64 MiB or more")
+    if read_timeout_s <= 0:
+        raise BadRequest(what="a read timeout must be longer than nothing")
+    return MountWish(
+        place=place,
+        code=parse_code(code) if code is not None else None,
+        settings=settings,
+        spool_bytes=spool_bytes,
+        read_timeout_s=read_timeout_s,
+        allow_other="allow_other" in given,
+        read_only="ro" in given,
+    )
+
+
+def default_spool_bytes(free_bytes: int) -> int:
+    """How much the spool takes if nobody says: 20 GiB, or 20 % of what is free."""
+    return max(SPOOL_LEAST_BYTES, min(SPOOL_MOST_BYTES, free_bytes // SPOOL_SHARE))
+
+
+def wanted_code(options: MountWish, suppliers: int) -> Code | None:
+    """The code of new blocks: the flag's, the config's, or None: by the number of suppliers.
+
+    Raises:
+        BadRequest: the flag asks for more suppliers than are hired.
+    """
+    if options.code is None:
+        return parse_code(options.settings.code) if options.settings.code else None
+    if suppliers < options.code.k:
+        raise BadRequest(
+            what=f"--code {options.code} needs {options.code.k} suppliers at least, and {suppliers} are hired: "
+            "hire more, or leave --code out"
+        )
+    return options.code

@@ -1,0 +1,83 @@
+"""`bitdustfs serve`: keep other people's fragments."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import click
+
+from bitdustfs.cli.common import Asked, Size, with_common_options
+from bitdustfs.core.units import parse_size
+from bitdustfs.edges.config import parse_address, parse_owner
+from bitdustfs.edges.home import hold
+from bitdustfs.errors import BadRequest
+from bitdustfs.model import OwnerId
+
+
+@click.command()
+@click.option("--listen", metavar="ADDR:PORT", help="Wait for customers here; port 0 takes a free one.")
+@click.option("--donate", type=Size(), help="Offer this much to all customers together.")
+@click.option("--shelf", type=click.Path(file_okay=False), help="Directory for what they store. Default: HOME/shelf.")
+@click.option("--allow", "allows", metavar="OWNERID:SIZE", multiple=True, help="Let this owner store so much here.")
+@click.option("-f", "--foreground", is_flag=True, help="Log to stderr instead of HOME/log.")
+@with_common_options
+def serve(
+    asked: Asked,
+    listen: str | None,
+    donate: int | None,
+    shelf: str | None,
+    allows: tuple[str, ...],
+    foreground: bool,
+) -> None:
+    """Keep fragments for friends, until SIGTERM or Ctrl-C.
+
+    Prints NODEID@ADDR:PORT, which a friend gives to `hire`, when it can be reached. Only owners named with --allow,
+    or in the table `allow` of config.toml, may store anything; `bitdustfs id --owner` prints an owner's id.
+
+    \b
+    Examples:
+      bitdustfs serve --donate 100G --allow 3f…e1:50G
+      bitdustfs serve --listen 0.0.0.0:4878 --shelf /media/disk/shelf
+    """
+    home = asked.open_home()
+    settings = asked.settings(home)
+    address = listen if listen is not None else settings.listen
+    parse_address(address)
+    allowed = _allowed(settings.allow, allows)
+
+    import trio
+
+    from bitdustfs.cli.assemble import ShelfWish, run_serve
+    from bitdustfs.cli.logs import log_to_file, log_to_stderr
+
+    wish = ShelfWish(
+        listen=address,
+        shelf=Path(shelf or settings.shelf or home.shelf).absolute(),
+        donate_bytes=settings.donate if donate is None else donate,
+        allowed=allowed,
+    )
+    with hold(home):
+        if foreground:
+            log_to_stderr(asked.level(settings))
+        else:
+            log_to_file(home, asked.level(settings))
+        trio.run(run_serve, home, wish, _print)
+
+
+def _print(lines: Sequence[str]) -> None:
+    for line in lines:
+        click.echo(line)
+    sys.stdout.flush()
+
+
+def _allowed(settled: Mapping[str, int], given: tuple[str, ...]) -> Mapping[OwnerId, int]:
+    """Put the flags over the config. Raises BadRequest."""
+    allowed = {parse_owner(owner): size for owner, size in settled.items()}
+    for text in given:
+        owner, colon, size = text.partition(":")
+        if not colon:
+            raise BadRequest(what=f"--allow {text!r} has no size: write OWNERID:SIZE, like {owner[:8]}…:50G")
+        allowed[parse_owner(owner)] = parse_size(size)
+    return allowed

@@ -1,0 +1,109 @@
+"""`bitdustfs status`: how safe a volume, or one path in it, is. The exit code says it too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import cast
+
+import click
+
+from bitdustfs.cli.common import Asked, count, show_json, with_common_options, with_json
+from bitdustfs.core.report import StatusReport, SupplierReport
+from bitdustfs.core.units import format_size
+from bitdustfs.edges.control import ask
+from bitdustfs.model import FileState
+
+_SILENCE_S = 30  # the mount answers from its catalog; a deep tree takes a while
+
+STATE_EXIT: Mapping[FileState, int] = MappingProxyType(
+    {
+        FileState.SAFE: 0,
+        FileState.PLACED: 30,
+        FileState.DEGRADED: 31,
+        FileState.LOCAL: 32,
+        FileState.LOST: 33,
+    }
+)
+
+_MEANING: Mapping[FileState, str] = MappingProxyType(
+    {
+        FileState.SAFE: "survives the loss of this machine and of as many suppliers as the margin says",
+        FileState.PLACED: "survives the loss of suppliers, but not of this machine",
+        FileState.DEGRADED: "can be read, but some blocks are on too few suppliers",
+        FileState.LOCAL: "something exists only on this machine",
+        FileState.LOST: "some bytes are gone: fewer fragments are left than a block needs",
+    }
+)
+
+
+@click.command()
+@click.argument("path", required=False)
+@with_json
+@with_common_options
+def status(asked: Asked, path: str | None) -> int:
+    """Say how safe the files are.
+
+    PATH is a file or directory in the mount; without it the whole volume of the home is meant.
+
+    \b
+    The exit code is that of the worst state:
+       0  safe       survives this machine, and `margin` suppliers
+      30  placed     survives `margin` suppliers, but not this machine
+      31  degraded   can be read, but some blocks are on too few suppliers
+      32  local      something exists only on this machine
+      33  lost       some bytes are gone
+
+    \b
+    Examples:
+      bitdustfs status
+      bitdustfs status ~/BitDust/letters --json
+    """
+    home, mount, inside = asked.home_of(path)
+    report = cast(StatusReport, ask(home.control, "status", {"path": inside}, silence_s=_SILENCE_S))
+    state = FileState(report["state"])
+    if asked.as_json:
+        show_json({**report, "home": str(home), "mountpoint": mount.mountpoint if mount else None})
+    else:
+        for line in lines(report, mount.mountpoint if mount else str(home)):
+            click.echo(line)
+    return STATE_EXIT[state]
+
+
+def lines(report: StatusReport, place: str) -> list[str]:
+    """Write a report for a person."""
+    state = FileState(report["state"])
+    shown = [f"{place}{report['path'] if report['path'] != '/' else ''}: {state.value} - {_MEANING[state]}"]
+    if report["practice"]:
+        shown.append("practice: all suppliers are on this machine; do not keep anything here")
+    shown.append(f"  holds      {count(report['files'], 'file')}, {format_size(report['bytes'])}")
+    if report["files_local"]:
+        waiting = f"{count(report['files_local'], 'file')}, {format_size(report['bytes_local'])}"
+        shown.append(f"  only here  {waiting}")
+    if report["blocks"]:
+        full = ", full" if report["held"] >= report["wanted"] else ""
+        shown.append(
+            f"  blocks     {report['blocks']}; the worst has {report['held']} of {report['wanted']} fragments{full}"
+        )
+        shown.append(f"  margin     {report['margin']}: {_margin(report['margin'])}")
+    if report["missing_fragments"]:
+        shown.append(f"  repair     {count(report['missing_fragments'], 'fragment')} to make again")
+    shown.append(f"  spool      {format_size(report['spool_bytes'])} of {format_size(report['spool_limit_bytes'])}")
+    shown.append(f"  code       {report['code'] or 'none yet: no supplier is hired'}")
+    shown += [_supplier(supplier) for supplier in report["suppliers"]]
+    shown += [f"  trouble: {sentence}" for sentence in report["trouble"]]
+    return shown
+
+
+def _margin(margin: int) -> str:
+    if margin < 0:
+        return "reads of what is not here fail until suppliers answer again"
+    if margin == 0:
+        return "if one more supplier fails, reads fail"
+    return f"{count(margin, 'more supplier')} may fail before reads fail"
+
+
+def _supplier(supplier: SupplierReport) -> str:
+    answers = "answers" if supplier["answers"] else "silent "
+    used = f"{format_size(supplier['used_bytes'])} of {format_size(supplier['capacity_bytes'])}"
+    return f"  supplier   {answers}  {supplier['label']}  {supplier['address']}  {used}"

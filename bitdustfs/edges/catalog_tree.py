@@ -1,0 +1,198 @@
+"""The catalog's tree: inodes, names, extended attributes.
+
+Inodes are read far more often than written, so the last used ones are kept as objects. The cache is right because
+every change of an inode goes through `put_inode` and `drop_inode`, and a rollback empties it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from bitdustfs.edges.catalog_store import Store
+from bitdustfs.edges.catalog_versioned import LIVE, Versioned
+from bitdustfs.model import NO_INO, ROOT_INO, Code, Cookie, Ino, Inode, Name
+
+CACHED_INODES = 16384  # (tune) about 8 MB
+
+_INODE_VALUES = (
+    "mode", "uid", "gid", "nlink", "size", "atime_ns", "mtime_ns", "ctime_ns", "k", "n", "version", "rdev", "target",
+)  # fmt: skip
+INODES = Versioned("r_inode", ("ino",), _INODE_VALUES)
+NAMES = Versioned("r_name", ("parent", "cookie"), ("name", "ino", "superseded"))
+XATTRS = Versioned("r_xattr", ("ino", "name"), ("value",))
+
+_INODE = f"SELECT {', '.join(_INODE_VALUES)} FROM r_inode WHERE ino = ? AND died = {LIVE}"
+_ORPHANS = f"""
+    SELECT ino FROM r_inode AS i WHERE died = {LIVE} AND ino <> {ROOT_INO}
+    AND NOT EXISTS (SELECT 1 FROM r_name AS n WHERE n.ino = i.ino AND n.died = {LIVE})
+    AND NOT EXISTS (
+        SELECT 1 FROM r_name AS n WHERE n.superseded = i.ino AND n.superseded <> 0 AND n.died = {LIVE})
+"""
+_NAME = f"SELECT ino, cookie, superseded FROM r_name WHERE parent = ? AND name = ? AND died = {LIVE}"
+_NAMES = f"""
+    SELECT n.name, n.ino, n.cookie, n.superseded, {", ".join(f"i.{v}" for v in _INODE_VALUES)}
+    FROM r_name AS n CROSS JOIN r_inode AS i ON i.ino = n.ino AND i.died = {LIVE}
+    WHERE n.parent = ? AND n.cookie > ? AND n.died = {LIVE} ORDER BY n.cookie LIMIT ?
+"""
+_NAMES_OF = f"""
+    SELECT parent, name, ino, cookie, superseded FROM r_name WHERE ino = ? AND died = {LIVE}
+    ORDER BY parent, cookie
+"""
+_XATTR = f"SELECT value FROM r_xattr WHERE ino = ? AND name = ? AND died = {LIVE}"
+_XATTRS = f"SELECT name, value FROM r_xattr WHERE ino = ? AND died = {LIVE} ORDER BY name"
+
+
+class TreeTables(Store):
+    """Inodes, names and extended attributes."""
+
+    def __init__(self, path: str | Path, **options: Any) -> None:
+        super().__init__(path, **options)
+        self._inodes: OrderedDict[Ino, Inode | None] = OrderedDict()
+
+    # -- inodes ------------------------------------------------------------------------------------------
+    def new_ino(self) -> Ino:
+        """Take an inode number that was never given out."""
+        ino = Ino(self._take("ino"))
+        self._keep(ino, None)
+        return ino
+
+    def inode(self, ino: Ino) -> Inode | None:
+        """The live inode, if there is one."""
+        try:
+            self._inodes.move_to_end(ino)
+        except KeyError:
+            rows = self._rows(_INODE, (ino,))
+            self._keep(ino, _inode(ino, rows[0]) if rows else None)
+        return self._inodes[ino]
+
+    def put_inode(self, inode: Inode) -> None:
+        """Insert or replace."""
+        old = self.inode(inode.ino)
+        if old == inode:
+            return
+        values = (
+            inode.mode,
+            inode.uid,
+            inode.gid,
+            inode.nlink,
+            inode.size,
+            inode.atime_ns,
+            inode.mtime_ns,
+            inode.ctime_ns,
+            inode.code.k,
+            inode.code.n,
+            inode.version,
+            inode.rdev,
+            inode.target,
+        )
+        self.put_live(INODES, (inode.ino,), values)
+        self._count("inodes", 1 if old is None else 0)
+        self._count("file_bytes", _file_bytes(inode) - _file_bytes(old))
+        self._keep(inode.ino, inode)
+
+    def _drop_inode_row(self, ino: Ino) -> None:
+        old = self.inode(ino)
+        if old is None:
+            return
+        self.drop_live(INODES, (ino,))
+        self._count("inodes", -1)
+        self._count("file_bytes", -_file_bytes(old))
+        self._keep(ino, None)
+
+    def orphans(self) -> Sequence[Ino]:
+        """Inodes without a name that no name supersedes. Looks at every inode: once, at a mount."""
+        return [Ino(row[0]) for row in self._rows(_ORPHANS)]
+
+    def count_inodes(self) -> int:
+        """How many live inodes there are."""
+        return self._counters["inodes"]
+
+    def file_bytes(self) -> tuple[int, int]:
+        """(sum of published sizes of regular files, number of live inodes)."""
+        return self._counters["file_bytes"], self._counters["inodes"]
+
+    # -- names -------------------------------------------------------------------------------------------
+    def name(self, parent: Ino, name: bytes) -> Name | None:
+        """The live name in a directory, if it is there."""
+        rows = self._rows(_NAME, (parent, name))
+        if not rows:
+            return None
+        ino, cookie, superseded = rows[0]
+        return Name(parent, name, ino, cookie, superseded)
+
+    def put_name(self, parent: Ino, name: bytes, ino: Ino, *, superseded: Ino = NO_INO) -> Name:
+        """Insert with a new cookie, or replace in place and keep the cookie."""
+        rows = self._rows(_NAME, (parent, name))
+        cookie = Cookie(rows[0][1] if rows else self._take("cookie"))
+        self.put_live(NAMES, (parent, cookie), (name, ino, superseded))
+        return Name(parent, name, ino, cookie, superseded)
+
+    def drop_name(self, parent: Ino, name: bytes) -> None:
+        """Forget a name; nothing if it is not there."""
+        for _, cookie, _ in self._rows(_NAME, (parent, name)):
+            self.drop_live(NAMES, (parent, cookie))
+
+    def names(self, parent: Ino, after: Cookie, limit: int) -> Sequence[tuple[Name, Inode]]:
+        """The names of a directory with cookies above `after`, in cookie order, with their inodes."""
+        return [
+            (Name(parent, row[0], row[1], row[2], row[3]), _inode(row[1], row[4:]))
+            for row in self._rows(_NAMES, (parent, after, limit))
+        ]
+
+    def names_of(self, ino: Ino) -> Sequence[Name]:
+        """All names that show this inode."""
+        return [Name(*row) for row in self._rows(_NAMES_OF, (ino,))]
+
+    def superseding(self, ino: Ino) -> Sequence[Name]:
+        """The names that show `ino` (unborn) and keep a superseded inode."""
+        return [name for name in self.names_of(ino) if name.superseded != NO_INO]
+
+    # -- xattrs ------------------------------------------------------------------------------------------
+    def xattr(self, ino: Ino, name: bytes) -> bytes | None:
+        """The value of an extended attribute, if it is set."""
+        rows = self._rows(_XATTR, (ino, name))
+        return rows[0][0] if rows else None
+
+    def put_xattr(self, ino: Ino, name: bytes, value: bytes) -> None:
+        """Insert or replace."""
+        self.put_live(XATTRS, (ino, name), (value,))
+
+    def drop_xattr(self, ino: Ino, name: bytes) -> bool:
+        """Forget an attribute. False: it was not set."""
+        if self.xattr(ino, name) is None:
+            return False
+        self.drop_live(XATTRS, (ino, name))
+        return True
+
+    def xattrs(self, ino: Ino) -> Sequence[tuple[bytes, bytes]]:
+        """All (name, value) of an inode, by name."""
+        return [(name, value) for name, value in self._rows(_XATTRS, (ino,))]
+
+    # -- private -----------------------------------------------------------------------------------------
+    def _keep(self, ino: Ino, inode: Inode | None) -> None:
+        self._inodes[ino] = inode
+        self._inodes.move_to_end(ino)
+        if len(self._inodes) > CACHED_INODES:
+            self._inodes.popitem(last=False)
+
+    def _undone(self) -> None:
+        self._inodes.clear()
+
+
+def _file_bytes(inode: Inode | None) -> int:
+    return inode.size if inode is not None and inode.is_file else 0
+
+
+_code: Callable[[int, int], Code] = lru_cache(maxsize=256)(Code)
+
+
+def _inode(ino: Ino, values: Sequence[Any]) -> Inode:
+    mode, uid, gid, nlink, size, atime_ns, mtime_ns, ctime_ns, k, n, version, rdev, target = values
+    code = _code(k, n)
+    return Inode(
+        ino, mode, uid, gid, nlink, size, atime_ns, mtime_ns, ctime_ns, code, version, rdev, target
+    )  # fmt: skip

@@ -1,0 +1,33 @@
+"""Rows with generations: the statements of the copy-on-write rule, for each table that has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+FIRST_GENERATION = 1
+LIVE: Final = 0x7FFF_FFFF_FFFF_FFFF  # `died` of a row of the current generation
+
+
+class Versioned:
+    """A table whose rows carry generations, with the statements of the copy-on-write rule.
+
+    `close[i]` and `drop[i]` speak of the live rows with the first i key columns given; see `Store.put_live` and
+    `Store.drop_live`.
+    """
+
+    def __init__(self, table: str, key: Sequence[str], values: Sequence[str]) -> None:
+        columns = (*key, "born", "died", *values)
+        self.put = (
+            f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) "
+            f"ON CONFLICT ({', '.join(key)}, born) DO UPDATE SET {', '.join(f'{v} = excluded.{v}' for v in values)}"
+        )
+        wheres = [
+            " AND ".join([*(f"{k} = ?{i}" for i, k in enumerate(key[:count], start=1)), f"died = {LIVE}"])
+            for count in range(len(key) + 1)
+        ]
+        self.close = [
+            f"UPDATE {table} SET died = ?{count + 1} WHERE {where} AND born < ?{count + 1}"
+            for count, where in enumerate(wheres)
+        ]
+        self.drop = [f"DELETE FROM {table} WHERE {where}" for where in wheres]

@@ -1,0 +1,266 @@
+"""HOME/config.toml: a closed list of keys, each with a type, a default and a meaning.
+
+`Settings` is the list. A flag on the command line wins over the file, the file over the default. An unknown key is
+refused with the nearest known one: a misspelt key that is silently ignored is a setting that does not hold.
+Sizes and durations are written as people write them (`10 GiB`, `30s`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TypeVar, cast
+
+import tomli_w
+
+from bitdustfs.core.units import exact_size, format_duration, parse_duration, parse_size
+from bitdustfs.edges.home import translated, write_atomically
+from bitdustfs.errors import BadFormat, BadRequest
+from bitdustfs.model import Code, OwnerId
+
+T = TypeVar("T")
+
+DEFAULT_PORT = 4878
+CONFIG_BYTES = 1024 * 1024  # more than anybody writes by hand
+LOG_LEVELS = ("debug", "info", "warning", "error")
+TABLE = "allow"  # the one key that is a table: `allow.OWNERID = SIZE`
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Read ADDR:PORT, with an IPv6 address in brackets.
+
+    Raises:
+        BadRequest: says what is wrong with it.
+    """
+    host, colon, port = text.strip().rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise BadRequest(what=f"{text!r} is not an address: write ADDR:PORT, like 192.0.2.7:{DEFAULT_PORT}")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise BadRequest(what=f"{text!r} is not an address: write an IPv6 address in brackets, like [::1]:{port}")
+    if not host:
+        raise BadRequest(what=f"{text!r} has no address before the port: write 0.0.0.0:{port} for all of them")
+    return host, int(port)
+
+
+def parse_code(text: str) -> Code:
+    """Read an erasure code K/N.
+
+    Raises:
+        BadRequest: says which rule it breaks.
+    """
+    k, slash, n = text.strip().partition("/")
+    if not (slash and k.isascii() and k.isdigit() and n.isascii() and n.isdigit()):
+        raise BadRequest(what=f"{text!r} is not a code: write K/N, like 3/5: any 3 of 5 fragments restore a block")
+    try:
+        return Code(int(k), int(n))
+    except ValueError as bad:
+        raise BadRequest(what=f"{bad}: any K of the N fragments restore a block") from bad
+
+
+def parse_owner(text: str) -> OwnerId:
+    """Read an owner id: 64 hex digits. Raises BadRequest."""
+    try:
+        owner = bytes.fromhex(text.strip())
+    except ValueError:
+        owner = b""
+    if len(owner) != 32:
+        raise BadRequest(what=f"{text!r} is not an owner id: it has 64 hex digits; `bitdustfs id` prints yours")
+    return OwnerId(owner)
+
+
+def _address(value: object) -> str:
+    parse_address(_text(value))
+    return _text(value).strip()
+
+
+def _code(value: object) -> str:
+    return str(parse_code(_text(value))) if value else ""
+
+
+def _size(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    return parse_size(_text(value))
+
+
+def _duration(value: object) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
+        return float(value)
+    return parse_duration(_text(value))
+
+
+def _bool(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+    if _text(value).lower() not in words:
+        raise BadRequest(what=f"{value!r} is neither true nor false")
+    return words[_text(value).lower()]
+
+
+def _level(value: object) -> str:
+    level = _text(value).lower()
+    if level not in LOG_LEVELS:
+        raise BadRequest(what=f"{value!r} is not a log level: choose {', '.join(LOG_LEVELS)}")
+    return level
+
+
+def _path(value: object) -> str:
+    text = _text(value)
+    if text and not os.path.isabs(text):
+        raise BadRequest(what=f"{text!r} must be an absolute path")
+    return text
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise BadRequest(what=f"{value!r} should be written in quotes")
+    return value
+
+
+def _allow(value: object) -> Mapping[str, int]:
+    if not isinstance(value, Mapping):
+        raise BadRequest(what="it is a table: one line `OWNERID = SIZE` for each customer")
+    return MappingProxyType({parse_owner(str(owner)).hex(): _size(size) for owner, size in value.items()})
+
+
+def _key(default: T, parse: Callable[[object], T], meaning: str) -> T:
+    """A field with its parser and its meaning. To the type checker it is its default."""
+    spec: T = field(default_factory=lambda: default, metadata={"parse": parse, "meaning": meaning})
+    return spec
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What config.toml may say. The order is that of `config list`."""
+
+    listen: str = _key(f"0.0.0.0:{DEFAULT_PORT}", _address, "ADDR:PORT where `serve` waits for customers")
+    donate: int = _key(10 * 1024**3, _size, "bytes of this disk that `serve` offers to all customers together")
+    shelf: str = _key("", _path, "directory for other people's fragments; empty: HOME/shelf")
+    allow: Mapping[str, int] = _key(
+        MappingProxyType({}), _allow, "customers: allow.OWNERID is how many bytes that owner may store here"
+    )
+    code: str = _key("", _code, "erasure code K/N of new blocks; empty: chosen by the number of suppliers")
+    spool: int = _key(0, _size, "bytes of local cache and unsent data; 0: 20 GiB, or a fifth of what is free")
+    read_timeout: float = _key(30.0, _duration, "how long a read waits for suppliers before it fails")
+    practice: bool = _key(False, _bool, "all suppliers are on this machine; nothing is ever called safe")
+    log_level: str = _key("info", _level, "least important lines that go to the log: " + ", ".join(LOG_LEVELS))
+
+
+KEYS: Mapping[str, dataclasses.Field[object]] = MappingProxyType({f.name: f for f in dataclasses.fields(Settings)})
+_SIZES = ("donate", "spool")
+_DURATIONS = ("read_timeout",)
+
+
+def meaning(name: str) -> str:
+    """What a key is for."""
+    return str(KEYS[name].metadata["meaning"])
+
+
+def load(path: Path) -> Settings:
+    """Read the file; a file that does not exist says nothing, so every key has its default.
+
+    Raises:
+        BadFormat: it is not TOML. BadRequest: a key is unknown or has a wrong value.
+    """
+    try:
+        return _settings(_read(path))
+    except BadRequest as bad:
+        raise BadRequest(what=f"{path}: {bad}") from bad
+
+
+def show(settings: Settings, name: str) -> str:
+    """The value of a key, `allow.OWNERID` included, as the file and the person write it.
+
+    Raises:
+        BadRequest: no such key.
+    """
+    known, entry = _split(name)
+    value = getattr(settings, known)
+    if known != TABLE:
+        return _shown(known, value)
+    if entry:
+        return exact_size(value.get(entry, 0))
+    return ", ".join(f"{owner} = {exact_size(size)}" for owner, size in value.items())
+
+
+def store(path: Path, name: str, text: str) -> Settings:
+    """Set one key in the file and return what it says now. `allow.OWNERID` set to 0 takes the customer out.
+
+    Raises:
+        BadRequest: unknown key or wrong value; the file is not changed.
+    """
+    known, entry = _split(name)
+    said = _read(path)
+    _settings(said)
+    if known != TABLE:
+        said[known] = _stored(known, text)
+    elif entry:
+        size = parse_size(text)
+        table = {str(owner).lower(): kept for owner, kept in cast("dict[str, object]", said.get(TABLE, {})).items()}
+        table.pop(entry, None)
+        said[TABLE] = table | ({entry: exact_size(size)} if size else {})
+    else:
+        raise BadRequest(what="`allow` is a table: set allow.OWNERID to a size")
+    settings = _settings(said)
+    write_atomically(path, tomli_w.dumps(said).encode())
+    return settings
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        with path.open("rb") as file:
+            content = file.read(CONFIG_BYTES)
+        return tomllib.loads(content.decode())
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as bad:
+        raise BadFormat(what=f"{path} is not TOML: {bad}") from bad
+    except OSError as bad:
+        raise translated(bad, path) from bad
+
+
+def _settings(said: Mapping[str, object]) -> Settings:
+    parsed: dict[str, object] = {}
+    for name, value in said.items():
+        _split(name)
+        parse = cast("Callable[[object], object]", KEYS[name].metadata["parse"])
+        try:
+            parsed[name] = parse(value)
+        except BadRequest as bad:
+            raise BadRequest(what=f"{name}: {bad}") from bad
+    return Settings(**parsed)  # type: ignore[arg-type]  # each value went through its field's own parser
+
+
+def _split(name: str) -> tuple[str, str]:
+    known, dot, entry = name.partition(".")
+    if known not in KEYS or (dot and known != TABLE):
+        near = difflib.get_close_matches(name.lower(), KEYS, n=1, cutoff=0.0)
+        raise BadRequest(what=f"there is no key {name!r}: did you mean {near[0]!r}? See `bitdustfs config list`")
+    return known, parse_owner(entry).hex() if dot else ""
+
+
+def _stored(name: str, text: str) -> object:
+    parse = cast("Callable[[object], object]", KEYS[name].metadata["parse"])
+    try:
+        value = parse(text)
+    except BadRequest as bad:
+        raise BadRequest(what=f"{name}: {bad}") from bad
+    return value if isinstance(value, bool) else _shown(name, value)
+
+
+def _shown(name: str, value: object) -> str:
+    if name in _SIZES:
+        return exact_size(cast(int, value))
+    if name in _DURATIONS:
+        return format_duration(cast(float, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,394 @@
+"""The kernel's requests, by pyfuse3: translated, given a deadline, and answered whatever happens.
+
+pyfuse3 ends the whole mount when a handler raises anything but FUSEError, so `_answered` wraps each handler once and
+turns every failure into an errno: one request, never the mount (I12). A file handle is the inode's number: nothing
+is kept for an open file here that `Lives` does not count.
+
+**What the kernel may keep.** This kernel is the only writer of the volume, and it takes back what it caches itself
+when a request of its own changes it: names (also missing ones), attributes, pages. What changes without a request it
+does not see anyway: publishing leaves size and times alone, and the state of a file is an xattr, which is never
+cached. So the time-outs are long and pages survive `open`. They are not endless, so that an error of ours heals.
+After `cache drop` pages go by `invalidate_pages`.
+
+**flush** is answered with ENOSYS once, after which the kernel no longer asks at `close`: there is nothing to say.
+Every `write` was answered only when its bytes were taken, and what the kernel writes late itself (mmap) fails in its
+own `close` and `fsync` with what `write` answered.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+from collections.abc import Callable, Coroutine, Sequence
+from functools import wraps
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast
+
+import pyfuse3
+import trio
+from pyfuse3 import EntryAttributes as Entry
+from pyfuse3 import RequestContext as Context
+
+from bitdustfs.edges.fuse_answer import Deadlines as Deadlines
+from bitdustfs.edges.fuse_answer import errno_of
+from bitdustfs.edges.fuse_pages import Pages
+from bitdustfs.edges.fuse_tuning import MAX_BACKGROUND, MountOptions, prove
+from bitdustfs.engine.attributes import Attributes, Changes
+from bitdustfs.engine.files import Files
+from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.tree import NAME_BYTES, Caller, Tree
+from bitdustfs.errors import BitdustError, SetupMissing
+from bitdustfs.model import ROOT_INO, Cookie, Ino, Inode, Space
+
+KERNEL_CACHE_S = 300  # how long the kernel may keep names and attributes; see above why it could be for ever
+BLOCK_BYTES = 4096  # unit of statfs
+IO_BYTES = 128 * 1024  # st_blksize: the buffer of cp and of stdio
+FREE_NAMES = 1 << 30  # statfs: there is no limit, but 0 would read as full
+LISTING_PAGE = 24  # entries of one directory reply of 4 KiB; larger replies take several pages
+IDLE_TASKS = 8  # (tune) kept waiting for requests: starting one for each costs more than the answer
+MOST_TASKS = MAX_BACKGROUND + 100  # background requests alone cannot take all
+STOP_PATIENCE_S = 5.0  # for requests on their way
+_STAT_BLOCK_BYTES = 512  # unit of st_blocks
+_DOTS = 2  # offsets of a listing before the first cookie: "." and ".."
+_log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Limit = Literal["read_s", "write_s", "sync_s"]
+Handler = Callable[Concatenate["Operations", P], Coroutine[Any, Any, R]]
+
+
+def _answered(limit: Limit | None = None) -> Callable[[Handler[P, R]], Handler[P, R]]:
+    """Wrap a handler: any failure becomes a FUSEError, and what waits gets the deadline named `limit`."""
+
+    def wrap(handler: Handler[P, R]) -> Handler[P, R]:
+        @wraps(handler)
+        async def wrapped(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                if limit is None:
+                    return await handler(self, *args, **kwargs)
+                with trio.fail_after(getattr(self.deadlines, limit)):
+                    return await handler(self, *args, **kwargs)
+            except BaseException as error:  # noqa: BLE001 - a kernel request must get an errno
+                raise _refusal(error, handler.__name__) from None
+
+        return cast(Handler[P, R], wrapped)
+
+    return wrap
+
+
+def _refusal(error: BaseException, handler: str) -> BaseException:
+    code = None if isinstance(error, pyfuse3.FUSEError) else errno_of(error, handler)
+    return error if code is None else pyfuse3.FUSEError(code)
+
+
+class Operations(pyfuse3.Operations):
+    """The handlers of one mount.
+
+    Args:
+        space: true numbers for statfs, at once and without the network.
+    """
+
+    def __init__(
+        self,
+        *,
+        tree: Tree,
+        attributes: Attributes,
+        files: Files,
+        journal: Journal,
+        space: Callable[[], Space],
+        deadlines: Deadlines | None = None,
+    ) -> None:
+        super().__init__()
+        self._tree = tree
+        self._lives = tree.lives
+        self._attributes = attributes
+        self._files = files
+        self._journal = journal
+        self._space = space
+        self.deadlines = deadlines or Deadlines()
+        self.pages = Pages(pyfuse3.invalidate_inode)
+
+    # -- names -----------------------------------------------------------------------------------------------
+
+    @_answered()
+    async def lookup(self, parent_inode: int, name: bytes, ctx: Context) -> Entry:
+        inode = self._tree.lookup(Ino(parent_inode), name)
+        if inode is None:
+            missing = Entry()  # st_ino 0: the kernel keeps that it is missing
+            missing.entry_timeout = KERNEL_CACHE_S
+            return missing
+        return self._told(inode)
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        for ino, count in inode_list:
+            try:
+                self._lives.forget(Ino(ino), count)
+            except Exception:  # noqa: BLE001 - there is no request to answer; the next start drops it
+                _log.exception("inode %d could not be forgotten", ino)
+
+    @_answered()
+    async def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: Context) -> Entry:
+        return self._told(self._tree.mknod(Ino(parent_inode), name, mode, _caller(ctx)))
+
+    @_answered()
+    async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: Context) -> Entry:
+        return self._told(self._tree.mkdir(Ino(parent_inode), name, mode, _caller(ctx)))
+
+    @_answered()
+    async def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: Context) -> Entry:
+        return self._told(self._tree.symlink(Ino(parent_inode), name, target, _caller(ctx)))
+
+    @_answered()
+    async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: Context) -> Entry:
+        return self._told(self._tree.link(Ino(inode), Ino(new_parent_inode), new_name))
+
+    @_answered()
+    async def readlink(self, inode: int, ctx: Context) -> bytes:
+        return self._tree.readlink(Ino(inode))
+
+    @_answered()
+    async def unlink(self, parent_inode: int, name: bytes, ctx: Context) -> None:
+        self._tree.unlink(Ino(parent_inode), name)
+
+    @_answered()
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: Context) -> None:
+        self._tree.rmdir(Ino(parent_inode), name)
+
+    @_answered("sync_s")
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: Context,
+    ) -> None:
+        await self._tree.rename(Ino(parent_inode_old), name_old, Ino(parent_inode_new), name_new, flags)
+
+    @_answered()
+    async def opendir(self, inode: int, ctx: Context) -> int:
+        return inode
+
+    @_answered()
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        if start_id < _DOTS:
+            for offset, name, ino in ((1, b".", Ino(fh)), (2, b"..", self._tree.parent_of(Ino(fh)))):
+                # the kernel does not count these two as looked up
+                entry = _entry(self._tree.attributes(ino))
+                if offset > start_id and not pyfuse3.readdir_reply(token, name, entry, offset):
+                    return
+        after = Cookie(max(0, start_id - _DOTS))
+        while page := self._tree.listing(Ino(fh), after, LISTING_PAGE):
+            for shown, inode in page:
+                if not pyfuse3.readdir_reply(token, shown.name, _entry(inode), shown.cookie + _DOTS):
+                    return
+                self._lives.remember(inode.ino)
+                after = shown.cookie
+
+    @_answered()
+    async def releasedir(self, fh: int) -> None:
+        return
+
+    @_answered("sync_s")
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        await self._journal.durable()
+
+    # -- attributes ------------------------------------------------------------------------------------------
+
+    @_answered()
+    async def getattr(self, inode: int, ctx: Context) -> Entry:
+        return _entry(self._tree.attributes(Ino(inode)))
+
+    @_answered("write_s")
+    async def setattr(
+        self,
+        inode: int,
+        attr: Entry,
+        fields: pyfuse3.SetattrFields,
+        fh: int | None,
+        ctx: Context,
+    ) -> Entry:
+        changes = Changes(
+            mode=attr.st_mode if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+        )
+        await self._attributes.set(Ino(inode), changes)
+        return _entry(self._tree.attributes(Ino(inode)))
+
+    @_answered()
+    async def getxattr(self, inode: int, name: bytes, ctx: Context) -> bytes:
+        return self._attributes.xattr(Ino(inode), name)
+
+    @_answered()
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: Context) -> None:
+        self._attributes.set_xattr(Ino(inode), name, value)
+
+    @_answered()
+    async def listxattr(self, inode: int, ctx: Context) -> Sequence[bytes]:
+        return self._attributes.xattr_names(Ino(inode))
+
+    @_answered()
+    async def removexattr(self, inode: int, name: bytes, ctx: Context) -> None:
+        self._attributes.drop_xattr(Ino(inode), name)
+
+    @_answered()
+    async def statfs(self, ctx: Context) -> pyfuse3.StatvfsData:
+        space = self._space()
+        answer = pyfuse3.StatvfsData()
+        answer.f_bsize = answer.f_frsize = BLOCK_BYTES
+        answer.f_blocks = space.total_bytes // BLOCK_BYTES
+        answer.f_bfree = answer.f_bavail = space.free_bytes // BLOCK_BYTES
+        answer.f_files = space.files + FREE_NAMES
+        answer.f_ffree = answer.f_favail = FREE_NAMES
+        answer.f_namemax = NAME_BYTES
+        return answer
+
+    # -- content ---------------------------------------------------------------------------------------------
+
+    @_answered("write_s")
+    async def open(self, inode: int, flags: int, ctx: Context) -> pyfuse3.FileInfo:
+        ino = Ino(inode)
+        self._lives.opened(ino)
+        if flags & os.O_TRUNC:
+            try:
+                await self._attributes.set(ino, Changes(size=0))
+            except BaseException:
+                self._lives.closed(ino)
+                raise
+        return pyfuse3.FileInfo(fh=inode, keep_cache=True)
+
+    @_answered("write_s")
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: Context
+    ) -> tuple[pyfuse3.FileInfo, Entry]:
+        inode = self._tree.mknod(Ino(parent_inode), name, mode, _caller(ctx))
+        self._lives.opened(inode.ino)
+        return pyfuse3.FileInfo(fh=inode.ino, keep_cache=True), self._told(inode)
+
+    @_answered("read_s")
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        return await self._files.read(Ino(fh), off, size)
+
+    @_answered("write_s")
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        return await self._attributes.write(Ino(fh), off, buf)
+
+    async def flush(self, fh: int) -> None:
+        raise pyfuse3.FUSEError(errno.ENOSYS)
+
+    @_answered("sync_s")
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        await self._files.fsync(Ino(fh))
+
+    @_answered()
+    async def release(self, fh: int) -> None:
+        self._lives.closed(Ino(fh))
+        if not self._lives.is_open(Ino(fh)):
+            self._attributes.closed(Ino(fh))
+
+    # -- towards the kernel ----------------------------------------------------------------------------------
+
+    async def invalidate_pages(self) -> int:
+        """Make the kernel forget all pages of files that it knows. Returns how many inodes it knew.
+
+        Never call it from a handler: on its way the kernel waits for reads and writes, which need this loop.
+        """
+        return await self.pages.drop(self._lives.known())
+
+    def left(self) -> None:
+        """The kernel is gone: drop what only it needed."""
+        try:
+            self._lives.forget_all()
+        except BitdustError as error:
+            _log.warning("deleted files that were open are dropped at the next start: %s", error)
+
+    # -- private ---------------------------------------------------------------------------------------------
+
+    def _told(self, inode: Inode) -> Entry:
+        """The entry of a reply that makes the kernel know the inode once more."""
+        entry = _entry(inode)
+        if inode.ino != ROOT_INO:
+            self._lives.remember(inode.ino)
+        return entry
+
+
+def _entry(inode: Inode) -> Entry:
+    entry = Entry()
+    entry.st_ino = inode.ino
+    entry.st_mode = inode.mode
+    entry.st_nlink = inode.nlink
+    entry.st_uid = inode.uid
+    entry.st_gid = inode.gid
+    entry.st_rdev = inode.rdev
+    entry.st_size = inode.size
+    entry.st_blocks = -(-inode.size // _STAT_BLOCK_BYTES) if stat.S_ISREG(inode.mode) else 0
+    entry.st_blksize = IO_BYTES
+    entry.st_atime_ns = inode.atime_ns
+    entry.st_mtime_ns = inode.mtime_ns
+    entry.st_ctime_ns = inode.ctime_ns
+    entry.entry_timeout = KERNEL_CACHE_S
+    entry.attr_timeout = KERNEL_CACHE_S
+    return entry
+
+
+def _caller(ctx: Context) -> Caller:
+    return Caller(uid=ctx.uid, gid=ctx.gid)
+
+
+async def serve(
+    ops: Operations,
+    mountpoint: str,
+    options: MountOptions,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Mount, answer until somebody unmounts it or we are cancelled, and leave no mount behind.
+
+    pyfuse3 keeps its session in global variables: one mount for each process. `task_status` is started once a
+    request through the kernel was answered. When cancelled, requests on their way may end, for up to
+    `STOP_PATIENCE_S`; who still waits then is answered with ENOTCONN.
+
+    Raises:
+        SetupMissing: the kernel or fusermount3 refused; what they say goes to stderr.
+        Unavailable: the mount did not answer.
+    """
+    try:
+        pyfuse3.init(ops, mountpoint, set(options.words()))
+    except RuntimeError as error:
+        raise SetupMissing(what=f"{mountpoint} cannot be mounted ({error}); is it allowed?") from error
+    ended = trio.Event()
+    loop = trio.CancelScope(shield=True)  # cancelled by us alone, last
+
+    async def answer() -> None:
+        with loop:
+            try:
+                await pyfuse3.main(min_tasks=IDLE_TASKS, max_tasks=MOST_TASKS)
+            finally:
+                ended.set()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer)
+            try:
+                await prove(mountpoint, options)
+                task_status.started()
+                await ended.wait()
+            finally:
+                with trio.CancelScope(deadline=trio.current_time() + STOP_PATIENCE_S, shield=True):
+                    await ops.pages.leave()
+                    pyfuse3.terminate()
+                    await ended.wait()
+                loop.cancel()
+    finally:
+        with trio.CancelScope(deadline=trio.current_time() + STOP_PATIENCE_S, shield=True):
+            await ops.pages.leave()
+        pyfuse3.close(unmount=True)
+        ops.left()

@@ -1,0 +1,186 @@
+-- The catalog, format 1: every table and column with meaning, unit and invariant.
+--
+-- r_… tables are replicated: their rows go to the suppliers as deltas and snapshots, and come back on recovery.
+-- l_… tables are local: they speak of this machine's spool and are emptied on recovery.
+--
+-- Replicated tables have explicit keys and neither triggers nor cascades, because SQLite's session extension, which
+-- records their changes, needs the first and breaks on the others. No index is UNIQUE beside a key: a changeset is
+-- applied in no particular order.
+--
+-- Generations. A row with `born` and `died` is part of every generation g with born <= g < died. A live row has
+-- died = 9223372036854775807 (2^63 - 1). Only rows born in the current generation are changed or deleted in place;
+-- one born earlier is closed (died = current) and, if it goes on, inserted anew (born = current). So a snapshot is
+-- one number, and taking one costs nothing. No row is ever born and closed in the same generation.
+--
+-- Booleans do not occur; times are nanoseconds since 1970 UTC; ids are positive and never used twice.
+
+PRAGMA application_id = 0x42446673; -- "BDfs"
+PRAGMA user_version = 1;
+
+-- Counters and sums.
+CREATE TABLE r_counter (
+    name  TEXT    NOT NULL PRIMARY KEY, -- ino, cookie, chunk, block, supplier: the next number that was never given out
+                                        -- generation: the current one
+                                        -- inodes: how many live rows r_inode has; file_bytes: sum of the sizes of those
+                                        -- that are regular files
+    value INTEGER NOT NULL
+) WITHOUT ROWID, STRICT;
+
+INSERT INTO r_counter VALUES
+    ('ino', 2), -- 1 is the root of the volume
+    ('cookie', 16), -- 1 … 15 are for names that no row has, such as "." and ".."
+    ('chunk', 1), -- 0 is the hole
+    ('block', 1),
+    ('supplier', 1),
+    ('generation', 1),
+    ('inodes', 0),
+    ('file_bytes', 0);
+
+-- Named values of the volume: its id, scope, suite, code.
+CREATE TABLE r_value (
+    key   TEXT NOT NULL PRIMARY KEY,
+    value BLOB NOT NULL
+) WITHOUT ROWID, STRICT;
+
+-- Inodes. A regular file's size and mtime are those of its last published version; live ones are in l_file.
+CREATE TABLE r_inode (
+    ino      INTEGER NOT NULL, -- 1 is the root
+    born     INTEGER NOT NULL, -- generation
+    died     INTEGER NOT NULL, -- generation
+    mode     INTEGER NOT NULL, -- type and permission bits, as st_mode
+    uid      INTEGER NOT NULL,
+    gid      INTEGER NOT NULL,
+    nlink    INTEGER NOT NULL, -- as stat shows it
+    size     INTEGER NOT NULL, -- bytes; of a directory its number of names
+    atime_ns INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    ctime_ns INTEGER NOT NULL,
+    k        INTEGER NOT NULL, -- code of new blocks: any k of n fragments restore one. 1 <= k <= n <= 255
+    n        INTEGER NOT NULL,
+    version  INTEGER NOT NULL, -- how often a regular file was published; 0: unborn
+    rdev     INTEGER NOT NULL, -- of a device, else 0
+    target   BLOB    NOT NULL, -- of a symlink, else empty
+    PRIMARY KEY (ino, born)
+) WITHOUT ROWID, STRICT;
+
+-- Names. Kept in cookie order, so that reading a directory is one walk.
+CREATE TABLE r_name (
+    parent     INTEGER NOT NULL, -- ino of the directory
+    cookie     INTEGER NOT NULL, -- position in the directory, unique in the volume, the same for the name's whole life
+    born       INTEGER NOT NULL, -- generation
+    died       INTEGER NOT NULL, -- generation
+    name       BLOB    NOT NULL, -- 1 … 255 bytes, no "/" and no NUL; at most one live row for (parent, name)
+    ino        INTEGER NOT NULL, -- what it shows
+    superseded INTEGER NOT NULL, -- published inode that it showed before, kept until ino is published; 0: none
+    PRIMARY KEY (parent, cookie, born)
+) WITHOUT ROWID, STRICT;
+CREATE INDEX r_name_by_name ON r_name (parent, name); -- lookup
+CREATE INDEX r_name_by_ino ON r_name (ino); -- the names of an inode; orphans
+CREATE INDEX r_name_by_superseded ON r_name (superseded) WHERE superseded <> 0; -- orphans
+
+-- Extended attributes of the user namespace.
+CREATE TABLE r_xattr (
+    ino   INTEGER NOT NULL,
+    name  BLOB    NOT NULL, -- with its namespace, e.g. user.colour
+    born  INTEGER NOT NULL, -- generation
+    died  INTEGER NOT NULL, -- generation
+    value BLOB    NOT NULL,
+    PRIMARY KEY (ino, name, born)
+) WITHOUT ROWID, STRICT;
+
+-- The chunk map of published versions. Live rows of one inode never overlap. A missing index below the size is an
+-- error of the catalog, never a hole.
+CREATE TABLE r_map (
+    ino   INTEGER NOT NULL,
+    idx   INTEGER NOT NULL, -- first chunk index of the row, from 0, in units of CHUNK_BYTES of the file
+    born  INTEGER NOT NULL, -- generation
+    died  INTEGER NOT NULL, -- generation
+    count INTEGER NOT NULL, -- how many indexes the row speaks of; 1 unless it is a hole
+    chunk INTEGER NOT NULL, -- r_chunk.chunk; 0: a hole
+    PRIMARY KEY (ino, idx, born)
+) WITHOUT ROWID, STRICT;
+
+-- Chunks: the level between maps and blocks, so that compaction and re-encoding change one row for all generations.
+CREATE TABLE r_chunk (
+    chunk       INTEGER NOT NULL PRIMARY KEY,
+    fingerprint BLOB    NOT NULL, -- 32 bytes: keyed BLAKE3 of the plaintext
+    block       INTEGER NOT NULL, -- r_block.block
+    slot        INTEGER NOT NULL, -- place in the block, from 0; the nonce
+    at          INTEGER NOT NULL, -- bytes from the start of the block to the sealed chunk
+    length      INTEGER NOT NULL  -- bytes of plaintext, 1 … CHUNK_BYTES; the rest of its span in the file is zeros
+) STRICT;
+CREATE INDEX r_chunk_by_fingerprint ON r_chunk (fingerprint); -- deduplication
+CREATE INDEX r_chunk_by_block ON r_chunk (block); -- repair, compaction
+
+-- Blocks that at least k suppliers acknowledged (invariant I4).
+CREATE TABLE r_block (
+    block    INTEGER NOT NULL PRIMARY KEY,
+    held     INTEGER NOT NULL, -- how many different idx of r_fragment are in state 1; kept equal by the same change
+    k        INTEGER NOT NULL, -- fixed for life
+    n        INTEGER NOT NULL, -- the wish
+    suite    INTEGER NOT NULL, -- 1: AES-256-GCM, 2: ChaCha20-Poly1305
+    scope    INTEGER NOT NULL, -- what shares one block key
+    length   INTEGER NOT NULL, -- bytes with padding, before coding
+    block_id BLOB    NOT NULL, -- 32 random bytes
+    roots    BLOB    NOT NULL  -- 32 bytes for each fragment, from index 0 on
+) STRICT;
+CREATE INDEX r_block_wanting ON r_block (held - k) WHERE held < n; -- the repair queue, most urgent first
+CREATE INDEX r_block_by_health ON r_block (k, n, held); -- the histogram of `status`
+
+-- Fragments, at whom and in what state.
+CREATE TABLE r_fragment (
+    block    INTEGER NOT NULL,
+    idx      INTEGER NOT NULL, -- 0 … 254; below k: a piece of the block itself
+    supplier INTEGER NOT NULL, -- r_supplier.supplier
+    state    INTEGER NOT NULL, -- 1 held, 2 lost, 3 wanted
+    PRIMARY KEY (block, idx, supplier)
+) WITHOUT ROWID, STRICT;
+
+-- Hired suppliers.
+CREATE TABLE r_supplier (
+    supplier           INTEGER NOT NULL PRIMARY KEY,
+    node               BLOB    NOT NULL, -- 32 bytes: node id
+    owner              BLOB    NOT NULL, -- 32 bytes: owner id
+    label              TEXT    NOT NULL, -- what the person sees
+    address            TEXT    NOT NULL, -- ADDR:PORT that answered last
+    contract           BLOB    NOT NULL, -- signed for both
+    capacity_bytes     INTEGER NOT NULL, -- by contract
+    capacity_fragments INTEGER NOT NULL,
+    used_bytes         INTEGER NOT NULL, -- acknowledged fragments, by our own count
+    used_fragments     INTEGER NOT NULL
+) STRICT;
+
+-- What only this machine knows of a regular file. No row: the published inode is the whole truth.
+CREATE TABLE l_file (
+    ino            INTEGER NOT NULL PRIMARY KEY,
+    size           INTEGER NOT NULL, -- bytes, live
+    mtime_ns       INTEGER NOT NULL, -- live
+    ctime_ns       INTEGER NOT NULL, -- live
+    spool_end      INTEGER NOT NULL, -- bytes; positions of the spool file from here on are free. 0: no spool file
+    dirty_since_ns INTEGER NOT NULL  -- wall time of the oldest unpublished change; 0: none
+) STRICT;
+
+-- Which bytes of a file the spool answers for. Rows of one inode never overlap.
+CREATE TABLE l_extent (
+    ino   INTEGER NOT NULL,
+    start INTEGER NOT NULL, -- first byte of the file
+    stop  INTEGER NOT NULL, -- byte after the last; above start
+    at    INTEGER NOT NULL, -- position in the inode's spool file; 0 for zeros
+    hold  INTEGER NOT NULL, -- 1 dirty, 2 dirty zeros without bytes, 3 clean
+    PRIMARY KEY (ino, start)
+) WITHOUT ROWID, STRICT;
+
+-- The whole content of small files, so that one commit makes data and name durable.
+CREATE TABLE l_inline (
+    ino     INTEGER NOT NULL PRIMARY KEY,
+    content BLOB    NOT NULL -- up to INLINE_BYTES
+) STRICT;
+
+-- Blocks on their way: what they may have left at suppliers, noted before the first byte leaves.
+CREATE TABLE l_upload (
+    block_id BLOB    NOT NULL, -- 32 random bytes
+    place    INTEGER NOT NULL, -- order of the fragments, from 0; -1: the block itself, so that one without fragments is known
+    supplier INTEGER NOT NULL, -- r_supplier.supplier; 0 at place -1
+    name     BLOB    NOT NULL, -- fragment name, 32 bytes; empty at place -1
+    PRIMARY KEY (block_id, place)
+) WITHOUT ROWID, STRICT;

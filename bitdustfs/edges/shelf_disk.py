@@ -1,0 +1,335 @@
+"""The shelf on disk: other people's fragments, one file each.
+
+    SHELF/bitdustfs-shelf                      the marker; a directory without it is not a shelf (an unplugged disk)
+    SHELF/<owner>/<aa>/<name>                  a fragment: owner and name in hex, aa the first two digits of the name
+    SHELF/<owner>/trash/<name>                 a deleted one; its mtime is when that was
+    SHELF/incoming/<number>                    a fragment that is being written; removed at start
+
+A fragment file:
+
+    offset  bytes
+    0       8     magic `bdfrag\\n\\0`
+    8       1     format version, 1
+    9       7     zeros
+    16      8     length of the fragment, big-endian
+    24      32    root
+    56      8     first bytes of BLAKE3 over bytes 0 … 55
+    64      32·l  leaf hash list, l = ceil(length / 16 KiB)
+    …       length
+
+Names come from peers as 32 raw bytes and are only ever written in hex, so no name leads out of the shelf. A put
+checks the root, writes a temporary file, fsyncs it, renames it and fsyncs the directory, and only then returns. What
+an owner uses is counted once, when the marker is first seen, and then kept in memory.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import struct
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from blake3 import blake3
+
+from bitdustfs.core import fragment
+from bitdustfs.core.fragment import HASH_BYTES, leaf_count
+from bitdustfs.edges.durable import replace_file, sync_directory, translated, write_all
+from bitdustfs.errors import (
+    AlreadyThere,
+    BadFormat,
+    BadLeaf,
+    DiskFull,
+    NotFound,
+    Unavailable,
+)
+from bitdustfs.model import LEAF_BYTES, FragmentName, OwnerId, Root, short
+from bitdustfs.ports import Leaves
+
+MARKER: Final = "bitdustfs-shelf"
+FLOOR_BYTES: Final = 1 << 30  # of the disk, left to its owner whatever was donated
+NO_LIMIT: Final = 1 << 62
+_MARKER_TEXT = b"bitdustfs shelf 1\n"
+_INCOMING = "incoming"
+_TRASH = "trash"
+_MAGIC = b"bdfrag\n\0"
+_VERSION = 1
+_HEADER = struct.Struct(">8sB7xQ32s")
+_CHECK_BYTES = 8
+HEADER_BYTES: Final = _HEADER.size + _CHECK_BYTES
+
+
+class DiskShelf:
+    """A ports.Shelf in a directory made by `create`. Safe to call from several threads.
+
+    Args:
+        donated_bytes: the most that all owners together may store.
+        floor_bytes: stays free on the disk.
+    """
+
+    def __init__(self, root: Path, *, donated_bytes: int = NO_LIMIT, floor_bytes: int = FLOOR_BYTES) -> None:
+        self._root = root
+        self._donated = donated_bytes
+        self._floor = floor_bytes
+        self._lock = threading.RLock()  # over what is below; held for renames, never for writing or fsync
+        self._counted: tuple[int, int] | None = None  # device and inode of the marker that was counted
+        self._used: dict[OwnerId, tuple[int, int]] = {}
+        self._coming_bytes = 0
+        self._numbers = itertools.count()
+
+    @staticmethod
+    def create(root: Path) -> None:
+        """Make a directory a shelf; one that is a shelf already stays as it is.
+
+        Raises:
+            AlreadyThere: something else is in it. DiskFull, DiskFault.
+        """
+        try:
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if (root / MARKER).exists():
+                return
+            if any(root.iterdir()):
+                raise AlreadyThere(what=f"{root} is not empty and is no shelf: choose another directory")
+            replace_file(root / MARKER, _MARKER_TEXT)
+            sync_directory(root.parent)
+        except OSError as error:
+            raise translated(error, root) from error
+
+    # -- ports.Shelf ------------------------------------------------------------------------------------------
+
+    def put(self, owner: OwnerId, name: FragmentName, root: Root, content: bytes) -> None:
+        hashes = fragment.leaf_hashes(content)
+        if fragment.root_of(hashes, len(content)) != root:
+            raise BadLeaf(peer="what arrived", fragment=short(name))
+        with self._disk():
+            final = self._path(owner, name)
+            if self._has(final, root):
+                sync_directory(final.parent)  # the put that made it may not have come so far
+                return
+            with self._room(len(content)):
+                temporary = self._root / _INCOMING / f"{os.getpid()}-{next(self._numbers)}"
+                try:
+                    self._write(temporary, (_header(len(content), root), hashes, content))
+                    self._make_directory(final.parent)
+                    self._commit(owner, temporary, final, root, len(content))
+                finally:
+                    temporary.unlink(missing_ok=True)
+                sync_directory(final.parent)
+
+    def get(self, owner: OwnerId, name: FragmentName, first: int, count: int, *, hashes: bool) -> Leaves:
+        with self._disk():
+            descriptor = self._open(self._path(owner, name))
+            try:
+                length, _root = _read_header(descriptor)
+                list_bytes = HASH_BYTES * leaf_count(length)
+                start = min(first * LEAF_BYTES, length)
+                end = min(start + count * LEAF_BYTES, length)
+                hash_list = _read(descriptor, HEADER_BYTES, list_bytes) if hashes else b""
+                content = _read(descriptor, HEADER_BYTES + list_bytes + start, end - start)
+                return Leaves(length, hash_list, content)
+            finally:
+                os.close(descriptor)
+
+    def delete(self, owner: OwnerId, name: FragmentName, *, now_s: int) -> bool:
+        with self._disk():
+            path = self._path(owner, name)
+            trashed = self._root / owner.hex() / _TRASH / name.hex()
+            with self._lock:
+                if not path.exists():
+                    return False
+                self._make_directory(trashed.parent)
+                replaced = _length_of(trashed.stat().st_size) if trashed.exists() else None
+                os.utime(path, (now_s, now_s))
+                os.rename(path, trashed)
+                if replaced is not None:
+                    self._count(owner, -replaced, -1)
+            sync_directory(trashed.parent)
+            sync_directory(path.parent)
+            return True
+
+    def names(self, owner: OwnerId, after: bytes, limit: int) -> Sequence[tuple[FragmentName, int]]:
+        with self._disk():
+            found: list[tuple[FragmentName, int]] = []
+            for folder in sorted(_folders(self._root / owner.hex())):
+                if folder.name == _TRASH or folder.name < after[:1].hex():
+                    continue
+                for name, size in sorted(_files(folder)):
+                    if name > after:
+                        found.append((FragmentName(name), _length_of(size)))
+                if len(found) >= limit:
+                    break
+            return found[:limit]
+
+    def used(self, owner: OwnerId) -> tuple[int, int]:
+        with self._disk(), self._lock:
+            return self._used.get(owner, (0, 0))
+
+    def free_bytes(self) -> int:
+        with self._disk(), self._lock:
+            return self._free_bytes()
+
+    # -- the disk -------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        """Refuse to touch a directory that is not our shelf, and translate what a disk raises."""
+        try:
+            self._check_marker()
+            yield
+        except FileNotFoundError as error:
+            # Gone between marker and file: the disk was unplugged under us.
+            raise Unavailable(what=f"{self._root} went away: is its disk plugged in?") from error
+        except OSError as error:
+            raise translated(error, self._root) from error
+
+    def _check_marker(self) -> None:
+        try:
+            seen = os.stat(self._root / MARKER)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise Unavailable(
+                what=f"{self._root} is not there or has lost its marker: is its disk plugged in?"
+            ) from error
+        if self._counted == (seen.st_dev, seen.st_ino):
+            return
+        with self._lock:
+            if self._counted == (seen.st_dev, seen.st_ino):
+                return
+            text = (self._root / MARKER).read_bytes()
+            if text != _MARKER_TEXT:
+                raise BadFormat(what=f"{self._root} is a shelf of another version of bitdustfs")
+            self._clean_incoming()
+            self._used = {
+                OwnerId(bytes.fromhex(p.name)): _usage(p) for p in _folders(self._root) if len(p.name) == 64
+            }
+            self._counted = seen.st_dev, seen.st_ino
+
+    def _clean_incoming(self) -> None:
+        incoming = self._root / _INCOMING
+        incoming.mkdir(mode=0o700, exist_ok=True)
+        for left in incoming.iterdir():
+            left.unlink()
+
+    def _path(self, owner: OwnerId, name: FragmentName) -> Path:
+        if len(owner) != 32 or len(name) != 32:
+            raise ValueError("owners and names have 32 bytes")
+        digits = name.hex()
+        return self._root / owner.hex() / digits[:2] / digits
+
+    def _open(self, path: Path) -> int:
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError as error:
+            self._check_marker()
+            raise NotFound(what=f"fragment {path.name[:8]} is not on the shelf") from error
+
+    def _has(self, path: Path, root: Root) -> bool:
+        try:
+            descriptor = self._open(path)
+        except NotFound:
+            return False
+        try:
+            if _read_header(descriptor)[1] != root:
+                raise AlreadyThere(what=f"another fragment is called {path.name[:8]}")
+            return True
+        finally:
+            os.close(descriptor)
+
+    def _write(self, path: Path, parts: tuple[bytes, ...]) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(path, flags, 0o600)
+        try:
+            for part in parts:
+                write_all(descriptor, part)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _commit(self, owner: OwnerId, temporary: Path, final: Path, root: Root, length: int) -> None:
+        with self._lock:  # two puts of one name: the second finds the first
+            if not self._has(final, root):
+                os.rename(temporary, final)
+                self._count(owner, length, 1)
+
+    def _make_directory(self, path: Path) -> None:
+        if path.is_dir():
+            return
+        for folder in (path.parent, path):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            sync_directory(folder.parent)
+
+    # -- room -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _room(self, length: int) -> Iterator[None]:
+        """Hold room for a fragment that is being written."""
+        with self._lock:
+            if self._free_bytes() < length:
+                raise DiskFull(path=self._root)
+            self._coming_bytes += length
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._coming_bytes -= length
+
+    def _free_bytes(self) -> int:
+        disk = os.statvfs(self._root)
+        of_disk = disk.f_bavail * disk.f_frsize - self._floor
+        of_donation = self._donated - sum(used for used, _fragments in self._used.values())
+        return min(of_disk, of_donation) - self._coming_bytes
+
+    def _count(self, owner: OwnerId, bytes_more: int, fragments_more: int) -> None:
+        used_bytes, used_fragments = self._used.get(owner, (0, 0))
+        self._used[owner] = used_bytes + bytes_more, used_fragments + fragments_more
+
+
+def _header(length: int, root: Root) -> bytes:
+    fields = _HEADER.pack(_MAGIC, _VERSION, length, root)
+    return fields + blake3(fields).digest(_CHECK_BYTES)
+
+
+def _read_header(descriptor: int) -> tuple[int, Root]:
+    content = _read(descriptor, 0, HEADER_BYTES)
+    magic, version, length, root = _HEADER.unpack_from(content)
+    if magic != _MAGIC or blake3(content[: _HEADER.size]).digest(_CHECK_BYTES) != content[_HEADER.size :]:
+        raise BadFormat(what="a file on the shelf is damaged, or is no fragment")
+    if version != _VERSION:
+        raise BadFormat(what=f"a fragment has format version {version}; this bitdustfs reads version {_VERSION}")
+    return length, Root(root)
+
+
+def _read(descriptor: int, at: int, count: int) -> bytes:
+    content = os.pread(descriptor, count, at)
+    if len(content) != count:
+        raise BadFormat(what="a fragment on the shelf is shorter than it says")
+    return content
+
+
+def _length_of(file_size: int) -> int:
+    """The length of the fragment in a file of this size."""
+    leaves = -(-(file_size - HEADER_BYTES) // (LEAF_BYTES + HASH_BYTES))
+    return max(0, file_size - HEADER_BYTES - HASH_BYTES * leaves)
+
+
+def _folders(path: Path) -> list[Path]:
+    try:
+        with os.scandir(path) as entries:
+            return [Path(e.path) for e in entries if e.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
+
+
+def _files(folder: Path) -> Iterator[tuple[bytes, int]]:
+    """(name, size) of the fragment files in a folder; what has no name of a fragment is not ours."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if len(entry.name) == 64 and entry.is_file(follow_symlinks=False):
+                yield bytes.fromhex(entry.name), entry.stat(follow_symlinks=False).st_size
+
+
+def _usage(owner_folder: Path) -> tuple[int, int]:
+    lengths = [_length_of(size) for folder in _folders(owner_folder) for _name, size in _files(folder)]
+    return sum(lengths), len(lengths)

@@ -1,0 +1,245 @@
+"""The spool on disk: one sparse file per inode, `SPOOL/<low byte of ino>/<ino>`, both in hex.
+
+Reading, writing and punching go through the page cache and are done on the loop; only fsync waits for the disk, and
+that happens in a worker. Up to `OPEN_FILES` descriptors are kept. One that a worker syncs is never closed meanwhile.
+
+After a failed fsync the kernel may have dropped what it could not write, and a second fsync would succeed: so that
+inode never becomes durable again until its file was removed and written anew. What was written before a `kill -9`
+may not be on the disk either, so each file that was found or reopened counts as not synced.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import trio
+
+from bitdustfs.edges.durable import sync_directory, translated
+from bitdustfs.edges.shared_sync import SharedSync
+from bitdustfs.errors import BitdustError, DiskFault
+from bitdustfs.model import Ino
+
+OPEN_FILES = 256  # (tune) a quarter of the usual limit of 1024 descriptors
+_STAT_BLOCK_BYTES = 512  # unit of st_blocks, whatever the file system
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2  # fallocate(2)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+class _OpenFile:
+    """A descriptor and what is known of its durability."""
+
+    __slots__ = ("descriptor", "sync", "users")
+
+    def __init__(self, descriptor: int, sync: SharedSync) -> None:
+        self.descriptor = descriptor
+        self.sync = sync
+        self.users = 0  # tasks that wait for a sync of it
+
+
+class DiskSpool:
+    """`ports.Spool` in a directory.
+
+    Args:
+        root: the directory; made if it is missing. Nobody else may use it.
+        open_files: how many descriptors are kept.
+        sync: makes a descriptor's bytes durable, raises OSError; for tests.
+    """
+
+    def __init__(
+        self, root: Path, *, open_files: int = OPEN_FILES, sync: Callable[[int], None] = os.fdatasync
+    ) -> None:
+        self._root = root
+        self._most_open = open_files
+        self._sync = sync
+        self._open: OrderedDict[Ino, _OpenFile] = OrderedDict()
+        self._failures: dict[Ino, BitdustError] = {}  # of inodes whose fsync failed
+        self._blocks: dict[Ino, int] = {}  # disk blocks of each file
+        self._total_blocks = 0
+        try:
+            self._make_directories()
+            self._scan()
+        except OSError as e:
+            raise self._translated(e) from e
+        self._unnamed = set(self._blocks)  # files whose name may not survive a power loss
+
+    def write(self, ino: Ino, at: int, content: bytes | memoryview) -> None:
+        """Write at a position. Raises DiskFull, DiskFault; then any part of it may have been written."""
+        try:
+            descriptor = self._file(ino, create=True).descriptor
+            left = memoryview(content)
+            while left:
+                done = os.pwrite(descriptor, left, at)
+                at += done
+                left = left[done:]
+        except OSError as e:
+            raise self._translated(e) from e
+        finally:
+            self._measure(ino)
+
+    def read(self, ino: Ino, at: int, length: int) -> bytes:
+        """Exactly `length` bytes. Raises DiskFault where the file is shorter."""
+        try:
+            descriptor = self._file(ino, create=False).descriptor
+            content = os.pread(descriptor, length, at)
+            while len(content) < length:
+                more = os.pread(descriptor, length - len(content), at + len(content))
+                if not more:
+                    raise DiskFault(path=str(self._path(ino)), why=f"it ends before byte {at + length}")
+                content += more
+        except OSError as e:
+            raise self._translated(e) from e
+        return content
+
+    async def harden(self, ino: Ino) -> None:
+        """Make what was written survive a power loss. Raises DiskFull, DiskFault: for good, see above."""
+        if ino in self._failures:
+            raise self._failures[ino]
+        if ino not in self._blocks:
+            await trio.lowlevel.checkpoint()
+            return
+        try:
+            file = self._file(ino, create=False)
+        except OSError as e:
+            raise self._translated(e) from e
+        file.users += 1
+        try:
+            await file.sync.harden()
+        finally:
+            file.users -= 1
+            if file.sync.failure is not None and self._open.get(ino) is file:
+                self._failures[ino] = file.sync.failure
+            if file.users == 0 and self._open.get(ino) is not file:
+                os.close(file.descriptor)  # removed or closed meanwhile
+
+    def punch(self, ino: Ino, at: int, length: int) -> None:
+        """Give the space of a range back, as far as the file system can. Nothing if there is no file."""
+        if ino not in self._blocks or length <= 0:
+            return
+        try:
+            descriptor = self._file(ino, create=False).descriptor
+            _punch(descriptor, at, length)
+        except OSError as e:
+            raise self._translated(e) from e
+        self._measure(ino)
+
+    def remove(self, ino: Ino) -> None:
+        """Forget the inode's file; not an error if there is none."""
+        if ino not in self._blocks:
+            return
+        self._let_go(ino)
+        try:
+            self._path(ino).unlink(missing_ok=True)
+        except OSError as e:
+            raise self._translated(e) from e
+        self._total_blocks -= self._blocks.pop(ino)
+        self._failures.pop(ino, None)
+        self._unnamed.discard(ino)
+
+    def used_bytes(self) -> int:
+        """Disk space that the spool takes."""
+        return self._total_blocks * _STAT_BLOCK_BYTES
+
+    def inos(self) -> Sequence[Ino]:
+        """The inodes that have a file."""
+        return sorted(self._blocks)
+
+    def close(self) -> None:
+        """Let go of all descriptors."""
+        for ino in list(self._open):
+            self._let_go(ino)
+
+    # -- private -----------------------------------------------------------------------------------------
+    def _path(self, ino: Ino) -> Path:
+        return self._root / f"{ino & 0xFF:02x}" / f"{ino:x}"
+
+    def _file(self, ino: Ino, *, create: bool) -> _OpenFile:
+        file = self._open.get(ino)
+        if file is not None:
+            self._open.move_to_end(ino)
+            file_is_written = create
+        else:
+            flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+            descriptor = os.open(self._path(ino), flags, 0o600)
+            file = _OpenFile(descriptor, SharedSync(lambda: self._make_durable(ino, descriptor), self._translated))
+            self._open[ino] = file
+            if ino not in self._blocks:
+                self._blocks[ino] = 0
+                self._unnamed.add(ino)
+            self._close_oldest()
+            file_is_written = True
+        if file_is_written:
+            file.sync.changed()
+        return file
+
+    def _close_oldest(self) -> None:
+        if len(self._open) <= self._most_open:
+            return
+        # a write error that nobody saw yet is kept by the kernel and told to the next descriptor's fsync (Linux 4.16)
+        idle = [ino for ino, file in self._open.items() if file.users == 0]
+        for ino in idle[: len(self._open) - self._most_open]:
+            self._let_go(ino)
+
+    def _let_go(self, ino: Ino) -> None:
+        file = self._open.pop(ino, None)
+        if file is not None and file.users == 0:
+            os.close(file.descriptor)
+
+    def _make_durable(self, ino: Ino, descriptor: int) -> None:
+        """In a worker."""
+        self._sync(descriptor)
+        if ino in self._unnamed:
+            sync_directory(self._path(ino).parent)
+            self._unnamed.discard(ino)
+
+    def _measure(self, ino: Ino) -> None:
+        file = self._open.get(ino)
+        if file is not None:
+            blocks = os.fstat(file.descriptor).st_blocks
+            self._total_blocks += blocks - self._blocks[ino]
+            self._blocks[ino] = blocks
+
+    def _make_directories(self) -> None:
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        there = set(os.listdir(self._root))
+        missing = [name for name in (f"{number:02x}" for number in range(256)) if name not in there]
+        for name in missing:
+            (self._root / name).mkdir(mode=0o700)
+        if missing:
+            sync_directory(self._root)
+
+    def _scan(self) -> None:
+        for number in range(256):
+            with os.scandir(self._root / f"{number:02x}") as entries:
+                for entry in entries:
+                    ino = _ino_of(entry.name)
+                    if ino is not None and ino & 0xFF == number:
+                        self._blocks[ino] = entry.stat(follow_symlinks=False).st_blocks
+        self._total_blocks = sum(self._blocks.values())
+
+    def _translated(self, error: OSError) -> BitdustError:
+        return translated(error, self._root)
+
+
+def _ino_of(name: str) -> Ino | None:
+    try:
+        ino = Ino(int(name, 16))
+    except ValueError:
+        return None
+    return ino if f"{ino:x}" == name else None
+
+
+def _punch(descriptor: int, at: int, length: int) -> None:
+    if _libc.fallocate(descriptor, _KEEP_SIZE | _PUNCH_HOLE, at, length) == 0:
+        return
+    code = ctypes.get_errno()
+    if code not in (errno.EOPNOTSUPP, errno.ENOSYS):
+        raise OSError(code, os.strerror(code))
+    if at + length >= os.fstat(descriptor).st_size:
+        os.ftruncate(descriptor, at)  # no holes here, but an end that nobody needs can go

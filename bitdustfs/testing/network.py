@@ -1,0 +1,270 @@
+"""A network in memory: dialers, listeners and links with latency, bandwidth, cuts and corruption.
+
+Works in virtual time: under a trio MockClock with autojump, hours of timetable pass in milliseconds. What goes wrong
+is data: a list of `Fault`s, each at its time, between two nodes or around one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from math import inf
+
+import trio
+
+from bitdustfs.errors import PeerGone, WrongPeer
+from bitdustfs.model import NodeId, short
+
+WINDOW_BYTES = 1 << 20  # in flight in one direction before the sender waits, as a socket buffer
+REFUSED_S = 0.01  # how long it takes to learn that nobody listens
+
+Tamper = Callable[[NodeId, NodeId, bytes], bytes]
+
+
+class Break(Enum):
+    """What can happen to a pair of nodes."""
+
+    CUT = "cut"  # links break at once; new ones are refused
+    SILENCE = "silence"  # bytes vanish; links and dials hang
+    HEAL = "heal"  # the end of either
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """At a time, something happens between `one` and `other`, or between `one` and everybody."""
+
+    at_s: float
+    what: Break
+    one: NodeId
+    other: NodeId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """How a pair of nodes is connected."""
+
+    latency_s: float = 0.001
+    bytes_per_s: float = inf
+
+
+@dataclass(slots=True, eq=False)
+class _Direction:
+    """Bytes on their way from one end to the other."""
+
+    queue: deque[tuple[float, bytes]] = field(default_factory=deque)  # (time of arrival, bytes)
+    in_flight: int = 0
+    free_at: float = 0.0  # when the line has taken what was sent
+    ended: bool = False
+    moved: trio.Event = field(default_factory=trio.Event)
+
+    def note(self) -> None:
+        self.moved.set()
+        self.moved = trio.Event()
+
+
+class MemoryLink:
+    """A ports.Link. Made by `MemoryNetwork`."""
+
+    def __init__(
+        self, network: MemoryNetwork, own: NodeId, peer: NodeId, address: str, out: _Direction, into: _Direction
+    ) -> None:
+        self._network = network
+        self._own = own
+        self._peer = peer
+        self._address = address
+        self._out = out
+        self._in = into
+        self._broken = False
+        self._closed = False
+
+    @property
+    def peer(self) -> NodeId:
+        return self._peer
+
+    @property
+    def address(self) -> str:
+        return self._address
+
+    async def send_all(self, content: bytes | memoryview) -> None:
+        await trio.lowlevel.checkpoint()
+        while self._out.in_flight >= WINDOW_BYTES and not self._broken:
+            await self._out.moved.wait()
+        self._check()
+        if self._network.breaks(self._own, self._peer) is Break.SILENCE:
+            return
+        sent = bytes(content)
+        if self._network.tamper is not None:
+            sent = self._network.tamper(self._own, self._peer, sent)
+        line = self._network.line(self._own, self._peer)
+        start = max(trio.current_time(), self._out.free_at)
+        self._out.free_at = start + len(sent) / line.bytes_per_s
+        self._out.queue.append((self._out.free_at + line.latency_s, sent))
+        self._out.in_flight += len(sent)
+        self._out.note()
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        await trio.lowlevel.checkpoint()
+        while True:
+            self._check()
+            if self._in.queue:
+                arrival, content = self._in.queue[0]
+                if arrival <= trio.current_time():
+                    return self._take(content, max_bytes)
+                await trio.sleep_until(arrival)
+            elif self._in.ended:
+                return b""
+            else:
+                await self._in.moved.wait()
+
+    async def aclose(self) -> None:
+        self._network.forget(self)
+        if not self._closed:
+            self._closed = True
+            self._out.ended = True
+            self._out.note()
+            self._in.note()
+        await trio.lowlevel.checkpoint()
+
+    def break_(self) -> None:
+        """End it as a cut cable does: both sides get PeerGone, and bytes on the way are lost."""
+        self._broken = True
+        self._in.note()
+        self._out.note()
+
+    def joins(self, one: NodeId, other: NodeId | None) -> bool:
+        """Say whether it is between these two, or touches `one` if there is no other."""
+        ends = {self._own, self._peer}
+        return one in ends and (other is None or other in ends)
+
+    def _take(self, content: bytes, max_bytes: int) -> bytes:
+        arrival, _ = self._in.queue.popleft()
+        if len(content) > max_bytes:
+            self._in.queue.appendleft((arrival, content[max_bytes:]))
+            content = content[:max_bytes]
+        self._in.in_flight -= len(content)
+        self._in.note()
+        return content
+
+    def _check(self) -> None:
+        if self._broken or self._closed:
+            why = "the connection broke" if self._broken else "the connection was closed"
+            raise PeerGone(peer=f"{short(self._peer)} at {self._address}", what=why)
+
+
+class MemoryListener:
+    """A ports.Listener. Made by `MemoryNetwork.listen`."""
+
+    def __init__(self, network: MemoryNetwork, node: NodeId, address: str) -> None:
+        self._network = network
+        self.node = node
+        self._address = address
+        self.waiting_in, self._waiting = trio.open_memory_channel[MemoryLink](64)
+
+    @property
+    def address(self) -> str:
+        return self._address
+
+    async def accept(self) -> MemoryLink:
+        return await self._waiting.receive()
+
+    async def aclose(self) -> None:
+        self._network.stop_listening(self)
+        await self._waiting.aclose()
+
+
+class MemoryDialer:
+    """A ports.Dialer. Made by `MemoryNetwork.dialer`."""
+
+    def __init__(self, network: MemoryNetwork, node: NodeId) -> None:
+        self._network = network
+        self._node = node
+
+    async def dial(self, address: str, expected: NodeId) -> MemoryLink:
+        return await self._network.connect(self._node, address, expected)
+
+
+class MemoryNetwork:
+    """Everybody in it can reach everybody, until a fault.
+
+    Set `tamper` to change bytes under way: it gets (from, to, bytes) of each send.
+    """
+
+    def __init__(self, line: Line | None = None) -> None:
+        self.tamper: Tamper | None = None
+        self._line = line or Line()
+        self._lines: dict[frozenset[NodeId], Line] = {}
+        self._listeners: dict[str, MemoryListener] = {}
+        self._links: set[MemoryLink] = set()
+        self._breaks: dict[tuple[NodeId, NodeId | None], Break] = {}
+
+    def dialer(self, node: NodeId) -> MemoryDialer:
+        return MemoryDialer(self, node)
+
+    def listen(self, node: NodeId, address: str) -> MemoryListener:
+        """Let `node` be reached at `address`, any text."""
+        assert address not in self._listeners, "the address is taken"
+        listener = self._listeners[address] = MemoryListener(self, node, address)
+        return listener
+
+    def set_line(self, one: NodeId, other: NodeId, line: Line) -> None:
+        self._lines[frozenset({one, other})] = line
+
+    def line(self, one: NodeId, other: NodeId) -> Line:
+        return self._lines.get(frozenset({one, other}), self._line)
+
+    def apply(self, what: Break, one: NodeId, other: NodeId | None = None) -> None:
+        """Let something happen now, between two nodes or around one."""
+        self._breaks.pop((one, other), None)
+        if what is not Break.HEAL:
+            self._breaks[one, other] = what
+        if what is Break.CUT:
+            self.break_links(one, other)
+
+    def break_links(self, one: NodeId, other: NodeId | None = None) -> None:
+        """End the links between two nodes, or around one, as a process that dies does."""
+        for link in [link for link in self._links if link.joins(one, other)]:
+            link.break_()
+
+    async def run(self, timetable: Iterable[Fault]) -> None:
+        """Let each fault happen at its time, counted from now."""
+        start = trio.current_time()
+        for fault in sorted(timetable, key=lambda f: f.at_s):
+            await trio.sleep_until(start + fault.at_s)
+            self.apply(fault.what, fault.one, fault.other)
+
+    def breaks(self, one: NodeId, other: NodeId) -> Break | None:
+        """What is wrong between two nodes now."""
+        for pair in ((one, other), (other, one), (one, None), (other, None)):
+            if pair in self._breaks:
+                return self._breaks[pair]
+        return None
+
+    async def connect(self, node: NodeId, address: str, expected: NodeId) -> MemoryLink:
+        """What `MemoryDialer.dial` does."""
+        listener = self._listeners.get(address)
+        trouble = self.breaks(node, listener.node) if listener else None
+        if trouble is Break.SILENCE:
+            await trio.sleep_forever()
+        if listener is None or trouble is Break.CUT:
+            await trio.sleep(REFUSED_S)
+            raise PeerGone(peer=f"{short(expected)} at {address}", what="connection refused")
+        await trio.sleep(2 * self.line(node, listener.node).latency_s)
+        if listener.node != expected:
+            raise WrongPeer(peer=f"{short(listener.node)} at {address}", expected=short(expected))
+        there, back = _Direction(), _Direction()
+        ours = MemoryLink(self, node, listener.node, address, there, back)
+        theirs = MemoryLink(self, listener.node, node, f"dialled-{short(node)}", back, there)
+        try:
+            listener.waiting_in.send_nowait(theirs)
+        except (trio.WouldBlock, trio.BrokenResourceError):
+            raise PeerGone(peer=f"{short(expected)} at {address}", what="connection refused") from None
+        self._links |= {ours, theirs}
+        return ours
+
+    def forget(self, link: MemoryLink) -> None:
+        self._links.discard(link)
+
+    def stop_listening(self, listener: MemoryListener) -> None:
+        self._listeners.pop(listener.address, None)

@@ -1,0 +1,181 @@
+"""Shelves in memory, and shelves that misbehave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import trio
+
+from bitdustfs.core import fragment, wire
+from bitdustfs.core.certificate import Certificate
+from bitdustfs.core.fragment import leaf_count
+from bitdustfs.engine.handler import Handler
+from bitdustfs.errors import AlreadyThere, BadLeaf, DiskFull, NotFound, Unavailable
+from bitdustfs.model import LEAF_BYTES, FragmentName, OwnerId, Root, short
+from bitdustfs.ports import Leaves, Shelf
+
+Bend = Callable[[Leaves], Leaves]
+
+
+class MemoryShelf:
+    """A ports.Shelf in memory. `is_there = False` is an unplugged disk."""
+
+    def __init__(self, *, donated_bytes: int = 1 << 40) -> None:
+        self.is_there = True
+        self._donated = donated_bytes
+        self._fragments: dict[OwnerId, dict[FragmentName, tuple[Root, bytes]]] = {}
+        self._trash: dict[OwnerId, dict[FragmentName, bytes]] = {}
+
+    def put(self, owner: OwnerId, name: FragmentName, root: Root, content: bytes) -> None:
+        self._check()
+        if fragment.root(content) != root:
+            raise BadLeaf(peer="what arrived", fragment=short(name))
+        known = self._fragments.setdefault(owner, {}).get(name)
+        if known is not None:
+            if known[0] != root:
+                raise AlreadyThere(what=f"another fragment is called {short(name)}")
+            return
+        if self.free_bytes() < len(content):
+            raise DiskFull(path="memory")
+        self._fragments[owner][name] = root, bytes(content)
+
+    def get(self, owner: OwnerId, name: FragmentName, first: int, count: int, *, hashes: bool) -> Leaves:
+        self._check()
+        try:
+            _root, content = self._fragments.get(owner, {})[name]
+        except KeyError:
+            raise NotFound(what=f"fragment {short(name)} is not on the shelf") from None
+        some = content[first * LEAF_BYTES : (first + count) * LEAF_BYTES]
+        return Leaves(len(content), fragment.leaf_hashes(content) if hashes else b"", some)
+
+    def delete(self, owner: OwnerId, name: FragmentName, *, now_s: int) -> bool:
+        self._check()
+        gone = self._fragments.get(owner, {}).pop(name, None)
+        if gone is not None:
+            self._trash.setdefault(owner, {})[name] = gone[1]
+        return gone is not None
+
+    def names(self, owner: OwnerId, after: bytes, limit: int) -> Sequence[tuple[FragmentName, int]]:
+        self._check()
+        held = self._fragments.get(owner, {})
+        return [(name, len(held[name][1])) for name in sorted(held) if name > after][:limit]
+
+    def used(self, owner: OwnerId) -> tuple[int, int]:
+        self._check()
+        lengths = [len(content) for _root, content in self._fragments.get(owner, {}).values()]
+        lengths += [len(content) for content in self._trash.get(owner, {}).values()]
+        return sum(lengths), len(lengths)
+
+    def free_bytes(self) -> int:
+        self._check()
+        return self._donated - sum(self.used(owner)[0] for owner in self._fragments.keys() | self._trash.keys())
+
+    def _check(self) -> None:
+        if not self.is_there:
+            raise Unavailable(what="the shelf is not there")
+
+
+class BentShelf:
+    """A shelf that gives back something else than was put: `bend` changes each answer to `get`."""
+
+    def __init__(self, inner: Shelf, bend: Bend | None = None) -> None:
+        self.bend = bend
+        self._inner = inner
+
+    def get(self, owner: OwnerId, name: FragmentName, first: int, count: int, *, hashes: bool) -> Leaves:
+        leaves = self._inner.get(owner, name, first, count, hashes=hashes)
+        return self.bend(leaves) if self.bend is not None else leaves
+
+    def put(self, owner: OwnerId, name: FragmentName, root: Root, content: bytes) -> None:
+        self._inner.put(owner, name, root, content)
+
+    def delete(self, owner: OwnerId, name: FragmentName, *, now_s: int) -> bool:
+        return self._inner.delete(owner, name, now_s=now_s)
+
+    def names(self, owner: OwnerId, after: bytes, limit: int) -> Sequence[tuple[FragmentName, int]]:
+        return self._inner.names(owner, after, limit)
+
+    def used(self, owner: OwnerId) -> tuple[int, int]:
+        return self._inner.used(owner)
+
+    def free_bytes(self) -> int:
+        return self._inner.free_bytes()
+
+
+def flipped(leaves: Leaves) -> Leaves:
+    """One bit of the content is wrong."""
+    return replace(leaves, content=bytes([leaves.content[0] ^ 1]) + leaves.content[1:])
+
+
+def flipped_hash(leaves: Leaves) -> Leaves:
+    """One bit of the hash list is wrong, or of the content where no list was asked for."""
+    if not leaves.hashes:
+        return flipped(leaves)
+    return replace(leaves, hashes=bytes([leaves.hashes[0] ^ 1]) + leaves.hashes[1:])
+
+
+def other_fragment(leaves: Leaves) -> Leaves:
+    """A whole other fragment of the same length, true in itself."""
+    content = bytes(leaves.length)
+    hashes = fragment.leaf_hashes(content) if leaves.hashes else b""
+    return Leaves(leaves.length, hashes, content[: len(leaves.content)])
+
+
+def half(leaves: Leaves) -> Leaves:
+    """The second half is missing, and the length does not say so."""
+    return replace(leaves, content=leaves.content[: len(leaves.content) // 2])
+
+
+def shorter(leaves: Leaves) -> Leaves:
+    """Half a fragment that says it is a whole one, true in itself."""
+    length = max(1, leaves.length // 2)
+    content = leaves.content[:length]
+    hashes = fragment.leaf_hashes(bytes(length)) if leaves.hashes else b""
+    return Leaves(length, hashes[: 32 * leaf_count(length)], content)
+
+
+def garbage(leaves: Leaves) -> Leaves:
+    """Other bytes altogether."""
+    return Leaves(leaves.length, b"\xa5" * len(leaves.hashes), b"\x5a" * len(leaves.content))
+
+
+class MuteHandler:
+    """A handler that takes requests and, while `is_mute`, answers none but STAT and PING."""
+
+    def __init__(self, inner: Handler) -> None:
+        self._inner = inner
+        self.is_mute = False
+
+    def admit(self, caller: Certificate, request: wire.Request) -> wire.Refusal | None:
+        return self._inner.admit(caller, request)
+
+    def forget(self, caller: Certificate, request: wire.Request) -> None:
+        self._inner.forget(caller, request)
+
+    async def answer(
+        self, caller: Certificate, request: wire.Request, body: bytes
+    ) -> tuple[wire.Answer, tuple[bytes, ...]]:
+        if self.is_mute and not isinstance(request, wire.Stat | wire.Ping):
+            await trio.sleep_forever()
+        return await self._inner.answer(caller, request, body)
+
+
+class MemoryContracts:
+    """A ports.ContractStore in memory."""
+
+    def __init__(self) -> None:
+        self._contracts: dict[OwnerId, bytes] = {}
+        self._epochs: dict[OwnerId, int] = {}
+
+    def contracts(self) -> Mapping[OwnerId, bytes]:
+        return dict(self._contracts)
+
+    def save_contract(self, owner: OwnerId, contract: bytes) -> None:
+        self._contracts[owner] = contract
+
+    def epochs(self) -> Mapping[OwnerId, int]:
+        return dict(self._epochs)
+
+    def save_epoch(self, owner: OwnerId, epoch: int) -> None:
+        self._epochs[owner] = epoch

@@ -1,0 +1,282 @@
+"""The test vectors of bitdustfs-formats(5), each made again by the code: page and code cannot drift apart.
+
+A vector is a line `name = value` of an example on the page; lines that begin with blanks go on with its value. Names
+that begin with `in.` are inputs. Values are hex, but for lengths and the recovery phrase.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from blake3 import blake3
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+
+from bitdustfs.core import block, certificate, contract, erasure, fragment, keys, wire
+from bitdustfs.core.certificate import Identity
+from bitdustfs.core.contract import Party, Terms
+from bitdustfs.core.keyfile import NodeKeys, decode_keys, encode_keys
+from bitdustfs.core.seal import BlockSeal
+from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.edges.shelf_disk import DiskShelf
+from bitdustfs.edges.tls import ALPN, ANCHOR_NOT_A_SECRET
+from bitdustfs.model import BlockId, Code, FragmentName, Role, Suite
+
+PAGE = Path(__file__).resolve().parents[2] / "man" / "bitdustfs-formats.5"
+EPOCH = 1
+SINCE_S = 1_700_000_000
+GIB = 1024**3
+PADDED = (1, 4096, 4097, 5000, 100_000, 1_000_000, 4_194_560)
+FRAGMENT = bytes(j % 251 for j in range(40_000))  # as the page says: byte j is j mod 251
+
+
+def read_vectors(page: str) -> dict[str, str]:
+    """Take the vectors out of the source of the page."""
+    found: dict[str, str] = {}
+    name = ""
+    for line in page.splitlines():
+        begun = re.fullmatch(r"([a-z]+\.[a-z0-9_]+) = ?(.*)", line)
+        if begun:
+            name = begun[1]
+            assert name not in found, f"{name} is on the page twice"
+            found[name] = begun[2]
+        elif name and line.startswith(" "):
+            found[name] += " " + line.strip()
+        else:
+            name = ""
+    return {
+        name: value if name == "keys.phrase" else value.replace(" ", "").replace("\\-", "-")
+        for name, value in found.items()
+    }
+
+
+class Cast:
+    """Who and what the vectors are about, from the inputs on the page."""
+
+    def __init__(self, vectors: Mapping[str, str]) -> None:
+        def given(name: str) -> bytes:
+            return bytes.fromhex(vectors[f"in.{name}"])
+
+        self.secret = keys.Secret(given("secret"))
+        self.owner_key = keys.owner_key(self.secret)
+        self.owner_public = keys.public_bytes(self.owner_key)
+        self.volume = keys.volume_keys(self.secret)
+        self.secrets = VolumeSecrets(self.volume.volume)
+        self.block_id = BlockId(given("block_id"))
+        self.chunk = given("chunk")
+        self.customer_seed = given("customer_seed")
+        self.customer = self._identity(self.owner_key, self.customer_seed, Role.WRITER)
+        friend = keys.owner_key(keys.Secret(given("friend_secret")))
+        self.supplier = self._identity(friend, given("supplier_seed"), Role.WRITER)
+
+    @staticmethod
+    def _identity(owner: Ed25519PrivateKey, seed: bytes, role: Role) -> Identity:
+        key = Ed25519PrivateKey.from_private_bytes(seed)
+        return Identity(key, certificate.certify(owner, keys.public_bytes(key), role, epoch=EPOCH))
+
+    def seal(self, suite: Suite) -> BlockSeal:
+        return self.secrets.seal_of(self.block_id, 0, suite)
+
+    def aad(self, slot: int) -> bytes:
+        """The associated data, put together as the page says and not as the code does."""
+        return (
+            b"bitdust\0"
+            + bytes([1, 1])
+            + self.secrets.volume_id
+            + struct.pack(">I", 0)
+            + self.block_id
+            + struct.pack(">I", slot)
+        )
+
+    def fragment_name(self) -> FragmentName:
+        return self.secrets.fragment_name(self.block_id, 0, self.supplier.node)
+
+    def proposal(self) -> contract.Contract:
+        them = self.supplier
+        terms = Terms(
+            serial=1,
+            previous=contract.NO_CONTRACT,
+            since_s=SINCE_S,
+            until_s=0,
+            first=Party(self.customer.owner, self.customer.node),
+            second=Party(them.owner, them.node, GIB, contract.fragments_for(GIB), them.node),
+        )
+        return contract.propose(self.customer, terms)
+
+    def messages(self) -> Mapping[str, wire.Message]:
+        """One message of each kind."""
+        name, root = bytes(self.fragment_name()), bytes(fragment.root(FRAGMENT))
+        proposal = self.proposal()
+        signed = contract.countersign(self.supplier, proposal)
+        return {
+            "hello": wire.Hello(1, self.customer.certificate.raw, (), "bitdustfs 0.1"),
+            "ping": wire.Ping(),
+            "put": wire.Put(name, root, len(FRAGMENT), EPOCH, 0),
+            "get": wire.Get(name, 1, 2, True),
+            "delete": wire.Delete((name,), EPOCH, 0),
+            "list": wire.List(b"", 100),
+            "stat": wire.Stat(),
+            "propose": wire.Propose(proposal.raw),
+            "done": wire.Done(),
+            "found": wire.Found(len(FRAGMENT), 96),
+            "deleted": wire.Deleted(1),
+            "listed": wire.Listed(((name, len(FRAGMENT)),)),
+            "status": wire.Status(GIB, 131_072, len(FRAGMENT), 1, GIB, signed.raw),
+            "agreed": wire.Agreed(signed.raw),
+            "refusal": wire.Refusal(wire.Refused.NOT_FOUND, "that fragment"),
+        }
+
+
+BODY_BYTES = {"put": len(FRAGMENT), "found": 96 + len(FRAGMENT) - 16_384}
+HASHED = {"hello", "propose", "status", "agreed"}  # too long for a page: given by their BLAKE3
+
+
+def made(cast: Cast, directory: Path) -> dict[str, str]:
+    """Every vector of the page, by name, as the code makes it."""
+    return {
+        name: value if isinstance(value, str) else value.hex()
+        for part in (_keys(cast), _blocks(cast), _fragments(cast, directory), _papers(cast), _frames(cast))
+        for name, value in part.items()
+    }
+
+
+def _keys(cast: Cast) -> dict[str, str | bytes]:
+    volume_key = cast.volume.volume
+    return {
+        "keys.phrase": keys.phrase_of(cast.secret),
+        "keys.owner_public": cast.owner_public,
+        "keys.owner_id": keys.owner_id(cast.owner_public),
+        "keys.volume_key": volume_key,
+        "keys.record_key": cast.volume.record,
+        "keys.volume_id": keys.volume_id(volume_key),
+        "keys.name_key": keys.name_key(volume_key),
+        "keys.fingerprint_key": keys.fingerprint_key(volume_key, 0),
+        "keys.block_key": keys.block_key(volume_key, 0, cast.block_id),
+        "keys.customer_node_id": cast.customer.node,
+        "keys.supplier_node_id": cast.supplier.node,
+    }
+
+
+def _blocks(cast: Cast) -> dict[str, str | bytes]:
+    content, places = block.build(cast.seal(Suite.AES_256_GCM), [cast.chunk, cast.chunk])
+    return {
+        "chunk.aad": cast.aad(1),
+        "chunk.sealed_aes": cast.seal(Suite.AES_256_GCM).seal(1, cast.chunk),
+        "chunk.sealed_chacha": cast.seal(Suite.CHACHA20_POLY1305).seal(1, cast.chunk),
+        "chunk.fingerprint": cast.secrets.fingerprint(cast.chunk),
+        "block.length": str(len(content)),
+        "block.slot_1_at": str(places[1].offset),
+        "block.blake3": blake3(content).digest(),
+        **{f"padding.{length}": str(block.padded_length(length)) for length in PADDED},
+    }
+
+
+def _fragments(cast: Cast, directory: Path) -> dict[str, str | bytes]:
+    content, _ = block.build(cast.seal(Suite.AES_256_GCM), [cast.chunk, cast.chunk])
+    coded = erasure.encode(content, Code(3, 5))
+    name, root = cast.fragment_name(), fragment.root(FRAGMENT)
+    DiskShelf.create(directory)
+    DiskShelf(directory, floor_bytes=0).put(cast.customer.owner, name, root, FRAGMENT)
+    stored = (directory / cast.customer.owner.hex() / name.hex()[:2] / name.hex()).read_bytes()
+    return {
+        "fragment.length": str(len(coded[0])),
+        **{f"fragment.blake3_{index}": blake3(each).digest() for index, each in enumerate(coded)},
+        "fragment.name": name,
+        "fragment.leaf_hashes": fragment.leaf_hashes(FRAGMENT),
+        "fragment.root": root,
+        "shelf.header": stored[:64],
+        "shelf.blake3": blake3(stored).digest(),
+    }
+
+
+def _papers(cast: Cast) -> dict[str, str | bytes]:
+    proposal = cast.proposal()
+    return {
+        "tls.anchor_public": keys.public_bytes(ANCHOR_NOT_A_SECRET),
+        "tls.alpn": ALPN,
+        "certificate.bytes": cast.customer.certificate.raw,
+        "keyfile.bytes": encode_keys(_node_keys(cast)),
+        "contract.terms": proposal.raw[:281],
+        "contract.digest": proposal.digest,
+        "contract.proposal_blake3": blake3(proposal.raw).digest(),
+        "contract.signed_blake3": blake3(contract.countersign(cast.supplier, proposal).raw).digest(),
+    }
+
+
+def _frames(cast: Cast) -> dict[str, str | bytes]:
+    frames = {
+        name: wire.encode(0 if name == "hello" else 7, message, BODY_BYTES.get(name, 0))
+        for name, message in cast.messages().items()
+    }
+    return {
+        f"frame.{name}_blake3" if name in HASHED else f"frame.{name}": blake3(each).digest() if name in HASHED else each
+        for name, each in frames.items()
+    }
+
+
+def _node_keys(cast: Cast) -> NodeKeys:
+    return NodeKeys(
+        seed=cast.customer_seed,
+        owner_public=cast.owner_public,
+        certificate=cast.customer.certificate.raw,
+        volume=cast.volume,
+    )
+
+
+@pytest.fixture
+def vectors() -> dict[str, str]:
+    return read_vectors(PAGE.read_text())
+
+
+@pytest.fixture
+def cast(vectors: dict[str, str]) -> Cast:
+    return Cast(vectors)
+
+
+def test_each_vector_of_the_page_is_what_the_code_makes(
+    vectors: dict[str, str], cast: Cast, tmp_path: Path
+) -> None:
+    outputs = {name: value for name, value in vectors.items() if not name.startswith("in.")}
+    assert outputs == made(cast, tmp_path / "shelf")
+
+
+def test_associated_data_of_the_page_opens_a_sealed_chunk(vectors: dict[str, str], cast: Cast) -> None:
+    key, aad, nonce = (
+        bytes.fromhex(vectors["keys.block_key"]),
+        bytes.fromhex(vectors["chunk.aad"]),
+        (1).to_bytes(12, "big"),
+    )
+    assert AESGCM(key).decrypt(nonce, bytes.fromhex(vectors["chunk.sealed_aes"]), aad) == cast.chunk
+    assert ChaCha20Poly1305(key).decrypt(nonce, bytes.fromhex(vectors["chunk.sealed_chacha"]), aad) == cast.chunk
+
+
+def test_papers_of_the_page_are_read_back(vectors: dict[str, str], cast: Cast) -> None:
+    read = certificate.parse(bytes.fromhex(vectors["certificate.bytes"]))
+    assert (read.role, read.epoch, read.node) == (Role.WRITER, EPOCH, cast.customer.node)
+    assert decode_keys(bytes.fromhex(vectors["keyfile.bytes"])) == _node_keys(cast)
+    assert contract.parse(cast.proposal().raw).terms.second.gives_bytes == GIB
+
+
+def test_frames_of_the_page_are_read_back(cast: Cast) -> None:
+    for name, message in cast.messages().items():
+        body = bytes(BODY_BYTES.get(name, 0))
+        parser = wire.Parser("a test")
+        parser.open_up()
+        parser.feed(wire.encode(7, message, len(body)) + body)
+        event = parser.next()
+        if isinstance(event, wire.Arriving):
+            event = parser.next()
+        assert event == wire.Frame(7, message, body)
+
+
+def test_lengths_that_the_page_names_are_those_of_the_code() -> None:
+    page = PAGE.read_text()
+    for length in (certificate.CERTIFICATE_BYTES, contract.PROPOSAL_BYTES, contract.CONTRACT_BYTES):
+        assert f"{length} bytes" in page
+    for limit in (wire.MAX_HEADER_BYTES, wire.MAX_BODY_BYTES, wire.HELLO_HEADER_BYTES):
+        assert str(limit) in page
+    assert all(f"{each.value:>2}  {each.name}" in page for each in wire.Refused)

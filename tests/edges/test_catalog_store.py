@@ -1,0 +1,632 @@
+"""The catalog's file: transactions, savepoints, generations, format, crashes and broken disks."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import apsw
+import pytest
+import trio
+
+from bitdustfs.edges import catalog_blocks, catalog_local, catalog_sqlite, catalog_store, catalog_tree
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.edges.catalog_versioned import LIVE
+from bitdustfs.errors import AlreadyThere, BadFormat, DiskFault, DiskFull, NotFound
+from bitdustfs.model import HOLE, ROOT_INO, BlockNo, ChunkNo, Code, Cookie, Ino, MapRow
+from tests.edges.catalog_rows import (
+    DIRECTORY,
+    FILE,
+    SUPPLIER,
+    block,
+    chunk,
+    file,
+    fragment,
+    replicated_tables,
+    rows_of,
+)
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "catalog"
+
+
+@pytest.fixture
+def catalog(path: Path) -> Iterator[SqliteCatalog]:
+    opened = SqliteCatalog(path, create=True)
+    yield opened
+    opened.close()
+
+
+# --- transactions and savepoints ------------------------------------------------------------------------------
+
+
+def test_committed_rows_survive_closing_and_opening(path: Path) -> None:
+    catalog = SqliteCatalog(path, create=True)
+    catalog.put_inode(file(catalog.new_ino()))
+    catalog.commit()
+    catalog.close()
+    reopened = SqliteCatalog(path)
+    assert reopened.inode(Ino(2)) == file(2)
+    assert reopened.new_ino() == 3
+    assert reopened.file_bytes() == (4096, 1)
+    reopened.close()
+
+
+def test_commit_of_nothing_opens_no_transaction(catalog: SqliteCatalog) -> None:
+    catalog.inode(FILE.ino)
+    with catalog.savepoint():
+        catalog.inode(FILE.ino)
+    catalog.commit()
+    assert catalog.pending == 0
+    assert not catalog.connection.in_transaction
+
+
+def test_pending_counts_outer_savepoints_and_single_changes(catalog: SqliteCatalog) -> None:
+    catalog.put_value("a", b"1")
+    with catalog.savepoint():
+        catalog.put_value("b", b"2")
+        with catalog.savepoint():
+            catalog.put_value("c", b"3")
+    assert catalog.pending == 2
+    catalog.commit()
+    assert catalog.pending == 0
+
+
+def test_failed_savepoint_undoes_its_changes_only(catalog: SqliteCatalog) -> None:
+    catalog.put_value("a", b"1")
+    with pytest.raises(Stop), catalog.savepoint():
+        catalog.put_value("a", b"2")
+        catalog.put_value("b", b"2")
+        raise Stop
+    catalog.commit()
+    assert (catalog.value("a"), catalog.value("b")) == (b"1", None)
+
+
+def test_failed_inner_savepoint_leaves_the_outer_one(catalog: SqliteCatalog) -> None:
+    with catalog.savepoint():
+        catalog.put_value("outer", b"1")
+        with pytest.raises(Stop), catalog.savepoint():
+            catalog.put_value("inner", b"2")
+            raise Stop
+        catalog.put_value("after", b"3")
+    catalog.commit()
+    assert [catalog.value(key) for key in ("outer", "inner", "after")] == [b"1", None, b"3"]
+
+
+def test_failed_outer_savepoint_undoes_the_inner_one(catalog: SqliteCatalog) -> None:
+    with pytest.raises(Stop), catalog.savepoint():
+        with catalog.savepoint():
+            catalog.put_value("inner", b"2")
+        raise Stop
+    assert catalog.value("inner") is None
+
+
+def test_rollback_takes_inodes_and_sums_back(catalog: SqliteCatalog) -> None:
+    catalog.put_inode(FILE)
+    with pytest.raises(Stop), catalog.savepoint():
+        catalog.put_inode(replace(FILE, size=1, nlink=9))
+        catalog.put_inode(file(8))
+        catalog.inode(Ino(8))
+        raise Stop
+    assert catalog.inode(FILE.ino) == FILE
+    assert catalog.inode(Ino(8)) is None
+    assert catalog.file_bytes() == (4096, 1)
+
+
+def test_rollback_brings_a_dropped_inode_back(catalog: SqliteCatalog) -> None:
+    catalog.put_inode(FILE)
+    with pytest.raises(Stop), catalog.savepoint():
+        catalog.drop_inode(FILE.ino)
+        assert catalog.inode(FILE.ino) is None
+        raise Stop
+    assert catalog.inode(FILE.ino) == FILE
+    assert catalog.file_bytes() == (4096, 1)
+
+
+def test_commit_inside_a_savepoint_is_refused(catalog: SqliteCatalog) -> None:
+    with pytest.raises(RuntimeError), catalog.savepoint():
+        catalog.commit()
+
+
+def test_inode_that_leaves_the_cache_is_read_again(catalog: SqliteCatalog) -> None:
+    for ino in range(100, 100 + catalog_tree.CACHED_INODES + 10):
+        catalog.put_inode(file(ino))
+    assert catalog.inode(Ino(100)) == file(100)
+
+
+# --- generations ----------------------------------------------------------------------------------------------
+
+
+def test_row_born_in_the_current_generation_is_changed_in_place(catalog: SqliteCatalog) -> None:
+    catalog.begin_generation()
+    catalog.put_inode(FILE)
+    catalog.put_inode(replace(FILE, size=1))
+    assert len(rows_of(catalog, "r_inode")) == 1
+    catalog.drop_inode(FILE.ino)
+    assert len(rows_of(catalog, "r_inode")) == 0
+
+
+def test_changed_inode_of_an_older_generation_is_closed_and_inserted_anew(catalog: SqliteCatalog) -> None:
+    catalog.put_inode(FILE)
+    ended = catalog.begin_generation()
+    catalog.put_inode(replace(FILE, size=1))
+    catalog.put_inode(replace(FILE, size=2))
+    assert [(row[1], row[2], row[7]) for row in rows_of(catalog, "r_inode")] == [
+        (ended, ended + 1, 4096),
+        (ended + 1, LIVE, 2),
+    ]
+    assert catalog.inode(FILE.ino) == replace(FILE, size=2)
+    assert catalog.file_bytes() == (2, 1)
+
+
+def test_dropped_inode_of_an_older_generation_stays_closed_with_all_it_had(catalog: SqliteCatalog) -> None:
+    catalog.put_inode(FILE)
+    catalog.put_xattr(FILE.ino, b"user.a", b"1")
+    catalog.replace_map(FILE.ino, [MapRow(0, 1, ChunkNo(1))], first=0, last=0)
+    catalog.begin_generation()
+    catalog.drop_inode(FILE.ino)
+    assert (catalog.inode(FILE.ino), catalog.xattrs(FILE.ino), catalog.map_rows(FILE.ino, 0, 9)) == (None, [], [])
+    assert [len(rows_of(catalog, table)) for table in ("r_inode", "r_xattr", "r_map")] == [1, 1, 1]
+
+
+def test_name_of_an_older_generation_keeps_its_cookie_when_it_goes_on(catalog: SqliteCatalog) -> None:
+    catalog.put_inode(FILE)
+    first = catalog.put_name(ROOT_INO, b"a", Ino(6))
+    catalog.begin_generation()
+    second = catalog.put_name(ROOT_INO, b"a", FILE.ino)
+    assert second.cookie == first.cookie
+    assert catalog.names(ROOT_INO, Cookie(0), 9) == [(second, FILE)]
+    assert catalog.names_of(Ino(6)) == []
+    catalog.drop_name(ROOT_INO, b"a")
+    assert catalog.name(ROOT_INO, b"a") is None
+    assert [row[5] for row in rows_of(catalog, "r_name")] == [6]
+
+
+def test_hole_run_of_an_older_generation_is_closed_whole_and_its_parts_are_born(catalog: SqliteCatalog) -> None:
+    catalog.replace_map(FILE.ino, [MapRow(0, 10, HOLE)], first=0, last=9)
+    ended = catalog.begin_generation()
+    catalog.replace_map(FILE.ino, [MapRow(4, 1, ChunkNo(1))], first=4, last=4)
+    assert catalog.map_rows(FILE.ino, 0, 9) == [MapRow(0, 4, HOLE), MapRow(4, 1, ChunkNo(1)), MapRow(5, 5, HOLE)]
+    assert (7, 0, ended, ended + 1, 10, 0) in rows_of(catalog, "r_map")
+
+
+def test_every_old_generation_stays_readable_row_by_row(catalog: SqliteCatalog) -> None:
+    seen: dict[int, Sequence[tuple[object, ...]]] = {}
+    for step in range(5):
+        _change_everything(catalog, step)
+        generation = catalog.begin_generation()
+        seen[generation] = _rows_of_generation(catalog, generation)
+    _change_everything(catalog, 5)
+    assert {generation: _rows_of_generation(catalog, generation) for generation in seen} == seen
+
+
+def _change_everything(catalog: SqliteCatalog, step: int) -> None:
+    for ino in range(step, step + 3):
+        catalog.put_inode(file(100 + ino, size=step))
+        catalog.put_name(ROOT_INO, b"name%d" % ino, Ino(100 + step))
+        catalog.put_xattr(Ino(100), b"user.%d" % ino, b"%d" % step)
+    catalog.replace_map(Ino(100), [MapRow(step, 2, HOLE)], first=step, last=step + 1)
+    if step % 2:
+        catalog.drop_inode(Ino(100 + step))
+        catalog.drop_name(ROOT_INO, b"name%d" % step)
+        catalog.drop_xattr(Ino(100), b"user.%d" % step)
+
+
+def _rows_of_generation(catalog: SqliteCatalog, generation: int) -> Sequence[tuple[object, ...]]:
+    values = {
+        "r_inode": "ino, size",
+        "r_name": "parent, cookie, name, ino",
+        "r_xattr": "ino, name, value",
+        "r_map": "ino, idx, count, chunk",
+    }
+    return [
+        row
+        for table, columns in values.items()
+        for row in catalog.connection.execute(
+            f"SELECT {columns} FROM {table} WHERE born <= ?1 AND ?1 < died ORDER BY 1, 2", (generation,)
+        ).fetchall()
+    ]
+
+
+def test_generation_survives_reopening(path: Path) -> None:
+    catalog = SqliteCatalog(path, create=True)
+    catalog.begin_generation()
+    catalog.close()
+    reopened = SqliteCatalog(path)
+    assert reopened.generation == 2
+    reopened.close()
+
+
+def test_generation_inside_a_savepoint_is_refused(catalog: SqliteCatalog) -> None:
+    with pytest.raises(RuntimeError), catalog.savepoint():
+        catalog.begin_generation()
+
+
+# --- replication ----------------------------------------------------------------------------------------------
+
+
+def test_changesets_of_all_replicated_tables_rebuild_equal_rows() -> None:
+    original, copy = SqliteCatalog(":memory:"), SqliteCatalog(":memory:")
+    for step in (_fill, _change_half, _next_generation, _drop_half):
+        session = apsw.Session(original.connection, "main")
+        for table in replicated_tables(original):
+            session.attach(table)
+        step(original)
+        original.commit()
+        apsw.Changeset.apply(session.changeset(), copy.connection)
+        session.close()
+        for table in replicated_tables(original):
+            assert rows_of(copy, table) == rows_of(original, table), table
+
+
+def _fill(catalog: SqliteCatalog) -> None:
+    catalog.put_inode(DIRECTORY)
+    catalog.put_supplier(SUPPLIER)
+    catalog.put_value("scope", b"1")
+    for number in range(1, 5):
+        ino = catalog.new_ino()
+        catalog.put_inode(file(ino))
+        catalog.put_name(ROOT_INO, b"name%d" % number, ino)
+        catalog.put_xattr(ino, b"user.a", b"1")
+        catalog.put_chunk(chunk(catalog.new_chunk_no(), block=number))
+        catalog.replace_map(ino, [MapRow(0, 1, ChunkNo(number)), MapRow(1, 5, HOLE)], first=0, last=5)
+        catalog.put_block(block(catalog.new_block_no()))
+        catalog.put_fragment(fragment(number, 0))
+
+
+def _change_half(catalog: SqliteCatalog) -> None:
+    for ino in (Ino(2), Ino(3)):
+        catalog.put_inode(file(ino, size=1))
+        catalog.replace_map(ino, [MapRow(3, 1, ChunkNo(9))], first=3, last=3)
+        catalog.put_xattr(ino, b"user.a", b"2")
+    # an exchange of two names
+    catalog.put_name(ROOT_INO, b"name1", Ino(3))
+    catalog.put_name(ROOT_INO, b"name2", Ino(2))
+    catalog.redirect_chunk(ChunkNo(1), chunk(2, block=2))
+    catalog.charge_supplier(catalog.suppliers()[0].supplier, 5, 5)
+
+
+def _next_generation(catalog: SqliteCatalog) -> None:
+    catalog.begin_generation()
+    _change_half(catalog)
+
+
+def _drop_half(catalog: SqliteCatalog) -> None:
+    catalog.drop_name(ROOT_INO, b"name1")
+    catalog.drop_inode(Ino(3))
+    catalog.drop_fragment(BlockNo(1), 0, catalog.suppliers()[0].supplier)
+    catalog.put_block(block(2, Code(1, 1)))
+
+
+def test_replicated_tables_have_neither_triggers_nor_foreign_keys_nor_nullable_keys(catalog: SqliteCatalog) -> None:
+    for table in replicated_tables(catalog):
+        columns = catalog.connection.execute(f"PRAGMA table_info({table})").fetchall()
+        assert any(column[5] for column in columns), table
+        assert all(column[3] for column in columns), table
+        assert not catalog.connection.execute(f"PRAGMA foreign_key_list({table})").fetchall()
+    assert not catalog.connection.execute("SELECT 1 FROM sqlite_schema WHERE type = 'trigger'").fetchall()
+
+
+# --- plans ----------------------------------------------------------------------------------------------------
+
+MAY_READ_A_WHOLE_TABLE = {
+    "_ORPHANS",
+    "_HISTOGRAM",
+    "_WANTING",
+    "_LEAST_MARGIN",
+    "_INLINE_BYTES",
+    "_SUPPLIERS",
+    "_FILES",
+    "_UPLOADS",
+}
+
+
+def test_only_the_named_statements_read_a_whole_table(catalog: SqliteCatalog) -> None:
+    statements = {
+        name: sql
+        for module in (catalog_tree, catalog_blocks, catalog_local, catalog_sqlite)
+        for name, sql in vars(module).items()
+        if isinstance(sql, str) and sql.split()[:1] and sql.split()[0] in ("SELECT", "UPDATE", "DELETE", "INSERT")
+    }
+    assert len(statements) > 30
+    greedy = {
+        name
+        for name, sql in statements.items()
+        if any(step.startswith("SCAN") and "CONSTANT" not in step for step in _plan(catalog, sql))
+    }
+    assert greedy == MAY_READ_A_WHOLE_TABLE
+
+
+def test_no_frequent_statement_sorts(catalog: SqliteCatalog) -> None:
+    for sql in (catalog_tree._NAMES, catalog_blocks._MAP_ROWS_AFTER, catalog_blocks._CHUNK_BY_FINGERPRINT):
+        assert "TEMP B-TREE" not in " ".join(_plan(catalog, sql)), sql
+
+
+def _plan(catalog: SqliteCatalog, sql: str) -> Sequence[str]:
+    numbers = [int(number) for number in re.findall(r"\?(\d)", sql)]
+    bindings = (None,) * (max(numbers) if numbers else sql.count("?"))
+    return [str(row[3]) for row in catalog.connection.execute(f"EXPLAIN QUERY PLAN {sql}", bindings).fetchall()]
+
+
+# --- format ---------------------------------------------------------------------------------------------------
+
+
+def test_missing_catalog_is_not_made_by_opening_it(path: Path) -> None:
+    with pytest.raises(NotFound):
+        SqliteCatalog(path)
+    assert not path.exists()
+
+
+def test_existing_catalog_is_not_made_anew(catalog: SqliteCatalog, path: Path) -> None:
+    with pytest.raises(AlreadyThere):
+        SqliteCatalog(path, create=True)
+
+
+def test_unknown_version_is_named_and_the_file_keeps_every_byte(path: Path) -> None:
+    SqliteCatalog(path, create=True).close()
+    foreign = apsw.Connection(str(path))
+    foreign.pragma("user_version", 42)
+    foreign.close()
+    before = path.read_bytes()
+    with pytest.raises(BadFormat, match=r"format version 42.*nothing was changed"):
+        SqliteCatalog(path)
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == ["catalog"]
+
+
+def test_database_of_another_program_is_refused(path: Path) -> None:
+    foreign = apsw.Connection(str(path))
+    foreign.execute("CREATE TABLE t (x)")
+    foreign.close()
+    with pytest.raises(BadFormat, match="another program"):
+        SqliteCatalog(path)
+    assert os.listdir(path.parent) == ["catalog"]
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage" * 1000, b"SQLite format 3\0" + b"\xff" * 5000])
+def test_file_that_is_no_database_is_refused_and_not_changed(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(BadFormat):
+        SqliteCatalog(path)
+    assert path.read_bytes() == content
+    assert os.listdir(path.parent) == ["catalog"]
+
+
+def test_catalog_cut_short_is_refused(path: Path) -> None:
+    SqliteCatalog(path, create=True).close()
+    os.truncate(path, 4096)
+    with pytest.raises(BadFormat):
+        SqliteCatalog(path)
+
+
+def test_damaged_page_is_told_when_it_is_read(path: Path) -> None:
+    catalog = SqliteCatalog(path, create=True)
+    for ino in range(100, 3000):
+        catalog.put_inode(file(ino))
+    catalog.close()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : -4096] = b"\x5a" * len(content[len(content) // 2 : -4096])
+    path.write_bytes(content)
+    damaged = SqliteCatalog(path)
+    with pytest.raises(BadFormat, match="damaged"):
+        for ino in range(100, 3000):
+            damaged.inode(Ino(ino))
+    damaged.close()
+
+
+# --- crashes and disks ----------------------------------------------------------------------------------------
+
+CHILD = """
+import sys, time
+from bitdustfs.edges.catalog_versioned import LIVE
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+catalog = SqliteCatalog(sys.argv[1], create=True)
+catalog.put_value("committed", b"1")
+catalog.commit()
+catalog.put_value("open", b"1")
+print("ready", flush=True)
+time.sleep(100)
+"""
+
+
+def test_kill_9_keeps_what_was_committed_and_nothing_else(path: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(path)], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"ready\n"
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    catalog = SqliteCatalog(path)
+    assert (catalog.value("committed"), catalog.value("open")) == (b"1", None)
+    catalog.close()
+
+
+class FullFile(apsw.VFSFile):
+    def __init__(self, disk: FullDisk, name: str | apsw.URIFilename | None, flags: list[int]) -> None:
+        self._disk = disk
+        self._is_wal = name is not None and str(
+            name.filename() if isinstance(name, apsw.URIFilename) else name
+        ).endswith("-wal")
+        super().__init__("", name, flags)
+
+    def xWrite(self, data: bytes, offset: int) -> None:
+        if self._is_wal and self._disk.error is not None:
+            raise self._disk.error
+        super().xWrite(data, offset)
+
+
+class FullDisk(apsw.VFS):
+    """SQLite's way to the disk, with a switch that breaks writes to the WAL."""
+
+    def __init__(self) -> None:
+        self.error: apsw.Error | None = None
+        super().__init__("bitdustfs-full", "")
+
+    def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> FullFile:
+        return FullFile(self, name, flags)
+
+
+@pytest.fixture
+def disk() -> Iterator[FullDisk]:
+    made = FullDisk()
+    yield made
+    made.unregister()
+
+
+@pytest.mark.parametrize(("error", "expected"), [(apsw.FullError, DiskFull), (apsw.IOError, DiskFault)])
+def test_failed_commit_keeps_the_transaction_for_a_later_one(
+    path: Path, disk: FullDisk, error: type[apsw.Error], expected: type[Exception]
+) -> None:
+    catalog = SqliteCatalog(path, create=True, vfs="bitdustfs-full")
+    catalog.put_inode(FILE)
+    catalog.commit()
+    catalog.put_inode(replace(FILE, size=1))
+    with catalog.savepoint():
+        catalog.put_name(ROOT_INO, b"a", FILE.ino)
+        with pytest.raises(Stop), catalog.savepoint():
+            catalog.put_value("undone", b"1")
+            raise Stop
+    disk.error = error("the test says so")
+    with pytest.raises(expected):
+        catalog.commit()
+    assert catalog.pending == 2
+    assert catalog.inode(FILE.ino) == replace(FILE, size=1)
+    assert catalog.name(ROOT_INO, b"a") is not None
+    disk.error = None
+    catalog.put_value("later", b"1")
+    catalog.close()
+    reopened = SqliteCatalog(path)
+    assert reopened.inode(FILE.ino) == replace(FILE, size=1)
+    assert reopened.name(ROOT_INO, b"a") is not None
+    assert (reopened.value("undone"), reopened.value("later")) == (None, b"1")
+    assert reopened.file_bytes() == (1, 1)
+    reopened.close()
+
+
+class CountingSync:
+    """An fdatasync that waits for the test, counts, and fails when told."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.failure: OSError | None = None
+        self.hold: Callable[[], None] = lambda: None
+
+    def __call__(self, descriptor: int) -> None:
+        os.fdatasync(descriptor)
+        self.calls += 1
+        self.hold()
+        if self.failure is not None:
+            raise self.failure
+
+
+async def test_hardening_nothing_new_syncs_nothing(path: Path) -> None:
+    sync = CountingSync()
+    catalog = SqliteCatalog(path, create=True, sync=sync)
+    catalog.put_value("a", b"1")
+    catalog.commit()
+    await catalog.harden()
+    await catalog.harden()
+    assert sync.calls == 1
+    catalog.close()
+
+
+async def test_callers_that_arrive_during_a_sync_share_the_next_one(path: Path) -> None:
+    sync = CountingSync()
+    running = trio.Event()
+    goes_on = trio.Event()
+    catalog = SqliteCatalog(path, create=True, sync=sync)
+    sync.hold = lambda: trio.from_thread.run(_meet, running, goes_on)
+    done: list[str] = []
+
+    async def change_and_harden(key: str) -> None:
+        catalog.put_value(key, b"1")
+        catalog.commit()
+        await catalog.harden()
+        done.append(key)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(change_and_harden, "first")
+        await running.wait()
+        for key in ("second", "third", "fourth"):
+            nursery.start_soon(change_and_harden, key)
+        await trio.testing.wait_all_tasks_blocked()
+        assert done == []
+        goes_on.set()
+    assert done[0] == "first"
+    assert sync.calls == 2
+    catalog.close()
+
+
+async def _meet(running: trio.Event, goes_on: trio.Event) -> None:
+    running.set()
+    await goes_on.wait()
+
+
+@pytest.mark.parametrize(("number", "expected"), [(errno.EIO, DiskFault), (errno.ENOSPC, DiskFull)])
+async def test_failed_sync_is_final(path: Path, number: int, expected: type[Exception]) -> None:
+    sync = CountingSync()
+    catalog = SqliteCatalog(path, create=True, sync=sync)
+    catalog.put_value("a", b"1")
+    catalog.commit()
+    sync.failure = OSError(number, "the test says so")
+    for _ in range(2):
+        with pytest.raises(expected):
+            await catalog.harden()
+    sync.failure = None
+    with pytest.raises(expected):
+        await catalog.harden()
+    assert sync.calls == 1
+    catalog.close()
+
+
+async def test_checkpoint_leaves_a_small_log_alone(catalog: SqliteCatalog, path: Path) -> None:
+    catalog.put_value("a", b"1")
+    catalog.commit()
+    before = path.read_bytes()
+    await catalog.checkpoint()
+    assert path.read_bytes() == before
+
+
+async def test_log_stays_bounded_while_writing_goes_on(catalog: SqliteCatalog, path: Path) -> None:
+    largest = 0
+
+    async def checkpoint_forever() -> None:
+        while True:
+            await catalog.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(checkpoint_forever)
+        for step in range(300):
+            for ino in range(64):
+                catalog.put_inline(Ino(ino), step.to_bytes(2, "big") * 8192)
+            catalog.commit()
+            catalog.put_value("open", b"%d" % step)  # there is always an open transaction
+            largest = max(largest, (path.parent / "catalog-wal").stat().st_size)
+            await trio.sleep(0)
+        nursery.cancel_scope.cancel()
+    assert 4 * catalog_store.WAL_LIMIT_BYTES < 300 * 64 * 16384
+    assert largest < 3 * catalog_store.WAL_LIMIT_BYTES
+    assert catalog.inline(Ino(63)) == (299).to_bytes(2, "big") * 8192
+
+
+async def test_memory_catalog_hardens_and_checkpoints_without_a_disk() -> None:
+    catalog = SqliteCatalog(":memory:")
+    catalog.put_value("a", b"1")
+    catalog.commit()
+    await catalog.harden()
+    await catalog.checkpoint()
+    assert catalog.value("a") == b"1"
+    catalog.close()

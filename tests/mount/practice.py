@@ -1,0 +1,124 @@
+"""A real practice swarm for tests: supplier processes, a customer and a mount, made by the verbs of the program.
+
+Everything lives under one temporary directory. Leaving the context takes it all down, whatever happened: by
+`demo down`, then by the ids of processes that have this directory in their environment, then by detaching the mount.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+PROGRAM = [sys.executable, "-m", "bitdustfs.cli.main"]
+_PATIENCE_S = 120
+
+
+class Practice:
+    """A mounted practice swarm. `path` is the mount, `home` the customer's state directory."""
+
+    def __init__(self, directory: Path, *, suppliers: int = 5, spares: int = 0, code: str = "3/5") -> None:
+        self.directory = directory
+        self.home = directory / "home"
+        self.path = directory / "mnt"
+        self._up = ["--suppliers", str(suppliers), "--spares", str(spares), "--code", code]
+
+    def __enter__(self) -> Practice:
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.up()
+        except BaseException:
+            self._clean()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._clean()
+
+    def up(self) -> str:
+        """`demo up`: start what does not run."""
+        return self.run("demo", "up", str(self.path), *self._up).stdout
+
+    def run(self, *words: str, ok: tuple[int, ...] = (0,)) -> subprocess.CompletedProcess[str]:
+        """Run a verb for this home. Fails the test unless it ends with one of these exit codes."""
+        done = subprocess.run(
+            [*PROGRAM, "--home", str(self.home), *words],
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE_S,
+            env=self._environment(),
+            check=False,
+        )
+        assert done.returncode in ok, f"{' '.join(words)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def status(self) -> dict[str, Any]:
+        """What `status --json` says."""
+        found: dict[str, Any] = json.loads(self.run("status", "--json", ok=(0, 30, 31, 32, 33)).stdout)
+        return found
+
+    def sync(self) -> None:
+        """Everything at all suppliers."""
+        self.run("sync", str(self.path))
+
+    def forget(self) -> None:
+        """The next read comes from suppliers."""
+        self.run("cache", "drop")
+
+    def log(self) -> str:
+        """What the mounting process logged so far."""
+        return (self.home / "log").read_text()
+
+    def supplier_home(self, number: int) -> Path:
+        return self.home / "demo" / f"supplier{number}"
+
+    def mount_pid(self) -> int:
+        """The process that serves the mount."""
+        for pid, words in _processes(self.directory):
+            if "mount" in words and str(self.path) in words:
+                return pid
+        raise AssertionError("no process serves the mount")
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, "BITDUSTFS_HOME": str(self.home), "BITDUSTFS_TEST": str(self.directory)}
+
+    def _clean(self) -> None:
+        try:
+            self.run("demo", "down", "--purge", ok=tuple(range(256)))
+        except subprocess.TimeoutExpired:
+            pass
+        for pid, _ in _processes(self.directory):
+            os.kill(pid, signal.SIGKILL)
+        if any(str(self.path) in line for line in Path("/proc/self/mountinfo").read_text().splitlines()):
+            subprocess.run(["umount", "-l", str(self.path)], check=False)
+
+
+def _processes(directory: Path) -> list[tuple[int, list[str]]]:
+    """Processes that were started with this directory in their environment: (pid, command line)."""
+    mark = f"BITDUSTFS_TEST={directory}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            if mark in (entry / "environ").read_bytes().split(b"\0"):
+                found.append((int(entry.name), (entry / "cmdline").read_text().split("\0")))
+        except OSError:
+            continue
+    return found
+
+
+def wait_until(what: str, condition: Any, patience_s: float = 60.0) -> None:
+    """Poll until `condition()` holds; fail the test with `what` if it does not in time."""
+    end = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < end, f"after {patience_s} s still not: {what}"
+        time.sleep(0.05)

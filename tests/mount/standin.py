@@ -1,0 +1,117 @@
+"""A mount without suppliers: the real name space and the real files over a real catalog and a spool on disk.
+
+Run as `python -m tests.mount.standin MOUNTPOINT STATE [OPTION…]`. Prints `ready` when it serves. For tests of what
+the kernel and `edges.fuse` do together; everything that needs a network is tested with the real command line.
+
+Reading a file that begins with `fault: HOW` fails in that way. SIGUSR1 drops the kernel's pages.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import trio
+
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.edges.fuse import Deadlines, Operations, serve
+from bitdustfs.edges.fuse_tuning import MountOptions
+from bitdustfs.edges.spool_disk import DiskSpool
+from bitdustfs.engine.attributes import Attributes
+from bitdustfs.engine.files import Files
+from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.tree import Caller, Tree
+from bitdustfs.errors import BlockLost, TooFewFragments
+from bitdustfs.model import Code, Ino, Space
+
+
+class _Nowhere:
+    """Nothing is published, so nothing is fetched."""
+
+    async def chunk(self, ino: Ino, index: int) -> bytes:
+        raise AssertionError("nothing was published")
+
+    def ahead(self, ino: Ino, indexes: Iterable[int]) -> None:
+        return
+
+
+class _Wall:
+    def now_ns(self) -> int:
+        return time.time_ns()
+
+
+class _Faulty(Files):
+    """Files that fail to be read in the way that their first bytes say."""
+
+    async def read(self, ino: Ino, offset: int, length: int) -> bytes:
+        content = await super().read(ino, offset, length)
+        if content.startswith(b"fault: "):
+            await _fail(content[7:].strip().decode())
+        return content
+
+
+async def _fail(how: str) -> None:
+    match how:
+        case "bug":
+            raise ZeroDivisionError("a handler with a bug")
+        case "lost":
+            raise BlockLost(block="1f", have=1, need=3)
+        case "unavailable":
+            raise TooFewFragments(block="1f", have=1, need=3, missing="s2, s3")
+        case "never":
+            await trio.sleep_forever()
+        case "group":
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_fail, "unavailable")
+                await trio.sleep_forever()
+
+
+async def main(mountpoint: str, state: Path, words: Iterable[str]) -> None:
+    """Mount, say so, serve until SIGTERM or umount."""
+    catalog = SqliteCatalog(state / "catalog", create=True)
+    journal = Journal(catalog)
+    files = _Faulty(catalog, DiskSpool(state / "spool"), journal, _Wall(), _Nowhere(), spool_limit=8 << 30)
+    tree = Tree(catalog, journal, files, _Wall())
+    files.on_published = tree.published
+    tree.plant(Code(1, 1), Caller(uid=0, gid=0))
+    tree.lives.start()
+    ops = Operations(
+        tree=tree,
+        attributes=Attributes(catalog, journal, files, _Wall()),
+        files=files,
+        journal=journal,
+        space=lambda: Space(total_bytes=3 << 30, free_bytes=1 << 30, files=catalog.count_inodes()),
+        deadlines=Deadlines(read_s=1.0),
+    )
+    options = MountOptions(allow_other="allow_other" in words, read_only="ro" in words)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(journal.run)
+        nursery.start_soon(files.run)
+        await nursery.start(_serve, nursery.cancel_scope, ops, mountpoint, options)
+        print("ready", flush=True)
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGUSR1) as signals:
+            async for number in signals:
+                if number == signal.SIGTERM:
+                    nursery.cancel_scope.cancel()
+                else:
+                    print("invalidated", await ops.invalidate_pages(), flush=True)
+    catalog.close()
+
+
+async def _serve(
+    scope: trio.CancelScope,
+    ops: Operations,
+    mountpoint: str,
+    options: MountOptions,
+    *,
+    task_status: trio.TaskStatus[None],
+) -> None:
+    await serve(ops, mountpoint, options, task_status=task_status)
+    scope.cancel()
+
+
+if __name__ == "__main__":
+    trio.run(main, sys.argv[1], Path(sys.argv[2]), sys.argv[3:])

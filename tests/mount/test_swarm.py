@@ -1,0 +1,249 @@
+"""The whole main job, end to end: mount, write, lose the local copy and suppliers, read back byte for byte."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mount.practice import Practice, wait_until
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PLAINTEXT = b"the quick brown fox keeps the family photos"
+NAME = "a-very-telling-file-name.txt"
+
+
+@pytest.fixture(scope="module")
+def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Practice]:
+    with Practice(tmp_path_factory.mktemp("swarm")) as practice:
+        yield practice
+
+
+@pytest.fixture
+def own_swarm(tmp_path: Path) -> Iterator[Practice]:
+    with Practice(tmp_path) as practice:
+        yield practice
+
+
+def real_tree(target: Path, files: int) -> Path:
+    """Copy a part of Python's standard library: real names, sizes and modes, a symlink and a hard link."""
+    source = Path(sysconfig.get_path("stdlib"))
+    count = 0
+    for path in sorted(source.rglob("*")):
+        if count >= files:
+            break
+        if "__pycache__" in path.parts or "site-packages" in path.parts or not path.is_file():
+            continue
+        place = target / path.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, place)
+        count += 1
+    (target / "a symlink").symlink_to("os.py")
+    os.link(target / "abc.py", target / "a hard link")
+    return target
+
+
+def run(*words: str | Path) -> str:
+    done = subprocess.run([str(w) for w in words], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, f"{words} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@pytest.mark.slow
+def test_a_real_tree_survives_cache_drop_and_n_minus_k_dead_suppliers(tmp_path: Path) -> None:
+    source = real_tree(tmp_path / "source", 3000)
+    large = tmp_path / "large"
+    large.write_bytes(random.Random(5).randbytes(32 << 20))
+    with Practice(tmp_path / "swarm", spares=2) as practice:
+        run("cp", "-a", source, practice.path / "tree")
+        run("git", "clone", "--quiet", REPOSITORY, practice.path / "clone")
+        run("cp", large, practice.path / "large")
+        practice.sync()
+        before = practice.status()
+        assert (before["margin"], before["state"], before["practice"]) == (2, "placed", True)
+        assert before["held"] == before["wanted"] == 5
+        practice.forget()
+        practice.run("demo", "kill", "1")
+        practice.run("demo", "kill", "3")
+        wait_until("margin 0", lambda: practice.status()["margin"] == 0)
+        run("diff", "-r", source, practice.path / "tree")
+        assert digest(practice.path / "large") == digest(large)
+        run("git", "-C", practice.path / "clone", "fsck", "--full")
+        run("git", "-C", practice.path / "clone", "status")
+        assert os.readlink(practice.path / "tree" / "a symlink") == "os.py"
+        assert (practice.path / "tree" / "a hard link").stat().st_nlink == 2
+
+
+def test_no_supplier_holds_a_known_plaintext_or_a_known_name(swarm: Practice) -> None:
+    (swarm.path / NAME).write_bytes(PLAINTEXT * 20_000)
+    (swarm.path / "small").write_bytes(PLAINTEXT)
+    swarm.sync()
+    searched = 0
+    for number in range(1, 6):
+        for path in swarm.supplier_home(number).rglob("*"):
+            assert NAME not in path.name
+            if path.is_file():
+                content = path.read_bytes()
+                searched += len(content)
+                assert PLAINTEXT not in content
+                assert NAME.encode() not in content
+    assert searched > len(PLAINTEXT) * 20_000
+
+
+def test_a_flipped_bit_in_a_stored_fragment_is_noticed_and_harmless(own_swarm: Practice) -> None:
+    content = random.Random(6).randbytes(3_000_000)
+    (own_swarm.path / "file").write_bytes(content)
+    own_swarm.sync()
+    own_swarm.forget()
+    shelf = own_swarm.supplier_home(1) / "shelf"
+    largest = max((p for p in shelf.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    for path in (p for p in shelf.rglob("*") if p.is_file() and p.stat().st_size == largest.stat().st_size):
+        stored = bytearray(path.read_bytes())
+        stored[-1000] ^= 1
+        path.write_bytes(stored)
+    assert (own_swarm.path / "file").read_bytes() == content
+    assert any("s1" in line and "WARNING" in line for line in own_swarm.log().splitlines())
+
+
+def test_reads_fail_in_time_when_too_few_suppliers_are_left_and_work_again_when_they_are_back(
+    own_swarm: Practice,
+) -> None:
+    content = random.Random(7).randbytes(1_000_000)
+    (own_swarm.path / "file").write_bytes(content)
+    own_swarm.sync()
+    own_swarm.forget()
+    for number in ("1", "2", "3"):
+        own_swarm.run("demo", "kill", number)
+    wait_until("margin -1", lambda: own_swarm.status()["margin"] == -1)
+    with pytest.raises(TimeoutError):
+        (own_swarm.path / "file").read_bytes()
+    assert (own_swarm.path / "file").stat().st_size == len(content)
+    (own_swarm.path / "another").write_bytes(b"writes go on")
+    assert (own_swarm.path / "another").read_bytes() == b"writes go on"
+    own_swarm.run("demo", "revive", "2")
+    wait_until("margin 0", lambda: own_swarm.status()["margin"] == 0)
+    assert (own_swarm.path / "file").read_bytes() == content
+
+
+def test_a_killed_mount_is_mounted_again_without_cleaning_and_keeps_what_was_synced(own_swarm: Practice) -> None:
+    with (own_swarm.path / "file").open("wb") as file:
+        file.write(PLAINTEXT)
+        file.flush()
+        os.fsync(file.fileno())
+    os.kill(own_swarm.mount_pid(), signal.SIGKILL)
+    wait_until("the mount is dead", lambda: not _answers(own_swarm.path))
+    own_swarm.up()
+    assert (own_swarm.path / "file").read_bytes() == PLAINTEXT
+    own_swarm.sync()
+    own_swarm.forget()
+    assert (own_swarm.path / "file").read_bytes() == PLAINTEXT
+
+
+def _answers(path: Path) -> bool:
+    try:
+        os.stat(path)
+        return os.path.ismount(path)
+    except OSError:
+        return False
+
+
+def test_demo_up_again_changes_nothing(swarm: Practice) -> None:
+    before = swarm.mount_pid()
+    swarm.up()
+    assert swarm.mount_pid() == before
+
+
+def test_status_never_says_safe_of_a_practice_swarm_and_df_shows_its_name(swarm: Practice) -> None:
+    (swarm.path / "file").write_bytes(b"x")
+    swarm.sync()
+    shown = swarm.run("status", ok=(30,)).stdout
+    assert "practice: all suppliers are on this machine; do not keep anything here" in shown
+    assert "safe" not in shown.splitlines()[0]
+    assert "practice" in run("df", swarm.path)
+
+
+def test_statfs_tells_what_the_contracts_can_hold(swarm: Practice) -> None:
+    told = os.statvfs(swarm.path)
+    capacity = sum(supplier["capacity_bytes"] for supplier in swarm.status()["suppliers"])
+    assert 0 < told.f_bavail * told.f_frsize <= capacity * 3 // 5
+
+
+def test_rsync_copies_once_and_then_finds_nothing_to_do(swarm: Practice, tmp_path: Path) -> None:
+    source = real_tree(tmp_path / "source", 200)
+    os.setxattr(source / "abc.py", "user.colour", b"blue")
+    run("rsync", "-aHAX", f"{source}/", swarm.path / "rsync")
+    again = run("rsync", "-aHAX", "--itemize-changes", f"{source}/", swarm.path / "rsync")
+    assert again.strip() == ""
+    assert os.getxattr(swarm.path / "rsync" / "abc.py", "user.colour") == b"blue"
+
+
+def test_tar_sqlite_and_an_editors_save_work_in_the_mount(swarm: Practice, tmp_path: Path) -> None:
+    source = real_tree(tmp_path / "source", 100)
+    run("tar", "-C", source, "-cf", swarm.path / "all.tar", ".")
+    (swarm.path / "untarred").mkdir()
+    run("tar", "-C", swarm.path / "untarred", "-xf", swarm.path / "all.tar")
+    run("diff", "-r", source, swarm.path / "untarred")
+
+    database = sqlite3.connect(swarm.path / "data.sqlite")
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("CREATE TABLE t (x INTEGER)")
+    for number in range(50):
+        with database:
+            database.execute("INSERT INTO t VALUES (?)", (number,))
+    assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert database.execute("SELECT sum(x) FROM t").fetchone() == (sum(range(50)),)
+    database.close()
+
+    letter = swarm.path / "letter.txt"
+    letter.write_text("first version")
+    temporary = swarm.path / ".letter.txt.swp"
+    temporary.write_text("second version")
+    os.replace(temporary, letter)
+    assert letter.read_text() == "second version"
+    swarm.sync()
+    swarm.forget()
+    assert letter.read_text() == "second version"
+
+
+def test_a_file_of_holes_costs_nothing_and_reads_as_zeros(swarm: Practice) -> None:
+    path = swarm.path / "holes"
+    before = swarm.status()["blocks"]
+    with path.open("wb") as file:
+        file.truncate(50 << 30)
+    swarm.sync()
+    assert swarm.status()["blocks"] == before
+    with path.open("rb") as file:
+        file.seek(25 << 30)
+        assert file.read(1 << 20) == bytes(1 << 20)
+    path.unlink()
+
+
+@pytest.mark.slow
+def test_mount_stays_small_while_much_streams_through_it(own_swarm: Practice, request: pytest.FixtureRequest) -> None:
+    gigabytes = 10 if request.config.getoption("markexpr") == "" and os.environ.get("BITDUSTFS_LONG") else 1
+    piece = random.Random(8).randbytes(1 << 20)
+    with (own_swarm.path / "stream").open("wb") as file:
+        for number in range(gigabytes << 10):
+            file.write(number.to_bytes(8, "big") + piece[8:])
+    own_swarm.sync()
+    own_swarm.forget()
+    with (own_swarm.path / "stream").open("rb") as file:
+        for number in range(gigabytes << 10):
+            assert file.read(1 << 20) == number.to_bytes(8, "big") + piece[8:]
+    status = Path(f"/proc/{own_swarm.mount_pid()}/status").read_text()
+    peak_kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    assert peak_kib < 300 * 1024

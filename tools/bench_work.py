@@ -1,0 +1,440 @@
+"""The work of a benchmark: what is done on a side, and what is measured of it.
+
+Each stage yields samples (row, value) and checks every byte that it reads. Nothing is written twice: a volume that
+keeps equal chunks only once would win without working, so each run has bytes of its own, also in the real tree, whose
+files get a first line of that run. Making bytes and comparing them is outside the measured time.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sysconfig
+import time
+from array import array
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from bench_sides import COMMAND_S, BenchError, Side, WrongBytes, command, cpu_seconds, forget_pages
+
+MIB = 1 << 20
+GIB = 1 << 30
+PAGE = 4096
+_DIRECTORIES = 20
+_COLD_SHARE = 4  # a cold random read is a round trip: a quarter as many of them
+_FSYNC_SHARE = 20  # and of writes with an fsync each
+
+Samples = Iterator[tuple[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table."""
+
+    stage: str
+    text: str
+    unit: str
+    more_is_better: bool
+
+
+ROWS: Mapping[str, Row] = MappingProxyType(
+    {
+        "write_fsync": Row("write", "write, until fsync returns", "MB/s", True),
+        "write_sync": Row("write", "write, until sync returns", "MB/s", True),
+        "write_cpu": Row("write", "  CPU of all daemons", "s/GiB", False),
+        "read_cold": Row("read", "read, cold", "MB/s", True),
+        "read_cpu": Row("read", "  CPU of all daemons", "s/GiB", False),
+        "read_warm": Row("read", "read, warm", "MB/s", True),
+        "small_cp": Row("small", "cp -r, {files} files of 4 KiB", "files/s", True),
+        "small_sync": Row("small", "  sync after it", "s", False),
+        "small_read": Row("small", "  reading them, cold", "files/s", True),
+        "small_rm": Row("small", "  rm -rf of them", "s", False),
+        "rsync_first": Row("rsync", "rsync -a, {tree} real files", "s", False),
+        "rsync_again": Row("rsync", "  again, nothing changed", "s", False),
+        "find_cold": Row("find", "find, {tree} real files, cold", "s", False),
+        "find_warm": Row("find", "find, warm", "s", False),
+        "random_read_cold": Row("random", "random 4 KiB reads, cold", "/s", True),
+        "random_read_local": Row("random", "random 4 KiB reads, not in kernel", "/s", True),
+        "random_read_warm": Row("random", "random 4 KiB reads, warm", "/s", True),
+        "random_write": Row("random", "random 4 KiB writes, one fsync", "/s", True),
+        "random_fsync": Row("random", "random 4 KiB write + fsync, each", "ms", False),
+        "memory_mount": Row("memory", "peak memory, mounting process", "MiB", False),
+        "memory_supplier": Row("memory", "peak memory, largest supplier", "MiB", False),
+    }
+)
+STAGES = ("write", "read", "small", "rsync", "find", "random")
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How much of everything. `size_bytes` is a multiple of 4 KiB."""
+
+    size_bytes: int
+    files: int
+    operations: int
+    tree: Path
+    stages: frozenset[str]
+
+
+class Content:
+    """Bytes of a big file that differ in every 4 KiB and every run, cheap to make again.
+
+    A random MiB over and over, with the page's number in the second word of each page; and what was written over it.
+    """
+
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self._words = memoryview(bytearray(os.urandom(MIB))).cast("Q")
+        self._written: dict[int, bytes] = {}
+
+    def pieces(self) -> Iterator[memoryview]:
+        """The whole, a MiB at a time. Each piece is valid until the next."""
+        step, pages = PAGE // 8, MIB // PAGE
+        for start in range(0, self.size_bytes, MIB):
+            first = start // PAGE
+            self._words[1::step] = memoryview(array("Q", range(first, first + pages)))
+            piece = self._words.cast("B")[: self.size_bytes - start]
+            over = {page: self._written[page] for page in range(first, first + pages) if page in self._written}
+            if over:
+                piece = memoryview(bytearray(piece))
+                for page, written in over.items():
+                    piece[page * PAGE - start : (page + 1) * PAGE - start] = written
+            yield piece
+
+    def page(self, number: int) -> bytes:
+        """One 4 KiB."""
+        if number in self._written:
+            return self._written[number]
+        at = number % (MIB // PAGE) * PAGE
+        page = bytearray(self._words.cast("B")[at : at + PAGE])
+        page[8:16] = number.to_bytes(8, "little")
+        return bytes(page)
+
+    def write_over(self, number: int) -> bytes:
+        """New bytes for one page."""
+        self._written[number] = os.urandom(PAGE)
+        return self._written[number]
+
+
+class Run:
+    """One run on one side, in a directory of its own there."""
+
+    def __init__(self, side: Side, load: Load, place: Path, temporary: Path, say: Callable[[str], None]) -> None:
+        self._side, self._load, self._say = side, load, say
+        self._place, self._temporary = place, temporary
+        self._big = place / "big"
+        self._content = Content(load.size_bytes)
+
+    def samples(self) -> Samples:
+        """Do all stages that are wanted, and measure."""
+        wanted = self._load.stages
+        self._side.start_peaks()
+        if "write" in wanted:
+            yield from self._stage("write", self._write)
+        if {"read", "random"} & wanted and "write" not in wanted:
+            self._put_big()
+        if "read" in wanted:
+            yield from self._stage("read", self._read)
+        if "small" in wanted:
+            yield from self._stage("small", self._small)
+        if {"rsync", "find"} & wanted:
+            yield from self._trees()
+        if "random" in wanted:
+            yield from self._stage("random", self._random)
+        for role, peak in self._side.peaks().items():
+            yield f"memory_{role}", peak / MIB
+
+    def _stage(self, name: str, work: Callable[[], Samples]) -> Samples:
+        self._say(f"{self._side.name}: {name}")
+        yield from work()
+
+    # --- one big file ---
+
+    def _put_big(self) -> float:
+        """Write it. Returns the seconds until fsync came back, without those of making the bytes."""
+        spent = Stopwatch()
+        with spent, open(self._big, "wb", buffering=0) as file:
+            for piece in spent.paused(self._content.pieces()):
+                put(file.fileno(), piece)
+            os.fsync(file.fileno())
+        return spent.seconds
+
+    def _write(self) -> Samples:
+        cpu = Cpu(self._side)
+        written_s = self._put_big()
+        settled_s = written_s + timed(self._side.settle)
+        yield "write_fsync", self._megabytes / written_s
+        yield "write_sync", self._megabytes / settled_s
+        yield from cpu.per_gib("write_cpu", self._load.size_bytes)
+
+    def _read(self) -> Samples:
+        self._side.forget()
+        cpu = Cpu(self._side)
+        cold_s = self._read_big()
+        yield from cpu.per_gib("read_cpu", self._load.size_bytes)
+        yield "read_cold", self._megabytes / cold_s
+        yield "read_warm", self._megabytes / self._read_big()
+
+    def _read_big(self) -> float:
+        """Read and compare it. Returns the seconds of reading."""
+        buffer = memoryview(bytearray(MIB))
+        spent = Stopwatch()
+        with spent, open(self._big, "rb", buffering=0) as file:
+            for number, piece in enumerate(spent.paused(self._content.pieces())):
+                count = file.readinto(buffer[: len(piece)]) or 0
+                while 0 < count < len(piece):
+                    more = file.readinto(buffer[count : len(piece)]) or 0
+                    count = count + more if more else -1
+                with spent.pause():
+                    if count != len(piece) or buffer[:count] != piece:
+                        raise WrongBytes(f"{self._big}: wrong bytes in MiB {number}")
+            if file.read(1):
+                raise WrongBytes(f"{self._big}: longer than what was written")
+        return spent.seconds
+
+    @property
+    def _megabytes(self) -> float:
+        return self._load.size_bytes / 1e6
+
+    # --- many small files ---
+
+    def _small(self) -> Samples:
+        source, target = self._temporary / "small", self._place / "small"
+        written = plant_small(source, self._load.files)
+        copied_s = timed(lambda: command(["cp", "-r", source, target]))
+        yield "small_cp", len(written) / copied_s
+        yield "small_sync", timed(self._side.settle)
+        self._side.forget()
+        read, spent = {}, Stopwatch()
+        with spent:
+            for path in written:
+                read[path] = (target / path).read_bytes()
+        for path, content in written.items():
+            if read[path] != content:
+                raise WrongBytes(f"{target / path}: wrong bytes")
+        yield "small_read", len(written) / spent.seconds
+        yield "small_rm", timed(lambda: command(["rm", "-rf", target]))
+        if target.exists():
+            raise WrongBytes(f"{target} is there after rm -rf")
+        shutil.rmtree(source)
+
+    # --- a real tree ---
+
+    def _trees(self) -> Samples:
+        source, target = self._temporary / "tree", self._place / "tree"
+        names = plant_tree(self._load.tree, source)
+        if "rsync" in self._load.stages:
+            yield from self._stage("rsync", lambda: self._rsync(source, target))
+        else:
+            shutil.copytree(source, target, symlinks=True)
+        if "find" in self._load.stages:
+            yield from self._stage("find", lambda: self._find(target, names))
+        compare_trees(source, target)
+        shutil.rmtree(source)
+        shutil.rmtree(target)
+
+    def _rsync(self, source: Path, target: Path) -> Samples:
+        words = ["rsync", "-a", f"{source}/", f"{target}/"]
+        yield "rsync_first", timed(lambda: command(words))
+        spent = Stopwatch()
+        with spent:
+            changed = command(["rsync", "-ai", *words[2:]])
+        if changed:
+            raise WrongBytes(f"rsync had to do again: {changed.splitlines()[:5]}")
+        yield "rsync_again", spent.seconds
+
+    def _find(self, target: Path, names: int) -> Samples:
+        self._side.forget()
+        for row in ("find_cold", "find_warm"):
+            spent = Stopwatch()
+            with spent:
+                found = subprocess.run(["find", target], capture_output=True, timeout=COMMAND_S, check=True).stdout
+            if found.count(b"\n") != names:
+                raise WrongBytes(f"find lists {found.count(b'\n')} names in {target}, not {names}")
+            yield row, spent.seconds
+
+    # --- random pages ---
+
+    def _random(self) -> Samples:
+        self._side.forget()
+        cold = self._pages(self._load.operations // _COLD_SHARE)
+        yield "random_read_cold", len(cold) / self._read_pages(cold)
+        self._read_big()  # now it is all here
+        forget_pages(self._big)
+        pages = self._pages(self._load.operations)
+        yield "random_read_local", len(pages) / self._read_pages(pages)
+        yield "random_read_warm", len(pages) / self._read_pages(pages)
+        pages = self._pages(self._load.operations)
+        yield "random_write", len(pages) / sum(self._write_pages(pages, fsync_each=False))
+        pages = self._pages(self._load.operations // _FSYNC_SHARE)
+        yield "random_fsync", statistics.median(self._write_pages(pages, fsync_each=True)) * 1e3
+        self._side.forget()
+        self._read_big()  # and all writes arrived
+
+    def _pages(self, count: int) -> list[int]:
+        """Different page numbers in random order."""
+        every = range(self._load.size_bytes // PAGE)
+        return random.sample(every, max(1, min(count, len(every))))
+
+    def _read_pages(self, pages: list[int]) -> float:
+        descriptor = os.open(self._big, os.O_RDONLY)
+        try:
+            spent = Stopwatch()
+            with spent:
+                read = [os.pread(descriptor, PAGE, page * PAGE) for page in pages]
+        finally:
+            os.close(descriptor)
+        for page, content in zip(pages, read, strict=True):
+            if content != self._content.page(page):
+                raise WrongBytes(f"{self._big}: wrong bytes in page {page}")
+        return spent.seconds
+
+    def _write_pages(self, pages: list[int], *, fsync_each: bool) -> list[float]:
+        """Write new bytes there. Returns the seconds of each write with its fsync, or of all with one."""
+        changes = [(page * PAGE, self._content.write_over(page)) for page in pages]
+        seconds = []
+        descriptor = os.open(self._big, os.O_WRONLY)
+        try:
+            for group in [[change] for change in changes] if fsync_each else [changes]:
+                spent = Stopwatch()
+                with spent:
+                    for offset, content in group:
+                        if os.pwrite(descriptor, content, offset) != PAGE:
+                            raise WrongBytes(f"{self._big}: a short write")
+                    os.fsync(descriptor)
+                seconds.append(spent.seconds)
+        finally:
+            os.close(descriptor)
+        return seconds
+
+
+# --- measuring ------------------------------------------------------------------------------------------
+
+
+class Stopwatch:
+    """Seconds between enter and exit, without those of its pauses."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._since = 0.0
+
+    def __enter__(self) -> Stopwatch:
+        self._since = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.perf_counter() - self._since
+
+    def pause(self) -> _Pause:
+        """A `with` whose time is not counted."""
+        return _Pause(self)
+
+    def paused(self, pieces: Iterator[memoryview]) -> Iterator[memoryview]:
+        """The same pieces, with the time of making them not counted."""
+        while True:
+            with self.pause():
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            yield piece
+
+
+class _Pause:
+    def __init__(self, watch: Stopwatch) -> None:
+        self._watch = watch
+
+    def __enter__(self) -> None:
+        self._watch.__exit__()
+
+    def __exit__(self, *_: object) -> None:
+        self._watch.__enter__()
+
+
+class Cpu:
+    """What the daemons of a side spend from here on."""
+
+    def __init__(self, side: Side) -> None:
+        self._side = side
+        self._before = cpu_seconds(side.daemons().all)
+
+    def per_gib(self, row: str, moved_bytes: int) -> Samples:
+        """One sample, if the side has daemons."""
+        after = cpu_seconds(self._side.daemons().all)
+        if after:
+            spent = sum(seconds - self._before.get(pid, 0.0) for pid, seconds in after.items())
+            yield row, spent * GIB / moved_bytes
+
+
+def timed(work: Callable[[], object]) -> float:
+    """The seconds of a call."""
+    spent = Stopwatch()
+    with spent:
+        work()
+    return spent.seconds
+
+
+def put(descriptor: int, content: memoryview) -> None:
+    """Write it all."""
+    while content:
+        content = content[os.write(descriptor, content) :]
+
+
+# --- trees ----------------------------------------------------------------------------------------------
+
+
+def standard_library() -> Path:
+    """A real tree that is on every machine which can run this."""
+    return Path(sysconfig.get_path("stdlib"))
+
+
+def plant_small(place: Path, files: int) -> dict[str, bytes]:
+    """Make random files of 4 KiB in 20 directories. Returns their contents by relative path."""
+    written = {}
+    for number in range(files):
+        path = f"d{number % _DIRECTORIES:02}/f{number:05}"
+        written[path] = os.urandom(PAGE)
+        (place / path).parent.mkdir(parents=True, exist_ok=True)
+        (place / path).write_bytes(written[path])
+    return written
+
+
+def plant_tree(original: Path, place: Path) -> int:
+    """Copy a real tree without byte code and installed packages, with bytes of this run. Returns its names."""
+    first_line = f"# {os.urandom(16).hex()}\n".encode()
+    names = 0
+    for directory, subdirectories, files in os.walk(original):
+        subdirectories[:] = [name for name in subdirectories if name not in ("__pycache__", "site-packages")]
+        target = place / Path(directory).relative_to(original)
+        target.mkdir(parents=True)
+        names += 1
+        for name in [*files, *subdirectories]:
+            path = Path(directory, name)
+            if path.is_symlink():
+                (target / name).symlink_to(os.readlink(path))
+                names += name in files or 1
+            elif path.is_file():
+                (target / name).write_bytes(first_line + path.read_bytes())
+                names += 1
+    return names
+
+
+def count_tree(original: Path) -> int:
+    """How many files `plant_tree` would copy."""
+    count = 0
+    for _, subdirectories, files in os.walk(original):
+        subdirectories[:] = [name for name in subdirectories if name not in ("__pycache__", "site-packages")]
+        count += len(files)
+    return count
+
+
+def compare_trees(source: Path, target: Path) -> None:
+    """Raises WrongBytes if they differ in a name or a byte."""
+    try:
+        command(["diff", "-r", "--no-dereference", source, target])
+    except BenchError as bad:
+        raise WrongBytes(f"{target} is not what was copied there: {bad}") from bad
