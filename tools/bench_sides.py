@@ -20,189 +20,37 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from bench_system import (
+    CLOSE_S,
+    EVERYTHING,
+    NAMES,
+    PAUSE_S,
+    BenchError,
+    Daemons,
+    command,
+    daemons_of,
+    drop_caches,
+    end,
+    forget_pages,
+    is_inside,
+    is_mounted,
+    mounts,
+    peak_bytes,
+    processes_of,
+    reset_peak,
+    unmount,
+)
+
 CHECKOUT = Path(__file__).resolve().parent.parent
-COMMAND_S = 1800  # no single command of a benchmark takes half an hour; one that does hangs
-_CLOSE_S = 60  # a daemon that is asked to stop has this long, then it is killed
 _READY_S = 20  # gocryptfs derives its key with scrypt first, about a second on a slow machine
-_PAUSE_S = 0.02
-_NAMES = 2  # drop_caches: dentries and inodes
-_ALL = 3  # drop_caches: and the page cache
-
-
-class BenchError(Exception):
-    """The benchmark cannot go on; the text says why."""
-
-
-class WrongBytes(BenchError):
-    """Something came back that is not what was written."""
-
-
-# --- processes ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Daemons:
-    """Process ids by role."""
-
-    mount: tuple[int, ...] = ()
-    suppliers: tuple[int, ...] = ()
-
-    @property
-    def all(self) -> tuple[int, ...]:
-        return self.mount + self.suppliers
-
-
-def cpu_seconds(pids: Sequence[int]) -> dict[int, float]:
-    """User and system time of each process that lives, all its threads included."""
-    tick = os.sysconf("SC_CLK_TCK")
-    spent = {}
-    for pid in pids:
-        try:
-            # The name in brackets may hold anything, also brackets; the numbers follow the last one.
-            fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        spent[pid] = (int(fields[11]) + int(fields[12])) / tick
-    return spent
-
-
-def peak_bytes(pid: int) -> int:
-    """The largest resident size since start, or since `reset_peak`. 0 for a process that is gone."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
-
-
-def reset_peak(pid: int) -> None:
-    """Start a new high-water mark, so that each run has its own. Source: proc_pid_clear_refs(5), value 5."""
-    try:
-        Path(f"/proc/{pid}/clear_refs").write_text("5")
-    except OSError:
-        pass  # of another user: the mark since its start will do
-
-
-def daemons_of(home: Path) -> Daemons:
-    """The bitdustfs processes whose home is `home` or lies below it, as a practice swarm's suppliers do."""
-    mount, suppliers = [], []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            arguments = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            if not any(_is_program(argument) for argument in arguments[:4]):
-                continue
-            environment = (entry / "environ").read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue  # ended meanwhile, or not ours to look at
-        chosen = [word.removeprefix("--home=") for word in arguments]
-        chosen += [word.partition("=")[2] for word in environment if word.startswith("BITDUSTFS_HOME=")]
-        if not any(_is_inside(path, home) for path in chosen):
-            continue
-        if "serve" in arguments:
-            suppliers.append(int(entry.name))
-        elif "mount" in arguments:
-            mount.append(int(entry.name))
-    return Daemons(tuple(mount), tuple(suppliers))
-
-
-def end(pids: Sequence[int]) -> None:
-    """End processes that this benchmark started: ask, wait, kill."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        for pid in pids:
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                pass
-        until = time.monotonic() + _CLOSE_S / 6
-        while any(_lives(pid) for pid in pids):
-            if time.monotonic() > until:
-                break
-            time.sleep(_PAUSE_S)
-        else:
-            return
-
-
-def command(words: Sequence[str | Path], *, env: Mapping[str, str] | None = None, wait_s: float = COMMAND_S) -> str:
-    """Run a command to its end and return what it printed.
-
-    Raises:
-        BenchError: it failed, hangs, or is not there; with what it said.
-    """
-    line = " ".join(map(str, words))
-    try:
-        done = subprocess.run(
-            words, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=wait_s, check=False
-        )
-    except subprocess.TimeoutExpired as late:
-        raise BenchError(f"`{line}` did not end in {wait_s:.0f} s") from late
-    except OSError as bad:
-        raise BenchError(f"`{line}` cannot be run: {bad.strerror}") from bad
-    if done.returncode != 0:
-        said = (done.stderr or done.stdout).decode(errors="replace").strip()
-        raise BenchError(f"`{line}` ended with {done.returncode}: {said[-2000:]}")
-    return done.stdout.decode(errors="replace")
-
-
-# --- mounts ---------------------------------------------------------------------------------------------
-
-
-def mounts() -> list[tuple[str, str, str]]:
-    """Mountpoint, type and source of each mount, in the kernel's order."""
-    listed = []
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
-        fields, _, tail = line.partition(b" - ")
-        place, kind, source = fields.split(b" ")[4], *tail.split(b" ")[:2]
-        listed.append((_plain(place), _plain(kind), _plain(source)))
-    return listed
-
-
-def is_mounted(place: Path) -> bool:
-    """True if something is mounted at exactly this place. Does not touch it: its daemon may hang."""
-    return any(mountpoint == str(place) for mountpoint, _, _ in mounts())
-
-
-def unmount(place: Path) -> None:
-    """Take a FUSE mount away: politely while it is busy for a moment, then lazily."""
-    until = time.monotonic() + 5
-    while is_mounted(place):
-        last = time.monotonic() > until
-        words = ["fusermount3", "-uz" if last else "-u", str(place)]
-        subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=_CLOSE_S, check=False)
-        if last:
-            return
-        time.sleep(_PAUSE_S)
-
-
-def remove_tree(place: Path) -> None:
-    """Remove a temporary directory, unless something is still mounted in it."""
-    for mountpoint, _, _ in mounts():
-        if _is_inside(mountpoint, place):
-            raise BenchError(f"{place} is left: {mountpoint} is still mounted")
-    shutil.rmtree(place, ignore_errors=True)
-    if place.exists():
-        raise BenchError(f"{place} could not be removed altogether")
-
-
-def drop_caches(what: int) -> bool:
-    """Let the kernel forget clean pages or names of the whole machine. False if we may not."""
-    try:
-        Path("/proc/sys/vm/drop_caches").write_text(str(what))
-    except OSError:
-        return False
-    return True
-
-
-# --- the sides ------------------------------------------------------------------------------------------
 
 
 class Side:
     """A plain directory, and what all sides share."""
+
+    is_mount = False
 
     def __init__(self, name: str, root: Path, *, cold_disk: bool = False) -> None:
         self.name = name
@@ -216,6 +64,9 @@ class Side:
     def close(self) -> None:
         """Take away what `open` made. Works after a failed `open` too."""
 
+    def abort(self) -> None:
+        """Kill our own mount's process, so that whoever waits for it gets an error. May be called from any thread."""
+
     def settle(self) -> None:
         """Return when everything written so far is where it belongs."""
         command(["sync", "-f", self.root])
@@ -224,7 +75,7 @@ class Side:
         """Make the next read cold. Everything is settled first: only clean pages can be dropped."""
         self.settle()
         self._forget()
-        if self._cold_disk and not drop_caches(_ALL):
+        if self._cold_disk and not drop_caches(EVERYTHING):
             raise BenchError("--cold disk needs root, and a /proc/sys/vm/drop_caches that may be written")
 
     def daemons(self) -> Daemons:
@@ -254,6 +105,8 @@ class Side:
 class Bitdust(Side):
     """A directory in a mount of bitdustfs that somebody else made."""
 
+    is_mount = True
+
     def __init__(self, root: Path, home: Path, *, cold_disk: bool = False) -> None:
         super().__init__("bitdustfs", root, cold_disk=cold_disk)
         self.home = home
@@ -267,7 +120,7 @@ class Bitdust(Side):
 
     def _forget(self) -> None:
         command([self.program, "cache", "drop", self.root])
-        drop_caches(_NAMES)
+        drop_caches(NAMES)
 
 
 class Practice(Bitdust):
@@ -277,21 +130,33 @@ class Practice(Bitdust):
         super().__init__(temporary / "mount", temporary / "home", cold_disk=cold_disk)
         self._suppliers, self._code = suppliers, code
         self._environment = {**os.environ, "BITDUSTFS_HOME": str(self.home)}
+        self._is_up = False
 
     def open(self) -> None:
         self.root.mkdir()
         shape = ["--suppliers", str(self._suppliers), "--spares", "0", "--code", self._code]
-        command([self.program, "demo", "up", self.root, *shape], env=self._environment, wait_s=_CLOSE_S * 2)
+        command([self.program, "demo", "up", self.root, *shape], env=self._environment, wait_s=CLOSE_S * 2)
         found = self.daemons()
         if len(found.suppliers) != self._suppliers or not found.mount:
             raise BenchError(f"the practice swarm is up, but its processes cannot be told apart: {found}")
+        self._is_up = True
 
     def close(self) -> None:
         try:
-            command([self.program, "demo", "down", "--purge"], env=self._environment, wait_s=_CLOSE_S)
+            command([self.program, "demo", "down", "--purge"], env=self._environment, wait_s=CLOSE_S)
+        except BenchError:
+            if self._is_up:
+                raise
         finally:
             unmount(self.root)
-            end(self.daemons().all)  # by its temporary home: nobody else's
+            end(list(processes_of(self.home)))  # its home is a temporary directory: they are nobody else's
+
+    def abort(self) -> None:
+        for pid in self.daemons().mount:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
 
 
 class Gocryptfs(Side):
@@ -317,11 +182,15 @@ class Gocryptfs(Side):
         if self._process is None:
             return
         try:
-            self._process.wait(_CLOSE_S / 6)
+            self._process.wait(CLOSE_S / 6)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         self._process = None
+
+    def abort(self) -> None:
+        if self._process is not None:
+            self._process.kill()
 
     def settle(self) -> None:
         command(["sync", "-f", self.root])
@@ -343,16 +212,16 @@ class Gocryptfs(Side):
         while not is_mounted(self.root):
             if self._process.poll() is not None or time.monotonic() > until:
                 raise BenchError("gocryptfs does not mount")
-            time.sleep(_PAUSE_S)
+            time.sleep(PAUSE_S)
 
 
-def side_of(directory: Path, *, cold_disk: bool) -> Side:
-    """The side that an existing directory is: in a mount of ours, or plain."""
-    inside = [found for found in mounts() if _is_inside(str(directory), Path(found[0]))]
+def side_of(directory: Path, named: Path, *, cold_disk: bool) -> Side:
+    """The side that an existing directory is: in a mount of ours, or plain, with the name that the person used."""
+    inside = [found for found in mounts() if is_inside(str(directory), Path(found[0]))]
     _, kind, source = max(reversed(inside), key=lambda found: len(found[0]))
     if kind == "fuse.bitdustfs":
         return Bitdust(directory, Path(source.partition(":")[2]), cold_disk=cold_disk)
-    return Side(str(directory), directory, cold_disk=cold_disk)
+    return Side(str(named), directory, cold_disk=cold_disk)
 
 
 def find_program() -> Path:
@@ -364,39 +233,3 @@ def find_program() -> Path:
     if found is None:
         raise BenchError(f"there is no {beside}: run tools/start first, or name a directory to measure")
     return Path(found)
-
-
-def forget_pages(file: Path) -> None:
-    """Let the kernel forget a file's clean pages; what lies beneath a mount keeps its own."""
-    try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
-    except OSError:
-        return  # a symlink, or unreadable: it has no pages that we read
-    try:
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(descriptor)
-
-
-def _is_program(argument: str) -> bool:
-    name = os.path.basename(argument)
-    return name == "bitdustfs" or name.startswith("bitdustfs.cli")
-
-
-def _is_inside(path: str, directory: Path) -> bool:
-    above = str(directory).rstrip("/")
-    return path == above or path.startswith(above + "/")
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def _plain(field: bytes) -> str:
-    """Undo mountinfo's octal escapes (space, tab, newline, backslash)."""
-    for escaped, byte in ((b"\\040", b" "), (b"\\011", b"\t"), (b"\\012", b"\n"), (b"\\134", b"\\")):
-        field = field.replace(escaped, byte)
-    return os.fsdecode(field)

@@ -1,8 +1,7 @@
 """The work of a benchmark: what is done on a side, and what is measured of it.
 
-Each stage yields samples (row, value) and checks every byte that it reads. Nothing is written twice: a volume that
-keeps equal chunks only once would win without working, so each run has bytes of its own, also in the real tree, whose
-files get a first line of that run. Making bytes and comparing them is outside the measured time.
+Each stage yields samples (row, value) and checks every byte that it reads. Making bytes and comparing them is outside
+the measured time.
 """
 
 from __future__ import annotations
@@ -11,21 +10,17 @@ import os
 import random
 import shutil
 import statistics
-import subprocess
-import sysconfig
 import time
-from array import array
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from bench_sides import COMMAND_S, BenchError, Side, WrongBytes, command, cpu_seconds, forget_pages
+from bench_bytes import MIB, PAGE, Content, compare_trees, plant_small, plant_tree
+from bench_sides import Side
+from bench_system import WrongBytes, command, cpu_seconds, forget_pages
 
-MIB = 1 << 20
 GIB = 1 << 30
-PAGE = 4096
-_DIRECTORIES = 20
 _COLD_SHARE = 4  # a cold random read is a round trip: a quarter as many of them
 _FSYNC_SHARE = 20  # and of writes with an fsync each
 
@@ -81,46 +76,6 @@ class Load:
     stages: frozenset[str]
 
 
-class Content:
-    """Bytes of a big file that differ in every 4 KiB and every run, cheap to make again.
-
-    A random MiB over and over, with the page's number in the second word of each page; and what was written over it.
-    """
-
-    def __init__(self, size_bytes: int) -> None:
-        self.size_bytes = size_bytes
-        self._words = memoryview(bytearray(os.urandom(MIB))).cast("Q")
-        self._written: dict[int, bytes] = {}
-
-    def pieces(self) -> Iterator[memoryview]:
-        """The whole, a MiB at a time. Each piece is valid until the next."""
-        step, pages = PAGE // 8, MIB // PAGE
-        for start in range(0, self.size_bytes, MIB):
-            first = start // PAGE
-            self._words[1::step] = memoryview(array("Q", range(first, first + pages)))
-            piece = self._words.cast("B")[: self.size_bytes - start]
-            over = {page: self._written[page] for page in range(first, first + pages) if page in self._written}
-            if over:
-                piece = memoryview(bytearray(piece))
-                for page, written in over.items():
-                    piece[page * PAGE - start : (page + 1) * PAGE - start] = written
-            yield piece
-
-    def page(self, number: int) -> bytes:
-        """One 4 KiB."""
-        if number in self._written:
-            return self._written[number]
-        at = number % (MIB // PAGE) * PAGE
-        page = bytearray(self._words.cast("B")[at : at + PAGE])
-        page[8:16] = number.to_bytes(8, "little")
-        return bytes(page)
-
-    def write_over(self, number: int) -> bytes:
-        """New bytes for one page."""
-        self._written[number] = os.urandom(PAGE)
-        return self._written[number]
-
-
 class Run:
     """One run on one side, in a directory of its own there."""
 
@@ -158,10 +113,15 @@ class Run:
     def _put_big(self) -> float:
         """Write it. Returns the seconds until fsync came back, without those of making the bytes."""
         spent = Stopwatch()
-        with spent, open(self._big, "wb", buffering=0) as file:
-            for piece in spent.paused(self._content.pieces()):
-                put(file.fileno(), piece)
-            os.fsync(file.fileno())
+        with spent:
+            descriptor = os.open(self._big, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            with spent:
+                for piece in spent.paused(self._content.pieces()):
+                    put(descriptor, piece)
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         return spent.seconds
 
     def _write(self) -> Samples:
@@ -253,9 +213,9 @@ class Run:
         for row in ("find_cold", "find_warm"):
             spent = Stopwatch()
             with spent:
-                found = subprocess.run(["find", target], capture_output=True, timeout=COMMAND_S, check=True).stdout
-            if found.count(b"\n") != names:
-                raise WrongBytes(f"find lists {found.count(b'\n')} names in {target}, not {names}")
+                found = command(["find", target]).count("\n")
+            if found != names:
+                raise WrongBytes(f"find lists {found} names in {target}, not {names}")
             yield row, spent.seconds
 
     # --- random pages ---
@@ -382,59 +342,3 @@ def put(descriptor: int, content: memoryview) -> None:
     """Write it all."""
     while content:
         content = content[os.write(descriptor, content) :]
-
-
-# --- trees ----------------------------------------------------------------------------------------------
-
-
-def standard_library() -> Path:
-    """A real tree that is on every machine which can run this."""
-    return Path(sysconfig.get_path("stdlib"))
-
-
-def plant_small(place: Path, files: int) -> dict[str, bytes]:
-    """Make random files of 4 KiB in 20 directories. Returns their contents by relative path."""
-    written = {}
-    for number in range(files):
-        path = f"d{number % _DIRECTORIES:02}/f{number:05}"
-        written[path] = os.urandom(PAGE)
-        (place / path).parent.mkdir(parents=True, exist_ok=True)
-        (place / path).write_bytes(written[path])
-    return written
-
-
-def plant_tree(original: Path, place: Path) -> int:
-    """Copy a real tree without byte code and installed packages, with bytes of this run. Returns its names."""
-    first_line = f"# {os.urandom(16).hex()}\n".encode()
-    names = 0
-    for directory, subdirectories, files in os.walk(original):
-        subdirectories[:] = [name for name in subdirectories if name not in ("__pycache__", "site-packages")]
-        target = place / Path(directory).relative_to(original)
-        target.mkdir(parents=True)
-        names += 1
-        for name in [*files, *subdirectories]:
-            path = Path(directory, name)
-            if path.is_symlink():
-                (target / name).symlink_to(os.readlink(path))
-                names += name in files or 1
-            elif path.is_file():
-                (target / name).write_bytes(first_line + path.read_bytes())
-                names += 1
-    return names
-
-
-def count_tree(original: Path) -> int:
-    """How many files `plant_tree` would copy."""
-    count = 0
-    for _, subdirectories, files in os.walk(original):
-        subdirectories[:] = [name for name in subdirectories if name not in ("__pycache__", "site-packages")]
-        count += len(files)
-    return count
-
-
-def compare_trees(source: Path, target: Path) -> None:
-    """Raises WrongBytes if they differ in a name or a byte."""
-    try:
-        command(["diff", "-r", "--no-dereference", source, target])
-    except BenchError as bad:
-        raise WrongBytes(f"{target} is not what was copied there: {bad}") from bad

@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -43,6 +44,9 @@ from bitdustfs.errors import BadFormat, Unavailable
 from bitdustfs.model import Code, NodeId, OwnerId, Supplier
 
 PRACTICE_BANNER = "practice: all suppliers are on this machine; do not keep anything here"
+# A worker that runs Python holds the interpreter's lock for this long before the loop gets it back. Every SQL
+# statement lets the lock go, so with Python's 5 ms a busy worker would slow each kernel request by as much.
+_SWITCH_S = 0.0005
 _SHELF_THREADS = 8  # they wait for the disk more than they compute
 _VOLUME_ID = "volume_id"  # in the catalog: which volume it describes
 _HIRE_S = 30.0
@@ -81,6 +85,7 @@ async def run_mount(home: Home, wish: MountWish, ready: Ready) -> None:
     Raises:
         BadFormat, BadRequest, InUse, SetupMissing …: before anything was changed.
     """
+    sys.setswitchinterval(_SWITCH_S)
     identity, secrets = _unlock(home)
     with _catalog(home, secrets, lambda hired: wanted_code(wish, hired)) as (catalog, code):
         if mounts.check_mountpoint(wish.place, str(home), mounts.read_mounts()):

@@ -13,6 +13,7 @@ from bitdustfs.cli.common import Asked, with_common_options
 from bitdustfs.cli.swarm import Plan, Swarm
 from bitdustfs.edges import mounts
 from bitdustfs.edges.config import parse_code
+from bitdustfs.edges.home import find_home
 from bitdustfs.errors import BadRequest
 
 BANNER = "practice: all suppliers are on this machine; do not keep anything here"
@@ -45,7 +46,7 @@ def up(asked: Asked, directory: str, suppliers: int, spares: int, code: str) -> 
     """
     if parse_code(code).n > suppliers:
         raise BadRequest(what=f"a code of {code} needs {parse_code(code).n} suppliers, not {suppliers}")
-    with Swarm(asked.find_home()).opened() as swarm:
+    with Swarm(asked.find_home()).opened(make=True) as swarm:
         plan = swarm.up(mounts.place_of(directory), suppliers=suppliers, spares=spares, code=code)
     for line in _told(asked, plan):
         click.echo(line)
@@ -57,7 +58,7 @@ def up(asked: Asked, directory: str, suppliers: int, spares: int, code: str) -> 
 def kill(asked: Asked, number: int) -> None:
     """End practice supplier NUMBER as a power cut would."""
     with Swarm(asked.find_home()).opened() as swarm:
-        member = swarm.member(swarm.plan(), number)
+        member = swarm.found().member(number)
         done = swarm.kill(member)
     click.echo(f"{member.name} is killed." if done else f"{member.name} was not running.")
 
@@ -68,8 +69,8 @@ def kill(asked: Asked, number: int) -> None:
 def revive(asked: Asked, number: int) -> None:
     """Start practice supplier NUMBER again, with what it kept."""
     with Swarm(asked.find_home()).opened() as swarm:
-        plan = swarm.plan()
-        member = swarm.member(plan, number)
+        plan = swarm.found()
+        member = plan.member(number)
         if swarm.is_running(member):
             click.echo(f"{member.name} runs already.")
             return
@@ -78,11 +79,18 @@ def revive(asked: Asked, number: int) -> None:
 
 
 @demo.command()
+@click.argument("directory", required=False)
 @click.option("--purge", is_flag=True, help="Delete the practice volume and the suppliers' shelves too.")
 @with_common_options
-def down(asked: Asked, purge: bool) -> None:
-    """Unmount and stop the practice swarm. What was written stays, and comes back with `demo up`."""
+def down(asked: Asked, directory: str | None, purge: bool) -> None:
+    """Unmount and stop the practice swarm. What was written stays, and comes back with `demo up`.
+
+    DIRECTORY, where it is mounted, says which swarm; without it, it is that of the chosen home.
+    """
     home = asked.find_home()
+    mount = mounts.mounted_at(mounts.place_of(directory), mounts.read_mounts()) if directory else None
+    if mount is not None and mount.is_ours:
+        home, _, _ = asked.home_of(directory)
     if not home.demo.is_dir():
         click.echo("There is no practice swarm.")
         return
@@ -114,9 +122,9 @@ def _told(asked: Asked, plan: Plan) -> list[str]:
 
 
 def _command(asked: Asked) -> str:
-    """How the person can call us again."""
+    """How the person can call us again, in any shell."""
     called = Path(sys.argv[0])
     words = ["bitdustfs"] if shutil.which("bitdustfs") or called.name != "bitdustfs" else [str(called.absolute())]
-    if asked.home is not None:
-        words += ["--home", asked.home]
+    if asked.find_home() != find_home(None, environment=False):
+        words += ["--home", str(asked.find_home())]
     return shlex.join(words)

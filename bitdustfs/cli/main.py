@@ -17,7 +17,7 @@ from bitdustfs.edges.config import LOG_LEVELS
 from bitdustfs.errors import EXIT, BitdustError, Kind
 
 EXIT_INTERRUPTED = 130  # as shells say: 128 + SIGINT
-EXIT_PIPE = 141  # 128 + SIGPIPE: who read our output has gone
+EXIT_UNHEARD = 1  # who read our output has gone; click ends with this too
 
 _HELP = """A folder that you mount, and whose contents live, encrypted and erasure-coded, on your friends' computers.
 
@@ -36,10 +36,10 @@ For real:
   bitdustfs mount ~/BitDust
   bitdustfs serve --donate 50G         keep things for a friend, on another machine or home
 
-\b
 Exit codes: 0 done, 2 wrong usage, 10 not found, 11 exists already, 12 in use, 13 not allowed, 14 not reachable,
 15 disk full, 16 contracts full, 17 lost or damaged, 18 read-only, 19 unreadable format, 20 a peer cheated,
-21 something is not installed, 30-33 see `status --help`, 34 see `sync --help`, 70 a fault of ours, 130 interrupted.
+21 something is not installed, 30 to 33 see `status --help`, 34 see `sync --help`, 70 a fault of ours,
+130 interrupted.
 """
 
 
@@ -82,7 +82,7 @@ def run(arguments: Sequence[str]) -> int:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at exit
-        return EXIT_PIPE
+        return EXIT_UNHEARD
     except BitdustError as error:
         explain(error)
         return error.exit_code

@@ -70,7 +70,10 @@ def mount(
 
 def _check(asked: Asked, directory: str, code: str | None, words: Sequence[str]) -> tuple[Home, MountWish]:
     """Look at everything that can be known before anything is changed."""
+    from bitdustfs.edges.keys_disk import identity_of, read_keys
+
     home = asked.open_home()
+    identity_of(read_keys(home))
     options = mount_options(mounts.place_of(directory), code, words, asked.settings(home))
     mounts.check_fuse()
     mounts.check_mountpoint(options.place, str(home), mounts.read_mounts())
@@ -128,7 +131,9 @@ def _start_daemon(asked: Asked, home: Home, place: str, code: str | None, words:
     if line:
         answer = json.loads(line)
         if "error" in answer:
+            process.wait()
             raise told_error(answer["error"]["kind"], answer["error"]["text"])
+        process.returncode = 0  # it is not ours to wait for: no warning when this object goes
         return [str(said) for said in answer["ready"]]
     process.wait()
     raise BitdustError(what=f"the mount ended before it served: {home.log} says why")

@@ -52,6 +52,13 @@ class Plan:
     members: list[Member]
     made_mountpoint: bool = False
 
+    def member(self, number: int) -> Member:
+        """The supplier with this number. Raises BadRequest."""
+        for member in self.members:
+            if member.number == number:
+                return member
+        raise BadRequest(what=f"there is no practice supplier {number}: there are 1 to {len(self.members)}")
+
 
 class Swarm:
     """The practice swarm of one home. Use it inside `opened`."""
@@ -60,16 +67,19 @@ class Swarm:
         self.home = home
 
     @contextlib.contextmanager
-    def opened(self) -> Iterator[Swarm]:
+    def opened(self, *, make: bool = False) -> Iterator[Swarm]:
         """Let nobody else change this swarm meanwhile.
 
         Raises:
-            BadRequest: the home holds a real volume. InUse: another `demo` is at work.
+            BadRequest: there is none and it is not to be made, or the home holds a real volume.
+            InUse: another `demo` is at work.
         """
+        if not make and not self.home.demo.is_dir():
+            raise _no_swarm(self.home)
         if self.home.keys.exists() and not load(self.home.config).practice:
             raise BadRequest(what=f"{self.home} holds a real volume: practise with another --home")
         make_home(self.home)
-        self.home.demo.mkdir(mode=0o700, exist_ok=True)
+        make_home(Home(self.home.demo))
         with hold(Home(self.home.demo)):
             yield self
 
@@ -87,14 +97,12 @@ class Swarm:
         except (ValueError, KeyError, TypeError) as bad:
             raise BadFormat(what=f"{self._file} is damaged: `demo down --purge` removes it") from bad
 
-    def member(self, plan: Plan | None, number: int) -> Member:
-        """The supplier with this number. Raises BadRequest."""
-        members = plan.members if plan is not None else []
-        for member in members:
-            if member.number == number:
-                return member
-        there = f"there are suppliers 1 to {len(members)}" if members else "run `bitdustfs demo up DIR` first"
-        raise BadRequest(what=f"there is no practice supplier {number}: {there}")
+    def found(self) -> Plan:
+        """What was set up. Raises BadRequest: nothing was."""
+        plan = self.plan()
+        if plan is None:
+            raise _no_swarm(self.home)
+        return plan
 
     def is_running(self, member: Member) -> bool:
         """Say whether this supplier's process lives."""
@@ -123,11 +131,14 @@ class Swarm:
         mounts.check_fuse()
         if plan.mountpoint != place:
             plan.mountpoint, plan.made_mountpoint = place, False
-        if not Path(place).exists() and mounts.mounted_at(place, mounts.read_mounts()) is None:
+        if mounts.mounted_at(place, mounts.read_mounts()) is None and not Path(place).exists():
             Path(place).mkdir(mode=0o755, parents=True)
             plan.made_mountpoint = True
         self._save(plan)
         self._make_keys(plan)
+        for member in plan.members:
+            if not member.place:
+                self.kill(member)  # an `up` that was interrupted started it, and never heard where it listens
         self.start(plan, [m for m in plan.members if not self.is_running(m)])
         self._hire(plan)
         if mounted is None:
@@ -249,6 +260,10 @@ class Swarm:
     def _save(self, plan: Plan) -> None:
         said = {"version": _VERSION, **dataclasses.asdict(plan)}
         write_atomically(self._file, json.dumps(said, indent=1).encode() + b"\n")
+
+
+def _no_swarm(home: Home) -> BadRequest:
+    return BadRequest(what=f"there is no practice swarm in {home}: `bitdustfs demo up DIR` makes one")
 
 
 def _plan_of(said: dict[str, Any]) -> Plan:

@@ -61,10 +61,15 @@ def fits(lengths: Sequence[int], more: int, *, most: int = 4 * BLOCK_CHUNKS * 16
     return len(lengths) < most and sum(lengths) + more + (len(lengths) + 1) * SEAL_BYTES <= BLOCK_BYTES
 
 
-def build(seal: BlockSeal, plaintexts: Sequence[bytes]) -> tuple[bytearray, tuple[Placed, ...]]:
-    """Seal chunks and join them into a block. Returns the padded block and the place of each chunk."""
+def build(seal: BlockSeal, plaintexts: Sequence[bytes], *, k: int = 1) -> tuple[bytearray, tuple[Placed, ...]]:
+    """Seal chunks and join them into a block. Returns the padded block and the place of each chunk.
+
+    Args:
+        k: the block gets zeros up to the next multiple of it, so that it is cut into k fragments without copying.
+            They are not part of its length, which `layout` tells.
+    """
     places, length = layout([len(p) for p in plaintexts])
-    block = bytearray(length)
+    block = bytearray(-(-length // k) * k)
     for place, plaintext in zip(places, plaintexts, strict=True):
         block[place.offset : place.offset + place.length + SEAL_BYTES] = seal.seal(place.slot, plaintext)
     return block, places

@@ -39,8 +39,10 @@ from bitdustfs.edges.shared_sync import SharedSync
 from bitdustfs.errors import BadFormat, BitdustError, DiskFault, DiskFull, Forbidden, InUse
 
 MEMORY = ":memory:"
-CHECKPOINT_BYTES = 8 * 1024 * 1024  # (tune) a smaller WAL is left alone: hot pages are copied once, not each time
-WAL_LIMIT_BYTES = 4 * CHECKPOINT_BYTES  # (tune) above it a checkpoint makes the next writer wait, some milliseconds
+CHECKPOINT_BYTES = 8 * 1024 * 1024  # (tune) less is not worth two fsyncs, and hot pages are copied once only
+WAL_LIMIT_BYTES = 64 * 1024 * 1024  # (tune) above it the next writer waits for the rest of a checkpoint: two fsyncs
+SMALL_REST_BYTES = 1024 * 1024  # (tune) what may be left to copy while the next writer waits
+COPIES = 4  # passes beside the writer; each leaves what was written during the one before, so they get shorter
 TURN_S = 1.0  # how long a checkpoint waits for the open transaction to end; the next one tries again
 _CACHE_KIB = 16 * 1024  # page cache
 _FRAME_BYTES = 4096 + 24  # of the WAL: a page and its header
@@ -77,6 +79,7 @@ class Store:
         self._pending = 0
         self._turn = Turn()
         self._wal_bytes = 0
+        self._copied_bytes = 0  # how much of it is in the file already
         self._wal = -1
         self._copier: apsw.Connection | None = None
         self._copying = trio.Lock()
@@ -163,14 +166,18 @@ class Store:
         Raises:
             DiskFull, DiskFault: the WAL still has everything.
         """
-        if self._in_memory or self._wal_bytes < CHECKPOINT_BYTES or self._copying.locked():
+        wanted = self._wal_bytes - self._copied_bytes >= CHECKPOINT_BYTES or self._wal_bytes > WAL_LIMIT_BYTES
+        if self._in_memory or not wanted or self._copying.locked():
             await trio.lowlevel.checkpoint()
             return
         if self._syncing.failure is not None:
             raise self._syncing.failure
         async with self._copying:
-            await trio.to_thread.run_sync(self._copy)
-            if self._wal_bytes > WAL_LIMIT_BYTES or not self._open:
+            for _ in range(COPIES):
+                await trio.to_thread.run_sync(self._copy)
+                if self._wal_bytes - self._copied_bytes < SMALL_REST_BYTES:
+                    break
+            if self._wal_bytes > WAL_LIMIT_BYTES:
                 await trio.to_thread.run_sync(self._copy_rest)
 
     # -- generations -------------------------------------------------------------------------------------
@@ -307,27 +314,29 @@ class Store:
         return BitdustError(what=f"the catalog {self.path}: {error!r}")
 
     def _wal_grew(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
+        if pages * _FRAME_BYTES < self._wal_bytes:
+            self._copied_bytes = 0  # it begins anew
         self._wal_bytes = pages * _FRAME_BYTES
         return apsw.SQLITE_OK
 
-    def _copy(self) -> bool:
-        """Copy what can be copied beside a writer. True: nothing was left. In a worker."""
+    def _copy(self) -> None:
+        """Copy what can be copied beside a writer. In a worker."""
         try:
             if self._copier is None:
                 self._copier = connect(self.path, self._vfs)
                 self._copier.pragma("synchronous", 1)
-            frames, copied = self._copier.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            _, copied = self._copier.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         except apsw.BusyError:
-            return False
+            return  # another process opens the catalog; the next checkpoint will do
         except apsw.Error as e:
             raise self._translated(e) from e
-        return copied >= frames
+        self._copied_bytes = copied * _FRAME_BYTES
 
     def _copy_rest(self) -> None:
-        """Copy everything while no transaction is open; the next one then writes from the WAL's start."""
+        """Copy everything while no transaction is open; the next one writes from the WAL's start. In a worker."""
         with self._turn.claim(TURN_S) as ours:
-            if ours and self._copy():
-                self._wal_bytes = 0
+            if ours:
+                self._copy()
 
 
 class Savepoint:

@@ -32,7 +32,11 @@ _ORPHANS = f"""
     AND NOT EXISTS (
         SELECT 1 FROM r_name AS n WHERE n.superseded = i.ino AND n.superseded <> 0 AND n.died = {LIVE})
 """
-_NAME = f"SELECT ino, cookie, superseded FROM r_name WHERE parent = ? AND name = ? AND died = {LIVE}"
+# left alone, SQLite takes the key's first column alone and walks the whole directory
+_NAME = f"""
+    SELECT ino, cookie, superseded FROM r_name INDEXED BY r_name_by_name
+    WHERE parent = ? AND name = ? AND died = {LIVE}
+"""
 _NAMES = f"""
     SELECT n.name, n.ino, n.cookie, n.superseded, {", ".join(f"i.{v}" for v in _INODE_VALUES)}
     FROM r_name AS n CROSS JOIN r_inode AS i ON i.ino = n.ino AND i.died = {LIVE}

@@ -348,13 +348,14 @@ async def serve(
     mountpoint: str,
     options: MountOptions,
     *,
+    stop_patience_s: float = STOP_PATIENCE_S,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Mount, answer until somebody unmounts it or we are cancelled, and leave no mount behind.
 
     pyfuse3 keeps its session in global variables: one mount for each process. `task_status` is started once a
     request through the kernel was answered. When cancelled, requests on their way may end, for up to
-    `STOP_PATIENCE_S`; who still waits then is answered with ENOTCONN.
+    `stop_patience_s`; who still waits then is answered with ENOTCONN.
 
     Raises:
         SetupMissing: the kernel or fusermount3 refused; what they say goes to stderr.
@@ -382,13 +383,13 @@ async def serve(
                 task_status.started()
                 await ended.wait()
             finally:
-                with trio.CancelScope(deadline=trio.current_time() + STOP_PATIENCE_S, shield=True):
+                with trio.CancelScope(deadline=trio.current_time() + stop_patience_s, shield=True):
                     await ops.pages.leave()
                     pyfuse3.terminate()
                     await ended.wait()
                 loop.cancel()
     finally:
-        with trio.CancelScope(deadline=trio.current_time() + STOP_PATIENCE_S, shield=True):
+        with trio.CancelScope(deadline=trio.current_time() + stop_patience_s, shield=True):
             await ops.pages.leave()
         pyfuse3.close(unmount=True)
         ops.left()

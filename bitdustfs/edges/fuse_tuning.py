@@ -72,8 +72,8 @@ def _tune(device: int, options: MountOptions) -> None:
     """Raise the limits of a mount, as far as we may."""
     backing = f"{os.major(device)}:{os.minor(device)}"
     _set(_DEVICES / backing / "read_ahead_kb", options.read_ahead_kib)
-    with _connections() as connections:
-        connection = connections / str(os.minor(device))
+    with connections() as directory:
+        connection = directory / str(os.minor(device))
         _set(connection / "max_background", options.max_background)
         _set(connection / "congestion_threshold", options.max_background * 3 // 4)
 
@@ -86,7 +86,7 @@ def _set(path: Path, value: int) -> None:
 
 
 @contextmanager
-def _connections() -> Iterator[Path]:
+def connections() -> Iterator[Path]:
     """The directory with the limits of all FUSE mounts.
 
     systemd mounts it; where nobody did, root gets a mount of it that has no place and ends with its descriptor.

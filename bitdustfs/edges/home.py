@@ -76,9 +76,10 @@ class Home:
         return str(self.path)
 
 
-def find_home(chosen: str | os.PathLike[str] | None) -> Home:
+def find_home(chosen: str | os.PathLike[str] | None, *, environment: bool = True) -> Home:
     """Choose the state directory: what was asked for, else $BITDUSTFS_HOME, else the platform's place."""
-    text = os.fspath(chosen) if chosen else os.environ.get(ENV_HOME) or platformdirs.user_data_dir("bitdustfs")
+    text = os.fspath(chosen) if chosen else environment and os.environ.get(ENV_HOME)
+    text = text or platformdirs.user_data_dir("bitdustfs")
     return Home(Path(os.path.realpath(os.path.expanduser(text))))
 
 

@@ -41,7 +41,7 @@ def read_keys(home: Home) -> NodeKeys:
         if bad.errno == errno.ELOOP:
             raise BadFormat(what=f"{home.keys} is a symbolic link, not a key file") from bad
         raise translated(bad, home.keys) from bad
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         seen = os.fstat(descriptor)
         if not stat.S_ISREG(seen.st_mode):
             raise BadFormat(what=f"{home.keys} is not a file")
@@ -49,7 +49,11 @@ def read_keys(home: Home) -> NodeKeys:
             raise Forbidden(what=f"{home.keys} belongs to user {seen.st_uid}, not to you: these are not your keys")
         if seen.st_mode & 0o077:
             raise Forbidden(what=f"others can read {home.keys}: run `chmod 600` on it, if nobody has read it")
-        content = file.read(KEY_FILE_BYTES + 1)
+        content = os.read(descriptor, KEY_FILE_BYTES + 1)
+    except OSError as bad:
+        raise translated(bad, home.keys) from bad
+    finally:
+        os.close(descriptor)
     if len(content) > KEY_FILE_BYTES:
         raise BadFormat(what=f"{home.keys}: this is too long for a key file")
     try:

@@ -55,12 +55,13 @@ _LEAF_NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "n")])  # no nam
 # Certificates that never expire, so that a wrong clock locks nobody out.
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _NEVER = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
-# A probe after 2 minutes of silence, given up after 4 more 30 s apart.
+# A probe after 2 minutes of silence, given up after 4 more 30 s apart; 30 s for bytes that nobody acknowledges.
 _KEEP_ALIVE = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 120),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 30),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
 )
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 
@@ -68,7 +69,7 @@ _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 class _Draining(ssl.SSLObject):
     """Reads all records that are there, not one of 16 KiB at a time: a turn of the loop for each is too slow."""
 
-    def read(self, len: int = 1024, buffer: object = None) -> bytes:  # type: ignore[override]
+    def read(self, len: int = 1024, buffer: object = None) -> bytes:
         assert buffer is None, "trio reads without a buffer"
         parts = [super().read(len)]
         while len > RECORD_BYTES:
@@ -124,11 +125,7 @@ class TlsLink:
     async def receive_some(self, max_bytes: int) -> bytes:
         try:
             return bytes(await self._stream.receive_some(max_bytes))
-        except trio.BrokenResourceError as error:
-            if isinstance(error.__cause__, ssl.SSLZeroReturnError):
-                return b""
-            raise self._gone(error) from error
-        except trio.ClosedResourceError as error:
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise self._gone(error) from error
 
     async def aclose(self) -> None:

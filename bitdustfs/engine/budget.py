@@ -25,6 +25,10 @@ class Budget:
         self._queue = trio.Lock()
         self._freed = trio.Event()
 
+    @property
+    def free_bytes(self) -> int:
+        return self._free
+
     @asynccontextmanager
     async def hold(self, count: int) -> AsyncIterator[None]:
         """Wait for room for `count` bytes and hold it for the block."""

@@ -1,11 +1,28 @@
-"""Handlers: who answers the requests of peers. The keeper is one; a node that keeps nothing has `RefuseAll`."""
+"""Handlers: who answers the requests of peers, and what a refusal means to the one who asked.
+
+The keeper is one; a node that keeps nothing has `RefuseAll`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Protocol
 
 from bitdustfs.core import wire
 from bitdustfs.core.certificate import Certificate
+from bitdustfs.errors import PeerError, PeerFull, PeerLacks, PeerRefused
+
+# A refusal that is not named here is a plain PeerRefused.
+_ERRORS: Mapping[wire.Refused, type[PeerError]] = MappingProxyType(
+    {
+        wire.Refused.QUOTA: PeerFull,
+        wire.Refused.DISK_FULL: PeerFull,
+        wire.Refused.NOT_FOUND: PeerLacks,
+        wire.Refused.UNAVAILABLE: PeerError,
+        wire.Refused.FAULT: PeerError,
+    }
+)
 
 
 class Handler(Protocol):
@@ -41,3 +58,9 @@ class RefuseAll:
         self, caller: Certificate, request: wire.Request, body: bytes
     ) -> tuple[wire.Answer, tuple[bytes, ...]]:
         return wire.Done(), ()
+
+
+def error_of(refusal: wire.Refusal, peer: str) -> PeerError:
+    """The error that a refusal is on the side that asked; its facts have the `code`."""
+    what = wire.printable(refusal.text) or refusal.code.name.lower()
+    return _ERRORS.get(refusal.code, PeerRefused)(peer=peer, what=what, code=refusal.code)

@@ -18,22 +18,19 @@ Half a frame cannot be taken back: a request that is cancelled while it is being
 from __future__ import annotations
 
 import logging
-from typing import Final, NoReturn, TypeVar
+from typing import Final, TypeVar
 
 import trio
 
-from bitdustfs.core import certificate, wire
+from bitdustfs.core import wire
 from bitdustfs.core.certificate import Certificate, Identity
+from bitdustfs.core.hello import check_hello, make_hello
 from bitdustfs.engine.budget import Memory
-from bitdustfs.engine.handler import Handler, RefuseAll
+from bitdustfs.engine.handler import Handler, RefuseAll, error_of
 from bitdustfs.errors import (
-    BadFormat,
     BitdustError,
     PeerError,
-    PeerFull,
     PeerGone,
-    PeerLacks,
-    PeerRefused,
     ProtocolViolation,
 )
 from bitdustfs.model import NodeId, OwnerId, short
@@ -46,9 +43,9 @@ RECEIVE_BYTES: Final = 256 * 1024
 SEND_BYTES: Final = 256 * 1024  # a body is sent in slices: each is encrypted in one go, on the loop
 BODY_S: Final = 30  # a body must come within this, and at SLOWEST_BYTES_S beyond it
 SLOWEST_BYTES_S: Final = 16 * 1024
+QUEUE_BYTES: Final = 4 * 1024 * 1024  # what the kernel may hold of what we sent
 SLICE_S: Final = 60  # a peer that takes less than SEND_BYTES in this time does not read
 CLOSE_S: Final = 1  # for saying goodbye
-SOFTWARE: Final = "bitdustfs 0.1"
 
 A = TypeVar("A", bound=wire.Answer)
 
@@ -56,7 +53,7 @@ A = TypeVar("A", bound=wire.Answer)
 class _Waiting:
     """One of our requests that is not answered yet."""
 
-    __slots__ = ("abandoned", "answer", "body", "event", "most_body")
+    __slots__ = ("abandoned", "answer", "body", "event", "most_body", "sent_bytes")
 
     def __init__(self, most_body: int) -> None:
         self.event = trio.Event()
@@ -64,6 +61,7 @@ class _Waiting:
         self.answer: wire.Answer | None = None
         self.body = b""
         self.abandoned = False
+        self.sent_bytes = 0  # of the connection, when this request was sent: its answer shows that they arrived
 
 
 class _Work:
@@ -117,6 +115,8 @@ class Peer:
         self.closed = trio.Event()
         self.ended: PeerError | None = None
         self.last_activity = trio.current_time()  # when bytes last moved, in either direction
+        self._sent_bytes = 0
+        self._arrived_bytes = 0  # of what we sent, at least
 
     def __repr__(self) -> str:
         return f"Peer({self.label})"
@@ -145,6 +145,11 @@ class Peer:
         """The verified owner of the node at the other end: the only authority it has."""
         return self.certificate.owner
 
+    @property
+    def backlog_s(self) -> float:
+        """How long what we sent may still be under way on the slowest line that we put up with."""
+        return min(self._sent_bytes - self._arrived_bytes, QUEUE_BYTES) / SLOWEST_BYTES_S
+
     async def greet(self) -> None:
         """Exchange HELLO. The caller sets the deadline; on any error or cancellation the link is closed.
 
@@ -152,9 +157,8 @@ class Peer:
             PeerGone, ProtocolViolation: this is no peer of ours.
         """
         try:
-            hello = wire.Hello(wire.PROTOCOL_VERSION, self._identity.certificate.raw, (), SOFTWARE)
-            await self._link.send_all(wire.encode(0, hello))
-            self._certificate = self._check_hello(await self._first_frame())
+            await self._link.send_all(make_hello(self._identity))
+            self._certificate = check_hello(await self._first_frame(), self._link.peer, self.label)
             self._parser.open_up()
         except BaseException as error:
             self._end(error if isinstance(error, PeerError) else self._gone("no HELLO came in time"))
@@ -202,7 +206,7 @@ class Peer:
         sent = False
         try:
             await self._send(wire.encode(number, request, len(body)), (body,))
-            sent = True
+            sent, waiting.sent_bytes = True, self._sent_bytes
             await waiting.event.wait()
         finally:
             if waiting.answer is None:
@@ -244,6 +248,7 @@ class Peer:
         with trio.move_on_after(SLICE_S) as scope:
             await self._link.send_all(content)
             self.last_activity = trio.current_time()
+            self._sent_bytes += len(content)
         if scope.cancelled_caught:
             raise self._gone("it does not take what we send")
 
@@ -254,20 +259,6 @@ class Peer:
             await self._feed()
         assert isinstance(event, wire.Frame)  # before `open_up` no body is allowed
         return event
-
-    def _check_hello(self, frame: wire.Frame) -> Certificate:
-        hello = frame.message
-        if not isinstance(hello, wire.Hello) or frame.id != 0:
-            raise self._violation("its first message is no HELLO")
-        if hello.version != wire.PROTOCOL_VERSION:
-            raise self._violation(f"it speaks version {hello.version} of the protocol, not {wire.PROTOCOL_VERSION}")
-        try:
-            found = certificate.parse(hello.certificate)
-        except BadFormat as bad:
-            raise self._violation(str(bad)) from bad
-        if found.node != self._link.peer:
-            raise self._violation("its certificate is another node's")
-        return found
 
     async def _feed(self) -> None:
         content = await self._link.receive_some(RECEIVE_BYTES)
@@ -372,6 +363,7 @@ class Peer:
             if waiting.abandoned:
                 self._parser.skip()
             body = await self._body(event.body_bytes)
+        self._arrived_bytes = max(self._arrived_bytes, waiting.sent_bytes)
         self._forget(event.id)
         if not waiting.abandoned:
             waiting.answer, waiting.body = answer, body
@@ -383,16 +375,12 @@ class Peer:
 
     def _expect(self, answer: wire.Answer, expected: type[A]) -> A:
         if isinstance(answer, wire.Refusal):
-            self._raise_refusal(answer)
+            raise error_of(answer, self.label)
         if not isinstance(answer, expected):
             violation = self._violation(f"a {type(answer).__name__} where a {expected.__name__} was due")
             self._end(violation)
             raise violation
         return answer
-
-    def _raise_refusal(self, refusal: wire.Refusal) -> NoReturn:
-        what = wire.printable(refusal.text) or refusal.code.name.lower()
-        raise _REFUSALS.get(refusal.code, PeerRefused)(peer=self.label, what=what)
 
     # -- the end ----------------------------------------------------------------------------------------------
 
@@ -418,13 +406,3 @@ class Peer:
 
     def _violation(self, what: str) -> ProtocolViolation:
         return ProtocolViolation(peer=self.label, what=what)
-
-
-# A refusal that is not named here is a plain PeerRefused.
-_REFUSALS: dict[wire.Refused, type[PeerError]] = {
-    wire.Refused.QUOTA: PeerFull,
-    wire.Refused.DISK_FULL: PeerFull,
-    wire.Refused.NOT_FOUND: PeerLacks,
-    wire.Refused.UNAVAILABLE: PeerError,
-    wire.Refused.FAULT: PeerError,
-}

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 DIAL_S: Final = 15  # connect, TLS and HELLO: eight times a slow mobile round trip
 PING_S: Final = 60  # (tune) how often a supplier is asked for its room, which shows too that it lives
-SILENCE_S: Final = 10  # no byte moved for so long while an answer is due: the connection is dead
+SILENCE_S: Final = 10  # no byte moved for so long, and nothing is under way, but an answer is due: it is dead
 BACKOFF_S: Final = 0.2  # after the first failure; doubles
 STEADY_S: Final = 10.0  # a connection that lived so long was a good one: the next failure is a first one
 BACKOFF_CAP_S: Final = 60.0  # a supplier that comes back is used within about a minute
@@ -353,8 +353,8 @@ class Suppliers:
 
     async def _end_when_silent(self, peer: Peer) -> None:
         since = trio.current_time()
-        while trio.current_time() < max(since, peer.last_activity) + SILENCE_S:
-            await trio.sleep_until(max(since, peer.last_activity) + SILENCE_S)
+        while trio.current_time() < (deadline := max(since, peer.last_activity) + SILENCE_S + peer.backlog_s):
+            await trio.sleep_until(deadline)
         peer.end(PeerGone(peer=peer.label, what=f"nothing came for {SILENCE_S} s"))
 
     async def _refresh(self, relation: _Relation, peer: Peer) -> wire.Status:

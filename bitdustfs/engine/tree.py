@@ -190,20 +190,19 @@ class Tree:
             for ino in (source.ino, target.ino) if flags == EXCHANGE else (source.ino,):
                 if self._row(ino).is_file:
                     await self._files.settle(ino)
-        # no await from here on: everything is looked up again
+            # no await from here on: what was looked up before may have changed meanwhile
+            source, target = self._name(parent, name), self._catalog.name(new_parent, new_name)
         if flags == EXCHANGE:
-            self._exchange(self._name(parent, name), self._name(new_parent, new_name))
-        else:
-            self._move(self._name(parent, name), new_parent, new_name, replacing=flags != NOREPLACE)
+            self._exchange(source, self._name(new_parent, new_name))
+            return
+        if target is not None and flags == NOREPLACE:
+            raise FileError(errno=errno.EEXIST, what="rename without replacing: the new name exists")
+        if target is None or target.ino != source.ino:  # two names of one file: POSIX wants both to stay
+            self._move(source, target, new_parent, new_name)
 
-    def _move(self, source: Name, new_parent: Ino, new_name: bytes, *, replacing: bool) -> None:
+    def _move(self, source: Name, target: Name | None, new_parent: Ino, new_name: bytes) -> None:
         moved = self._row(source.ino)
         self._directory(new_parent)
-        target = self._catalog.name(new_parent, new_name)
-        if target is not None and not replacing:
-            raise FileError(errno=errno.EEXIST, what="rename without replacing: the new name exists")
-        if target is not None and target.ino == source.ino:
-            return  # two names of one file: POSIX wants both to stay
         if moved.is_dir:
             self._check_outside(moved.ino, new_parent)
         if target is not None:
@@ -215,10 +214,14 @@ class Tree:
             self._catalog.drop_name(source.parent, source.name)
             self._catalog.put_name(new_parent, new_name, moved.ino, superseded=keep)
             self._catalog.put_inode(replace(moved, ctime_ns=now))
-            directories = 1 if moved.is_dir else 0
-            replaced = 0 if target is None else 1
-            self._changed(self._row(source.parent), now, names=-1, directories=-directories)
-            self._changed(self._row(new_parent), now, names=1 - replaced, directories=directories * (1 - replaced))
+            arrived = 1 if target is None else 0
+            if source.parent == new_parent:
+                same = int(moved.is_dir) * (arrived - 1)
+                self._changed(self._row(new_parent), now, names=arrived - 1, directories=same)
+            else:
+                self._changed(self._row(source.parent), now, names=-1, directories=-int(moved.is_dir))
+                came = int(moved.is_dir) * arrived
+                self._changed(self._row(new_parent), now, names=arrived, directories=came)
             for ino in self._unneeded(before, shown=moved.ino, kept=keep):
                 self.lives.let_go(ino, now_ns=now)
             if keep != NO_INO:

@@ -290,9 +290,9 @@ class Writer:
         plaintexts = [job.plaintext for job in jobs]
 
         def build() -> tuple[int, tuple[blocks.Placed, ...], tuple[bytes | memoryview, ...], tuple[Root, ...]]:
-            content, places = blocks.build(seal, plaintexts)
+            content, places = blocks.build(seal, plaintexts, k=code.k)
             fragments = erasure.encode(content, code)
-            return len(content), places, fragments, tuple(fragment.root(f) for f in fragments)
+            return blocks.layout([len(p) for p in plaintexts])[1], places, fragments, tuple(fragment.root(f) for f in fragments)
 
         length, places, fragments, roots = await self._crunch.run(build)
         prints = [job.print for job in jobs]

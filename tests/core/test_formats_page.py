@@ -49,7 +49,7 @@ def read_vectors(page: str) -> dict[str, str]:
         else:
             name = ""
     return {
-        name: value if name == "keys.phrase" else value.replace(" ", "").replace("\\-", "-")
+        name: value.strip() if name == "keys.phrase" else value.replace(" ", "").replace("\\-", "-")
         for name, value in found.items()
     }
 
@@ -208,14 +208,14 @@ def _papers(cast: Cast) -> dict[str, str | bytes]:
 
 
 def _frames(cast: Cast) -> dict[str, str | bytes]:
-    frames = {
-        name: wire.encode(0 if name == "hello" else 7, message, BODY_BYTES.get(name, 0))
-        for name, message in cast.messages().items()
-    }
-    return {
-        f"frame.{name}_blake3" if name in HASHED else f"frame.{name}": blake3(each).digest() if name in HASHED else each
-        for name, each in frames.items()
-    }
+    made_frames: dict[str, str | bytes] = {}
+    for name, message in cast.messages().items():
+        head = wire.encode(0 if name == "hello" else 7, message, BODY_BYTES.get(name, 0))
+        if name in HASHED:
+            made_frames[f"frame.{name}_blake3"] = blake3(head).digest()
+        else:
+            made_frames[f"frame.{name}"] = head
+    return made_frames
 
 
 def _node_keys(cast: Cast) -> NodeKeys:
@@ -237,9 +237,7 @@ def cast(vectors: dict[str, str]) -> Cast:
     return Cast(vectors)
 
 
-def test_each_vector_of_the_page_is_what_the_code_makes(
-    vectors: dict[str, str], cast: Cast, tmp_path: Path
-) -> None:
+def test_each_vector_of_the_page_is_what_the_code_makes(vectors: dict[str, str], cast: Cast, tmp_path: Path) -> None:
     outputs = {name: value for name, value in vectors.items() if not name.startswith("in.")}
     assert outputs == made(cast, tmp_path / "shelf")
 

@@ -350,6 +350,28 @@ def test_only_the_named_statements_read_a_whole_table(catalog: SqliteCatalog) ->
     assert greedy == MAY_READ_A_WHOLE_TABLE
 
 
+@pytest.mark.parametrize(
+    ("sql", "plan"),
+    [
+        (catalog_tree._INODE, "r_inode USING PRIMARY KEY (ino=?)"),
+        (catalog_tree._NAME, "r_name USING INDEX r_name_by_name (parent=? AND name=?)"),
+        (catalog_tree._NAMES, "n USING PRIMARY KEY (parent=? AND cookie>?)"),
+        (catalog_tree._NAMES_OF, "r_name USING INDEX r_name_by_ino (ino=?)"),
+        (catalog_tree._XATTR, "r_xattr USING PRIMARY KEY (ino=? AND name=?)"),
+        (catalog_tree.NAMES.close[2], "r_name USING PRIMARY KEY (parent=? AND cookie=? AND born<?)"),
+        (catalog_tree.NAMES.drop[2], "r_name USING PRIMARY KEY (parent=? AND cookie=?)"),
+        (catalog_blocks._MAP_ROW_BEFORE, "r_map USING PRIMARY KEY (ino=? AND idx<?)"),
+        (catalog_blocks._MAP_ROWS_AFTER, "r_map USING PRIMARY KEY (ino=? AND idx>? AND idx<?)"),
+        (catalog_blocks._CHUNK_BY_FINGERPRINT, "r_chunk USING INDEX r_chunk_by_fingerprint (fingerprint=?)"),
+        (catalog_blocks._CHUNKS_OF_BLOCK, "r_chunk USING INDEX r_chunk_by_block (block=?)"),
+        (catalog_blocks._WANTING, "SCAN r_block USING INDEX r_block_wanting"),
+        (catalog_local._DROP_EXTENTS, "l_extent USING PRIMARY KEY (ino=? AND start>? AND start<?)"),
+    ],
+)
+def test_frequent_statement_finds_its_rows_by_a_key(catalog: SqliteCatalog, sql: str, plan: str) -> None:
+    assert _plan(catalog, sql)[0].removeprefix("SEARCH ") == plan
+
+
 def test_no_frequent_statement_sorts(catalog: SqliteCatalog) -> None:
     for sql in (catalog_tree._NAMES, catalog_blocks._MAP_ROWS_AFTER, catalog_blocks._CHUNK_BY_FINGERPRINT):
         assert "TEMP B-TREE" not in " ".join(_plan(catalog, sql)), sql

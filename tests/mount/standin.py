@@ -3,7 +3,8 @@
 Run as `python -m tests.mount.standin MOUNTPOINT STATE [OPTION…]`. Prints `ready` when it serves. For tests of what
 the kernel and `edges.fuse` do together; everything that needs a network is tested with the real command line.
 
-Reading a file that begins with `fault: HOW` fails in that way. SIGUSR1 drops the kernel's pages.
+Reading a file that begins with `fault: HOW` fails in that way. SIGUSR1 drops the kernel's pages; SIGUSR2 prints how
+many reads arrived.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ class _Wall:
 class _Faulty(Files):
     """Files that fail to be read in the way that their first bytes say."""
 
+    reads = 0
+
     async def read(self, ino: Ino, offset: int, length: int) -> bytes:
+        self.reads += 1
         content = await super().read(ino, offset, length)
         if content.startswith(b"fault: "):
             await _fail(content[7:].strip().decode())
@@ -71,7 +75,7 @@ async def _fail(how: str) -> None:
 
 async def main(mountpoint: str, state: Path, words: Iterable[str]) -> None:
     """Mount, say so, serve until SIGTERM or umount."""
-    catalog = SqliteCatalog(state / "catalog", create=True)
+    catalog = SqliteCatalog(state / "catalog", create=not (state / "catalog").exists())
     journal = Journal(catalog)
     files = _Faulty(catalog, DiskSpool(state / "spool"), journal, _Wall(), _Nowhere(), spool_limit=8 << 30)
     tree = Tree(catalog, journal, files, _Wall())
@@ -84,18 +88,20 @@ async def main(mountpoint: str, state: Path, words: Iterable[str]) -> None:
         files=files,
         journal=journal,
         space=lambda: Space(total_bytes=3 << 30, free_bytes=1 << 30, files=catalog.count_inodes()),
-        deadlines=Deadlines(read_s=1.0),
+        deadlines=Deadlines(read_s=300.0 if "patient" in words else 1.0),
     )
     options = MountOptions(allow_other="allow_other" in words, read_only="ro" in words)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(journal.run)
         nursery.start_soon(files.run)
         await nursery.start(_serve, nursery.cancel_scope, ops, mountpoint, options)
-        print("ready", flush=True)
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGUSR1) as signals:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2) as signals:
+            print("ready", flush=True)
             async for number in signals:
                 if number == signal.SIGTERM:
                     nursery.cancel_scope.cancel()
+                elif number == signal.SIGUSR2:
+                    print(files.reads, flush=True)
                 else:
                     print("invalidated", await ops.invalidate_pages(), flush=True)
     catalog.close()
@@ -109,7 +115,7 @@ async def _serve(
     *,
     task_status: trio.TaskStatus[None],
 ) -> None:
-    await serve(ops, mountpoint, options, task_status=task_status)
+    await serve(ops, mountpoint, options, stop_patience_s=0.5, task_status=task_status)
     scope.cancel()
 
 

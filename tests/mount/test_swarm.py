@@ -47,7 +47,7 @@ def real_tree(target: Path, files: int) -> Path:
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, place)
         count += 1
-    (target / "a symlink").symlink_to("os.py")
+    (target / "a symlink").symlink_to("abc.py")
     os.link(target / "abc.py", target / "a hard link")
     return target
 
@@ -84,7 +84,7 @@ def test_a_real_tree_survives_cache_drop_and_n_minus_k_dead_suppliers(tmp_path: 
         assert digest(practice.path / "large") == digest(large)
         run("git", "-C", practice.path / "clone", "fsck", "--full")
         run("git", "-C", practice.path / "clone", "status")
-        assert os.readlink(practice.path / "tree" / "a symlink") == "os.py"
+        assert os.readlink(practice.path / "tree" / "a symlink") == "abc.py"
         assert (practice.path / "tree" / "a hard link").stat().st_nlink == 2
 
 
@@ -116,7 +116,7 @@ def test_a_flipped_bit_in_a_stored_fragment_is_noticed_and_harmless(own_swarm: P
         stored[-1000] ^= 1
         path.write_bytes(stored)
     assert (own_swarm.path / "file").read_bytes() == content
-    assert any("s1" in line and "WARNING" in line for line in own_swarm.log().splitlines())
+    assert any("supplier1" in line and "WARNING" in line for line in own_swarm.log().splitlines())
 
 
 def test_reads_fail_in_time_when_too_few_suppliers_are_left_and_work_again_when_they_are_back(

@@ -1,0 +1,113 @@
+"""A whole world in one nursery: a customer's node, and suppliers behind a network in memory.
+
+async with World(suppliers=5).running() as world:
+    ino = await world.write("letter", b"…")
+    world.swarm.cut(1)
+    assert await world.read("letter") == b"…"
+
+Under trio's MockClock hours pass in milliseconds. Everything is the real engine; only clock, dice, network, spool and
+shelves are fakes.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from bitdustfs.core.report import StatusReport
+from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.engine.node import Node, NodeOptions
+from bitdustfs.engine.tree import Caller
+from bitdustfs.model import ROOT_INO, Code, Ino
+from bitdustfs.testing.clock import InlineCrunch
+from bitdustfs.testing.spool import MemorySpool
+from bitdustfs.testing.swarm import Swarm
+
+CALLER = Caller(uid=1000, gid=1000)
+_READ_BYTES = 128 * 1024
+
+
+class World:
+    """A customer and `suppliers` suppliers. `node` and `swarm` are there while it runs."""
+
+    node: Node
+    swarm: Swarm
+
+    def __init__(
+        self,
+        *,
+        suppliers: int = 5,
+        code: Code | None = None,
+        spool_limit: int = 64 << 20,
+        contract_bytes: int = 1 << 30,
+        seed: int = 0,
+    ) -> None:
+        self._count = suppliers
+        self._options = NodeOptions(spool_limit=spool_limit, code=code)
+        self._contract_bytes = contract_bytes
+        self._seed = seed
+        self.catalog = SqliteCatalog(":memory:", create=True)
+        self.spool = MemorySpool()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[World]:
+        """Start everything, hire the suppliers, and wait until they are online."""
+        async with trio.open_nursery() as nursery:
+            self.swarm = Swarm(nursery, self._count, seed=self._seed)
+            rows = await self.swarm.hire_all(self._contract_bytes)
+            for row in rows:
+                self.catalog.put_supplier(row)
+            self.catalog.commit()
+            self.node = Node(
+                catalog=self.catalog,
+                spool=self.spool,
+                suppliers=self.swarm.customer_side(rows),
+                crunch=InlineCrunch(),
+                entropy=self.swarm.entropy,
+                wall=self.swarm.wall,
+                secrets=VolumeSecrets(b"v" * 32),
+                options=self._options,
+            )
+            self.node.tree.plant(self._options.code or Code(1, 1), CALLER)
+            async with self.node.running():
+                while len(self.node.suppliers.online()) < self._count:
+                    await self.node.suppliers.wait_for_change()
+                yield self
+            nursery.cancel_scope.cancel()
+
+    async def write(self, name: str, content: bytes, *, offset: int = 0) -> Ino:
+        """Write into a file of the root directory; it is made if it is not there."""
+        found = self.node.tree.lookup(ROOT_INO, name.encode())
+        inode = found or self.node.tree.mknod(ROOT_INO, name.encode(), stat.S_IFREG | 0o644, CALLER)
+        self.node.tree.lives.opened(inode.ino)
+        try:
+            await self.node.attributes.write(inode.ino, offset, content)
+        finally:
+            self.node.tree.lives.closed(inode.ino)
+        return inode.ino
+
+    async def read(self, name: str) -> bytes:
+        """The whole content of a file of the root directory."""
+        inode = self.node.tree.lookup(ROOT_INO, name.encode())
+        assert inode is not None, f"{name} does not exist"
+        got = bytearray()
+        while more := await self.node.files.read(inode.ino, len(got), _READ_BYTES):
+            got += more
+        return bytes(got)
+
+    async def sync(self) -> str:
+        """Bring everything to suppliers; returns the state that was reached."""
+        report = await self.node.sync(_say_nothing, None)
+        return report["state"]
+
+    def status(self) -> StatusReport:
+        """What `status` says."""
+        return self.node.status()
+
+
+async def _say_nothing(_step: object) -> None:
+    return

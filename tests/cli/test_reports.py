@@ -1,0 +1,150 @@
+"""`status`, `sync` and `cache drop` against a stand-in for the serving process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+from bitdustfs.cli.status import STATE_EXIT, lines
+from bitdustfs.cli.sync import EXIT_INCOMPLETE, Pace, exit_code, sentence
+from bitdustfs.core.report import StatusReport, SupplierReport, SyncProgress, SyncReport
+from bitdustfs.edges import control_server
+from bitdustfs.edges.control import Args
+from bitdustfs.edges.control_server import Handler, Report
+from bitdustfs.errors import EXIT
+from bitdustfs.model import FileState
+from tests.cli.conftest import Call, Said
+
+
+def status_report(state: FileState, *, margin: int = 2, practice: bool = False) -> StatusReport:
+    return StatusReport(
+        state=state.value,
+        path="/",
+        practice=practice,
+        code="3/5",
+        files=2,
+        bytes=2048,
+        files_local=1,
+        bytes_local=1024,
+        blocks=1,
+        held=5,
+        wanted=5,
+        margin=margin,
+        missing_fragments=0,
+        spool_bytes=4096,
+        spool_limit_bytes=1024**3,
+        suppliers=[
+            SupplierReport(
+                label="anna", node="ab" * 32, address="192.0.2.7:1", answers=False, used_bytes=0, capacity_bytes=1024
+            )
+        ],
+        trouble=["no answer from anna"],
+    )
+
+
+@asynccontextmanager
+async def served(home: Path, handlers: Mapping[str, Handler]) -> AsyncIterator[None]:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(control_server.serve, home / "control.sock", handlers)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def called(call: Call, *words: str | Path) -> Said:
+    return await trio.to_thread.run_sync(partial(call, *words))
+
+
+@pytest.mark.parametrize("state", FileState)
+async def test_status_exits_by_the_worst_state(home: Path, call: Call, state: FileState) -> None:
+    async def status(_args: Args, _report: Report) -> Mapping[str, object]:
+        return {**status_report(state)}
+
+    async with served(home, {"status": status}):
+        said = await called(call, "--home", home, "status")
+        as_json = await called(call, "status", "--home", home, "--json")
+    assert said.code == as_json.code == STATE_EXIT[state]
+    assert said.out.startswith(f"{home}: {state.value} - ")
+    assert json.loads(as_json.out)["state"] == state.value
+
+
+def test_every_state_has_an_exit_code_of_its_own_that_is_no_errors() -> None:
+    assert set(STATE_EXIT) == set(FileState)
+    codes = [*STATE_EXIT.values(), EXIT_INCOMPLETE]
+    assert len(set(codes)) == len(codes)
+    assert not set(codes) & {*EXIT.values(), 1, 130}
+
+
+def test_practice_is_called_so_in_status() -> None:
+    shown = "\n".join(lines(status_report(FileState.PLACED, practice=True), "/mnt"))
+    assert "practice: all suppliers are on this machine; do not keep anything here" in shown
+
+
+@pytest.mark.parametrize(
+    ("margin", "words"), [(2, "2 more suppliers may fail"), (1, "1 more supplier may"), (0, "one more"), (-1, "fail")]
+)
+def test_the_margin_is_explained(margin: int, words: str) -> None:
+    shown = "\n".join(lines(status_report(FileState.PLACED, margin=margin), "/mnt"))
+    assert f"margin     {margin}: " in shown
+    assert words in shown
+
+
+@pytest.mark.parametrize(
+    ("state", "missing", "code"),
+    [
+        ("placed", [], 0),
+        ("safe", [], 0),
+        ("placed", ["anna"], EXIT_INCOMPLETE),
+        ("local", [], EXIT_INCOMPLETE),
+        ("degraded", ["anna"], EXIT_INCOMPLETE),
+        ("lost", ["anna"], STATE_EXIT[FileState.LOST]),
+    ],
+)
+async def test_sync_ends_with_a_code_of_its_own_when_suppliers_are_missing(
+    home: Path, call: Call, state: str, missing: list[str], code: int
+) -> None:
+    asked: list[Args] = []
+
+    async def sync(args: Args, report: Report) -> Mapping[str, object]:
+        asked.append(args)
+        await report(SyncProgress(placed_bytes=1, total_bytes=2, blocks=1, missing=[]))
+        return {"state": state, "missing": missing, "files_local": 0, "bytes_local": 0}
+
+    async with served(home, {"sync": sync}):
+        said = await called(call, "--home", home, "sync", "--timeout", "1m")
+    assert said.code == code
+    assert all(label in said.out for label in missing)
+    assert asked[0]["path"] == "/"
+    assert 0 < asked[0]["timeout"] <= 60
+
+
+def test_a_sync_that_ended_early_says_what_is_only_here() -> None:
+    report = SyncReport(state="local", missing=["anna", "ben"], files_local=1, bytes_local=1024)
+    assert exit_code(report) == EXIT_INCOMPLETE
+    assert sentence(report) == "Ended as local; 1 file (1.00 KiB) only here; no answer from anna, ben."
+
+
+def test_the_progress_shows_bytes_rate_and_remaining_time() -> None:
+    pace = Pace(0.0)
+    first = SyncProgress(placed_bytes=0, total_bytes=10 * 1024**2, blocks=3, missing=[])
+    later = SyncProgress(placed_bytes=5 * 1024**2, total_bytes=10 * 1024**2, blocks=2, missing=["anna"])
+    assert pace.text(first, now=0.0) == "0 B of 10.0 MiB, 3 blocks not full"
+    assert pace.text(later, now=5.0) == (
+        "5.00 MiB of 10.0 MiB, 1.00 MiB/s, 5s left, 2 blocks not full, no answer from anna"
+    )
+
+
+async def test_cache_drop_says_how_much_it_gave_back(home: Path, call: Call) -> None:
+    async def drop(_args: Args, _report: Report) -> Mapping[str, object]:
+        return {"dropped_bytes": 3 * 1024**2}
+
+    async with served(home, {"cache-drop": drop}):
+        said = await called(call, "--home", home, "cache", "drop")
+        as_json = await called(call, "--home", home, "cache", "drop", "--json")
+    assert said.out == "Dropped 3.00 MiB of local copies.\n"
+    assert json.loads(as_json.out) == {"dropped_bytes": 3 * 1024**2}

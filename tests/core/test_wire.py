@@ -1,0 +1,269 @@
+"""Wire: bytes in, events out, or a protocol violation."""
+
+from __future__ import annotations
+
+import struct
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bitdustfs.core import wire
+from bitdustfs.core.wire import Arriving, Frame, Parser
+from bitdustfs.errors import ProtocolViolation
+
+NAME = b"\x11" * 32
+ROOT = b"\x22" * 32
+
+EVERY_MESSAGE: list[tuple[wire.Message, bytes]] = [
+    (wire.Hello(1, b"certificate", ("bulk",), "bitdustfs 0.1"), b""),
+    (wire.Ping(), b""),
+    (wire.Put(NAME, ROOT, 5, 1, 7), b"hello"),
+    (wire.Get(NAME, 2, 3, True), b""),
+    (wire.Delete((NAME, ROOT), 1, 7), b""),
+    (wire.List(b"", 1024), b""),
+    (wire.Stat(), b""),
+    (wire.Propose(b"contract"), b""),
+    (wire.Done(), b""),
+    (wire.Found(40_000, 0), b"leaf"),
+    (wire.Deleted(2), b""),
+    (wire.Listed(((NAME, 40_000),)), b""),
+    (wire.Status(1, 2, 3, 4, 5, b"contract"), b""),
+    (wire.Agreed(b"contract"), b""),
+    (wire.Refusal(wire.Refused.QUOTA, "full"), b""),
+]
+# Vectors that must never change: frames with id 7, of PUT with its body.
+VECTORS = {
+    "Ping": ("000000040000000092079101"),
+    "Put": (
+        "0000004b0000000592079602c4201111111111111111111111111111111111111111111111111111111111111111c4202222"
+        "22222222222222222222222222222222222222222222222222222222222205010768656c6c6f"
+    ),
+    "Get": ("000000290000000092079503c42011111111111111111111111111111111111111111111111111111111111111110203c3"),
+    "Refusal": ("0000000b00000000920793cc8603a466756c6c"),
+}
+
+
+def opened() -> Parser:
+    parser = Parser("peer")
+    parser.open_up()
+    return parser
+
+
+def events(parser: Parser) -> list[Arriving | Frame]:
+    found = []
+    while (event := parser.next()) is not None:
+        found.append(event)
+    return found
+
+
+def raw_frame(header: bytes, body: bytes = b"") -> bytes:
+    return struct.pack(">II", len(header), len(body)) + header + body
+
+
+@pytest.mark.parametrize("message,body", EVERY_MESSAGE, ids=lambda m: type(m).__name__)
+def test_every_message_comes_back_as_it_was(message: wire.Message, body: bytes) -> None:
+    parser = opened()
+    parser.feed(wire.encode(7, message, len(body)) + body)
+    assert events(parser)[-1] == Frame(7, message, body)
+    assert parser.is_between_frames
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_frames_have_the_bytes_they_always_had(name: str) -> None:
+    message, body = next(sample for sample in EVERY_MESSAGE if type(sample[0]).__name__ == name)
+    assert (wire.encode(7, message, len(body)) + body).hex() == VECTORS[name]
+
+
+@given(st.lists(st.sampled_from(EVERY_MESSAGE), max_size=8), st.data())
+def test_frames_do_not_depend_on_how_the_stream_was_cut(
+    sent: list[tuple[wire.Message, bytes]], data: st.DataObject
+) -> None:
+    stream = b"".join(wire.encode(i, message, len(body)) + body for i, (message, body) in enumerate(sent))
+    parser = opened()
+    found: list[Frame] = []
+    at = 0
+    while at < len(stream):
+        step = data.draw(st.integers(1, len(stream) - at))
+        parser.feed(stream[at : at + step])
+        found += [e for e in events(parser) if isinstance(e, Frame)]
+        at += step
+    assert [(f.message, f.body) for f in found] == sent
+
+
+@given(st.integers(1, 300_000), st.integers(1, 70_000))
+@settings(max_examples=25)
+def test_long_body_is_joined_from_crumbs(length: int, step: int) -> None:
+    body = bytes(i % 251 for i in range(length))
+    step = max(step, length // 500)
+    stream = wire.encode(1, wire.Put(NAME, ROOT, length, 0, 0), length) + body
+    parser = opened()
+    found: list[Arriving | Frame] = []
+    for at in range(0, len(stream), step):
+        parser.feed(stream[at : at + step])
+        found += events(parser)
+    assert isinstance(found[0], Arriving)
+    assert found[1] == Frame(1, wire.Put(NAME, ROOT, length, 0, 0), body)
+
+
+def test_body_is_announced_before_it_comes() -> None:
+    parser = opened()
+    parser.feed(wire.encode(1, wire.Put(NAME, ROOT, 5, 0, 0), 5))
+    assert parser.next() == Arriving(1, wire.Put(NAME, ROOT, 5, 0, 0), 5)
+    assert parser.next() is None
+
+
+@pytest.mark.parametrize("here", [0, 1, 5])
+def test_skipped_body_leaves_the_next_frame_whole(here: int) -> None:
+    put = wire.Put(NAME, ROOT, 5, 0, 0)
+    stream = wire.encode(1, put, 5) + b"hello" + wire.encode(2, wire.Ping())
+    cut = len(stream) - len(wire.encode(2, wire.Ping())) - 5 + here
+    parser = opened()
+    parser.feed(stream[:cut])
+    assert isinstance(parser.next(), Arriving)
+    parser.skip()
+    rest = events(parser)
+    for at in range(cut, len(stream)):
+        parser.feed(stream[at : at + 1])
+        rest += events(parser)
+    assert rest == [Frame(1, put, b""), Frame(2, wire.Ping(), b"")]
+
+
+@pytest.mark.parametrize(
+    "header_bytes,body_bytes",
+    [(0, 0), (wire.MAX_HEADER_BYTES + 1, 0), (2**32 - 1, 0), (10, wire.MAX_BODY_BYTES + 1), (10, 2**32 - 1)],
+)
+def test_length_out_of_bounds_ends_the_stream_before_anything_is_kept(header_bytes: int, body_bytes: int) -> None:
+    parser = opened()
+    parser.feed(struct.pack(">II", header_bytes, body_bytes))
+    with pytest.raises(ProtocolViolation):
+        parser.next()
+
+
+@pytest.mark.parametrize("header_bytes,body_bytes", [(wire.HELLO_HEADER_BYTES + 1, 0), (10, 1)])
+def test_before_hello_only_a_small_frame_is_allowed(header_bytes: int, body_bytes: int) -> None:
+    parser = Parser("stranger")
+    parser.feed(struct.pack(">II", header_bytes, body_bytes))
+    with pytest.raises(ProtocolViolation):
+        parser.next()
+
+
+def encoded(header: object) -> bytes:
+    return msgspec.msgpack.encode(header)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"\x91" * 60_000,
+        b"\x81\xa0" * 20_000,
+        encoded([1, [99]]),
+        encoded([1, [1, 0]]),
+        encoded([1, [1], 0]),
+        encoded([1]),
+        encoded([-1, [1]]),
+        encoded([2**32, [1]]),
+        encoded([1.5, [1]]),
+        encoded({"id": 1, "message": [1]}),
+        encoded([1, [3, NAME[:-1], 0, 1, False]]),
+        encoded([1, [3, NAME, 0, 1, 1]]),
+        encoded([1, [3, NAME, 0, float("nan"), True]]),
+        encoded([1, [4, [], 0, 0]]),
+        encoded([1, [4, [NAME] * (wire.MAX_NAMES + 1), 0, 0]]),
+        encoded([1, [5, b"", wire.MAX_NAMES + 1]]),
+        encoded([1, [6]]) + b"\x00",
+        encoded([1, [6]])[:-1],
+        encoded([1, [134, 99, "text"]]),
+        encoded([1, [134, 1, "x" * 201]]),
+        encoded([1, [134, 1]])[:-1] + b"\xa1\xff",
+        b"\xc1",
+        b"\xdd\xff\xff\xff\xff",
+        b"\xc6\xff\xff\xff\xff",
+    ],
+)
+def test_header_that_is_no_message_is_a_violation(header: bytes) -> None:
+    parser = opened()
+    parser.feed(raw_frame(header))
+    with pytest.raises(ProtocolViolation):
+        parser.next()
+
+
+@pytest.mark.parametrize(
+    "message,body_bytes",
+    [
+        (wire.Put(NAME, ROOT, 5, 0, 0), 4),
+        (wire.Put(NAME, ROOT, 5, 0, 0), 0),
+        (wire.Ping(), 1),
+        (wire.Found(10, 64), 32),
+        (wire.Done(), 3),
+    ],
+)
+def test_body_must_fit_its_message(message: wire.Message, body_bytes: int) -> None:
+    parser = opened()
+    parser.feed(wire.encode(1, message, body_bytes))
+    with pytest.raises(ProtocolViolation):
+        parser.next()
+
+
+@given(st.lists(st.binary(max_size=60), max_size=20), st.booleans())
+def test_no_bytes_crash_the_parser(pieces: list[bytes], is_open: bool) -> None:
+    parser = opened() if is_open else Parser("stranger")
+    try:
+        for piece in pieces:
+            parser.feed(piece)
+            events(parser)
+    except ProtocolViolation:
+        pass
+
+
+@given(st.binary(max_size=120))
+def test_no_header_crashes_the_parser(header: bytes) -> None:
+    parser = opened()
+    parser.feed(raw_frame(header or b"\0"))
+    try:
+        events(parser)
+    except ProtocolViolation:
+        pass
+
+
+NESTED = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.binary(max_size=40) | st.text(),
+    lambda inner: st.lists(inner, max_size=8) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(NESTED, st.integers(0, 140))
+def test_no_structure_crashes_the_parser(fields: object, tag: int) -> None:
+    parser = opened()
+    message = [tag, *fields] if isinstance(fields, list) else fields
+    parser.feed(raw_frame(encoded([1, message])))
+    try:
+        events(parser)
+    except ProtocolViolation:
+        pass
+
+
+def test_longest_honest_messages_fit_a_header() -> None:
+    listed = wire.Listed(tuple((NAME, 8 * 1024 * 1024) for _ in range(wire.MAX_NAMES)))
+    delete = wire.Delete((NAME,) * wire.MAX_NAMES, 2**63 - 1, 2**63 - 1)
+    for message in (listed, delete):
+        parser = opened()
+        parser.feed(wire.encode(2**32 - 1, message))
+        assert parser.next() == Frame(2**32 - 1, message, b"")
+
+
+def test_hello_fits_the_budget_of_strangers() -> None:
+    hello = wire.Hello(2**32 - 1, b"c" * 1024, ("f" * 64,) * 16, "s" * 64)
+    parser = Parser("stranger")
+    parser.feed(wire.encode(0, hello))
+    assert parser.next() == Frame(0, hello, b"")
+
+
+def test_every_request_has_its_answer() -> None:
+    assert set(wire.ANSWERS) == set(wire.Request.__args__)
+
+
+def test_text_of_a_peer_does_not_reach_a_terminal_as_it_is() -> None:
+    assert wire.printable("full\x1b[2J\n…") == "full\\x1b[2J\\n…"

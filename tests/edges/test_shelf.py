@@ -1,0 +1,370 @@
+"""Shelves: one contract for the one on disk and the one in memory, and what only a disk can do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from bitdustfs.core import fragment
+from bitdustfs.edges.contracts_disk import DiskContracts
+from bitdustfs.edges.durable import translated
+from bitdustfs.edges.shelf_disk import HEADER_BYTES, MARKER, DiskShelf
+from bitdustfs.errors import (
+    AlreadyThere,
+    BadFormat,
+    BadLeaf,
+    BitdustError,
+    DiskFault,
+    DiskFull,
+    NotFound,
+    Unavailable,
+)
+from bitdustfs.model import LEAF_BYTES, FragmentName, OwnerId, Root
+from bitdustfs.ports import ContractStore, Shelf
+from bitdustfs.testing.shelf import MemoryContracts, MemoryShelf
+
+OWNER = OwnerId(b"\x01" * 32)
+OTHER = OwnerId(b"\x02" * 32)
+CONTENT = bytes(i % 253 for i in range(40_000))  # three leaves
+HASHES = fragment.leaf_hashes(CONTENT)
+DONATED = 1_000_000
+NOW_S = 1_767_225_600
+
+
+def name(number: int) -> FragmentName:
+    return FragmentName(bytes([number]) * 32)
+
+
+def put(shelf: Shelf, number: int, content: bytes = CONTENT, owner: OwnerId = OWNER) -> None:
+    shelf.put(owner, name(number), fragment.root(content), content)
+
+
+class ShelfContract:
+    """What every shelf does."""
+
+    def make(self, tmp_path: Path) -> Shelf:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def shelf(self, tmp_path: Path) -> Shelf:
+        return self.make(tmp_path)
+
+    def test_get_returns_what_was_put(self, shelf: Shelf) -> None:
+        put(shelf, 1)
+        leaves = shelf.get(OWNER, name(1), 0, 3, hashes=True)
+        assert (leaves.length, leaves.hashes, leaves.content) == (len(CONTENT), HASHES, CONTENT)
+
+    @pytest.mark.parametrize(
+        "first,count", [(0, 1), (1, 1), (1, 2), (2, 1), (2, 5), (0, 0), (3, 1), (2**32 - 1, 2**32 - 1)]
+    )
+    def test_get_returns_the_leaves_that_there_are(self, shelf: Shelf, first: int, count: int) -> None:
+        put(shelf, 1)
+        leaves = shelf.get(OWNER, name(1), first, count, hashes=False)
+        assert leaves.content == CONTENT[first * LEAF_BYTES : (first + count) * LEAF_BYTES]
+        assert leaves.hashes == b""
+
+    def test_get_of_what_was_never_put_is_not_found(self, shelf: Shelf) -> None:
+        put(shelf, 1)
+        with pytest.raises(NotFound):
+            shelf.get(OWNER, name(2), 0, 1, hashes=False)
+
+    def test_owners_do_not_see_each_other(self, shelf: Shelf) -> None:
+        put(shelf, 1)
+        with pytest.raises(NotFound):
+            shelf.get(OTHER, name(1), 0, 1, hashes=False)
+        assert not shelf.delete(OTHER, name(1), now_s=NOW_S)
+        assert shelf.names(OTHER, b"", 10) == []
+        assert shelf.used(OTHER) == (0, 0)
+
+    def test_wrong_root_is_refused_and_nothing_stays(self, shelf: Shelf) -> None:
+        with pytest.raises(BadLeaf):
+            shelf.put(OWNER, name(1), Root(b"r" * 32), CONTENT)
+        assert shelf.used(OWNER) == (0, 0)
+        with pytest.raises(NotFound):
+            shelf.get(OWNER, name(1), 0, 1, hashes=False)
+
+    def test_same_fragment_twice_counts_once(self, shelf: Shelf) -> None:
+        put(shelf, 1)
+        put(shelf, 1)
+        assert shelf.used(OWNER) == (len(CONTENT), 1)
+
+    def test_name_is_not_given_to_another_fragment(self, shelf: Shelf) -> None:
+        put(shelf, 1)
+        with pytest.raises(AlreadyThere):
+            put(shelf, 1, b"other")
+        assert shelf.get(OWNER, name(1), 0, 9, hashes=False).content == CONTENT
+
+    def test_deleted_fragment_is_gone_but_counts(self, shelf: Shelf) -> None:
+        put(shelf, 1)
+        assert shelf.delete(OWNER, name(1), now_s=NOW_S)
+        assert not shelf.delete(OWNER, name(1), now_s=NOW_S)
+        with pytest.raises(NotFound):
+            shelf.get(OWNER, name(1), 0, 1, hashes=False)
+        assert shelf.names(OWNER, b"", 10) == []
+        assert shelf.used(OWNER) == (len(CONTENT), 1)
+
+    def test_deleted_fragment_can_be_put_and_deleted_again(self, shelf: Shelf) -> None:
+        put(shelf, 1)
+        shelf.delete(OWNER, name(1), now_s=NOW_S)
+        put(shelf, 1)
+        assert shelf.used(OWNER) == (2 * len(CONTENT), 2)
+        shelf.delete(OWNER, name(1), now_s=NOW_S + 1)
+        assert shelf.used(OWNER) == (len(CONTENT), 1)
+
+    def test_names_come_in_order_and_in_portions(self, shelf: Shelf) -> None:
+        for number in (200, 3, 77, 4):
+            put(shelf, number)
+        assert shelf.names(OWNER, b"", 3) == [(name(n), len(CONTENT)) for n in (3, 4, 77)]
+        assert shelf.names(OWNER, name(77), 3) == [(name(200), len(CONTENT))]
+        assert shelf.names(OWNER, name(200), 3) == []
+
+    def test_donation_is_a_limit(self, shelf: Shelf) -> None:
+        assert shelf.free_bytes() == DONATED
+        put(shelf, 1, bytes(900_000))
+        assert shelf.free_bytes() == 100_000
+        with pytest.raises(DiskFull):
+            put(shelf, 2, bytes(100_001), OTHER)
+        assert shelf.used(OTHER) == (0, 0)
+        put(shelf, 2, bytes(100_000), OTHER)
+        assert shelf.free_bytes() == 0
+
+    def test_shelf_that_is_away_is_unavailable_and_never_empty(self, shelf: Shelf, tmp_path: Path) -> None:
+        put(shelf, 1)
+        self.take_away(shelf, tmp_path)
+        for act in (
+            lambda: put(shelf, 2),
+            lambda: shelf.get(OWNER, name(1), 0, 1, hashes=False),
+            lambda: shelf.get(OWNER, name(9), 0, 1, hashes=False),
+            lambda: shelf.delete(OWNER, name(1), now_s=NOW_S),
+            lambda: shelf.names(OWNER, b"", 1),
+            lambda: shelf.used(OWNER),
+            lambda: shelf.free_bytes(),
+        ):
+            with pytest.raises(Unavailable):
+                act()
+        self.bring_back(shelf, tmp_path)
+        assert shelf.get(OWNER, name(1), 0, 9, hashes=False).content == CONTENT
+
+    def take_away(self, shelf: Shelf, tmp_path: Path) -> None:
+        raise NotImplementedError
+
+    def bring_back(self, shelf: Shelf, tmp_path: Path) -> None:
+        raise NotImplementedError
+
+
+class TestMemoryShelf(ShelfContract):
+    def make(self, tmp_path: Path) -> Shelf:
+        return MemoryShelf(donated_bytes=DONATED)
+
+    def take_away(self, shelf: Shelf, tmp_path: Path) -> None:
+        assert isinstance(shelf, MemoryShelf)
+        shelf.is_there = False
+
+    def bring_back(self, shelf: Shelf, tmp_path: Path) -> None:
+        assert isinstance(shelf, MemoryShelf)
+        shelf.is_there = True
+
+
+def disk_shelf(tmp_path: Path) -> DiskShelf:
+    DiskShelf.create(tmp_path / "shelf")
+    return DiskShelf(tmp_path / "shelf", donated_bytes=DONATED, floor_bytes=0)
+
+
+def files_below(path: Path) -> list[Path]:
+    return sorted(p for p in path.rglob("*") if p.is_file() and p.name != MARKER)
+
+
+class TestDiskShelf(ShelfContract):
+    def make(self, tmp_path: Path) -> Shelf:
+        return disk_shelf(tmp_path)
+
+    def take_away(self, shelf: Shelf, tmp_path: Path) -> None:
+        (tmp_path / "shelf").rename(tmp_path / "unplugged")
+
+    def bring_back(self, shelf: Shelf, tmp_path: Path) -> None:
+        (tmp_path / "unplugged").rename(tmp_path / "shelf")
+
+
+def test_disk_shelf_survives_a_restart(tmp_path: Path) -> None:
+    shelf = disk_shelf(tmp_path)
+    put(shelf, 1)
+    put(shelf, 2, b"x")
+    put(shelf, 3, bytes(LEAF_BYTES), OTHER)
+    shelf.delete(OWNER, name(2), now_s=NOW_S)
+    again = disk_shelf(tmp_path)
+    assert again.used(OWNER) == (len(CONTENT) + 1, 2)
+    assert again.used(OTHER) == (LEAF_BYTES, 1)
+    assert again.get(OWNER, name(1), 0, 9, hashes=True).content == CONTENT
+    assert again.free_bytes() == DONATED - len(CONTENT) - 1 - LEAF_BYTES
+
+
+@pytest.mark.parametrize(
+    "length", [1, 31, LEAF_BYTES - 1, LEAF_BYTES, LEAF_BYTES + 1, 5 * LEAF_BYTES, 5 * LEAF_BYTES + 1]
+)
+def test_length_is_known_from_the_size_of_the_file(tmp_path: Path, length: int) -> None:
+    put(disk_shelf(tmp_path), 1, bytes(length))
+    assert disk_shelf(tmp_path).used(OWNER) == (length, 1)
+
+
+def test_trash_remembers_when_it_was_filled(tmp_path: Path) -> None:
+    shelf = disk_shelf(tmp_path)
+    put(shelf, 1)
+    shelf.delete(OWNER, name(1), now_s=NOW_S)
+    (trashed,) = files_below(tmp_path / "shelf")
+    assert trashed.parent.name == "trash"
+    assert int(trashed.stat().st_mtime) == NOW_S
+
+
+def test_unfinished_fragments_are_removed_at_start(tmp_path: Path) -> None:
+    disk_shelf(tmp_path).free_bytes()
+    (tmp_path / "shelf" / "incoming" / "123-0").write_bytes(b"half")
+    disk_shelf(tmp_path).free_bytes()
+    assert files_below(tmp_path / "shelf") == []
+
+
+def test_directory_without_marker_is_no_shelf(tmp_path: Path) -> None:
+    (tmp_path / "shelf").mkdir()
+    with pytest.raises(Unavailable):
+        put(DiskShelf(tmp_path / "shelf"), 1)
+    assert list((tmp_path / "shelf").iterdir()) == []
+
+
+def test_full_directory_is_not_made_a_shelf(tmp_path: Path) -> None:
+    (tmp_path / "photo").write_bytes(b"mine")
+    with pytest.raises(AlreadyThere):
+        DiskShelf.create(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["photo"]
+
+
+def test_making_a_shelf_twice_changes_nothing(tmp_path: Path) -> None:
+    put(disk_shelf(tmp_path), 1)
+    assert disk_shelf(tmp_path).used(OWNER) == (len(CONTENT), 1)
+
+
+def test_shelf_of_another_version_is_refused(tmp_path: Path) -> None:
+    shelf = disk_shelf(tmp_path)
+    (tmp_path / "shelf" / MARKER).write_bytes(b"bitdustfs shelf 2\n")
+    with pytest.raises(BadFormat):
+        shelf.free_bytes()
+
+
+@contextmanager
+def files_no_longer_than(length: int) -> Iterator[None]:
+    """Let the kernel refuse longer files, as a full disk does (with EFBIG)."""
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (length, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, old)
+
+
+def test_write_that_fails_half_way_leaves_nothing_behind(tmp_path: Path) -> None:
+    shelf = disk_shelf(tmp_path)
+    with files_no_longer_than(20_000), pytest.raises(DiskFault):
+        put(shelf, 1)
+    assert files_below(tmp_path / "shelf") == []
+    assert shelf.used(OWNER) == (0, 0)
+    assert shelf.free_bytes() == DONATED
+    put(shelf, 1)
+
+
+def test_full_disk_is_said_to_be_full() -> None:
+    error = translated(OSError(errno.ENOSPC, "No space left on device"), Path("/shelf"))
+    assert isinstance(error, DiskFull)
+
+
+def test_floor_of_the_disk_is_kept(tmp_path: Path) -> None:
+    DiskShelf.create(tmp_path / "shelf")
+    shelf = DiskShelf(tmp_path / "shelf", floor_bytes=1 << 60)
+    with pytest.raises(DiskFull):
+        put(shelf, 1)
+    assert files_below(tmp_path / "shelf") == []
+
+
+@pytest.mark.parametrize("at", [0, 8, 9, 16, 30, 60])
+def test_damaged_header_is_never_believed(tmp_path: Path, at: int) -> None:
+    shelf = disk_shelf(tmp_path)
+    put(shelf, 1)
+    (path,) = files_below(tmp_path / "shelf")
+    damaged = bytearray(path.read_bytes())
+    damaged[at] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(BadFormat):
+        shelf.get(OWNER, name(1), 0, 1, hashes=False)
+
+
+@pytest.mark.parametrize("size", [0, HEADER_BYTES - 1, HEADER_BYTES + 50, HEADER_BYTES + 96 + 100])
+def test_file_that_was_cut_is_an_error(tmp_path: Path, size: int) -> None:
+    shelf = disk_shelf(tmp_path)
+    put(shelf, 1)
+    (path,) = files_below(tmp_path / "shelf")
+    os.truncate(path, size)
+    with pytest.raises(BadFormat):
+        shelf.get(OWNER, name(1), 0, 9, hashes=True)
+
+
+def test_symlink_in_the_shelf_is_not_followed(tmp_path: Path) -> None:
+    shelf = disk_shelf(tmp_path)
+    put(shelf, 1)
+    (path,) = files_below(tmp_path / "shelf")
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BitdustError):
+        shelf.get(OWNER, name(1), 0, 1, hashes=False)
+
+
+@pytest.mark.parametrize("bad", [b"", b"../../etc/passwd", b"\0" * 31, b"a" * 33, b"a" * 4096])
+def test_only_names_of_32_bytes_become_paths(tmp_path: Path, bad: bytes) -> None:
+    shelf = disk_shelf(tmp_path)
+    with pytest.raises(ValueError):
+        shelf.put(OWNER, FragmentName(bad), fragment.root(CONTENT), CONTENT)
+    with pytest.raises(ValueError):
+        shelf.get(OWNER, FragmentName(bad), 0, 1, hashes=False)
+    assert files_below(tmp_path) == [tmp_path / "shelf" / MARKER][1:]
+
+
+def test_many_threads_count_right(tmp_path: Path) -> None:
+    shelf = disk_shelf(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: put(shelf, i % 10, bytes(100)), range(40)))
+    assert shelf.used(OWNER) == (1000, 10)
+    assert shelf.free_bytes() == DONATED - 1000
+    assert disk_shelf(tmp_path).used(OWNER) == (1000, 10)
+
+
+def test_files_and_directories_are_private(tmp_path: Path) -> None:
+    put(disk_shelf(tmp_path), 1)
+    for path in [tmp_path / "shelf", *(tmp_path / "shelf").rglob("*")]:
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_contract_stores_keep_the_newest(tmp_path: Path, kind: str) -> None:
+    store: ContractStore = MemoryContracts() if kind == "memory" else DiskContracts(tmp_path / "contracts")
+    store.save_contract(OWNER, b"a" * 685)
+    store.save_contract(OWNER, b"b" * 685)
+    store.save_contract(OTHER, b"c" * 685)
+    store.save_epoch(OWNER, 7)
+    store.save_epoch(OWNER, 2**63)
+    again = store if kind == "memory" else DiskContracts(tmp_path / "contracts")
+    assert again.contracts() == {OWNER: b"b" * 685, OTHER: b"c" * 685}
+    assert again.epochs() == {OWNER: 2**63}
+
+
+@pytest.mark.parametrize("file", ["nohex" + "z" * 59 + ".contract", "00" * 32 + ".epoch"])
+def test_damaged_contract_store_is_said(tmp_path: Path, file: str) -> None:
+    store = DiskContracts(tmp_path / "contracts")
+    (tmp_path / "contracts" / file).write_bytes(b"x")
+    with pytest.raises(BadFormat):
+        store.contracts(), store.epochs()

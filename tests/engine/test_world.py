@@ -1,0 +1,117 @@
+"""The whole engine in virtual time: a customer, real keepers and connections, a network that fails by a timetable."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from bitdustfs.errors import TooFewFragments
+from bitdustfs.model import Code
+from bitdustfs.testing.shelf import flipped, garbage, half, other_fragment
+from bitdustfs.testing.world import World
+
+CONTENT = random.Random(4).randbytes(2_000_000)
+CODE = Code(3, 5)
+
+
+@pytest.fixture
+def autojump_clock() -> Iterator[MockClock]:
+    yield MockClock(autojump_threshold=0)
+
+
+async def test_what_was_synced_is_read_back_without_n_minus_k_suppliers(autojump_clock: MockClock) -> None:
+    async with World(code=CODE).running() as world:
+        await world.write("file", CONTENT)
+        assert await world.sync() == "placed"
+        assert world.status()["margin"] == 2
+        await world.node.drop_cache()
+        world.swarm.cut(1)
+        world.swarm.suppliers[2].kill()
+        await trio.sleep(120)
+        assert world.status()["margin"] == 0
+        assert await world.read("file") == CONTENT
+
+
+async def test_reads_fail_while_too_few_suppliers_answer_and_work_when_one_is_back(autojump_clock: MockClock) -> None:
+    async with World(code=CODE).running() as world:
+        await world.write("file", CONTENT)
+        await world.sync()
+        await world.node.drop_cache()
+        for number in (1, 2, 3):
+            world.swarm.cut(number)
+        await trio.sleep(120)
+        with pytest.raises(TooFewFragments), trio.fail_after(1):
+            await world.read("file")
+        await world.write("other", b"goes on")
+        assert await world.read("other") == b"goes on"
+        world.swarm.heal(2)
+        await trio.sleep(120)
+        assert await world.read("file") == CONTENT
+
+
+@pytest.mark.parametrize("bend", [flipped, half, garbage, other_fragment])
+async def test_lying_shelves_are_noticed_and_read_around(
+    autojump_clock: MockClock, bend: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with World(code=CODE).running() as world:
+        await world.write("file", CONTENT)
+        await world.sync()
+        await world.node.drop_cache()
+        for supplier in world.swarm.suppliers[:2]:
+            supplier.shelf.bend = bend  # type: ignore[assignment]
+        assert await world.read("file") == CONTENT
+
+
+async def test_supplier_that_stops_answering_delays_a_read_but_never_stops_it(autojump_clock: MockClock) -> None:
+    async with World(code=CODE).running() as world:
+        await world.write("file", CONTENT)
+        await world.sync()
+        await world.node.drop_cache()
+        world.swarm.silence(1)
+        with trio.fail_after(30):
+            assert await world.read("file") == CONTENT
+
+
+async def test_full_contracts_keep_the_rest_here_and_say_so(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with World(code=CODE, contract_bytes=1_000_000).running() as world:
+        await world.write("first", CONTENT)
+        await trio.sleep(60)
+        dice = random.Random(9)
+        for number in range(4):
+            await world.write(f"more {number}", dice.randbytes(1_000_000))
+        await trio.sleep(120)
+        status = world.status()
+        assert status["state"] == "local"
+        assert status["files_local"] > 0
+        for number in range(4):
+            assert len(await world.read(f"more {number}")) == 1_000_000
+
+
+async def test_supplier_that_was_away_gets_its_fragments_when_it_is_back(autojump_clock: MockClock) -> None:
+    async with World(code=CODE).running() as world:
+        world.swarm.suppliers[4].kill()
+        await trio.sleep(60)
+        await world.write("file", CONTENT)
+        await trio.sleep(60)
+        assert world.status()["held"] == 4
+        world.swarm.suppliers[4].start()
+        assert await world.sync() == "placed"
+        await trio.sleep(120)
+        assert world.status()["held"] == 5
+
+
+async def test_statfs_counts_what_contracts_leave(autojump_clock: MockClock) -> None:
+    async with World(code=CODE, contract_bytes=100 << 20).running() as world:
+        before = world.node.space()
+        assert before.free_bytes == 3 * (100 << 20)
+        await world.write("file", CONTENT)
+        await world.sync()
+        after = world.node.space()
+        assert before.free_bytes - after.free_bytes >= len(CONTENT)
+        assert after.total_bytes - after.free_bytes == len(CONTENT)

@@ -1,0 +1,147 @@
+"""A real mount for tests, without suppliers: started by the command line, and gone afterwards whatever happens.
+
+`Mount` runs `bitdustfs mount -f`; `Standin` runs `tests.mount.standin` in its place, where faults can be ordered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from bitdustfs.edges import mounts
+
+NOBODY = 65534
+HANGS_S = 300  # a test that takes longer hangs on its mount: without a daemon it fails
+STOPS_S = 30
+
+
+class Mount:
+    """A mount at `path`, under a directory that every user may enter."""
+
+    def __init__(self, *options: str) -> None:
+        self._options = options
+        self._directory = Path(tempfile.mkdtemp(prefix="bitdustfs-test-"))
+        self._directory.chmod(0o755)
+        self.path = self._directory / "mnt"
+        self.state = self._directory / "state"
+        self.log = self._directory / "log"
+        self.path.mkdir()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self._prepare()
+            self.start()
+        except BaseException:
+            self._clean()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._clean()
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The process that serves."""
+        assert self._process is not None, "it was not started"
+        return self._process
+
+    def start(self) -> None:
+        """Mount, and wait until it serves."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(self._command(), stdout=subprocess.PIPE, stderr=log, cwd=_ROOT)
+        self._watchdog = threading.Timer(HANGS_S, self._process.kill)
+        self._watchdog.daemon = True
+        self._watchdog.start()
+        assert self.said(), f"the mount did not start:\n{self.log.read_text()}"
+
+    def said(self) -> str:
+        """The next line that the process prints."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().decode().strip()
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """End the process. Returns its exit code."""
+        self.process.send_signal(number)
+        code = self.process.wait(STOPS_S)
+        self._put_away()
+        return code
+
+    def _prepare(self) -> None:
+        words = self._directory / "words"
+        self._run("init", "--words-file", str(words))
+
+    def _command(self) -> Sequence[str]:
+        options = [f"-o{','.join(self._options)}"] if self._options else []
+        return [*_PROGRAM, "--home", str(self.state), "mount", "-f", *options, str(self.path)]
+
+    def _run(self, *words: str) -> None:
+        done = subprocess.run(
+            [*_PROGRAM, "--home", str(self.state), *words], capture_output=True, text=True, cwd=_ROOT, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+    def _put_away(self) -> None:
+        self._watchdog.cancel()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def _clean(self) -> None:
+        try:
+            if self._process is not None and self._process.poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.stop()
+        finally:
+            if self._process is not None:
+                self._process.kill()
+                self._process.wait()
+                self._put_away()
+            if mounts.mounted_at(str(self.path), mounts.read_mounts()) is not None:
+                mounts.detach(str(self.path), lazy=True)
+            shutil.rmtree(self._directory)
+
+
+class Standin(Mount):
+    """A mount by `tests.mount.standin`."""
+
+    def reads(self) -> int:
+        """How many reads arrived so far."""
+        self.process.send_signal(signal.SIGUSR2)
+        return int(self.said())
+
+    def _prepare(self) -> None:
+        self.state.mkdir()
+
+    def _command(self) -> Sequence[str]:
+        return [sys.executable, "-m", "tests.mount.standin", str(self.path), str(self.state), *self._options]
+
+
+@contextlib.contextmanager
+def as_user(uid: int = NOBODY, gid: int = NOBODY, groups: Sequence[int] = ()) -> Iterator[None]:
+    """Do something on behalf of another user."""
+    before = os.getgroups()
+    os.setgroups(groups)
+    os.setegid(gid)
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(before)
+
+
+_ROOT = Path(__file__).resolve().parents[2]
+_PROGRAM = [sys.executable, "-m", "bitdustfs.cli.main"]

@@ -1,0 +1,598 @@
+"""POSIX through the kernel: one rule, one test. All share one mount; each works in a directory of its own."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+import stat
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mount.support import NOBODY, Mount, as_user
+
+AT_FDCWD, RENAME_NOREPLACE, RENAME_EXCHANGE = -100, 1, 2
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+@pytest.fixture(scope="module")
+def mount() -> Iterator[Mount]:
+    with Mount("allow_other") as running:
+        yield running
+
+
+@pytest.fixture
+def place(mount: Mount, request: pytest.FixtureRequest) -> Path:
+    """An empty directory in the mount."""
+    name: str = request.node.name
+    directory = mount.path / name[:200].replace("/", "_")
+    directory.mkdir()
+    return directory
+
+
+def code_of(call: Callable[[], object]) -> int:
+    """The errno that a call fails with."""
+    with pytest.raises(OSError) as caught:
+        call()
+    assert caught.value.errno is not None
+    return caught.value.errno
+
+
+def renameat2(old: Path, new: Path, flags: int) -> None:
+    if libc.renameat2(AT_FDCWD, os.fsencode(old), AT_FDCWD, os.fsencode(new), flags) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(old))
+
+
+# -- content -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, 16384, 16385, 262144, 1_000_003])
+def test_written_bytes_are_read_back(place: Path, size: int) -> None:
+    content = os.urandom(size)
+    (place / "f").write_bytes(content)
+    assert (place / "f").read_bytes() == content
+    assert (place / "f").stat().st_size == size
+
+
+def test_write_at_any_offset_leaves_zeros_before_it(place: Path) -> None:
+    with (place / "f").open("wb", buffering=0) as f:
+        f.seek(1_000_000)
+        f.write(b"end")
+        f.seek(10)
+        f.write(b"start")
+    assert (place / "f").read_bytes() == bytes(10) + b"start" + bytes(1_000_000 - 15) + b"end"
+
+
+def test_append_goes_to_the_end_whoever_wrote_last(place: Path) -> None:
+    one = os.open(place / "f", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    other = os.open(place / "f", os.O_WRONLY | os.O_APPEND)
+    for descriptor, text in ((one, b"a"), (other, b"bb"), (one, b"c")):
+        os.write(descriptor, text)
+    os.close(one)
+    os.close(other)
+    assert (place / "f").read_bytes() == b"abbc"
+
+
+def test_appends_of_several_writers_all_arrive(place: Path) -> None:
+    def append(letter: bytes) -> None:
+        descriptor = os.open(place / "f", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+        for _ in range(50):
+            os.write(descriptor, letter * 100)
+        os.close(descriptor)
+
+    writers = [threading.Thread(target=append, args=(letter,)) for letter in (b"a", b"b", b"c")]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    content = (place / "f").read_bytes()
+    assert len(content) == 15_000
+    assert {content[i : i + 100] for i in range(0, 15_000, 100)} == {b"a" * 100, b"b" * 100, b"c" * 100}
+
+
+@pytest.mark.parametrize("size", [0, 5, 16384, 262143, 262145, 700_000])
+def test_truncate_cuts_and_extends_with_zeros(place: Path, size: int) -> None:
+    content = os.urandom(600_000)
+    (place / "f").write_bytes(content)
+    os.truncate(place / "f", size)
+    os.truncate(place / "f", 800_000)
+    assert (place / "f").read_bytes() == content[:size] + bytes(800_000 - min(size, 600_000))
+
+
+def test_open_with_truncation_empties(place: Path) -> None:
+    (place / "f").write_bytes(b"x" * 100_000)
+    os.close(os.open(place / "f", os.O_WRONLY | os.O_TRUNC))
+    assert (place / "f").stat().st_size == 0
+    assert (place / "f").read_bytes() == b""
+
+
+def test_huge_sparse_file_costs_nothing(place: Path) -> None:
+    with (place / "f").open("wb") as f:
+        f.seek(1 << 40)
+        f.write(b"x")
+    assert (place / "f").stat().st_size == (1 << 40) + 1
+    with (place / "f").open("rb") as f:
+        f.seek(1 << 39)
+        assert f.read(10) == bytes(10)
+
+
+def test_file_beyond_the_limit_is_efbig(place: Path) -> None:
+    (place / "f").touch()
+    assert code_of(lambda: os.truncate(place / "f", 1 << 60)) == errno.EFBIG
+
+
+def test_shared_memory_map_reads_and_writes(place: Path) -> None:
+    (place / "f").write_bytes(bytes(300_000))
+    with (place / "f").open("r+b") as f:
+        with mmap.mmap(f.fileno(), 0) as mapped:
+            mapped[262_140:262_148] = b"boundary"
+            mapped.flush()
+            assert (place / "f").read_bytes()[262_140:262_148] == b"boundary"
+            f.seek(5)
+            f.write(b"by write")
+            f.flush()
+            assert mapped[5:13] == b"by write"
+
+
+def test_unflushed_memory_map_is_written_when_it_closes(place: Path) -> None:
+    (place / "f").write_bytes(bytes(10_000))
+    with (place / "f").open("r+b") as f:
+        mapped = mmap.mmap(f.fileno(), 0)
+        mapped[9_000:9_004] = b"late"
+        mapped.close()
+    assert (place / "f").read_bytes()[9_000:9_004] == b"late"
+
+
+def test_fsync_of_file_and_directory_succeeds(place: Path) -> None:
+    with (place / "f").open("wb") as f:
+        f.write(b"x" * 100_000)
+        f.flush()
+        os.fsync(f.fileno())
+        os.fdatasync(f.fileno())
+    directory = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    os.fsync(directory)
+    os.close(directory)
+
+
+# -- names ---------------------------------------------------------------------------------------------------
+
+
+def test_exclusive_creation_happens_once(place: Path) -> None:
+    os.close(os.open(place / "f", os.O_CREAT | os.O_EXCL))
+    assert code_of(lambda: os.open(place / "f", os.O_CREAT | os.O_EXCL)) == errno.EEXIST
+
+
+def test_missing_name_appears_once_it_is_made(place: Path) -> None:
+    assert not (place / "f").exists()
+    (place / "f").touch()
+    assert (place / "f").exists()
+    (place / "f").unlink()
+    assert not (place / "f").exists()
+
+
+def test_name_of_255_bytes_works_and_of_256_does_not(place: Path) -> None:
+    (place / ("n" * 255)).touch()
+    assert os.listdir(place) == ["n" * 255]
+    for call in (
+        lambda: (place / ("n" * 256)).touch(),
+        lambda: os.stat(place / ("n" * 256)),
+        lambda: os.rename(place / ("n" * 255), place / ("m" * 256)),
+        lambda: os.mkdir(place / ("n" * 256)),
+        lambda: os.symlink("x", place / ("n" * 256)),
+        lambda: os.unlink(place / ("n" * 256)),
+    ):
+        assert code_of(call) == errno.ENAMETOOLONG
+
+
+def test_name_of_any_bytes_works(place: Path) -> None:
+    name = bytes(b for b in range(1, 256) if b != ord("/"))
+    os.close(os.open(os.fsencode(place) + b"/" + name, os.O_CREAT | os.O_WRONLY))
+    assert os.listdir(os.fsencode(place)) == [name]
+
+
+def test_open_file_lives_on_after_unlink(place: Path) -> None:
+    with (place / "f").open("w+b", buffering=0) as f:
+        f.write(b"before")
+        (place / "f").unlink()
+        assert os.listdir(place) == []
+        f.write(b" after")
+        f.seek(0)
+        assert f.read() == b"before after"
+        assert os.fstat(f.fileno()).st_nlink == 0
+
+
+def test_hard_links_share_everything(place: Path) -> None:
+    (place / "f").write_bytes(b"one")
+    os.link(place / "f", place / "g")
+    (place / "g").write_bytes(b"other")
+    assert (place / "f").read_bytes() == b"other"
+    assert (place / "f").stat().st_ino == (place / "g").stat().st_ino
+    assert (place / "f").stat().st_nlink == 2
+    (place / "f").unlink()
+    assert (place / "g").stat().st_nlink == 1
+
+
+def test_link_to_a_directory_is_eperm(place: Path) -> None:
+    (place / "d").mkdir()
+    assert code_of(lambda: os.link(place / "d", place / "e")) == errno.EPERM
+
+
+def test_symlinks_are_followed_and_read(place: Path) -> None:
+    (place / "f").write_bytes(b"here")
+    (place / "s").symlink_to("f")
+    assert (place / "s").read_bytes() == b"here"
+    assert os.readlink(place / "s") == "f"
+    assert stat.S_ISLNK(os.lstat(place / "s").st_mode)
+    (place / "loop").symlink_to("loop")
+    assert code_of(lambda: (place / "loop").read_bytes()) == errno.ELOOP
+
+
+def test_fifo_carries_bytes(place: Path) -> None:
+    os.mkfifo(place / "p")
+    assert stat.S_ISFIFO((place / "p").stat().st_mode)
+    reader = os.open(place / "p", os.O_RDONLY | os.O_NONBLOCK)
+    writer = os.open(place / "p", os.O_WRONLY)
+    os.write(writer, b"through")
+    assert os.read(reader, 100) == b"through"
+    os.close(writer)
+    os.close(reader)
+
+
+def test_devices_cannot_be_made(place: Path) -> None:
+    assert code_of(lambda: os.mknod(place / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))) == errno.EPERM
+
+
+def test_regular_file_by_mknod(place: Path) -> None:
+    os.mknod(place / "f", stat.S_IFREG | 0o600)
+    assert (place / "f").read_bytes() == b""
+
+
+def test_rename_replaces_at_once(place: Path) -> None:
+    (place / "old").write_bytes(b"old")
+    (place / "new").write_bytes(b"new")
+    with (place / "old").open("rb") as still_open:
+        os.rename(place / "new", place / "old")
+        assert still_open.read() == b"old"
+    assert (place / "old").read_bytes() == b"new"
+    assert os.listdir(place) == ["old"]
+
+
+def test_rename_without_replacing_is_eexist(place: Path) -> None:
+    (place / "f").write_bytes(b"f")
+    (place / "g").write_bytes(b"g")
+    assert code_of(lambda: renameat2(place / "f", place / "g", RENAME_NOREPLACE)) == errno.EEXIST
+    renameat2(place / "f", place / "h", RENAME_NOREPLACE)
+    assert sorted(os.listdir(place)) == ["g", "h"]
+
+
+def test_exchange_swaps_a_file_and_a_directory(place: Path) -> None:
+    (place / "f").write_bytes(b"f")
+    (place / "d").mkdir()
+    renameat2(place / "f", place / "d", RENAME_EXCHANGE)
+    assert (place / "d").read_bytes() == b"f"
+    assert (place / "f").is_dir()
+
+
+def test_rename_into_itself_is_einval(place: Path) -> None:
+    (place / "d/e").mkdir(parents=True)
+    assert code_of(lambda: os.rename(place / "d", place / "d/e/f")) == errno.EINVAL
+
+
+def test_rename_obeys_the_kinds(place: Path) -> None:
+    (place / "d").mkdir()
+    (place / "full").mkdir()
+    (place / "full/f").touch()
+    (place / "f").touch()
+    assert code_of(lambda: os.rename(place / "d", place / "f")) == errno.ENOTDIR
+    assert code_of(lambda: os.rename(place / "f", place / "d")) == errno.EISDIR
+    assert code_of(lambda: os.rename(place / "d", place / "full")) == errno.ENOTEMPTY
+    assert code_of(lambda: os.rename(place / "x", place / "y")) == errno.ENOENT
+
+
+def test_removing_obeys_the_kinds(place: Path) -> None:
+    (place / "d").mkdir()
+    (place / "d/f").touch()
+    assert code_of(lambda: os.rmdir(place / "d")) == errno.ENOTEMPTY
+    assert code_of(lambda: os.rmdir(place / "d/f")) == errno.ENOTDIR
+    assert code_of(lambda: os.unlink(place / "d")) == errno.EISDIR
+    assert code_of(lambda: os.stat(place / "d/f/x")) == errno.ENOTDIR
+
+
+def test_removed_working_directory_is_empty_and_closed(place: Path) -> None:
+    (place / "d").mkdir()
+    directory = os.open(place / "d", os.O_RDONLY | os.O_DIRECTORY)
+    (place / "d").rmdir()
+    assert os.listdir(directory) == []
+    assert code_of(lambda: os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=directory)) == errno.ENOENT
+    os.close(directory)
+
+
+def test_temporary_file_without_a_name_is_refused_as_tools_expect(place: Path) -> None:
+    assert code_of(lambda: os.open(place, os.O_TMPFILE | os.O_RDWR)) == errno.EOPNOTSUPP
+
+
+# -- directories ---------------------------------------------------------------------------------------------
+
+
+def test_directory_counts_its_subdirectories(place: Path) -> None:
+    for number in range(3):
+        (place / f"d{number}").mkdir()
+    (place / "f").touch()
+    assert place.stat().st_nlink == 5
+    (place / "d0").rmdir()
+    os.rename(place / "d1", place / "d2/d1")
+    assert (place.stat().st_nlink, (place / "d2").stat().st_nlink) == (3, 3)
+
+
+def test_directory_times_change_with_its_names_only(place: Path) -> None:
+    (place / "f").write_bytes(b"x")
+    before = place.stat().st_mtime_ns
+    (place / "f").write_bytes(b"y")
+    assert place.stat().st_mtime_ns == before
+    (place / "g").touch()
+    after = place.stat()
+    assert after.st_mtime_ns == after.st_ctime_ns > before
+
+
+def test_listing_has_the_dots(place: Path) -> None:
+    (place / "d").mkdir()
+    descriptor = os.open(place / "d", os.O_RDONLY | os.O_DIRECTORY)
+    buffer = ctypes.create_string_buffer(4096)
+    length = libc.syscall(217, descriptor, buffer, len(buffer))  # getdents64, which Python hides the dots of
+    os.close(descriptor)
+    records, entries = buffer.raw[:length], {}
+    while records:
+        size = int.from_bytes(records[16:18], "little")
+        entries[records[19:size].split(b"\0")[0]] = int.from_bytes(records[:8], "little")
+        records = records[size:]
+    assert entries == {b".": (place / "d").stat().st_ino, b"..": place.stat().st_ino}
+
+
+def test_large_directory_is_listed_whole_while_it_changes(place: Path) -> None:
+    for number in range(1000):
+        (place / f"stay{number}").touch()
+        (place / f"go{number}").touch()
+    seen = []
+    with os.scandir(place) as entries:
+        for count, entry in enumerate(entries):
+            seen.append(entry.name)
+            if count < 1000:
+                (place / f"go{count}").unlink()
+                (place / f"come{count}").touch()
+    assert sorted(name for name in seen if name.startswith("stay")) == sorted(f"stay{n}" for n in range(1000))
+    assert len(seen) == len(set(seen))
+
+
+def test_deep_tree_works(place: Path) -> None:
+    directory = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    for _ in range(300):
+        os.mkdir("a-directory-name-of-some-length", dir_fd=directory)
+        inner = os.open("a-directory-name-of-some-length", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory)
+        os.close(directory)
+        directory = inner
+    os.close(os.open("f", os.O_CREAT, dir_fd=directory))
+    assert os.listdir(directory) == ["f"]
+    os.close(directory)
+
+
+# -- attributes ----------------------------------------------------------------------------------------------
+
+
+def test_times_are_kept_to_the_nanosecond(place: Path) -> None:
+    (place / "f").write_bytes(b"x")
+    os.utime(place / "f", ns=(1_234_567_890_123_456_789, 987_654_321_098_765_432))
+    times = (place / "f").stat()
+    assert (times.st_atime_ns, times.st_mtime_ns) == (1_234_567_890_123_456_789, 987_654_321_098_765_432)
+
+
+def test_reading_changes_no_time(place: Path) -> None:
+    (place / "f").write_bytes(b"x")
+    before = (place / "f").stat()
+    (place / "f").read_bytes()
+    after = (place / "f").stat()
+    assert (after.st_atime_ns, after.st_mtime_ns, after.st_ctime_ns) == (
+        before.st_atime_ns,
+        before.st_mtime_ns,
+        before.st_ctime_ns,
+    )
+
+
+def test_writing_changes_mtime_and_ctime(place: Path) -> None:
+    (place / "f").write_bytes(b"x")
+    os.utime(place / "f", ns=(1, 1))
+    before = (place / "f").stat()
+    with (place / "f").open("ab") as f:
+        f.write(b"y")
+    after = (place / "f").stat()
+    assert after.st_mtime_ns > 1 and after.st_ctime_ns > before.st_ctime_ns and after.st_atime_ns == 1
+
+
+def test_changing_bits_changes_ctime_only(place: Path) -> None:
+    (place / "f").touch()
+    before = (place / "f").stat()
+    (place / "f").chmod(0o751)
+    after = (place / "f").stat()
+    assert after.st_mode == stat.S_IFREG | 0o751
+    assert after.st_ctime_ns > before.st_ctime_ns and after.st_mtime_ns == before.st_mtime_ns
+
+
+def test_umask_is_applied(place: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        os.close(os.open(place / "f", os.O_CREAT, 0o666))
+        os.mkdir(place / "d", 0o777)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((place / "f").stat().st_mode) == 0o640
+    assert stat.S_IMODE((place / "d").stat().st_mode) == 0o750
+
+
+def test_chown_takes_set_id_bits(place: Path) -> None:
+    (place / "f").touch()
+    (place / "f").chmod(0o6755)
+    os.chown(place / "f", NOBODY, -1)
+    assert (place / "f").stat().st_mode == stat.S_IFREG | 0o755
+    assert ((place / "f").stat().st_uid, (place / "f").stat().st_gid) == (NOBODY, 0)
+
+
+def test_writing_takes_set_id_bits_and_stat_shows_it(place: Path) -> None:
+    (place / "f").touch()
+    (place / "f").chmod(0o6777)
+    assert (place / "f").stat().st_mode == stat.S_IFREG | 0o6777
+    with as_user():
+        (place / "f").write_bytes(b"x")
+    assert (place / "f").stat().st_mode == stat.S_IFREG | 0o777
+
+
+def test_block_count_follows_the_size(place: Path) -> None:
+    (place / "f").write_bytes(bytes(1000))
+    assert (place / "f").stat().st_blocks == 2
+    assert (place / "f").stat().st_blksize >= 4096
+
+
+def test_statfs_is_answered(mount: Mount) -> None:
+    space = os.statvfs(mount.path)
+    assert space.f_namemax == 255
+    assert space.f_bavail <= space.f_blocks
+    assert space.f_ffree > 1_000_000
+
+
+# -- extended attributes -------------------------------------------------------------------------------------
+
+
+def test_user_attributes_are_set_read_listed_and_removed(place: Path) -> None:
+    (place / "f").touch()
+    os.setxattr(place / "f", "user.colour", b"red\0")
+    os.setxattr(place / "f", "user.empty", b"")
+    assert os.getxattr(place / "f", "user.colour") == b"red\0"
+    assert os.getxattr(place / "f", "user.empty") == b""
+    assert sorted(os.listxattr(place / "f")) == ["user.colour", "user.empty"]
+    os.removexattr(place / "f", "user.colour")
+    assert code_of(lambda: os.getxattr(place / "f", "user.colour")) == errno.ENODATA
+    assert code_of(lambda: os.removexattr(place / "f", "user.colour")) == errno.ENODATA
+
+
+def test_attribute_flags_are_obeyed(place: Path) -> None:
+    (place / "f").touch()
+    assert code_of(lambda: os.setxattr(place / "f", "user.a", b"1", os.XATTR_REPLACE)) == errno.ENODATA
+    os.setxattr(place / "f", "user.a", b"1", os.XATTR_CREATE)
+    assert code_of(lambda: os.setxattr(place / "f", "user.a", b"2", os.XATTR_CREATE)) == errno.EEXIST
+    os.setxattr(place / "f", "user.a", b"3", os.XATTR_REPLACE)
+    assert os.getxattr(place / "f", "user.a") == b"3"
+
+
+def test_attribute_of_64_kib_is_kept(place: Path) -> None:
+    value = os.urandom(65536)
+    (place / "f").touch()
+    os.setxattr(place / "f", "user.big", value)
+    assert os.getxattr(place / "f", "user.big") == value
+
+
+@pytest.mark.parametrize("name", ["trusted.a", "security.a"])
+def test_other_attributes_are_not_supported(place: Path, name: str) -> None:
+    (place / "f").touch()
+    assert code_of(lambda: os.setxattr(place / "f", name, b"1")) == errno.ENOTSUP
+
+
+def test_access_lists_are_not_supported(place: Path) -> None:
+    owner_group_others = ((0x01, 6), (0x04, 4), (0x20, 4))
+    acl = struct.pack("<I", 2) + b"".join(
+        struct.pack("<HHI", tag, bits, 0xFFFFFFFF) for tag, bits in owner_group_others
+    )
+    (place / "f").touch()
+    assert code_of(lambda: os.setxattr(place / "f", "system.posix_acl_access", acl)) == errno.ENOTSUP
+    assert code_of(lambda: os.setxattr(place, "system.posix_acl_default", acl)) == errno.ENOTSUP
+    assert code_of(lambda: os.getxattr(place / "f", "system.posix_acl_access")) == errno.ENOTSUP
+
+
+def test_state_is_an_attribute_that_is_not_listed(place: Path) -> None:
+    (place / "f").write_bytes(b"x")
+    assert os.getxattr(place / "f", "user.bitdustfs.state") == b"local"
+    assert os.listxattr(place / "f") == []
+    assert code_of(lambda: os.setxattr(place / "f", "user.bitdustfs.state", b"safe")) == errno.EPERM
+
+
+# -- several users -------------------------------------------------------------------------------------------
+
+
+def test_bits_keep_others_out(place: Path) -> None:
+    (place / "secret").write_bytes(b"x")
+    (place / "secret").chmod(0o600)
+    with as_user():
+        assert code_of(lambda: (place / "secret").read_bytes()) == errno.EACCES
+        assert code_of(lambda: (place / "new").touch()) == errno.EACCES
+        assert code_of(lambda: (place / "secret").chmod(0o666)) == errno.EPERM
+
+
+def test_files_belong_to_who_made_them(place: Path) -> None:
+    place.chmod(0o777)
+    with as_user(uid=1234, gid=2345):
+        (place / "f").touch()
+    assert ((place / "f").stat().st_uid, (place / "f").stat().st_gid) == (1234, 2345)
+
+
+def test_supplementary_groups_count(place: Path) -> None:
+    (place / "f").write_bytes(b"x")
+    os.chown(place / "f", 0, 4321)
+    (place / "f").chmod(0o640)
+    with as_user(groups=[4321]):
+        assert (place / "f").read_bytes() == b"x"
+
+
+def test_sticky_directory_protects_the_files_of_others(place: Path) -> None:
+    place.chmod(0o1777)
+    (place / "mine").touch()
+    with as_user():
+        assert code_of(lambda: (place / "mine").unlink()) == errno.EPERM
+        (place / "theirs").touch()
+        (place / "theirs").unlink()
+
+
+def test_setgid_directory_hands_down_its_group(place: Path) -> None:
+    os.chown(place, -1, 777)
+    place.chmod(0o2777)
+    with as_user():
+        (place / "f").touch()
+        (place / "d").mkdir()
+    assert ((place / "f").stat().st_gid, (place / "d").stat().st_gid) == (777, 777)
+    assert (place / "d").stat().st_mode & stat.S_ISGID
+
+
+# -- locks, and what the stack cannot do ---------------------------------------------------------------------
+
+
+def test_locks_exclude_each_other(place: Path) -> None:
+    with (place / "f").open("w") as one, (place / "f").open("w") as other:
+        fcntl.flock(one, fcntl.LOCK_EX)
+        assert code_of(lambda: fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)) == errno.EAGAIN
+        fcntl.flock(one, fcntl.LOCK_UN)
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_allocation_ahead_is_emulated_by_the_c_library(place: Path) -> None:
+    with (place / "f").open("wb") as f:
+        os.posix_fallocate(f.fileno(), 0, 100_000)
+    assert (place / "f").read_bytes() == bytes(100_000)
+
+
+def test_copy_inside_the_kernel_works(place: Path) -> None:
+    content = os.urandom(300_000)
+    (place / "f").write_bytes(content)
+    with (place / "f").open("rb") as source, (place / "g").open("wb") as copy:
+        while os.copy_file_range(source.fileno(), copy.fileno(), 1 << 20):
+            pass
+    assert (place / "g").read_bytes() == content
+
+
+def test_search_for_holes_takes_all_for_bytes(place: Path) -> None:
+    with (place / "f").open("w+b") as f:
+        f.truncate(1 << 20)
+        assert os.lseek(f.fileno(), 0, os.SEEK_DATA) == 0
+        assert os.lseek(f.fileno(), 0, os.SEEK_HOLE) == 1 << 20

@@ -1,0 +1,173 @@
+"""A request always ends, and its trouble stays its own (I12): faults ordered in a mount that serves real files."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bitdustfs.edges import mounts
+from bitdustfs.edges.fuse_tuning import MAX_BACKGROUND, READ_AHEAD_KIB, connections
+from tests.mount.support import Standin
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Standin]:
+    with Standin() as running:
+        yield running
+
+
+@pytest.fixture
+def own() -> Iterator[Standin]:
+    with Standin() as running:
+        yield running
+
+
+def read_error(path: Path) -> int | None:
+    """The errno of a read; None if it succeeds."""
+    try:
+        path.read_bytes()
+    except OSError as error:
+        return error.errno
+    return None
+
+
+def read_code(mount: Standin, fault: str) -> int | None:
+    """The errno of a read that fails in this way."""
+    path = mount.path / f"fault-{fault}"
+    path.write_bytes(f"fault: {fault}\n".encode())
+    return read_error(path)
+
+
+def assert_serves(mount: Standin) -> None:
+    (mount.path / "good").write_bytes(b"good")
+    assert (mount.path / "good").read_bytes() == b"good"
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        ("bug", errno.EIO),
+        ("lost", errno.EIO),
+        ("unavailable", errno.ETIMEDOUT),
+        ("group", errno.ETIMEDOUT),
+        ("never", errno.ETIMEDOUT),
+    ],
+)
+def test_fault_in_a_handler_costs_one_request(shared: Standin, fault: str, code: int) -> None:
+    assert read_code(shared, fault) == code
+    assert_serves(shared)
+
+
+def test_bug_is_logged_with_its_place(shared: Standin) -> None:
+    read_code(shared, "bug")
+    assert "ZeroDivisionError: a handler with a bug" in shared.log.read_text()
+
+
+def test_waiting_reads_do_not_stop_others(shared: Standin) -> None:
+    paths = [shared.path / f"waits{number}" for number in range(50)]
+    for path in paths:
+        path.write_bytes(b"fault: never\n")
+    codes: list[int | None] = []
+    readers = [threading.Thread(target=lambda path=path: codes.append(read_error(path))) for path in paths]
+    for reader in readers:
+        reader.start()
+    assert_serves(shared)
+    for reader in readers:
+        reader.join()
+    assert codes == [errno.ETIMEDOUT] * 50
+
+
+def test_pages_survive_open_and_go_when_invalidated(own: Standin) -> None:
+    path = own.path / "f"
+    path.write_bytes(b"good" + bytes(9_000))
+    path.stat()
+    assert path.read_bytes()[:4] == b"good"
+    served = own.reads()
+    assert path.read_bytes()[:4] == b"good"
+    assert own.reads() == served
+    own.process.send_signal(signal.SIGUSR1)
+    assert own.said() == "invalidated 1"
+    assert path.read_bytes()[:4] == b"good"
+    assert own.reads() > served
+
+
+def test_dirty_mapped_pages_survive_an_invalidation(own: Standin) -> None:
+    path = own.path / "f"
+    path.write_bytes(bytes(20_000))
+    with path.open("r+b") as f, mmap.mmap(f.fileno(), 0) as mapped:
+        mapped[10_000:10_004] = b"late"
+        own.process.send_signal(signal.SIGUSR1)
+        assert own.said() == "invalidated 1"
+        assert mapped[10_000:10_004] == b"late"
+    assert path.read_bytes()[10_000:10_004] == b"late"
+
+
+def test_request_that_waits_when_the_mount_ends_is_answered() -> None:
+    with Standin("patient") as mount:
+        path = mount.path / "f"
+        path.write_bytes(b"fault: never\n")
+        codes: list[int | None] = []
+        reader = threading.Thread(target=lambda: codes.append(read_error(path)))
+        reader.start()
+        while not mount.reads():
+            pass
+        assert mount.stop() == 0
+        reader.join()
+        assert codes in ([errno.ENOTCONN], [errno.ECONNABORTED])  # the kernel may have asked once more
+
+
+def test_end_of_the_process_leaves_no_mount(own: Standin) -> None:
+    assert own.stop() == 0
+    assert mounts.mounted_at(str(own.path), mounts.read_mounts()) is None
+
+
+def test_unmounting_ends_the_process(own: Standin) -> None:
+    mounts.detach(str(own.path), lazy=False)
+    assert own.process.wait(30) == 0
+
+
+def test_deleted_open_file_is_dropped_when_the_mount_ends(own: Standin) -> None:
+    descriptor = os.open(own.path / "f", os.O_CREAT | os.O_WRONLY)
+    os.write(descriptor, b"x" * 50_000)
+    (own.path / "f").unlink()
+    assert own.stop() == 0
+    with contextlib.suppress(OSError):  # nobody answers its flush any more
+        os.close(descriptor)
+    own.start()
+    assert os.listdir(own.path) == []
+    assert os.statvfs(own.path).f_files - os.statvfs(own.path).f_ffree == 1
+
+
+def test_names_and_bytes_are_there_after_a_restart(own: Standin) -> None:
+    (own.path / "d").mkdir()
+    (own.path / "d/f").write_bytes(b"x" * 50_000)
+    os.link(own.path / "d/f", own.path / "g")
+    os.setxattr(own.path / "g", "user.a", b"1")
+    assert own.stop() == 0
+    own.start()
+    assert (own.path / "g").read_bytes() == b"x" * 50_000
+    assert (own.path / "g").stat().st_nlink == 2
+    assert os.getxattr(own.path / "d/f", "user.a") == b"1"
+
+
+def test_read_only_mount_refuses_changes() -> None:
+    with Standin("ro") as mount:
+        with pytest.raises(OSError) as caught:
+            (mount.path / "f").touch()
+        assert caught.value.errno == errno.EROFS
+
+
+def test_root_raises_the_limits_of_the_mount(shared: Standin) -> None:
+    number = shared.path.stat().st_dev
+    device = f"{os.major(number)}:{os.minor(number)}"
+    assert int(Path(f"/sys/class/bdi/{device}/read_ahead_kb").read_text()) == READ_AHEAD_KIB
+    with connections() as directory:
+        assert int((directory / str(os.minor(number)) / "max_background").read_text()) == MAX_BACKGROUND

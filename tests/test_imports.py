@@ -1,0 +1,90 @@
+"""The import rule of DESIGN.md, section 3, read from the source.
+
+errors ← model ← core, ports ← engine ← edges, testing ← cli; no cycle; no import inside a function outside `cli`.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1] / "bitdustfs"
+MODULES: Mapping[str, Path] = {
+    ".".join(("bitdustfs", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in sorted(ROOT.rglob("*.py"))
+}
+MAY_IMPORT: Mapping[str, set[str]] = {
+    "": set(),
+    "errors": set(),
+    "model": {"errors"},
+    "ports": {"errors", "model"},
+    "core": {"errors", "model"},
+    "engine": {"errors", "model", "ports", "core"},
+    "edges": {"errors", "model", "ports", "core", "engine", "testing"},
+    "testing": {"errors", "model", "ports", "core", "engine", "edges"},
+    "cli": {"errors", "model", "ports", "core", "engine", "edges", "testing"},
+}
+ONLY_IN = {"pyfuse3": "bitdustfs.edges.fuse", "zfec": "bitdustfs.core.erasure", "kademlia": "bitdustfs.edges.dht"}
+IMPURE = {"time", "datetime", "random", "secrets", "os", "pathlib", "socket", "ssl", "subprocess", "threading"} | {
+    "logging",
+    "trio",
+    "asyncio",
+    "apsw",
+}
+
+
+def imports_of(module: str, tree: ast.AST) -> Iterator[str]:
+    """All modules that an import statement anywhere in the tree names, ours as far down as they are modules."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"{module} has a relative import"
+            for alias in node.names:
+                below = f"{node.module}.{alias.name}"
+                yield below if below in MODULES else node.module
+
+
+def tier(module: str) -> str:
+    return module.removeprefix("bitdustfs").removeprefix(".").partition(".")[0]
+
+
+TREES = {module: ast.parse(path.read_text()) for module, path in MODULES.items()}
+IMPORTS = {module: set(imports_of(module, tree)) for module, tree in TREES.items()}
+OURS = {module: {name for name in names if name in MODULES} for module, names in IMPORTS.items()}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_imports_only_what_its_tier_may(module: str) -> None:
+    allowed = MAY_IMPORT[tier(module)] | {tier(module), ""}
+    assert {name for name in OURS[module] if tier(name) not in allowed} == set()
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if tier(module) != "cli"])
+def test_module_imports_at_its_top_only(module: str) -> None:
+    top = {id(node) for node in ast.walk(TREES[module]) if isinstance(node, ast.Module) for node in node.body}
+    inner = [
+        node.lineno
+        for node in ast.walk(TREES[module])
+        if isinstance(node, ast.Import | ast.ImportFrom) and id(node) not in top
+    ]
+    assert inner == []
+
+
+def test_modules_import_each_other_without_a_cycle() -> None:
+    TopologicalSorter({module: names - {module} for module, names in OURS.items()}).prepare()
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_foreign_library_is_imported_by_one_module_only(library: str) -> None:
+    users = {m for m, names in IMPORTS.items() if any(n.partition(".")[0] == library for n in names)}
+    assert users <= {ONLY_IN[library]}
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if tier(module) == "core"])
+def test_core_imports_no_clock_no_dice_no_disk_and_no_network(module: str) -> None:
+    assert {name.partition(".")[0] for name in IMPORTS[module]} & IMPURE == set()
