@@ -96,7 +96,7 @@ class Inode:
     atime_ns: int
     mtime_ns: int
     ctime_ns: int
-    code: Code  # of new blocks; a directory hands it to what is made in it
+    code: Code | None = None  # of new blocks; a directory hands it to what is made in it. None: the volume's
     version: int = 0  # how often a regular file was published; 0 = unborn
     rdev: int = 0
     target: bytes = b""  # of a symlink

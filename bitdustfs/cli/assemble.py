@@ -20,8 +20,7 @@ import trio
 
 from bitdustfs.cli.mount_options import MountWish, default_spool_bytes, wanted_code
 from bitdustfs.core.certificate import Identity
-from bitdustfs.core.placement import default_code
-from bitdustfs.core.report import HireReport
+from bitdustfs.core.report import PRACTICE_BANNER, HireReport
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.edges import control_server, fuse, mounts
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
@@ -43,7 +42,6 @@ from bitdustfs.engine.tree import Caller
 from bitdustfs.errors import BadFormat, Unavailable
 from bitdustfs.model import Code, NodeId, OwnerId, Supplier
 
-PRACTICE_BANNER = "practice: all suppliers are on this machine; do not keep anything here"
 # A worker that runs Python holds the interpreter's lock for this long before the loop gets it back. Every SQL
 # statement lets the lock go, so with Python's 5 ms a busy worker would slow each kernel request by as much.
 _SWITCH_S = 0.0005
@@ -108,8 +106,7 @@ async def run_mount(home: Home, wish: MountWish, ready: Ready) -> None:
                     practice=wish.settings.practice,
                 ),
             )
-            root_code = code or default_code(max(1, len(hired)))
-            node.tree.plant(root_code, Caller(uid=os.geteuid(), gid=os.getegid()))
+            node.tree.plant(None, Caller(uid=os.geteuid(), gid=os.getegid()))
             await _Mounted(home, wish, node, catalog).run(ready)
 
 

@@ -110,7 +110,7 @@ def with_json(function: F) -> F:
 
 def show_json(value: Mapping[str, object]) -> None:
     """Print one JSON object on one line."""
-    click.echo(json.dumps(value, ensure_ascii=False))
+    click.echo(json.dumps(value))
 
 
 def count(number: int, thing: str) -> str:

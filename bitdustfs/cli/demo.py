@@ -11,12 +11,12 @@ import click
 
 from bitdustfs.cli.common import Asked, with_common_options
 from bitdustfs.cli.swarm import Plan, Swarm
+from bitdustfs.core.report import PRACTICE_BANNER
 from bitdustfs.edges import mounts
 from bitdustfs.edges.config import parse_code
 from bitdustfs.edges.home import find_home
 from bitdustfs.errors import BadRequest
 
-BANNER = "practice: all suppliers are on this machine; do not keep anything here"
 _MOST = 50  # processes
 
 
@@ -109,7 +109,7 @@ def _told(asked: Asked, plan: Plan) -> list[str]:
     place = shlex.quote(plan.mountpoint)
     return [
         f"{plan.mountpoint} is mounted: a volume on {len(hired)} practice suppliers, {hired[0]} to {hired[-1]}.",
-        BANNER,
+        PRACTICE_BANNER,
         f"Any {k} of {n} suppliers restore a file. Running and not hired: {', '.join(spares) or 'none'}.",
         f"State: {asked.find_home()}, with the suppliers in demo/supplierN.",
         f"Try:   cp -a /usr/share/doc/bash {place}; {run} sync {place}",

@@ -9,7 +9,7 @@ from typing import cast
 import click
 
 from bitdustfs.cli.common import Asked, count, show_json, with_common_options, with_json
-from bitdustfs.core.report import StatusReport, SupplierReport
+from bitdustfs.core.report import PRACTICE_BANNER, StatusReport, SupplierReport
 from bitdustfs.core.units import format_size
 from bitdustfs.edges.control import ask
 from bitdustfs.model import FileState
@@ -75,7 +75,7 @@ def lines(report: StatusReport, place: str) -> list[str]:
     state = FileState(report["state"])
     shown = [f"{place}{report['path'] if report['path'] != '/' else ''}: {state.value} - {_MEANING[state]}"]
     if report["practice"]:
-        shown.append("practice: all suppliers are on this machine; do not keep anything here")
+        shown.append(PRACTICE_BANNER)
     shown.append(f"  holds      {count(report['files'], 'file')}, {format_size(report['bytes'])}")
     if report["files_local"]:
         waiting = f"{count(report['files_local'], 'file')}, {format_size(report['bytes_local'])}"

@@ -1,5 +1,7 @@
 """Blocks: sealed chunks one after another, padded, so that a supplier learns little from the length.
 
+The padding is a key stream: zeros would show where the sealed bytes end.
+
 A block is immutable and has no header: the catalog knows where each chunk lies. Padding follows Padmé (at most
 12 % more, and the length tells only O(log log) bits), capped at the capacity of a full block.
 """
@@ -69,7 +71,9 @@ def build(seal: BlockSeal, plaintexts: Sequence[bytes], *, k: int = 1) -> tuple[
             They are not part of its length, which `layout` tells.
     """
     places, length = layout([len(p) for p in plaintexts])
+    end = places[-1].offset + places[-1].length + SEAL_BYTES
     block = bytearray(-(-length // k) * k)
+    block[end:length] = seal.padding(length - end)
     for place, plaintext in zip(places, plaintexts, strict=True):
         block[place.offset : place.offset + place.length + SEAL_BYTES] = seal.seal(place.slot, plaintext)
     return block, places

@@ -7,6 +7,7 @@ says so. R and the owner's signing key are never stored; `VolumeKeys` is what a 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -99,13 +100,17 @@ def public_bytes(key: Ed25519PrivateKey) -> bytes:
 
 def owner_id(public: bytes) -> OwnerId:
     """The owner's id: SHA-256 over a label and the owner's 32-byte public key."""
-    from_label = HKDFExpand(SHA256(), 32, b"bitdustfs 1 owner id")
-    return OwnerId(from_label.derive(public))
+    return OwnerId(sha256(b"bitdustfs 1 owner id\0" + public).digest())
 
 
 def block_key(volume_key: bytes, scope: int, block_id: BlockId) -> bytes:
     """The key of one block: used for this block and for nothing else (invariant I5)."""
     return derive(volume_key, "block", scope.to_bytes(4, "big") + block_id)
+
+
+def padding_key(volume_key: bytes, scope: int, block_id: BlockId) -> bytes:
+    """The key of the bytes that fill one block up, so that they look like sealed ones."""
+    return derive(volume_key, "block padding", scope.to_bytes(4, "big") + block_id)
 
 
 def name_key(volume_key: bytes) -> bytes:

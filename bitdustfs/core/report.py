@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Final, TypedDict
+
+PRACTICE_BANNER: Final = "practice: all suppliers are on this machine; do not keep anything here"
 
 
 class SupplierReport(TypedDict):

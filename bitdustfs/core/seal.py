@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import struct
 
+from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
-from bitdustfs.core.keys import block_key
+from bitdustfs.core.keys import block_key, padding_key
 from bitdustfs.errors import SealBroken
 from bitdustfs.model import BlockId, Suite, short
 
@@ -30,11 +31,12 @@ class BlockSeal:
         scope: what shares one block key. block_id: 32 random bytes, new for every block.
     """
 
-    __slots__ = ("_block_id", "_cipher", "_scope", "_volume_id")
+    __slots__ = ("_block_id", "_cipher", "_padding_key", "_scope", "_volume_id")
 
     def __init__(self, volume_key: bytes, volume_id: bytes, scope: int, block_id: BlockId, suite: Suite) -> None:
         key = block_key(volume_key, scope, block_id)
         self._cipher = AESGCM(key) if suite is Suite.AES_256_GCM else ChaCha20Poly1305(key)
+        self._padding_key = padding_key(volume_key, scope, block_id)
         self._volume_id = volume_id
         self._scope = scope
         self._block_id = block_id
@@ -52,6 +54,10 @@ class BlockSeal:
             return self._cipher.decrypt(_nonce(slot), sealed, self._aad(slot))
         except InvalidTag as e:
             raise SealBroken(block=short(self._block_id), slot=slot) from e
+
+    def padding(self, length: int) -> bytes:
+        """Bytes that fill a block up. Without the key nobody can tell them from sealed ones."""
+        return blake3(key=self._padding_key).digest(length=length)
 
     def _aad(self, slot: int) -> bytes:
         return _AAD.pack(_MAGIC, TYPE_CHUNK, FORMAT_VERSION, self._volume_id, self._scope, self._block_id, slot)

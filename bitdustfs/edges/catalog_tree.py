@@ -87,8 +87,8 @@ class TreeTables(Store):
             inode.atime_ns,
             inode.mtime_ns,
             inode.ctime_ns,
-            inode.code.k,
-            inode.code.n,
+            inode.code.k if inode.code else 0,
+            inode.code.n if inode.code else 0,
             inode.version,
             inode.rdev,
             inode.target,
@@ -196,7 +196,7 @@ _code: Callable[[int, int], Code] = lru_cache(maxsize=256)(Code)
 
 def _inode(ino: Ino, values: Sequence[Any]) -> Inode:
     mode, uid, gid, nlink, size, atime_ns, mtime_ns, ctime_ns, k, n, version, rdev, target = values
-    code = _code(k, n)
+    code = _code(k, n) if k else None
     return Inode(
         ino, mode, uid, gid, nlink, size, atime_ns, mtime_ns, ctime_ns, code, version, rdev, target
     )  # fmt: skip

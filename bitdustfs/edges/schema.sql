@@ -55,7 +55,7 @@ CREATE TABLE r_inode (
     atime_ns INTEGER NOT NULL,
     mtime_ns INTEGER NOT NULL,
     ctime_ns INTEGER NOT NULL,
-    k        INTEGER NOT NULL, -- code of new blocks: any k of n fragments restore one. 1 <= k <= n <= 255
+    k        INTEGER NOT NULL, -- code of new blocks: any k of n fragments restore one. 1 <= k <= n <= 255, or both 0: the volume's
     n        INTEGER NOT NULL,
     version  INTEGER NOT NULL, -- how often a regular file was published; 0: unborn
     rdev     INTEGER NOT NULL, -- of a device, else 0

@@ -137,10 +137,12 @@ class DiskShelf:
         with self._disk():
             path = self._path(owner, name)
             trashed = self._root / owner.hex() / _TRASH / name.hex()
+            if not path.exists():
+                return False
+            self._make_directory(trashed.parent)
             with self._lock:
-                if not path.exists():
+                if not path.exists():  # somebody else was quicker
                     return False
-                self._make_directory(trashed.parent)
                 replaced = _length_of(trashed.stat().st_size) if trashed.exists() else None
                 os.utime(path, (now_s, now_s))
                 os.rename(path, trashed)

@@ -186,7 +186,7 @@ class Frozen:
     size: int
     mtime_ns: int
     ctime_ns: int
-    code: Code
+    code: Code | None  # of its inode; None: the volume's
     extents: Extents
     inline: bytes | None
     changed: tuple[int, ...]  # indexes of the chunks that differ from the published version
@@ -201,7 +201,7 @@ class Frozen:
         return FrozenChunk(index, end - start, tuple(self.extents.pieces(start, end)))
 
 
-def freeze(life: FileLife, code: Code) -> Frozen:
+def freeze(life: FileLife, code: Code | None) -> Frozen:
     """Take the version of this moment. The life keeps it as `frozen` until it is published or given up."""
     assert life.frozen is None and not life.going_ahead
     life.freezes += 1

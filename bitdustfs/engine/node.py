@@ -97,10 +97,10 @@ class Node:
     async def running(self) -> AsyncIterator[Node]:
         """Run all services; at the end commit what they left."""
         dropped = self.tree.lives.start()
+        await self.journal.durable()  # what the sweep removes must not be needed by an older commit
         swept = self.files.sweep()
         if dropped or swept:
             _log.info("dropped %d deleted files and %d spool files of a process that died", dropped, swept)
-        self.journal.commit()
         async with AsyncExitStack() as stack:
             nursery = await stack.enter_async_context(trio.open_nursery())
             stack.callback(nursery.cancel_scope.cancel)

@@ -51,7 +51,7 @@ class Tree:
         self._wall = wall
         self.lives = Lives(catalog, journal, files)
 
-    def plant(self, code: Code, owner: Caller, *, mode: int = 0o755) -> None:
+    def plant(self, code: Code | None, owner: Caller, *, mode: int = 0o755) -> None:
         """Make the root of a new volume; nothing if it is there."""
         if self._catalog.inode(ROOT_INO) is not None:
             return

@@ -114,6 +114,10 @@ class Uploads:
                 self._nursery = None
                 nursery.cancel_scope.cancel()
 
+    def hired(self) -> int:
+        """How many suppliers there are."""
+        return len(self._catalog.suppliers())
+
     def answering(self) -> int:
         """How many suppliers could take a fragment now."""
         return len(self.candidates())

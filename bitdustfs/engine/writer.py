@@ -59,6 +59,7 @@ class _Version:
     refs: dict[int, ChunkNo]
     waiting: int = 0
     failed: bool = False
+    known: set[ChunkNo] = field(default_factory=set)  # refs that were not sent, because they were placed before
 
 
 @dataclass(slots=True, eq=False)
@@ -112,7 +113,7 @@ class Writer:
         """The code of new blocks: the volume's, or the one for the number of hired suppliers."""
         if self._code is not None:
             return self._code
-        hired = len(self._catalog.suppliers())
+        hired = self._uploads.hired()
         return placement.default_code(hired) if hired else None
 
     async def flush(self) -> None:
@@ -143,14 +144,13 @@ class Writer:
 
     def _find_jobs(self) -> list[_Job]:
         lives = self._files.dirty_lives()
-        code = self.code()
-        if not lives or code is None or self._uploads.answering() < code.k:
-            return []
+        answering = self._uploads.answering() if lives else 0
         now = trio.current_time()
         enough = sum(life.dirty_bytes for life in lives) >= FREEZE_BYTES
         jobs: list[_Job] = []
         for life in sorted(lives, key=lambda each: each.dirty_at):
-            if life.frozen is not None:
+            code = self._code_of(life)
+            if life.frozen is not None or code is None or answering < code.k:
                 continue
             age = now - life.dirty_at
             quiet = enough and life.opens <= 0 and age >= QUIET_S
@@ -160,6 +160,10 @@ class Writer:
             elif life.inline is None and life.extents.dirty_bytes() >= FREEZE_BYTES:
                 jobs += self._stream(life, code)
         return jobs
+
+    def _code_of(self, life: FileLife) -> Code | None:
+        inode = self._catalog.inode(life.ino)
+        return (inode.code if inode else None) or self.code()
 
     def _freeze(self, life: FileLife, code: Code) -> list[_Job]:
         frozen = self._files.freeze(life)
@@ -269,6 +273,8 @@ class Writer:
             row = self._catalog.chunk_by_fingerprint(job.print) if self._deduplicate else None
             if row is not None and row.length == len(job.plaintext):
                 if self._is_well_placed(row, job.code):
+                    if job.version is not None:
+                        job.version.known.add(row.chunk)
                     self._done(job, row.chunk)
                     continue
                 old[job.print] = row
@@ -337,25 +343,25 @@ class Writer:
                     self._finish(job.version)
 
     def _finish(self, version: _Version) -> None:
-        if not version.failed and self._still_placed(version.refs.values()):
+        if not version.failed and self._still_placed(version):
             self._publish(version)
             return
         self._files.thaw(version.frozen)
         version.frozen.life.dirty_at = trio.current_time()
 
-    def _still_placed(self, refs: Iterable[ChunkNo]) -> bool:
-        """Each chunk can be read by the fragments held now: between placing and publishing some may be lost."""
-        held: dict[int, bool] = {}
-        for ref in set(refs):
-            if ref == HOLE:
-                continue
+    def _still_placed(self, version: _Version) -> bool:
+        """Every chunk can be read, and those that were found placed still are: no await until it is published."""
+        enough: dict[tuple[int, bool], bool] = {}
+        for ref in set(version.refs.values()) - {HOLE}:
             row = self._catalog.chunk(ref)
             block = self._catalog.block(row.block) if row else None
             if row is None or block is None:
                 return False
-            if row.block not in held:
-                held[row.block] = self._catalog.held(row.block) >= block.code.k
-            if not held[row.block]:
+            known = ref in version.known
+            if (row.block, known) not in enough:
+                need = block.code.quorum if known else block.code.k
+                enough[row.block, known] = self._catalog.held(row.block) >= need
+            if not enough[row.block, known]:
                 return False
         return True
 

@@ -72,7 +72,7 @@ class World:
                 secrets=VolumeSecrets(b"v" * 32),
                 options=self._options,
             )
-            self.node.tree.plant(self._options.code or Code(1, 1), CALLER)
+            self.node.tree.plant(None, CALLER)
             async with self.node.running():
                 while len(self.node.suppliers.online()) < self._count:
                     await self.node.suppliers.wait_for_change()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.attributes import Attributes
@@ -24,6 +24,17 @@ class _Nowhere:
         return
 
 
+class _Files(Files):
+    """Files where something else can happen while one is settled."""
+
+    meanwhile: Callable[[], None] | None = None
+
+    async def settle(self, ino: Ino) -> None:
+        await super().settle(ino)
+        if self.meanwhile is not None:
+            self.meanwhile()
+
+
 class Names:
     """Tree and attributes over a catalog in memory. `restart` keeps the catalog, as a new process would find it."""
 
@@ -31,7 +42,6 @@ class Names:
         self.catalog = SqliteCatalog(":memory:")
         self.spool = MemorySpool()
         self.wall = FakeWall(step_ns=1)
-        self.settled: list[Ino] = []
         self._start()
         self.tree.plant(Code(3, 5), Caller(uid=0, gid=0))
 
@@ -43,7 +53,7 @@ class Names:
 
     def _start(self) -> None:
         self.journal = Journal(self.catalog)
-        self.files = Files(self.catalog, self.spool, self.journal, self.wall, _Nowhere(), spool_limit=1 << 20)
+        self.files = _Files(self.catalog, self.spool, self.journal, self.wall, _Nowhere(), spool_limit=1 << 20)
         self.tree = Tree(self.catalog, self.journal, self.files, self.wall)
         self.files.on_published = self.tree.published
         self.attributes = Attributes(self.catalog, self.journal, self.files, self.wall)

@@ -55,6 +55,16 @@ async def test_one_time_can_be_set_without_the_other(names: Names) -> None:
     assert (names.at(file).atime_ns, names.at(file).mtime_ns) == (3, before.mtime_ns)
 
 
+async def test_time_set_on_a_changed_file_belongs_to_its_next_version(names: Names) -> None:
+    file = names.published(b"f")
+    published = names.catalog.inode(file)
+    await names.files.write(file, 0, b"x")
+    await names.attributes.set(file, Changes(mtime_ns=4))
+    still = names.catalog.inode(file)
+    assert published is not None and still is not None
+    assert still.mtime_ns == published.mtime_ns and names.at(file).mtime_ns == 4
+
+
 async def test_times_survive_a_restart(names: Names) -> None:
     file = names.file(b"f")
     await names.files.write(file, 0, b"x")

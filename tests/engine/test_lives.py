@@ -198,12 +198,13 @@ async def test_replaced_name_keeps_its_own_past_rather_than_the_movers(names: Na
     assert not names.exists(past_of_f)
 
 
-async def test_exchange_takes_superseded_files_along(names: Names) -> None:
+@pytest.mark.parametrize(("one", "other"), [(b"f", b"g"), (b"g", b"f")])
+async def test_exchange_takes_superseded_files_along(names: Names, one: bytes, other: bytes) -> None:
     old = names.published(b"f")
     names.published(b"g")
     names.file(b"tmp")
     await names.move(b"tmp", b"f")
-    await names.move(b"f", b"g", EXCHANGE)
+    await names.move(one, other, EXCHANGE)
     assert names.superseded(b"g") == old and names.superseded(b"f") == NO_INO
 
 

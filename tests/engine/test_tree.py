@@ -336,6 +336,22 @@ async def test_bytes_are_durable_before_the_name_that_replaces(names: Names) -> 
     assert names.spool.read(new, 0, 20_000) == b"x" * 20_000
 
 
+async def test_rename_sees_what_happened_while_bytes_became_durable(names: Names) -> None:
+    names.file(b"new")
+    names.file(b"old")
+    names.files.meanwhile = lambda: names.tree.unlink(ROOT_INO, b"new")
+    assert await rename_code(names, b"new", b"old") == errno.ENOENT
+    assert names.listed() == [b"old"]
+
+
+async def test_rename_keeps_its_place_when_the_target_goes_meanwhile(names: Names) -> None:
+    new = names.file(b"new")
+    names.file(b"old")
+    names.files.meanwhile = lambda: names.tree.unlink(ROOT_INO, b"old")
+    await names.move(b"new", b"old")
+    assert names.ino(b"old") == new and names.at(ROOT_INO).size == 1
+
+
 async def test_failed_rename_changes_nothing(names: Names) -> None:
     names.file(b"f", names.folder(b"full"))
     names.folder(b"d")

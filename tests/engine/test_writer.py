@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import trio
@@ -211,10 +212,27 @@ async def test_full_spool_makes_a_write_wait_for_uploads(autojump_clock: MockClo
         assert got == content
 
 
-async def test_code_of_new_blocks_follows_the_inode_and_the_number_of_suppliers(autojump_clock: MockClock) -> None:
+async def test_code_of_new_blocks_is_the_inodes_or_the_volumes(autojump_clock: MockClock) -> None:
     volume = Volume(suppliers=7, code=Code(2, 4))
+    async with volume.running():
+        plain, special = volume.create(), volume.create()
+        inode = volume.catalog.inode(special)
+        assert inode is not None
+        volume.catalog.put_inode(replace(inode, code=Code(3, 6)))
+        for ino in (plain, special):
+            await volume.files.write(ino, 0, DICE.randbytes(100_000))
+            volume.files.close(ino)
+        await volume.flush()
+        codes = [volume.catalog.block(volume.catalog.blocks_of(ino)[0]) for ino in (plain, special)]
+        assert [block.code for block in codes if block] == [Code(2, 4), Code(3, 6)]
+
+
+async def test_code_of_new_blocks_goes_by_the_number_of_suppliers_if_nobody_chose_one(
+    autojump_clock: MockClock,
+) -> None:
+    volume = Volume(suppliers=6, code=None)
     async with volume.running():
         ino = await volume.write_all(CONTENT)
         await volume.flush()
         block = volume.catalog.block(volume.catalog.blocks_of(ino)[0])
-        assert block is not None and block.code == Code(2, 4)
+        assert block is not None and block.code == Code(2, 6)

@@ -27,7 +27,7 @@ CODE = Code(3, 5)
 class Volume:
     """The customer's engine over in-memory suppliers. `crash` and `restart` keep catalog and spool."""
 
-    def __init__(self, *, suppliers: int = 5, spool_limit: int = 64 << 20, code: Code = CODE) -> None:
+    def __init__(self, *, suppliers: int = 5, spool_limit: int = 64 << 20, code: Code | None = CODE) -> None:
         self.catalog = SqliteCatalog(":memory:")
         self.spool = MemorySpool()
         self.remote = MemorySuppliers(suppliers)
@@ -81,7 +81,7 @@ class Volume:
     def create(self) -> Ino:
         """Make an empty regular file and open it."""
         ino = self.catalog.new_ino()
-        inode = Inode(ino, 0o100644, 0, 0, 1, 0, 0, 1, 1, self.code)
+        inode = Inode(ino, 0o100644, 0, 0, 1, 0, 0, 1, 1)
         with self.journal.operation():
             self.catalog.put_inode(inode)
             self.files.created(inode)

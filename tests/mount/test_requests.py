@@ -46,6 +46,12 @@ def read_code(mount: Standin, fault: str) -> int | None:
     return read_error(path)
 
 
+def inodes(mount: Standin) -> int:
+    """How many inodes there are, with the root."""
+    space = os.statvfs(mount.path)
+    return space.f_files - space.f_ffree
+
+
 def assert_serves(mount: Standin) -> None:
     (mount.path / "good").write_bytes(b"good")
     assert (mount.path / "good").read_bytes() == b"good"
@@ -134,6 +140,29 @@ def test_unmounting_ends_the_process(own: Standin) -> None:
     assert own.process.wait(30) == 0
 
 
+def test_deleted_file_is_dropped_when_it_is_closed(own: Standin) -> None:
+    descriptor = os.open(own.path / "f", os.O_CREAT | os.O_WRONLY)
+    assert inodes(own) == 2
+    (own.path / "f").unlink()
+    assert os.fstat(descriptor).st_nlink == 0
+    os.close(descriptor)
+    while inodes(own) > 1:  # the kernel tells us later
+        pass
+
+
+def test_file_known_only_from_a_listing_stays_while_the_kernel_needs_it(own: Standin) -> None:
+    (own.path / "f").write_bytes(b"x")
+    assert own.stop() == 0
+    own.start()
+    assert os.listdir(own.path) == ["f"]
+    descriptor = os.open(own.path / "f", os.O_PATH)
+    (own.path / "f").unlink()
+    assert os.fstat(descriptor).st_size == 1
+    os.close(descriptor)
+    while inodes(own) > 1:  # the kernel tells us later
+        pass
+
+
 def test_deleted_open_file_is_dropped_when_the_mount_ends(own: Standin) -> None:
     descriptor = os.open(own.path / "f", os.O_CREAT | os.O_WRONLY)
     os.write(descriptor, b"x" * 50_000)
@@ -143,7 +172,7 @@ def test_deleted_open_file_is_dropped_when_the_mount_ends(own: Standin) -> None:
         os.close(descriptor)
     own.start()
     assert os.listdir(own.path) == []
-    assert os.statvfs(own.path).f_files - os.statvfs(own.path).f_ffree == 1
+    assert inodes(own) == 1
 
 
 def test_names_and_bytes_are_there_after_a_restart(own: Standin) -> None:

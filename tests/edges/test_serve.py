@@ -1,0 +1,128 @@
+"""A supplier as it is served, over TLS and a real disk, and a customer who uses it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from bitdustfs.core import fragment, wire
+from bitdustfs.edges.contracts_disk import DiskContracts
+from bitdustfs.edges.shelf_disk import DiskShelf
+from bitdustfs.edges.system import SystemEntropy, SystemWall, ThreadCrunch
+from bitdustfs.edges.tls import TlsDialer, TlsListener, listening
+from bitdustfs.engine.keeper import Keeper
+from bitdustfs.engine.peer import Peer
+from bitdustfs.engine.reception import Reception
+from bitdustfs.engine.suppliers import Suppliers
+from bitdustfs.errors import PeerGone, PeerRefused
+from bitdustfs.model import FragmentName, SupplierNo
+from bitdustfs.testing.swarm import make_identity
+
+SUPPLIER = make_identity("supplier")
+CUSTOMER = make_identity("customer")
+STRANGER = make_identity("stranger")
+NAME = FragmentName(b"n" * 32)
+CONTENT = bytes(i % 255 for i in range(1_500_000))
+ROOT = fragment.root(CONTENT)
+S1 = SupplierNo(1)
+
+
+@asynccontextmanager
+async def served(tmp_path: Path) -> AsyncIterator[TlsListener]:
+    DiskShelf.create(tmp_path / "shelf")
+    keeper = Keeper(
+        SUPPLIER,
+        DiskShelf(tmp_path / "shelf", floor_bytes=0),
+        DiskContracts(tmp_path / "contracts"),
+        allowed={CUSTOMER.owner: 1 << 24},
+        crunch=ThreadCrunch(),
+        wall=SystemWall(),
+    )
+    reception = Reception(SUPPLIER, keeper, knows=keeper.has_contract)
+    with trio.fail_after(60):
+        async with listening("127.0.0.1:0", SUPPLIER.key) as listener, trio.open_nursery() as nursery:
+            nursery.start_soon(reception.run, listener)
+            yield listener
+            nursery.cancel_scope.cancel()
+
+
+def customer_side() -> Suppliers:
+    return Suppliers(CUSTOMER, TlsDialer(CUSTOMER.key), (), entropy=SystemEntropy(), wall=SystemWall())
+
+
+async def test_fragment_survives_a_restart_of_its_supplier(tmp_path: Path) -> None:
+    async with served(tmp_path) as listener:
+        side = customer_side()
+        row = replace(await side.hire(listener.address, SUPPLIER.node, 1 << 23), supplier=S1)
+        async with trio.open_nursery() as nursery:
+            side.add(row)
+            nursery.start_soon(side.run)
+            while not side.online():
+                await side.wait_for_change()
+            await side.put(S1, NAME, ROOT, CONTENT)
+            nursery.cancel_scope.cancel()
+    async with served(tmp_path) as listener:
+        side = customer_side()
+        async with trio.open_nursery() as nursery:
+            side.add(replace(row, address=listener.address))
+            nursery.start_soon(side.run)
+            while not side.online():
+                await side.wait_for_change()
+            leaves = await side.get(S1, NAME, 0, 92, hashes=True)
+            nursery.cancel_scope.cancel()
+    assert leaves.content == CONTENT
+    assert fragment.root_of(leaves.hashes, leaves.length) == ROOT
+
+
+async def test_stranger_is_refused_over_tls(tmp_path: Path) -> None:
+    async with served(tmp_path) as listener, trio.open_nursery() as nursery:
+        peer = Peer(await TlsDialer(STRANGER.key).dial(listener.address, SUPPLIER.node), STRANGER)
+        await peer.greet()
+        nursery.start_soon(peer.run)
+        with pytest.raises(PeerRefused):
+            await peer.request(wire.Put(NAME, ROOT, len(CONTENT), 1, 0), wire.Done, CONTENT)
+        with pytest.raises(PeerRefused):
+            await peer.request(wire.Get(NAME, 0, 1, False), wire.Found)
+        with pytest.raises(PeerRefused):
+            await peer.request(wire.Delete((NAME,), 1, 0), wire.Deleted)
+        nursery.cancel_scope.cancel()
+
+
+async def test_certificate_of_another_node_is_refused_over_tls(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The customer's certificate in the mouth of a stranger: the key that TLS proved is not the one it names."""
+    async with served(tmp_path) as listener:
+        link = await TlsDialer(STRANGER.key).dial(listener.address, SUPPLIER.node)
+        await link.send_all(wire.encode(0, wire.Hello(1, CUSTOMER.certificate.raw, (), "")))
+        try:
+            while await link.receive_some(1000):
+                pass
+        except PeerGone:
+            pass
+        await link.aclose()
+        while not caplog.records:
+            await trio.sleep(0.01)
+    lines = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert len(lines) == 1
+    assert "another node's" in lines[0]
+
+
+async def test_plaintext_of_an_http_client_is_refused_and_service_goes_on(tmp_path: Path) -> None:
+    async with served(tmp_path) as listener:
+        host, _, port = listener.address.rpartition(":")
+        stream = await trio.open_tcp_stream(host, int(port))
+        await stream.send_all(b"GET / HTTP/1.1\r\n\r\n")
+        try:
+            while await stream.receive_some():
+                pass
+        except trio.BrokenResourceError:
+            pass
+        await stream.aclose()
+        await customer_side().hire(listener.address, SUPPLIER.node, 1 << 20)
