@@ -87,17 +87,15 @@ def map_runs(refs: Mapping[int, ChunkNo], *, published: int, count: int) -> Iter
 
 
 class Extents:
-    """The extents of one file.
+    """The extents of one file."""
 
-    `touched` is the range of starts in which rows changed since `clean_slate`: what has to be stored again.
-    """
-
-    __slots__ = ("_items", "_starts", "touched")
+    __slots__ = ("_dirty_bytes", "_items", "_starts", "_touched")
 
     def __init__(self, extents: Iterable[Extent] = ()) -> None:
         self._items: list[Extent] = sorted(extents, key=lambda e: e.start)
         self._starts: list[int] = [e.start for e in self._items]
-        self.touched: tuple[int, int] | None = None
+        self._dirty_bytes = sum(e.end - e.start for e in self._items if e.hold is Hold.DIRTY)
+        self._touched: set[int] = set()  # chunks in which a row began or begins that changed
 
     def __iter__(self) -> Iterator[Extent]:
         return iter(self._items)
@@ -107,7 +105,19 @@ class Extents:
 
     def clean_slate(self) -> None:
         """Forget what was touched: it has been stored."""
-        self.touched = None
+        self._touched.clear()
+
+    @property
+    def touched(self) -> list[tuple[int, int]]:
+        """Ranges of starts in which rows changed since `clean_slate`, in order: what has to be stored again."""
+        windows: list[tuple[int, int]] = []
+        for index in sorted(self._touched):
+            start, end = index * CHUNK_BYTES, (index + 1) * CHUNK_BYTES
+            if windows and windows[-1][1] == start:
+                windows[-1] = (windows[-1][0], end)
+            else:
+                windows.append((start, end))
+        return windows
 
     def between(self, start: int, end: int) -> Sequence[Extent]:
         """The extents that touch [start, end), whole."""
@@ -134,6 +144,8 @@ class Extents:
         if extent.start >= extent.end:
             return []
         garbage = [r for r in self.cut(extent.start, extent.end) if not _refers(extent, r)]
+        if extent.hold is Hold.DIRTY:
+            self._dirty_bytes += extent.end - extent.start
         place = bisect_right(self._starts, extent.start)
         low, high = place, place
         if place > 0 and _joins(self._items[place - 1], extent):
@@ -142,7 +154,8 @@ class Extents:
         if place < len(self._items) and _joins(extent, self._items[place]):
             high += 1
             extent = _join(extent, self._items[place])
-        self._touch(extent.start, extent.end)
+        self._touch(self._starts[low:high])
+        self._touch((extent.start,))
         self._items[low:high] = [extent]
         self._starts[low:high] = [extent.start]
         return garbage
@@ -153,19 +166,18 @@ class Extents:
         if low == high:
             return []
         first, last = self._items[low], self._items[high - 1]
-        garbage = [
-            Region(c.at, c.end - c.start)
-            for c in (clip(e, start, end) for e in self._items[low:high])
-            if c.hold is not Hold.ZERO
-        ]
+        taken = [clip(e, start, end) for e in self._items[low:high]]
+        garbage = [Region(e.at, e.end - e.start) for e in taken if e.hold is not Hold.ZERO]
+        self._dirty_bytes -= sum(e.end - e.start for e in taken if e.hold is Hold.DIRTY)
         kept = []
         if first.start < start:
             kept.append(clip(first, first.start, start))
         if last.end > end:
             kept.append(clip(last, end, last.end))
-        self._touch(first.start, last.end)
+        self._touch(self._starts[low:high])
         self._items[low:high] = kept
         self._starts[low:high] = [e.start for e in kept]
+        self._touch(self._starts[low : low + len(kept)])
         return garbage
 
     def is_clean(self, start: int, end: int) -> bool:
@@ -174,7 +186,7 @@ class Extents:
 
     def dirty_bytes(self) -> int:
         """Bytes in the spool that no published version has."""
-        return sum(e.end - e.start for e in self._items if e.hold is Hold.DIRTY)
+        return self._dirty_bytes
 
     def dirty_chunks(self) -> list[int]:
         """Indexes of the chunks with a dirty byte, in order, each once."""
@@ -199,9 +211,8 @@ class Extents:
             high += 1
         return low, high
 
-    def _touch(self, start: int, end: int) -> None:
-        low, high = self.touched or (start, end)
-        self.touched = (min(low, start), max(high, end))
+    def _touch(self, starts: Iterable[int]) -> None:
+        self._touched.update(start // CHUNK_BYTES for start in starts)
 
 
 def clip(extent: Extent, start: int, end: int) -> Extent:

@@ -50,6 +50,7 @@ class FileLife:
     patience_s: float = 0.0  # how long a change waits before it is uploaded; grows while the file is hot
     placed_ahead: dict[int, ChunkNo] = field(default_factory=dict)  # chunks of the next version, placed already
     going_ahead: dict[int, object] = field(default_factory=dict)  # chunk index -> token of its upload
+    stream_at: float = 0.0  # trio time before which no more chunks are taken ahead
     last_chunk: int = -1  # written last: may be written again at once
     next_offset: int = 0  # where a sequential reader reads next
     run_bytes: int = 0  # how long it has been sequential

@@ -109,11 +109,10 @@ class FileTable:
                 since = life.dirty_since_ns if life.dirty else 0
                 row = LocalFile(ino, life.size, life.mtime_ns, life.ctime_ns, life.spool_end, since)
                 self._catalog.put_local_file(row)
-            if life.extents.touched is not None:
-                start, end = life.extents.touched
+            for start, end in life.extents.touched:
                 rows = [e for e in life.extents.between(start, end) if e.start >= start]
                 self._catalog.replace_extents(ino, rows, start=start, end=end)
-                life.extents.clean_slate()
+            life.extents.clean_slate()
             if life.inline is not life.stored_inline:
                 self.inline_bytes += len(life.inline or b"") - len(life.stored_inline or b"")
                 if life.inline is None:

@@ -27,12 +27,7 @@ from bitdustfs.core.certificate import Certificate, Identity
 from bitdustfs.core.hello import check_hello, make_hello
 from bitdustfs.engine.budget import Memory
 from bitdustfs.engine.handler import Handler, RefuseAll, error_of
-from bitdustfs.errors import (
-    BitdustError,
-    PeerError,
-    PeerGone,
-    ProtocolViolation,
-)
+from bitdustfs.errors import BitdustError, PeerError, PeerGone, ProtocolViolation
 from bitdustfs.model import NodeId, OwnerId, short
 from bitdustfs.ports import Link
 

@@ -47,6 +47,7 @@ QUIET_S = 0.2  # a file just closed is often renamed or stamped next; no use in 
 HOT_MOST_S = 300.0  # a file that changes all the time is uploaded at least this often
 WINDOW = 4  # (tune) blocks on their way to W: enough to hide latency, few enough for memory
 STREAM_CHUNKS = 16 * BLOCK_CHUNKS  # of one file on their way ahead of its version, or waiting for the window
+STREAM_EVERY_S = 0.1  # looking through the extents of a file takes time if there are many
 _TICK_S = 0.25
 _log = logging.getLogger(__name__)
 
@@ -157,7 +158,8 @@ class Writer:
             if self._hurry or quiet or age >= max(FREEZE_AFTER_S, life.patience_s):
                 if not life.going_ahead:
                     jobs += self._freeze(life, code)
-            elif life.inline is None and life.extents.dirty_bytes() >= FREEZE_BYTES:
+            elif life.inline is None and life.extents.dirty_bytes() >= FREEZE_BYTES and now >= life.stream_at:
+                life.stream_at = now + STREAM_EVERY_S
                 jobs += self._stream(life, code)
         return jobs
 

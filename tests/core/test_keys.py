@@ -59,7 +59,7 @@ def test_keys_of_a_known_secret_never_change() -> None:
     assert volume.volume.hex() == "1b5af8ad30b1957440188ae03803369c6ac4720e1bc6a575c74110dfdf6c0e30"
     assert volume.record.hex() == "50376ad6ac761797fc4390c23d02205b4d6ff3d455fcb1146d26bc613b0232fc"
     assert public.hex() == "8b43159ea8181fefd565d5f047655b8d6e6d99b431875c9204d895b2a546b1c5"
-    assert keys.owner_id(public).hex() == "99a974631c449fdd1d05ec7950ecc88f73a10d4a08ea623852b9b999bc03e634"
+    assert keys.owner_id(public).hex() == "5b888e79be7055249d61a675ea1ef03c39cdb0db536d6feb57213f90df17740a"
 
 
 def test_keys_below_a_known_volume_key_never_change() -> None:

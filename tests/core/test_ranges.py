@@ -70,13 +70,11 @@ class Run:
 
     def store(self) -> None:
         """Store what was touched, as the catalog does."""
-        if self.extents.touched is None:
-            return
-        low, high = self.extents.touched
-        self.rows = {at: row for at, row in self.rows.items() if not low <= at < high}
-        fresh = [extent for extent in self.extents.between(low, high) if extent.start >= low]
-        assert not self.rows.keys() & {extent.start for extent in fresh}
-        self.rows |= {extent.start: extent for extent in fresh}
+        for low, high in self.extents.touched:
+            self.rows = {at: row for at, row in self.rows.items() if not low <= at < high}
+            fresh = [extent for extent in self.extents.between(low, high) if extent.start >= low]
+            assert not self.rows.keys() & {extent.start for extent in fresh}
+            self.rows |= {extent.start: extent for extent in fresh}
         self.extents.clean_slate()
 
     def give_back(self, regions: Iterable[Region]) -> None:
@@ -145,7 +143,7 @@ def test_rows_that_were_stored_make_equal_extents(steps: list[tuple[str, tuple[i
     run = run_of(steps)
     again = Extents(reversed(list(run.extents)))
     assert list(again) == list(run.extents)
-    assert again.touched is None
+    assert again.touched == []
 
 
 @given(steps, ranges)
@@ -204,5 +202,5 @@ def test_empty_ranges_change_nothing() -> None:
     assert extents.lay(Extent(5, 5, 99, Hold.DIRTY)) == []
     assert extents.cut(5, 5) == []
     assert list(extents.pieces(5, 5)) == []
-    assert extents.touched is None
+    assert extents.touched == []
     assert len(extents) == 1
