@@ -189,6 +189,13 @@ class SpoolFull(BitdustError):
     text = "the spool is full: {used} of {limit} bytes hold data that is not at the suppliers yet"
 
 
+class ContractsFull(BitdustError):
+    """The spool has no room, because the suppliers that answer take nothing more."""
+
+    kind = Kind.QUOTA
+    text = "the contracts with the suppliers are full, and {used} bytes wait here for room: hire more space"
+
+
 class DiskFull(BitdustError):
     """The disk under the state directory is full."""
 

@@ -170,7 +170,7 @@ class _Mounted:
         return lines
 
     async def _status(self, args: Args, _report: control_server.Report) -> Mapping[str, object]:
-        return {**self._node.status(args.get("path"))}
+        return {**await self._node.status(args.get("path"))}
 
     async def _sync(self, args: Args, report: control_server.Report) -> Mapping[str, object]:
         return {**await self._node.sync(report, args.get("timeout"))}

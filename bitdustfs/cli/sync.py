@@ -70,7 +70,7 @@ def exit_code(report: SyncReport) -> int:
     state = FileState(report["state"])
     if state is FileState.LOST:
         return STATE_EXIT[state]
-    complete = state in (FileState.SAFE, FileState.PLACED) and not report["missing"]
+    complete = state in (FileState.SAFE, FileState.PLACED) and not report["missing_fragments"]
     return 0 if complete else EXIT_INCOMPLETE
 
 
@@ -81,6 +81,8 @@ def sentence(report: SyncReport) -> str:
     words = [f"Ended as {report['state']}"]
     if report["files_local"]:
         words.append(f"{count(report['files_local'], 'file')} ({format_size(report['bytes_local'])}) only here")
+    if report["missing_fragments"]:
+        words.append(f"{count(report['missing_fragments'], 'fragment')} missing")
     if report["missing"]:
         words.append(f"no answer from {', '.join(report['missing'])}")
     return "; ".join(words) + "."

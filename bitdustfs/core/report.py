@@ -57,6 +57,7 @@ class SyncReport(TypedDict):
 
     state: str
     missing: list[str]  # labels of the suppliers that fragments still wait for
+    missing_fragments: int  # that no supplier holds
     files_local: int
     bytes_local: int
 

@@ -43,7 +43,8 @@ from bitdustfs.model import ROOT_INO, Cookie, Ino, Inode, Space
 
 KERNEL_CACHE_S = 300  # how long the kernel may keep names and attributes; see above why it could be for ever
 BLOCK_BYTES = 4096  # unit of statfs
-IO_BYTES = 128 * 1024  # st_blksize: the buffer of cp and of stdio
+READ_BYTES = 128 * 1024  # (tune) st_blksize, the buffer of many readers: with read-ahead still within one chunk
+WRITE_BYTES = 512 * 1024  # (tune) st_blksize of an empty file, the buffer of who fills it: cp takes half the time
 FREE_NAMES = 1 << 30  # statfs: there is no limit, but 0 would read as full
 LISTING_PAGE = 24  # entries of one directory reply of 4 KiB; larger replies take several pages
 IDLE_TASKS = 8  # (tune) kept waiting for requests: starting one for each costs more than the answer
@@ -330,7 +331,7 @@ def _entry(inode: Inode) -> Entry:
     entry.st_rdev = inode.rdev
     entry.st_size = inode.size
     entry.st_blocks = -(-inode.size // _STAT_BLOCK_BYTES) if stat.S_ISREG(inode.mode) else 0
-    entry.st_blksize = IO_BYTES
+    entry.st_blksize = READ_BYTES if inode.size else WRITE_BYTES
     entry.st_atime_ns = inode.atime_ns
     entry.st_mtime_ns = inode.mtime_ns
     entry.st_ctime_ns = inode.ctime_ns

@@ -228,14 +228,20 @@ class DiskShelf:
             raise NotFound(what=f"fragment {path.name[:8]} is not on the shelf") from error
 
     def _has(self, path: Path, root: Root) -> bool:
+        """Say whether this very fragment lies there, whole. One that rotted is no fragment: it is replaced."""
         try:
             descriptor = self._open(path)
         except NotFound:
             return False
         try:
-            if _read_header(descriptor)[1] != root:
+            length, stored = _read_header(descriptor)
+            if stored != root:
                 raise AlreadyThere(what=f"another fragment is called {path.name[:8]}")
-            return True
+            content = _read(descriptor, HEADER_BYTES + HASH_BYTES * leaf_count(length), length)
+            listed = _read(descriptor, HEADER_BYTES, HASH_BYTES * leaf_count(length))
+            return listed == fragment.leaf_hashes(content) and fragment.root_of(listed, length) == root
+        except BadFormat:
+            return False
         finally:
             os.close(descriptor)
 
@@ -252,8 +258,9 @@ class DiskShelf:
     def _commit(self, owner: OwnerId, temporary: Path, final: Path, root: Root, length: int) -> None:
         with self._lock:  # two puts of one name: the second finds the first
             if not self._has(final, root):
+                rotten = _length_of(final.stat().st_size) if final.exists() else None
                 os.rename(temporary, final)
-                self._count(owner, length, 1)
+                self._count(owner, length - (rotten or 0), 1 if rotten is None else 0)
 
     def _make_directory(self, path: Path) -> None:
         if path.is_dir():

@@ -72,6 +72,7 @@ class Files:
         self._table = FileTable(catalog, journal)
         self._room = Room(spool, journal, self._table, spool_limit)
         self.changed = trio.Event()  # set when there may be work for the writer
+        self.out_of_quota: Callable[[], bool] = lambda: False  # uploads wait for more room at suppliers
         self.on_published: Callable[[Ino], None] = lambda ino: None  # in the operation that publishes it
 
     # -- what the tree asks ------------------------------------------------------------------------------
@@ -132,7 +133,17 @@ class Files:
             block = self._catalog.block(number)
             held = self._catalog.held(number)
             states.append(block_state(block.code, held, local_copy=False) if block else FileState.LOST)
-        return worst(states)
+        found = worst(states)
+        return FileState.LOCAL if found is FileState.LOST and self._is_whole_here(ino) else found
+
+    def dirty_bytes(self, ino: Ino) -> int:
+        """Bytes of a file that exist only here."""
+        life = self._table.loaded(ino)
+        return life.dirty_bytes if life is not None else 0
+
+    def unpublished_growth(self) -> int:
+        """By how many bytes the live files are larger than the published ones."""
+        return sum(life.size - life.published_size for life in self._table if life.dirty)
 
     # -- content -------------------------------------------------------------------------------------------
 
@@ -171,7 +182,7 @@ class Files:
             raise FileError(errno=errno.EFBIG, what=f"a file holds at most {MAX_FILE_BYTES} bytes")
         if not content:
             return 0
-        await self._room.wait_for(len(content), drop=self._drop_some)
+        await self._room.wait_for(len(content), drop=self._drop_some, out_of_quota=self.out_of_quota)
         # no await from here on: bytes, extents and size change together
         life = self._table.life(ino)
         now = self._wall.now_ns()
@@ -316,6 +327,12 @@ class Files:
         return len(orphans)
 
     # -- private ---------------------------------------------------------------------------------------------
+
+    def _is_whole_here(self, ino: Ino) -> bool:
+        life = self._table.life(ino)
+        whole = life.inline is not None or all(p.extent is not None for p in life.extents.pieces(0, life.size))
+        self._table.let_go(life)
+        return whole
 
     def _changed(self, life: FileLife) -> None:
         if not life.dirty:

@@ -13,27 +13,25 @@ from dataclasses import dataclass
 
 import trio
 
-from bitdustfs.core import health
 from bitdustfs.core.placement import usable_bytes
-from bitdustfs.core.report import DropReport, StatusReport, StopReport, SupplierReport, SyncProgress, SyncReport
+from bitdustfs.core.report import DropReport, StatusReport, StopReport, SyncProgress, SyncReport
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.attributes import Attributes
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.reader import Reader
 from bitdustfs.engine.rebuilder import Rebuilder
+from bitdustfs.engine.reporter import Reporter
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.tree import Tree
 from bitdustfs.engine.uploads import Uploads
 from bitdustfs.engine.writer import Writer
-from bitdustfs.errors import BadRequest
-from bitdustfs.model import ROOT_INO, Code, FileState, Ino, Inode, Space, Suite, SupplierNo
+from bitdustfs.model import Code, Space, Suite
 from bitdustfs.ports import Catalog, Crunch, Entropy, Spool, Wall
 
 SYNC_GRACE_S = 30.0  # how long `sync` waits for fragments when nothing more is acknowledged
 STOP_PATIENCE_S = 10.0  # for the last commit and the last acknowledgements at umount
 _RESTART_S = 1.0
-_TROUBLE = 20  # sentences kept for `status`
 _log = logging.getLogger(__name__)
 
 Report = Callable[[Mapping[str, object]], Awaitable[None]]
@@ -91,7 +89,17 @@ class Node:
             deduplicate=options.deduplicate,
         )
         self.rebuilder = Rebuilder(catalog, self.journal, self.reader, suppliers, self.uploads, crunch, secrets)
-        self._trouble: list[str] = []
+        self.reporter = Reporter(
+            catalog=catalog,
+            spool=spool,
+            files=self.files,
+            tree=self.tree,
+            suppliers=suppliers,
+            writer=self.writer,
+            spool_limit=options.spool_limit,
+            practice=options.practice,
+        )
+        self.files.out_of_quota = self.writer.out_of_room
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Node]:
@@ -128,12 +136,10 @@ class Node:
                 return
             except Exception:  # noqa: BLE001 - a fault in one service costs this one a second, not the mount (I12)
                 _log.exception("the service %s failed and is started again", name)
-                self.note_trouble(f"the background service '{name}' failed and was started again; see the log")
+                self.reporter.note_trouble(
+                    f"the background service '{name}' failed and was started again; see the log"
+                )
             await trio.sleep(_RESTART_S)
-
-    def note_trouble(self, sentence: str) -> None:
-        """Keep a sentence for `status`, newest first, each once."""
-        self._trouble = [sentence, *(s for s in self._trouble if s != sentence)][:_TROUBLE]
 
     # -- what the kernel's statfs gets -----------------------------------------------------------------------
 
@@ -153,45 +159,9 @@ class Node:
 
     # -- the verbs -------------------------------------------------------------------------------------------
 
-    def status(self, path: str | None = None) -> StatusReport:
+    async def status(self, path: str | None = None) -> StatusReport:
         """How safe the volume is, or what lies at `path` (from the root of the volume, "/" first)."""
-        ino = self._find(path) if path not in (None, "", "/") else None
-        online = set(self.suppliers.online())
-        files_local, bytes_local = self.files.dirty_totals()
-        used, inodes = self._catalog.file_bytes()
-        histogram = self._catalog.held_histogram()
-        missing = sum((code.n - held) * count for code, held, count in histogram if held < code.n)
-        margin = self._catalog.least_margin(online)
-        code = self.writer.code()
-        return StatusReport(
-            state=(self._state_below(ino) if ino is not None else self._state()).value,
-            path=path or "/",
-            practice=self._options.practice,
-            code=str(code) if code else "",
-            files=inodes,
-            bytes=used,
-            files_local=files_local,
-            bytes_local=bytes_local,
-            blocks=self._catalog.count_blocks(),
-            held=histogram[0][1] if histogram else 0,
-            wanted=histogram[0][0].n if histogram else 0,
-            margin=margin if margin is not None else 0,
-            missing_fragments=missing,
-            spool_bytes=self._spool.used_bytes(),
-            spool_limit_bytes=self._options.spool_limit,
-            suppliers=[
-                SupplierReport(
-                    label=row.label,
-                    node=row.node.hex(),
-                    address=row.address,
-                    answers=row.supplier in online,
-                    used_bytes=row.used_bytes,
-                    capacity_bytes=row.capacity_bytes,
-                )
-                for row in self._catalog.suppliers()
-            ],
-            trouble=self._troubles(online),
-        )
+        return await self.reporter.status(path)
 
     async def sync(self, report: Report, timeout_s: float | None) -> SyncReport:
         """Bring everything to suppliers, all n fragments of each block; return what was reached.
@@ -206,7 +176,11 @@ class Node:
                 nursery.cancel_scope.cancel()
         files_local, bytes_local = self.files.dirty_totals()
         return SyncReport(
-            state=self._state().value, missing=self._waited_for(), files_local=files_local, bytes_local=bytes_local
+            state=self.reporter.state().value,
+            missing=self._waited_for(),
+            missing_fragments=self.reporter.missing_fragments(),
+            files_local=files_local,
+            bytes_local=bytes_local,
         )
 
     async def drop_cache(self) -> DropReport:
@@ -231,9 +205,7 @@ class Node:
             while True:
                 await trio.sleep(0.05)
                 files, waiting = self.files.dirty_totals()
-                missing = sum(
-                    (code.n - held) * count for code, held, count in self._catalog.held_histogram() if held < code.n
-                )
+                missing = self.reporter.missing_fragments()
                 if not files and not missing:
                     return
                 if not nursery.child_tasks and not missing:
@@ -264,43 +236,3 @@ class Node:
             return []
         online = set(self.suppliers.online())
         return [row.label for row in self._catalog.suppliers() if row.supplier not in online]
-
-    def _state(self) -> FileState:
-        if self.files.dirty_totals()[0]:
-            return FileState.LOCAL
-        states = [
-            health.block_state(code, held, local_copy=False) for code, held, _ in self._catalog.held_histogram()
-        ]
-        return health.worst(states)
-
-    def _state_below(self, ino: Ino) -> FileState:
-        states = []
-        stack: list[Inode] = [self.files.attributes(ino)]
-        while stack:
-            inode = stack.pop()
-            if inode.is_file:
-                states.append(self.files.state(inode.ino))
-            elif inode.is_dir:
-                stack.extend(self.tree.children(inode.ino))
-        return health.worst(states)
-
-    def _find(self, path: str | None) -> Ino:
-        ino = ROOT_INO
-        for part in (path or "").strip("/").split("/"):
-            name = self._catalog.name(ino, part.encode("utf-8", "surrogateescape"))
-            if name is None:
-                raise BadRequest(what=f"{path} is not in this volume")
-            ino = name.ino
-        return ino
-
-    def _troubles(self, online: set[SupplierNo]) -> list[str]:
-        found = list(self._trouble)
-        silent = [row.label for row in self._catalog.suppliers() if row.supplier not in online]
-        code = self.writer.code()
-        if code is None:
-            found.insert(0, "no supplier is hired: everything exists only on this machine")
-        elif len(online) < code.k:
-            found.insert(0, f"{len(online)} of {code.k} needed suppliers answer: nothing new can leave this machine")
-        if silent:
-            found.append(f"no answer from {', '.join(silent)}")
-        return found

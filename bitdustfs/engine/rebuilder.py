@@ -1,24 +1,26 @@
-"""The rebuilder: complete blocks whose fragments were never all acknowledged.
+"""The rebuilder: complete blocks that lack fragments.
 
-A supplier that was away when a block was sent, or a send that broke off, leaves fragments WANTED. They are made
-again from k verified fragments, without any key, checked against the root that was recorded when the block was
-made, and sent to a supplier that holds no other fragment of that block.
+A supplier that was away when a block was sent, or a send that broke off, leaves fragments WANTED; wrong bytes leave
+one LOST. They are made again from k verified fragments, without any key, checked against the root that was recorded
+when the block was made (invariant I10), and sent to a supplier that holds no other fragment of that block. A fragment
+that its supplier lost goes back to it, once, if there is nobody else.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import trio
 
 from bitdustfs.core import erasure, fragment, placement
+from bitdustfs.core.placement import Candidate
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.reader import Reader
 from bitdustfs.engine.uploads import SEND_PATIENCE_S, FragmentSink, Uploads
 from bitdustfs.errors import BitdustError, DiskFault
-from bitdustfs.model import BlockNo, BlockRow, FragmentRow, FragmentState, Supplier, short
+from bitdustfs.model import BlockNo, BlockRow, FragmentRow, FragmentState, Supplier, SupplierNo, short
 from bitdustfs.ports import Catalog, Crunch
 
 LOOK_EVERY_S = 2.0
@@ -46,6 +48,7 @@ class Rebuilder:
         self._uploads = uploads
         self._crunch = crunch
         self._secrets = secrets
+        self._given_back: set[tuple[BlockNo, int]] = set()  # sent once more to the supplier that lost them
 
     async def run(self) -> None:
         """Look for work until cancelled."""
@@ -87,37 +90,50 @@ class Rebuilder:
         return taken
 
     def _plan(self, block: BlockRow) -> list[tuple[int, Supplier]]:
-        """Which fragment could go to whom now: to the one it was meant for, else to one without any."""
+        """Which fragment could go to whom now, at most one to each supplier."""
         rows = self._catalog.fragments(block.block)
         held = {row.index for row in rows if row.state is FragmentState.HELD}
-        busy = {row.supplier for row in rows if row.state is not FragmentState.WANTED}
         meant = {row.index: row.supplier for row in rows if row.state is FragmentState.WANTED}
+        lost = {row.index: row.supplier for row in rows if row.state is FragmentState.LOST and row.index not in held}
+        busy = {row.supplier for row in rows if row.state is not FragmentState.WANTED}
         length = erasure.fragment_length(block.length, block.code.k)
-        free = {
-            c.supplier: c
-            for c in self._uploads.candidates()
-            if c.supplier not in busy and c.free_bytes >= length and c.free_fragments > 0
-        }
+        room = {c.supplier: c for c in self._uploads.candidates() if c.free_bytes >= length and c.free_fragments > 0}
+        free = {supplier: c for supplier, c in room.items() if supplier not in busy}
         suppliers = {row.supplier: row for row in self._catalog.suppliers()}
         plan = []
         for index in (i for i in range(block.code.n) if i not in held):
-            target = meant.get(index)
-            if target not in free:
-                reserved = {s for i, s in meant.items() if i != index and i not in held}
-                others = [c for s, c in free.items() if s not in reserved]
-                choice = placement.choose(others, 1, fragment_bytes=length)
-                if not choice:
-                    continue
-                target = choice[0]
-            assert target is not None
-            del free[target]
-            plan.append((index, suppliers[target]))
+            target = self._target(block, index, meant, lost, free, room)
+            if target is not None:
+                free.pop(target, None)
+                plan.append((index, suppliers[target]))
         return plan
+
+    def _target(
+        self,
+        block: BlockRow,
+        index: int,
+        meant: Mapping[int, SupplierNo],
+        lost: Mapping[int, SupplierNo],
+        free: Mapping[SupplierNo, Candidate],
+        room: Mapping[SupplierNo, Candidate],
+    ) -> SupplierNo | None:
+        """Who gets a fragment: the one it was meant for, else one without any, else, once, the one that lost it."""
+        if meant.get(index) in free:
+            return meant[index]
+        reserved = {supplier for i, supplier in meant.items() if i != index}
+        others = placement.choose([c for s, c in free.items() if s not in reserved], 1, fragment_bytes=0)
+        if others:
+            return others[0]
+        again = (block.block, index)
+        if lost.get(index) in room and again not in self._given_back:
+            self._given_back.add(again)
+            return lost[index]
+        return None
 
     def _held(self, block: BlockRow, index: int, supplier: Supplier, length: int) -> None:
         with self._journal.operation():
             for row in self._catalog.fragments(block.block):
-                if row.index == index and row.state is FragmentState.WANTED and row.supplier != supplier.supplier:
+                if row.index == index and row.supplier != supplier.supplier:
                     self._catalog.drop_fragment(block.block, index, row.supplier)
             row = FragmentRow(block.block, index, supplier.supplier, FragmentState.HELD)
             self._catalog.put_fragment(row)

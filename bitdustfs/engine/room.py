@@ -12,7 +12,7 @@ import trio
 
 from bitdustfs.engine.filetable import FileTable
 from bitdustfs.engine.journal import Journal
-from bitdustfs.errors import SpoolFull
+from bitdustfs.errors import ContractsFull, SpoolFull
 from bitdustfs.model import Ino
 from bitdustfs.ports import Spool
 
@@ -45,13 +45,14 @@ class Room:
         self._freed.set()
         self._freed = trio.Event()
 
-    async def wait_for(self, length: int, *, drop: Callable[[int], int]) -> None:
+    async def wait_for(self, length: int, *, drop: Callable[[int], int], out_of_quota: Callable[[], bool]) -> None:
         """Return when `length` more bytes fit: drop clean bytes, then wait for uploads to make more clean.
 
         Args:
             drop: lets go of at least so many clean bytes, if there are; returns how many.
+            out_of_quota: says whether nothing becomes clean because the contracts are full.
         Raises:
-            SpoolFull: nothing became free for PATIENCE_S.
+            SpoolFull: nothing became free for PATIENCE_S. ContractsFull: the same, and that is why.
         """
         if self.has(length):
             return
@@ -66,6 +67,8 @@ class Room:
                 elif not self.has(length):
                     await freed.wait()
         if patience.cancelled_caught:
+            if out_of_quota():
+                raise ContractsFull(used=self._used())
             raise SpoolFull(used=self._used(), limit=self._limit)
 
     def _used(self) -> int:

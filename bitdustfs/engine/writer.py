@@ -27,6 +27,7 @@ from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.uploads import Shipment, Uploads
 from bitdustfs.errors import BitdustError
 from bitdustfs.model import (
+    BLOCK_BYTES,
     BLOCK_CHUNKS,
     CHUNK_BYTES,
     HOLE,
@@ -116,6 +117,16 @@ class Writer:
             return self._code
         hired = self._uploads.hired()
         return placement.default_code(hired) if hired else None
+
+    def out_of_room(self) -> bool:
+        """Enough suppliers answer, but fewer than k of them have room for a fragment of a full block."""
+        code = self.code()
+        if code is None:
+            return False
+        least = erasure.fragment_length(BLOCK_BYTES, code.k)
+        candidates = self._uploads.candidates()
+        roomy = [c for c in candidates if c.free_bytes >= least and c.free_fragments > 0]
+        return len(candidates) >= code.k > len(roomy)
 
     async def flush(self) -> None:
         """Return when everything that is dirty now is published. The caller sets the deadline."""
@@ -300,7 +311,12 @@ class Writer:
         def build() -> tuple[int, tuple[blocks.Placed, ...], tuple[bytes | memoryview, ...], tuple[Root, ...]]:
             content, places = blocks.build(seal, plaintexts, k=code.k)
             fragments = erasure.encode(content, code)
-            return blocks.layout([len(p) for p in plaintexts])[1], places, fragments, tuple(fragment.root(f) for f in fragments)
+            return (
+                blocks.layout([len(p) for p in plaintexts])[1],
+                places,
+                fragments,
+                tuple(fragment.root(f) for f in fragments),
+            )
 
         length, places, fragments, roots = await self._crunch.run(build)
         prints = [job.print for job in jobs]

@@ -104,9 +104,9 @@ class World:
         report = await self.node.sync(_say_nothing, None)
         return report["state"]
 
-    def status(self) -> StatusReport:
+    async def status(self) -> StatusReport:
         """What `status` says."""
-        return self.node.status()
+        return await self.node.status()
 
 
 async def _say_nothing(_step: object) -> None:

@@ -113,7 +113,13 @@ async def test_sync_ends_with_a_code_of_its_own_when_suppliers_are_missing(
     async def sync(args: Args, report: Report) -> Mapping[str, object]:
         asked.append(args)
         await report(SyncProgress(placed_bytes=1, total_bytes=2, blocks=1, missing=[]))
-        return {"state": state, "missing": missing, "files_local": 0, "bytes_local": 0}
+        return {
+            "state": state,
+            "missing": missing,
+            "missing_fragments": len(missing),
+            "files_local": 0,
+            "bytes_local": 0,
+        }
 
     async with served(home, {"sync": sync}):
         said = await called(call, "--home", home, "sync", "--timeout", "1m")
@@ -124,9 +130,9 @@ async def test_sync_ends_with_a_code_of_its_own_when_suppliers_are_missing(
 
 
 def test_a_sync_that_ended_early_says_what_is_only_here() -> None:
-    report = SyncReport(state="local", missing=["anna", "ben"], files_local=1, bytes_local=1024)
+    report = SyncReport(state="local", missing=["anna", "ben"], missing_fragments=2, files_local=1, bytes_local=1024)
     assert exit_code(report) == EXIT_INCOMPLETE
-    assert sentence(report) == "Ended as local; 1 file (1.00 KiB) only here; no answer from anna, ben."
+    assert sentence(report) == "Ended as local; 1 file (1.00 KiB) only here; 2 fragments missing; no answer from anna, ben."
 
 
 def test_the_progress_shows_bytes_rate_and_remaining_time() -> None:

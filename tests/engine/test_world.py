@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from bitdustfs.errors import TooFewFragments
+from bitdustfs.errors import ContractsFull, TooFewFragments
 from bitdustfs.model import Code
 from bitdustfs.testing.shelf import flipped, garbage, half, other_fragment
 from bitdustfs.testing.world import World
@@ -27,12 +27,12 @@ async def test_what_was_synced_is_read_back_without_n_minus_k_suppliers(autojump
     async with World(code=CODE).running() as world:
         await world.write("file", CONTENT)
         assert await world.sync() == "placed"
-        assert world.status()["margin"] == 2
+        assert (await world.status())["margin"] == 2
         await world.node.drop_cache()
         world.swarm.cut(1)
         world.swarm.suppliers[2].kill()
         await trio.sleep(120)
-        assert world.status()["margin"] == 0
+        assert (await world.status())["margin"] == 0
         assert await world.read("file") == CONTENT
 
 
@@ -86,7 +86,7 @@ async def test_full_contracts_keep_the_rest_here_and_say_so(
         for number in range(4):
             await world.write(f"more {number}", dice.randbytes(1_000_000))
         await trio.sleep(120)
-        status = world.status()
+        status = await world.status()
         assert status["state"] == "local"
         assert status["files_local"] > 0
         for number in range(4):
@@ -99,11 +99,11 @@ async def test_supplier_that_was_away_gets_its_fragments_when_it_is_back(autojum
         await trio.sleep(60)
         await world.write("file", CONTENT)
         await trio.sleep(60)
-        assert world.status()["held"] == 4
+        assert (await world.status())["held"] == 4
         world.swarm.suppliers[4].start()
         assert await world.sync() == "placed"
         await trio.sleep(120)
-        assert world.status()["held"] == 5
+        assert (await world.status())["held"] == 5
 
 
 async def test_statfs_counts_what_contracts_leave(autojump_clock: MockClock) -> None:
@@ -115,3 +115,57 @@ async def test_statfs_counts_what_contracts_leave(autojump_clock: MockClock) -> 
         after = world.node.space()
         assert before.free_bytes - after.free_bytes >= len(CONTENT)
         assert after.total_bytes - after.free_bytes == len(CONTENT)
+
+
+async def test_fragment_that_rotted_is_given_back_to_its_supplier(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with World(code=CODE).running() as world:
+        await world.write("file", CONTENT)
+        await world.sync()
+        await world.node.drop_cache()
+        world.swarm.suppliers[0].shelf.bend = flipped
+        assert await world.read("file") == CONTENT
+        world.swarm.suppliers[0].shelf.bend = None
+        await trio.sleep(60)
+        status = await world.status()
+        assert (status["held"], status["missing_fragments"]) == (5, 0)
+
+
+async def test_sync_says_what_is_missing_when_a_supplier_stays_away(autojump_clock: MockClock) -> None:
+    async with World(code=CODE).running() as world:
+        world.swarm.suppliers[4].kill()
+        await trio.sleep(60)
+        await world.write("file", CONTENT)
+        started = trio.current_time()
+        report = await world.node.sync(_listen, None)
+        assert (report["state"], report["missing"]) == ("placed", ["s5"])
+        assert report["missing_fragments"] > 0
+        assert trio.current_time() - started < 120
+
+
+async def _listen(_step: object) -> None:
+    return
+
+
+async def test_status_of_a_path_speaks_of_that_path_only(autojump_clock: MockClock) -> None:
+    async with World(code=CODE).running() as world:
+        await world.write("placed", CONTENT)
+        await world.sync()
+        await world.write("local", b"only here")
+        placed, local = await world.node.status("/placed"), await world.node.status("/local")
+        assert (placed["state"], placed["files"], placed["bytes"]) == ("placed", 1, len(CONTENT))
+        assert (local["state"], local["files_local"], local["bytes_local"]) == ("local", 1, 9)
+        assert (placed["held"], placed["margin"], local["blocks"]) == (5, 2, 0)
+        assert (await world.status())["bytes"] == len(CONTENT) + 9
+
+
+async def test_write_ends_with_a_quota_error_when_contracts_and_spool_are_full(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with World(code=CODE, contract_bytes=1_000_000, spool_limit=4 << 20).running() as world:
+        dice = random.Random(10)
+        with pytest.raises(ContractsFull):
+            for number in range(20):
+                await world.write(f"file {number}", dice.randbytes(1_000_000))
+        assert len(await world.read("file 0")) == 1_000_000

@@ -1,0 +1,204 @@
+"""The reporter: how safe a volume, or what lies at one path, is, in the words of `status`."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass, field
+
+import trio
+
+from bitdustfs.core import health
+from bitdustfs.core.report import StatusReport, SupplierReport
+from bitdustfs.engine.files import Files
+from bitdustfs.engine.suppliers import Suppliers
+from bitdustfs.engine.tree import Tree
+from bitdustfs.engine.writer import Writer
+from bitdustfs.errors import NotFound
+from bitdustfs.model import ROOT_INO, BlockNo, FileState, FragmentState, Ino, Inode, SupplierNo
+from bitdustfs.ports import Catalog, Spool
+
+_TROUBLE = 20  # sentences kept
+_BREATHE = 200  # inodes looked at before others get a turn
+
+
+@dataclass(slots=True)
+class _Found:
+    """Numbers of a volume or of a part of it."""
+
+    state: FileState
+    files: int = 0
+    bytes: int = 0
+    files_local: int = 0
+    bytes_local: int = 0
+    blocks: int = 0
+    held: int = 0
+    wanted: int = 0
+    margin: int | None = None
+    missing: int = 0
+    states: list[FileState] = field(default_factory=list)
+
+
+class Reporter:
+    """Answers `status`."""
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        spool: Spool,
+        files: Files,
+        tree: Tree,
+        suppliers: Suppliers,
+        writer: Writer,
+        spool_limit: int,
+        practice: bool,
+    ) -> None:
+        self._catalog = catalog
+        self._spool = spool
+        self._files = files
+        self._tree = tree
+        self._suppliers = suppliers
+        self._writer = writer
+        self._spool_limit = spool_limit
+        self._practice = practice
+        self._trouble: list[str] = []
+
+    def note_trouble(self, sentence: str) -> None:
+        """Keep a sentence for `status`, newest first, each once."""
+        self._trouble = [sentence, *(s for s in self._trouble if s != sentence)][:_TROUBLE]
+
+    def missing_fragments(self) -> int:
+        """Fragments that no supplier holds, over all blocks."""
+        return sum((code.n - held) * count for code, held, count in self._catalog.held_histogram() if held < code.n)
+
+    def state(self) -> FileState:
+        """The state of the worst file."""
+        if self._files.dirty_totals()[0]:
+            return FileState.LOCAL
+        histogram = self._catalog.held_histogram()
+        return health.worst([health.block_state(code, held, local_copy=False) for code, held, _ in histogram])
+
+    async def status(self, path: str | None) -> StatusReport:
+        """How safe the volume is, or what lies at `path` (from the root of the volume, "/" first).
+
+        Raises:
+            NotFound: nothing is at the path.
+        """
+        online = set(self._suppliers.online())
+        whole = path in (None, "", "/")
+        found = self._volume(online) if whole else await self._below(self._find(path or ""), online)
+        code = self._writer.code()
+        return StatusReport(
+            state=found.state.value,
+            path=path or "/",
+            practice=self._practice,
+            code=str(code) if code else "",
+            files=found.files,
+            bytes=found.bytes,
+            files_local=found.files_local,
+            bytes_local=found.bytes_local,
+            blocks=found.blocks,
+            held=found.held,
+            wanted=found.wanted,
+            margin=found.margin if found.margin is not None else 0,
+            missing_fragments=found.missing,
+            spool_bytes=self._spool.used_bytes(),
+            spool_limit_bytes=self._spool_limit,
+            suppliers=self._supplier_reports(online),
+            trouble=self._troubles(online),
+        )
+
+    def _volume(self, online: Set[SupplierNo]) -> _Found:
+        files_local, bytes_local = self._files.dirty_totals()
+        published, inodes = self._catalog.file_bytes()
+        histogram = self._catalog.held_histogram()
+        return _Found(
+            state=self.state(),
+            files=max(0, inodes - 1),
+            bytes=published + self._files.unpublished_growth(),
+            files_local=files_local,
+            bytes_local=bytes_local,
+            blocks=self._catalog.count_blocks(),
+            held=histogram[0][1] if histogram else 0,
+            wanted=histogram[0][0].n if histogram else 0,
+            margin=self._catalog.least_margin(online),
+            missing=self.missing_fragments(),
+        )
+
+    async def _below(self, ino: Ino, online: Set[SupplierNo]) -> _Found:
+        found = _Found(FileState.PLACED)
+        blocks: set[BlockNo] = set()
+        stack: list[Inode] = [self._tree.attributes(ino)]
+        seen = 0
+        while stack:
+            inode = stack.pop()
+            seen += 1
+            if seen % _BREATHE == 0:
+                await trio.lowlevel.checkpoint()
+            found.files += inode.ino != ino or not inode.is_dir
+            if inode.is_dir:
+                stack.extend(self._tree.children(inode.ino))
+            elif inode.is_file:
+                self._count_file(found, inode, blocks)
+        for number in blocks:
+            self._count_block(found, number, online)
+        found.state = health.worst(found.states)
+        return found
+
+    def _count_file(self, found: _Found, inode: Inode, blocks: set[BlockNo]) -> None:
+        state = self._files.state(inode.ino)
+        found.states.append(state)
+        found.bytes += inode.size
+        if state is FileState.LOCAL:
+            found.files_local += 1
+            found.bytes_local += self._files.dirty_bytes(inode.ino)
+        blocks.update(self._catalog.blocks_of(inode.ino))
+
+    def _count_block(self, found: _Found, number: BlockNo, online: Set[SupplierNo]) -> None:
+        block = self._catalog.block(number)
+        if block is None:
+            return
+        rows = [row for row in self._catalog.fragments(number) if row.state is FragmentState.HELD]
+        held = len({row.index for row in rows})
+        margin = health.margin(block.code, len({row.index for row in rows if row.supplier in online}))
+        if not found.blocks or held - block.code.n < found.held - found.wanted:
+            found.held, found.wanted = held, block.code.n
+        found.margin = margin if found.margin is None else min(margin, found.margin)
+        found.missing += max(0, block.code.n - held)
+        found.blocks += 1
+
+    def _find(self, path: str) -> Ino:
+        ino = ROOT_INO
+        for part in path.strip("/").split("/"):
+            name = self._catalog.name(ino, part.encode("utf-8", "surrogateescape"))
+            if name is None:
+                raise NotFound(what=f"{path} is not in this volume")
+            ino = name.ino
+        return ino
+
+    def _supplier_reports(self, online: Set[SupplierNo]) -> list[SupplierReport]:
+        return [
+            SupplierReport(
+                label=row.label,
+                node=row.node.hex(),
+                address=row.address,
+                answers=row.supplier in online,
+                used_bytes=row.used_bytes,
+                capacity_bytes=row.capacity_bytes,
+            )
+            for row in self._catalog.suppliers()
+        ]
+
+    def _troubles(self, online: Set[SupplierNo]) -> list[str]:
+        found = list(self._trouble)
+        silent = [row.label for row in self._catalog.suppliers() if row.supplier not in online]
+        code = self._writer.code()
+        if code is None:
+            found.insert(0, "no supplier is hired: everything exists only on this machine")
+        elif len(online) < code.k:
+            found.insert(0, f"{len(online)} of {code.k} needed suppliers answer: nothing new can leave this machine")
+        elif self._writer.out_of_room():
+            found.insert(0, "the contracts are full: nothing new can leave this machine; hire more space")
+        if silent:
+            found.append(f"no answer from {', '.join(silent)}")
+        return found
