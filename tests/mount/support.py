@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -126,6 +126,15 @@ class Standin(Mount):
 
     def _command(self) -> Sequence[str]:
         return [sys.executable, "-m", "tests.mount.standin", str(self.path), str(self.state), *self._options]
+
+
+def code_of(call: Callable[[], object]) -> int | None:
+    """The errno that a call fails with; None if it succeeds."""
+    try:
+        call()
+    except OSError as error:
+        return error.errno
+    return None
 
 
 @contextlib.contextmanager
