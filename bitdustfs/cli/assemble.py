@@ -10,7 +10,6 @@ import logging
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from bitdustfs.edges.keys_disk import identity_of, read_keys
 from bitdustfs.edges.own_address import dialable
 from bitdustfs.edges.shelf_disk import DiskShelf
 from bitdustfs.edges.spool_disk import DiskSpool
-from bitdustfs.edges.system import SystemEntropy, SystemWall, ThreadCrunch
+from bitdustfs.edges.system import SystemEntropy, SystemWall, ThreadCrunch, tune_process
 from bitdustfs.edges.tls import TlsDialer, join_address, listening, split_address
 from bitdustfs.engine.keeper import Keeper
 from bitdustfs.engine.node import Node, NodeOptions
@@ -42,9 +41,6 @@ from bitdustfs.engine.tree import Caller
 from bitdustfs.errors import BadFormat, Unavailable
 from bitdustfs.model import Code, NodeId, OwnerId, Supplier
 
-# A worker that runs Python holds the interpreter's lock for this long before the loop gets it back. Every SQL
-# statement lets the lock go, so with Python's 5 ms a busy worker would slow each kernel request by as much.
-_SWITCH_S = 0.0005
 _SHELF_THREADS = 8  # they wait for the disk more than they compute
 _VOLUME_ID = "volume_id"  # in the catalog: which volume it describes
 _HIRE_S = 30.0
@@ -83,7 +79,7 @@ async def run_mount(home: Home, wish: MountWish, ready: Ready) -> None:
     Raises:
         BadFormat, BadRequest, InUse, SetupMissing …: before anything was changed.
     """
-    sys.setswitchinterval(_SWITCH_S)
+    tune_process()
     identity, secrets = _unlock(home)
     with _catalog(home, secrets, lambda hired: wanted_code(wish, hired)) as (catalog, code):
         if mounts.check_mountpoint(wish.place, str(home), mounts.read_mounts()):
@@ -255,6 +251,7 @@ async def run_serve(home: Home, wish: ShelfWish, ready: Ready) -> None:
     Raises:
         InUse: the port is taken. AlreadyThere: the shelf's directory holds something else.
     """
+    tune_process()
     identity, _secrets = _unlock(home)
     DiskShelf.create(wish.shelf)
     keeper = Keeper(

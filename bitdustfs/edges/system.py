@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import secrets
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +15,30 @@ from typing import TypeVar
 import trio
 
 T = TypeVar("T")
+
+# A worker that runs Python holds the interpreter's lock for this long before the loop gets it back. Every SQL
+# statement and every send lets the lock go, so with Python's 5 ms a busy worker would slow each request by as much.
+SWITCH_S = 0.0005
+GARBAGE_OBJECTS = 20_000  # young objects before a collection; the loop makes many that live for one turn only
+# Buffers of a block are taken and given back all the time. By default each is mapped anew, and the kernel clears its
+# pages again: on virtual machines that costs more than sealing what is in them.
+_MALLOC = (
+    (-3, 32 * 1024 * 1024),  # M_MMAP_THRESHOLD: smaller buffers come from the heap
+    (-1, 64 * 1024 * 1024),  # M_TRIM_THRESHOLD: so much of it is kept when it is free
+    (-2, 4 * 1024 * 1024),  # M_TOP_PAD: it grows in steps of this
+    (-8, 2),  # M_ARENA_MAX: one heap for the loop, one for all workers
+)
+
+
+def tune_process() -> None:
+    """Set interpreter and allocator up for a loop with busy worker threads. Once, at the start of a daemon."""
+    sys.setswitchinterval(SWITCH_S)
+    gc.set_threshold(GARBAGE_OBJECTS, 20, 50)
+    gc.freeze()
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # glibc has it, musl does not
+        for parameter, value in _MALLOC:
+            libc.mallopt(parameter, value)
 
 
 class SystemWall:

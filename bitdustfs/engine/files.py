@@ -40,6 +40,7 @@ from bitdustfs.model import (
 from bitdustfs.ports import Catalog, Spool, Wall
 
 MAX_FILE_BYTES = 1 << 44  # 16 TiB: keeps chunk indexes and offsets far from every integer limit
+BUSY_S = 0.05  # (tune) a write this short ago means that more are coming
 COLLECT_EVERY_S = 5.0  # how often unneeded spool bytes are given back
 READ_AHEAD_CHUNKS = 32  # 8 MiB: two blocks, so that one is fetched while one is read
 _FOREVER = 1 << 62
@@ -69,6 +70,7 @@ class Files:
         self._journal = journal
         self._wall = wall
         self._fetch = fetch
+        self._written_at = -BUSY_S
         self._table = FileTable(catalog, journal)
         self._room = Room(spool, journal, self._table, spool_limit)
         self.changed = trio.Event()  # set when there may be work for the writer
@@ -195,6 +197,7 @@ class Files:
             self._lay(life, offset, content)
         life.size = max(life.size, end)
         life.mtime_ns = life.ctime_ns = now
+        self._written_at = trio.current_time()
         life.modified(offset, end)
         self._changed(life)
         return len(content)
@@ -234,6 +237,10 @@ class Files:
             end = life.spool_end
             await self._spool.harden(ino)
             life.soft_from = max(life.soft_from, end)
+
+    def is_busy(self) -> bool:
+        """Somebody is writing right now, and the spool has room for much more."""
+        return trio.current_time() - self._written_at < BUSY_S and self._room.is_ample()
 
     # -- versions: what the writer asks ----------------------------------------------------------------------
 

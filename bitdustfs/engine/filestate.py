@@ -90,10 +90,12 @@ class FileLife:
 
     def modified(self, start: int, end: int) -> None:
         """Note that bytes [start, end) changed: uploads of their old content are for nothing."""
-        last = max(start, end - 1) // CHUNK_BYTES
-        if self.placed_ahead or self.going_ahead:
-            first = start // CHUNK_BYTES
-            for pending in (self.placed_ahead, self.going_ahead):
+        first, last = start // CHUNK_BYTES, max(start, end - 1) // CHUNK_BYTES
+        for pending in (self.placed_ahead, self.going_ahead):
+            if last - first < len(pending):
+                for index in range(first, last + 1):
+                    pending.pop(index, None)
+            else:
                 for index in [i for i in pending if first <= i <= last]:
                     del pending[index]
         self.last_chunk = last

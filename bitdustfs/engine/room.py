@@ -36,6 +36,10 @@ class Room:
         """Say whether `length` more bytes fit."""
         return self._used() + length <= self._limit
 
+    def is_ample(self) -> bool:
+        """More than half of the spool is free."""
+        return 2 * self._used() < self._limit
+
     def doom(self, ino: Ino) -> None:
         """Have the spool file of a dropped inode removed after the next durable commit."""
         self._doomed.add(ino)

@@ -48,8 +48,11 @@ QUIET_S = 0.2  # a file just closed is often renamed or stamped next; no use in 
 HOT_MOST_S = 300.0  # a file that changes all the time is uploaded at least this often
 WINDOW = 4  # (tune) blocks on their way to W: enough to hide latency, few enough for memory
 STREAM_CHUNKS = 16 * BLOCK_CHUNKS  # of one file on their way ahead of its version, or waiting for the window
+YIELD_S = 0.25  # (tune) 16 MiB/s leave this machine even while somebody writes as fast as he can
+_BUSY_LOOK_S = 0.02
 STREAM_EVERY_S = 0.1  # looking through the extents of a file takes time if there are many
 _TICK_S = 0.25
+_ZEROS = bytes(CHUNK_BYTES)
 _log = logging.getLogger(__name__)
 
 
@@ -146,11 +149,22 @@ class Writer:
                 with trio.move_on_after(_TICK_S):
                     await self._files.changed.wait()
                 self._files.changed = trio.Event()
+                await self._yield()
                 for batch in _batches(self._find_jobs()):
                     await self._window.acquire()
                     nursery.start_soon(self._place, batch)
+                    await self._yield()
                 # a stream of tiny writes wakes us at each of them
                 await trio.sleep(0.02)
+
+    async def _yield(self) -> None:
+        """Leave the machine to whoever writes now: then a block starts only every YIELD_S, as long as there is room.
+
+        Sealing, coding and sending take more of the processor than writing does, and can wait; the writer cannot.
+        """
+        until = trio.current_time() + YIELD_S
+        while not self._hurry and self._files.is_busy() and trio.current_time() < until:
+            await trio.sleep(_BUSY_LOOK_S)
 
     # -- finding work --------------------------------------------------------------------------------------
 
@@ -240,6 +254,8 @@ class Writer:
             self._failed(batch)
             raise
         finally:
+            for job in batch:
+                job.plaintext = b""  # a large version has more jobs than fit into memory
             self._window.release()
 
     async def _read(self, batch: Sequence[_Job]) -> None:
@@ -249,7 +265,7 @@ class Writer:
 
         def fingerprint() -> None:
             for job in batch:
-                if job.plaintext.count(0) == len(job.plaintext):
+                if job.plaintext == _ZEROS[: len(job.plaintext)]:
                     job.plaintext = b""
                 else:
                     job.print = self._secrets.fingerprint(job.plaintext)
