@@ -204,7 +204,7 @@ class Operations(pyfuse3.Operations):
     async def getattr(self, inode: int, ctx: Context) -> Entry:
         return _entry(self._tree.attributes(Ino(inode)))
 
-    @_answered("write_s")
+    @_answered()
     async def setattr(
         self,
         inode: int,
@@ -254,7 +254,7 @@ class Operations(pyfuse3.Operations):
 
     # -- content ---------------------------------------------------------------------------------------------
 
-    @_answered("write_s")
+    @_answered()
     async def open(self, inode: int, flags: int, ctx: Context) -> pyfuse3.FileInfo:
         ino = Ino(inode)
         self._lives.opened(ino)
@@ -266,7 +266,7 @@ class Operations(pyfuse3.Operations):
                 raise
         return pyfuse3.FileInfo(fh=inode, keep_cache=True)
 
-    @_answered("write_s")
+    @_answered()
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: Context
     ) -> tuple[pyfuse3.FileInfo, Entry]:
@@ -278,9 +278,12 @@ class Operations(pyfuse3.Operations):
     async def read(self, fh: int, off: int, size: int) -> bytes:
         return await self._files.read(Ino(fh), off, size)
 
-    @_answered("write_s")
+    @_answered()
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        return await self._attributes.write(Ino(fh), off, buf)
+        if self._files.has_room(len(buf)):  # it does not wait, and a deadline costs as much as the write
+            return await self._attributes.write(Ino(fh), off, buf)
+        with trio.fail_after(self.deadlines.write_s):
+            return await self._attributes.write(Ino(fh), off, buf)
 
     async def flush(self, fh: int) -> None:
         raise pyfuse3.FUSEError(errno.ENOSYS)

@@ -238,6 +238,10 @@ class Files:
             await self._spool.harden(ino)
             life.soft_from = max(life.soft_from, end)
 
+    def has_room(self, length: int) -> bool:
+        """A write of so many bytes does not have to wait."""
+        return self._room.has(length)
+
     def is_busy(self) -> bool:
         """Somebody is writing right now, and the spool has room for much more."""
         return trio.current_time() - self._written_at < BUSY_S and self._room.is_ample()

@@ -44,12 +44,14 @@ from bitdustfs.ports import Catalog, Crunch, Entropy, Spool
 
 FREEZE_AFTER_S = 5.0  # (tune) age of the oldest change
 FREEZE_BYTES = 4 * 1024 * 1024  # (tune) one block's worth
+BUSY_FREEZE_BYTES = 4 * FREEZE_BYTES
 QUIET_S = 0.2  # a file just closed is often renamed or stamped next; no use in being faster
 HOT_MOST_S = 300.0  # a file that changes all the time is uploaded at least this often
 WINDOW = 4  # (tune) blocks on their way to W: enough to hide latency, few enough for memory
 STREAM_CHUNKS = 16 * BLOCK_CHUNKS  # of one file on their way ahead of its version, or waiting for the window
 YIELD_S = 0.25  # (tune) 16 MiB/s leave this machine even while somebody writes as fast as he can
 _BUSY_LOOK_S = 0.02
+BREATHE = 16  # files published in one turn of the loop: a few milliseconds
 STREAM_EVERY_S = 0.1  # looking through the extents of a file takes time if there are many
 _TICK_S = 0.25
 _ZEROS = bytes(CHUNK_BYTES)
@@ -172,7 +174,9 @@ class Writer:
         lives = self._files.dirty_lives()
         answering = self._uploads.answering() if lives else 0
         now = trio.current_time()
-        enough = sum(life.dirty_bytes for life in lives) >= FREEZE_BYTES
+        # small blocks are dear, and so is publishing many files: while somebody writes more of them, wait for more
+        least = BUSY_FREEZE_BYTES if self._files.is_busy() else FREEZE_BYTES
+        enough = sum(life.dirty_bytes for life in lives) >= least
         jobs: list[_Job] = []
         for life in sorted(lives, key=lambda each: each.dirty_at):
             code = self._code_of(life)
@@ -234,16 +238,15 @@ class Writer:
         """Bring a batch of chunks to suppliers, or tell their versions that it failed."""
         try:
             await self._read(batch)
-            for job in batch:
+            wanted = [job for job in batch if job.plaintext]
+            new, old = await self._known(wanted)
+            rows = await self._upload(new, old) if new else {}
+            for turn, job in enumerate(batch):
                 if not job.plaintext:
                     self._done(job, HOLE)
-            wanted = [job for job in batch if job.plaintext]
-            new, old = self._known(wanted)
-            if new:
-                rows = await self._upload(new, old)
-                for job in wanted:
-                    if job.print in rows:
-                        self._done(job, rows[job.print])
+                elif job.print in rows:
+                    self._done(job, rows[job.print])
+                await _breathe(turn)
         except BitdustError as e:
             _log.warning("%d chunks could not be placed now: %s", len(batch), e)
             self._failed(batch)
@@ -294,11 +297,12 @@ class Writer:
                 out.append(self._spool.read(job.life.ino, piece.extent.at, length))
         return out[0] if len(out) == 1 else b"".join(out)
 
-    def _known(self, jobs: Sequence[_Job]) -> tuple[list[_Job], dict[Fingerprint, ChunkRow]]:
+    async def _known(self, jobs: Sequence[_Job]) -> tuple[list[_Job], dict[Fingerprint, ChunkRow]]:
         """Answer jobs whose chunk is well placed already. Returns one job for each other content, and old copies."""
         new: dict[Fingerprint, _Job] = {}
         old: dict[Fingerprint, ChunkRow] = {}
-        for job in jobs:
+        for turn, job in enumerate(jobs):
+            await _breathe(turn)
             row = self._catalog.chunk_by_fingerprint(job.print) if self._deduplicate else None
             if row is not None and row.length == len(job.plaintext):
                 if self._is_well_placed(row, job.code):
@@ -401,7 +405,13 @@ class Writer:
 
     def _publish(self, version: _Version) -> None:
         life = version.frozen.life
-        self._files.publish(version.frozen, version.refs)
+        try:
+            self._files.publish(version.frozen, version.refs)
+        except BitdustError as e:  # the disk, most often: the file stays dirty and is tried again
+            _log.warning("inode %d could not be published now: %s", life.ino, e)
+            self._files.thaw(version.frozen)
+            life.dirty_at = trio.current_time()
+            return
         if life.dirty:  # changed again before its upload was done: wait longer next time
             overlap = set(version.frozen.changed) & set(life.extents.dirty_chunks())
             if overlap or life.inline is not None:
@@ -413,6 +423,12 @@ def _still_dirty(life: FileLife, change: int) -> bool:
     if life.dead or not life.dirty:
         return False
     return life.published_change < change
+
+
+async def _breathe(turn: int) -> None:
+    """Give kernel requests a turn between many small steps."""
+    if turn % BREATHE == BREATHE - 1:
+        await trio.lowlevel.checkpoint()
 
 
 def _batches(jobs: Sequence[_Job]) -> Iterator[list[_Job]]:
