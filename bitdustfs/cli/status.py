@@ -76,7 +76,7 @@ def lines(report: StatusReport, place: str) -> list[str]:
     shown = [f"{place}{report['path'] if report['path'] != '/' else ''}: {state.value} - {_MEANING[state]}"]
     if report["practice"]:
         shown.append(PRACTICE_BANNER)
-    shown.append(f"  holds      {count(report['files'], 'file')}, {format_size(report['bytes'])}")
+    shown.append(f"  holds      {report['files']} files and folders, {format_size(report['bytes'])}")
     if report["files_local"]:
         waiting = f"{count(report['files_local'], 'file')}, {format_size(report['bytes_local'])}"
         shown.append(f"  only here  {waiting}")

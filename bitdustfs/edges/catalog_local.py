@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from bitdustfs.edges.catalog_store import Store
-from bitdustfs.model import Extent, FragmentName, Hold, Ino, LocalFile, SupplierNo
+from bitdustfs.model import NO_INO, Extent, FragmentName, Hold, Ino, LocalFile, SupplierNo
 
 _FILE_COLUMNS = "ino, size, mtime_ns, ctime_ns, spool_end, dirty_since_ns"
 _FILE = f"SELECT {_FILE_COLUMNS} FROM l_file WHERE ino = ?"
-_FILES = f"SELECT {_FILE_COLUMNS} FROM l_file ORDER BY ino"
+_FILES = f"SELECT {_FILE_COLUMNS} FROM l_file WHERE ino > ? ORDER BY ino LIMIT ?"
 _PUT_FILE = f"""
     INSERT INTO l_file ({_FILE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (ino) DO UPDATE SET
     size = excluded.size, mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns,
@@ -52,9 +52,9 @@ class LocalTables(Store):
         """Forget it; its extents and inline content are rows of their own."""
         self._change(_DROP_FILE, (ino,))
 
-    def local_files(self) -> Sequence[LocalFile]:
-        """All of them, by ino."""
-        return [LocalFile(*row) for row in self._rows(_FILES)]
+    def local_files(self, *, after: Ino = NO_INO, limit: int = -1) -> Sequence[LocalFile]:
+        """Those with numbers above `after`, in order; at most `limit`, or all."""
+        return [LocalFile(*row) for row in self._rows(_FILES, (after, limit))]
 
     # -- extents -----------------------------------------------------------------------------------------
     def extents(self, ino: Ino) -> Sequence[Extent]:

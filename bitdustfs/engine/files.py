@@ -30,6 +30,7 @@ from bitdustfs.errors import DiskFault, DiskFull, FileError, NotFound
 from bitdustfs.model import (
     CHUNK_BYTES,
     INLINE_BYTES,
+    NO_INO,
     ChunkNo,
     Extent,
     FileState,
@@ -43,6 +44,7 @@ MAX_FILE_BYTES = 1 << 44  # 16 TiB: keeps chunk indexes and offsets far from eve
 BUSY_S = 0.05  # (tune) a write this short ago means that more are coming
 COLLECT_EVERY_S = 5.0  # how often unneeded spool bytes are given back
 READ_AHEAD_CHUNKS = 32  # 8 MiB: two blocks, so that one is fetched while one is read
+DROP_FILES = 256  # files looked at in one go when clean bytes are dropped
 _FOREVER = 1 << 62
 _log = logging.getLogger(__name__)
 
@@ -71,6 +73,7 @@ class Files:
         self._wall = wall
         self._fetch = fetch
         self._written_at = -BUSY_S
+        self._drop_after = NO_INO
         self._table = FileTable(catalog, journal)
         self._room = Room(spool, journal, self._table, spool_limit)
         self.changed = trio.Event()  # set when there may be work for the writer
@@ -301,22 +304,41 @@ class Files:
 
     # -- the cache ---------------------------------------------------------------------------------------------
 
-    def drop_clean(self, *, need_bytes: int | None = None) -> int:
-        """Forget clean bytes: all, or at least `need_bytes` from the least recently used files. Returns bytes."""
-        dropped = 0
-        self._table.load_all()
-        for life in sorted(self._table, key=lambda each: each.used_at):
-            if need_bytes is not None and dropped >= need_bytes:
-                break
-            dropped += life.drop_clean(None if need_bytes is None else need_bytes - dropped)
-            self._table.save(life)
-        self._journal.note()
-        return dropped
+    async def drop_clean(self) -> int:
+        """Forget all clean bytes. Returns how many."""
+        self._journal.commit()
+        dropped, after = 0, NO_INO
+        while True:
+            lives, after = self._table.load_some(after, DROP_FILES)
+            dropped += self._drop(lives, _FOREVER)
+            self._journal.commit()
+            await self._room.collect()
+            if after == NO_INO:
+                return dropped
+            await trio.lowlevel.checkpoint()
 
     def _drop_some(self, need_bytes: int) -> int:
-        dropped = self.drop_clean(need_bytes=need_bytes)
-        if not dropped:
+        """Forget some clean bytes: first of files that nobody used lately, a few at a time."""
+        lives, self._drop_after = self._table.load_some(self._drop_after, DROP_FILES)
+        lives.sort(key=lambda life: life.used_at)
+        dropped = self._drop(lives, need_bytes)
+        if dropped < need_bytes:
+            dropped += self._drop(sorted(self._table, key=lambda life: life.used_at), need_bytes - dropped)
+        if not dropped and self._drop_after == NO_INO:
             self.changed.set()  # only uploads can make room now
+        return dropped
+
+    def _drop(self, lives: Iterable[FileLife], need_bytes: int) -> int:
+        dropped = 0
+        for life in lives:
+            if dropped >= need_bytes:
+                break
+            let_go = life.drop_clean(need_bytes - dropped)
+            if let_go:
+                self._table.save(life)
+                dropped += let_go
+            else:
+                self._table.let_go(life)
         return dropped
 
     async def collect(self) -> None:

@@ -138,7 +138,7 @@ class FileLife:
             self.dirty = False  # only times differ: they are published with it
             self.dirty_since_ns = 0
 
-    def drop_clean(self, need_bytes: int | None) -> int:
+    def drop_clean(self, need_bytes: int) -> int:
         """Forget clean bytes, at least `need_bytes` if there are. Returns how many."""
         if self.inline is not None:
             if self.dirty or self.version == 0:
@@ -147,7 +147,7 @@ class FileLife:
             return dropped
         dropped = 0
         for extent in [e for e in self.extents if e.hold is Hold.CLEAN]:
-            if need_bytes is not None and dropped >= need_bytes:
+            if dropped >= need_bytes:
                 break
             self.drop_regions(self.extents.cut(extent.start, extent.end))
             dropped += extent.end - extent.start

@@ -13,7 +13,7 @@ import trio
 from bitdustfs.engine.filestate import FileLife
 from bitdustfs.engine.journal import Journal
 from bitdustfs.errors import NotFound
-from bitdustfs.model import Ino, LocalFile
+from bitdustfs.model import NO_INO, Ino, LocalFile
 from bitdustfs.ports import Catalog
 
 
@@ -46,11 +46,17 @@ class FileTable:
         life.used_at = trio.current_time()
         return life
 
-    def load_all(self) -> None:
-        """Load every file of which the spool holds something."""
-        for row in self._catalog.local_files():
+    def load_some(self, after: Ino, count: int) -> tuple[list[FileLife], Ino]:
+        """Load up to `count` files of which the spool holds something, with numbers above `after`.
+
+        Returns:
+            The files, and the number to go on after; NO_INO at the end.
+        """
+        rows = self._catalog.local_files(after=after, limit=count)
+        for row in rows:
             if row.ino not in self._lives:
                 self._lives[row.ino] = self._load(row.ino, row)
+        return [self._lives[row.ino] for row in rows], rows[-1].ino if len(rows) == count else NO_INO
 
     def add(self, life: FileLife) -> None:
         """Take on a new file."""

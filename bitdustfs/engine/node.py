@@ -185,9 +185,8 @@ class Node:
 
     async def drop_cache(self) -> DropReport:
         """Forget every clean chunk, so that the next read comes from suppliers."""
-        dropped = self.files.drop_clean()
+        dropped = await self.files.drop_clean()
         self.reader.forget()
-        await self.files.collect()
         return DropReport(dropped_bytes=dropped)
 
     def stop_report(self) -> StopReport:

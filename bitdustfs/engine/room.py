@@ -17,6 +17,7 @@ from bitdustfs.model import Ino
 from bitdustfs.ports import Spool
 
 PATIENCE_S = 30.0  # (tune) how long a write waits for a full spool when nothing becomes free
+_LOOK_AGAIN_S = 1.0  # clean bytes are looked for a few files at a time
 _STEP = 16  # a sixteenth of the spool is made free at a time, so that not every write has to
 
 
@@ -69,7 +70,8 @@ class Room:
                 if dropped:
                     patience.deadline = trio.current_time() + PATIENCE_S
                 elif not self.has(length):
-                    await freed.wait()
+                    with trio.move_on_after(_LOOK_AGAIN_S):
+                        await freed.wait()
         if patience.cancelled_caught:
             if out_of_quota():
                 raise ContractsFull(used=self._used())
@@ -104,4 +106,6 @@ class Room:
                     life.spool_end = life.soft_from = 0
                     life.garbage.clear()
                     self._table.save(life)
+            for life, _ in garbage:
+                self._table.let_go(life)
             self.freed()

@@ -102,6 +102,5 @@ class Volume:
 
     async def forget(self) -> None:
         """Drop every clean copy: the next read comes from suppliers."""
-        self.files.drop_clean()
+        await self.files.drop_clean()
         self.reader.forget()
-        await self.files.collect()

@@ -18,6 +18,7 @@ import pytest
 from tests.mount.practice import Practice, wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
 PLAINTEXT = b"the quick brown fox keeps the family photos"
 NAME = "a-very-telling-file-name.txt"
 
@@ -63,7 +64,6 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@pytest.mark.slow
 def test_a_real_tree_survives_cache_drop_and_n_minus_k_dead_suppliers(tmp_path: Path) -> None:
     source = real_tree(tmp_path / "source", 3000)
     large = tmp_path / "large"
@@ -232,9 +232,8 @@ def test_a_file_of_holes_costs_nothing_and_reads_as_zeros(swarm: Practice) -> No
     path.unlink()
 
 
-@pytest.mark.slow
-def test_mount_stays_small_while_much_streams_through_it(own_swarm: Practice, request: pytest.FixtureRequest) -> None:
-    gigabytes = 10 if request.config.getoption("markexpr") == "" and os.environ.get("BITDUSTFS_LONG") else 1
+@pytest.mark.parametrize("gigabytes", [1, pytest.param(10, marks=pytest.mark.long)])
+def test_mount_stays_small_while_much_streams_through_it(own_swarm: Practice, gigabytes: int) -> None:
     piece = random.Random(8).randbytes(1 << 20)
     with (own_swarm.path / "stream").open("wb") as file:
         for number in range(gigabytes << 10):
