@@ -98,8 +98,12 @@ class Files:
         life = FileLife(
             ino=inode.ino, size=0, mtime_ns=inode.mtime_ns, ctime_ns=inode.ctime_ns, inline=b"", version=0
         )
-        self._table.add(life)
-        self._changed(life)
+
+        def take_on() -> None:
+            self._table.add(life)
+            self._changed(life)
+
+        self._journal.afterwards(take_on)
 
     def open(self, ino: Ino) -> None:
         self._table.life(ino).opens += 1
@@ -113,8 +117,13 @@ class Files:
 
     def dropped(self, ino: Ino) -> None:
         """Forget a file that has no name and is not open. Called in the operation that drops its inode."""
-        self._table.drop(ino)
-        self._room.doom(ino)
+        stored = self._table.stored_inline(ino)
+
+        def forget() -> None:
+            self._table.drop(ino, stored)
+            self._room.doom(ino)
+
+        self._journal.afterwards(forget)
 
     def touch(self, ino: Ino, *, mtime_ns: int | None, ctime_ns: int) -> None:
         """Set times that the user gave. They belong to the next version; of a clean file, to this one."""
@@ -236,10 +245,13 @@ class Files:
     async def settle(self, ino: Ino) -> None:
         """Make the file's bytes survive a power loss, so that a name committed later never shows less."""
         life = self._table.loaded(ino)
-        if life is not None and life.inline is None and life.soft_from < life.spool_end:
-            end = life.spool_end
-            await self._spool.harden(ino)
-            life.soft_from = max(life.soft_from, end)
+        if life is None or life.inline is not None or life.hard_until >= life.spool_end:
+            return
+        end, files = life.spool_end, life.spool_files
+        life.soft_from = end  # before the wait: what is being hardened is not written again
+        await self._spool.harden(ino)
+        if life.spool_files == files:
+            life.hard_until = max(life.hard_until, end)
 
     def has_room(self, length: int) -> bool:
         """A write of so many bytes does not have to wait."""
@@ -280,11 +292,9 @@ class Files:
         inode = self._catalog.inode(life.ino)
         if life.dead or inode is None:
             return False
+        times = life if life.change == frozen.change else frozen  # touched, but not changed: the times are of now
         with self._journal.operation():
             self._put_map(frozen, refs)
-            life.frozen = None
-            life.absorb(frozen)
-            times = life if not life.dirty else frozen
             self._catalog.put_inode(
                 replace(
                     inode,
@@ -294,10 +304,12 @@ class Files:
                     version=inode.version + 1,
                 )
             )
-            life.version = inode.version + 1
-            life.published_size = frozen.size
-            self._table.save(life)
             self.on_published(life.ino)
+        life.frozen = None
+        life.version = inode.version + 1
+        life.published_size = frozen.size
+        life.absorb(frozen)
+        self._table.save(life)
         self._room.freed()
         self._table.let_go(life)
         return True
@@ -380,9 +392,10 @@ class Files:
         """Move inline content into the spool file, over everything published."""
         if life.inline is None:
             return
-        content, life.inline = life.inline, None
+        content = life.inline
         if content:
             self._lay(life, 0, content)
+        life.inline = None  # not before: writing it may fail
         if life.base_size > len(content):
             life.extents.lay(Extent(len(content), life.base_size, 0, Hold.ZERO))
 

@@ -33,7 +33,9 @@ class FileLife:
     version: int = 0  # of the published file; 0 = unborn
     published_size: int = 0  # of the published version: gaps above it are zeros
     spool_end: int = 0
-    soft_from: int = 0  # spool bytes below are hardened or frozen, and never written again
+    soft_from: int = 0  # spool bytes below are never written again: hardened, being hardened, or frozen
+    hard_until: int = 0  # spool bytes below survive a power loss
+    spool_files: int = 0  # how often its spool file was removed, and positions started anew
     dirty: bool = False
     dirty_since_ns: int = 0
     dirty_at: float = 0.0  # trio time
@@ -132,10 +134,6 @@ class FileLife:
         self.published_change = frozen.change
         if self.change == frozen.change:
             self.dirty = False
-            self.dirty_since_ns = 0
-            return
-        if self.inline is None and self.size == frozen.size and not self.extents.dirty_chunks():
-            self.dirty = False  # only times differ: they are published with it
             self.dirty_since_ns = 0
 
     def drop_clean(self, need_bytes: int) -> int:

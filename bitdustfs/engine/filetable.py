@@ -62,11 +62,15 @@ class FileTable:
         """Take on a new file."""
         self._lives[life.ino] = life
 
-    def drop(self, ino: Ino) -> None:
-        """Forget a file whose inode is gone."""
+    def stored_inline(self, ino: Ino) -> int:
+        """How many bytes of a file are kept in the catalog."""
+        life = self._lives.get(ino)
+        return len((self._catalog.inline(ino) if life is None else life.stored_inline) or b"")
+
+    def drop(self, ino: Ino, stored_inline: int) -> None:
+        """Forget a file whose inode is gone, and what of it was kept in the catalog."""
         life = self._lives.pop(ino, None)
-        inline = self._catalog.inline(ino) if life is None else life.stored_inline
-        self.inline_bytes -= len(inline or b"")
+        self.inline_bytes -= stored_inline
         if life is not None:
             life.dead = True
         self._unsaved.pop(ino, None)
@@ -96,6 +100,7 @@ class FileTable:
             version=inode.version,
             published_size=inode.size if inode.version else 0,
             dirty=dirty,
+            change=int(dirty),
         )
         if row is not None:
             life.inline = life.stored_inline = self._catalog.inline(ino)

@@ -31,6 +31,7 @@ class Journal:
         self._armed = trio.Event()
         self._full = trio.Event()
         self._changes = 0
+        self._afterwards: list[Callable[[], None]] | None = None
 
     def before_commit(self, flush: Callable[[], None]) -> None:
         """Call `flush` right before each commit, to put what is kept in memory into the transaction."""
@@ -39,9 +40,31 @@ class Journal:
     @contextmanager
     def operation(self) -> Iterator[None]:
         """Make the changes inside all or nothing, and have them committed soon."""
-        with self._catalog.savepoint():
-            yield
+        outermost = self._afterwards is None
+        if self._afterwards is None:
+            self._afterwards = []
+        afterwards = self._afterwards
+        mark = len(afterwards)
+        try:
+            with self._catalog.savepoint():
+                yield
+        except BaseException:
+            del afterwards[mark:]
+            raise
+        finally:
+            if outermost:
+                self._afterwards = None
+        if outermost:
+            for change in afterwards:
+                change()
         self.note()
+
+    def afterwards(self, change: Callable[[], None]) -> None:
+        """Change something in memory once the operation around this call has succeeded; at once without one."""
+        if self._afterwards is None:
+            change()
+        else:
+            self._afterwards.append(change)
 
     def note(self) -> None:
         """Say that something changed that a flusher will write."""

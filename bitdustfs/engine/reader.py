@@ -396,8 +396,11 @@ class Reader:
         return await self._crunch.run(fragment.leaves_are_genuine, hashes, first, leaves.content)
 
     def _lost(self, block: BlockRow, index: int, supplier: SupplierNo) -> None:
-        with self._journal.operation():
-            self._catalog.put_fragment(FragmentRow(block.block, index, supplier, FragmentState.LOST))
+        try:
+            with self._journal.operation():
+                self._catalog.put_fragment(FragmentRow(block.block, index, supplier, FragmentState.LOST))
+        except BitdustError as e:  # it will be found lost again
+            _log.warning("a lost fragment could not be noted: %s", e)
 
     def _supplier(self, number: SupplierNo) -> Supplier:
         if number not in self._rows:

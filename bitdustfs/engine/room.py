@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import trio
 
+from bitdustfs.engine.filestate import FileLife, Garbage
 from bitdustfs.engine.filetable import FileTable
 from bitdustfs.engine.journal import Journal
 from bitdustfs.errors import ContractsFull, SpoolFull
@@ -77,35 +78,50 @@ class Room:
                 raise ContractsFull(used=self._used())
             raise SpoolFull(used=self._used(), limit=self._limit)
 
-    def _used(self) -> int:
-        return self._spool.used_bytes() + self._table.inline_bytes
-
     async def collect(self) -> None:
         """Give back what no durable commit and no frozen version needs."""
         async with self._collecting:  # a second collector could punch positions that have started anew
             doomed, self._doomed = self._doomed, set()
             garbage = [(life, life.take_garbage()) for life in list(self._table)]
-            spent = [life for life in self._table if life.is_spent]
-            if not doomed and not spent and not any(entries for _, entries in garbage):
+            garbage = [(life, entries) for life, entries in garbage if entries]
+            spent = [(life, life.spool_end) for life in self._table if life.is_spent]
+            if not doomed and not spent and not garbage:
                 return
+            held = [life for life, _ in garbage] + [life for life, _ in spent]
+            for life in held:
+                life.opens += 1  # a second life of one of them would know nothing of what happens here
             try:
                 await self._journal.durable()
-            except BaseException:
-                self._doomed |= doomed
+                self._destroy(doomed, garbage, spent)
+            finally:
+                self._doomed |= doomed  # what is left of them, if something failed
                 for life, entries in garbage:
                     life.garbage.extend(entries)
-                raise
-            for ino in doomed:
-                self._spool.remove(ino)
-            for life, entries in garbage:
-                for entry in () if life.dead else entries:
-                    self._spool.punch(life.ino, entry.region.at, entry.region.length)
-            for life in spent:
-                if life.is_spent and not life.dead:
-                    self._spool.remove(life.ino)
-                    life.spool_end = life.soft_from = 0
-                    life.garbage.clear()
-                    self._table.save(life)
-            for life, _ in garbage:
-                self._table.let_go(life)
+                for life in held:
+                    life.opens -= 1
+                    self._table.let_go(life)
             self.freed()
+
+    def _destroy(
+        self, doomed: set[Ino], garbage: list[tuple[FileLife, list[Garbage]]], spent: list[tuple[FileLife, int]]
+    ) -> None:
+        """Take from each list what is done with. No await: nothing may be written between check and removal."""
+        for ino in list(doomed):
+            self._spool.remove(ino)
+            doomed.discard(ino)
+        for life, entries in garbage:
+            while entries:
+                if not life.dead:
+                    self._spool.punch(life.ino, entries[-1].region.at, entries[-1].region.length)
+                entries.pop()
+        for life, end in spent:
+            # one that was written meanwhile, and emptied again by a change that is not durable, keeps its file
+            if life.is_spent and not life.dead and life.spool_end == end:
+                self._spool.remove(life.ino)
+                life.spool_end = life.soft_from = life.hard_until = 0
+                life.spool_files += 1
+                life.garbage.clear()
+                self._table.save(life)
+
+    def _used(self) -> int:
+        return self._spool.used_bytes() + self._table.inline_bytes

@@ -69,6 +69,7 @@ class Shipment:
     block: BlockNo = NO_BLOCK  # its number once it is placed
     acknowledged: dict[int, SupplierNo] = field(default_factory=dict)
     sending: int = 0
+    holders: int = 0
     changed: trio.Event = field(default_factory=trio.Event)
     sends: list[trio.CancelScope] = field(default_factory=list)
 
@@ -155,21 +156,26 @@ class Uploads:
             self._ended(shipment)
             raise
         shipment.sending = len(targets)
+        shipment.holders = len(targets) + 1  # we too: until it is recorded, nobody may take it for given up
         for target in targets:
             self._nursery.start_soon(self._send, shipment, target)
         try:
             await self._until_placed(shipment)
+            self._record(shipment, targets, record)
         except BaseException:
             for send in shipment.sends:
                 send.cancel()
             raise
-        self._record(shipment, targets, record)
+        finally:
+            self._let_go(shipment)
 
     async def run(self) -> None:
         """Release what given-up blocks, also of earlier runs, left at suppliers; for ever."""
         while True:
-            for block_id, fragments in self._catalog.uploads():
-                if block_id not in self._live:
+            for block_id in [block_id for block_id, _ in self._catalog.uploads()]:
+                # asked anew for each: while one was released, another may have been placed
+                fragments = dict(self._catalog.uploads()).get(block_id)
+                if fragments is not None and block_id not in self._live:
                     await self._release(block_id, fragments)
             await trio.sleep(RELEASE_EVERY_S)
 
@@ -202,11 +208,12 @@ class Uploads:
                 short(shipment.block_id),
                 what,
             )
+        except Exception:  # noqa: BLE001 - a fault in one send costs this fragment, not the mount (I12)
+            _log.exception("sending a fragment to %s failed", target.row.label)
         finally:
             shipment.sending -= 1
             shipment.note()
-            if shipment.sending == 0:
-                self._ended(shipment)
+            self._let_go(shipment)
 
     def _acknowledged(self, shipment: Shipment, target: _Target, length: int) -> None:
         shipment.acknowledged[target.index] = target.row.supplier
@@ -259,6 +266,11 @@ class Uploads:
                     self._catalog.put_fragment(row)
             record()
             self._catalog.drop_upload(shipment.block_id)
+
+    def _let_go(self, shipment: Shipment) -> None:
+        shipment.holders -= 1
+        if shipment.holders == 0:
+            self._ended(shipment)
 
     def _ended(self, shipment: Shipment) -> None:
         self._live.discard(shipment.block_id)

@@ -146,6 +146,14 @@ class Writer:
 
     async def run(self) -> None:
         """Find work and start uploads until cancelled."""
+        try:
+            await self._run()
+        finally:
+            for life in self._files.dirty_lives():  # nobody will finish what was begun
+                life.frozen = None
+                life.going_ahead.clear()
+
+    async def _run(self) -> None:
         async with trio.open_nursery() as nursery:
             while True:
                 with trio.move_on_after(_TICK_S):
@@ -238,13 +246,12 @@ class Writer:
         """Bring a batch of chunks to suppliers, or tell their versions that it failed."""
         try:
             await self._read(batch)
-            wanted = [job for job in batch if job.plaintext]
-            new, old = await self._known(wanted)
+            new, old, answered = await self._known([job for job in batch if job.plaintext])
             rows = await self._upload(new, old) if new else {}
             for turn, job in enumerate(batch):
                 if not job.plaintext:
                     self._done(job, HOLE)
-                elif job.print in rows:
+                elif job not in answered:
                     self._done(job, rows[job.print])
                 await _breathe(turn)
         except BitdustError as e:
@@ -261,10 +268,15 @@ class Writer:
                 job.plaintext = b""  # a large version has more jobs than fit into memory
             self._window.release()
 
-    async def _read(self, batch: Sequence[_Job]) -> None:
-        """Collect and fingerprint the plaintexts; chunks of zeros stay empty."""
-        for job in batch:
-            job.plaintext = await self._plaintext(job)
+    async def _read(self, batch: list[_Job]) -> None:
+        """Collect and fingerprint the plaintexts; chunks of zeros stay empty, unreadable ones leave the batch."""
+        for job in list(batch):
+            try:
+                job.plaintext = await self._plaintext(job)
+            except BitdustError as e:
+                _log.warning("chunk %d of inode %d cannot be read: %s", job.chunk.index, job.life.ino, e)
+                batch.remove(job)
+                self._failed([job])
 
         def fingerprint() -> None:
             for job in batch:
@@ -297,8 +309,13 @@ class Writer:
                 out.append(self._spool.read(job.life.ino, piece.extent.at, length))
         return out[0] if len(out) == 1 else b"".join(out)
 
-    async def _known(self, jobs: Sequence[_Job]) -> tuple[list[_Job], dict[Fingerprint, ChunkRow]]:
-        """Answer jobs whose chunk is well placed already. Returns one job for each other content, and old copies."""
+    async def _known(self, jobs: Sequence[_Job]) -> tuple[list[_Job], dict[Fingerprint, ChunkRow], set[_Job]]:
+        """Answer jobs whose chunk is well placed already.
+
+        Returns:
+            One job for each other content; copies of it that are not well placed; the answered jobs.
+        """
+        answered: set[_Job] = set()
         new: dict[Fingerprint, _Job] = {}
         old: dict[Fingerprint, ChunkRow] = {}
         for turn, job in enumerate(jobs):
@@ -309,10 +326,11 @@ class Writer:
                     if job.version is not None:
                         job.version.known.add(row.chunk)
                     self._done(job, row.chunk)
+                    answered.add(job)
                     continue
                 old[job.print] = row
             new.setdefault(job.print, job)
-        return list(new.values()), old
+        return list(new.values()), old, answered
 
     def _is_well_placed(self, row: ChunkRow, code: Code) -> bool:
         block = self._catalog.block(row.block)
@@ -407,8 +425,10 @@ class Writer:
         life = version.frozen.life
         try:
             self._files.publish(version.frozen, version.refs)
-        except BitdustError as e:  # the disk, most often: the file stays dirty and is tried again
-            _log.warning("inode %d could not be published now: %s", life.ino, e)
+        except Exception as e:  # noqa: BLE001 - the disk, most often: the file stays dirty and is tried again
+            _log.warning(
+                "inode %d could not be published now: %s", life.ino, e, exc_info=not isinstance(e, BitdustError)
+            )
             self._files.thaw(version.frozen)
             life.dirty_at = trio.current_time()
             return
