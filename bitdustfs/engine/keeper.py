@@ -13,6 +13,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 
+import trio
+
 from bitdustfs.core import contract, wire
 from bitdustfs.core.certificate import Certificate, Identity
 from bitdustfs.core.contract import Allowance, Contract
@@ -85,6 +87,7 @@ class Keeper:
         self._epochs = dict(store.epochs())
         self._reserved: dict[OwnerId, tuple[int, int]] = {}  # (bytes, fragments) admitted and not stored yet
         self._agreeing: set[OwnerId] = set()  # owners whose contract is being saved
+        self._noting = trio.Lock()  # held while an epoch is saved
 
     @property
     def contracts(self) -> Mapping[OwnerId, Contract]:
@@ -251,9 +254,12 @@ class Keeper:
 
     async def _note_epoch(self, caller: Certificate) -> None:
         """Remember the newest epoch of an owner with a contract, durably, before acting on it."""
-        if caller.owner in self._contracts and caller.epoch > self._epochs.get(caller.owner, 0):
-            self._epochs[caller.owner] = caller.epoch
-            await self._crunch.run(self._store.save_epoch, caller.owner, caller.epoch)
+        if caller.owner not in self._contracts or caller.epoch <= self._epochs.get(caller.owner, 0):
+            return
+        async with self._noting:  # two epochs must not be saved in the wrong order
+            if caller.epoch > self._epochs.get(caller.owner, 0):
+                await self._crunch.run(self._store.save_epoch, caller.owner, caller.epoch)
+                self._epochs[caller.owner] = caller.epoch
 
     # -- quota ------------------------------------------------------------------------------------------------
 

@@ -7,10 +7,11 @@ What keeps memory bounded and both sides moving:
 * A side has at most MAX_IN_FLIGHT requests unanswered; it waits before it sends more. So an honest peer never makes
   the other's reader wait for the network, and two peers that are busy with each other cannot lock each other up. A
   peer that does not keep to it is not read from until we answered: only he waits.
-* The body of a request is taken in only after `Handler.admit` agreed to it and the process-wide `Budget` has room.
-  That room is given back when the request is worked off, which needs no network. Answers with a body have a budget
-  of their own, taken by the task that answers, never by the reader.
-* A body that stops coming, or an answer that the peer does not read, ends the connection.
+* The body of a request is taken in only after `Handler.admit` agreed to it and the process-wide `Budget` has room
+  for its owner. That room is given back when the request is worked off, which needs no network. Answers with a body
+  have a budget of their own, taken by the task that answers, never by the reader; once the answer is made, it holds
+  no more than the answer's length.
+* A body that comes, or an answer that is read, slower than SLOWEST_BYTES_S on the whole ends the connection.
 
 Half a frame cannot be taken back: a request that is cancelled while it is being sent ends the connection.
 """
@@ -36,10 +37,12 @@ log = logging.getLogger(__name__)
 MAX_IN_FLIGHT: Final = 32  # requests of one side without an answer. Part of the protocol
 RECEIVE_BYTES: Final = 256 * 1024
 SEND_BYTES: Final = 256 * 1024  # a body is sent in slices: each is encrypted in one go, on the loop
-BODY_S: Final = 30  # a body must come within this, and at SLOWEST_BYTES_S beyond it
-SLOWEST_BYTES_S: Final = 16 * 1024
+SLOWEST_BYTES_S: Final = 16 * 1024  # the least average speed of a frame, at every moment after a time of grace
+BODY_S: Final = 30  # the grace for a body that comes
+SEND_S: Final = (
+    60  # and for a frame that we send: the kernel says that it has room only when much of its queue is gone
+)
 QUEUE_BYTES: Final = 4 * 1024 * 1024  # what the kernel may hold of what we sent
-SLICE_S: Final = 60  # a peer that takes less than SEND_BYTES in this time does not read
 CLOSE_S: Final = 1  # for saying goodbye
 
 A = TypeVar("A", bound=wire.Answer)
@@ -73,15 +76,14 @@ class _Work:
 
     async def take(self, body_bytes: int) -> None:
         assert self._peer is not None
-        await self._peer.memory.inbound.take(body_bytes)
-        self._held = body_bytes
+        self._held = await self._peer.memory.inbound.take(body_bytes, self._peer.owner)
 
     def release(self) -> None:
         """Give back memory and admission; a second time does nothing."""
         peer, self._peer = self._peer, None
         if peer is not None:
             self.body = b""
-            peer.memory.inbound.give(self._held)
+            peer.memory.inbound.give(self._held, peer.owner)
             peer.handler.forget(peer.certificate, self.request)
 
 
@@ -222,15 +224,17 @@ class Peer:
             if self.ended is not None:
                 raise self._gone_again()
             whole = False
+            # Plus what is sent at the slowest speed: the deadline of a slice.
+            grace_ends = trio.current_time() + SEND_S - self._sent_bytes / SLOWEST_BYTES_S
             try:
                 if sum(map(len, body)) < SEND_BYTES:
-                    await self._send_slice(b"".join((head, *body)))
+                    await self._send_slice(b"".join((head, *body)), grace_ends)
                 else:
-                    await self._send_slice(head)
+                    await self._send_slice(head, grace_ends)
                     for part in body:
                         view = memoryview(part)
                         for at in range(0, len(view), SEND_BYTES):
-                            await self._send_slice(view[at : at + SEND_BYTES])
+                            await self._send_slice(view[at : at + SEND_BYTES], grace_ends)
                 whole = True
             except PeerError as error:
                 self._end(error)
@@ -239,8 +243,8 @@ class Peer:
                 if not whole:
                     self._end(self._gone("a message was given up half-way"))
 
-    async def _send_slice(self, content: bytes | memoryview) -> None:
-        with trio.move_on_after(SLICE_S) as scope:
+    async def _send_slice(self, content: bytes | memoryview, grace_ends: float) -> None:
+        with trio.move_on_at(grace_ends + (self._sent_bytes + len(content)) / SLOWEST_BYTES_S) as scope:
             await self._link.send_all(content)
             self.last_activity = trio.current_time()
             self._sent_bytes += len(content)
@@ -255,12 +259,13 @@ class Peer:
         assert isinstance(event, wire.Frame)  # before `open_up` no body is allowed
         return event
 
-    async def _feed(self) -> None:
+    async def _feed(self) -> int:
         content = await self._link.receive_some(RECEIVE_BYTES)
         if not content:
             raise self._gone("it closed the connection")
         self.last_activity = trio.current_time()
         self._parser.feed(content)
+        return len(content)
 
     async def _read(self, nursery: trio.Nursery) -> None:
         try:
@@ -279,11 +284,11 @@ class Peer:
                 log.warning("connection ended: %s", wire.printable(str(error)))
             self._end(error)
 
-    async def _body(self, body_bytes: int) -> bytes:
+    async def _body(self) -> bytes:
         """Take in, or skip, the body that was announced."""
-        with trio.move_on_after(BODY_S + body_bytes / SLOWEST_BYTES_S):
+        with trio.move_on_after(BODY_S) as scope:
             while (event := self._parser.next()) is None:
-                await self._feed()
+                scope.deadline += await self._feed() / SLOWEST_BYTES_S
             assert isinstance(event, wire.Frame)
             return event.body
         raise self._gone("a message did not come to its end")
@@ -295,14 +300,14 @@ class Peer:
         if refusal is not None:
             if body_bytes:
                 self._parser.skip()
-                await self._body(body_bytes)
+                await self._body()
             nursery.start_soon(self._refuse, event.id, refusal)
             return
         work = _Work(self, event.id, request)
         try:
             if body_bytes:
                 await work.take(body_bytes)
-                work.body = await self._body(body_bytes)
+                work.body = await self._body()
         except BaseException:
             work.release()
             raise
@@ -323,12 +328,17 @@ class Peer:
 
     async def _answer(self, work: _Work) -> None:
         """Work on one request. A task of its own: what goes wrong here costs this request only."""
+        outbound, held_bytes = self.memory.outbound, 0
         try:
-            async with self.memory.outbound.hold(wire.most_body(work.request)):
-                answer, parts = await self._ask_handler(work)
-                work.release()  # before sending, which may take as long as the peer likes
-                await self._send_answer(work.number, answer, parts)
+            held_bytes = await outbound.take(wire.most_body(work.request), self.owner)
+            answer, parts = await self._ask_handler(work)
+            work.release()  # before sending, which may take as long as the peer likes
+            spare_bytes = max(0, held_bytes - sum(map(len, parts)))
+            outbound.give(spare_bytes, self.owner)
+            held_bytes -= spare_bytes
+            await self._send_answer(work.number, answer, parts)
         finally:
+            outbound.give(held_bytes, self.owner)
             work.release()
             self._inbound.release()
 
@@ -357,7 +367,7 @@ class Peer:
                 raise self._violation(f"an answer of {event.body_bytes} bytes where {waiting.most_body} were asked")
             if waiting.abandoned:
                 self._parser.skip()
-            body = await self._body(event.body_bytes)
+            body = await self._body()
         self._arrived_bytes = max(self._arrived_bytes, waiting.sent_bytes)
         self._forget(event.id)
         if not waiting.abandoned:

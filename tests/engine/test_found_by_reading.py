@@ -109,7 +109,7 @@ async def test_version_that_cannot_be_recorded_stays_dirty(autojump_clock: MockC
                 raise DiskFault(path="catalog", why="once")
             real(inode)
 
-        volume.catalog.put_inode = put_inode  # type: ignore[method-assign, assignment]
+        volume.catalog.put_inode = put_inode  # type: ignore[method-assign]
         await volume.flush()
         assert failed
         await volume.forget()

@@ -313,6 +313,24 @@ async def test_older_epoch_is_refused_once_a_newer_was_seen(autojump_clock: Mock
         assert w.store.epochs() == {CUSTOMER.owner: 2}
 
 
+async def test_epoch_that_cannot_be_kept_is_not_acted_on(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class BrokenEpochs(MemoryContracts):
+        def save_epoch(self, owner: OwnerId, epoch: int) -> None:
+            if epoch > 1:
+                raise DiskFault(path="/contracts", why="broken")
+
+    newer = make_identity("new laptop", owner="customer", epoch=2)
+    async with world(BrokenEpochs()) as w:
+        old = await w.customer()
+        laptop = await w.connect(newer)
+        await assert_refused(laptop, wire.Stat(), Refused.FAULT)
+        await assert_refused(laptop, wire.Stat(), Refused.FAULT)
+        assert (await old.request(LIST, wire.Listed))[0] == wire.Listed(())
+    assert "broken" in caplog.text
+
+
 async def test_newest_epoch_survives_a_restart(autojump_clock: MockClock) -> None:
     newer = make_identity("new laptop", owner="customer", epoch=2)
     async with world() as w:

@@ -16,7 +16,7 @@ from bitdustfs.engine.budget import Budget, Memory
 from bitdustfs.engine.handler import Handler
 from bitdustfs.engine.peer import MAX_IN_FLIGHT, Peer
 from bitdustfs.errors import PeerError, PeerFull, PeerGone, PeerLacks, PeerRefused, ProtocolViolation
-from bitdustfs.model import Role
+from bitdustfs.model import OwnerId, Role
 from bitdustfs.testing.network import Break, Line, MemoryLink, MemoryNetwork
 from bitdustfs.testing.swarm import make_identity
 
@@ -245,7 +245,7 @@ async def test_refused_body_is_not_taken_in_and_the_connection_goes_on(autojump_
     script = Script()
     script.refuse = wire.Refusal(wire.Refused.QUOTA, "")
     memory = Memory(inbound_bytes=1)
-    await memory.inbound.take(1)  # a body that asked for room would wait for ever
+    await memory.inbound.take(1, BOB.owner)  # a body that asked for room would wait for ever
     async with peers(script, memory=memory) as (to_bob, _):
         with pytest.raises(PeerFull):
             await to_bob.request(wire.Put(NAME, ROOT, 600_000, 1, 0), wire.Done, bytes(600_000))
@@ -460,44 +460,164 @@ async def test_flood_of_requests_is_not_read(autojump_clock: MockClock) -> None:
 async def test_bodies_wait_for_memory(autojump_clock: MockClock) -> None:
     script = Script()
     script.gate = trio.Event()
-    memory = Memory(inbound_bytes=250_000)
+    memory = Memory(inbound_bytes=1_000_000)
     async with peers(script, memory=memory) as (to_bob, _), trio.open_nursery() as nursery:
         for _ in range(5):
             nursery.start_soon(to_bob.request, wire.Put(NAME, ROOT, 100_000, 1, 0), wire.Done, bytes(100_000))
         await trio.sleep(1)
         assert len(script.got) == 2
-        assert memory.inbound.free_bytes == 50_000
+        assert memory.inbound.free_bytes == 800_000  # of one owner's share two bodies have room
         script.gate.set()
     assert len(script.got) == 5
-    assert memory.inbound.free_bytes == 250_000
+    assert memory.inbound.free_bytes == 1_000_000
+
+
+class Shelf(Script):
+    """Answers GET with so many bytes."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.length = length
+
+    async def answer(
+        self, caller: Certificate, request: wire.Request, body: bytes
+    ) -> tuple[wire.Answer, tuple[bytes, ...]]:
+        await super().answer(caller, request, body)
+        return wire.Found(self.length, 0), (bytes(self.length),)
+
+
+@asynccontextmanager
+async def bob_with_two_customers(handler: Handler, memory: Memory) -> AsyncIterator[tuple[MemoryLink, Peer, Peer]]:
+    """The bare link of a Mallory and who Mallory is to Bob; and Alice's peer, who is the same Bob."""
+    network = MemoryNetwork()
+    listener = network.listen(BOB.node, "bob:1")
+    with trio.fail_after(10_000):
+        async with trio.open_nursery() as nursery:
+            mean = await network.dialer(MALLORY.node).dial("bob:1", BOB.node)
+            to_mallory = Peer(await listener.accept(), BOB, handler, memory)
+            await mean.send_all(hello_of(MALLORY))
+            await to_mallory.greet()
+            await mean.receive_some(10_000)
+            to_bob = Peer(await network.dialer(ALICE.node).dial("bob:1", BOB.node), ALICE)
+            to_alice = Peer(await listener.accept(), BOB, handler, memory)
+            async with trio.open_nursery() as greeting:
+                greeting.start_soon(to_bob.greet)
+                greeting.start_soon(to_alice.greet)
+            for peer in (to_mallory, to_bob, to_alice):
+                nursery.start_soon(peer.run)
+            yield mean, to_mallory, to_bob
+            nursery.cancel_scope.cancel()
+
+
+async def test_customer_who_does_not_read_keeps_nobody_else_waiting(autojump_clock: MockClock) -> None:
+    memory = Memory(outbound_bytes=16_000_000)
+    async with bob_with_two_customers(Shelf(4_000_000), memory) as (mean, to_mallory, to_bob):
+        for number in range(20):
+            await mean.send_all(wire.encode(number, wire.Get(NAME, 0, 244, False)))
+        await trio.sleep(1)
+        assert memory.outbound.free_bytes == 12_000_000
+        with trio.fail_after(1):
+            await to_bob.request(wire.Get(NAME, 0, 244, False), wire.Found)
+        assert to_mallory.ended is None
+
+
+async def test_customer_whose_bodies_do_not_come_keeps_nobody_else_waiting(autojump_clock: MockClock) -> None:
+    memory = Memory(inbound_bytes=1_000_000)
+    async with bob_with_two_customers(Script(), memory) as (mean, to_mallory, to_bob):
+        await mean.send_all(wire.encode(1, wire.Put(NAME, ROOT, 800_000, 1, 0), 800_000) + b"x")
+        await trio.sleep(1)
+        assert memory.inbound.free_bytes == 200_000
+        with trio.fail_after(1):
+            await to_bob.request(wire.Put(NAME, ROOT, 200_000, 1, 0), wire.Done, bytes(200_000))
+        assert to_mallory.ended is None
+
+
+async def test_answer_holds_no_more_memory_than_its_length(autojump_clock: MockClock) -> None:
+    network = MemoryNetwork(Line(latency_s=10))
+    async with peers(Shelf(2_000_000), network=network) as (to_bob, to_alice), trio.open_nursery() as nursery:
+        nursery.start_soon(to_bob.request, wire.Get(NAME, 0, 2**32 - 1, False), wire.Found)
+        await trio.sleep(15)
+        assert Memory().outbound.free_bytes - to_alice.memory.outbound.free_bytes == 2_000_000
+
+
+async def test_long_body_that_drips_is_given_up_soon(autojump_clock: MockClock) -> None:
+    script = Script()
+    async with bob_with_raw_alice(script) as (alice, bob):
+        await alice.send_all(wire.encode(1, wire.Put(NAME, ROOT, 8_000_000, 1, 0), 8_000_000))
+        start = trio.current_time()
+        while bob.ended is None:
+            await alice.send_all(bytes(1000))
+            await trio.sleep(1)
+        assert 30 <= trio.current_time() - start < 40
+    assert script.open == 0
+
+
+async def test_long_body_on_a_slow_line_arrives(autojump_clock: MockClock) -> None:
+    script = Script()
+    network = MemoryNetwork(Line(latency_s=1, bytes_per_s=20_000))
+    async with peers(script, network=network) as (to_bob, _):
+        await to_bob.request(wire.Put(NAME, ROOT, 8_000_000, 1, 0), wire.Done, bytes(8_000_000))
+    assert [len(body) for _, body in script.got] == [8_000_000]
+
+
+async def test_reader_who_sips_is_given_up(autojump_clock: MockClock) -> None:
+    async with bob_with_raw_alice(Shelf(8_000_000)) as (alice, bob):
+        await alice.send_all(wire.encode(1, wire.Get(NAME, 0, 500, False)))
+        with trio.fail_after(300):
+            while bob.ended is None:
+                await alice.receive_some(5_000)
+                await trio.sleep(1)
+        assert bob.memory.outbound.free_bytes == Memory().outbound.free_bytes
 
 
 async def test_budget_serves_in_order_and_survives_giving_up(autojump_clock: MockClock) -> None:
     budget = Budget(10)
     got: list[int] = []
 
-    async def take(count: int) -> None:
-        await budget.take(count)
+    async def take(count: int, owner: OwnerId) -> None:
+        await budget.take(count, owner)
         got.append(count)
 
-    await budget.take(8)
+    await budget.take(8, BOB.owner)
     async with trio.open_nursery() as nursery:
         with trio.move_on_after(1):
-            await budget.take(5)
-        nursery.start_soon(take, 4)
+            await budget.take(5, ALICE.owner)
+        nursery.start_soon(take, 4, ALICE.owner)
         await wait_all_tasks_blocked()
-        nursery.start_soon(take, 1)
+        nursery.start_soon(take, 1, MALLORY.owner)
         await wait_all_tasks_blocked()
         assert got == []
-        budget.give(8)
+        budget.give(8, BOB.owner)
     assert got == [4, 1]
-    await budget.take(0)
+    await budget.take(0, BOB.owner)
     assert budget.free_bytes == 5
+
+
+async def test_owner_with_his_share_of_the_budget_waits_in_order_and_alone(autojump_clock: MockClock) -> None:
+    budget = Budget(40)
+    got: list[tuple[str, int]] = []
+
+    async def take(who: str, count: int, owner: OwnerId) -> None:
+        await budget.take(count, owner)
+        got.append((who, count))
+
+    await budget.take(8, BOB.owner)
+    async with trio.open_nursery() as nursery:
+        for who, count, owner in (("bob", 5, BOB.owner), ("bob", 2, BOB.owner), ("alice", 10, ALICE.owner)):
+            nursery.start_soon(take, who, count, owner)
+            await wait_all_tasks_blocked()
+        assert got == [("alice", 10)]
+        budget.give(3, BOB.owner)
+        await wait_all_tasks_blocked()
+        assert got == [("alice", 10), ("bob", 5)]
+        budget.give(2, BOB.owner)
+    assert got == [("alice", 10), ("bob", 5), ("bob", 2)]
+    assert budget.free_bytes == 40 - 10 - 10
 
 
 async def test_more_than_the_whole_budget_takes_all_of_it(autojump_clock: MockClock) -> None:
     budget = Budget(10)
-    await budget.take(100)
-    assert budget.free_bytes == 0
-    budget.give(100)
+    taken = await budget.take(100, BOB.owner)
+    assert (taken, budget.free_bytes) == (10, 0)
+    budget.give(taken, BOB.owner)
     assert budget.free_bytes == 10

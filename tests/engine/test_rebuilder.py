@@ -1,0 +1,78 @@
+"""Blocks that lack fragments are completed from verified ones, and only with what their recorded roots name."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from bitdustfs.model import FragmentState, Root
+from tests.engine.volume import Volume
+
+CONTENT = random.Random(12).randbytes(700_000)
+
+
+@pytest.fixture
+def autojump_clock() -> Iterator[MockClock]:
+    yield MockClock(autojump_threshold=0)
+
+
+async def test_rebuild_never_sends_a_fragment_with_a_wrong_root(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    volume = Volume()
+    async with volume.running():
+        volume.remote.gone = {5}
+        ino = await volume.write_all(CONTENT)
+        await volume.flush()
+        block = volume.catalog.block(volume.catalog.blocks_of(ino)[0])
+        assert block is not None
+        held = {r.index for r in volume.catalog.fragments(block.block) if r.state is FragmentState.HELD}
+        (missing,) = set(range(5)) - held
+        wrong = tuple(Root(bytes(32)) if i == missing else root for i, root in enumerate(block.roots))
+        volume.catalog.put_block(replace(block, roots=wrong))
+        puts = volume.remote.puts
+        volume.remote.gone = set()
+        await trio.sleep(60)
+        assert volume.remote.puts == puts
+        assert volume.catalog.held(block.block) == 4
+        volume.catalog.put_block(block)
+        await trio.sleep(60)
+        assert volume.catalog.held(block.block) == 5
+
+
+async def test_lost_fragment_goes_to_a_supplier_without_any_if_there_is_one(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    volume = Volume(suppliers=6)
+    async with volume.running():
+        ino = await volume.write_all(CONTENT)
+        await volume.flush()
+        await volume.forget()
+        volume.remote.forgetting = {1}
+        await volume.files.read(ino, 0, len(CONTENT))
+        await trio.sleep(30)
+        block = volume.catalog.blocks_of(ino)[0]
+        held = {r.supplier for r in volume.catalog.fragments(block) if r.state is FragmentState.HELD}
+        assert held == {2, 3, 4, 5, 6}
+
+
+async def test_rebuild_needs_no_more_than_k_suppliers(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    async with volume.running():
+        volume.remote.gone = {4, 5}
+        ino = await volume.write_all(CONTENT)
+        with trio.fail_after(120):
+            await volume.writer.flush()
+        await volume.forget()
+        volume.remote.gone = {1}
+        await trio.sleep(60)
+        block = volume.catalog.blocks_of(ino)[0]
+        assert volume.catalog.held(block) == 3
+        volume.remote.gone = set()
+        await trio.sleep(60)
+        assert volume.catalog.held(block) == 5
