@@ -25,6 +25,7 @@ from bitdustfs.edges import control_server, fuse, mounts
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.contracts_disk import DiskContracts
 from bitdustfs.edges.control import Args
+from bitdustfs.edges.durable import move_durably, translated
 from bitdustfs.edges.fuse_tuning import MountOptions
 from bitdustfs.edges.home import Home
 from bitdustfs.edges.keys_disk import identity_of, read_keys
@@ -38,7 +39,7 @@ from bitdustfs.engine.node import Node, NodeOptions
 from bitdustfs.engine.reception import Reception
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.tree import Caller
-from bitdustfs.errors import BadFormat, Unavailable
+from bitdustfs.errors import BadFormat, DiskFault, Unavailable
 from bitdustfs.model import Code, NodeId, OwnerId, Supplier
 
 _SHELF_THREADS = 8  # they wait for the disk more than they compute
@@ -253,23 +254,26 @@ async def run_serve(home: Home, wish: ShelfWish, ready: Ready) -> None:
     """
     tune_process()
     identity, _secrets = _unlock(home)
-    DiskShelf.create(wish.shelf)
-    keeper = Keeper(
-        identity,
-        DiskShelf(wish.shelf, donated_bytes=wish.donate_bytes),
-        DiskContracts(home.contracts),
-        allowed=wish.allowed,
-        crunch=ThreadCrunch(_SHELF_THREADS),
-        wall=SystemWall(),
-    )
-    reception = Reception(identity, keeper, knows=keeper.has_contract)
     with trio.CancelScope() as scope:
         async with listening(wish.listen, identity.key) as listener, trio.open_nursery() as nursery:
+            reception = _reception(home, wish, identity)  # makes directories: not before the port is ours
             nursery.start_soon(_cancel_on_signal, scope)
             nursery.start_soon(reception.run, listener)
             host, port = split_address(listener.address)
             ready([f"{identity.node.hex()}@{join_address(dialable(host), port)}"])
     log.info("stopped")
+
+
+def _reception(home: Home, wish: ShelfWish, identity: Identity) -> Reception:
+    keeper = Keeper(
+        identity,
+        DiskShelf.open_or_create(wish.shelf, home.shelf_id, donated_bytes=wish.donate_bytes),
+        DiskContracts(home.contracts),
+        allowed=wish.allowed,
+        crunch=ThreadCrunch(_SHELF_THREADS),
+        wall=SystemWall(),
+    )
+    return Reception(identity, keeper, knows=keeper.has_contract)
 
 
 # --- parts ------------------------------------------------------------------------------------------------
@@ -291,16 +295,34 @@ def _catalog(
     Raises:
         BadFormat: the catalog is of an unknown version, or describes another volume than the keys.
     """
-    create = not home.catalog.exists()
-    if create:
+    if not home.catalog.exists() or not home.catalog.stat().st_size:
         choose(0)
-    with closing(SqliteCatalog(home.catalog, create=create)) as catalog:
-        if create:
-            catalog.put_value(_VOLUME_ID, secrets.volume_id)
-            catalog.commit()
-        elif catalog.value(_VOLUME_ID) != secrets.volume_id:
+        _make_catalog(home, secrets)
+    with closing(SqliteCatalog(home.catalog)) as catalog:
+        if catalog.value(_VOLUME_ID) != secrets.volume_id:
             raise BadFormat(what=f"{home.catalog} does not belong to the keys beside it: put the right keys back")
         yield catalog, choose(len(catalog.suppliers()))
+
+
+def _make_catalog(home: Home, secrets: VolumeSecrets) -> None:
+    """Make the catalog beside its place and put it there whole: a first mount that is killed leaves no half of one.
+
+    Raises:
+        DiskFull, DiskFault
+    """
+    new = home.catalog.with_name(home.catalog.name + ".new")
+    try:
+        for path in (new, home.catalog):  # what was left over: a journal beside a catalog of its name changes it
+            for tail in ("", "-wal", "-shm", "-journal"):
+                path.with_name(path.name + tail).unlink(missing_ok=True)
+        with closing(SqliteCatalog(new, create=True)) as catalog:
+            catalog.put_value(_VOLUME_ID, secrets.volume_id)
+            catalog.commit()
+        if new.with_name(new.name + "-wal").exists():
+            raise DiskFault(path=new, why="its write-ahead log could not be copied into it")
+        move_durably(new, home.catalog)
+    except OSError as error:
+        raise translated(error, new) from error
 
 
 async def _cancel_on_signal(scope: trio.CancelScope) -> None:

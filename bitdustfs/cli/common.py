@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -116,6 +116,22 @@ def show_json(value: Mapping[str, object]) -> None:
 def count(number: int, thing: str) -> str:
     """Write a number and its thing: `1 file`, `3 files`."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    """The exceptions in a group and in the groups in it."""
+    for member in group.exceptions:
+        if isinstance(member, BaseExceptionGroup):
+            yield from leaves(member)
+        else:
+            yield member
+
+
+def first_of_ours(error: BaseException) -> BitdustError | None:
+    """The error to tell the person: itself, or the first of a group of such. None: there is a fault among them."""
+    found = list(leaves(error)) if isinstance(error, BaseExceptionGroup) else [error]
+    ours = [leaf for leaf in found if isinstance(leaf, BitdustError)]
+    return ours[0] if ours and len(ours) == len(found) else None
 
 
 def explain(error: BitdustError) -> None:

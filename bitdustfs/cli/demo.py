@@ -15,7 +15,7 @@ from bitdustfs.core.report import PRACTICE_BANNER
 from bitdustfs.edges import mounts
 from bitdustfs.edges.config import parse_code
 from bitdustfs.edges.home import find_home
-from bitdustfs.errors import BadRequest
+from bitdustfs.errors import BadFormat, BadRequest
 
 _MOST = 50  # processes
 
@@ -75,6 +75,7 @@ def revive(asked: Asked, number: int) -> None:
             click.echo(f"{member.name} runs already.")
             return
         swarm.start(plan, [member])
+        swarm.hire(plan, [member])
     click.echo(f"{member.name} runs again at {member.place.partition('@')[2]}.")
 
 
@@ -89,16 +90,31 @@ def down(asked: Asked, directory: str | None, purge: bool) -> None:
     """
     home = asked.find_home()
     mount = mounts.mounted_at(mounts.place_of(directory), mounts.read_mounts()) if directory else None
-    if mount is not None and mount.is_ours:
+    is_mounted = mount is not None and mount.is_ours
+    if is_mounted:
         home, _, _ = asked.home_of(directory)
-    if not home.demo.is_dir():
+    if not home.demo.is_dir() and not Swarm(home).exists():
         click.echo("There is no practice swarm.")
         return
     with Swarm(home).opened() as swarm:
-        swarm.down()
+        plan = _plan_to_end(swarm, purge=purge)
+        if directory and not is_mounted and (plan is None or mounts.place_of(directory) != plan.mountpoint):
+            where = f", which is mounted at {plan.mountpoint}" if plan is not None else ""
+            raise BadRequest(what=f"{directory} is not of the practice swarm in {home}{where}; nothing was changed")
+        swarm.down(plan.members if plan is not None else swarm.on_disk())
         if purge:
-            swarm.purge()
+            swarm.purge(plan)
     click.echo(f"Deleted the practice swarm in {home}." if purge else f"Stopped. The state stays in {home}.")
+
+
+def _plan_to_end(swarm: Swarm, *, purge: bool) -> Plan | None:
+    """What was set up. None: nothing, or it is to be deleted and cannot be read."""
+    try:
+        return swarm.plan()
+    except BadFormat:
+        if purge:
+            return None
+        raise
 
 
 def _told(asked: Asked, plan: Plan) -> list[str]:

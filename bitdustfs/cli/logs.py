@@ -20,9 +20,12 @@ def log_to_stderr(level: str) -> None:
 
 
 def log_to_file(home: Home, level: str) -> None:
-    """Log into the home. Only the process that holds the home may: two would rotate each other's file away."""
+    """Log into the home. Only the process that holds the home may: two would rotate each other's file away.
+
+    The file is made with the first line, so that what is refused leaves none.
+    """
     handler = logging.handlers.RotatingFileHandler(
-        home.log, maxBytes=LOG_BYTES, backupCount=LOG_FILES - 1, encoding="utf-8"
+        home.log, maxBytes=LOG_BYTES, backupCount=LOG_FILES - 1, encoding="utf-8", delay=True
     )
     _install(handler, level)
 

@@ -6,14 +6,14 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NoReturn
 
 import click
 
 from bitdustfs.cli import cache, config, demo, hire, identify, init, mount, serve, status, sync, umount
-from bitdustfs.cli.common import Asked, explain
+from bitdustfs.cli.common import Asked, explain, first_of_ours, leaves
 from bitdustfs.edges.config import LOG_LEVELS
 from bitdustfs.errors import EXIT, BitdustError, Kind
 
@@ -111,23 +111,13 @@ def _say_usage(bad: click.ClickException) -> int:
 
 
 def _say_several(several: BaseExceptionGroup[BaseException], arguments: Sequence[str]) -> int:
-    leaves = list(_leaves(several))
-    if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
+    if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves(several)):
         return EXIT_INTERRUPTED
-    unexpected = [leaf for leaf in leaves if not isinstance(leaf, BitdustError)]
-    if unexpected:
+    first = first_of_ours(several)
+    if first is None:
         return _say_fault(several, arguments)
-    first = next(leaf for leaf in leaves if isinstance(leaf, BitdustError))
     explain(first)
     return first.exit_code
-
-
-def _leaves(group_: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for member in group_.exceptions:
-        if isinstance(member, BaseExceptionGroup):
-            yield from _leaves(member)
-        else:
-            yield member
 
 
 def _say_fault(fault: BaseException, arguments: Sequence[str]) -> int:

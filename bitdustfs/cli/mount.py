@@ -12,12 +12,13 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 import click
 
-from bitdustfs.cli.common import Asked, with_common_options
+from bitdustfs.cli.common import Asked, first_of_ours, with_common_options
 from bitdustfs.cli.mount_options import MountWish, mount_options
 from bitdustfs.edges import mounts
 from bitdustfs.edges.control import told_error
@@ -115,19 +116,24 @@ def _start_daemon(asked: Asked, home: Home, place: str, code: str | None, words:
     command += [f"--code={code}"] if code is not None else []
     command += [f"-o{word}" for word in words]
     command += [f"--log-level={asked.log_level}"] if asked.log_level is not None else []
-    with home.log.open("ab") as log:
+    with tempfile.TemporaryFile() as early:  # what is refused leaves no log
         process = subprocess.Popen(
             [*command, "--", place],
             stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            stdout=early,
+            stderr=early,
             pass_fds=(sending,),
             cwd="/",
             start_new_session=True,
         )
-    os.close(sending)
-    with os.fdopen(receiving, "rb") as pipe:
-        line = pipe.readline()
+        os.close(sending)
+        with os.fdopen(receiving, "rb") as pipe:
+            line = pipe.readline()
+        if not line:
+            process.wait()
+            early.seek(0)
+            with home.log.open("ab") as log:
+                log.write(early.read())
     if line:
         answer = json.loads(line)
         if "error" in answer:
@@ -135,21 +141,31 @@ def _start_daemon(asked: Asked, home: Home, place: str, code: str | None, words:
             raise told_error(answer["error"]["kind"], answer["error"]["text"])
         process.returncode = 0  # it is not ours to wait for: no warning when this object goes
         return [str(said) for said in answer["ready"]]
-    process.wait()
     raise BitdustError(what=f"the mount ended before it served: {home.log} says why")
 
 
 def _be_daemon(asked: Asked, directory: str, code: str | None, words: Sequence[str], ready_fd: int) -> None:
     """Serve until the end; tell the parent once whether we do."""
 
-    def tell(answer: Mapping[str, object]) -> None:
-        with suppress(OSError):  # nobody waits any more, which is no reason not to serve
-            os.write(ready_fd, json.dumps(answer).encode() + b"\n")
-            os.close(ready_fd)
+    with open(ready_fd, "wb", buffering=0) as pipe:
 
-    try:
-        home, options = _check(asked, directory, code, words)
-        _serve(asked, home, options, lambda lines: tell({"ready": list(lines)}), to_file=True)
-    except BitdustError as error:
-        tell({"error": {"kind": error.kind.value, "text": str(error)}})
-        raise
+        def tell(answer: Mapping[str, object]) -> None:
+            if not pipe.closed:
+                with suppress(OSError):  # nobody waits any more, which is no reason not to serve
+                    pipe.write(json.dumps(answer).encode() + b"\n")
+                pipe.close()
+
+        def ready(lines: Sequence[str]) -> None:
+            with home.log.open("ab") as log:
+                for number in (1, 2):
+                    os.dup2(log.fileno(), number)
+            tell({"ready": list(lines)})
+
+        try:
+            home, options = _check(asked, directory, code, words)
+            _serve(asked, home, options, ready, to_file=True)
+        except (BitdustError, BaseExceptionGroup) as error:
+            first = first_of_ours(error)
+            if first is not None:
+                tell({"error": {"kind": first.kind.value, "text": str(first)}})
+            raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import re
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
@@ -16,17 +17,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bitdustfs.cli.logs import LOG_FILES
 from bitdustfs.cli.processes import Starting, is_verb_of, send, start_daemon, start_verb, wait_until_free
 from bitdustfs.edges import mounts
-from bitdustfs.edges.config import load
+from bitdustfs.edges.config import load, store
+from bitdustfs.edges.durable import TEMPORARY
 from bitdustfs.edges.home import Home, hold, holder, make_home, write_atomically
-from bitdustfs.errors import BadFormat, BadRequest, BitdustError
+from bitdustfs.errors import BadFormat, BadRequest, BitdustError, InUse
 
 SHARE = "10 GiB"  # what each practice supplier offers and is hired for; it takes what is really stored
 _VERSION = 1
 _END_S = 10.0  # for a supplier to end after SIGTERM, and for any process after SIGKILL
-_OURS = ("config.toml", "keys", "catalog.db", "catalog.db-wal", "catalog.db-shm", "spool", "shelf", "contracts")
-_OURS_TOO = ("control.sock", "lock", "demo")
+_ANY_PORT = "127.0.0.1:0"
+_SUPPLIER = re.compile(r"supplier[1-9][0-9]{0,3}")
+_WORDS = "recovery-words"
+# what the program makes in a home, by exact name: nothing else is ever deleted
+_OUR_DIRECTORIES = ("spool", "shelf", "contracts")
+_OUR_CATALOG = tuple(f"catalog.db{tail}" for tail in ("", "-wal", "-shm", "-journal"))
+_OUR_FILES = (
+    "shelf-id",
+    *_OUR_CATALOG,
+    *(f"catalog.db.new{name.removeprefix('catalog.db')}" for name in _OUR_CATALOG),
+)
+_OUR_LOGS = ("log", *(f"log.{number}" for number in range(1, LOG_FILES)))
+_HALF_WRITTEN = re.compile(r"(config\.toml|keys|swarm\.json)" + TEMPORARY)  # by a process that was killed
 
 
 @dataclass(slots=True)
@@ -71,17 +85,41 @@ class Swarm:
         """Let nobody else change this swarm meanwhile.
 
         Raises:
-            BadRequest: there is none and it is not to be made, or the home holds a real volume.
+            BadRequest: there is none and it is not to be made, or the home holds something else.
             InUse: another `demo` is at work.
         """
-        if not make and not self.home.demo.is_dir():
-            raise _no_swarm(self.home)
-        if self.home.keys.exists() and not load(self.home.config).practice:
+        if self.home.keys.exists() and not self._is_marked():
             raise BadRequest(what=f"{self.home} holds a real volume: practise with another --home")
+        if not self.exists():
+            if not make:
+                raise _no_swarm(self.home)
+            self._refuse_foreign()
         make_home(self.home)
         make_home(Home(self.home.demo))
         with hold(Home(self.home.demo)):
             yield self
+
+    def exists(self) -> bool:
+        """Say whether a practice swarm was set up here: its plan can be read, or `up` marked the home."""
+        try:
+            return self.plan() is not None or self._is_marked()
+        except BadFormat:
+            return self._is_marked()
+
+    def _is_marked(self) -> bool:
+        return self.home.config.exists() and load(self.home.config).practice
+
+    def _refuse_foreign(self) -> None:
+        """Refuse to make a swarm among things that `purge` would take for the swarm's own."""
+        names = (*_OUR_DIRECTORIES, *_OUR_FILES, *_OUR_LOGS)
+        found = [self.home.path / name for name in names if (self.home.path / name).exists()]
+        demo = self.home.demo
+        if demo.is_dir():
+            found += [p for p in demo.iterdir() if p.name != "lock" and not _HALF_WRITTEN.fullmatch(p.name)]
+        elif demo.exists():
+            found.append(demo)
+        if found:
+            raise BadRequest(what=f"{found[0]} is of no practice swarm: practise with another --home")
 
     # -- what there is ------------------------------------------------------------------------------------------
 
@@ -92,7 +130,7 @@ class Swarm:
             if said["version"] != _VERSION:
                 raise BadFormat(what=f"{self._file} has version {said['version']}: `demo down --purge` removes it")
             return _plan_of(said)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, KeyError, TypeError) as bad:
             raise BadFormat(what=f"{self._file} is damaged: `demo down --purge` removes it") from bad
@@ -140,7 +178,7 @@ class Swarm:
             if not member.place:
                 self.kill(member)  # an `up` that was interrupted started it, and never heard where it listens
         self.start(plan, [m for m in plan.members if not self.is_running(m)])
-        self._hire(plan)
+        self.hire(plan, plan.members)
         if mounted is None:
             start_verb(self.home, "mount", f"--code={plan.code}", "--", place).finish()
         return plan
@@ -152,24 +190,40 @@ class Swarm:
         owner = start_verb(self.home, "id", "--owner").finish().strip()
         starting: list[tuple[Member, Starting]] = []
         for member in members:
-            address = member.place.partition("@")[2] or "127.0.0.1:0"
-            words = ("serve", "--listen", address, "--donate", SHARE, "--allow", f"{owner}:{SHARE}")
-            home = self._home_of(member)
-            starting.append((member, start_daemon(home, home.path / "stderr", *words)))
+            starting.append((member, self._start(member, owner, member.place.partition("@")[2] or _ANY_PORT)))
         failed: list[BitdustError] = []
         for member, start in starting:
             try:
-                member.place = start.first_line()
+                place = self._served(member, owner, start)
             except BitdustError as error:
                 failed.append(error)
+                continue
+            member.hired = member.hired and place == member.place  # a new address must be told to the customer
+            member.place = place
         self._save(plan)
         if failed:
             raise failed[0]
 
+    def _start(self, member: Member, owner: str, address: str) -> Starting:
+        home = self._home_of(member)
+        words = ("serve", "--listen", address, "--donate", SHARE, "--allow", f"{owner}:{SHARE}")
+        return start_daemon(home, home.path / "stderr", *words)
+
+    def _served(self, member: Member, owner: str, start: Starting) -> str:
+        """Where a supplier serves. If somebody took its port while it did not run, it gets another."""
+        try:
+            return start.first_line()
+        except InUse:
+            if self.is_running(member):
+                raise
+            return self._start(member, owner, _ANY_PORT).first_line()
+
     def _make_keys(self, plan: Plan) -> None:
         """Run `init` for everybody who has no keys, all at once."""
+        if not self._is_marked():  # first: keys in a home that is not marked are those of a real volume
+            store(self.home.config, "practice", "true")
         homes = [self.home, *(self._home_of(member) for member in plan.members)]
-        words = [self.home.demo / "recovery-words", *(self.home.demo / f"{m.name}.words" for m in plan.members)]
+        words = [self.home.demo / _WORDS, *(self.home.demo / f"{m.name}.words" for m in plan.members)]
         making = []
         for home, file in zip(homes, words, strict=True):
             if not home.keys.exists():
@@ -179,11 +233,10 @@ class Swarm:
             verb.finish()
         for file in words[1:]:
             file.unlink(missing_ok=True)  # nobody will ever recover a practice supplier
-        if not load(self.home.config).practice:
-            start_verb(self.home, "config", "set", "practice", "true").finish()
 
-    def _hire(self, plan: Plan) -> None:
-        wanted = [m for m in plan.members if not m.spare and not m.hired]
+    def hire(self, plan: Plan, members: Sequence[Member]) -> None:
+        """Hire those who run and should be hired and are not, or not at their present address."""
+        wanted = [m for m in members if not m.spare and not m.hired]
         if not wanted:
             return
         labels = [word for member in wanted for word in ("--label", member.name)]
@@ -204,16 +257,13 @@ class Swarm:
         wait_until_free(home, wait_s=_END_S)
         return True
 
-    def down(self) -> None:
-        """Unmount, and end all suppliers."""
-        plan = self.plan()
-        if plan is None:
-            return
+    def down(self, members: Sequence[Member]) -> None:
+        """Unmount, and end these suppliers."""
         listed = mounts.read_mounts()
         for mount in listed:
             if mount.is_ours and mount.home == str(self.home):
                 start_verb(self.home, "umount", "--", mount.mountpoint).finish()
-        running = [(m, holder(self._home_of(m))) for m in plan.members]
+        running = [(m, holder(self._home_of(m))) for m in members]
         for member, pid in running:
             if pid is not None:
                 self._signal(member, pid, signal.SIGTERM)
@@ -225,17 +275,32 @@ class Swarm:
                     self._signal(member, pid, signal.SIGKILL)
                 wait_until_free(self._home_of(member), wait_s=_END_S)
 
-    def purge(self) -> None:
-        """Delete everything that the swarm made; the caller ended it."""
-        plan = self.plan()
-        for name in (*_OURS, *(path.name for path in self.home.path.glob("log*")), *_OURS_TOO):
-            path = self.home.path / name
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # not empty: something in it is not ours
-            self.home.path.rmdir()
+    def on_disk(self) -> list[Member]:
+        """The suppliers that have a home, whether there is a plan or not."""
+        directories = [path for path in sorted(self.home.demo.iterdir()) if path.is_dir() and not path.is_symlink()]
+        numbers = [int(path.name.removeprefix("supplier")) for path in directories if _SUPPLIER.fullmatch(path.name)]
+        return [Member(number, spare=True) for number in numbers]
+
+    def purge(self, plan: Plan | None) -> None:
+        """Delete what the program made, and nothing beside it; the caller ended the swarm.
+
+        The marks of a practice swarm go last, so that one that was interrupted can be repeated.
+
+        Args:
+            plan: None: it cannot be read, and the mountpoint stays.
+        """
+        home, demo = self.home.path, self.home.demo
+        members = plan.members if plan is not None else self.on_disk()
+        _delete_directories([home / name for name in _OUR_DIRECTORIES] + [self._home_of(m).path for m in members])
+        words = (_WORDS, *(f"{m.name}.words" for m in members))
+        _delete_files([home / name for name in _OUR_FILES] + [demo / name for name in words])
+        _delete_files([path for path in (*home.iterdir(), *demo.iterdir()) if _HALF_WRITTEN.fullmatch(path.name)])
+        _delete_files([self.home.keys, *(home / name for name in _OUR_LOGS)])
+        _delete_files([self._file])
+        _delete_files([self.home.config, self.home.control, self.home.lock, Home(demo).lock])
+        for directory in (demo, home):
+            with contextlib.suppress(OSError):  # not empty: something in it is not ours
+                directory.rmdir()
         if plan is not None and plan.made_mountpoint:
             with contextlib.suppress(OSError):
                 Path(plan.mountpoint).rmdir()
@@ -266,10 +331,26 @@ def _no_swarm(home: Home) -> BadRequest:
     return BadRequest(what=f"there is no practice swarm in {home}: `bitdustfs demo up DIR` makes one")
 
 
+def _delete_directories(paths: Sequence[Path]) -> None:
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+
+
+def _delete_files(paths: Sequence[Path]) -> None:
+    for path in paths:
+        if path.is_symlink() or not path.is_dir():
+            path.unlink(missing_ok=True)
+
+
 def _plan_of(said: dict[str, Any]) -> Plan:
+    """Raises ValueError, KeyError, TypeError."""
+    members = [Member(**member) for member in said["members"]]
+    if not members or [m.number for m in members] != list(range(1, len(members) + 1)):
+        raise ValueError("its suppliers are not numbered from 1")  # their numbers name directories
     return Plan(
         mountpoint=str(said["mountpoint"]),
         code=str(said["code"]),
-        members=[Member(**member) for member in said["members"]],
+        members=members,
         made_mountpoint=bool(said["made_mountpoint"]),
     )

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import fcntl
 import math
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -200,6 +202,11 @@ def store(path: Path, name: str, text: str) -> Settings:
         BadRequest: unknown key or wrong value; the file is not changed.
     """
     known, entry = _split(name)
+    with _alone(path.parent):
+        return _store(path, known, entry, text)
+
+
+def _store(path: Path, known: str, entry: str, text: str) -> Settings:
     said = _read(path)
     _settings(said)
     if known != TABLE:
@@ -214,6 +221,20 @@ def store(path: Path, name: str, text: str) -> Settings:
     settings = _settings(said)
     write_atomically(path, tomli_w.dumps(said).encode())
     return settings
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Let nobody else change the file meanwhile. HOME/lock will not do: it is held for as long as a mount serves."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as bad:
+        raise translated(bad, directory) from bad
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # held by others for one small write only
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _read(path: Path) -> dict[str, object]:

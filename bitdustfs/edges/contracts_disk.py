@@ -1,7 +1,11 @@
-"""Contracts on disk: HOME/contracts/<owner>.contract as signed, and <owner>.epoch with 8 big-endian bytes."""
+"""Contracts on disk: HOME/contracts/<owner>.contract as signed, and <owner>.epoch.
+
+The latter is a version byte, 1, and the epoch in 8 big-endian bytes.
+"""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -10,7 +14,8 @@ from bitdustfs.edges.durable import replace_file, sync_directory, translated
 from bitdustfs.errors import BadFormat
 from bitdustfs.model import OwnerId
 
-_EPOCH_BYTES = 8
+_EPOCH = struct.Struct(">BQ")
+_EPOCH_VERSION = 1
 
 
 class DiskContracts:
@@ -31,10 +36,15 @@ class DiskContracts:
         self._save(owner, ".contract", contract)
 
     def epochs(self) -> Mapping[OwnerId, int]:
-        return {owner: int.from_bytes(content, "big") for owner, content in self._all(".epoch", _EPOCH_BYTES)}
+        found = {}
+        for owner, content in self._all(".epoch", _EPOCH.size):
+            version, found[owner] = _EPOCH.unpack(content)
+            if version != _EPOCH_VERSION:
+                raise BadFormat(what=f"{self._directory}: an epoch is of another version of bitdustfs")
+        return found
 
     def save_epoch(self, owner: OwnerId, epoch: int) -> None:
-        self._save(owner, ".epoch", epoch.to_bytes(_EPOCH_BYTES, "big"))
+        self._save(owner, ".epoch", _EPOCH.pack(_EPOCH_VERSION, epoch))
 
     def _all(self, suffix: str, length: int) -> Iterator[tuple[OwnerId, bytes]]:
         try:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 from pathlib import Path
 
 from bitdustfs.errors import BitdustError, DiskFault, DiskFull
 
+TEMPORARY = r"\.[0-9a-f]{16}\.new"  # how the name of a file goes on while `replace_file` writes it
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -32,8 +34,8 @@ def replace_file(path: Path, content: bytes) -> None:
 
     Raises OSError, and leaves nothing behind.
     """
-    temporary = path.with_name(path.name + ".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.new")  # of its own: two may replace it at once
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         try:
             write_all(descriptor, content)
@@ -41,9 +43,20 @@ def replace_file(path: Path, content: bytes) -> None:
         finally:
             os.close(descriptor)
         os.rename(temporary, path)
-    except OSError:
+    except BaseException:
         os.unlink(temporary)
         raise
+    sync_directory(path.parent)
+
+
+def move_durably(whole: Path, path: Path) -> None:
+    """Give a file that nobody has open its name, durably. Raises OSError."""
+    descriptor = os.open(whole, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.rename(whole, path)
     sync_directory(path.parent)
 
 

@@ -53,6 +53,10 @@ class Home:
         return self.path / "shelf"
 
     @property
+    def shelf_id(self) -> Path:
+        return self.path / "shelf-id"
+
+    @property
     def contracts(self) -> Path:
         return self.path / "contracts"
 

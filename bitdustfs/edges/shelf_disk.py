@@ -1,6 +1,6 @@
 """The shelf on disk: other people's fragments, one file each.
 
-    SHELF/bitdustfs-shelf                      the marker; a directory without it is not a shelf (an unplugged disk)
+    SHELF/bitdustfs-shelf                      the marker: version and id of the shelf, as text
     SHELF/<owner>/<aa>/<name>                  a fragment: owner and name in hex, aa the first two digits of the name
     SHELF/<owner>/trash/<name>                 a deleted one; its mtime is when that was
     SHELF/incoming/<number>                    a fragment that is being written; removed at start
@@ -20,12 +20,17 @@ A fragment file:
 Names come from peers as 32 raw bytes and are only ever written in hex, so no name leads out of the shelf. A put
 checks the root, writes a temporary file, fsyncs it, renames it and fsyncs the directory, and only then returns. What
 an owner uses is counted once, when the marker is first seen, and then kept in memory.
+
+A directory without the marker is not a shelf: its disk is unplugged. So that an empty mountpoint never becomes one, a
+home makes a shelf once and remembers its id; from then on nothing else will do, and what is asked is *unavailable*.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
 import os
+import re
 import struct
 import threading
 from collections.abc import Iterator, Sequence
@@ -42,6 +47,7 @@ from bitdustfs.errors import (
     AlreadyThere,
     BadFormat,
     BadLeaf,
+    DiskFault,
     DiskFull,
     NotFound,
     Unavailable,
@@ -49,10 +55,15 @@ from bitdustfs.errors import (
 from bitdustfs.model import LEAF_BYTES, FragmentName, OwnerId, Root, short
 from bitdustfs.ports import Leaves
 
+log = logging.getLogger(__name__)
+
 MARKER: Final = "bitdustfs-shelf"
 FLOOR_BYTES: Final = 1 << 30  # of the disk, left to its owner whatever was donated
 NO_LIMIT: Final = 1 << 62
-_MARKER_TEXT = b"bitdustfs shelf 1\n"
+ID_BYTES: Final = 16
+_MARKER_TEXT = re.compile(rb"bitdustfs shelf 2\n([0-9a-f]{32})\n")
+_REMEMBERED_TEXT = re.compile(rb"bitdustfs shelf id 1\n([0-9a-f]{32})\n")
+_HEX = re.compile("[0-9a-f]{64}")
 _INCOMING = "incoming"
 _TRASH = "trash"
 _MAGIC = b"bdfrag\n\0"
@@ -66,37 +77,82 @@ class DiskShelf:
     """A ports.Shelf in a directory made by `create`. Safe to call from several threads.
 
     Args:
+        only: the id of the shelf that must be there; another is as good as none. None: any.
         donated_bytes: the most that all owners together may store.
         floor_bytes: stays free on the disk.
     """
 
-    def __init__(self, root: Path, *, donated_bytes: int = NO_LIMIT, floor_bytes: int = FLOOR_BYTES) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        only: bytes | None = None,
+        donated_bytes: int = NO_LIMIT,
+        floor_bytes: int = FLOOR_BYTES,
+    ) -> None:
         self._root = root
+        self._only = only
         self._donated = donated_bytes
         self._floor = floor_bytes
         self._lock = threading.RLock()  # over what is below; held for renames, never for writing or fsync
-        self._counted: tuple[int, int] | None = None  # device and inode of the marker that was counted
+        self._counted: tuple[int, int, int] | None = None  # device, inode, mtime of the marker that was counted
+        self._durable: set[Path] = set()  # directories whose own names survive a power loss
         self._used: dict[OwnerId, tuple[int, int]] = {}
         self._coming_bytes = 0
         self._numbers = itertools.count()
 
     @staticmethod
-    def create(root: Path) -> None:
+    def create(root: Path) -> bytes:
         """Make a directory a shelf; one that is a shelf already stays as it is.
 
+        Returns:
+            The id of the shelf.
         Raises:
-            AlreadyThere: something else is in it. DiskFull, DiskFault.
+            AlreadyThere: something else is in it. BadFormat: a shelf of another version. DiskFull, DiskFault.
         """
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             if (root / MARKER).exists():
-                return
+                return _read_marker(root)
             if any(root.iterdir()):
                 raise AlreadyThere(what=f"{root} is not empty and is no shelf: choose another directory")
-            replace_file(root / MARKER, _MARKER_TEXT)
+            shelf_id = os.urandom(ID_BYTES)
+            replace_file(root / MARKER, f"bitdustfs shelf 2\n{shelf_id.hex()}\n".encode())
             sync_directory(root.parent)
         except OSError as error:
             raise translated(error, root) from error
+        return shelf_id
+
+    @classmethod
+    def open_or_create(
+        cls, root: Path, remembered: Path, *, donated_bytes: int = NO_LIMIT, floor_bytes: int = FLOOR_BYTES
+    ) -> DiskShelf:
+        """Open the shelf of a home and count it; make it if the home never had one.
+
+        If that shelf is not at `root` now, an error is logged and what is returned waits for it: *unavailable*.
+
+        Args:
+            remembered: the file that says which shelf it is, written when the shelf is first seen.
+        Raises:
+            AlreadyThere: the home has no shelf, and something else is at `root`. BadFormat, DiskFull, DiskFault.
+        """
+        only = _recall(remembered)
+        if only is None:
+            only = cls.create(root)
+            try:
+                replace_file(remembered, f"bitdustfs shelf id 1\n{only.hex()}\n".encode())
+            except OSError as error:
+                raise translated(error, remembered) from error
+        shelf = cls(root, only=only, donated_bytes=donated_bytes, floor_bytes=floor_bytes)
+        try:
+            shelf.free_bytes()  # counts: a shelf of many fragments takes a while, and now nobody waits
+        except (Unavailable, DiskFault) as error:
+            log.error(
+                "nothing can be stored or read: %s To begin a new shelf, and give up the old one, take away %s.",
+                error,
+                remembered,
+            )
+        return shelf
 
     # -- ports.Shelf ------------------------------------------------------------------------------------------
 
@@ -159,7 +215,7 @@ class DiskShelf:
                 if folder.name == _TRASH or folder.name < after[:1].hex():
                     continue
                 for name, size in sorted(_files(folder)):
-                    if name > after:
+                    if name > after and _length_of(size):  # without content it is damaged, and no fragment
                         found.append((FragmentName(name), _length_of(size)))
                 if len(found) >= limit:
                     break
@@ -194,19 +250,21 @@ class DiskShelf:
             raise Unavailable(
                 what=f"{self._root} is not there or has lost its marker: is its disk plugged in?"
             ) from error
-        if self._counted == (seen.st_dev, seen.st_ino):
+        now = seen.st_dev, seen.st_ino, seen.st_mtime_ns
+        if self._counted == now:
             return
         with self._lock:
-            if self._counted == (seen.st_dev, seen.st_ino):
+            if self._counted == now:
                 return
-            text = (self._root / MARKER).read_bytes()
-            if text != _MARKER_TEXT:
-                raise BadFormat(what=f"{self._root} is a shelf of another version of bitdustfs")
+            shelf_id = _read_marker(self._root)
+            if self._only not in (None, shelf_id):
+                raise Unavailable(what=f"{self._root} is another shelf than ours: is the right disk plugged in?")
             self._clean_incoming()
+            self._durable.clear()
             self._used = {
-                OwnerId(bytes.fromhex(p.name)): _usage(p) for p in _folders(self._root) if len(p.name) == 64
+                OwnerId(owner): _usage(p) for p in _folders(self._root) if (owner := _from_hex(p.name)) is not None
             }
-            self._counted = seen.st_dev, seen.st_ino
+            self._counted = now
 
     def _clean_incoming(self) -> None:
         incoming = self._root / _INCOMING
@@ -263,11 +321,13 @@ class DiskShelf:
                 self._count(owner, length - (rotten or 0), 1 if rotten is None else 0)
 
     def _make_directory(self, path: Path) -> None:
-        if path.is_dir():
+        """Make a directory of an owner, durably, also if another put has just made it and not come so far."""
+        if path in self._durable and path.is_dir():
             return
         for folder in (path.parent, path):
             folder.mkdir(mode=0o700, exist_ok=True)
             sync_directory(folder.parent)
+        self._durable.add(path)  # at most 257 for an owner
 
     # -- room -----------------------------------------------------------------------------------------------
 
@@ -293,6 +353,32 @@ class DiskShelf:
     def _count(self, owner: OwnerId, bytes_more: int, fragments_more: int) -> None:
         used_bytes, used_fragments = self._used.get(owner, (0, 0))
         self._used[owner] = used_bytes + bytes_more, used_fragments + fragments_more
+
+
+def _read_marker(root: Path) -> bytes:
+    """The id of the shelf. Raises OSError, BadFormat."""
+    match = _MARKER_TEXT.fullmatch((root / MARKER).read_bytes())
+    if match is None:
+        raise BadFormat(what=f"{root} is a shelf of another version of bitdustfs, or its marker is damaged")
+    return bytes.fromhex(match[1].decode())
+
+
+def _recall(remembered: Path) -> bytes | None:
+    """The id of the shelf that a home made, if it made one."""
+    try:
+        match = _REMEMBERED_TEXT.fullmatch(remembered.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise translated(error, remembered) from error
+    if match is None:
+        raise BadFormat(what=f"{remembered} is damaged, or of another version of bitdustfs: put a copy of it back")
+    return bytes.fromhex(match[1].decode())
+
+
+def _from_hex(text: str) -> bytes | None:
+    """The 32 bytes that a name stands for; what has another name is not ours."""
+    return bytes.fromhex(text) if _HEX.fullmatch(text) else None
 
 
 def _header(length: int, root: Root) -> bytes:
@@ -335,10 +421,15 @@ def _files(folder: Path) -> Iterator[tuple[bytes, int]]:
     """(name, size) of the fragment files in a folder; what has no name of a fragment is not ours."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            if len(entry.name) == 64 and entry.is_file(follow_symlinks=False):
-                yield bytes.fromhex(entry.name), entry.stat(follow_symlinks=False).st_size
+            name = _from_hex(entry.name)
+            if name is not None and entry.is_file(follow_symlinks=False):
+                yield name, entry.stat(follow_symlinks=False).st_size
 
 
 def _usage(owner_folder: Path) -> tuple[int, int]:
+    """(bytes, fragments) in a folder; a damaged file counts as one, until its owner puts or deletes it."""
     lengths = [_length_of(size) for folder in _folders(owner_folder) for _name, size in _files(folder)]
+    damaged = lengths.count(0)
+    if damaged:
+        log.warning("%d damaged fragments without content in %s", damaged, owner_folder)
     return sum(lengths), len(lengths)

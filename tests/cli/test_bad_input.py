@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import apsw
@@ -191,9 +192,9 @@ def test_a_real_volume_is_not_taken_for_practice(home: Path, place: Path, call: 
 # --- what only the serving process can find out ---------------------------------------------------------------
 
 
-def program(*words: str | Path) -> subprocess.CompletedProcess[str]:
+def program(*words: str | Path, before: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*PROGRAM, *map(str, words)],
+        [*before, *PROGRAM, *map(str, words)],
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
@@ -206,6 +207,7 @@ def test_fewer_suppliers_than_k_are_refused_before_a_catalog_is_made(home: Path,
     done = program("--home", home, "mount", place, "--code", "3/5")
     assert done.returncode == 2
     assert "--code 3/5 needs 3 suppliers at least, and 0 are hired" in done.stderr
+    assert not (home / "log").exists()
     assert not (home / "catalog.db").exists()
     assert not (home / "spool").exists()
 
@@ -229,6 +231,7 @@ def test_a_port_in_use_is_refused(home: Path) -> None:
         done = program("--home", home, "serve", "--listen", f"127.0.0.1:{taken.getsockname()[1]}")
     assert done.returncode == 12
     assert "choose another port" in done.stderr
+    assert {path.name for path in home.iterdir()} == {"keys", "lock"}
 
 
 def test_a_supplier_that_is_not_there_is_not_hired(home: Path) -> None:
@@ -238,3 +241,14 @@ def test_a_supplier_that_is_not_there_is_not_hired(home: Path) -> None:
     done = program("--home", home, "hire", f"{NODE}@{address}", "--size", "1G")
     assert done.returncode == 14
     assert address in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv takes the right to mount away")
+def test_a_failure_inside_the_serving_process_is_told_with_its_kind(home: Path, place: Path) -> None:
+    without_right = ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin"]
+    done = program(
+        "--home", home, "mount", place, before=without_right
+    )  # only the kernel knows, in a task of its own
+    assert done.returncode == 21
+    assert f"{place} cannot be mounted" in done.stderr
+    assert done.stderr.count("\n") == 1

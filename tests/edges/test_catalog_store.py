@@ -329,7 +329,6 @@ MAY_READ_A_WHOLE_TABLE = {
     "_LEAST_MARGIN",
     "_INLINE_BYTES",
     "_SUPPLIERS",
-    "_FILES",
     "_UPLOADS",
 }
 

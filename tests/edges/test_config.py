@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -143,3 +144,13 @@ def test_what_is_no_code_is_refused(text: str) -> None:
 def test_what_is_no_owner_id_is_refused(text: str) -> None:
     with pytest.raises(BadRequest):
         parse_owner(text)
+
+
+def test_settings_that_two_store_at_once_are_both_kept(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    keys = {"donate": "5 GiB", "spool": "6 GiB", "log_level": "debug", "practice": "true", "code": "3/5"}
+    with ThreadPoolExecutor(len(keys)) as pool:
+        list(pool.map(lambda key: store(path, key, keys[key]), keys))
+    settings = load(path)
+    assert {key: show(settings, key) for key in keys} == keys
+    assert [left.name for left in tmp_path.iterdir()] == ["config.toml"]

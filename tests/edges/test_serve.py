@@ -20,7 +20,7 @@ from bitdustfs.engine.keeper import Keeper
 from bitdustfs.engine.peer import Peer
 from bitdustfs.engine.reception import Reception
 from bitdustfs.engine.suppliers import Suppliers
-from bitdustfs.errors import PeerGone, PeerRefused
+from bitdustfs.errors import PeerError, PeerGone, PeerRefused
 from bitdustfs.model import FragmentName, SupplierNo
 from bitdustfs.testing.swarm import make_identity
 
@@ -35,10 +35,9 @@ S1 = SupplierNo(1)
 
 @asynccontextmanager
 async def served(tmp_path: Path) -> AsyncIterator[TlsListener]:
-    DiskShelf.create(tmp_path / "shelf")
     keeper = Keeper(
         SUPPLIER,
-        DiskShelf(tmp_path / "shelf", floor_bytes=0),
+        DiskShelf.open_or_create(tmp_path / "shelf", tmp_path / "shelf-id", floor_bytes=0),
         DiskContracts(tmp_path / "contracts"),
         allowed={CUSTOMER.owner: 1 << 24},
         crunch=ThreadCrunch(),
@@ -78,6 +77,33 @@ async def test_fragment_survives_a_restart_of_its_supplier(tmp_path: Path) -> No
             nursery.cancel_scope.cancel()
     assert leaves.content == CONTENT
     assert fragment.root_of(leaves.hashes, leaves.length) == ROOT
+
+
+async def test_supplier_restarted_without_its_disk_says_not_now_until_it_is_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put = wire.Put(NAME, ROOT, len(CONTENT), 1, 0)
+    requests: list[tuple[wire.Request, bytes]] = [
+        (put, CONTENT),
+        (wire.Get(NAME, 0, 92, True), b""),
+        (wire.Stat(), b""),
+    ]
+    async with served(tmp_path) as listener:
+        await customer_side().hire(listener.address, SUPPLIER.node, 1 << 23)
+    (tmp_path / "shelf").rename(tmp_path / "unplugged")
+    (tmp_path / "shelf").mkdir()
+    async with served(tmp_path) as listener, trio.open_nursery() as nursery:
+        peer = Peer(await TlsDialer(CUSTOMER.key).dial(listener.address, SUPPLIER.node), CUSTOMER)
+        await peer.greet()
+        nursery.start_soon(peer.run)
+        for request, body in requests:
+            with pytest.raises(PeerError) as caught:
+                await peer.request(request, wire.ANSWERS[type(request)], body)
+            assert caught.value.facts["code"] is wire.Refused.UNAVAILABLE
+        (tmp_path / "unplugged").rename(tmp_path / "shelf")
+        await peer.request(put, wire.Done, CONTENT)
+        nursery.cancel_scope.cancel()
+    assert [record.levelno for record in caplog.records].count(logging.ERROR) == 1
 
 
 async def test_stranger_is_refused_over_tls(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import resource
 import signal
@@ -251,9 +252,112 @@ def test_making_a_shelf_twice_changes_nothing(tmp_path: Path) -> None:
 
 def test_shelf_of_another_version_is_refused(tmp_path: Path) -> None:
     shelf = disk_shelf(tmp_path)
-    (tmp_path / "shelf" / MARKER).write_bytes(b"bitdustfs shelf 2\n")
+    (tmp_path / "shelf" / MARKER).write_bytes(b"bitdustfs shelf 1\n")
     with pytest.raises(BadFormat):
         shelf.free_bytes()
+
+
+# -- the shelf of a home -----------------------------------------------------------------------------------
+
+
+def home_shelf(tmp_path: Path) -> DiskShelf:
+    return DiskShelf.open_or_create(tmp_path / "shelf", tmp_path / "shelf-id", floor_bytes=0)
+
+
+def assert_unavailable(shelf: Shelf) -> None:
+    with pytest.raises(Unavailable):
+        shelf.get(OWNER, name(1), 0, 9, hashes=False)
+    with pytest.raises(Unavailable):
+        put(shelf, 2)
+
+
+def test_home_finds_its_shelf_again(tmp_path: Path) -> None:
+    put(home_shelf(tmp_path), 1)
+    assert home_shelf(tmp_path).used(OWNER) == (len(CONTENT), 1)
+
+
+@pytest.mark.parametrize("mountpoint", [True, False])
+def test_supplier_that_starts_without_its_disk_lacks_nothing_and_takes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mountpoint: bool
+) -> None:
+    put(home_shelf(tmp_path), 1)
+    (tmp_path / "shelf").rename(tmp_path / "unplugged")
+    if mountpoint:
+        (tmp_path / "shelf").mkdir()
+    shelf = home_shelf(tmp_path)
+    assert_unavailable(shelf)
+    assert not mountpoint or list((tmp_path / "shelf").iterdir()) == []
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+    (tmp_path / "unplugged").rename(tmp_path / "shelf")
+    assert shelf.get(OWNER, name(1), 0, 9, hashes=False).content == CONTENT
+
+
+def test_shelf_of_another_home_is_as_good_as_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    put(home_shelf(tmp_path), 1)
+    (tmp_path / "shelf").rename(tmp_path / "unplugged")
+    DiskShelf.create(tmp_path / "shelf")
+    shelf = home_shelf(tmp_path)
+    assert_unavailable(shelf)
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+    assert files_below(tmp_path / "shelf") == []
+    (tmp_path / "shelf").rename(tmp_path / "wrong")
+    (tmp_path / "unplugged").rename(tmp_path / "shelf")
+    assert shelf.get(OWNER, name(1), 0, 9, hashes=False).content == CONTENT
+
+
+def test_wrong_disk_that_is_plugged_in_while_serving_is_noticed(tmp_path: Path) -> None:
+    shelf = home_shelf(tmp_path)
+    put(shelf, 1)
+    (tmp_path / "shelf").rename(tmp_path / "unplugged")
+    DiskShelf.create(tmp_path / "shelf")
+    assert_unavailable(shelf)
+
+
+def test_home_that_was_stopped_before_it_remembered_takes_the_shelf_it_made(tmp_path: Path) -> None:
+    made = DiskShelf.create(tmp_path / "shelf")
+    home_shelf(tmp_path)
+    assert made.hex() in (tmp_path / "shelf-id").read_text()
+
+
+def test_home_without_a_shelf_leaves_a_full_directory_alone(tmp_path: Path) -> None:
+    (tmp_path / "shelf").mkdir()
+    (tmp_path / "shelf" / "photo").write_bytes(b"mine")
+    with pytest.raises(AlreadyThere):
+        home_shelf(tmp_path)
+    assert not (tmp_path / "shelf-id").exists()
+
+
+def test_damaged_memory_of_the_shelf_is_said(tmp_path: Path) -> None:
+    (tmp_path / "shelf-id").write_bytes(b"")
+    with pytest.raises(BadFormat):
+        home_shelf(tmp_path)
+    assert not (tmp_path / "shelf").exists()
+
+
+# -- what a disk does -----------------------------------------------------------------------------------------
+
+
+def test_empty_file_is_counted_but_is_no_fragment(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shelf = disk_shelf(tmp_path)
+    put(shelf, 1)
+    put(shelf, 2)
+    os.truncate(tmp_path / "shelf" / OWNER.hex() / "01" / name(1).hex(), 0)
+    again = disk_shelf(tmp_path)
+    assert again.names(OWNER, b"", 10) == [(name(2), len(CONTENT))]
+    assert again.used(OWNER) == (len(CONTENT), 2)
+    assert "1 damaged" in caplog.text
+    put(again, 1)
+    assert again.used(OWNER) == (2 * len(CONTENT), 2)
+
+
+def test_what_has_no_name_of_ours_is_passed_over(tmp_path: Path) -> None:
+    shelf = disk_shelf(tmp_path)
+    put(shelf, 1)
+    (tmp_path / "shelf" / ("z" * 64)).mkdir()
+    (tmp_path / "shelf" / OWNER.hex() / "01" / ("z" * 64)).write_bytes(b"stray")
+    again = disk_shelf(tmp_path)
+    assert again.used(OWNER) == (len(CONTENT), 1)
+    assert again.names(OWNER, b"", 10) == [(name(1), len(CONTENT))]
 
 
 @contextmanager
@@ -360,6 +464,15 @@ def test_contract_stores_keep_the_newest(tmp_path: Path, kind: str) -> None:
     again = store if kind == "memory" else DiskContracts(tmp_path / "contracts")
     assert again.contracts() == {OWNER: b"b" * 685, OTHER: b"c" * 685}
     assert again.epochs() == {OWNER: 2**63}
+
+
+def test_epoch_of_another_version_is_refused(tmp_path: Path) -> None:
+    store = DiskContracts(tmp_path / "contracts")
+    store.save_epoch(OWNER, 7)
+    (path,) = (tmp_path / "contracts").iterdir()
+    path.write_bytes(b"\x02" + path.read_bytes()[1:])
+    with pytest.raises(BadFormat):
+        store.epochs()
 
 
 @pytest.mark.parametrize("file", ["nohex" + "z" * 59 + ".contract", "00" * 32 + ".epoch"])

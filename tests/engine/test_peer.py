@@ -16,7 +16,7 @@ from bitdustfs.engine.budget import Budget, Memory
 from bitdustfs.engine.handler import Handler
 from bitdustfs.engine.peer import MAX_IN_FLIGHT, Peer
 from bitdustfs.errors import PeerError, PeerFull, PeerGone, PeerLacks, PeerRefused, ProtocolViolation
-from bitdustfs.model import OwnerId, Role
+from bitdustfs.model import LEAF_BYTES, OwnerId, Role
 from bitdustfs.testing.network import Break, Line, MemoryLink, MemoryNetwork
 from bitdustfs.testing.swarm import make_identity
 
@@ -511,11 +511,11 @@ async def bob_with_two_customers(handler: Handler, memory: Memory) -> AsyncItera
 
 async def test_customer_who_does_not_read_keeps_nobody_else_waiting(autojump_clock: MockClock) -> None:
     memory = Memory(outbound_bytes=16_000_000)
-    async with bob_with_two_customers(Shelf(4_000_000), memory) as (mean, to_mallory, to_bob):
+    async with bob_with_two_customers(Shelf(244 * LEAF_BYTES), memory) as (mean, to_mallory, to_bob):
         for number in range(20):
             await mean.send_all(wire.encode(number, wire.Get(NAME, 0, 244, False)))
         await trio.sleep(1)
-        assert memory.outbound.free_bytes == 12_000_000
+        assert memory.outbound.free_bytes == 16_000_000 - 244 * LEAF_BYTES
         with trio.fail_after(1):
             await to_bob.request(wire.Get(NAME, 0, 244, False), wire.Found)
         assert to_mallory.ended is None
@@ -584,13 +584,16 @@ async def test_budget_serves_in_order_and_survives_giving_up(autojump_clock: Moc
             await budget.take(5, ALICE.owner)
         nursery.start_soon(take, 4, ALICE.owner)
         await wait_all_tasks_blocked()
-        nursery.start_soon(take, 1, MALLORY.owner)
+        nursery.start_soon(take, 2, MALLORY.owner)
         await wait_all_tasks_blocked()
         assert got == []
-        budget.give(8, BOB.owner)
-    assert got == [4, 1]
+        budget.give(3, BOB.owner)
+        await wait_all_tasks_blocked()
+        assert got == [4]
+        budget.give(5, BOB.owner)
+    assert got == [4, 2]
     await budget.take(0, BOB.owner)
-    assert budget.free_bytes == 5
+    assert budget.free_bytes == 4
 
 
 async def test_owner_with_his_share_of_the_budget_waits_in_order_and_alone(autojump_clock: MockClock) -> None:
