@@ -10,9 +10,12 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import trio
+
+from bitdustfs.model import Suite
 
 T = TypeVar("T")
 
@@ -39,6 +42,27 @@ def tune_process() -> None:
     if hasattr(libc, "mallopt"):  # glibc has it, musl does not
         for parameter, value in _MALLOC:
             libc.mallopt(parameter, value)
+
+
+def suite_for(cpuinfo: str) -> Suite:
+    """The faster cipher for a processor: AES-GCM where it has instructions for AES.
+
+    Args:
+        cpuinfo: what Linux says in /proc/cpuinfo; "flags" on x86, "Features" on ARM.
+    """
+    for line in cpuinfo.splitlines():
+        name, _, words = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return Suite.AES_256_GCM if "aes" in words.split() else Suite.CHACHA20_POLY1305
+    return Suite.AES_256_GCM  # nothing is known, and most processors have them
+
+
+def best_suite() -> Suite:
+    """The faster cipher on this machine. Blocks record theirs, so it may differ from machine to machine."""
+    try:
+        return suite_for(Path("/proc/cpuinfo").read_text())
+    except OSError:
+        return suite_for("")
 
 
 class SystemWall:
