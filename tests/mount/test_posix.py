@@ -329,6 +329,7 @@ def test_listing_has_the_dots(place: Path) -> None:
     assert entries == {b".": (place / "d").stat().st_ino, b"..": place.stat().st_ino}
 
 
+@pytest.mark.slow
 def test_large_directory_is_listed_whole_while_it_changes(place: Path) -> None:
     for number in range(1000):
         (place / f"stay{number}").touch()

@@ -17,6 +17,8 @@ from bitdustfs.edges import mounts
 from bitdustfs.edges.fuse_tuning import MAX_BACKGROUND, READ_AHEAD_KIB, connections
 from tests.mount.support import Standin, code_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Standin]:
