@@ -210,6 +210,16 @@ class DiskFault(BitdustError):
     text = "the disk under {path} failed: {why}"
 
 
+class SpoolDamaged(BitdustError):
+    """The local disk returns other bytes than were stored on it, and nobody else has them."""
+
+    kind = Kind.LOST
+    text = (
+        "inode {ino}: bytes that exist only here do not match their check sum any more: the local disk damaged them; "
+        "write the file anew, and have the disk looked at"
+    )
+
+
 # --- blocks and fragments -------------------------------------------------------------------------------
 
 

@@ -34,6 +34,7 @@ BLOCK_CHUNKS = 16  # (tune) sealed chunks in a full block
 BLOCK_BYTES = BLOCK_CHUNKS * (CHUNK_BYTES + SEAL_BYTES)  # also the cap of padding
 LEAF_BYTES = 16 * 1024  # (tune) unit of proof inside a fragment
 INLINE_BYTES = 16 * 1024  # a file up to this size is kept in the catalog file, not in a spool file
+SUM_UNIT_BYTES = 16 * 1024  # (tune) unit of check sums of spool bytes; a read is checked in units
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,13 @@ class Hold(IntEnum):
     CLEAN = 3  # a copy of published bytes; may be dropped
 
 
+class Layer(IntEnum):
+    """Which of two maps of a file an extent belongs to."""
+
+    LIVE = 0  # what is read
+    BENEATH = 1  # hard bytes beneath soft ones: what a power loss would bring back
+
+
 @dataclass(frozen=True, slots=True)
 class Extent:
     """A range of a file that the spool answers for: file bytes [start, end) lie at spool position `at`."""
@@ -145,7 +153,7 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    """What only this machine knows of a regular file: its live size and time, and where its spool ends."""
+    """What only this machine knows of a regular file: its live size and time, and what of its spool is hard."""
 
     ino: Ino
     size: int
@@ -153,6 +161,9 @@ class LocalFile:
     ctime_ns: int
     spool_end: int  # bytes; positions at and above it are free. 0: no spool file
     dirty_since_ns: int  # wall time of the oldest unpublished change; 0: nothing unpublished
+    hard_until: int = 0  # spool bytes below survive a power loss
+    summed_until: int = 0  # spool bytes below have check sums; at least hard_until
+    hard_size: int = 0  # bytes: the size of the file if a power loss takes what is not hard
 
 
 @dataclass(frozen=True, slots=True)

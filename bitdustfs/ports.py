@@ -26,6 +26,7 @@ from bitdustfs.model import (
     FragmentRow,
     Ino,
     Inode,
+    Layer,
     LocalFile,
     MapRow,
     Name,
@@ -206,17 +207,31 @@ class Catalog(Protocol):
         """Those with numbers above `after`, in order; at most `limit`, or all."""
         ...
 
-    def extents(self, ino: Ino) -> Sequence[Extent]: ...
-
-    def replace_extents(self, ino: Ino, extents: Iterable[Extent], *, start: int, end: int) -> None:
-        """Put `extents` in place of all rows whose start lies in [start, end)."""
+    def unsure_files(self) -> Sequence[LocalFile]:
+        """Those with spool bytes that have no sums, or with dirty ones that are not hard. Scans; for the start."""
         ...
 
-    def inline(self, ino: Ino) -> bytes | None:
-        """The whole content of a small file, if it is kept in the catalog."""
+    def extents(self, ino: Ino, layer: Layer) -> Sequence[Extent]: ...
+
+    def replace_extents(self, ino: Ino, layer: Layer, extents: Iterable[Extent], *, start: int, end: int) -> None:
+        """Put `extents` in place of all rows of the layer whose start lies in [start, end)."""
         ...
 
-    def put_inline(self, ino: Ino, content: bytes) -> None: ...
+    def sums(self, ino: Ino, row: int) -> bytes:
+        """The sums (core.sums) of units 64·row … 64·row+63 of a spool file, as far as they were noted."""
+        ...
+
+    def put_sums(self, ino: Ino, row: int, sums: bytes) -> None: ...
+
+    def drop_sums(self, ino: Ino, first: int, end: int) -> None:
+        """Forget rows [first, end)."""
+        ...
+
+    def inline(self, ino: Ino) -> tuple[bytes, bytes] | None:
+        """The whole content of a small file and its sum, if it is kept in the catalog."""
+        ...
+
+    def put_inline(self, ino: Ino, content: bytes, sum: bytes) -> None: ...
 
     def drop_inline(self, ino: Ino) -> None: ...
 
@@ -238,6 +253,12 @@ class Catalog(Protocol):
         ...
 
     def put_value(self, key: str, value: bytes) -> None: ...
+
+    def local_value(self, key: str) -> bytes | None:
+        """A named value of this machine, never replicated: the boot in which it was mounted last."""
+        ...
+
+    def put_local_value(self, key: str, value: bytes) -> None: ...
 
     def file_bytes(self) -> tuple[int, int]:
         """(sum of published sizes of regular files, number of live inodes)."""
@@ -262,6 +283,14 @@ class Spool(Protocol):
 
     async def harden(self, ino: Ino) -> None:
         """Make what was written survive a power loss. Raises DiskFull, DiskFault."""
+        ...
+
+    async def sums(self, ino: Ino, start: int, end: int) -> bytes:
+        """The check sums (core.sums) of [start, end), where `start` begins a unit; given-back bytes are zeros.
+
+        Raises:
+            DiskFault
+        """
         ...
 
     def punch(self, ino: Ino, at: int, length: int) -> None:

@@ -32,7 +32,7 @@ from bitdustfs.edges.keys_disk import identity_of, read_keys
 from bitdustfs.edges.own_address import dialable
 from bitdustfs.edges.shelf_disk import DiskShelf
 from bitdustfs.edges.spool_disk import DiskSpool
-from bitdustfs.edges.system import SystemEntropy, SystemWall, ThreadCrunch, best_suite, tune_process
+from bitdustfs.edges.system import SystemEntropy, SystemWall, ThreadCrunch, best_suite, boot_id, tune_process
 from bitdustfs.edges.tls import TlsDialer, join_address, listening, split_address
 from bitdustfs.engine.keeper import Keeper
 from bitdustfs.engine.node import Node, NodeOptions
@@ -102,6 +102,7 @@ async def run_mount(home: Home, wish: MountWish, ready: Ready) -> None:
                     code=code,
                     practice=wish.settings.practice,
                     suite=best_suite(),
+                    boot=boot_id(),
                 ),
             )
             node.tree.plant(None, Caller(uid=os.geteuid(), gid=os.getegid()))

@@ -40,12 +40,12 @@ class ChunkPart:
     end: int
 
 
-def chunk_parts(offset: int, length: int) -> Iterator[ChunkPart]:
-    """Cut the file range [offset, offset+length) at the edges of chunks."""
+def chunk_parts(offset: int, length: int, chunk_bytes: int = CHUNK_BYTES) -> Iterator[ChunkPart]:
+    """Cut the range [offset, offset+length) at the edges of chunks, or of other units of one length."""
     end = offset + length
     while offset < end:
-        index, start = divmod(offset, CHUNK_BYTES)
-        stop = min(CHUNK_BYTES, start + end - offset)
+        index, start = divmod(offset, chunk_bytes)
+        stop = min(chunk_bytes, start + end - offset)
         yield ChunkPart(index, start, stop)
         offset += stop - start
 

@@ -6,30 +6,46 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from bitdustfs.edges.catalog_store import Store
-from bitdustfs.model import NO_INO, Extent, FragmentName, Hold, Ino, LocalFile, SupplierNo
+from bitdustfs.model import NO_INO, Extent, FragmentName, Hold, Ino, Layer, LocalFile, SupplierNo
 
-_FILE_COLUMNS = "ino, size, mtime_ns, ctime_ns, spool_end, dirty_since_ns"
+_FILE_COLUMNS = "ino, size, mtime_ns, ctime_ns, spool_end, dirty_since_ns, hard_until, summed_until, hard_size"
 _FILE = f"SELECT {_FILE_COLUMNS} FROM l_file WHERE ino = ?"
 _FILES = f"SELECT {_FILE_COLUMNS} FROM l_file WHERE ino > ? ORDER BY ino LIMIT ?"
+_UNSURE_FILES = f"""
+    SELECT {_FILE_COLUMNS} FROM l_file
+    WHERE summed_until < spool_end OR dirty_since_ns <> 0 AND hard_until < spool_end ORDER BY ino
+"""
 _PUT_FILE = f"""
-    INSERT INTO l_file ({_FILE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (ino) DO UPDATE SET
+    INSERT INTO l_file ({_FILE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (ino) DO UPDATE SET
     size = excluded.size, mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns,
-    spool_end = excluded.spool_end, dirty_since_ns = excluded.dirty_since_ns
+    spool_end = excluded.spool_end, dirty_since_ns = excluded.dirty_since_ns, hard_until = excluded.hard_until,
+    summed_until = excluded.summed_until, hard_size = excluded.hard_size
 """
 _DROP_FILE = "DELETE FROM l_file WHERE ino = ?"
-_EXTENTS = "SELECT start, stop, at, hold FROM l_extent WHERE ino = ? ORDER BY start"
-_PUT_EXTENT = "INSERT INTO l_extent (ino, start, stop, at, hold) VALUES (?, ?, ?, ?, ?)"
-_DROP_EXTENTS = "DELETE FROM l_extent WHERE ino = ? AND start >= ? AND start < ?"
+_EXTENTS = "SELECT start, stop, at, hold FROM l_extent WHERE ino = ? AND layer = ? ORDER BY start"
+_PUT_EXTENT = "INSERT INTO l_extent (ino, layer, start, stop, at, hold) VALUES (?, ?, ?, ?, ?, ?)"
+_DROP_EXTENTS = "DELETE FROM l_extent WHERE ino = ? AND layer = ? AND start >= ? AND start < ?"
 _DROP_ALL_EXTENTS = "DELETE FROM l_extent WHERE ino = ?"
-_INLINE = "SELECT content FROM l_inline WHERE ino = ?"
-_PUT_INLINE = (
-    "INSERT INTO l_inline (ino, content) VALUES (?, ?) ON CONFLICT (ino) DO UPDATE SET content = excluded.content"
+_SUMS = "SELECT sums FROM l_sum WHERE ino = ? AND row = ?"
+_PUT_SUMS = (
+    "INSERT INTO l_sum (ino, row, sums) VALUES (?, ?, ?) ON CONFLICT (ino, row) DO UPDATE SET sums = excluded.sums"
 )
+_DROP_SUMS = "DELETE FROM l_sum WHERE ino = ? AND row >= ? AND row < ?"
+_DROP_ALL_SUMS = "DELETE FROM l_sum WHERE ino = ?"
+_INLINE = "SELECT content, sum FROM l_inline WHERE ino = ?"
+_PUT_INLINE = """
+    INSERT INTO l_inline (ino, content, sum) VALUES (?, ?, ?)
+    ON CONFLICT (ino) DO UPDATE SET content = excluded.content, sum = excluded.sum
+"""
 _INLINE_BYTES = "SELECT coalesce(sum(length(content)), 0) FROM l_inline"
 _DROP_INLINE = "DELETE FROM l_inline WHERE ino = ?"
 _PUT_UPLOAD = "INSERT INTO l_upload (block_id, place, supplier, name) VALUES (?, ?, ?, ?)"
 _DROP_UPLOAD = "DELETE FROM l_upload WHERE block_id = ?"
 _UPLOADS = "SELECT block_id, place, supplier, name FROM l_upload ORDER BY block_id, place"
+_LOCAL_VALUE = "SELECT value FROM l_value WHERE key = ?"
+_PUT_LOCAL_VALUE = (
+    "INSERT INTO l_value (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+)
 _ITSELF = -1  # place of the row that stands for the block
 
 
@@ -44,9 +60,8 @@ class LocalTables(Store):
 
     def put_local_file(self, row: LocalFile) -> None:
         """Insert or replace."""
-        self._change(
-            _PUT_FILE, (row.ino, row.size, row.mtime_ns, row.ctime_ns, row.spool_end, row.dirty_since_ns)
-        )  # fmt: skip
+        times = (row.mtime_ns, row.ctime_ns, row.spool_end, row.dirty_since_ns)
+        self._change(_PUT_FILE, (row.ino, row.size, *times, row.hard_until, row.summed_until, row.hard_size))
 
     def drop_local_file(self, ino: Ino) -> None:
         """Forget it; its extents and inline content are rows of their own."""
@@ -56,27 +71,46 @@ class LocalTables(Store):
         """Those with numbers above `after`, in order; at most `limit`, or all."""
         return [LocalFile(*row) for row in self._rows(_FILES, (after, limit))]
 
-    # -- extents -----------------------------------------------------------------------------------------
-    def extents(self, ino: Ino) -> Sequence[Extent]:
-        """All extents of a file, in order."""
-        return [Extent(start, stop, at, Hold(hold)) for start, stop, at, hold in self._rows(_EXTENTS, (ino,))]
+    def unsure_files(self) -> Sequence[LocalFile]:
+        """Those with spool bytes that have no sums, or with dirty ones that are not hard."""
+        return [LocalFile(*row) for row in self._rows(_UNSURE_FILES)]
 
-    def replace_extents(self, ino: Ino, extents: Iterable[Extent], *, start: int, end: int) -> None:
-        """Put `extents` in place of all rows whose start lies in [start, end)."""
+    # -- extents -----------------------------------------------------------------------------------------
+    def extents(self, ino: Ino, layer: Layer) -> Sequence[Extent]:
+        """All extents of a file in one layer, in order."""
+        rows = self._rows(_EXTENTS, (ino, int(layer)))
+        return [Extent(start, stop, at, Hold(hold)) for start, stop, at, hold in rows]
+
+    def replace_extents(self, ino: Ino, layer: Layer, extents: Iterable[Extent], *, start: int, end: int) -> None:
+        """Put `extents` in place of all rows of the layer whose start lies in [start, end)."""
         with self.savepoint():
-            self._change(_DROP_EXTENTS, (ino, start, end))
-            for extent in extents:
-                self._change(_PUT_EXTENT, (ino, extent.start, extent.end, extent.at, int(extent.hold)))
+            self._change(_DROP_EXTENTS, (ino, int(layer), start, end))
+            for each in extents:
+                self._change(_PUT_EXTENT, (ino, int(layer), each.start, each.end, each.at, int(each.hold)))
+
+    # -- check sums --------------------------------------------------------------------------------------
+    def sums(self, ino: Ino, row: int) -> bytes:
+        """The sums of 1 MiB of a spool file, as far as they were noted."""
+        rows = self._rows(_SUMS, (ino, row))
+        return rows[0][0] if rows else b""
+
+    def put_sums(self, ino: Ino, row: int, sums: bytes) -> None:
+        """Insert or replace."""
+        self._change(_PUT_SUMS, (ino, row, sums))
+
+    def drop_sums(self, ino: Ino, first: int, end: int) -> None:
+        """Forget rows [first, end): their bytes were given back."""
+        self._change(_DROP_SUMS, (ino, first, end))
 
     # -- inline contents ---------------------------------------------------------------------------------
-    def inline(self, ino: Ino) -> bytes | None:
-        """The whole content of a small file, if it is kept in the catalog."""
+    def inline(self, ino: Ino) -> tuple[bytes, bytes] | None:
+        """The whole content of a small file and its sum, if it is kept in the catalog."""
         rows = self._rows(_INLINE, (ino,))
-        return rows[0][0] if rows else None
+        return rows[0] if rows else None
 
-    def put_inline(self, ino: Ino, content: bytes) -> None:
+    def put_inline(self, ino: Ino, content: bytes, sum: bytes) -> None:
         """Insert or replace."""
-        self._change(_PUT_INLINE, (ino, content))
+        self._change(_PUT_INLINE, (ino, content, sum))
 
     def inline_bytes(self) -> int:
         """The sum of all inline contents."""
@@ -107,7 +141,18 @@ class LocalTables(Store):
             for block_id, rows in groupby(self._rows(_UPLOADS), key=lambda row: bytes(row[0]))
         ]
 
+    # -- values ------------------------------------------------------------------------------------------
+    def local_value(self, key: str) -> bytes | None:
+        """A named value of this machine."""
+        rows = self._rows(_LOCAL_VALUE, (key,))
+        return rows[0][0] if rows else None
+
+    def put_local_value(self, key: str, value: bytes) -> None:
+        """Insert or replace."""
+        self._change(_PUT_LOCAL_VALUE, (key, value))
+
     def _drop_local_rows(self, ino: Ino) -> None:
         self._change(_DROP_FILE, (ino,))
         self._change(_DROP_ALL_EXTENTS, (ino,))
+        self._change(_DROP_ALL_SUMS, (ino,))
         self._change(_DROP_INLINE, (ino,))

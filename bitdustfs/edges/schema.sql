@@ -1,4 +1,4 @@
--- The catalog, format 1: every table and column with meaning, unit and invariant.
+-- The catalog, format 2: every table and column with meaning, unit and invariant.
 --
 -- r_… tables are replicated: their rows go to the suppliers as deltas and snapshots, and come back on recovery.
 -- l_… tables are local: they speak of this machine's spool and are emptied on recovery.
@@ -15,7 +15,7 @@
 -- Booleans do not occur; times are nanoseconds since 1970 UTC; ids are positive and never used twice.
 
 PRAGMA application_id = 0x42446673; -- "BDfs"
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 
 -- Counters and sums.
 CREATE TABLE r_counter (
@@ -157,24 +157,43 @@ CREATE TABLE l_file (
     mtime_ns       INTEGER NOT NULL, -- live
     ctime_ns       INTEGER NOT NULL, -- live
     spool_end      INTEGER NOT NULL, -- bytes; positions of the spool file from here on are free. 0: no spool file
-    dirty_since_ns INTEGER NOT NULL  -- wall time of the oldest unpublished change; 0: none
+    dirty_since_ns INTEGER NOT NULL, -- wall time of the oldest unpublished change; 0: none
+    hard_until     INTEGER NOT NULL, -- spool bytes below were synced: they survive a power loss
+    summed_until   INTEGER NOT NULL, -- spool bytes below have sums in l_sum; hard_until <= summed_until <= spool_end
+    hard_size      INTEGER NOT NULL  -- bytes: the size of the file after a power loss that takes what is not hard
 ) STRICT;
 
--- Which bytes of a file the spool answers for. Rows of one inode never overlap.
+-- Which bytes of a file the spool answers for. Rows of one inode and layer never overlap.
 CREATE TABLE l_extent (
     ino   INTEGER NOT NULL,
+    layer INTEGER NOT NULL, -- 0: what is read; 1: hard bytes or zeros beneath dirty ones that are not hard
     start INTEGER NOT NULL, -- first byte of the file
     stop  INTEGER NOT NULL, -- byte after the last; above start
     at    INTEGER NOT NULL, -- position in the inode's spool file; 0 for zeros
     hold  INTEGER NOT NULL, -- 1 dirty, 2 dirty zeros without bytes, 3 clean
-    PRIMARY KEY (ino, start)
+    PRIMARY KEY (ino, layer, start)
+) WITHOUT ROWID, STRICT;
+
+-- Check sums of spool bytes, in units of SUM_UNIT_BYTES of the inode's spool file.
+CREATE TABLE l_sum (
+    ino  INTEGER NOT NULL,
+    row  INTEGER NOT NULL, -- the row speaks of units 64 * row … 64 * row + 63
+    sums BLOB    NOT NULL, -- 8 bytes for each unit; of a unit that summed_until cuts: of its bytes below
+    PRIMARY KEY (ino, row)
 ) WITHOUT ROWID, STRICT;
 
 -- The whole content of small files, so that one commit makes data and name durable.
 CREATE TABLE l_inline (
     ino     INTEGER NOT NULL PRIMARY KEY,
-    content BLOB    NOT NULL -- up to INLINE_BYTES
+    content BLOB    NOT NULL, -- up to INLINE_BYTES
+    sum     BLOB    NOT NULL  -- its check sum, 8 bytes
 ) STRICT;
+
+-- Named values of this machine: the boot in which it was mounted last.
+CREATE TABLE l_value (
+    key   TEXT NOT NULL PRIMARY KEY,
+    value BLOB NOT NULL
+) WITHOUT ROWID, STRICT;
 
 -- Blocks on their way: what they may have left at suppliers, noted before the first byte leaves.
 CREATE TABLE l_upload (

@@ -14,17 +14,21 @@ import ctypes
 import errno
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import trio
 
+from bitdustfs.core.sums import sums_of
 from bitdustfs.edges.durable import sync_directory, translated
 from bitdustfs.edges.shared_sync import SharedSync
 from bitdustfs.errors import BitdustError, DiskFault
-from bitdustfs.model import Ino
+from bitdustfs.model import SUM_UNIT_BYTES, Ino
 
 OPEN_FILES = 256  # (tune) a quarter of the usual limit of 1024 descriptors
+THREAD_BYTES = 256 * 1024  # below this a hop into a worker costs more than summing
+_STEP_BYTES = 64 * SUM_UNIT_BYTES  # read at once for summing
 _STAT_BLOCK_BYTES = 512  # unit of st_blocks, whatever the file system
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2  # fallocate(2)
 
@@ -108,15 +112,24 @@ class DiskSpool:
             file = self._file(ino, create=False)
         except OSError as e:
             raise self._translated(e) from e
-        file.users += 1
         try:
-            await file.sync.harden()
+            with self._in_use(ino, file):
+                await file.sync.harden()
         finally:
-            file.users -= 1
             if file.sync.failure is not None and self._open.get(ino) is file:
                 self._failures[ino] = file.sync.failure
-            if file.users == 0 and self._open.get(ino) is not file:
-                os.close(file.descriptor)  # removed or closed meanwhile
+
+    async def sums(self, ino: Ino, start: int, end: int) -> bytes:
+        """The check sums of [start, end); `start` begins a unit, given-back bytes are zeros. Raises DiskFault."""
+        try:
+            file = self._file(ino, create=False)
+            with self._in_use(ino, file):
+                if end - start < THREAD_BYTES:
+                    await trio.lowlevel.checkpoint()
+                    return _sums(file.descriptor, start, end)
+                return await trio.to_thread.run_sync(_sums, file.descriptor, start, end)
+        except OSError as e:
+            raise self._translated(e) from e
 
     def punch(self, ino: Ino, at: int, length: int) -> None:
         """Give the space of a range back, as far as the file system can. Nothing if there is no file."""
@@ -191,6 +204,17 @@ class DiskSpool:
         if file is not None and file.users == 0:
             os.close(file.descriptor)
 
+    @contextmanager
+    def _in_use(self, ino: Ino, file: _OpenFile) -> Iterator[None]:
+        """Keep a descriptor open while a worker uses it, also if the file is removed meanwhile."""
+        file.users += 1
+        try:
+            yield
+        finally:
+            file.users -= 1
+            if file.users == 0 and self._open.get(ino) is not file:
+                os.close(file.descriptor)
+
     def _make_durable(self, ino: Ino, descriptor: int) -> None:
         """In a worker."""
         self._sync(descriptor)
@@ -233,6 +257,16 @@ def _ino_of(name: str) -> Ino | None:
     except ValueError:
         return None
     return ino if f"{ino:x}" == name else None
+
+
+def _sums(descriptor: int, start: int, end: int) -> bytes:
+    """Maybe in a worker."""
+    parts = []
+    for at in range(start, end, _STEP_BYTES):
+        length = min(_STEP_BYTES, end - at)
+        content = os.pread(descriptor, length, at)
+        parts.append(sums_of(content.ljust(length, b"\0")))
+    return b"".join(parts)
 
 
 def _punch(descriptor: int, at: int, length: int) -> None:

@@ -19,6 +19,9 @@ from bitdustfs.model import Suite
 
 T = TypeVar("T")
 
+BOOT_ID_VARIABLE = "BITDUSTFS_BOOT_ID"  # for tests, which cannot cut the power
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
 # A worker that runs Python holds the interpreter's lock for this long before the loop gets it back. Every SQL
 # statement and every send lets the lock go, so with Python's 5 ms a busy worker would slow each request by as much.
 SWITCH_S = 0.0005
@@ -63,6 +66,14 @@ def best_suite() -> Suite:
         return suite_for(Path("/proc/cpuinfo").read_text())
     except OSError:
         return suite_for("")
+
+
+def boot_id() -> bytes:
+    """Which boot of this machine it is: another one after each power loss. b"": the kernel does not say."""
+    try:
+        return os.environ.get(BOOT_ID_VARIABLE, "").encode() or _BOOT_ID.read_bytes().strip()
+    except OSError:
+        return b""
 
 
 class SystemWall:

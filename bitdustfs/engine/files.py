@@ -24,9 +24,11 @@ from bitdustfs.core.health import block_state, worst
 from bitdustfs.core.ranges import Piece, chunk_count, chunk_parts, map_runs
 from bitdustfs.engine.filestate import FileLife, Frozen, freeze
 from bitdustfs.engine.filetable import FileTable
+from bitdustfs.engine.hardener import Hardener
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.room import Room
-from bitdustfs.errors import DiskFault, DiskFull, FileError, NotFound
+from bitdustfs.engine.spooled import Spooled
+from bitdustfs.errors import DiskFault, DiskFull, FileError, NotFound, SpoolDamaged
 from bitdustfs.model import (
     CHUNK_BYTES,
     INLINE_BYTES,
@@ -75,7 +77,9 @@ class Files:
         self._written_at = -BUSY_S
         self._drop_after = NO_INO
         self._table = FileTable(catalog, journal)
-        self._room = Room(spool, journal, self._table, spool_limit)
+        self._spooled = Spooled(catalog, spool)
+        self._hardener = Hardener(catalog, journal, spool, self._table, self._spooled)
+        self._room = Room(spool, self._spooled, journal, self._table, spool_limit)
         self.changed = trio.Event()  # set when there may be work for the writer
         self.out_of_quota: Callable[[], bool] = lambda: False  # uploads wait for more room at suppliers
         self.on_published: Callable[[Ino], None] = lambda ino: None  # in the operation that publishes it
@@ -164,23 +168,29 @@ class Files:
     async def read(self, ino: Ino, offset: int, length: int) -> bytes:
         """Read up to `length` bytes. Raises Unavailable or its kin, BlockLost, ChunkMissing, DiskFault."""
         got: dict[int, bytes] = {}
-        version = -1
+        version, followed = -1, False
         while True:
             # no await from here to the return: what is put together belongs to one moment
             life = self._table.life(ino)
             end = min(life.size, offset + length)
             if offset >= end:
                 return b""
+            if life.damaged:
+                raise SpoolDamaged(ino=ino)
             if life.inline is not None:
                 return life.inline[offset:end]
             if version != life.version:
                 got, version = {}, life.version
             pieces = list(life.extents.pieces(offset, end))
             missing = self._missing(life, pieces, got)
-            if not missing:
+            if not followed:
                 self._follow(life, offset, end)
-                return self._assemble(life, pieces, got)
-            self._follow(life, offset, end)
+                followed = True
+            if not missing:
+                content = self._assemble(life, pieces, got)
+                if content is None:
+                    continue  # a clean copy is damaged: suppliers are asked
+                return content
             if len(missing) > 1:
                 self._fetch.ahead(ino, missing)
             for index in missing:
@@ -199,6 +209,8 @@ class Files:
         await self._room.wait_for(len(content), drop=self._drop_some, out_of_quota=self.out_of_quota)
         # no await from here on: bytes, extents and size change together
         life = self._table.life(ino)
+        if life.damaged:
+            raise SpoolDamaged(ino=ino)
         now = self._wall.now_ns()
         if life.inline is not None and end <= INLINE_BYTES:
             old = life.inline
@@ -220,12 +232,14 @@ class Files:
             raise FileError(errno=errno.EFBIG, what=f"a file holds at most {MAX_FILE_BYTES} bytes")
         await trio.lowlevel.checkpoint()
         life = self._table.life(ino)
+        if life.damaged and size:
+            raise SpoolDamaged(ino=ino)
         now = self._wall.now_ns()
         life.mtime_ns = life.ctime_ns = now
         old_size = life.size
         if size == 0:
             life.drop_regions(life.extents.cut(0, _FOREVER))
-            life.inline = b""
+            life.inline, life.damaged = b"", False
         elif life.inline is not None and size <= INLINE_BYTES:
             life.inline = life.inline[:size].ljust(size, b"\0")
         else:
@@ -233,6 +247,7 @@ class Files:
             if size < old_size:
                 life.drop_regions(life.extents.cut(size, _FOREVER))
                 life.extents.lay(Extent(size, max(size, life.base_size), 0, Hold.ZERO))
+        life.drop_regions(life.hard.truncated(size, life.change + 1))
         life.size = size
         life.modified(min(size, old_size), max(size, old_size))
         self._changed(life)
@@ -244,14 +259,20 @@ class Files:
 
     async def settle(self, ino: Ino) -> None:
         """Make the file's bytes survive a power loss, so that a name committed later never shows less."""
-        life = self._table.loaded(ino)
-        if life is None or life.inline is not None or life.hard_until >= life.spool_end:
-            return
-        end, files = life.spool_end, life.spool_files
-        life.soft_from = end  # before the wait: what is being hardened is not written again
-        await self._spool.harden(ino)
-        if life.spool_files == files:
-            life.hard_until = max(life.hard_until, end)
+        await self._hardener.settle(ino)
+
+    async def settle_all(self) -> None:
+        """The same for all files, as far as the disk does it. The caller sets the deadline."""
+        await self._hardener.settle_all()
+
+    async def keep_hard(self) -> None:
+        """Do it in the background for what is dirty for long."""
+        await self._hardener.run()
+
+    def spooled(self, life: FileLife, piece: Piece) -> bytes:
+        """The bytes of a piece that the spool has, checked. Raises SpoolDamaged, DiskFault."""
+        assert piece.extent is not None and piece.extent.hold is not Hold.ZERO
+        return self._spooled.read(life, piece.extent.at, piece.end - piece.start)
 
     def has_room(self, length: int) -> bool:
         """A write of so many bytes does not have to wait."""
@@ -363,6 +384,16 @@ class Files:
             await trio.sleep(COLLECT_EVERY_S)
             await self._room.collect()
 
+    def start(self, boot: bytes) -> int:
+        """Before anything is read: see to bytes that a crash may have taken. The caller makes it durable.
+
+        Args:
+            boot: which boot of the machine this is; b"" if that cannot be told.
+        Returns:
+            How many files lost changes that nobody had synced.
+        """
+        return self._hardener.start(boot)
+
     def sweep(self) -> int:
         """At start: remove spool files that no inode knows. Returns how many."""
         known = {row.ino for row in self._catalog.local_files()}
@@ -396,6 +427,7 @@ class Files:
         if content:
             self._lay(life, 0, content)
         life.inline = None  # not before: writing it may fail
+        life.hard.spilled(content, life.change)
         if life.base_size > len(content):
             life.extents.lay(Extent(len(content), life.base_size, 0, Hold.ZERO))
 
@@ -404,10 +436,11 @@ class Files:
         if position is not None:
             self._spool.write(life.ino, position, content)
             return
-        at = life.spool_end
+        at, end = life.spool_end, offset + len(content)
         self._spool.write(life.ino, at, content)
         life.spool_end = at + len(content)
-        life.drop_regions(life.extents.lay(Extent(offset, offset + len(content), at, Hold.DIRTY)))
+        life.drop_regions(life.hard.covered(life.extents, offset, end))
+        life.extents.lay(Extent(offset, end, at, Hold.DIRTY))
 
     def _missing(self, life: FileLife, pieces: Sequence[Piece], got: dict[int, bytes]) -> list[int]:
         """Indexes of published chunks that are needed and not at hand."""
@@ -420,21 +453,28 @@ class Files:
                         missing[part.index] = None
         return list(missing)
 
-    def _assemble(self, life: FileLife, pieces: Sequence[Piece], got: dict[int, bytes]) -> bytes:
-        if len(pieces) == 1 and pieces[0].extent is not None and pieces[0].extent.hold is not Hold.ZERO:
-            extent = pieces[0].extent
-            return self._spool.read(life.ino, extent.at, extent.end - extent.start)
+    def _assemble(self, life: FileLife, pieces: Sequence[Piece], got: dict[int, bytes]) -> bytes | None:
+        """Put a read together. None: a clean copy turned out to be damaged, and was let go."""
         out = []
         for piece in pieces:
             length = piece.end - piece.start
-            if piece.extent is not None:
-                zero = piece.extent.hold is Hold.ZERO
-                out.append(bytes(length) if zero else self._spool.read(life.ino, piece.extent.at, length))
-                continue
-            for part in chunk_parts(piece.start, length):
-                chunk = got.get(part.index, b"")
-                out.append(chunk[part.start : part.end].ljust(part.end - part.start, b"\0"))
-        return b"".join(out)
+            if piece.extent is None:
+                for part in chunk_parts(piece.start, length):
+                    chunk = got.get(part.index, b"")
+                    out.append(chunk[part.start : part.end].ljust(part.end - part.start, b"\0"))
+            elif piece.extent.hold is Hold.ZERO:
+                out.append(bytes(length))
+            else:
+                try:
+                    out.append(self._spooled.read(life, piece.extent.at, length))
+                except (SpoolDamaged, DiskFault):
+                    if piece.extent.hold is Hold.DIRTY:
+                        raise
+                    _log.warning("inode %d: a local copy is damaged; it is fetched again", life.ino)
+                    life.drop_regions(life.extents.cut(piece.start, piece.end))
+                    self._table.save(life)
+                    return None
+        return out[0] if len(out) == 1 else b"".join(out)
 
     def _keep(self, life: FileLife, index: int, plaintext: bytes) -> None:
         """Put a fetched chunk into the spool as clean, where nothing newer lies. Never makes a read fail."""

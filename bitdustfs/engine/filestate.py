@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from bitdustfs.core.ranges import Extents, Piece, Region, chunk_count, clip
-from bitdustfs.model import CHUNK_BYTES, ChunkNo, Code, Extent, Hold, Ino
+from bitdustfs.core.ranges import Extents, Piece, Region, chunk_count, chunk_parts, clip
+from bitdustfs.core.sums import unit_ceil, unit_floor
+from bitdustfs.engine.hardness import Hardness
+from bitdustfs.model import CHUNK_BYTES, SUM_UNIT_BYTES, ChunkNo, Code, Extent, Hold, Ino, Layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +35,9 @@ class FileLife:
     version: int = 0  # of the published file; 0 = unborn
     published_size: int = 0  # of the published version: gaps above it are zeros
     spool_end: int = 0
-    soft_from: int = 0  # spool bytes below are never written again: hardened, being hardened, or frozen
-    hard_until: int = 0  # spool bytes below survive a power loss
+    soft_from: int = 0  # spool bytes below are never written again: hardened, summed, being so, or frozen
+    hard: Hardness = field(default_factory=Hardness)
+    damaged: bool = False  # its inline content is not what was stored: only writing it anew helps
     spool_files: int = 0  # how often its spool file was removed, and positions started anew
     dirty: bool = False
     dirty_since_ns: int = 0
@@ -47,6 +50,9 @@ class FileLife:
     extents: Extents = field(default_factory=Extents)
     stored_inline: bytes | None = None
     garbage: list[Garbage] = field(default_factory=list)
+    dead_bytes: dict[int, int] = field(
+        default_factory=dict
+    )  # spool unit -> how much of it is garbage, where not all is
     frozen: Frozen | None = None
     freezes: int = 0
     patience_s: float = 0.0  # how long a change waits before it is uploaded; grows while the file is hot
@@ -64,9 +70,19 @@ class FileLife:
         return max(self.published_size, self.frozen.size if self.frozen else 0)
 
     @property
+    def layers(self) -> tuple[tuple[Layer, Extents], ...]:
+        """Its maps, as the catalog stores them."""
+        return (Layer.LIVE, self.extents), (Layer.BENEATH, self.hard.beneath)
+
+    @property
     def is_bare(self) -> bool:
         """This machine holds nothing of it but what the replicated tables say."""
-        return not self.dirty and self.inline is None and not len(self.extents) and self.spool_end == 0
+        return not self.dirty and self.kept_inline is None and not len(self.extents) and self.spool_end == 0
+
+    @property
+    def kept_inline(self) -> bytes | None:
+        """What the catalog keeps as inline content: the file's, or what is hard of it until the spool is."""
+        return self.inline if self.inline is not None else self.hard.inline
 
     @property
     def dirty_bytes(self) -> int:
@@ -78,7 +94,8 @@ class FileLife:
     @property
     def idle(self) -> bool:
         """Nobody needs this in memory."""
-        return self.opens <= 0 and not self.dirty and self.frozen is None and not self.garbage
+        summed = self.hard.summed >= self.spool_end
+        return self.opens <= 0 and not self.dirty and self.frozen is None and not self.garbage and summed
 
     @property
     def is_spent(self) -> bool:
@@ -87,7 +104,17 @@ class FileLife:
             self.spool_end > 0
             and self.frozen is None
             and not self.going_ahead
+            and not self.hard.turn.locked()
             and all(e.hold is Hold.ZERO for e in self.extents)
+            and all(e.hold is Hold.ZERO for e in self.hard.beneath)
+        )
+
+    def refers(self, at: int, end: int) -> bool:
+        """Something of the file lies at spool positions [at, end)."""
+        return any(
+            e.hold is not Hold.ZERO and e.at < end and at < e.at + e.end - e.start
+            for layer in (self.extents, self.hard.beneath)
+            for e in layer
         )
 
     def modified(self, start: int, end: int) -> None:
@@ -107,13 +134,26 @@ class FileLife:
         self.garbage.extend(Garbage(region, self.freezes) for region in regions)
 
     def take_garbage(self) -> list[Garbage]:
-        """Take the garbage that the version on its way, if any, does not need."""
+        """Take the garbage that the version on its way, if any, does not need, as far as it fills units."""
         if self.frozen is None:
             taken, self.garbage = self.garbage, []
-            return taken
-        taken = [g for g in self.garbage if g.freeze < self.frozen.number]
-        self.garbage = [g for g in self.garbage if g.freeze >= self.frozen.number]
-        return taken
+        else:
+            taken = [g for g in self.garbage if g.freeze < self.frozen.number]
+            self.garbage = [g for g in self.garbage if g.freeze >= self.frozen.number]
+        return [Garbage(whole, each.freeze) for each in taken for whole in self._whole_units(each.region)]
+
+    def _whole_units(self, region: Region) -> list[Region]:
+        """The units that are garbage whole now that `region` is. Others are kept: a sum speaks of all of a unit."""
+        first, last = unit_ceil(region.at), unit_floor(region.at + region.length)
+        whole = [Region(first, last - first)] if first < last else []
+        for part in chunk_parts(region.at, region.length, SUM_UNIT_BYTES):
+            if part.end - part.start < SUM_UNIT_BYTES:
+                dead = self.dead_bytes.pop(part.index, 0) + part.end - part.start
+                if dead < SUM_UNIT_BYTES:
+                    self.dead_bytes[part.index] = dead
+                else:
+                    whole.append(Region(part.index * SUM_UNIT_BYTES, SUM_UNIT_BYTES))
+        return whole
 
     def rewritable(self, offset: int, length: int) -> int | None:
         """The spool position where [offset, offset+length) may be written in place, if it may."""
@@ -131,6 +171,7 @@ class FileLife:
         for extent in frozen.extents:
             if extent.hold is not Hold.CLEAN:
                 self._clean(extent)
+        self.drop_regions(self.hard.published(frozen.size, frozen.change))
         self.published_change = frozen.change
         if self.change == frozen.change:
             self.dirty = False

@@ -6,15 +6,20 @@ needed. What changes in memory is written into the open transaction right before
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import trio
 
+from bitdustfs.core.sums import sums_of
 from bitdustfs.engine.filestate import FileLife
+from bitdustfs.engine.hardness import Hardness
 from bitdustfs.engine.journal import Journal
 from bitdustfs.errors import NotFound
 from bitdustfs.model import NO_INO, Ino, LocalFile
 from bitdustfs.ports import Catalog
+
+_log = logging.getLogger(__name__)
 
 
 class FileTable:
@@ -65,7 +70,10 @@ class FileTable:
     def stored_inline(self, ino: Ino) -> int:
         """How many bytes of a file are kept in the catalog."""
         life = self._lives.get(ino)
-        return len((self._catalog.inline(ino) if life is None else life.stored_inline) or b"")
+        if life is not None:
+            return len(life.stored_inline or b"")
+        stored = self._catalog.inline(ino)
+        return len(stored[0]) if stored else 0
 
     def drop(self, ino: Ino, stored_inline: int) -> None:
         """Forget a file whose inode is gone, and what of it was kept in the catalog."""
@@ -102,14 +110,37 @@ class FileTable:
             dirty=dirty,
             change=int(dirty),
         )
+        life.hard.size = life.published_size
         if row is not None:
-            life.inline = life.stored_inline = self._catalog.inline(ino)
             life.spool_end = life.soft_from = row.spool_end
             life.dirty_since_ns = row.dirty_since_ns
-            for extent in self._catalog.extents(ino):
-                life.extents.lay(extent)
-            life.extents.clean_slate()
+            life.hard = Hardness(
+                until=row.hard_until, summed=row.summed_until, size=row.hard_size, change=life.change
+            )
+            for layer, extents in life.layers:
+                for extent in self._catalog.extents(ino, layer):
+                    extents.lay(extent)
+                extents.clean_slate()
+            self._load_inline(life)
         return life
+
+    def _load_inline(self, life: FileLife) -> None:
+        stored = self._catalog.inline(life.ino)
+        if stored is None:
+            return
+        content, known = stored
+        life.stored_inline = content
+        good = sums_of(content) == known
+        if not good:
+            _log.warning("inode %d: its small content in the catalog is damaged", life.ino)
+        if len(life.extents):
+            life.hard.inline = content if good else None  # only a power loss would need it
+        elif good:
+            life.inline = content
+        elif life.dirty:
+            life.inline, life.damaged = content, True
+        else:
+            self.save(life)  # suppliers have it
 
     def _flush(self) -> None:
         """Put what changed in memory into the open transaction. Nothing is forgotten if that fails."""
@@ -118,19 +149,22 @@ class FileTable:
                 self._catalog.drop_local_file(ino)
             else:
                 since = life.dirty_since_ns if life.dirty else 0
-                row = LocalFile(ino, life.size, life.mtime_ns, life.ctime_ns, life.spool_end, since)
+                hard = (life.hard.until, life.hard.summed, life.hard.size)
+                row = LocalFile(ino, life.size, life.mtime_ns, life.ctime_ns, life.spool_end, since, *hard)
                 self._catalog.put_local_file(row)
-            for start, end in life.extents.touched:
-                rows = [e for e in life.extents.between(start, end) if e.start >= start]
-                self._catalog.replace_extents(ino, rows, start=start, end=end)
-            life.extents.clean_slate()
-            if life.inline is not life.stored_inline:
-                self.inline_bytes += len(life.inline or b"") - len(life.stored_inline or b"")
-                if life.inline is None:
+            for layer, extents in life.layers:
+                for start, end in extents.touched:
+                    rows = [e for e in extents.between(start, end) if e.start >= start]
+                    self._catalog.replace_extents(ino, layer, rows, start=start, end=end)
+                extents.clean_slate()
+            inline = life.kept_inline
+            if inline is not life.stored_inline:
+                self.inline_bytes += len(inline or b"") - len(life.stored_inline or b"")
+                if inline is None:
                     self._catalog.drop_inline(ino)
                 else:
-                    self._catalog.put_inline(ino, life.inline)
-                life.stored_inline = life.inline
+                    self._catalog.put_inline(ino, inline, sums_of(inline))
+                life.stored_inline = inline
         done = list(self._unsaved.values())
         self._unsaved.clear()
         for life in done:

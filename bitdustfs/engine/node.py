@@ -46,6 +46,7 @@ class NodeOptions:
     deduplicate: bool = True
     practice: bool = False  # all suppliers are on this machine
     suite: Suite = Suite.AES_256_GCM
+    boot: bytes = b""  # which boot of this machine it is; b"": nobody can tell
 
 
 class Node:
@@ -78,7 +79,6 @@ class Node:
             catalog=catalog,
             files=self.files,
             journal=self.journal,
-            spool=spool,
             fetch=self.reader,
             uploads=self.uploads,
             crunch=crunch,
@@ -105,8 +105,13 @@ class Node:
     async def running(self) -> AsyncIterator[Node]:
         """Run all services; at the end commit what they left."""
         dropped = self.tree.lives.start()
+        reverted = self.files.start(self._options.boot)
         await self.journal.durable()  # what the sweep removes must not be needed by an older commit
         swept = self.files.sweep()
+        if reverted:
+            self.reporter.note_trouble(
+                f"after a power loss {reverted} files are as they were synced last; the log names them"
+            )
         if dropped or swept:
             _log.info("dropped %d deleted files and %d spool files of a process that died", dropped, swept)
         async with AsyncExitStack() as stack:
@@ -118,6 +123,7 @@ class Node:
                 ("journal", self.journal.run),
                 ("suppliers", self.suppliers.run),
                 ("files", self.files.run),
+                ("hardener", self.files.keep_hard),
                 ("uploads", self.uploads.run),
                 ("writer", self.writer.run),
                 ("rebuilder", self.rebuilder.run),
@@ -127,6 +133,7 @@ class Node:
                 yield self
             finally:
                 with trio.CancelScope(deadline=trio.current_time() + STOP_PATIENCE_S, shield=True):
+                    await self.files.settle_all()
                     await self.journal.durable()
 
     async def _keep_running(self, name: str, service: Callable[[], Awaitable[None]]) -> None:

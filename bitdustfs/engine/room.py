@@ -13,6 +13,7 @@ import trio
 from bitdustfs.engine.filestate import FileLife, Garbage
 from bitdustfs.engine.filetable import FileTable
 from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.spooled import Spooled
 from bitdustfs.errors import ContractsFull, SpoolFull
 from bitdustfs.model import Ino
 from bitdustfs.ports import Spool
@@ -25,8 +26,9 @@ _STEP = 16  # a sixteenth of the spool is made free at a time, so that not every
 class Room:
     """The space of one spool."""
 
-    def __init__(self, spool: Spool, journal: Journal, table: FileTable, limit: int) -> None:
+    def __init__(self, spool: Spool, spooled: Spooled, journal: Journal, table: FileTable, limit: int) -> None:
         self._spool = spool
+        self._spooled = spooled
         self._journal = journal
         self._table = table
         self._limit = limit
@@ -112,15 +114,20 @@ class Room:
         for life, entries in garbage:
             while entries:
                 if not life.dead:
-                    self._spool.punch(life.ino, entries[-1].region.at, entries[-1].region.length)
+                    region = entries[-1].region
+                    self._spool.punch(life.ino, region.at, region.length)
+                    self._spooled.forget(life, region)
                 entries.pop()
         for life, end in spent:
             # one that was written meanwhile, and emptied again by a change that is not durable, keeps its file
             if life.is_spent and not life.dead and life.spool_end == end:
                 self._spool.remove(life.ino)
-                life.spool_end = life.soft_from = life.hard_until = 0
+                self._spooled.forget_all(life)
+                life.spool_end = life.soft_from = 0
+                life.hard.restart()
                 life.spool_files += 1
                 life.garbage.clear()
+                life.dead_bytes.clear()
                 self._table.save(life)
 
     def _used(self) -> int:

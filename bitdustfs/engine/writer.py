@@ -20,12 +20,13 @@ import trio
 
 from bitdustfs.core import block as blocks
 from bitdustfs.core import erasure, fragment, placement
+from bitdustfs.core.ranges import Piece
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.files import Fetch, Files
 from bitdustfs.engine.filestate import FileLife, Frozen, FrozenChunk, chunk_ahead
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.uploads import Shipment, Uploads
-from bitdustfs.errors import BitdustError
+from bitdustfs.errors import BitdustError, DiskFault, SpoolDamaged
 from bitdustfs.model import (
     BLOCK_BYTES,
     BLOCK_CHUNKS,
@@ -40,7 +41,7 @@ from bitdustfs.model import (
     Root,
     Suite,
 )
-from bitdustfs.ports import Catalog, Crunch, Entropy, Spool
+from bitdustfs.ports import Catalog, Crunch, Entropy
 
 FREEZE_AFTER_S = 5.0  # (tune) age of the oldest change
 FREEZE_BYTES = 4 * 1024 * 1024  # (tune) one block's worth
@@ -91,7 +92,6 @@ class Writer:
         catalog: Catalog,
         files: Files,
         journal: Journal,
-        spool: Spool,
         fetch: Fetch,
         uploads: Uploads,
         crunch: Crunch,
@@ -104,7 +104,6 @@ class Writer:
         self._catalog = catalog
         self._files = files
         self._journal = journal
-        self._spool = spool
         self._fetch = fetch
         self._uploads = uploads
         self._crunch = crunch
@@ -188,7 +187,7 @@ class Writer:
         jobs: list[_Job] = []
         for life in sorted(lives, key=lambda each: each.dirty_at):
             code = self._code_of(life)
-            if life.frozen is not None or code is None or answering < code.k:
+            if life.frozen is not None or life.damaged or code is None or answering < code.k:
                 continue
             age = now - life.dirty_at
             quiet = enough and life.opens <= 0 and age >= QUIET_S
@@ -292,22 +291,35 @@ class Writer:
         if chunk.inline is not None:
             return chunk.inline
         start = chunk.index * CHUNK_BYTES
-        base = b""
-        if any(p.extent is None and p.start < job.life.published_size for p in chunk.pieces):
-            base = await self._fetch.chunk(job.life.ino, chunk.index)
-            base = base[: max(0, job.life.published_size - start)]
-        if job.life.dead:
-            return b""
-        out = []
+        parts: list[bytes | None] = []
         for piece in chunk.pieces:
             length = piece.end - piece.start
             if piece.extent is None:
-                out.append(base[piece.start - start : piece.end - start].ljust(length, b"\0"))
+                parts.append(None if piece.start < job.life.published_size else bytes(length))
             elif piece.extent.hold is Hold.ZERO:
-                out.append(bytes(length))
+                parts.append(bytes(length))
             else:
-                out.append(self._spool.read(job.life.ino, piece.extent.at, length))
-        return out[0] if len(out) == 1 else b"".join(out)
+                parts.append(self._spooled(job.life, piece))
+        if None in parts:
+            base = await self._fetch.chunk(job.life.ino, chunk.index)
+            base = base[: max(0, job.life.published_size - start)]
+            for turn, piece in enumerate(chunk.pieces):
+                if parts[turn] is None:
+                    published = base[piece.start - start : piece.end - start]
+                    parts[turn] = published.ljust(piece.end - piece.start, b"\0")
+        if job.life.dead:
+            return b""
+        whole = [part for part in parts if part is not None]
+        return whole[0] if len(whole) == 1 else b"".join(whole)
+
+    def _spooled(self, life: FileLife, piece: Piece) -> bytes | None:
+        """Bytes of a piece; None if they are a damaged copy of what suppliers have."""
+        try:
+            return self._files.spooled(life, piece)
+        except (SpoolDamaged, DiskFault):
+            if piece.extent is not None and piece.extent.hold is Hold.CLEAN:
+                return None
+            raise
 
     async def _known(self, jobs: Sequence[_Job]) -> tuple[list[_Job], dict[Fingerprint, ChunkRow], set[_Job]]:
         """Answer jobs whose chunk is well placed already.

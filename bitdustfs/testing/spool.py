@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import trio
 
+from bitdustfs.core.sums import sums_of
 from bitdustfs.errors import DiskFault, DiskFull
 from bitdustfs.model import Ino
 from bitdustfs.ports import Spool
@@ -53,6 +54,15 @@ class MemorySpool:
         if ino in self._files:
             self._hard[ino] = self._files[ino].copy()
 
+    async def sums(self, ino: Ino, start: int, end: int) -> bytes:
+        """The check sums of [start, end)."""
+        await trio.lowlevel.checkpoint()
+        file = self._files.get(ino)
+        if file is None:
+            raise DiskFault(path=f"memory spool, inode {ino}", why="it does not exist")
+        there = max(start, min(end, file.end))
+        return sums_of((self.read(ino, start, there - start) if there > start else b"").ljust(end - start, b"\0"))
+
     def punch(self, ino: Ino, at: int, length: int) -> None:
         """Give the space of a range back, here and in what survives."""
         for file in (self._files.get(ino), self._hard.get(ino)):
@@ -78,6 +88,15 @@ class MemorySpool:
 
     def close(self) -> None:
         """Nothing to let go of: the same spool may be used again."""
+
+    def flip(self, ino: Ino, at: int) -> None:
+        """Change one bit of a byte, as a failing disk would."""
+        for file in (self._files.get(ino), self._hard.get(ino)):
+            if file is not None and at < file.end:
+                page, place = divmod(at, _PAGE)
+                content = bytearray(file.pages.get(page, _ZEROS))
+                content[place] ^= 1
+                file.pages[page] = bytes(content)
 
     def lose_power(self) -> None:
         """Forget what was not hardened. Removed and punched is gone: the worst that a disk can do."""
@@ -119,6 +138,12 @@ class FaultySpool:
         await trio.lowlevel.checkpoint()
         self._step()
         await self._spool.harden(ino)
+
+    async def sums(self, ino: Ino, start: int, end: int) -> bytes:
+        """Sum, or fail."""
+        await trio.lowlevel.checkpoint()
+        self._step()
+        return await self._spool.sums(ino, start, end)
 
     def punch(self, ino: Ino, at: int, length: int) -> None:
         """Punch, or fail without having punched."""

@@ -24,6 +24,7 @@ from bitdustfs.model import (
     FragmentState,
     Hold,
     Ino,
+    Layer,
     LocalFile,
     MapRow,
     Name,
@@ -67,14 +68,16 @@ def test_dropped_inode_takes_its_map_xattrs_and_local_rows_along(catalog: Catalo
     catalog.put_xattr(FILE.ino, b"user.a", b"1")
     catalog.replace_map(FILE.ino, [MapRow(0, 1, ChunkNo(1))], first=0, last=0)
     catalog.put_local_file(LocalFile(FILE.ino, 1, 2, 3, 4, 5))
-    catalog.replace_extents(FILE.ino, [Extent(0, 9, 0, Hold.DIRTY)], start=0, end=ALL)
-    catalog.put_inline(FILE.ino, b"content")
+    catalog.replace_extents(FILE.ino, Layer.LIVE, [Extent(0, 9, 0, Hold.DIRTY)], start=0, end=ALL)
+    catalog.put_inline(FILE.ino, b"content", b"sum")
+    catalog.put_sums(FILE.ino, 0, b"sums")
     catalog.drop_inode(FILE.ino)
     assert catalog.inode(FILE.ino) is None
     assert not catalog.xattrs(FILE.ino)
     assert not catalog.map_rows(FILE.ino, 0, ALL)
     assert catalog.local_file(FILE.ino) is None
-    assert not catalog.extents(FILE.ino)
+    assert catalog.sums(FILE.ino, 0) == b""
+    assert not catalog.extents(FILE.ino, Layer.LIVE)
     assert catalog.inline(FILE.ino) is None
 
 
@@ -382,19 +385,52 @@ def test_local_file_comes_back(catalog: Catalog) -> None:
 
 def test_extents_are_replaced_by_where_they_start(catalog: Catalog) -> None:
     rows = [Extent(0, 10, 0, Hold.DIRTY), Extent(10, 20, 0, Hold.ZERO), Extent(30, 40, 10, Hold.CLEAN)]
-    catalog.replace_extents(FILE.ino, rows, start=0, end=ALL)
-    assert catalog.extents(FILE.ino) == rows
-    catalog.replace_extents(FILE.ino, [Extent(12, 20, 50, Hold.DIRTY)], start=5, end=30)
-    assert catalog.extents(FILE.ino) == [rows[0], Extent(12, 20, 50, Hold.DIRTY), rows[2]]
-    assert catalog.extents(Ino(8)) == []
+    catalog.replace_extents(FILE.ino, Layer.LIVE, rows, start=0, end=ALL)
+    assert catalog.extents(FILE.ino, Layer.LIVE) == rows
+    catalog.replace_extents(FILE.ino, Layer.LIVE, [Extent(12, 20, 50, Hold.DIRTY)], start=5, end=30)
+    assert catalog.extents(FILE.ino, Layer.LIVE) == [rows[0], Extent(12, 20, 50, Hold.DIRTY), rows[2]]
+    assert catalog.extents(Ino(8), Layer.LIVE) == []
+
+
+def test_layers_of_extents_are_apart(catalog: Catalog) -> None:
+    live, beneath = [Extent(0, 10, 90, Hold.DIRTY)], [Extent(0, 5, 0, Hold.DIRTY)]
+    catalog.replace_extents(FILE.ino, Layer.LIVE, live, start=0, end=ALL)
+    catalog.replace_extents(FILE.ino, Layer.BENEATH, beneath, start=0, end=ALL)
+    assert catalog.extents(FILE.ino, Layer.LIVE) == live
+    assert catalog.extents(FILE.ino, Layer.BENEATH) == beneath
+    catalog.replace_extents(FILE.ino, Layer.BENEATH, [], start=0, end=ALL)
+    assert catalog.extents(FILE.ino, Layer.LIVE) == live
+    assert catalog.extents(FILE.ino, Layer.BENEATH) == []
+
+
+def test_files_that_a_crash_may_have_touched_are_found(catalog: Catalog) -> None:
+    rows = [
+        LocalFile(Ino(1), 0, 0, 0, 100, 1, hard_until=100, summed_until=100),
+        LocalFile(Ino(2), 0, 0, 0, 100, 1, hard_until=50, summed_until=100, hard_size=7),
+        LocalFile(Ino(3), 0, 0, 0, 100, 0, hard_until=50, summed_until=100),
+        LocalFile(Ino(4), 0, 0, 0, 100, 0, hard_until=50, summed_until=50),
+    ]
+    for row in rows:
+        catalog.put_local_file(row)
+    assert catalog.unsure_files() == [rows[1], rows[3]]
+
+
+def test_sums_come_back_by_row(catalog: Catalog) -> None:
+    for row in range(4):
+        catalog.put_sums(Ino(7), row, b"first sums")
+        catalog.put_sums(Ino(7), row, bytes([row]) * 8)
+    catalog.put_sums(Ino(8), 1, b"other")
+    catalog.drop_sums(Ino(7), 1, 3)
+    assert [catalog.sums(Ino(7), row) for row in range(4)] == [b"\0" * 8, b"", b"", b"\3" * 8]
+    assert catalog.sums(Ino(8), 1) == b"other"
 
 
 def test_inline_content_comes_back(catalog: Catalog) -> None:
-    catalog.put_inline(Ino(7), b"")
-    catalog.put_inline(Ino(8), bytes(range(256)) * 64)
-    catalog.put_inline(Ino(8), b"shorter")
-    assert catalog.inline(Ino(7)) == b""
-    assert catalog.inline(Ino(8)) == b"shorter"
+    catalog.put_inline(Ino(7), b"", b"")
+    catalog.put_inline(Ino(8), bytes(range(256)) * 64, b"a sum")
+    catalog.put_inline(Ino(8), b"shorter", b"another")
+    assert catalog.inline(Ino(7)) == (b"", b"")
+    assert catalog.inline(Ino(8)) == (b"shorter", b"another")
     assert catalog.inline_bytes() == 7
     catalog.drop_inline(Ino(8))
     assert catalog.inline(Ino(8)) is None
@@ -416,3 +452,8 @@ def test_values_come_back(catalog: Catalog) -> None:
     catalog.put_value("scope", b"\0\2")
     assert catalog.value("scope") == b"\0\2"
     assert catalog.value("suite") is None
+    catalog.put_local_value("scope", b"here")
+    catalog.put_local_value("scope", b"here again")
+    assert catalog.local_value("scope") == b"here again"
+    assert catalog.value("scope") == b"\0\2"
+    assert catalog.local_value("suite") is None

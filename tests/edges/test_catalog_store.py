@@ -330,6 +330,7 @@ MAY_READ_A_WHOLE_TABLE = {
     "_INLINE_BYTES",
     "_SUPPLIERS",
     "_UPLOADS",
+    "_UNSURE_FILES",
 }
 
 
@@ -364,7 +365,7 @@ def test_only_the_named_statements_read_a_whole_table(catalog: SqliteCatalog) ->
         (catalog_blocks._CHUNK_BY_FINGERPRINT, "r_chunk USING INDEX r_chunk_by_fingerprint (fingerprint=?)"),
         (catalog_blocks._CHUNKS_OF_BLOCK, "r_chunk USING INDEX r_chunk_by_block (block=?)"),
         (catalog_blocks._WANTING, "SCAN r_block USING INDEX r_block_wanting"),
-        (catalog_local._DROP_EXTENTS, "l_extent USING PRIMARY KEY (ino=? AND start>? AND start<?)"),
+        (catalog_local._DROP_EXTENTS, "l_extent USING PRIMARY KEY (ino=? AND layer=? AND start>? AND start<?)"),
     ],
 )
 def test_frequent_statement_finds_its_rows_by_a_key(catalog: SqliteCatalog, sql: str, plan: str) -> None:
@@ -632,7 +633,7 @@ async def test_log_stays_bounded_while_writing_goes_on(catalog: SqliteCatalog, p
         nursery.start_soon(checkpoint_forever)
         for step in range(300):
             for ino in range(64):
-                catalog.put_inline(Ino(ino), step.to_bytes(2, "big") * 8192)
+                catalog.put_inline(Ino(ino), step.to_bytes(2, "big") * 8192, b"")
             catalog.commit()
             catalog.put_value("open", b"%d" % step)  # there is always an open transaction
             largest = max(largest, (path.parent / "catalog-wal").stat().st_size)
@@ -640,7 +641,7 @@ async def test_log_stays_bounded_while_writing_goes_on(catalog: SqliteCatalog, p
         nursery.cancel_scope.cancel()
     assert 4 * catalog_store.WAL_LIMIT_BYTES < 300 * 64 * 16384
     assert largest < 3 * catalog_store.WAL_LIMIT_BYTES
-    assert catalog.inline(Ino(63)) == (299).to_bytes(2, "big") * 8192
+    assert catalog.inline(Ino(63)) == ((299).to_bytes(2, "big") * 8192, b"")
 
 
 async def test_memory_catalog_hardens_and_checkpoints_without_a_disk() -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import trio
 
+from bitdustfs.core.sums import sums_of
 from bitdustfs.edges.spool_disk import DiskSpool
 from bitdustfs.errors import DiskFault, DiskFull
-from bitdustfs.model import Ino
+from bitdustfs.model import SUM_UNIT_BYTES, Ino
 from bitdustfs.ports import Spool
 from bitdustfs.testing.spool import FaultySpool, MemorySpool
 
@@ -98,6 +99,19 @@ class SpoolContract:
                 nursery.start_soon(spool.harden, SEVEN)
         await spool.harden(EIGHT)
         assert spool.read(SEVEN, 0, 5) == b"hello"
+
+    async def test_sums_are_those_of_the_bytes_and_given_back_ones_are_zeros(self, spool: Spool) -> None:
+        content = random.Random(2).randbytes(MIB + 5)
+        spool.write(SEVEN, 0, content)
+        assert await spool.sums(SEVEN, 0, MIB + 5) == sums_of(content)
+        assert await spool.sums(SEVEN, 2 * SUM_UNIT_BYTES, MIB) == sums_of(content[2 * SUM_UNIT_BYTES : MIB])
+        spool.punch(SEVEN, SUM_UNIT_BYTES, SUM_UNIT_BYTES)
+        holed = content[:SUM_UNIT_BYTES] + bytes(SUM_UNIT_BYTES) + content[2 * SUM_UNIT_BYTES :]
+        assert await spool.sums(SEVEN, 0, MIB + 100) == sums_of(holed + bytes(95))
+
+    async def test_sums_of_an_unknown_inode_are_a_fault(self, spool: Spool) -> None:
+        with pytest.raises(DiskFault):
+            await spool.sums(SEVEN, 0, 1)
 
     async def test_file_removed_while_it_is_hardened_is_gone(self, spool: Spool) -> None:
         spool.write(SEVEN, 0, b"hello")

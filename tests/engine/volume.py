@@ -40,7 +40,7 @@ class Volume:
         self.catalog.commit()
         self.start()
 
-    def start(self) -> None:
+    def start(self, boot: bytes = b"first boot") -> None:
         """Build the engine over what catalog and spool hold."""
         crunch, secrets = InlineCrunch(), VolumeSecrets(b"v" * 32)
         self.journal = Journal(self.catalog)
@@ -48,12 +48,12 @@ class Volume:
         self.files = Files(
             self.catalog, self.spool, self.journal, self.wall, self.reader, spool_limit=self.spool_limit
         )
+        self.files.start(boot)
         self.uploads = Uploads(self.catalog, self.journal, self.remote, secrets)
         self.writer = Writer(
             catalog=self.catalog,
             files=self.files,
             journal=self.journal,
-            spool=self.spool,
             fetch=self.reader,
             uploads=self.uploads,
             crunch=crunch,
@@ -69,7 +69,7 @@ class Volume:
     @asynccontextmanager
     async def running(self, *, upload: bool = True) -> AsyncIterator[None]:
         """Run the services."""
-        services: list[Callable[[], Awaitable[None]]] = [self.journal.run, self.files.run]
+        services: list[Callable[[], Awaitable[None]]] = [self.journal.run, self.files.run, self.files.keep_hard]
         if upload:
             services += [self.writer.run, self.uploads.run, self.rebuilder.run]
         async with trio.open_nursery() as nursery, self.uploads.running(), self.reader.running():

@@ -21,6 +21,7 @@ from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.fuse import Deadlines, Operations, serve
 from bitdustfs.edges.fuse_tuning import MountOptions
 from bitdustfs.edges.spool_disk import DiskSpool
+from bitdustfs.edges.system import boot_id
 from bitdustfs.engine.attributes import Attributes
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.journal import Journal
@@ -82,6 +83,7 @@ async def main(mountpoint: str, state: Path, words: Iterable[str]) -> None:
     files.on_published = tree.published
     tree.plant(Code(1, 1), Caller(uid=0, gid=0))
     tree.lives.start()
+    files.start(boot_id())
     ops = Operations(
         tree=tree,
         attributes=Attributes(catalog, journal, files, _Wall()),
@@ -94,6 +96,7 @@ async def main(mountpoint: str, state: Path, words: Iterable[str]) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(journal.run)
         nursery.start_soon(files.run)
+        nursery.start_soon(files.keep_hard)
         await nursery.start(_serve, nursery.cancel_scope, ops, mountpoint, options)
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2) as signals:
             print("ready", flush=True)

@@ -1,0 +1,198 @@
+"""The hardener: what makes spool bytes survive a power loss, and what happens to those that did not.
+
+For an fsync, and for a rename over something, at once; for everything else that is dirty within seconds, as a local
+disk would. Bytes that became clean are only summed: suppliers have them, and a sum tells after a power loss whether
+the disk has them too.
+
+A power loss is told by the kernel's boot id: the last mount was in another boot. Then files with soft bytes go back
+to what was hard, see `hardness`. A process that was killed loses nothing: its writes are in the page cache.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import trio
+
+from bitdustfs.engine.filestate import FileLife
+from bitdustfs.engine.filetable import FileTable
+from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.spooled import Spooled
+from bitdustfs.errors import BitdustError
+from bitdustfs.model import INLINE_BYTES, Extent, Hold, Ino, short
+from bitdustfs.ports import Catalog, Spool
+
+LOOK_EVERY_S = 5.0  # (tune) how long bytes stay without a sum
+HARDEN_AFTER_S = 10.0  # (tune) a change that old is made hard, even if nobody asks and no supplier takes it
+_BATCH = 256  # files between two commits at the start
+_BOOT = "boot"
+_log = logging.getLogger(__name__)
+
+
+class Hardener:
+    """Sums and syncs the spool bytes of files."""
+
+    def __init__(self, catalog: Catalog, journal: Journal, spool: Spool, table: FileTable, spooled: Spooled) -> None:
+        self._catalog = catalog
+        self._journal = journal
+        self._spool = spool
+        self._table = table
+        self._spooled = spooled
+        self._said = ""
+
+    def start(self, boot: bytes) -> int:
+        """Before anything is read: see to bytes that a crash may have taken. The caller makes it durable.
+
+        Args:
+            boot: which boot of the machine this is; b"" if that cannot be told.
+        Returns:
+            How many files lost changes that nobody had synced.
+        """
+        before = self._catalog.local_value(_BOOT)
+        power_lost = before is not None and (before != boot or not boot)
+        reverted = 0
+        for turn, row in enumerate(self._catalog.unsure_files(), start=1):
+            life = self._table.life(row.ino)
+            life.drop_regions(life.hard.cut_unsummed(life.extents))
+            if power_lost and life.dirty and self._revert(life):
+                _log.warning("inode %d is as it was synced last: a power loss took later changes", life.ino)
+                reverted += 1
+            self._table.save(life)
+            if turn % _BATCH == 0:
+                self._journal.commit()
+        if before != boot:
+            _log.debug("this is boot %s", short(boot))
+            with self._journal.operation():
+                self._catalog.put_local_value(_BOOT, boot)
+        return reverted
+
+    async def settle(self, ino: Ino) -> None:
+        """Make the file's bytes survive a power loss, so that a name committed later never shows less.
+
+        Raises:
+            DiskFull, DiskFault, SpoolDamaged
+        """
+        life = self._table.loaded(ino)
+        if life is None or not _is_soft(life):
+            return
+        with self._kept(life):
+            async with life.hard.turn:
+                if _is_soft(life):
+                    await self._harden(life)
+
+    async def settle_all(self) -> None:
+        """Make everything hard and summed, as far as the disk does it. The caller sets the deadline."""
+        for life in list(self._table):
+            await self._tend(life, at_once=True)
+
+    async def run(self) -> None:
+        """Sum what is new, and make hard what is dirty for long, until cancelled."""
+        while True:
+            await trio.sleep(LOOK_EVERY_S)
+            for life in list(self._table):
+                await self._tend(life, at_once=False)
+
+    # -- private ---------------------------------------------------------------------------------------------
+
+    async def _tend(self, life: FileLife, *, at_once: bool) -> None:
+        if life.dead or (life.hard.turn.locked() and not at_once):
+            return
+        old = at_once or trio.current_time() - life.dirty_at >= HARDEN_AFTER_S
+        harden = life.dirty and old and _is_soft(life)
+        if not harden and (life.dirty or life.hard.summed >= life.spool_end):
+            return  # of dirty bytes only hard ones are summed: a sum of both is of no use when soft ones are lost
+        try:
+            with self._kept(life):
+                async with life.hard.turn:
+                    await (self._harden(life) if harden else self._sum(life))
+            self._said = ""
+        except BitdustError as e:  # an fsync will say it to whoever asks
+            if str(e) != self._said:
+                self._said = str(e)
+                _log.warning("inode %d could not be made durable: %s", life.ino, e)
+
+    async def _harden(self, life: FileLife) -> None:
+        end, files = life.spool_end, life.spool_files
+        life.soft_from = end  # before the wait: what is being hardened is not written again
+        life.hard.begin(end, life.size, life.change)
+        try:
+            start, sums = await self._sum_and_sync(life, end)
+            # no await from here on: hard in memory is hard in the next commit
+            if life.dead or life.spool_files != files:
+                return
+            with self._journal.operation():
+                self._spooled.note(life, start, sums, end)
+            life.drop_regions(life.hard.complete())
+            self._table.save(life)
+        finally:
+            life.hard.give_up()
+
+    async def _sum_and_sync(self, life: FileLife, end: int) -> tuple[int, bytes]:
+        """Sum in one worker while another waits for the disk."""
+        results: list[tuple[int, bytes]] = []
+        errors: list[BitdustError] = []
+
+        async def sum_it() -> None:
+            try:
+                results.append(await self._spooled.sum(life, end))
+            except BitdustError as e:  # raised outside the nursery, which would wrap it in a group
+                errors.append(e)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sum_it)
+            try:
+                await self._spool.harden(life.ino)
+            except BitdustError as e:
+                errors.append(e)
+        if errors:
+            raise errors[0]
+        return results[0]
+
+    async def _sum(self, life: FileLife) -> None:
+        end, files = life.spool_end, life.spool_files
+        if life.hard.summed >= end:
+            return
+        life.soft_from = end
+        start, sums = await self._spooled.sum(life, end)
+        if life.dead or life.spool_files != files:
+            return
+        with self._journal.operation():
+            self._spooled.note(life, start, sums, end)
+        self._table.save(life)
+
+    @contextmanager
+    def _kept(self, life: FileLife) -> Iterator[None]:
+        """Keep a file in memory: a second life of it would know nothing of what happens here."""
+        life.opens += 1
+        try:
+            yield
+        finally:
+            life.opens -= 1
+            self._table.let_go(life)
+
+    def _revert(self, life: FileLife) -> bool:
+        """Make a file what is hard of it. Says whether that is less than it was."""
+        content = life.hard.inline
+        lost = life.hard.revert(life.extents)
+        if content is not None:
+            lost = True
+            life.extents.cut(0, 1 << 62)
+            if life.hard.size <= INLINE_BYTES:
+                life.inline = content[: life.hard.size].ljust(life.hard.size, b"\0")
+                life.hard.inline = None
+            else:
+                self._spool.write(life.ino, life.spool_end, content)
+                life.extents.lay(Extent(0, len(content), life.spool_end, Hold.DIRTY))
+                life.extents.lay(Extent(len(content), max(len(content), life.base_size), 0, Hold.ZERO))
+                life.spool_end += len(content)
+        if lost:
+            life.size = life.hard.size
+            life.change += 1
+        return lost
+
+
+def _is_soft(life: FileLife) -> bool:
+    """Some of it lies in the spool and may not survive a power loss."""
+    return not life.dead and life.inline is None and life.hard.until < life.spool_end
