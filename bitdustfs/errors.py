@@ -150,6 +150,26 @@ class BadFormat(BitdustError):
     text = "{what}"
 
 
+class CatalogDamaged(BadFormat):
+    """The catalog's file, or its write-ahead log, does not hold what was written there."""
+
+    kind = Kind.LOST
+    text = (
+        "the catalog {path} is damaged ({why}): with `mount -o ro` copy out what can still be read; "
+        "to write again, put back a copy of the catalog from before"
+    )
+
+
+class LogDamaged(BitdustError):
+    """Committed changes in the catalog's write-ahead log cannot be read."""
+
+    kind = Kind.LOST
+    text = (
+        "the log {path}-wal of the catalog is damaged: changes in it that were stored later cannot be read. With "
+        "`mount -o ro` look at what is left. To go on without them: sqlite3 {path} 'PRAGMA wal_checkpoint(TRUNCATE)'"
+    )
+
+
 class ReadOnly(BitdustError):
     """The volume takes no writes now."""
 

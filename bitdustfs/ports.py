@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from bitdustfs.errors import BitdustError
 from bitdustfs.model import (
     NO_INO,
     BlockNo,
@@ -50,6 +51,11 @@ class Catalog(Protocol):
 
     def savepoint(self) -> AbstractContextManager[None]:
         """Undo everything inside the `with` if it raises."""
+        ...
+
+    @property
+    def failure(self) -> BitdustError | None:
+        """Why it takes no changes until it was closed and repaired. None: it does."""
         ...
 
     @property
@@ -303,6 +309,10 @@ class Spool(Protocol):
 
     def used_bytes(self) -> int:
         """Disk space that the spool takes, by its own count."""
+        ...
+
+    def fits(self, length: int) -> bool:
+        """Say whether the disk under it takes so many bytes more, and keeps what the catalog needs."""
         ...
 
     def inos(self) -> Sequence[Ino]: ...

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import apsw
 
-from bitdustfs.errors import AlreadyThere, BadFormat, NotFound
+from bitdustfs.errors import AlreadyThere, BadFormat, CatalogDamaged, NotFound
 
 APPLICATION_ID = 0x42446673  # "BDfs" in the file's header
 FORMAT_VERSION = 2
@@ -20,9 +20,10 @@ BUSY_MS = 5000  # another process may hold a lock only while it opens or closes 
 _STATEMENTS = 256  # more than we have: each is compiled once
 
 
-def connect(path: str, vfs: str | None) -> apsw.Connection:
+def connect(path: str, vfs: str | None, *, read_only: bool = False) -> apsw.Connection:
     """Open a connection. Raises apsw.Error."""
-    connection = apsw.Connection(path, vfs=vfs, statementcachesize=_STATEMENTS)
+    flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+    connection = apsw.Connection(path, flags=flags, vfs=vfs, statementcachesize=_STATEMENTS)
     connection.set_busy_timeout(BUSY_MS)
     return connection
 
@@ -48,10 +49,11 @@ def refuse_foreign(path: Path, *, create: bool) -> None:
     uri = f"file:{quote(str(path))}?immutable=1"
     try:
         header = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+        header.pragma("writable_schema", 1)  # so that a file shorter than it says is read: the rest may be in the log
         application, version = header.pragma("application_id"), header.pragma("user_version")
         header.close()
     except apsw.Error as e:
-        raise BadFormat(what=f"{path} is not a catalog, or is damaged ({e})") from e
+        raise CatalogDamaged(path=path, why=f"{e}; or it is no catalog at all") from e
     if (application, version) != (APPLICATION_ID, FORMAT_VERSION):
         raise _wrong_format(str(path), application, version)
 

@@ -13,15 +13,16 @@ SQLite only when something changes inside them.
 `harden` syncs the WAL in a worker. We hold our own descriptor on the WAL; on the main file we never may: closing any
 descriptor of it drops SQLite's POSIX locks in this process.
 
-**Checkpoints.** A passive one copies what it can beside a writer, but the WAL is reused from its start only when a
-transaction begins while nothing is left to copy. Under load that never happens by chance, so above `WAL_LIMIT_BYTES`
-the worker claims the turn between two transactions and copies the small rest there, while the next writer waits.
+**Damage.** When SQLite finds the file damaged, that request fails, and nothing is written to it any more: neither
+changes nor a checkpoint, which could only make it worse. The same when the log could not be synced: what is in it
+may not be what we read. `failure` says so. A store can be opened `read_only`, to save what can be read.
 
 **Counters** live in memory and are written with the commit. Numbers are not taken back by a rollback; sums are.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,21 +32,18 @@ from typing import Any, NoReturn
 import apsw
 import trio
 
+from bitdustfs.edges.catalog_check import LogGap, check_file, log_gap
+from bitdustfs.edges.catalog_errors import from_sqlite
 from bitdustfs.edges.catalog_format import check_or_make, connect, refuse_foreign
-from bitdustfs.edges.catalog_turn import Turn
+from bitdustfs.edges.catalog_log import WAL_LIMIT_BYTES, WriteAheadLog
 from bitdustfs.edges.catalog_versioned import FIRST_GENERATION, LIVE, Versioned
 from bitdustfs.edges.durable import sync_directory, translated
 from bitdustfs.edges.shared_sync import SharedSync
-from bitdustfs.errors import BadFormat, BitdustError, DiskFault, DiskFull, Forbidden, InUse
+from bitdustfs.errors import BitdustError, CatalogDamaged, DiskFull, LogDamaged, ReadOnly
 
 MEMORY = ":memory:"
-CHECKPOINT_BYTES = 8 * 1024 * 1024  # (tune) less is not worth two fsyncs, and hot pages are copied once only
-WAL_LIMIT_BYTES = 64 * 1024 * 1024  # (tune) above it the next writer waits for the rest of a checkpoint: two fsyncs
-SMALL_REST_BYTES = 1024 * 1024  # (tune) what may be left to copy while the next writer waits
-COPIES = 4  # passes beside the writer; each leaves what was written during the one before, so they get shorter
-TURN_S = 1.0  # how long a checkpoint waits for the open transaction to end; the next one tries again
 _CACHE_KIB = 16 * 1024  # page cache
-_FRAME_BYTES = 4096 + 24  # of the WAL: a page and its header
+_log = logging.getLogger(__name__)
 
 
 class Store:
@@ -54,11 +52,12 @@ class Store:
     Args:
         path: the file, or ":memory:" for one that ends with the process; then `harden` and `checkpoint` do nothing.
         create: make it; otherwise it must exist.
+        read_only: change nothing, and look for no damage: what can be read is read.
         vfs: name of SQLite's layer to the disk; for tests.
         sync: makes a descriptor's bytes durable, raises OSError; for tests.
     Raises:
-        NotFound, AlreadyThere: by `create`. BadFormat: not a catalog, damaged, or of an unknown version; it was not
-        changed. InUse, Forbidden, DiskFull, DiskFault.
+        NotFound, AlreadyThere: by `create`. BadFormat: not a catalog, or of an unknown version; CatalogDamaged,
+        LogDamaged: it was not changed. InUse, Forbidden, DiskFull, DiskFault.
     """
 
     def __init__(
@@ -66,6 +65,7 @@ class Store:
         path: str | Path,
         *,
         create: bool = False,
+        read_only: bool = False,
         vfs: str = "",
         sync: Callable[[int], None] = os.fdatasync,
     ) -> None:
@@ -77,29 +77,49 @@ class Store:
         self._opened_savepoints = 0  # how many of them SQLite knows
         self._open = False  # a transaction
         self._pending = 0
-        self._turn = Turn()
-        self._wal_bytes = 0
-        self._copied_bytes = 0  # how much of it is in the file already
+        self._log = WriteAheadLog(self.path, self._vfs, self._translated)
         self._wal = -1
-        self._copier: apsw.Connection | None = None
-        self._copying = trio.Lock()
+        self._wal_index = -1
+        self._read_only = read_only
+        self._damage: BitdustError | None = None
         if not self._in_memory:
             refuse_foreign(Path(self.path), create=create)
         try:
-            self._connection = connect(self.path, self._vfs)
-            check_or_make(self._connection, self.path, create=create or self._in_memory)
-            self._configure()
+            self._connection = connect(self.path, self._vfs, read_only=read_only)
         except apsw.Error as e:
-            raise self._translated(e) from e
+            raise from_sqlite(e, self.path, system_errno=0) from e
+        try:
+            self._open_file(create=create)
+        except BaseException as e:
+            ours = self._translated(e) if isinstance(e, apsw.Error | OSError) else None
+            self._let_go()
+            if ours is not None:
+                raise ours from e
+            raise
         self._cursor = self._connection.cursor()
         self._counters: dict[str, int] = dict(self._rows("SELECT name, value FROM r_counter"))
         self._stale: set[str] = set()  # counters that the file does not have yet
         self._syncing = SharedSync(lambda: sync(self._wal), self._translated)
+        self._syncing.changed()  # what a process that was killed has left in the log is not synced
 
     @property
     def connection(self) -> apsw.Connection:
         """For what records changesets. Whoever changes rows through it goes behind the caches."""
         return self._connection
+
+    @property
+    def failure(self) -> BitdustError | None:
+        """Why it takes no changes until it was closed and repaired. None: it does."""
+        if self._damage is not None:
+            return self._damage
+        if self._read_only:
+            return ReadOnly(what=f"the catalog {self.path} was opened only to read what is left")
+        if self._syncing.failure is None:
+            return None
+        return ReadOnly(
+            what=f"the log of the catalog could not be made durable ({self._syncing.failure}): "
+            "unmount it, look after the disk, and mount it again"
+        )
 
     # -- transactions ------------------------------------------------------------------------------------
     def savepoint(self) -> Savepoint:
@@ -119,6 +139,8 @@ class Store:
         """
         if self._savepoints:
             raise RuntimeError("commit inside a savepoint would break its promise")
+        if self._damage is not None:
+            raise self._damage.with_traceback(None)
         if not self._open and not self._stale:
             return
         pending = self._pending
@@ -126,27 +148,25 @@ class Store:
             self._change("UPDATE r_counter SET value = ?2 WHERE name = ?1", (name, self._counters[name]))
         self._stale.clear()
         self._pending = pending
-        self._run("COMMIT")
+        try:
+            self._run("COMMIT")
+        except DiskFull:
+            self._run("COMMIT")  # in the room that `_failed` has made
         self._open = False
         self._redo.clear()
         self._pending = 0
-        self._turn.leave()
+        self._log.turn.leave()
         self._syncing.changed()
 
     def close(self) -> None:
-        """Commit and let go of the file."""
+        """Commit and let go of the file. A damaged one is left as it is."""
         try:
-            self.commit()
+            if self._damage is None:
+                self.commit()
         finally:
-            connections = [self._connection] if self._copier is None else [self._copier, self._connection]
-            for connection in connections:
-                if self._syncing.failure is not None and connection.filename:
-                    # the WAL may not be on the disk as we read it: do not copy it over good pages
-                    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-                connection.close()
-            if self._wal >= 0:
-                os.close(self._wal)
-                self._wal = -1
+            if self.failure is not None:
+                self._keep_log()
+            self._let_go()
 
     # -- durability --------------------------------------------------------------------------------------
     async def harden(self) -> None:
@@ -155,7 +175,7 @@ class Store:
         Raises:
             DiskFull, DiskFault: and so will every later call. What was committed is still read.
         """
-        if self._in_memory:
+        if self._in_memory or self._read_only:
             await trio.lowlevel.checkpoint()
             return
         await self._syncing.harden()
@@ -164,21 +184,9 @@ class Store:
         """Move the write-ahead log into the file, in a worker, if it has grown.
 
         Raises:
-            DiskFull, DiskFault: the WAL still has everything.
+            DiskFull, DiskFault, ReadOnly: the WAL still has everything.
         """
-        wanted = self._wal_bytes - self._copied_bytes >= CHECKPOINT_BYTES or self._wal_bytes > WAL_LIMIT_BYTES
-        if self._in_memory or not wanted or self._copying.locked():
-            await trio.lowlevel.checkpoint()
-            return
-        if self._syncing.failure is not None:
-            raise self._syncing.failure
-        async with self._copying:
-            for _ in range(COPIES):
-                await trio.to_thread.run_sync(self._copy)
-                if self._wal_bytes - self._copied_bytes < SMALL_REST_BYTES:
-                    break
-            if self._wal_bytes > WAL_LIMIT_BYTES:
-                await trio.to_thread.run_sync(self._copy_rest)
+        await self._log.checkpoint(failure=self.failure)
 
     # -- generations -------------------------------------------------------------------------------------
     @property
@@ -223,6 +231,9 @@ class Store:
             self._failed(e)
 
     def _change(self, sql: str, bindings: Sequence[Any] = ()) -> None:
+        if self._damage is not None or self._read_only:
+            assert self.failure is not None
+            raise self.failure.with_traceback(None)
         if not self._open or self._opened_savepoints < len(self._savepoints):
             self._open_all()
         self._run(sql, bindings)
@@ -246,12 +257,50 @@ class Store:
         """Called after changes were rolled back: caches must forget."""
 
     # -- private -----------------------------------------------------------------------------------------
+    def _open_file(self, *, create: bool) -> None:
+        """See that the file is ours and sound, before anything is written to it."""
+        log_changed_s = _changed_s(self.path + "-wal")
+        self._connection.pragma("cell_size_check", 1)
+        self._keep_log()  # until it is known to be sound
+        check_or_make(self._connection, self.path, create=create or self._in_memory)
+        if self._read_only:
+            self._connection.pragma("cache_size", -_CACHE_KIB)
+            return
+        if not create and not self._in_memory:
+            check_file(self._connection, self.path, size_bytes=os.stat(self.path).st_size)
+            if log_changed_s is not None:
+                self._check_log(log_changed_s)
+        self._configure()
+        self._connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
+
+    def _check_log(self, changed_s: float) -> None:
+        self._wal_index = os.open(self.path + "-shm", os.O_RDONLY | os.O_CLOEXEC)
+        gap = log_gap(self.path, index_descriptor=self._wal_index, log_changed_s=changed_s)
+        if gap is LogGap.DAMAGE:
+            raise LogDamaged(path=self.path)
+        if gap is LogGap.POWER_LOSS:
+            _log.warning("the machine went down, and changes of its last moments that were not synced are lost")
+
+    def _keep_log(self) -> None:
+        """Have the write-ahead log left as it is when we close."""
+        for connection in (self._log.copier, self._connection):
+            if connection is not None and connection.filename:
+                connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+
+    def _let_go(self) -> None:
+        for connection in (self._log.copier, self._connection):
+            if connection is not None:
+                connection.close()
+        for descriptor in (self._wal, self._wal_index):  # not before: closing one drops SQLite's locks
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._wal = self._wal_index = -1
+
     def _configure(self) -> None:
         self._connection.pragma("wal_autocheckpoint", 0)
         self._connection.pragma("cache_size", -_CACHE_KIB)
         self._connection.pragma("cache_spill", 0)
         self._connection.pragma("temp_store", 2)
-        self._connection.pragma("cell_size_check", 1)
         self._connection.pragma("trusted_schema", 0)
         if self._in_memory:
             return
@@ -259,18 +308,17 @@ class Store:
         self._connection.pragma("journal_mode", "wal")
         self._connection.pragma("journal_size_limit", WAL_LIMIT_BYTES)
         self._connection.execute("SELECT count(*) FROM r_counter").fetchall()  # makes the -wal
-        self._connection.set_wal_hook(self._wal_grew)
         self._wal = os.open(self.path + "-wal", os.O_RDWR | os.O_CLOEXEC)
-        self._wal_bytes = os.fstat(self._wal).st_size
+        self._log.watch(self._connection, os.fstat(self._wal).st_size)
         sync_directory(Path(self.path).parent)
 
     def _open_all(self) -> None:
         if not self._open:
-            self._turn.enter()
+            self._log.turn.enter()
             try:
                 self._run("BEGIN IMMEDIATE")
             except BaseException:
-                self._turn.leave()
+                self._log.turn.leave()
                 raise
             self._open = True
         while self._opened_savepoints < len(self._savepoints):
@@ -290,6 +338,8 @@ class Store:
         """Have the open transaction again if SQLite rolled it back, and say what happened in our words."""
         try:
             if self._open and not self._connection.in_transaction:
+                if isinstance(error, apsw.FullError):
+                    self._reuse_log()
                 self._cursor.execute("BEGIN IMMEDIATE")
                 for sql, bindings in self._redo:
                     self._cursor.execute(sql, bindings)
@@ -298,45 +348,30 @@ class Store:
             self._connection.close()
         raise self._translated(error) from error
 
+    def _reuse_log(self) -> None:
+        """Have the WAL written from its start again. On the loop: the disk is full, and no transaction is open."""
+        try:
+            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        except apsw.Error as e:
+            _log.debug("the log of the catalog cannot be copied now: %s", e)
+
     def _translated(self, error: apsw.Error | OSError) -> BitdustError:
         if isinstance(error, OSError):
             return translated(error, Path(self.path))
-        if isinstance(error, apsw.FullError):
-            return DiskFull(path=self.path)
-        if isinstance(error, apsw.IOError | apsw.ConnectionClosedError):
-            return DiskFault(path=self.path, why=str(error))
-        if isinstance(error, apsw.CorruptError | apsw.NotADBError):
-            return BadFormat(what=f"the catalog {self.path} is damaged ({error}): restore it, or recover the volume")
-        if isinstance(error, apsw.BusyError | apsw.LockedError):
-            return InUse(what=f"the catalog {self.path} is in use by another process")
-        if isinstance(error, apsw.CantOpenError | apsw.ReadOnlyError | apsw.PermissionsError | apsw.AuthError):
-            return Forbidden(what=f"the catalog {self.path} cannot be opened for writing: {error}")
-        return BitdustError(what=f"the catalog {self.path}: {error!r}")
+        ours = from_sqlite(error, self.path, system_errno=self._connection.system_errno)
+        if isinstance(ours, CatalogDamaged) and self._damage is None:
+            _log.error("%s; nothing is written to it any more", ours)
+            self._damage = ReadOnly(what=str(ours))
+        return ours
 
-    def _wal_grew(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
-        if pages * _FRAME_BYTES < self._wal_bytes:
-            self._copied_bytes = 0  # it begins anew
-        self._wal_bytes = pages * _FRAME_BYTES
-        return apsw.SQLITE_OK
 
-    def _copy(self) -> None:
-        """Copy what can be copied beside a writer. In a worker."""
-        try:
-            if self._copier is None:
-                self._copier = connect(self.path, self._vfs)
-                self._copier.pragma("synchronous", 1)
-            _, copied = self._copier.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-        except apsw.BusyError:
-            return  # another process opens the catalog; the next checkpoint will do
-        except apsw.Error as e:
-            raise self._translated(e) from e
-        self._copied_bytes = copied * _FRAME_BYTES
-
-    def _copy_rest(self) -> None:
-        """Copy everything while no transaction is open; the next one writes from the WAL's start. In a worker."""
-        with self._turn.claim(TURN_S) as ours:
-            if ours:
-                self._copy()
+def _changed_s(path: str) -> float | None:
+    """When a file was last written, or None if there is nothing in it."""
+    try:
+        seen = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return seen.st_mtime if seen.st_size else None
 
 
 class Savepoint:

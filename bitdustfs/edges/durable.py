@@ -7,10 +7,11 @@ import os
 import secrets
 from pathlib import Path
 
-from bitdustfs.errors import BitdustError, DiskFault, DiskFull
+from bitdustfs.errors import BitdustError, DiskFault, DiskFull, Unavailable
 
 TEMPORARY = r"\.[0-9a-f]{16}\.new"  # how the name of a file goes on while `replace_file` writes it
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})  # this process, or this machine, has too many open files
 
 
 def sync_directory(path: Path | str) -> None:
@@ -64,4 +65,6 @@ def translated(error: OSError, path: Path) -> BitdustError:
     """The error of ours for an OSError that a disk gave."""
     if error.errno in _FULL:
         return DiskFull(path=path)
+    if error.errno in NO_DESCRIPTORS:
+        return Unavailable(what=f"{path} cannot be opened now: {error.strerror}")
     return DiskFault(path=path, why=error.strerror or str(error))

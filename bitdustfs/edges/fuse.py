@@ -127,6 +127,8 @@ class Operations(pyfuse3.Operations):
         for ino, count in inode_list:
             try:
                 self._lives.forget(Ino(ino), count)
+            except BitdustError as error:
+                _log.debug("inode %d stays until the next start: %s", ino, error)
             except Exception:  # noqa: BLE001 - there is no request to answer; the next start drops it
                 _log.exception("inode %d could not be forgotten", ino)
 

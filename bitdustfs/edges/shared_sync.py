@@ -43,7 +43,7 @@ class SharedSync:
             return
         async with self._turn:
             if self.failure is not None:
-                raise self.failure
+                raise self.failure.with_traceback(None)  # each raising adds to it
             if self._durable >= goal:
                 return
             upto = self._written

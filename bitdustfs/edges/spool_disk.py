@@ -21,12 +21,14 @@ from pathlib import Path
 import trio
 
 from bitdustfs.core.sums import sums_of
-from bitdustfs.edges.durable import sync_directory, translated
+from bitdustfs.edges.durable import NO_DESCRIPTORS, sync_directory, translated
 from bitdustfs.edges.shared_sync import SharedSync
 from bitdustfs.errors import BitdustError, DiskFault
 from bitdustfs.model import SUM_UNIT_BYTES, Ino
 
 OPEN_FILES = 256  # (tune) a quarter of the usual limit of 1024 descriptors
+RESERVE_BYTES = 16 * 1024 * 1024  # (tune) of the disk, for the catalog: with it a full disk can be tidied up
+LOOK_BYTES = 1024 * 1024  # (tune) written between two looks at the disk, as long as it has plenty
 THREAD_BYTES = 256 * 1024  # below this a hop into a worker costs more than summing
 _STEP_BYTES = 64 * SUM_UNIT_BYTES  # read at once for summing
 _STAT_BLOCK_BYTES = 512  # unit of st_blocks, whatever the file system
@@ -53,13 +55,21 @@ class DiskSpool:
     Args:
         root: the directory; made if it is missing. Nobody else may use it.
         open_files: how many descriptors are kept.
+        reserve_bytes: of the disk that are left to others.
         sync: makes a descriptor's bytes durable, raises OSError; for tests.
     """
 
     def __init__(
-        self, root: Path, *, open_files: int = OPEN_FILES, sync: Callable[[int], None] = os.fdatasync
+        self,
+        root: Path,
+        *,
+        open_files: int = OPEN_FILES,
+        reserve_bytes: int = RESERVE_BYTES,
+        sync: Callable[[int], None] = os.fdatasync,
     ) -> None:
         self._root = root
+        self._reserve_bytes = reserve_bytes
+        self._unlooked = 0  # bytes that may be written before the disk is looked at again
         self._most_open = open_files
         self._sync = sync
         self._open: OrderedDict[Ino, _OpenFile] = OrderedDict()
@@ -104,7 +114,7 @@ class DiskSpool:
     async def harden(self, ino: Ino) -> None:
         """Make what was written survive a power loss. Raises DiskFull, DiskFault: for good, see above."""
         if ino in self._failures:
-            raise self._failures[ino]
+            raise self._failures[ino].with_traceback(None)  # each raising adds to it
         if ino not in self._blocks:
             await trio.lowlevel.checkpoint()
             return
@@ -159,6 +169,19 @@ class DiskSpool:
         """Disk space that the spool takes."""
         return self._total_blocks * _STAT_BLOCK_BYTES
 
+    def fits(self, length: int) -> bool:
+        """Say whether the disk takes so many bytes more and keeps the reserve. Looks at it from time to time."""
+        if length <= self._unlooked:
+            self._unlooked -= length
+            return True
+        try:
+            disk = os.statvfs(self._root)
+        except OSError:
+            return True  # the write will say what is wrong
+        spare = disk.f_bavail * disk.f_frsize - self._reserve_bytes - length
+        self._unlooked = LOOK_BYTES if spare >= self._reserve_bytes else 0
+        return spare >= 0
+
     def inos(self) -> Sequence[Ino]:
         """The inodes that have a file."""
         return sorted(self._blocks)
@@ -179,24 +202,33 @@ class DiskSpool:
             file_is_written = create
         else:
             flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
-            descriptor = os.open(self._path(ino), flags, 0o600)
+            descriptor = self._open_file(ino, flags)
             file = _OpenFile(descriptor, SharedSync(lambda: self._make_durable(ino, descriptor), self._translated))
             self._open[ino] = file
             if ino not in self._blocks:
                 self._blocks[ino] = 0
                 self._unnamed.add(ino)
-            self._close_oldest()
+            self._close_oldest(leave=self._most_open)
             file_is_written = True
         if file_is_written:
             file.sync.changed()
         return file
 
-    def _close_oldest(self) -> None:
-        if len(self._open) <= self._most_open:
+    def _open_file(self, ino: Ino, flags: int) -> int:
+        try:
+            return os.open(self._path(ino), flags, 0o600)
+        except OSError as e:
+            if e.errno not in NO_DESCRIPTORS or not self._open:
+                raise
+        self._close_oldest(leave=0)  # others need them more
+        return os.open(self._path(ino), flags, 0o600)
+
+    def _close_oldest(self, *, leave: int) -> None:
+        if len(self._open) <= leave:
             return
         # a write error that nobody saw yet is kept by the kernel and told to the next descriptor's fsync (Linux 4.16)
         idle = [ino for ino, file in self._open.items() if file.users == 0]
-        for ino in idle[: len(self._open) - self._most_open]:
+        for ino in idle[: len(self._open) - leave]:
             self._let_go(ino)
 
     def _let_go(self, ino: Ino) -> None:

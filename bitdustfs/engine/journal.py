@@ -3,6 +3,10 @@
 Operations are savepoints in one open transaction. It is committed 20 ms after its first change, after 500 changes,
 or when somebody needs durability; concurrent needs share one commit and one fdatasync. What the engine keeps in
 memory for speed (live sizes, extents) is flushed into the transaction right before each commit.
+
+While the disk takes no commit, what was done before stays in the open transaction, is seen by reads, and is tried
+again each second. Nothing more is taken on (`admit`): it would only grow in memory. So a full disk makes the volume
+read-only for as long as it is full, and a damaged catalog until it was repaired.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from bitdustfs.ports import Catalog
 COMMIT_AFTER_S = 0.020  # (tune) what a `kill -9` may cost at most
 COMMIT_AFTER_CHANGES = 500  # (tune) bounds the pause of one commit on the loop
 _RETRY_S = 1.0  # after a failed commit, for instance on a full disk
+_RETRY_SOONEST_S = 0.1  # each try does the whole transaction again, and a storm of fsyncs must not stop the loop
 _log = logging.getLogger(__name__)
 
 
@@ -30,17 +35,43 @@ class Journal:
         self._flushers: list[Callable[[], None]] = []
         self._armed = trio.Event()
         self._full = trio.Event()
+        self._committed = trio.Event()
         self._changes = 0
         self._afterwards: list[Callable[[], None]] | None = None
+        self._failed: BitdustError | None = None  # how the last commit ended
+        self._failed_at = 0.0  # trio time
+
+    @property
+    def refusal(self) -> BitdustError | None:
+        """Why no change is taken on now. None: changes are taken."""
+        return self._catalog.failure or self._failed
+
+    def admit(self) -> None:
+        """Refuse a change that could not be stored.
+
+        Raises:
+            DiskFull, DiskFault: until a commit succeeds. ReadOnly: for good.
+        """
+        refusal = self.refusal
+        if refusal is not None:
+            raise refusal.with_traceback(None)  # it is raised many times, and each adds to its traceback
 
     def before_commit(self, flush: Callable[[], None]) -> None:
         """Call `flush` right before each commit, to put what is kept in memory into the transaction."""
         self._flushers.append(flush)
 
     @contextmanager
-    def operation(self) -> Iterator[None]:
-        """Make the changes inside all or nothing, and have them committed soon."""
+    def operation(self, *, admitted: bool = False) -> Iterator[None]:
+        """Make the changes inside all or nothing, and have them committed soon.
+
+        Args:
+            admitted: it ends something that was begun long ago, and is taken on whatever the disk does.
+        Raises:
+            DiskFull, DiskFault, ReadOnly: nothing was done; see `admit`.
+        """
         outermost = self._afterwards is None
+        if outermost and not admitted:
+            self.admit()
         if self._afterwards is None:
             self._afterwards = []
         afterwards = self._afterwards
@@ -75,12 +106,25 @@ class Journal:
 
     def commit(self) -> None:
         """Flush and commit now. Survives `kill -9`. Raises DiskFull, DiskFault; nothing is forgotten."""
-        for flush in self._flushers:
-            flush()
-        self._catalog.commit()
+        if self._failed is not None and trio.current_time() < self._failed_at + _RETRY_SOONEST_S:
+            self.admit()
+        try:
+            for flush in self._flushers:
+                flush()
+            self._catalog.commit()
+        except BitdustError as e:
+            if self._failed is None:
+                _log.error("nothing can be stored now: %s", e)
+            self._failed, self._failed_at = e, trio.current_time()
+            raise
+        if self._failed is not None:
+            _log.info("changes are stored again")
+            self._failed = None
         self._changes = 0
-        self._armed = trio.Event()
+        if self._armed.is_set():  # else `run` waits for this one, and would for ever
+            self._armed = trio.Event()
         self._full = trio.Event()
+        self._committed.set()
 
     async def durable(self) -> None:
         """Make everything up to now survive a power loss. Raises DiskFull, DiskFault."""
@@ -89,16 +133,34 @@ class Journal:
 
     async def run(self) -> None:
         """Commit what operations leave, until cancelled; then once more."""
-        try:
-            while True:
-                await self._armed.wait()
-                with trio.move_on_after(COMMIT_AFTER_S):
-                    await self._full.wait()
-                try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._checkpoint)
+            try:
+                await self._commit()
+            finally:
+                if self.refusal is None:
                     self.commit()
-                except BitdustError as e:
-                    _log.error("the catalog could not be committed, trying again: %s", e)
-                    await trio.sleep(_RETRY_S)
+
+    # -- private ---------------------------------------------------------------------------------------------
+
+    async def _commit(self) -> None:
+        while True:
+            await self._armed.wait()
+            with trio.move_on_after(COMMIT_AFTER_S):
+                await self._full.wait()
+            try:
+                self.commit()
+            except BitdustError as e:  # the first time it was said already
+                _log.debug("trying again to store what is waiting: %s", e)
+                await trio.sleep(_RETRY_S)
+
+    async def _checkpoint(self) -> None:
+        """Keep the catalog's log short, beside the commits: no change waits longer because of it."""
+        while True:
+            await self._committed.wait()
+            self._committed = trio.Event()
+            try:
                 await self._catalog.checkpoint()
-        finally:
-            self.commit()
+            except BitdustError as e:
+                _log.debug("the log of the catalog stays as it is for now: %s", e)
+                await trio.sleep(_RETRY_S)

@@ -158,7 +158,7 @@ class Lives:
         self._nameless.discard(ino)
         inode = self._catalog.inode(ino)
         if inode is not None and inode.nlink == 0:  # the operation that took its last name may have been undone
-            with self._journal.operation():
+            with self._journal.operation(admitted=True):  # nobody would ask for it again
                 self._drop(ino)
 
     def _drop(self, ino: Ino) -> None:

@@ -30,6 +30,7 @@ class MemorySpool:
     """`ports.Spool` in memory, page by page, so that holes cost nothing."""
 
     def __init__(self) -> None:
+        self.disk_bytes: int | None = None  # of the disk under it; None: endless
         self._files: dict[Ino, _File] = {}
         self._hard: dict[Ino, _File] = {}
 
@@ -81,6 +82,10 @@ class MemorySpool:
     def used_bytes(self) -> int:
         """Bytes of all pages that hold something."""
         return sum(len(file.pages) for file in self._files.values()) * _PAGE
+
+    def fits(self, length: int) -> bool:
+        """By the size that a test gave the disk."""
+        return self.disk_bytes is None or self.used_bytes() + length <= self.disk_bytes
 
     def inos(self) -> Sequence[Ino]:
         """The inodes that have a file."""
@@ -158,6 +163,10 @@ class FaultySpool:
     def used_bytes(self) -> int:
         """As the spool says; never fails."""
         return self._spool.used_bytes()
+
+    def fits(self, length: int) -> bool:
+        """As the spool says; never fails."""
+        return self._spool.fits(length)
 
     def inos(self) -> Sequence[Ino]:
         """As the spool says; never fails."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,10 +17,10 @@ import apsw
 import pytest
 import trio
 
-from bitdustfs.edges import catalog_blocks, catalog_local, catalog_sqlite, catalog_store, catalog_tree
+from bitdustfs.edges import catalog_blocks, catalog_local, catalog_log, catalog_sqlite, catalog_tree
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.catalog_versioned import LIVE
-from bitdustfs.errors import AlreadyThere, BadFormat, DiskFault, DiskFull, NotFound
+from bitdustfs.errors import AlreadyThere, BadFormat, DiskFault, DiskFull, NotFound, ReadOnly
 from bitdustfs.model import HOLE, ROOT_INO, BlockNo, ChunkNo, Code, Cookie, Ino, MapRow
 from tests.edges.catalog_rows import (
     DIRECTORY,
@@ -32,6 +33,7 @@ from tests.edges.catalog_rows import (
     replicated_tables,
     rows_of,
 )
+from tests.edges.full_disk import FullDisk
 
 
 class Stop(Exception):
@@ -434,21 +436,6 @@ def test_catalog_cut_short_is_refused(path: Path) -> None:
         SqliteCatalog(path)
 
 
-def test_damaged_page_is_told_when_it_is_read(path: Path) -> None:
-    catalog = SqliteCatalog(path, create=True)
-    for ino in range(100, 3000):
-        catalog.put_inode(file(ino))
-    catalog.close()
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2 : -4096] = b"\x5a" * len(content[len(content) // 2 : -4096])
-    path.write_bytes(content)
-    damaged = SqliteCatalog(path)
-    with pytest.raises(BadFormat, match="damaged"):
-        for ino in range(100, 3000):
-            damaged.inode(Ino(ino))
-    damaged.close()
-
-
 # --- crashes and disks ----------------------------------------------------------------------------------------
 
 CHILD = """
@@ -474,31 +461,6 @@ def test_kill_9_keeps_what_was_committed_and_nothing_else(path: Path) -> None:
     catalog = SqliteCatalog(path)
     assert (catalog.value("committed"), catalog.value("open")) == (b"1", None)
     catalog.close()
-
-
-class FullFile(apsw.VFSFile):
-    def __init__(self, disk: FullDisk, name: str | apsw.URIFilename | None, flags: list[int]) -> None:
-        self._disk = disk
-        self._is_wal = name is not None and str(
-            name.filename() if isinstance(name, apsw.URIFilename) else name
-        ).endswith("-wal")
-        super().__init__("", name, flags)
-
-    def xWrite(self, data: bytes, offset: int) -> None:
-        if self._is_wal and self._disk.error is not None:
-            raise self._disk.error
-        super().xWrite(data, offset)
-
-
-class FullDisk(apsw.VFS):
-    """SQLite's way to the disk, with a switch that breaks writes to the WAL."""
-
-    def __init__(self) -> None:
-        self.error: apsw.Error | None = None
-        super().__init__("bitdustfs-full", "")
-
-    def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> FullFile:
-        return FullFile(self, name, flags)
 
 
 @pytest.fixture
@@ -611,7 +573,44 @@ async def test_failed_sync_is_final(path: Path, number: int, expected: type[Exce
     with pytest.raises(expected):
         await catalog.harden()
     assert sync.calls == 1
+    assert isinstance(catalog.failure, ReadOnly)
     catalog.close()
+    assert Path(f"{path}-wal").stat().st_size  # not copied over good pages
+    reopened = SqliteCatalog(path)
+    assert (reopened.value("a"), reopened.failure) == (b"1", None)
+    reopened.close()
+
+
+def test_kill_9_in_the_middle_of_a_checkpoint_is_no_damage(path: Path) -> None:
+    catalog = SqliteCatalog(path, create=True)
+    whole = path.stat().st_size
+    for ino in range(100, 3000):
+        catalog.put_inode(file(ino))
+    catalog.commit()
+    catalog.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+    left = path.with_name("left")
+    shutil.copy(path, left)
+    shutil.copy(f"{path}-wal", f"{left}-wal")
+    catalog.close()
+    os.truncate(left, whole + 8192)  # its first page says more
+    reopened = SqliteCatalog(left)
+    assert [reopened.inode(Ino(ino)) for ino in (100, 2999)] == [file(100), file(2999)]
+    reopened.close()
+
+
+async def test_log_of_a_killed_process_is_synced_before_it_counts_as_durable(path: Path) -> None:
+    catalog = SqliteCatalog(path, create=True)
+    catalog.put_value("a", b"1")
+    catalog.commit()
+    left = path.with_name("left")
+    shutil.copy(path, left)
+    shutil.copy(f"{path}-wal", f"{left}-wal")
+    catalog.close()
+    sync = CountingSync()
+    reopened = SqliteCatalog(left, sync=sync)
+    await reopened.harden()
+    assert sync.calls == 1
+    reopened.close()
 
 
 async def test_checkpoint_leaves_a_small_log_alone(catalog: SqliteCatalog, path: Path) -> None:
@@ -639,8 +638,8 @@ async def test_log_stays_bounded_while_writing_goes_on(catalog: SqliteCatalog, p
             largest = max(largest, (path.parent / "catalog-wal").stat().st_size)
             await trio.sleep(0)
         nursery.cancel_scope.cancel()
-    assert 4 * catalog_store.WAL_LIMIT_BYTES < 300 * 64 * 16384
-    assert largest < 3 * catalog_store.WAL_LIMIT_BYTES
+    assert 4 * catalog_log.WAL_LIMIT_BYTES < 300 * 64 * 16384
+    assert largest < 3 * catalog_log.WAL_LIMIT_BYTES
     assert catalog.inline(Ino(63)) == ((299).to_bytes(2, "big") * 8192, b"")
 
 
