@@ -75,8 +75,8 @@ class Files:
         self._wall = wall
         self._fetch = fetch
         self._written_at = -BUSY_S
-        self._drop_after = NO_INO
         self._table = FileTable(catalog, journal)
+        self._barren = False  # no file has clean bytes
         self._spooled = Spooled(catalog, spool)
         self._hardener = Hardener(catalog, journal, spool, self._table, self._spooled)
         self._room = Room(spool, self._spooled, journal, self._table, spool_limit)
@@ -206,8 +206,9 @@ class Files:
             raise FileError(errno=errno.EFBIG, what=f"a file holds at most {MAX_FILE_BYTES} bytes")
         if not content:
             return 0
-        await self._room.wait_for(len(content), drop=self._drop_some, out_of_quota=self.out_of_quota)
+        await self._room.wait_for(len(content), drop=self._make_room, out_of_quota=self.out_of_quota)
         # no await from here on: bytes, extents and size change together
+        self._journal.admit()
         life = self._table.life(ino)
         if life.damaged:
             raise SpoolDamaged(ino=ino)
@@ -231,6 +232,7 @@ class Files:
         if size > MAX_FILE_BYTES:
             raise FileError(errno=errno.EFBIG, what=f"a file holds at most {MAX_FILE_BYTES} bytes")
         await trio.lowlevel.checkpoint()
+        self._journal.admit()
         life = self._table.life(ino)
         if life.damaged and size:
             raise SpoolDamaged(ino=ino)
@@ -277,6 +279,10 @@ class Files:
     def has_room(self, length: int) -> bool:
         """A write of so many bytes does not have to wait."""
         return self._room.has(length)
+
+    def is_pressed(self) -> bool:
+        """A write waits until something that is dirty now was published."""
+        return self._room.waiting > 0
 
     def is_busy(self) -> bool:
         """Somebody is writing right now, and the spool has room for much more."""
@@ -330,6 +336,7 @@ class Files:
         life.version = inode.version + 1
         life.published_size = frozen.size
         life.absorb(frozen)
+        self._barren = False
         self._table.save(life)
         self._room.freed()
         self._table.let_go(life)
@@ -350,23 +357,27 @@ class Files:
                 return dropped
             await trio.lowlevel.checkpoint()
 
+    async def _make_room(self, need_bytes: int) -> int:
+        """Forget clean bytes of the files that nobody used for longest, some if there are any. Returns how many."""
+        looked_at = 0
+        while not self._barren and (self._table.has_strangers or looked_at < self._table.recent):
+            looked_at += 0 if self._table.has_strangers else DROP_FILES
+            dropped = self._drop_some(need_bytes)
+            if dropped:
+                return dropped
+            await trio.lowlevel.checkpoint()
+        self._barren = True
+        self.changed.set()  # only uploads can make room now
+        return 0
+
     def _drop_some(self, need_bytes: int) -> int:
-        """Forget some clean bytes: first of files that nobody used lately, a few at a time."""
-        lives, self._drop_after = self._table.load_some(self._drop_after, DROP_FILES)
-        lives.sort(key=lambda life: life.used_at)
-        dropped = self._drop(lives, need_bytes)
-        if dropped < need_bytes:
-            dropped += self._drop(sorted(self._table, key=lambda life: life.used_at), need_bytes - dropped)
-        if not dropped and self._drop_after == NO_INO:
-            self.changed.set()  # only uploads can make room now
-        return dropped
+        """The same, looking at a few files only."""
+        return self._drop(self._table.least_used(DROP_FILES), need_bytes)
 
     def _drop(self, lives: Iterable[FileLife], need_bytes: int) -> int:
         dropped = 0
         for life in lives:
-            if dropped >= need_bytes:
-                break
-            let_go = life.drop_clean(need_bytes - dropped)
+            let_go = life.drop_clean(need_bytes - dropped) if dropped < need_bytes else 0
             if let_go:
                 self._table.save(life)
                 dropped += let_go
@@ -480,10 +491,11 @@ class Files:
         """Put a fetched chunk into the spool as clean, where nothing newer lies. Never makes a read fail."""
         start = index * CHUNK_BYTES
         end = min(start + CHUNK_BYTES, life.published_size)
-        if not plaintext or end <= start:
+        if not plaintext or end <= start or self._journal.refusal is not None:
             return
         if index == 0 and end == life.published_size <= INLINE_BYTES and not len(life.extents) and not life.dirty:
             if self._room.has(end):
+                self._barren = False
                 life.inline = plaintext[:end].ljust(end, b"\0")
                 self._table.save(life)
             else:
@@ -501,6 +513,7 @@ class Files:
                 except (DiskFull, DiskFault) as e:  # a cache that cannot grow is no error of the read
                     _log.warning("a fetched chunk could not be kept: %s", e)
                     return
+                self._barren = False
                 life.extents.lay(Extent(piece.start, piece.end, life.spool_end, Hold.CLEAN))
                 life.spool_end += len(content)
         self._table.save(life)

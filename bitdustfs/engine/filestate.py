@@ -45,7 +45,6 @@ class FileLife:
     change: int = 0
     published_change: int = 0  # the change that the published version contains
     opens: int = 0
-    used_at: float = 0.0
     dead: bool = False
     extents: Extents = field(default_factory=Extents)
     stored_inline: bytes | None = None
@@ -177,19 +176,29 @@ class FileLife:
             self.dirty = False
             self.dirty_since_ns = 0
 
+    @property
+    def has_clean(self) -> bool:
+        """The spool holds something of it that suppliers have too."""
+        if self.inline is not None:
+            return not self.dirty and self.version > 0
+        return any(e.hold is Hold.CLEAN for e in self.extents)
+
     def drop_clean(self, need_bytes: int) -> int:
         """Forget clean bytes, at least `need_bytes` if there are. Returns how many."""
         if self.inline is not None:
-            if self.dirty or self.version == 0:
+            if not self.has_clean:
                 return 0
             dropped, self.inline = len(self.inline), None
             return dropped
         dropped = 0
-        for extent in [e for e in self.extents if e.hold is Hold.CLEAN]:
+        clean = [e for e in self.extents if e.hold is Hold.CLEAN]
+        for extent in sorted(clean, key=lambda e: e.at):  # what came into the spool first
             if dropped >= need_bytes:
                 break
-            self.drop_regions(self.extents.cut(extent.start, extent.end))
-            dropped += extent.end - extent.start
+            chunks = -(-(extent.start + need_bytes - dropped) // CHUNK_BYTES)
+            end = min(extent.end, chunks * CHUNK_BYTES)
+            self.drop_regions(self.extents.cut(extent.start, end))
+            dropped += end - extent.start
         return dropped
 
     def _clean(self, was: Extent) -> None:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
-import trio
-
 from bitdustfs.core.sums import sums_of
 from bitdustfs.engine.filestate import FileLife
 from bitdustfs.engine.hardness import Hardness
 from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.recency import Recency
 from bitdustfs.errors import NotFound
 from bitdustfs.model import NO_INO, Ino, LocalFile
 from bitdustfs.ports import Catalog
@@ -30,8 +29,14 @@ class FileTable:
         self._journal = journal
         self._lives: dict[Ino, FileLife] = {}
         self._unsaved: dict[Ino, FileLife] = {}
-        self.inline_bytes = catalog.inline_bytes()  # kept in the catalog, dirty and clean
+        self._recency = Recency()
+        self.has_strangers = True  # there may be files with clean bytes that it does not remember
+        self._strangers_after = NO_INO  # they were looked at up to here
         journal.before_commit(self._flush)
+        self._rescue = catalog.failure is not None  # of a damaged catalog, what is not asked for is not looked at
+        self.inline_bytes = 0 if self._rescue else catalog.inline_bytes()  # kept in the catalog, dirty and clean
+        if self._rescue:
+            return
         for row in catalog.local_files():
             if row.dirty_since_ns:
                 self._lives[row.ino] = self._load(row.ino, row)
@@ -41,15 +46,58 @@ class FileTable:
 
     def loaded(self, ino: Ino) -> FileLife | None:
         """The file, if it is in memory. A dirty one always is."""
-        return self._lives.get(ino)
+        life = self._lives.get(ino)
+        if life is None and self._rescue and self._catalog.local_file(ino) is not None:
+            return self.life(ino)
+        return life
 
     def life(self, ino: Ino) -> FileLife:
         """The file, loaded if need be. Raises NotFound."""
         life = self._lives.get(ino)
         if life is None:
             life = self._lives[ino] = self._load(ino, self._catalog.local_file(ino))
-        life.used_at = trio.current_time()
+        self._recency.used(ino)
         return life
+
+    @property
+    def recent(self) -> int:
+        """How many files are remembered in the order of their last use."""
+        return len(self._recency)
+
+    def least_used(self, count: int) -> list[FileLife]:
+        """Load up to `count` files with clean bytes, those that nobody used lately first.
+
+        None does not mean that there are none: it looks at `count` files at a time, and at others the next time. All
+        were looked at when `has_strangers` is False and as many as `recent` were.
+        """
+        if self.has_strangers:
+            lives, after = self.load_some(self._strangers_after, count)
+            found = [life for life in lives if life.ino not in self._recency and life.has_clean]
+            if not found:
+                self._strangers_after = after
+                if after == NO_INO:
+                    self.has_strangers, self._recency.overflowed = self._recency.overflowed, False
+        else:
+            found = [life for ino in self._recency.oldest(count) if (life := self._recent_with_clean(ino))]
+            lives = []
+        for life in lives:
+            if life not in found:
+                self.let_go(life)
+        return found
+
+    def _recent_with_clean(self, ino: Ino) -> FileLife | None:
+        life = self._lives.get(ino)
+        if life is None:
+            row = self._catalog.local_file(ino)
+            if row is None:
+                self._recency.forget(ino)
+                return None
+            life = self._lives[ino] = self._load(ino, row)
+        if life.has_clean:
+            return life
+        self._recency.used(ino)  # all that is here of it is needed: as good as used now
+        self.let_go(life)
+        return None
 
     def load_some(self, after: Ino, count: int) -> tuple[list[FileLife], Ino]:
         """Load up to `count` files of which the spool holds something, with numbers above `after`.
@@ -78,6 +126,7 @@ class FileTable:
     def drop(self, ino: Ino, stored_inline: int) -> None:
         """Forget a file whose inode is gone, and what of it was kept in the catalog."""
         life = self._lives.pop(ino, None)
+        self._recency.forget(ino)
         self.inline_bytes -= stored_inline
         if life is not None:
             life.dead = True

@@ -53,7 +53,7 @@ class Rebuilder:
     async def run(self) -> None:
         """Look for work until cancelled."""
         while True:
-            for number in self._catalog.wanting_blocks(BATCH):
+            for number in self._catalog.wanting_blocks(BATCH) if self._journal.refusal is None else ():
                 if number in self._uploads.on_their_way:
                     continue
                 try:

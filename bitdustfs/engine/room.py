@@ -1,12 +1,15 @@
 """Room in the spool: who may write, and when unneeded bytes are given back.
 
+A spool is full when it has reached its limit, or when the disk under it has only left what the catalog needs: then
+there is still room to delete files, and for the commits that give their bytes back.
+
 Bytes that nothing refers to any more are destroyed only after the commit that made them unneeded is durable, and
 not while a frozen version still needs them. Positions in a spool file start anew only after the file was removed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -14,7 +17,7 @@ from bitdustfs.engine.filestate import FileLife, Garbage
 from bitdustfs.engine.filetable import FileTable
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.spooled import Spooled
-from bitdustfs.errors import ContractsFull, SpoolFull
+from bitdustfs.errors import ContractsFull, DiskFull, SpoolFull
 from bitdustfs.model import Ino
 from bitdustfs.ports import Spool
 
@@ -35,10 +38,11 @@ class Room:
         self._doomed: set[Ino] = set()
         self._freed = trio.Event()
         self._collecting = trio.Lock()
+        self.waiting = 0  # writes that only uploads can make room for
 
     def has(self, length: int) -> bool:
         """Say whether `length` more bytes fit."""
-        return self._used() + length <= self._limit
+        return self._used() + length <= self._limit and self._spool.fits(length)
 
     def is_ample(self) -> bool:
         """More than half of the spool is free."""
@@ -53,7 +57,9 @@ class Room:
         self._freed.set()
         self._freed = trio.Event()
 
-    async def wait_for(self, length: int, *, drop: Callable[[int], int], out_of_quota: Callable[[], bool]) -> None:
+    async def wait_for(
+        self, length: int, *, drop: Callable[[int], Awaitable[int]], out_of_quota: Callable[[], bool]
+    ) -> None:
         """Return when `length` more bytes fit: drop clean bytes, then wait for uploads to make more clean.
 
         Args:
@@ -61,20 +67,27 @@ class Room:
             out_of_quota: says whether nothing becomes clean because the contracts are full.
         Raises:
             SpoolFull: nothing became free for PATIENCE_S. ContractsFull: the same, and that is why.
+            DiskFull: the disk is, and there is nothing to drop: what others took is not waited for.
         """
         if self.has(length):
             return
         with trio.move_on_after(PATIENCE_S) as patience:
             while not self.has(length):
                 freed = self._freed
-                dropped = drop(max(length, self._limit // _STEP))
+                dropped = await drop(max(length, self._limit // _STEP))
                 self._journal.commit()  # inline bytes count until they are out of the catalog
                 await self.collect()
                 if dropped:
                     patience.deadline = trio.current_time() + PATIENCE_S
+                elif not self._spool.fits(length):
+                    raise DiskFull(path="the state directory")
                 elif not self.has(length):
-                    with trio.move_on_after(_LOOK_AGAIN_S):
-                        await freed.wait()
+                    self.waiting += 1
+                    try:
+                        with trio.move_on_after(_LOOK_AGAIN_S):
+                            await freed.wait()
+                    finally:
+                        self.waiting -= 1
         if patience.cancelled_caught:
             if out_of_quota():
                 raise ContractsFull(used=self._used())

@@ -1,10 +1,10 @@
 """The writer: from dirty files to placed blocks and published versions.
 
 A dirty file is *frozen* when its oldest change is 5 s old, when 4 MiB are dirty and nobody has it open, or when
-somebody waits for it. The changed chunks of frozen files are packed into blocks, sealed, coded, and sent to n
-suppliers at once. When W have acknowledged, the block is placed; when all changed chunks of a version are placed,
-one transaction publishes it. A file that is written in one long stream does not wait for that: chunks behind its
-write front are placed ahead of their version.
+somebody waits for it, or for room in the spool. The changed chunks of frozen files are packed into blocks, sealed,
+coded, and sent to n suppliers at once. When W have acknowledged, the block is placed; when all changed chunks of a
+version are placed, one transaction publishes it. A file that is written in one long stream does not wait for that:
+chunks behind its write front are placed ahead of their version.
 
 No lock is held while sending. What an unplaced block may leave at suppliers is noted durably before the first byte
 leaves, and released if the block is given up or the process dies.
@@ -178,6 +178,8 @@ class Writer:
     # -- finding work --------------------------------------------------------------------------------------
 
     def _find_jobs(self) -> list[_Job]:
+        if self._journal.refusal is not None:  # a block leaves only after it was noted durably
+            return []
         lives = self._files.dirty_lives()
         answering = self._uploads.answering() if lives else 0
         now = trio.current_time()
@@ -191,7 +193,7 @@ class Writer:
                 continue
             age = now - life.dirty_at
             quiet = enough and life.opens <= 0 and age >= QUIET_S
-            if self._hurry or quiet or age >= max(FREEZE_AFTER_S, life.patience_s):
+            if self._hurry or self._files.is_pressed() or quiet or age >= max(FREEZE_AFTER_S, life.patience_s):
                 if not life.going_ahead:
                     jobs += self._freeze(life, code)
             elif life.inline is None and life.extents.dirty_bytes() >= FREEZE_BYTES and now >= life.stream_at:

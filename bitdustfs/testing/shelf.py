@@ -19,11 +19,11 @@ Bend = Callable[[Leaves], Leaves]
 
 
 class MemoryShelf:
-    """A ports.Shelf in memory. `is_there = False` is an unplugged disk."""
+    """A ports.Shelf in memory. `is_there = False` is an unplugged disk, `donated_bytes = 0` a full one."""
 
     def __init__(self, *, donated_bytes: int = 1 << 40) -> None:
         self.is_there = True
-        self._donated = donated_bytes
+        self.donated_bytes = donated_bytes
         self._fragments: dict[OwnerId, dict[FragmentName, tuple[Root, bytes]]] = {}
         self._trash: dict[OwnerId, dict[FragmentName, bytes]] = {}
 
@@ -69,7 +69,7 @@ class MemoryShelf:
 
     def free_bytes(self) -> int:
         self._check()
-        return self._donated - sum(self.used(owner)[0] for owner in self._fragments.keys() | self._trash.keys())
+        return self.donated_bytes - sum(self.used(owner)[0] for owner in self._fragments.keys() | self._trash.keys())
 
     def _check(self) -> None:
         if not self.is_there:

@@ -62,6 +62,7 @@ class Volume:
             suite=Suite.AES_256_GCM,
             code=self.code,
         )
+        self.files.out_of_quota = self.writer.out_of_room
         self.rebuilder = Rebuilder(
             self.catalog, self.journal, self.reader, self.remote, self.uploads, crunch, secrets
         )

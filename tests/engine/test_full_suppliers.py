@@ -1,0 +1,52 @@
+"""Disks of suppliers that fill up: fragments go elsewhere or wait, and nothing is lost."""
+
+from __future__ import annotations
+
+import random
+
+import trio
+from trio.testing import MockClock
+
+from bitdustfs.model import Code
+from bitdustfs.testing.world import World
+
+CODE = Code(3, 5)
+DICE = random.Random(12)
+CONTENT = DICE.randbytes(700_000)
+
+
+async def test_fragments_of_a_supplier_with_a_full_disk_go_elsewhere(autojump_clock: MockClock) -> None:
+    async with World(suppliers=6, code=CODE).running() as world:
+        full = world.swarm.suppliers[0]
+        full.memory_shelf.donated_bytes = 0  # it has not told us yet
+        for number in range(8):
+            await world.write(f"file {number}", CONTENT[number:])
+        assert await world.sync() == "placed"
+        status = await world.status()
+        assert (status["held"], status["wanted"], status["missing_fragments"]) == (5, 5, 0)
+        assert full.memory_shelf.free_bytes() == 0
+        await world.node.drop_cache()
+        for number in range(8):
+            assert await world.read(f"file {number}") == CONTENT[number:]
+
+
+async def test_files_stay_here_while_all_disks_are_full_and_leave_when_there_is_room(
+    autojump_clock: MockClock,
+) -> None:
+    async with World(code=CODE).running() as world:
+        await world.write("before", CONTENT)
+        await world.sync()
+        for supplier in world.swarm.suppliers:
+            supplier.memory_shelf.donated_bytes = 0
+        await world.write("later", CONTENT[1:])
+        await trio.sleep(120)
+        status = await world.status()
+        assert (status["state"], status["files_local"]) == ("local", 1)
+        assert any("the contracts are full" in sentence for sentence in status["trouble"])
+        assert await world.read("later") == CONTENT[1:]
+        assert await world.read("before") == CONTENT
+        for supplier in world.swarm.suppliers:
+            supplier.memory_shelf.donated_bytes = 1 << 40
+        await trio.sleep(180)
+        status = await world.status()
+        assert (status["state"], status["files_local"], status["missing_fragments"]) == ("placed", 0, 0)
