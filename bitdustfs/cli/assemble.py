@@ -17,6 +17,7 @@ from pathlib import Path
 
 import trio
 
+from bitdustfs.cli.common import only_here
 from bitdustfs.cli.mount_options import MountWish, default_spool_bytes, wanted_code
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.report import PRACTICE_BANNER, HireReport
@@ -31,15 +32,23 @@ from bitdustfs.edges.home import Home
 from bitdustfs.edges.keys_disk import identity_of, read_keys
 from bitdustfs.edges.own_address import dialable
 from bitdustfs.edges.shelf_disk import DiskShelf
-from bitdustfs.edges.spool_disk import DiskSpool
-from bitdustfs.edges.system import SystemEntropy, SystemWall, ThreadCrunch, best_suite, boot_id, tune_process
+from bitdustfs.edges.spool_disk import OPEN_FILES, DiskSpool
+from bitdustfs.edges.system import (
+    SystemEntropy,
+    SystemWall,
+    ThreadCrunch,
+    allow_open_files,
+    best_suite,
+    boot_id,
+    tune_process,
+)
 from bitdustfs.edges.tls import TlsDialer, join_address, listening, split_address
 from bitdustfs.engine.keeper import Keeper
 from bitdustfs.engine.node import Node, NodeOptions
 from bitdustfs.engine.reception import Reception
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.tree import Caller
-from bitdustfs.errors import BadFormat, DiskFault, Unavailable
+from bitdustfs.errors import BadFormat, CatalogDamaged, DiskFault, LogDamaged, Unavailable
 from bitdustfs.model import Code, NodeId, OwnerId, Supplier
 
 _SHELF_THREADS = 8  # they wait for the disk more than they compute
@@ -82,13 +91,14 @@ async def run_mount(home: Home, wish: MountWish, ready: Ready) -> None:
     """
     tune_process()
     identity, secrets = _unlock(home)
-    with _catalog(home, secrets, lambda hired: wanted_code(wish, hired)) as (catalog, code):
+    with _catalog(home, secrets, lambda hired: wanted_code(wish, hired), read_only=wish.read_only) as (catalog, code):
         if mounts.check_mountpoint(wish.place, str(home), mounts.read_mounts()):
             log.warning("the process that served %s before was killed: its mount is taken away", wish.place)
             mounts.detach(wish.place, lazy=True)
         hired = catalog.suppliers()
         entropy, wall = SystemEntropy(), SystemWall()
-        with closing(DiskSpool(home.spool)) as spool:
+        open_files = min(OPEN_FILES, allow_open_files() // 4)
+        with closing(DiskSpool(home.spool, open_files=open_files)) as spool:
             node = Node(
                 catalog=catalog,
                 spool=spool,
@@ -149,7 +159,8 @@ class _Mounted:
                     await nursery.start(control_server.serve, self._home.control, handlers)
                     await nursery.start(self._serve_kernel, options)
                     ready(self._greeting())
-        log.info("unmounted %s", self._wish.place)
+            told = only_here(self._node.stop_report())
+        log.info("unmounted %s. %s", self._wish.place, told)
 
     async def _serve_kernel(
         self, options: MountOptions, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -166,6 +177,8 @@ class _Mounted:
             lines.append("No supplier is hired: everything exists only on this machine. See `bitdustfs hire --help`.")
         elif hired == 1:
             lines.append("One supplier is hired: if it goes, and this machine goes, everything is gone.")
+        if self._catalog.failure is not None:
+            lines.append("The catalog is damaged: what can be read can be copied out; nothing is sent or repaired.")
         return lines
 
     async def _status(self, args: Args, _report: control_server.Report) -> Mapping[str, object]:
@@ -184,6 +197,8 @@ class _Mounted:
             await trio.to_thread.run_sync(_flush_kernel, self._wish.place)
         except Unavailable as error:
             log.warning("%s", error)
+        if self._catalog.failure is None:
+            self._node.journal.commit()  # if it cannot be stored now, ending would lose it: go on instead
         told = self._node.stop_report()
         self._scope.cancel()
         return {**told}
@@ -255,6 +270,7 @@ async def run_serve(home: Home, wish: ShelfWish, ready: Ready) -> None:
         InUse: the port is taken. AlreadyThere: the shelf's directory holds something else.
     """
     tune_process()
+    allow_open_files()
     identity, _secrets = _unlock(home)
     with trio.CancelScope() as scope:
         async with listening(wish.listen, identity.key) as listener, trio.open_nursery() as nursery:
@@ -288,22 +304,34 @@ def _unlock(home: Home) -> tuple[Identity, VolumeSecrets]:
 
 @contextmanager
 def _catalog(
-    home: Home, secrets: VolumeSecrets, choose: Callable[[int], Code | None]
+    home: Home, secrets: VolumeSecrets, choose: Callable[[int], Code | None], *, read_only: bool = False
 ) -> Iterator[tuple[SqliteCatalog, Code | None]]:
     """Open the catalog of a home, or make it.
 
     Args:
+        read_only: a damaged one is opened too, to read what is left of it.
         choose: the code for that many hired suppliers; what it raises, it raises before a catalog is made.
     Raises:
         BadFormat: the catalog is of an unknown version, or describes another volume than the keys.
+        CatalogDamaged, LogDamaged: nothing was changed.
     """
     if not home.catalog.exists() or not home.catalog.stat().st_size:
         choose(0)
         _make_catalog(home, secrets)
-    with closing(SqliteCatalog(home.catalog)) as catalog:
+    with closing(_open_catalog(home, read_only=read_only)) as catalog:
         if catalog.value(_VOLUME_ID) != secrets.volume_id:
             raise BadFormat(what=f"{home.catalog} does not belong to the keys beside it: put the right keys back")
         yield catalog, choose(len(catalog.suppliers()))
+
+
+def _open_catalog(home: Home, *, read_only: bool) -> SqliteCatalog:
+    try:
+        return SqliteCatalog(home.catalog)
+    except (CatalogDamaged, LogDamaged) as error:
+        if not read_only:
+            raise
+        log.error("%s", error)
+        return SqliteCatalog(home.catalog, read_only=True)
 
 
 def _make_catalog(home: Home, secrets: VolumeSecrets) -> None:

@@ -13,7 +13,8 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from bitdustfs.core.units import parse_duration, parse_size
+from bitdustfs.core.report import StopReport
+from bitdustfs.core.units import format_size, parse_duration, parse_size
 from bitdustfs.edges import mounts
 from bitdustfs.edges.config import LOG_LEVELS, Settings, load
 from bitdustfs.edges.home import Home, check_home, find_home
@@ -116,6 +117,14 @@ def show_json(value: Mapping[str, object]) -> None:
 def count(number: int, thing: str) -> str:
     """Write a number and its thing: `1 file`, `3 files`."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def only_here(report: StopReport) -> str:
+    """Say what a mount that ended leaves on this machine alone."""
+    if not report["files_local"]:
+        return "Nothing exists only here."
+    here = f"{count(report['files_local'], 'file')} ({format_size(report['bytes_local'])})"
+    return f"Only on this machine: {here}; they are sent after the next mount."
 
 
 def leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

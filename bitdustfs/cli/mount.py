@@ -88,6 +88,7 @@ def _serve(asked: Asked, home: Home, options: MountWish, ready: Ready, *, to_fil
     from bitdustfs.cli.assemble import run_mount
     from bitdustfs.cli.logs import log_to_file, log_to_stderr
 
+    os.chdir("/")  # we must not need what we serve ourselves
     with hold(home):
         level = asked.level(options.settings)
         if to_file:

@@ -14,7 +14,8 @@ from bitdustfs.model import Code
 
 SPOOL_MOST_BYTES = 20 * GIB
 SPOOL_SHARE = 5  # the default takes at most this part of what is free: 20 %
-SPOOL_LEAST_BYTES = 64 * MIB  # room for a few blocks on their way, whatever is asked
+SPOOL_USUAL_BYTES = 64 * MIB  # but no less, unless it is asked for
+SPOOL_LEAST_BYTES = 16 * MIB  # room for a few blocks on their way, whatever is asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def mount_options(place: str, code: str | None, words: Sequence[str], settings: 
     read_timeout_s = given.get("read_timeout", settings.read_timeout)
     assert isinstance(spool_bytes, int) and isinstance(read_timeout_s, float)
     if 0 < spool_bytes < SPOOL_LEAST_BYTES:
-        raise BadRequest(what=f"a spool of {spool_bytes} bytes is too small: give it 64 MiB or more")
+        raise BadRequest(what=f"a spool of {spool_bytes} bytes is too small: give it 16 MiB or more")
     if read_timeout_s <= 0:
         raise BadRequest(what="a read timeout must be longer than nothing")
     return MountWish(
@@ -92,7 +93,7 @@ def mount_options(place: str, code: str | None, words: Sequence[str], settings: 
 
 def default_spool_bytes(free_bytes: int) -> int:
     """How much the spool takes if nobody says: 20 GiB, or 20 % of what is free."""
-    return max(SPOOL_LEAST_BYTES, min(SPOOL_MOST_BYTES, free_bytes // SPOOL_SHARE))
+    return max(SPOOL_USUAL_BYTES, min(SPOOL_MOST_BYTES, free_bytes // SPOOL_SHARE))
 
 
 def wanted_code(options: MountWish, suppliers: int) -> Code | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import click
 
 from bitdustfs.cli.common import Asked, Size, with_common_options
 from bitdustfs.core.units import parse_size
+from bitdustfs.edges import mounts
 from bitdustfs.edges.config import parse_address, parse_owner
 from bitdustfs.edges.home import hold
 from bitdustfs.errors import BadRequest
@@ -43,6 +45,9 @@ def serve(
     """
     home = asked.open_home()
     settings = asked.settings(home)
+    shelf_path = Path(shelf or settings.shelf or home.shelf).absolute()
+    for path, what in ((home.path, "the state directory"), (shelf_path, "the shelf")):
+        mounts.refuse_inside_ours(os.path.realpath(path), what, mounts.read_mounts())
     address = listen if listen is not None else settings.listen
     parse_address(address)
     allowed = _allowed(settings.allow, allows)
@@ -54,7 +59,7 @@ def serve(
 
     wish = ShelfWish(
         listen=address,
-        shelf=Path(shelf or settings.shelf or home.shelf).absolute(),
+        shelf=shelf_path,
         donate_bytes=settings.donate if donate is None else donate,
         allowed=allowed,
     )

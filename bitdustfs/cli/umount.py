@@ -7,14 +7,13 @@ from typing import cast
 
 import click
 
-from bitdustfs.cli.common import Asked, Seconds, count, explain, show_json, with_common_options, with_json
+from bitdustfs.cli.common import Asked, Seconds, explain, only_here, show_json, with_common_options, with_json
 from bitdustfs.cli.sync import exit_code, sentence, wait_until_placed
 from bitdustfs.core.report import StopReport
-from bitdustfs.core.units import format_size
 from bitdustfs.edges import mounts
 from bitdustfs.edges.control import NotServed, ask
 from bitdustfs.edges.home import Home, find_home, holder
-from bitdustfs.errors import BitdustError, NotFound, Unavailable
+from bitdustfs.errors import BitdustError, Kind, NotFound, Unavailable
 
 STOP_S = 30.0  # from the request to the end of the process
 _DETACH_S = 20.0  # after that the mount is taken away under a process that does not end
@@ -58,12 +57,18 @@ def umount(asked: Asked, directory: str, first_sync: bool, timeout: float | None
 
 
 def _stop(home: Home) -> StopReport | None:
-    """Ask the process to end. None: nobody is there who could be asked."""
+    """Ask the process to end. None: nobody is there who could be asked.
+
+    Raises:
+        BitdustError: it will not end, because it could not store what was written last.
+    """
     try:
         return cast(StopReport, ask(home.control, "stop", silence_s=STOP_S / 2))
     except NotServed:
         return None
     except BitdustError as error:
+        if error.kind in (Kind.FULL, Kind.LOST):  # its disk takes nothing now: it goes on until that is over
+            raise
         explain(error)
         return None
 
@@ -90,7 +95,4 @@ def _wait_for_end(place: str, home: Home) -> None:
 def _told(directory: str, stopped: StopReport | None) -> str:
     if stopped is None:
         return f"Unmounted {directory}. Its process was gone; what is only here is sent after the next mount."
-    if not stopped["files_local"]:
-        return f"Unmounted {directory}. Nothing exists only here."
-    here = f"{count(stopped['files_local'], 'file')} ({format_size(stopped['bytes_local'])})"
-    return f"Unmounted {directory}. Only on this machine: {here}; they are sent after the next mount."
+    return f"Unmounted {directory}. {only_here(stopped)}"

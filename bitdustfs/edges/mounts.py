@@ -141,6 +141,9 @@ def check_mountpoint(place: str, home: str, mounts: Sequence[Mount]) -> bool:
     """
     if is_inside(home, place):
         raise BadRequest(what=f"the state directory {home} lies in {place}: choose another mountpoint or --home")
+    if is_inside(place, home):
+        raise BadRequest(what=f"{place} lies in the state directory {home}: choose another mountpoint")
+    refuse_inside_ours(home, "the state directory", mounts)
     there = mounted_at(place, mounts)
     if there is not None and not (there.is_ours and is_dead(place)):
         by = f" (it serves {there.home})" if there.is_ours else f" ({there.fstype})"
@@ -158,6 +161,19 @@ def check_mountpoint(place: str, home: str, mounts: Sequence[Mount]) -> bool:
     if names:
         raise BadRequest(what=f"the mountpoint {place} is not empty: choose an empty directory")
     return False
+
+
+def refuse_inside_ours(path: str, what: str, mounts: Sequence[Mount]) -> None:
+    """Refuse to keep our own files in a mount of bitdustfs: it would wait for itself, or send what it is sent.
+
+    Args:
+        path: absolute, without symlinks.
+    Raises:
+        BadRequest
+    """
+    mount = mount_of(path, mounts)
+    if mount is not None and mount.is_ours:
+        raise BadRequest(what=f"{what} {path} lies in {mount.mountpoint}, a mount of bitdustfs: choose another place")
 
 
 def detach(place: str, *, lazy: bool) -> None:

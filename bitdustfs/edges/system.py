@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import resource
 import secrets
 import sys
 import time
@@ -26,6 +27,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # statement and every send lets the lock go, so with Python's 5 ms a busy worker would slow each request by as much.
 SWITCH_S = 0.0005
 GARBAGE_OBJECTS = 20_000  # young objects before a collection; the loop makes many that live for one turn only
+MOST_OPEN_FILES = 65536  # where the machine sets no limit
 # Buffers of a block are taken and given back all the time. By default each is mapped anew, and the kernel clears its
 # pages again: on virtual machines that costs more than sealing what is in them.
 _MALLOC = (
@@ -45,6 +47,15 @@ def tune_process() -> None:
     if hasattr(libc, "mallopt"):  # glibc has it, musl does not
         for parameter, value in _MALLOC:
             libc.mallopt(parameter, value)
+
+
+def allow_open_files() -> int:
+    """Have as many files and connections open as this machine lets us. Returns how many that are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max(soft, MOST_OPEN_FILES) if hard == resource.RLIM_INFINITY else hard
+    if soft != wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
 
 
 def suite_for(cpuinfo: str) -> Suite:

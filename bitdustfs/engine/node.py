@@ -93,6 +93,7 @@ class Node:
             catalog=catalog,
             spool=spool,
             files=self.files,
+            journal=self.journal,
             tree=self.tree,
             suppliers=suppliers,
             writer=self.writer,
@@ -104,6 +105,36 @@ class Node:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Node]:
         """Run all services; at the end commit what they left."""
+        readable_only = self._catalog.failure is not None
+        if not readable_only:
+            await self._clean_up()
+        async with AsyncExitStack() as stack:
+            nursery = await stack.enter_async_context(trio.open_nursery())
+            stack.callback(nursery.cancel_scope.cancel)
+            await stack.enter_async_context(self.uploads.running())
+            await stack.enter_async_context(self.reader.running())
+            services: list[tuple[str, Callable[[], Awaitable[None]]]] = [("suppliers", self.suppliers.run)]
+            if not readable_only:
+                services += [
+                    ("journal", self.journal.run),
+                    ("files", self.files.run),
+                    ("hardener", self.files.keep_hard),
+                    ("uploads", self.uploads.run),
+                    ("writer", self.writer.run),
+                    ("rebuilder", self.rebuilder.run),
+                ]
+            for name, service in services:
+                nursery.start_soon(self._keep_running, name, service)
+            try:
+                yield self
+            finally:
+                if not readable_only:
+                    with trio.CancelScope(deadline=trio.current_time() + STOP_PATIENCE_S, shield=True):
+                        await self.files.settle_all()
+                        await self.journal.durable()
+
+    async def _clean_up(self) -> None:
+        """Drop what a process that died left behind."""
         dropped = self.tree.lives.start()
         reverted = self.files.start(self._options.boot)
         await self.journal.durable()  # what the sweep removes must not be needed by an older commit
@@ -114,27 +145,6 @@ class Node:
             )
         if dropped or swept:
             _log.info("dropped %d deleted files and %d spool files of a process that died", dropped, swept)
-        async with AsyncExitStack() as stack:
-            nursery = await stack.enter_async_context(trio.open_nursery())
-            stack.callback(nursery.cancel_scope.cancel)
-            await stack.enter_async_context(self.uploads.running())
-            await stack.enter_async_context(self.reader.running())
-            for name, service in (
-                ("journal", self.journal.run),
-                ("suppliers", self.suppliers.run),
-                ("files", self.files.run),
-                ("hardener", self.files.keep_hard),
-                ("uploads", self.uploads.run),
-                ("writer", self.writer.run),
-                ("rebuilder", self.rebuilder.run),
-            ):
-                nursery.start_soon(self._keep_running, name, service)
-            try:
-                yield self
-            finally:
-                with trio.CancelScope(deadline=trio.current_time() + STOP_PATIENCE_S, shield=True):
-                    await self.files.settle_all()
-                    await self.journal.durable()
 
     async def _keep_running(self, name: str, service: Callable[[], Awaitable[None]]) -> None:
         while True:

@@ -10,6 +10,7 @@ import trio
 from bitdustfs.core import health
 from bitdustfs.core.report import StatusReport, SupplierReport
 from bitdustfs.engine.files import Files
+from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.tree import Tree
 from bitdustfs.engine.writer import Writer
@@ -47,6 +48,7 @@ class Reporter:
         catalog: Catalog,
         spool: Spool,
         files: Files,
+        journal: Journal,
         tree: Tree,
         suppliers: Suppliers,
         writer: Writer,
@@ -56,6 +58,7 @@ class Reporter:
         self._catalog = catalog
         self._spool = spool
         self._files = files
+        self._journal = journal
         self._tree = tree
         self._suppliers = suppliers
         self._writer = writer
@@ -199,6 +202,9 @@ class Reporter:
             found.insert(0, f"{len(online)} of {code.k} needed suppliers answer: nothing new can leave this machine")
         elif self._writer.out_of_room():
             found.insert(0, "the contracts are full: nothing new can leave this machine; hire more space")
+        refusal = self._journal.refusal
+        if refusal is not None:
+            found.insert(0, f"nothing can be changed now: {refusal}")
         if silent:
             found.append(f"no answer from {', '.join(silent)}")
         return found

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bitdustfs.cli.mount_options import (
-    SPOOL_LEAST_BYTES,
     SPOOL_MOST_BYTES,
+    SPOOL_USUAL_BYTES,
     default_spool_bytes,
     mount_options,
     parse_options,
@@ -53,7 +53,7 @@ def test_a_code_that_needs_more_suppliers_than_are_hired_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("free", "spool"),
-    [(0, SPOOL_LEAST_BYTES), (50 * GIB, 10 * GIB), (1000 * GIB, SPOOL_MOST_BYTES)],
+    [(0, SPOOL_USUAL_BYTES), (50 * GIB, 10 * GIB), (1000 * GIB, SPOOL_MOST_BYTES)],
 )
 def test_the_spool_takes_a_fifth_of_what_is_free_but_no_more_than_20_gib(free: int, spool: int) -> None:
     assert default_spool_bytes(free) == spool

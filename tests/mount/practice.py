@@ -87,6 +87,10 @@ class Practice:
                 return pid
         raise AssertionError("no process serves the mount")
 
+    def supplier_pids(self) -> list[int]:
+        """The processes of the suppliers."""
+        return [pid for pid, words in _processes(self.directory) if "serve" in words]
+
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "BITDUSTFS_HOME": str(self.home), "BITDUSTFS_TEST": str(self.directory)}
 

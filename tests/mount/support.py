@@ -83,6 +83,9 @@ class Mount:
         words = self._directory / "words"
         self._run("init", "--words-file", str(words))
 
+    def _take_down(self) -> None:
+        """Undo what `_prepare` did outside of the directory."""
+
     def _command(self) -> Sequence[str]:
         options = [f"-o{','.join(self._options)}"] if self._options else []
         return [*_PROGRAM, "--home", str(self.state), "mount", "-f", *options, str(self.path)]
@@ -110,7 +113,38 @@ class Mount:
                 self._put_away()
             if mounts.mounted_at(str(self.path), mounts.read_mounts()) is not None:
                 mounts.detach(str(self.path), lazy=True)
+            self._take_down()
             shutil.rmtree(self._directory)
+
+
+class SmallDisk(Mount):
+    """A mount whose state directory lies on a disk of its own, which the test can fill."""
+
+    def __init__(self, *options: str, mib: int) -> None:
+        super().__init__(*options)
+        self.disk = self._directory / "disk"
+        self.state = self.disk / "state"
+        self._ballast = self.disk / "ballast"
+        self._size = f"size={mib}m"
+
+    def fill(self, *, leave: int = 0) -> None:
+        """Take all space of the disk but so many bytes."""
+        with self._ballast.open("ab") as ballast:
+            for step in (1 << 20, 4096):
+                while os.statvfs(self.disk).f_bavail * os.statvfs(self.disk).f_frsize - leave >= step:
+                    os.posix_fallocate(ballast.fileno(), ballast.seek(0, os.SEEK_END), step)
+
+    def relieve(self) -> None:
+        """Give it back."""
+        self._ballast.unlink()
+
+    def _prepare(self) -> None:
+        self.disk.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"{self._size},mode=755", "tmpfs", self.disk], check=True)
+        super()._prepare()
+
+    def _take_down(self) -> None:
+        subprocess.run(["umount", "-l", self.disk], check=False, stderr=subprocess.DEVNULL)
 
 
 class Standin(Mount):
