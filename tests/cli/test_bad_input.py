@@ -42,6 +42,11 @@ def _full(home: Path) -> Path:
     return home.parent / "full"
 
 
+def _inside(home: Path) -> Path:
+    (home / "mnt").mkdir()
+    return home / "mnt"
+
+
 @pytest.mark.parametrize(
     ("choose", "code", "words"),
     [
@@ -50,6 +55,7 @@ def _full(home: Path) -> Path:
         (_full, 2, "is not empty"),
         (lambda home: home.parent, 2, "the state directory"),
         (lambda home: home, 2, "the state directory"),
+        (_inside, 2, "lies in the state directory"),
         (lambda _home: Path("/proc"), 12, "is mounted at /proc already"),
     ],
 )

@@ -142,3 +142,12 @@ def test_an_ordinary_directory_is_not_dead(tmp_path: Path) -> None:
 
 def test_a_file_system_takes_what_the_kernel_holds_for_it(tmp_path: Path) -> None:
     mounts.sync_filesystem(str(tmp_path), wait_s=60)
+
+
+def test_nothing_of_ours_is_kept_in_a_mount_of_ours() -> None:
+    ours = mounts.Mount("/mnt/ours", mounts.FSTYPE, "bitdustfs:/home")
+    others = mounts.Mount("/mnt/ours/others", "ext4", "/dev/sda1")
+    with pytest.raises(BadRequest, match="the shelf /mnt/ours/shelf lies in /mnt/ours"):
+        mounts.refuse_inside_ours("/mnt/ours/shelf", "the shelf", [ours, others])
+    mounts.refuse_inside_ours("/mnt/ours/others/shelf", "the shelf", [ours, others])
+    mounts.refuse_inside_ours("/srv/shelf", "the shelf", [ours, others])

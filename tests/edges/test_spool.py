@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -232,6 +233,31 @@ def test_no_more_descriptors_are_kept_than_allowed(tmp_path: Path) -> None:
     assert spool.read(Ino(1), 0, 1) == b"1"
     spool.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_descriptors_that_others_need_are_given_up(tmp_path: Path) -> None:
+    spool = DiskSpool(tmp_path / "spool")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    in_use = 1 + max(int(name) for name in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 10, before[1]))
+    try:
+        for ino in range(1, 50):
+            spool.write(Ino(ino), 0, b"%d" % ino)
+        assert [spool.read(Ino(ino), 0, len(b"%d" % ino)) for ino in range(1, 50)] == [
+            b"%d" % ino for ino in range(1, 50)
+        ]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        spool.close()
+
+
+def test_disk_is_full_for_the_spool_before_it_is_for_the_catalog(tmp_path: Path) -> None:
+    disk = os.statvfs(tmp_path)
+    free = disk.f_bavail * disk.f_frsize
+    spool = DiskSpool(tmp_path / "spool", reserve_bytes=free // 2)
+    assert not spool.fits(free // 4 * 3)
+    assert spool.fits(MIB)
+    spool.close()
 
 
 async def test_unchanged_file_is_synced_once(tmp_path: Path) -> None:

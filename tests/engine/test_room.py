@@ -12,7 +12,7 @@ from trio.testing import MockClock
 from bitdustfs.engine.recency import Recency
 from bitdustfs.engine.room import PATIENCE_S
 from bitdustfs.engine.writer import FREEZE_AFTER_S
-from bitdustfs.errors import ContractsFull, DiskFull, SpoolFull
+from bitdustfs.errors import ContractsFull, DiskFull, ReadOnly, SpoolFull
 from bitdustfs.model import CHUNK_BYTES, Ino
 from tests.engine.volume import Volume
 
@@ -191,3 +191,22 @@ async def test_full_disk_drops_what_suppliers_have_too(autojump_clock: MockClock
         here = [await is_here(volume, ino) for ino in files]
         assert not here[0]
         assert all(left <= right for left, right in pairwise(here))
+
+
+# -- a damaged catalog ----------------------------------------------------------------------------------------
+
+
+async def test_nothing_is_sent_or_kept_of_a_volume_whose_catalog_is_damaged(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    async with volume.running():
+        (old,) = await published(volume, 1)
+        await volume.forget()
+        await volume.write_all(DICE.randbytes(FILE))
+        volume.catalog._damage = ReadOnly(what="the catalog is damaged")  # as if it had just been met
+        puts, used = volume.remote.puts, volume.spool.used_bytes()
+        await trio.sleep(60)
+        assert len(await volume.files.read(old, 0, FILE)) == FILE
+        for change in (volume.write_all(b"x"), volume.files.write(old, 0, b"x"), volume.files.truncate(old, 0)):
+            with pytest.raises(ReadOnly):
+                await change
+        assert (volume.remote.puts, volume.spool.used_bytes()) == (puts, used)
