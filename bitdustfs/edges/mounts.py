@@ -109,9 +109,12 @@ def place_of(path: str | os.PathLike[str]) -> str:
 
 
 def is_dead(place: str) -> bool:
-    """True if a mount's daemon is gone ("Transport endpoint is not connected")."""
+    """True if a mount's daemon is gone ("Transport endpoint is not connected").
+
+    The kernel keeps attributes for minutes after the daemon died, but asks for the space each time.
+    """
     try:
-        os.stat(place)
+        os.statvfs(place)
     except OSError as bad:
         return bad.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False

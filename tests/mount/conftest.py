@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.mount.practice import Practice
 from tests.mount.support import Mount
 
 
@@ -15,6 +16,13 @@ def mount() -> Iterator[Mount]:
     """A mount that every user may look into."""
     with Mount("allow_other") as running:
         yield running
+
+
+@pytest.fixture(scope="package")
+def rough_swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Practice]:
+    """A practice swarm for tests that kill what they like, and have everybody back at their end."""
+    with Practice(tmp_path_factory.mktemp("rough")) as practice:
+        yield practice
 
 
 @pytest.fixture

@@ -16,6 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from bitdustfs.edges import mounts
+from bitdustfs.edges.control import Args, ask
+from bitdustfs.edges.home import Home, holder
+
 PROGRAM = [sys.executable, "-m", "bitdustfs.cli.main"]
 _PATIENCE_S = 120
 
@@ -27,6 +31,7 @@ class Practice:
         self.directory = directory
         self.home = directory / "home"
         self.path = directory / "mnt"
+        self.code = code
         self._up = ["--suppliers", str(suppliers), "--spares", str(spares), "--code", code]
 
     def __enter__(self) -> Practice:
@@ -79,6 +84,46 @@ class Practice:
 
     def supplier_home(self, number: int) -> Path:
         return self.home / "demo" / f"supplier{number}"
+
+    def ask(self, verb: str, **args: object) -> Args:
+        """Ask the mounting process, without a process of its own."""
+        return ask(Home(self.home).control, verb, args, silence_s=_PATIENCE_S)
+
+    def kill_mount(self) -> None:
+        """End the mounting process by SIGKILL. The dead mount stays."""
+        os.kill(self.mount_pid(), signal.SIGKILL)
+        wait_until("the mount is dead", lambda: mounts.is_dead(str(self.path)))
+
+    def mount(self) -> None:
+        """Mount, also over a dead mount, and wait for all suppliers that run."""
+        self.run("mount", f"--code={self.code}", "--", str(self.path))
+        self.wait_for_suppliers()
+
+    def umount(self) -> None:
+        self.run("umount", str(self.path))
+
+    def kill_supplier(self, number: int) -> None:
+        """End a hired supplier by SIGKILL."""
+        pid = holder(Home(self.supplier_home(number)))
+        assert pid is not None, f"supplier {number} does not run"
+        os.kill(pid, signal.SIGKILL)
+        wait_until("the supplier is dead", lambda: holder(Home(self.supplier_home(number))) is None)
+
+    def revive(self, *numbers: int) -> None:
+        """Start suppliers again, and wait until they are connected."""
+        for number in numbers:
+            self.run("demo", "revive", str(number))
+        self.wait_for_suppliers()
+
+    def wait_for_suppliers(self) -> None:
+        """Until exactly those hired suppliers are connected that run."""
+
+        def all_answer() -> bool:
+            rows = self.ask("status", path="/")["suppliers"]
+            running = {f"supplier{n}" for n in range(1, len(rows) + 1) if holder(Home(self.supplier_home(n)))}
+            return {row["label"] for row in rows if row["answers"]} == running
+
+        wait_until("the running suppliers answer", all_answer)
 
     def mount_pid(self) -> int:
         """The process that serves the mount."""
