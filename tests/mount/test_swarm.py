@@ -182,15 +182,6 @@ def test_statfs_tells_what_the_contracts_can_hold(swarm: Practice) -> None:
     assert 0 < told.f_bavail * told.f_frsize <= capacity * 3 // 5
 
 
-def test_rsync_copies_once_and_then_finds_nothing_to_do(swarm: Practice, tmp_path: Path) -> None:
-    source = real_tree(tmp_path / "source", 200)
-    os.setxattr(source / "abc.py", "user.colour", b"blue")
-    run("rsync", "-aHAX", f"{source}/", swarm.path / "rsync")
-    again = run("rsync", "-aHAX", "--itemize-changes", f"{source}/", swarm.path / "rsync")
-    assert again.strip() == ""
-    assert os.getxattr(swarm.path / "rsync" / "abc.py", "user.colour") == b"blue"
-
-
 def test_tar_sqlite_and_an_editors_save_work_in_the_mount(swarm: Practice, tmp_path: Path) -> None:
     source = real_tree(tmp_path / "source", 100)
     run("tar", "-C", source, "-cf", swarm.path / "all.tar", ".")
