@@ -326,13 +326,13 @@ class Leaves:
 
     length: int  # bytes of the whole fragment
     hashes: bytes  # the fragment's whole leaf hash list; b"" if not asked for
-    content: bytes  # the leaves first … first+count−1
+    content: bytes | memoryview  # the leaves first … first+count−1
 
 
 class Shelf(Protocol):
     """Other people's fragments on our disk. Blocking; the keeper calls it in a worker through Crunch."""
 
-    def put(self, owner: OwnerId, name: FragmentName, root: Root, content: bytes) -> None:
+    def put(self, owner: OwnerId, name: FragmentName, root: Root, content: bytes | memoryview) -> None:
         """Store durably: returns only after content and name survive a power loss. Same name and root: no-op.
 
         Raises:
@@ -399,6 +399,10 @@ class Link(Protocol):
 
     async def receive_some(self, max_bytes: int) -> bytes:
         """At least one byte, or b"" at an orderly end. Raises PeerGone."""
+        ...
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """The same into the front of `buffer`; how many bytes came, 0 at an orderly end. Raises PeerGone."""
         ...
 
     async def aclose(self) -> None: ...

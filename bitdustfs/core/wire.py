@@ -34,9 +34,6 @@ MAX_BODY_BYTES: Final = MAX_FRAGMENT_BYTES + HASH_BYTES * leaf_count(MAX_FRAGMEN
 HELLO_HEADER_BYTES: Final = 4 * 1024  # before HELLO nobody is anybody: the smallest budget that holds one
 MAX_NAMES: Final = 1024  # in one DELETE or LIST: 46 KiB of header
 _PREFIX = struct.Struct(">II")
-# A stream that comes in crumbs would cost an object for each: they are joined while they come.
-_CRUMB_BYTES = 4 * 1024
-_CRUMBS_BYTES = 64 * 1024
 
 U32: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
 U63: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
@@ -196,14 +193,15 @@ class Frame:
 
     id: int
     message: Message
-    body: bytes  # b"" too if it was skipped
+    body: bytes | memoryview  # b"" too if it was skipped
 
 
 class Parser:
     """Cut a stream of bytes into frames.
 
-    Holds at most one header, one body and what was fed last. The first frame must be small and without a body;
-    `open_up` raises the limits after HELLO.
+    Holds at most one header, one body and what was fed last. A body gets its place when `next` is called again after
+    its `Arriving`; what comes then may be put there directly, through `room`. The first frame must be small and
+    without a body; `open_up` raises the limits after HELLO.
 
     Args:
         peer: how errors name the other side.
@@ -213,12 +211,12 @@ class Parser:
         self._peer = peer
         self._most_header = HELLO_HEADER_BYTES
         self._most_body = 0
-        self._chunks: list[memoryview | bytes | bytearray] = []
-        self._held = 0  # bytes in chunks
+        self._held = bytearray()  # that came and is not looked at yet
         self._prefix: tuple[int, int] | None = None
         self._head: _Header | None = None
+        self._body: memoryview | None = None  # the place of the body that is coming
         self._skipping = False
-        self._missing = 0  # bytes of a skipped body that are still to come
+        self._missing = 0  # bytes of the body that are still to come, when it has a place or is skipped
 
     @property
     def is_between_frames(self) -> bool:
@@ -230,28 +228,31 @@ class Parser:
         self._most_header = MAX_HEADER_BYTES
         self._most_body = MAX_BODY_BYTES
 
-    def feed(self, content: bytes) -> None:
+    def feed(self, content: bytes | memoryview) -> None:
         """Take in what came from the network."""
-        if self._skipping:
-            dropped = min(self._missing, len(content))
-            self._missing -= dropped
-            content = content[dropped:]
-        if not content:
-            return
-        self._held += len(content)
-        last = self._chunks[-1] if self._chunks else None
-        if len(content) >= _CRUMB_BYTES:
-            self._chunks.append(content)
-        elif isinstance(last, bytearray) and len(last) < _CRUMBS_BYTES:
-            last += content
-        else:
-            self._chunks.append(bytearray(content))
+        if self._missing:
+            here = min(self._missing, len(content))
+            if self._body is not None:
+                at = len(self._body) - self._missing
+                self._body[at : at + here] = content[:here]
+            self._missing -= here
+            content = memoryview(content)[here:]
+        self._held += content
+
+    def room(self) -> memoryview | None:
+        """The place of what is missing of a body, to be filled from the front; None: use `feed`."""
+        return self._body[-self._missing :] if self._body is not None and self._missing else None
+
+    def filled(self, count: int) -> None:
+        """Say that the first `count` bytes of `room` are there."""
+        assert count <= self._missing
+        self._missing -= count
 
     def skip(self) -> None:
         """Throw away the body announced by the last `Arriving`, as it comes."""
-        assert self._prefix is not None and self._head is not None
-        here = min(self._held, self._prefix[1])
-        self._take(here)
+        assert self._prefix is not None and self._head is not None and self._body is None
+        here = min(len(self._held), self._prefix[1])
+        del self._held[:here]
         self._skipping, self._missing = True, self._prefix[1] - here
 
     def next(self) -> Arriving | Frame | None:
@@ -261,27 +262,31 @@ class Parser:
             ProtocolViolation: the stream is of no use any more.
         """
         if self._prefix is None:
-            if self._held < _PREFIX.size:
+            if len(self._held) < _PREFIX.size:
                 return None
             self._prefix = self._check_prefix(*_PREFIX.unpack(self._take(_PREFIX.size)))
         header_bytes, body_bytes = self._prefix
         if self._head is None:
-            if self._held < header_bytes:
+            if len(self._held) < header_bytes:
                 return None
             self._head = self._decode(self._take(header_bytes), body_bytes)
             if body_bytes:
                 return Arriving(self._head.id, self._head.message, body_bytes)
-        if self._skipping:
-            if self._missing:
-                return None
-            body = b""
-        else:
-            if self._held < body_bytes:
-                return None
-            body = self._take(body_bytes)
+        if body_bytes and self._body is None and not self._skipping:
+            self._place(body_bytes)
+        if self._missing:
+            return None
+        body = self._body.toreadonly() if self._body is not None else b""
         frame = Frame(self._head.id, self._head.message, body)
-        self._prefix, self._head, self._skipping = None, None, False
+        self._prefix, self._head, self._body, self._skipping = None, None, None, False
         return frame
+
+    def _place(self, body_bytes: int) -> None:
+        """Make the place of a body, with what is there of it."""
+        self._body = memoryview(bytearray(body_bytes))
+        here = min(len(self._held), body_bytes)
+        self._body[:here] = self._take(here)
+        self._missing = body_bytes - here
 
     def _check_prefix(self, header_bytes: int, body_bytes: int) -> tuple[int, int]:
         if not 0 < header_bytes <= self._most_header:
@@ -308,23 +313,9 @@ class Parser:
 
     def _take(self, count: int) -> bytes:
         """Remove and return the first `count` held bytes."""
-        self._held -= count
-        taken: list[memoryview | bytes | bytearray] = []
-        chunks = self._chunks
-        used = 0
-        for chunk in chunks:
-            if count < len(chunk):
-                break
-            taken.append(chunk)
-            count -= len(chunk)
-            used += 1
-        rest = chunks[used:]
-        if count:
-            view = memoryview(rest[0])
-            taken.append(view[:count])
-            rest[0] = view[count:]
-        self._chunks = rest
-        return b"".join(taken)
+        taken = bytes(memoryview(self._held)[:count])
+        del self._held[:count]
+        return taken
 
     def _violation(self, what: str) -> ProtocolViolation:
         return ProtocolViolation(peer=self._peer, what=what)

@@ -156,7 +156,7 @@ class DiskShelf:
 
     # -- ports.Shelf ------------------------------------------------------------------------------------------
 
-    def put(self, owner: OwnerId, name: FragmentName, root: Root, content: bytes) -> None:
+    def put(self, owner: OwnerId, name: FragmentName, root: Root, content: bytes | memoryview) -> None:
         hashes = fragment.leaf_hashes(content)
         if fragment.root_of(hashes, len(content)) != root:
             raise BadLeaf(peer="what arrived", fragment=short(name))
@@ -303,7 +303,7 @@ class DiskShelf:
         finally:
             os.close(descriptor)
 
-    def _write(self, path: Path, parts: tuple[bytes, ...]) -> None:
+    def _write(self, path: Path, parts: tuple[bytes | memoryview, ...]) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(path, flags, 0o600)
         try:

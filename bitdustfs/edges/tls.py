@@ -128,6 +128,11 @@ class TlsLink:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise self._gone(error) from error
 
+    async def receive_into(self, buffer: memoryview) -> int:
+        content = await self.receive_some(min(len(buffer), SOCKET_BYTES))
+        buffer[: len(content)] = content
+        return len(content)
+
     async def aclose(self) -> None:
         with trio.move_on_after(CLOSE_S):
             try:

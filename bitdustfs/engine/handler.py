@@ -37,8 +37,8 @@ class Handler(Protocol):
         ...
 
     async def answer(
-        self, caller: Certificate, request: wire.Request, body: bytes
-    ) -> tuple[wire.Answer, tuple[bytes, ...]]:
+        self, caller: Certificate, request: wire.Request, body: bytes | memoryview
+    ) -> tuple[wire.Answer, tuple[bytes | memoryview, ...]]:
         """Answer an admitted request; the parts of the answer's body are sent one after another."""
         ...
 
@@ -55,8 +55,8 @@ class RefuseAll:
         pass
 
     async def answer(
-        self, caller: Certificate, request: wire.Request, body: bytes
-    ) -> tuple[wire.Answer, tuple[bytes, ...]]:
+        self, caller: Certificate, request: wire.Request, body: bytes | memoryview
+    ) -> tuple[wire.Answer, tuple[bytes | memoryview, ...]]:
         return wire.Done(), ()
 
 

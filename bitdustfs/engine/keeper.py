@@ -135,8 +135,8 @@ class Keeper:
     # -- after the body -------------------------------------------------------------------------------------
 
     async def answer(
-        self, caller: Certificate, request: wire.Request, body: bytes
-    ) -> tuple[wire.Answer, tuple[bytes, ...]]:
+        self, caller: Certificate, request: wire.Request, body: bytes | memoryview
+    ) -> tuple[wire.Answer, tuple[bytes | memoryview, ...]]:
         """Do what was asked."""
         try:
             await self._note_epoch(caller)
@@ -146,7 +146,7 @@ class Keeper:
         except _SHELF_ERRORS as error:
             return _refusal(caller, request, error), ()
 
-    async def _act(self, caller: Certificate, request: wire.Request, body: bytes) -> wire.Answer:
+    async def _act(self, caller: Certificate, request: wire.Request, body: bytes | memoryview) -> wire.Answer:
         match request:
             case wire.Put():
                 await self._put(caller.owner, request, body)
@@ -163,10 +163,10 @@ class Keeper:
             case _:
                 return wire.Done()  # to a ping
 
-    async def _put(self, owner: OwnerId, request: wire.Put, body: bytes) -> None:
+    async def _put(self, owner: OwnerId, request: wire.Put, body: bytes | memoryview) -> None:
         await self._crunch.run(self._shelf.put, owner, FragmentName(request.name), Root(request.root), body)
 
-    async def _get(self, owner: OwnerId, request: wire.Get) -> tuple[wire.Answer, tuple[bytes, ...]]:
+    async def _get(self, owner: OwnerId, request: wire.Get) -> tuple[wire.Answer, tuple[bytes | memoryview, ...]]:
         leaves = await self._crunch.run(self._read, owner, request)
         parts = (leaves.hashes, leaves.content) if leaves.hashes else (leaves.content,)
         return wire.Found(leaves.length, len(leaves.hashes)), parts

@@ -11,7 +11,7 @@ What keeps memory bounded and both sides moving:
   for its owner. That room is given back when the request is worked off, which needs no network. Answers with a body
   have a budget of their own, taken by the task that answers, never by the reader; once the answer is made, it holds
   no more than the answer's length.
-* A body that comes, or an answer that is read, slower than SLOWEST_BYTES_S on the whole ends the connection.
+* A body that comes, or an answer that is read, too slowly (engine/frames) ends the connection.
 
 Half a frame cannot be taken back: a request that is cancelled while it is being sent ends the connection.
 """
@@ -27,22 +27,15 @@ from bitdustfs.core import wire
 from bitdustfs.core.certificate import Certificate, Identity
 from bitdustfs.core.hello import check_hello, make_hello
 from bitdustfs.engine.budget import Memory
+from bitdustfs.engine.frames import Frames
 from bitdustfs.engine.handler import Handler, RefuseAll, error_of
 from bitdustfs.errors import BitdustError, PeerError, PeerGone, ProtocolViolation
-from bitdustfs.model import NodeId, OwnerId, short
+from bitdustfs.model import NodeId, OwnerId
 from bitdustfs.ports import Link
 
 log = logging.getLogger(__name__)
 
 MAX_IN_FLIGHT: Final = 32  # requests of one side without an answer. Part of the protocol
-RECEIVE_BYTES: Final = 256 * 1024
-SEND_BYTES: Final = 256 * 1024  # a body is sent in slices: each is encrypted in one go, on the loop
-SLOWEST_BYTES_S: Final = 16 * 1024  # the least average speed of a frame, at every moment after a time of grace
-BODY_S: Final = 30  # the grace for a body that comes
-SEND_S: Final = (
-    60  # and for a frame that we send: the kernel says that it has room only when much of its queue is gone
-)
-QUEUE_BYTES: Final = 4 * 1024 * 1024  # what the kernel may hold of what we sent
 CLOSE_S: Final = 1  # for saying goodbye
 
 A = TypeVar("A", bound=wire.Answer)
@@ -57,7 +50,7 @@ class _Waiting:
         self.event = trio.Event()
         self.most_body = most_body
         self.answer: wire.Answer | None = None
-        self.body = b""
+        self.body: bytes | memoryview = b""
         self.abandoned = False
         self.sent_bytes = 0  # of the connection, when this request was sent: its answer shows that they arrived
 
@@ -72,7 +65,7 @@ class _Work:
         self._held = 0
         self.number = number
         self.request = request
-        self.body = b""
+        self.body: bytes | memoryview = b""
 
     async def take(self, body_bytes: int) -> None:
         assert self._peer is not None
@@ -97,11 +90,10 @@ class Peer:
     def __init__(
         self, link: Link, identity: Identity, handler: Handler | None = None, memory: Memory | None = None
     ) -> None:
-        self._link = link
+        self._frames = Frames(link)
         self._identity = identity
         self.handler: Handler = handler or RefuseAll()
         self.memory = memory or Memory()
-        self._parser = wire.Parser(self.label)
         self._send_lock = trio.Lock()
         self._slots = trio.Semaphore(MAX_IN_FLIGHT)  # our requests
         self._inbound = trio.Semaphore(MAX_IN_FLIGHT)  # the peer's
@@ -111,25 +103,22 @@ class Peer:
         self._scope = trio.CancelScope()
         self.closed = trio.Event()
         self.ended: PeerError | None = None
-        self.last_activity = trio.current_time()  # when bytes last moved, in either direction
-        self._sent_bytes = 0
-        self._arrived_bytes = 0  # of what we sent, at least
 
     def __repr__(self) -> str:
         return f"Peer({self.label})"
 
     @property
     def node(self) -> NodeId:
-        return self._link.peer
+        return self._frames.link.peer
 
     @property
     def address(self) -> str:
-        return self._link.address
+        return self._frames.link.address
 
     @property
     def label(self) -> str:
         """How logs and errors name the other side."""
-        return f"{short(self._link.peer)} at {self._link.address}"
+        return self._frames.label
 
     @property
     def certificate(self) -> Certificate:
@@ -143,9 +132,14 @@ class Peer:
         return self.certificate.owner
 
     @property
+    def last_activity(self) -> float:
+        """When bytes last moved, in either direction."""
+        return self._frames.last_activity
+
+    @property
     def backlog_s(self) -> float:
         """How long what we sent may still be under way on the slowest line that we put up with."""
-        return min(self._sent_bytes - self._arrived_bytes, QUEUE_BYTES) / SLOWEST_BYTES_S
+        return self._frames.backlog_s
 
     async def greet(self) -> None:
         """Exchange HELLO. The caller sets the deadline; on any error or cancellation the link is closed.
@@ -154,9 +148,11 @@ class Peer:
             PeerGone, ProtocolViolation: this is no peer of ours.
         """
         try:
-            await self._link.send_all(make_hello(self._identity))
-            self._certificate = check_hello(await self._first_frame(), self._link.peer, self.label)
-            self._parser.open_up()
+            await self._frames.link.send_all(make_hello(self._identity))
+            first = await self._frames.receive()
+            assert isinstance(first, wire.Frame)  # before `open_up` no body is allowed
+            self._certificate = check_hello(first, self._frames.link.peer, self.label)
+            self._frames.open_up()
         except BaseException as error:
             self._end(error if isinstance(error, PeerError) else self._gone("no HELLO came in time"))
             await self._close()
@@ -184,7 +180,7 @@ class Peer:
 
     async def request(
         self, request: wire.Request, answer: type[A], body: bytes | memoryview = b""
-    ) -> tuple[A, bytes]:
+    ) -> tuple[A, bytes | memoryview]:
         """Ask the peer. The caller sets the deadline.
 
         Returns:
@@ -203,7 +199,7 @@ class Peer:
         sent = False
         try:
             await self._send(wire.encode(number, request, len(body)), (body,))
-            sent, waiting.sent_bytes = True, self._sent_bytes
+            sent, waiting.sent_bytes = True, self._frames.sent_bytes
             await waiting.event.wait()
         finally:
             if waiting.answer is None:
@@ -224,17 +220,8 @@ class Peer:
             if self.ended is not None:
                 raise self._gone_again()
             whole = False
-            # Plus what is sent at the slowest speed: the deadline of a slice.
-            grace_ends = trio.current_time() + SEND_S - self._sent_bytes / SLOWEST_BYTES_S
             try:
-                if sum(map(len, body)) < SEND_BYTES:
-                    await self._send_slice(b"".join((head, *body)), grace_ends)
-                else:
-                    await self._send_slice(head, grace_ends)
-                    for part in body:
-                        view = memoryview(part)
-                        for at in range(0, len(view), SEND_BYTES):
-                            await self._send_slice(view[at : at + SEND_BYTES], grace_ends)
+                await self._frames.send(head, body)
                 whole = True
             except PeerError as error:
                 self._end(error)
@@ -243,37 +230,13 @@ class Peer:
                 if not whole:
                     self._end(self._gone("a message was given up half-way"))
 
-    async def _send_slice(self, content: bytes | memoryview, grace_ends: float) -> None:
-        with trio.move_on_at(grace_ends + (self._sent_bytes + len(content)) / SLOWEST_BYTES_S) as scope:
-            await self._link.send_all(content)
-            self.last_activity = trio.current_time()
-            self._sent_bytes += len(content)
-        if scope.cancelled_caught:
-            raise self._gone("it does not take what we send")
-
     # -- receiving --------------------------------------------------------------------------------------------
-
-    async def _first_frame(self) -> wire.Frame:
-        while (event := self._parser.next()) is None:
-            await self._feed()
-        assert isinstance(event, wire.Frame)  # before `open_up` no body is allowed
-        return event
-
-    async def _feed(self) -> int:
-        content = await self._link.receive_some(RECEIVE_BYTES)
-        if not content:
-            raise self._gone("it closed the connection")
-        self.last_activity = trio.current_time()
-        self._parser.feed(content)
-        return len(content)
 
     async def _read(self, nursery: trio.Nursery) -> None:
         try:
             while True:
-                event = self._parser.next()
-                if event is None:
-                    await self._feed()
-                elif isinstance(event.message, wire.Request):
+                event = await self._frames.receive()
+                if isinstance(event.message, wire.Request):
                     await self._serve(nursery, event, event.message)
                 elif isinstance(event.message, wire.Answer):
                     await self._deliver(event, event.message)
@@ -284,30 +247,20 @@ class Peer:
                 log.warning("connection ended: %s", wire.printable(str(error)))
             self._end(error)
 
-    async def _body(self) -> bytes:
-        """Take in, or skip, the body that was announced."""
-        with trio.move_on_after(BODY_S) as scope:
-            while (event := self._parser.next()) is None:
-                scope.deadline += await self._feed() / SLOWEST_BYTES_S
-            assert isinstance(event, wire.Frame)
-            return event.body
-        raise self._gone("a message did not come to its end")
-
     async def _serve(self, nursery: trio.Nursery, event: wire.Arriving | wire.Frame, request: wire.Request) -> None:
         await self._inbound.acquire()  # released by `_answer` and `_refuse`; honest peers never make us wait here
         body_bytes = event.body_bytes if isinstance(event, wire.Arriving) else 0
         refusal = self._admit(request)
         if refusal is not None:
             if body_bytes:
-                self._parser.skip()
-                await self._body()
+                await self._frames.skip()
             nursery.start_soon(self._refuse, event.id, refusal)
             return
         work = _Work(self, event.id, request)
         try:
             if body_bytes:
                 await work.take(body_bytes)
-                work.body = await self._body()
+                work.body = await self._frames.body()
         except BaseException:
             work.release()
             raise
@@ -342,7 +295,7 @@ class Peer:
             work.release()
             self._inbound.release()
 
-    async def _ask_handler(self, work: _Work) -> tuple[wire.Answer, tuple[bytes, ...]]:
+    async def _ask_handler(self, work: _Work) -> tuple[wire.Answer, tuple[bytes | memoryview, ...]]:
         try:
             return await self.handler.answer(self.certificate, work.request, work.body)
         except BitdustError as error:
@@ -351,7 +304,7 @@ class Peer:
             log.exception("a request of %s failed", self.label)
         return wire.Refusal(wire.Refused.FAULT, ""), ()
 
-    async def _send_answer(self, number: int, answer: wire.Answer, parts: tuple[bytes, ...]) -> None:
+    async def _send_answer(self, number: int, answer: wire.Answer, parts: tuple[bytes | memoryview, ...]) -> None:
         try:
             await self._send(wire.encode(number, answer, sum(map(len, parts))), parts)
         except PeerError:
@@ -361,14 +314,15 @@ class Peer:
         waiting = self._waiting.get(event.id)
         if waiting is None:
             raise self._violation("an answer to nothing")
-        body = b""
+        body: bytes | memoryview = b""
         if isinstance(event, wire.Arriving):
             if event.body_bytes > waiting.most_body:
                 raise self._violation(f"an answer of {event.body_bytes} bytes where {waiting.most_body} were asked")
             if waiting.abandoned:
-                self._parser.skip()
-            body = await self._body()
-        self._arrived_bytes = max(self._arrived_bytes, waiting.sent_bytes)
+                await self._frames.skip()
+            else:
+                body = await self._frames.body()
+        self._frames.arrived_bytes = max(self._frames.arrived_bytes, waiting.sent_bytes)
         self._forget(event.id)
         if not waiting.abandoned:
             waiting.answer, waiting.body = answer, body
@@ -399,7 +353,7 @@ class Peer:
 
     async def _close(self) -> None:
         with trio.move_on_after(CLOSE_S, shield=True):
-            await self._link.aclose()
+            await self._frames.link.aclose()
         self.closed.set()
 
     def _gone(self, what: str) -> PeerGone:

@@ -263,10 +263,10 @@ class Reader:
 
     # -- fragments -----------------------------------------------------------------------------------------
 
-    async def _parts(self, block: BlockRow, parts: Sequence[_Part]) -> dict[_Part, bytes]:
+    async def _parts(self, block: BlockRow, parts: Sequence[_Part]) -> dict[_Part, bytes | memoryview]:
         """Fetch parts of fragments at once; what fails is left out."""
         held = self._holders(block.block)
-        got: dict[_Part, bytes] = {}
+        got: dict[_Part, bytes | memoryview] = {}
 
         async def fetch(part: _Part) -> None:
             content = await self._part(block, part, held.get(part.index, ()))
@@ -282,8 +282,8 @@ class Reader:
         return got
 
     async def _decoded(
-        self, block: BlockRow, start: int, end: int, at_hand: Mapping[int, bytes], avoid: set[int]
-    ) -> tuple[bytes, ...]:
+        self, block: BlockRow, start: int, end: int, at_hand: Mapping[int, bytes | memoryview], avoid: set[int]
+    ) -> tuple[bytes | memoryview, ...]:
         """Columns [start, end) of all primary fragments, from any k fragments."""
         have = dict(at_hand)
         held = self._holders(block.block)
@@ -299,7 +299,7 @@ class Reader:
             decoded = await self._crunch.run(erasure.decode, have, block.code.k)
         else:
             decoded = erasure.decode(have, block.code.k)
-        return tuple(bytes(each) for each in decoded)
+        return decoded
 
     def _too_few(self, block: BlockRow, have: int) -> BitdustError:
         left = {f.index for f in self._catalog.fragments(block.block) if f.state is FragmentState.HELD}
@@ -327,11 +327,11 @@ class Reader:
         now = trio.current_time()
         return min(max(0.0, self._slow_until.get(s, 0.0) - now) for s in holders)
 
-    async def _part(self, block: BlockRow, part: _Part, holders: Sequence[SupplierNo]) -> bytes | None:
+    async def _part(self, block: BlockRow, part: _Part, holders: Sequence[SupplierNo]) -> bytes | memoryview | None:
         """Columns of one fragment from whoever holds it; None if nobody gave them."""
         first = part.start // LEAF_BYTES
         count = (part.end - 1) // LEAF_BYTES + 1 - first
-        leaves = self._known_leaves(block.block, part.index, first, count)
+        leaves: bytes | memoryview | None = self._known_leaves(block.block, part.index, first, count)
         for supplier in holders:
             if leaves is not None:
                 break
@@ -348,7 +348,7 @@ class Reader:
 
     async def _leaves_from(
         self, supplier: SupplierNo, block: BlockRow, index: int, first: int, count: int
-    ) -> bytes | None:
+    ) -> bytes | memoryview | None:
         """Ask one supplier and check what it says. Its faults are noted here, once."""
         row = self._supplier(supplier)
         name = self._secrets.fragment_name(block.block_id, index, row.node)
@@ -378,7 +378,7 @@ class Reader:
         _put_bounded(self._hashes, (block.block, index), checked, HASH_MEMORY)
         if count <= SMALL_LEAVES:
             for i in range(count):
-                leaf = leaves.content[i * LEAF_BYTES : (i + 1) * LEAF_BYTES]
+                leaf = bytes(leaves.content[i * LEAF_BYTES : (i + 1) * LEAF_BYTES])
                 _put_bounded(self._leaves, (block.block, index, first + i), leaf, LEAF_MEMORY)
         return leaves.content
 

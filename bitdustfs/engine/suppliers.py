@@ -187,7 +187,7 @@ class Suppliers:
             peer.end(violation)
             raise violation
         view = memoryview(body)
-        return Leaves(found.length, bytes(view[:list_bytes]), bytes(view[list_bytes:]) if list_bytes else body)
+        return Leaves(found.length, bytes(view[:list_bytes]), view[list_bytes:])
 
     async def delete(self, supplier: SupplierNo, names: Sequence[FragmentName]) -> None:
         """Let fragments go; ones that are not there are no error. Raises like `put`."""

@@ -118,6 +118,11 @@ class MemoryLink:
             else:
                 await self._in.moved.wait()
 
+    async def receive_into(self, buffer: memoryview) -> int:
+        content = await self.receive_some(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
     async def aclose(self) -> None:
         self._network.forget(self)
         if not self._closed:

@@ -27,7 +27,7 @@ class MemoryShelf:
         self._fragments: dict[OwnerId, dict[FragmentName, tuple[Root, bytes]]] = {}
         self._trash: dict[OwnerId, dict[FragmentName, bytes]] = {}
 
-    def put(self, owner: OwnerId, name: FragmentName, root: Root, content: bytes) -> None:
+    def put(self, owner: OwnerId, name: FragmentName, root: Root, content: bytes | memoryview) -> None:
         self._check()
         if fragment.root(content) != root:
             raise BadLeaf(peer="what arrived", fragment=short(name))
@@ -87,7 +87,7 @@ class BentShelf:
         leaves = self._inner.get(owner, name, first, count, hashes=hashes)
         return self.bend(leaves) if self.bend is not None else leaves
 
-    def put(self, owner: OwnerId, name: FragmentName, root: Root, content: bytes) -> None:
+    def put(self, owner: OwnerId, name: FragmentName, root: Root, content: bytes | memoryview) -> None:
         self._inner.put(owner, name, root, content)
 
     def delete(self, owner: OwnerId, name: FragmentName, *, now_s: int) -> bool:
@@ -154,8 +154,8 @@ class MuteHandler:
         self._inner.forget(caller, request)
 
     async def answer(
-        self, caller: Certificate, request: wire.Request, body: bytes
-    ) -> tuple[wire.Answer, tuple[bytes, ...]]:
+        self, caller: Certificate, request: wire.Request, body: bytes | memoryview
+    ) -> tuple[wire.Answer, tuple[bytes | memoryview, ...]]:
         if self.is_mute and not isinstance(request, wire.Stat | wire.Ping):
             await trio.sleep_forever()
         return await self._inner.answer(caller, request, body)

@@ -114,6 +114,25 @@ def test_body_is_announced_before_it_comes() -> None:
     assert parser.next() is None
 
 
+@pytest.mark.parametrize("early", [0, 1, 4])
+@pytest.mark.parametrize("step", [1, 3, 100])
+def test_body_is_put_into_its_place_from_both_ways(early: int, step: int) -> None:
+    put = wire.Put(NAME, ROOT, 5, 0, 0)
+    parser = opened()
+    parser.feed(wire.encode(1, put, 5) + b"hello"[:early])
+    assert isinstance(parser.next(), Arriving)
+    assert parser.room() is None  # nobody has decided yet
+    assert parser.next() is None
+    rest = b"hello"[early:]
+    while (room := parser.room()) is not None:
+        assert len(room) == len(rest)
+        some, rest = rest[:step], rest[step:]
+        room[: len(some)] = some
+        parser.filled(len(some))
+    parser.feed(wire.encode(2, wire.Ping()))
+    assert events(parser) == [Frame(1, put, b"hello"), Frame(2, wire.Ping(), b"")]
+
+
 @pytest.mark.parametrize("here", [0, 1, 5])
 def test_skipped_body_leaves_the_next_frame_whole(here: int) -> None:
     put = wire.Put(NAME, ROOT, 5, 0, 0)

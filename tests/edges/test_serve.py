@@ -83,7 +83,7 @@ async def test_supplier_restarted_without_its_disk_says_not_now_until_it_is_back
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     put = wire.Put(NAME, ROOT, len(CONTENT), 1, 0)
-    requests: list[tuple[wire.Request, bytes]] = [
+    requests: list[tuple[wire.Request, bytes | memoryview]] = [
         (put, CONTENT),
         (wire.Get(NAME, 0, 92, True), b""),
         (wire.Stat(), b""),

@@ -30,11 +30,11 @@ ROOT = b"r" * 32
 class Script:
     """A handler that does what a test says, and remembers."""
 
-    def __init__(self, act: Callable[[wire.Request, bytes], object] | None = None) -> None:
+    def __init__(self, act: Callable[[wire.Request, bytes | memoryview], object] | None = None) -> None:
         self.act = act
         self.gate: trio.Event | None = None
         self.refuse: wire.Refusal | None = None
-        self.got: list[tuple[wire.Request, bytes]] = []
+        self.got: list[tuple[wire.Request, bytes | memoryview]] = []
         self.callers: list[Certificate] = []
         self.open = 0
 
@@ -47,7 +47,7 @@ class Script:
         self.open -= 1
 
     async def answer(
-        self, caller: Certificate, request: wire.Request, body: bytes
+        self, caller: Certificate, request: wire.Request, body: bytes | memoryview
     ) -> tuple[wire.Answer, tuple[bytes, ...]]:
         self.callers.append(caller)
         self.got.append((request, body))
@@ -257,7 +257,7 @@ async def test_refused_body_is_not_taken_in_and_the_connection_goes_on(autojump_
 async def test_fault_in_a_handler_costs_one_request(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def explode(request: wire.Request, body: bytes) -> None:
+    def explode(request: wire.Request, body: bytes | memoryview) -> None:
         raise ZeroDivisionError
 
     script = Script(explode)
@@ -351,7 +351,7 @@ async def test_two_busy_peers_do_not_lock_each_other_up(autojump_clock: MockCloc
 
     class Long(Script):
         async def answer(
-            self, caller: Certificate, request: wire.Request, body: bytes
+            self, caller: Certificate, request: wire.Request, body: bytes | memoryview
         ) -> tuple[wire.Answer, tuple[bytes, ...]]:
             await trio.sleep(0.01)
             if isinstance(request, wire.Get):
@@ -432,7 +432,7 @@ async def test_body_that_stops_coming_ends_the_connection(autojump_clock: MockCl
 async def test_peer_that_does_not_read_is_given_up(autojump_clock: MockClock) -> None:
     class Long(Script):
         async def answer(
-            self, caller: Certificate, request: wire.Request, body: bytes
+            self, caller: Certificate, request: wire.Request, body: bytes | memoryview
         ) -> tuple[wire.Answer, tuple[bytes, ...]]:
             return wire.Found(4_000_000, 0), (bytes(4_000_000),)
 
@@ -480,7 +480,7 @@ class Shelf(Script):
         self.length = length
 
     async def answer(
-        self, caller: Certificate, request: wire.Request, body: bytes
+        self, caller: Certificate, request: wire.Request, body: bytes | memoryview
     ) -> tuple[wire.Answer, tuple[bytes, ...]]:
         await super().answer(caller, request, body)
         return wire.Found(self.length, 0), (bytes(self.length),)

@@ -413,7 +413,7 @@ async def test_contract_that_was_changed_by_the_supplier_is_not_taken(autojump_c
             return None if isinstance(request, wire.Propose) else super().admit(caller, request)
 
         async def answer(
-            self, caller: Certificate, request: wire.Request, body: bytes
+            self, caller: Certificate, request: wire.Request, body: bytes | memoryview
         ) -> tuple[wire.Answer, tuple[bytes, ...]]:
             assert isinstance(request, wire.Propose)
             asked = contract.parse(request.contract).terms
