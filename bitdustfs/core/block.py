@@ -74,6 +74,7 @@ def build(seal: BlockSeal, plaintexts: Sequence[bytes], *, k: int = 1) -> tuple[
     end = places[-1].offset + places[-1].length + SEAL_BYTES
     block = bytearray(-(-length // k) * k)
     block[end:length] = seal.padding(length - end)
-    for place, plaintext in zip(places, plaintexts, strict=True):
-        block[place.offset : place.offset + place.length + SEAL_BYTES] = seal.seal(place.slot, plaintext)
+    with memoryview(block) as view:
+        for place, plaintext in zip(places, plaintexts, strict=True):
+            seal.seal_into(place.slot, plaintext, view[place.offset : place.offset + place.length + SEAL_BYTES])
     return block, places

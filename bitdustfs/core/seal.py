@@ -48,6 +48,10 @@ class BlockSeal:
         """Encrypt the chunk of one slot. Returns ciphertext and tag, SEAL_BYTES longer."""
         return self._cipher.encrypt(_nonce(slot), plaintext, self._aad(slot))
 
+    def seal_into(self, slot: int, plaintext: bytes | memoryview, place: memoryview) -> None:
+        """The same into its place in the block, which is SEAL_BYTES longer than the plaintext."""
+        self._cipher.encrypt_into(_nonce(slot), plaintext, self._aad(slot), place)
+
     def unseal(self, slot: int, sealed: bytes | memoryview) -> bytes:
         """Decrypt and authenticate. Raises SealBroken: not one byte of it may be used."""
         try:
