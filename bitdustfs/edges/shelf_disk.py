@@ -322,12 +322,12 @@ class DiskShelf:
 
     def _make_directory(self, path: Path) -> None:
         """Make a directory of an owner, durably, also if another put has just made it and not come so far."""
-        if path in self._durable and path.is_dir():
-            return
         for folder in (path.parent, path):
+            if folder in self._durable and folder.is_dir():
+                continue
             folder.mkdir(mode=0o700, exist_ok=True)
             sync_directory(folder.parent)
-        self._durable.add(path)  # at most 257 for an owner
+            self._durable.add(folder)  # at most 258 for an owner
 
     # -- room -----------------------------------------------------------------------------------------------
 
