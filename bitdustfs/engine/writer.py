@@ -55,6 +55,8 @@ _BUSY_LOOK_S = 0.02
 BREATHE = 16  # files published in one turn of the loop: a few milliseconds
 STREAM_EVERY_S = 0.1  # looking through the extents of a file takes time if there are many
 _TICK_S = 0.25
+_LOOK_S = 0.02  # between two looks for work
+_LOOK_SHARE = 4  # a look takes as long as there are dirty files: at most a fifth of the time goes into looking
 _ZEROS = bytes(CHUNK_BYTES)
 _log = logging.getLogger(__name__)
 
@@ -159,12 +161,15 @@ class Writer:
                     await self._files.changed.wait()
                 self._files.changed = trio.Event()
                 await self._yield()
-                for batch in _batches(self._find_jobs()):
+                looked_at = trio.current_time()
+                batches = list(_batches(self._find_jobs()))
+                took_s = trio.current_time() - looked_at
+                for batch in batches:
                     await self._window.acquire()
                     nursery.start_soon(self._place, batch)
                     await self._yield()
                 # a stream of tiny writes wakes us at each of them
-                await trio.sleep(0.02)
+                await trio.sleep(max(_LOOK_S, took_s * _LOOK_SHARE))
 
     async def _yield(self) -> None:
         """Leave the machine to whoever writes now: then a block starts only every YIELD_S, as long as there is room.
@@ -178,10 +183,10 @@ class Writer:
     # -- finding work --------------------------------------------------------------------------------------
 
     def _find_jobs(self) -> list[_Job]:
-        if self._journal.refusal is not None:  # a block leaves only after it was noted durably
+        answering = self._uploads.answering()
+        if not answering or self._journal.refusal is not None:  # a block leaves only after it was noted durably
             return []
         lives = self._files.dirty_lives()
-        answering = self._uploads.answering() if lives else 0
         now = trio.current_time()
         # small blocks are dear, and so is publishing many files: while somebody writes more of them, wait for more
         least = BUSY_FREEZE_BYTES if self._files.is_busy() else FREEZE_BYTES

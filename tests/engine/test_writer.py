@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
 import trio
 from trio.testing import MockClock
 
+from bitdustfs.engine.filestate import FileLife
 from bitdustfs.model import CHUNK_BYTES, HOLE, Code, FileState, FragmentState
 from tests.engine.volume import Volume
 
@@ -33,6 +34,26 @@ async def test_file_is_local_until_its_blocks_are_placed(autojump_clock: MockClo
         volume.remote.gone = set()
         await volume.flush()
         assert volume.files.state(ino) is FileState.PLACED
+
+
+async def test_dirty_files_are_not_looked_through_while_no_supplier_answers(autojump_clock: MockClock) -> None:
+    volume, looks = Volume(), 0
+    look = volume.files.dirty_lives
+
+    def counted() -> Sequence[FileLife]:
+        nonlocal looks
+        looks += 1
+        return look()
+
+    async with volume.running():
+        volume.remote.gone = {1, 2, 3, 4, 5}
+        volume.files.dirty_lives = counted  # type: ignore[method-assign]
+        for _ in range(100):
+            await volume.write_all(b"tens of thousands may wait, and a look takes as long as there are")
+            await trio.sleep(0.1)
+        assert looks == 0
+        volume.remote.gone = set()
+        await volume.flush()
 
 
 async def test_change_is_uploaded_by_itself_within_seconds(autojump_clock: MockClock) -> None:
