@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -21,6 +22,8 @@ from typing import Self
 from bitdustfs.edges import mounts
 
 NOBODY = 65534
+libc = ctypes.CDLL(None, use_errno=True)
+AT_FDCWD = -100
 HANGS_S = 300  # a test that takes longer hangs on its mount: without a daemon it fails
 STOPS_S = 30
 
@@ -169,6 +172,33 @@ def code_of(call: Callable[[], object]) -> int | None:
     except OSError as error:
         return error.errno
     return None
+
+
+def renameat2(old: str | Path, new: str | Path, flags: int) -> None:
+    """Rename with flags, which Python does not have."""
+    if libc.renameat2(AT_FDCWD, os.fsencode(old), AT_FDCWD, os.fsencode(new), flags) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(old))
+
+
+def child(call: Callable[[], object]) -> int:
+    """Do something in a process of its own, which then ends. Returns its number."""
+    number = os.fork()
+    if number:
+        return number
+    code = 255
+    try:
+        call()
+        code = 0
+    except OSError as error:
+        code = error.errno or 254
+    finally:
+        os._exit(code)
+
+
+def child_code(call: Callable[[], object]) -> int:
+    """The errno that a call fails with in a process of its own; 0 if it succeeds."""
+    return os.waitstatus_to_exitcode(os.waitpid(child(call), 0)[1])
 
 
 @contextlib.contextmanager
