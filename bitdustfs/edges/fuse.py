@@ -134,7 +134,7 @@ class Operations(pyfuse3.Operations):
 
     @_answered()
     async def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: Context) -> Entry:
-        return self._told(self._tree.mknod(Ino(parent_inode), name, mode, _caller(ctx)))
+        return self._told(self._tree.mknod(Ino(parent_inode), name, mode, _caller(ctx), rdev=rdev))
 
     @_answered()
     async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: Context) -> Entry:

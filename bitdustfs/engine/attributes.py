@@ -25,6 +25,7 @@ STATE_XATTR = b"user.bitdustfs.state"  # virtual: how safe the file is; never li
 _OURS = b"user.bitdustfs."
 _USER = b"user."
 _PERMISSIONS = 0o7777
+_TIME_NS = (1 << 63) - 1  # the catalog's integers: from the year 1677 to 2262
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class Attributes:
             await self._files.truncate(ino, changes.size)
         inode = self._row(ino)
         mode = _new_mode(inode, changes)
+        atime_ns, mtime_ns = _kept_time(changes.atime_ns), _kept_time(changes.mtime_ns)
         now = self._wall.now_ns()
         with self._journal.operation():
             self._catalog.put_inode(
@@ -69,13 +71,13 @@ class Attributes:
                     mode=mode,
                     uid=inode.uid if changes.uid is None else changes.uid,
                     gid=inode.gid if changes.gid is None else changes.gid,
-                    atime_ns=inode.atime_ns if changes.atime_ns is None else changes.atime_ns,
-                    mtime_ns=inode.mtime_ns if changes.mtime_ns is None or inode.is_file else changes.mtime_ns,
+                    atime_ns=inode.atime_ns if atime_ns is None else atime_ns,
+                    mtime_ns=inode.mtime_ns if mtime_ns is None or inode.is_file else mtime_ns,
                     ctime_ns=now,
                 )
             )
-            if changes.mtime_ns is not None and inode.is_file:
-                self._files.touch(ino, mtime_ns=changes.mtime_ns, ctime_ns=now)
+            if mtime_ns is not None and inode.is_file:
+                self._files.touch(ino, mtime_ns=mtime_ns, ctime_ns=now)
         self._harmless.discard(ino)
 
     async def write(self, ino: Ino, offset: int, content: bytes) -> int:
@@ -165,6 +167,11 @@ def _new_mode(inode: Inode, changes: Changes) -> int:
     return inode.mode
 
 
+def _kept_time(time_ns: int | None) -> int | None:
+    """The nearest time that can be kept, as utimensat(2) wants it of a file system."""
+    return None if time_ns is None else max(-_TIME_NS, min(_TIME_NS, time_ns))
+
+
 def _without_set_id(mode: int) -> int:
     """Take set-user-id; and set-group-id where the group may execute: else it would mean mandatory locking."""
     mode &= ~stat.S_ISUID
@@ -179,6 +186,8 @@ def _check_size(inode: Inode, size: int) -> None:
 
 
 def _check_settable(name: bytes) -> None:
+    if name == _USER:
+        raise FileError(errno=errno.EINVAL, what="an attribute needs a name after its namespace")
     if not name.startswith(_USER):
         raise FileError(errno=errno.ENOTSUP, what="only user attributes are kept")
     if name.startswith(_OURS):

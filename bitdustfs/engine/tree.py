@@ -28,7 +28,8 @@ TARGET_BYTES = 4095  # PATH_MAX of Linux without its NUL
 LINKS = 65_000  # hard links of one file, as ext4 has it: what fits here fits there when it is copied back
 NOREPLACE = 1  # renameat2(2)
 EXCHANGE = 2
-_MAKEABLE = frozenset({stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK})
+_DEVICES = frozenset({stat.S_IFCHR, stat.S_IFBLK})
+_MAKEABLE = frozenset({stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK}) | _DEVICES
 _PERMISSIONS = 0o7777
 _PAGE = 1000
 
@@ -111,12 +112,20 @@ class Tree:
 
     # -- making --------------------------------------------------------------------------------------------
 
-    def mknod(self, parent: Ino, name: bytes, mode: int, caller: Caller) -> Inode:
-        """Make an empty regular file, a fifo or a socket. Devices are refused: nobody could trust them here."""
+    def mknod(self, parent: Ino, name: bytes, mode: int, caller: Caller, *, rdev: int = 0) -> Inode:
+        """Make an empty regular file, a fifo, a socket or a device.
+
+        A device is kept, so that a tree with some in it can be copied here and back; the mount is always nodev, so
+        nobody can open one. The kernel lets only who may make devices ask for one.
+
+        Args:
+            rdev: which device; ignored for anything else.
+        """
         kind = stat.S_IFMT(mode) or stat.S_IFREG
         if kind not in _MAKEABLE:
-            raise FileError(errno=errno.EPERM, what="devices cannot be made here")
-        return self._make(parent, name, kind | mode & _PERMISSIONS, caller)
+            raise FileError(errno=errno.EPERM, what="mknod of a kind that has a call of its own")
+        device = rdev if kind in _DEVICES else 0
+        return self._make(parent, name, kind | mode & _PERMISSIONS, caller, rdev=device)
 
     def mkdir(self, parent: Ino, name: bytes, mode: int, caller: Caller) -> Inode:
         """Make an empty directory."""
@@ -284,7 +293,9 @@ class Tree:
 
     # -- private -------------------------------------------------------------------------------------------
 
-    def _make(self, parent: Ino, name: bytes, mode: int, caller: Caller, *, target: bytes = b"") -> Inode:
+    def _make(
+        self, parent: Ino, name: bytes, mode: int, caller: Caller, *, target: bytes = b"", rdev: int = 0
+    ) -> Inode:
         directory = self._free_place(parent, name)
         now = self._wall.now_ns()
         gid, is_dir = caller.gid, stat.S_ISDIR(mode)
@@ -303,6 +314,7 @@ class Tree:
                 mtime_ns=now,
                 ctime_ns=now,
                 code=directory.code,
+                rdev=rdev,
                 target=target,
             )
             self._catalog.put_inode(inode)

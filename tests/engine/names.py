@@ -42,8 +42,19 @@ class Names:
         self.catalog = SqliteCatalog(":memory:")
         self.spool = MemorySpool()
         self.wall = FakeWall(step_ns=1)
+        self.steps = 0
         self._start()
         self.tree.plant(Code(3, 5), Caller(uid=0, gid=0))
+
+    def count_steps(self) -> None:
+        """From now on count in `steps` the instructions that SQLite executes, in tens."""
+
+        def step() -> bool:
+            self.steps += 1
+            return False
+
+        self.steps = 0
+        self.catalog.connection.set_progress_handler(step, 10)
 
     def restart(self) -> int:
         """Forget all memory. Returns how many inodes were dropped."""

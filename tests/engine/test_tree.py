@@ -11,7 +11,7 @@ import pytest
 
 from bitdustfs.engine.tree import EXCHANGE, LINKS, NOREPLACE, Caller
 from bitdustfs.errors import FileError
-from bitdustfs.model import ROOT_INO, Code, Cookie, Ino
+from bitdustfs.model import ROOT_INO, Code
 from tests.engine.names import ME, Names
 
 
@@ -101,8 +101,20 @@ async def test_fifo_socket_and_file_can_be_made(names: Names, kind: int) -> None
     assert names.tree.mknod(ROOT_INO, b"n", kind | 0o600, ME).mode == kind | 0o600
 
 
-@pytest.mark.parametrize("kind", [stat.S_IFCHR, stat.S_IFBLK, stat.S_IFDIR, stat.S_IFLNK])
-async def test_devices_are_refused(names: Names, kind: int) -> None:
+@pytest.mark.parametrize("kind", [stat.S_IFCHR, stat.S_IFBLK])
+async def test_device_keeps_its_number(names: Names, kind: int) -> None:
+    names.tree.mknod(ROOT_INO, b"n", kind | 0o600, ME, rdev=0x703)
+    names.restart()
+    found = names.at(names.ino(b"n"))
+    assert (found.mode, found.rdev) == (kind | 0o600, 0x703)
+
+
+async def test_number_of_a_device_is_kept_for_devices_only(names: Names) -> None:
+    assert names.tree.mknod(ROOT_INO, b"n", stat.S_IFIFO | 0o600, ME, rdev=0x703).rdev == 0
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFDIR, stat.S_IFLNK])
+async def test_kinds_with_a_call_of_their_own_are_refused(names: Names, kind: int) -> None:
     assert code_of(lambda: names.tree.mknod(ROOT_INO, b"n", kind | 0o600, ME)) == errno.EPERM
 
 
@@ -358,42 +370,3 @@ async def test_failed_rename_changes_nothing(names: Names) -> None:
     before = (names.listed(), names.at(ROOT_INO))
     assert await rename_code(names, b"d", b"full") == errno.ENOTEMPTY
     assert (names.listed(), names.at(ROOT_INO)) == before
-
-
-# -- listing -------------------------------------------------------------------------------------------------
-
-
-async def test_listing_continues_after_a_cookie(names: Names) -> None:
-    for number in range(10):
-        names.file(b"%d" % number)
-    first = names.tree.listing(ROOT_INO, Cookie(0), 4)
-    rest = names.tree.listing(ROOT_INO, first[-1][0].cookie, 100)
-    assert [n.name for n, _ in first + rest] == [b"%d" % number for number in range(10)]
-
-
-async def test_names_that_stay_are_listed_once_while_others_come_and_go(names: Names) -> None:
-    for number in range(100):
-        names.file(b"stay%d" % number)
-        names.file(b"go%d" % number)
-    seen: list[bytes] = []
-    after = Cookie(0)
-    step = 0
-    while page := names.tree.listing(ROOT_INO, after, 7):
-        seen += [name.name for name, _ in page]
-        after = page[-1][0].cookie
-        if step < 100:
-            names.tree.unlink(ROOT_INO, b"go%d" % step)
-            await names.move(b"go%d" % (99 - step), b"moved%d" % step) if step < 49 else None
-        step += 1
-    assert sorted(n for n in seen if n.startswith(b"stay")) == sorted(b"stay%d" % i for i in range(100))
-
-
-async def test_listing_shows_live_sizes(names: Names) -> None:
-    file = names.file(b"f")
-    await names.files.write(file, 0, b"12345")
-    assert [inode.size for _, inode in names.tree.listing(ROOT_INO, Cookie(0), 10)] == [5]
-
-
-async def test_children_are_all_in_a_directory(names: Names) -> None:
-    inos: list[Ino] = [names.file(b"%d" % number) for number in range(20)]
-    assert [inode.ino for inode in names.tree.children(ROOT_INO)] == inos

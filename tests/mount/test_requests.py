@@ -98,6 +98,20 @@ def test_pages_survive_open_and_go_when_invalidated(own: Standin) -> None:
     assert own.reads() > served
 
 
+def test_small_write_into_bytes_that_cannot_be_fetched_does_not_wait(own: Standin) -> None:
+    path = own.path / "f"
+    path.write_bytes(b"fault: never\n")
+    own.process.send_signal(signal.SIGUSR1)
+    assert own.said() == "invalidated 1"
+    with path.open("r+b", buffering=0) as f:
+        f.seek(3)
+        assert f.write(b"x") == 1  # with the write-back cache of the kernel it would read the page first
+        f.seek(0, os.SEEK_END)
+        assert f.write(b"y") == 1
+    assert own.reads() == 0
+    assert path.read_bytes() == b"fauxt: never\ny"
+
+
 def test_dirty_mapped_pages_survive_an_invalidation(own: Standin) -> None:
     path = own.path / "f"
     path.write_bytes(bytes(20_000))
