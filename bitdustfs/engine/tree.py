@@ -94,7 +94,9 @@ class Tree:
         A name that stays during a listing is listed once, whatever else comes and goes.
         """
         page = self._catalog.names(ino, after, limit)
-        return [(name, self.attributes(name.ino) if inode.is_file else inode) for name, inode in page]
+        return [
+            (name, self.attributes(name.ino) if inode.is_file else self.lives.shown(inode)) for name, inode in page
+        ]
 
     def children(self, ino: Ino) -> Iterator[Inode]:
         """What is in a directory, in the order of its listing."""

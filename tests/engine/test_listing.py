@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import stat
+
 import pytest
 
 from bitdustfs.model import ROOT_INO, Cookie, Ino
-from tests.engine.names import Names
+from tests.engine.names import ME, Names
 
 PAGE = 24  # what the kernel takes at a time
 
@@ -44,6 +46,17 @@ async def test_listing_shows_live_sizes(names: Names) -> None:
     file = names.file(b"f")
     await names.files.write(file, 0, b"12345")
     assert [inode.size for _, inode in names.tree.listing(ROOT_INO, Cookie(0), 10)] == [5]
+
+
+async def test_listing_counts_only_the_names_that_show_a_fifo(names: Names) -> None:
+    fifo = names.tree.mknod(ROOT_INO, b"fifo", stat.S_IFIFO | 0o600, ME).ino
+    names.tree.link(fifo, ROOT_INO, b"other")
+    names.file(b"new")
+    await names.move(b"new", b"fifo")
+    assert [(name.name, inode.nlink) for name, inode in names.tree.listing(ROOT_INO, Cookie(0), 9)] == [
+        (b"fifo", 1),
+        (b"other", 1),
+    ]
 
 
 async def test_children_are_all_in_a_directory(names: Names) -> None:
