@@ -1,8 +1,8 @@
 """Attributes: what a person may set on an inode, apart from its names.
 
 Owner, mode, times and size; extended attributes of the user namespace; and the rule that set-user-id and
-set-group-id bits go when somebody writes to, truncates or gives away a file. The kernel leaves that rule to us
-(HANDLE_KILLPRIV), and does not say who writes: so the bits go for root's writes too.
+set-group-id bits go when a file is given away, or truncated by somebody else than root. Before a write the kernel
+asks for that itself: for a new mode, or where it leaves the rule to us (HANDLE_KILLPRIV) for a change of nothing.
 """
 
 from __future__ import annotations
@@ -48,11 +48,12 @@ class Attributes:
         self._journal = journal
         self._files = files
         self._wall = wall
-        self._harmless: set[Ino] = set()  # open files seen without set-id bits: a write need not look again
 
-    async def set(self, ino: Ino, changes: Changes) -> None:
+    async def set(self, ino: Ino, changes: Changes, *, by_root: bool = False) -> None:
         """Change attributes. The size comes first, because only it may wait or fail for want of space.
 
+        Args:
+            by_root: a new size leaves the set-id bits.
         Raises:
             FileError: EISDIR or EINVAL, a size for what has none; EFBIG.
             NotFound, SpoolFull, DiskFull, DiskFault
@@ -61,7 +62,7 @@ class Attributes:
             _check_size(self._row(ino), changes.size)
             await self._files.truncate(ino, changes.size)
         inode = self._row(ino)
-        mode = _new_mode(inode, changes)
+        mode = _new_mode(inode, changes, by_root=by_root)
         atime_ns, mtime_ns = _kept_time(changes.atime_ns), _kept_time(changes.mtime_ns)
         now = self._wall.now_ns()
         with self._journal.operation():
@@ -78,17 +79,6 @@ class Attributes:
             )
             if mtime_ns is not None and inode.is_file:
                 self._files.touch(ino, mtime_ns=mtime_ns, ctime_ns=now)
-        self._harmless.discard(ino)
-
-    async def write(self, ino: Ino, offset: int, content: bytes) -> int:
-        """Write to a file, and take its set-id bits."""
-        if ino not in self._harmless:
-            self._disarm(ino)
-        return await self._files.write(ino, offset, content)
-
-    def closed(self, ino: Ino) -> None:
-        """A file was closed: keep nothing in memory for it."""
-        self._harmless.discard(ino)
 
     # -- extended attributes -------------------------------------------------------------------------------
 
@@ -149,20 +139,13 @@ class Attributes:
             return None
         return self._files.state(ino).value.encode()
 
-    def _disarm(self, ino: Ino) -> None:
-        inode = self._row(ino)
-        mode = _without_set_id(inode.mode)
-        if mode != inode.mode:
-            with self._journal.operation():
-                self._catalog.put_inode(replace(inode, mode=mode, ctime_ns=self._wall.now_ns()))
-        self._harmless.add(ino)
 
-
-def _new_mode(inode: Inode, changes: Changes) -> int:
+def _new_mode(inode: Inode, changes: Changes, *, by_root: bool) -> int:
     if changes.mode is not None:
         return stat.S_IFMT(inode.mode) | changes.mode & _PERMISSIONS
     given_away = changes.uid is not None or changes.gid is not None
-    if not inode.is_dir and (given_away or changes.size is not None):
+    truncated = changes.size is not None and not by_root
+    if not inode.is_dir and (given_away or truncated or changes == Changes()):
         return _without_set_id(inode.mode)
     return inode.mode
 

@@ -41,8 +41,6 @@ class Contents(Protocol):
 
     def state(self, ino: Ino) -> FileState: ...
 
-    async def write(self, ino: Ino, offset: int, content: bytes) -> int: ...
-
     async def truncate(self, ino: Ino, size: int) -> None: ...
 
     async def settle(self, ino: Ino) -> None: ...
@@ -107,9 +105,6 @@ class Lives:
             del self._opens[ino]
         self._files.close(ino)
         self._collect(ino)
-
-    def is_open(self, ino: Ino) -> bool:
-        return ino in self._opens
 
     # -- names ---------------------------------------------------------------------------------------------
 

@@ -85,7 +85,7 @@ class World:
         inode = found or self.node.tree.mknod(ROOT_INO, name.encode(), stat.S_IFREG | 0o644, CALLER)
         self.node.tree.lives.opened(inode.ino)
         try:
-            await self.node.attributes.write(inode.ino, offset, content)
+            await self.node.files.write(inode.ino, offset, content)
         finally:
             self.node.tree.lives.closed(inode.ino)
         return inode.ino

@@ -96,23 +96,21 @@ async def test_giving_away_or_truncating_takes_set_id_bits(names: Names, changes
     assert names.at(file).mode == stat.S_IFREG | 0o755
 
 
-async def test_writing_takes_set_id_bits(names: Names) -> None:
+async def test_change_of_nothing_takes_set_id_bits(names: Names) -> None:
     file = names.file(b"f", mode=0o6755)
-    await names.attributes.write(file, 0, b"x")
+    await names.attributes.set(file, Changes())
     assert names.at(file).mode == stat.S_IFREG | 0o755
 
 
-async def test_writing_takes_set_id_bits_that_came_between_two_writes(names: Names) -> None:
-    file = names.file(b"f")
-    await names.attributes.write(file, 0, b"x")
-    await names.attributes.set(file, Changes(mode=0o4755))
-    await names.attributes.write(file, 0, b"x")
-    assert names.at(file).mode == stat.S_IFREG | 0o755
+async def test_truncation_by_root_leaves_set_id_bits(names: Names) -> None:
+    file = names.file(b"f", mode=0o6755)
+    await names.attributes.set(file, Changes(size=9), by_root=True)
+    assert names.at(file).mode == stat.S_IFREG | 0o6755
 
 
 async def test_setgid_without_group_execution_is_no_privilege_and_stays(names: Names) -> None:
     file = names.file(b"f", mode=0o2644)
-    await names.attributes.write(file, 0, b"x")
+    await names.attributes.set(file, Changes(size=9))
     assert names.at(file).mode == stat.S_IFREG | 0o2644
 
 

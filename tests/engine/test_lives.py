@@ -33,7 +33,7 @@ async def test_unlinked_file_stays_while_it_is_open(names: Names) -> None:
     file = names.file(b"f")
     names.tree.lives.opened(file)
     names.tree.unlink(ROOT_INO, b"f")
-    assert await names.attributes.write(file, 0, b"still here") == 10
+    assert await names.files.write(file, 0, b"still here") == 10
     assert await names.files.read(file, 0, 100) == b"still here"
     names.tree.lives.closed(file)
     assert not names.exists(file)

@@ -37,6 +37,13 @@ def append(path: Path) -> None:
         f.write(b"x")
 
 
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "write": append,
+    "truncate": lambda path: os.truncate(path, 0),
+    "open": lambda path: os.close(os.open(path, os.O_WRONLY | os.O_TRUNC)),
+}
+
+
 def remove(path: Path) -> None:
     path.rmdir() if stat.S_ISDIR(path.lstat().st_mode) else path.unlink()
 
@@ -111,14 +118,17 @@ def test_set_group_id_needs_the_group(place: Path) -> None:
 def test_changing_the_content_takes_set_id_bits(place: Path, how: str, before: int, after: int) -> None:
     (place / "f").write_bytes(b"content")
     (place / "f").chmod(before)
-    calls: dict[str, Callable[[], object]] = {
-        "write": lambda: append(place / "f"),
-        "truncate": lambda: os.truncate(place / "f", 0),
-        "open": lambda: os.close(os.open(place / "f", os.O_WRONLY | os.O_TRUNC)),
-    }
     with as_user(ME, ME):
-        calls[how]()
+        CHANGES[how](place / "f")
     assert mode(place / "f") == after
+
+
+@pytest.mark.parametrize("how", ["write", "truncate", "open"])
+def test_change_of_the_content_by_root_leaves_set_id_bits(place: Path, how: str) -> None:
+    (place / "f").write_bytes(b"content")
+    (place / "f").chmod(0o6777)
+    CHANGES[how](place / "f")
+    assert mode(place / "f") == 0o6777
 
 
 def test_new_file_in_a_directory_of_a_foreign_group_has_no_set_group_id(place: Path) -> None:
