@@ -111,6 +111,10 @@ class Catalog(Protocol):
         """The names of a directory with cookies above `after`, in cookie order, with their inodes."""
         ...
 
+    def last_cookie(self) -> Cookie:
+        """The cookie that was given out last."""
+        ...
+
     def names_of(self, ino: Ino) -> Sequence[Name]:
         """All names that show this inode. May scan an index; for status and `superseded`, not for reads."""
         ...

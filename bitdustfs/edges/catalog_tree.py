@@ -147,6 +147,10 @@ class TreeTables(Store):
             for row in self._rows(_NAMES, (parent, after, limit))
         ]
 
+    def last_cookie(self) -> Cookie:
+        """The cookie that was given out last."""
+        return Cookie(self._counters["cookie"] - 1)
+
     def names_of(self, ino: Ino) -> Sequence[Name]:
         """All names that show this inode."""
         return [Name(*row) for row in self._rows(_NAMES_OF, (ino,))]

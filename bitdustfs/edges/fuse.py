@@ -2,7 +2,7 @@
 
 pyfuse3 ends the whole mount when a handler raises anything but FUSEError, so `_answered` wraps each handler once and
 turns every failure into an errno: one request, never the mount (I12). A file handle is the inode's number: nothing
-is kept for an open file here that `Lives` does not count.
+is kept for an open file here that `Lives` does not count. Of an open directory is kept up to where it is listed.
 
 **What the kernel may keep.** This kernel is the only writer of the volume, and it takes back what it caches itself
 when a request of its own changes it: names (also missing ones), attributes, pages. What changes without a request it
@@ -18,6 +18,7 @@ own `close` and `fsync` with what `write` answered.
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import os
 import stat
@@ -30,6 +31,7 @@ import trio
 from pyfuse3 import EntryAttributes as Entry
 from pyfuse3 import RequestContext as Context
 
+from bitdustfs.core.names import NAME_BYTES
 from bitdustfs.edges.fuse_answer import Deadlines as Deadlines
 from bitdustfs.edges.fuse_answer import errno_of
 from bitdustfs.edges.fuse_pages import Pages
@@ -37,7 +39,7 @@ from bitdustfs.edges.fuse_tuning import MAX_BACKGROUND, MountOptions, prove
 from bitdustfs.engine.attributes import Attributes, Changes
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.journal import Journal
-from bitdustfs.engine.tree import NAME_BYTES, Caller, Tree
+from bitdustfs.engine.tree import Caller, Tree
 from bitdustfs.errors import BitdustError, SetupMissing
 from bitdustfs.model import ROOT_INO, Cookie, Ino, Inode, Space
 
@@ -109,6 +111,8 @@ class Operations(pyfuse3.Operations):
         self._files = files
         self._journal = journal
         self._space = space
+        self._listings: dict[int, tuple[Ino, Cookie]] = {}  # open directories, and up to where each is listed
+        self._handles = itertools.count(1)
         self.deadlines = deadlines or Deadlines()
         self.pages = Pages(pyfuse3.invalidate_inode)
 
@@ -174,18 +178,24 @@ class Operations(pyfuse3.Operations):
 
     @_answered()
     async def opendir(self, inode: int, ctx: Context) -> int:
-        return inode
+        handle = next(self._handles)
+        self._listings[handle] = Ino(inode), self._tree.newest()
+        return handle
 
     @_answered()
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        directory, until = self._listings[fh]
+        if start_id == 0:  # also after rewinddir, which wants to see what came meanwhile
+            until = self._tree.newest()
+            self._listings[fh] = directory, until
         if start_id < _DOTS:
-            for offset, name, ino in ((1, b".", Ino(fh)), (2, b"..", self._tree.parent_of(Ino(fh)))):
+            for offset, name, ino in ((1, b".", directory), (2, b"..", self._tree.parent_of(directory))):
                 # the kernel does not count these two as looked up
                 entry = _entry(self._tree.attributes(ino))
                 if offset > start_id and not pyfuse3.readdir_reply(token, name, entry, offset):
                     return
         after = Cookie(max(0, start_id - _DOTS))
-        while page := self._tree.listing(Ino(fh), after, LISTING_PAGE):
+        while page := self._tree.listing(directory, after, LISTING_PAGE, until=until):
             for shown, inode in page:
                 if not pyfuse3.readdir_reply(token, shown.name, _entry(inode), shown.cookie + _DOTS):
                     return
@@ -194,7 +204,7 @@ class Operations(pyfuse3.Operations):
 
     @_answered()
     async def releasedir(self, fh: int) -> None:
-        return
+        del self._listings[fh]
 
     @_answered("sync_s")
     async def fsyncdir(self, fh: int, datasync: bool) -> None:

@@ -17,14 +17,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from bitdustfs.core.names import check_length, check_name, check_replaceable, check_target
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.lives import Contents, Lives
 from bitdustfs.errors import FileError
 from bitdustfs.model import NO_INO, ROOT_INO, Code, Cookie, Ino, Inode, Name
 from bitdustfs.ports import Catalog, Wall
 
-NAME_BYTES = 255  # NAME_MAX of Linux
-TARGET_BYTES = 4095  # PATH_MAX of Linux without its NUL
 LINKS = 65_000  # hard links of one file, as ext4 has it: what fits here fits there when it is copied back
 NOREPLACE = 1  # renameat2(2)
 EXCHANGE = 2
@@ -67,8 +66,7 @@ class Tree:
 
     def lookup(self, parent: Ino, name: bytes) -> Inode | None:
         """The inode that a name shows, or None. `.` and `..` are understood."""
-        if len(name) > NAME_BYTES:
-            raise FileError(errno=errno.ENAMETOOLONG, what="a name has at most 255 bytes")
+        check_length(name)
         if name in (b".", b".."):
             return self.attributes(parent if name == b"." else self.parent_of(parent))
         found = self._catalog.name(parent, name)
@@ -88,12 +86,23 @@ class Tree:
             raise FileError(errno=errno.EINVAL, what="not a symlink")
         return inode.target
 
-    def listing(self, ino: Ino, after: Cookie, limit: int) -> list[tuple[Name, Inode]]:
+    def newest(self) -> Cookie:
+        """The cookie of the name that came last, in whatever directory."""
+        return self._catalog.last_cookie()
+
+    def listing(
+        self, ino: Ino, after: Cookie, limit: int, *, until: Cookie | None = None
+    ) -> list[tuple[Name, Inode]]:
         """Up to `limit` names of a directory with cookies above `after`, in their order, without `.` and `..`.
 
         A name that stays during a listing is listed once, whatever else comes and goes.
+
+        Args:
+            until: leave out what came after this cookie: who renames what he lists would else list it for ever.
         """
         page = self._catalog.names(ino, after, limit)
+        if until is not None:
+            page = [entry for entry in page if entry[0].cookie <= until]
         return [
             (name, self.attributes(name.ino) if inode.is_file else self.lives.shown(inode)) for name, inode in page
         ]
@@ -135,10 +144,7 @@ class Tree:
 
     def symlink(self, parent: Ino, name: bytes, target: bytes, caller: Caller) -> Inode:
         """Make a symlink. Its target is only stored."""
-        if not target:
-            raise FileError(errno=errno.ENOENT, what="a symlink needs a target")
-        if len(target) > TARGET_BYTES or b"\0" in target:
-            raise FileError(errno=errno.ENAMETOOLONG, what=f"a target has at most {TARGET_BYTES} bytes")
+        check_target(target)
         return self._make(parent, name, stat.S_IFLNK | 0o777, caller, target=target)
 
     def link(self, ino: Ino, parent: Ino, name: bytes) -> Inode:
@@ -194,7 +200,7 @@ class Tree:
         """Move a name, as renameat2(2): over what is there, or only if nothing is, or exchange the two."""
         if flags not in (0, NOREPLACE, EXCHANGE):
             raise FileError(errno=errno.EINVAL, what=f"rename flags {flags:#x}")
-        _check_name(new_name)
+        check_name(new_name)
         source, target = self._name(parent, name), self._catalog.name(new_parent, new_name)
         if target is not None and target.ino != source.ino and flags != NOREPLACE:
             # the name must never be durable before the bytes; an exchange is the first half of a replacement
@@ -217,7 +223,7 @@ class Tree:
         if moved.is_dir:
             self._check_outside(moved.ino, new_parent)
         if target is not None:
-            _check_replaceable(self._row(target.ino), moved)
+            check_replaceable(self._row(target.ino), moved)
         now = self._wall.now_ns()
         keep = self._to_keep(source, moved, target)
         before = [entry for entry in (source, target) if entry is not None]
@@ -328,7 +334,7 @@ class Tree:
 
     def _free_place(self, parent: Ino, name: bytes) -> Inode:
         """The directory, if something may be made in it under this name."""
-        _check_name(name)
+        check_name(name)
         directory = self._directory(parent)
         if self._catalog.name(parent, name) is not None:
             raise FileError(errno=errno.EEXIST, what="the name exists")
@@ -350,8 +356,7 @@ class Tree:
         return inode
 
     def _name(self, parent: Ino, name: bytes) -> Name:
-        if len(name) > NAME_BYTES:
-            raise FileError(errno=errno.ENAMETOOLONG, what="a name has at most 255 bytes")
+        check_length(name)
         found = self._catalog.name(parent, name)
         if found is None:
             self._directory(parent)
@@ -386,21 +391,3 @@ class Tree:
 
 def _is_unborn(inode: Inode) -> bool:
     return inode.is_file and inode.version == 0
-
-
-def _check_name(name: bytes) -> None:
-    if len(name) > NAME_BYTES:
-        raise FileError(errno=errno.ENAMETOOLONG, what="a name has at most 255 bytes")
-    if not name:
-        raise FileError(errno=errno.ENOENT, what="an empty name")
-    if name in (b".", b"..") or b"/" in name or b"\0" in name:
-        raise FileError(errno=errno.EINVAL, what="a name that no directory can have")
-
-
-def _check_replaceable(replaced: Inode, moved: Inode) -> None:
-    if moved.is_dir and not replaced.is_dir:
-        raise FileError(errno=errno.ENOTDIR, what="a directory cannot replace something else")
-    if replaced.is_dir and not moved.is_dir:
-        raise FileError(errno=errno.EISDIR, what="only a directory can replace a directory")
-    if replaced.is_dir and replaced.size:
-        raise FileError(errno=errno.ENOTEMPTY, what="the directory to replace has names in it")

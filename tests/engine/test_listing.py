@@ -42,6 +42,14 @@ async def test_names_that_stay_are_listed_once_while_others_come_and_go(names: N
     assert sorted(n for n in seen if n.startswith(b"stay")) == sorted(b"stay%d" % i for i in range(100))
 
 
+async def test_listing_leaves_out_what_came_after_it_began(names: Names) -> None:
+    names.file(b"before")
+    began = names.tree.newest()
+    names.file(b"after")
+    assert [name.name for name, _ in names.tree.listing(ROOT_INO, Cookie(0), 9, until=began)] == [b"before"]
+    assert names.tree.newest() > began
+
+
 async def test_listing_shows_live_sizes(names: Names) -> None:
     file = names.file(b"f")
     await names.files.write(file, 0, b"12345")

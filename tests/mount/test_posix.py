@@ -349,6 +349,19 @@ def list_while_it_changes(directory: Path, *, names: int, changes: int) -> None:
     assert len(seen) == len(set(seen))
 
 
+def test_listing_ends_though_every_name_is_renamed_as_it_is_listed(place: Path) -> None:
+    for number in range(300):
+        (place / f"f{number}").touch()
+    seen = 0
+    with os.scandir(place) as entries:
+        for entry in entries:
+            seen += 1
+            os.rename(entry, place / "temporary")
+            os.rename(place / "temporary", entry)
+            assert seen <= 300
+    assert len(os.listdir(place)) == seen == 300
+
+
 def test_position_in_a_directory_can_be_returned_to(place: Path) -> None:
     for number in range(100):
         (place / f"f{number}").touch()
