@@ -11,7 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from bitdustfs.engine.filestate import FileLife
-from bitdustfs.model import CHUNK_BYTES, HOLE, Code, FileState, FragmentState
+from bitdustfs.model import BLOCK_BYTES, CHUNK_BYTES, HOLE, Code, FileState, FragmentState
 from tests.engine.volume import Volume
 
 DICE = random.Random(3)
@@ -257,3 +257,23 @@ async def test_code_of_new_blocks_goes_by_the_number_of_suppliers_if_nobody_chos
         await volume.flush()
         block = volume.catalog.block(volume.catalog.blocks_of(ino)[0])
         assert block is not None and block.code == Code(2, 6)
+
+
+async def test_files_that_are_deleted_before_their_turn_are_no_damage(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    volume = Volume()
+    volume.remote.delay_s = 1
+    async with volume.running():
+        inos = [await volume.write_all(random.Random(number).randbytes(BLOCK_BYTES // 2)) for number in range(16)]
+        for ino in inos:
+            await volume.files.fsync(ino)
+        await trio.sleep(0.8)
+        assert 0 < volume.remote.puts + len(volume.catalog.uploads()) < 16
+        for ino in inos:
+            with volume.journal.operation():
+                volume.files.dropped(ino)
+                volume.catalog.drop_inode(ino)
+        await volume.flush()
+        await trio.sleep(60)
+    assert caplog.text == ""
