@@ -19,7 +19,7 @@ from tests.mount.practice import Practice
 PROCESSES = 4
 SHARE_BYTES = 61 * 4096  # of one shared file: whole pages, but chunks belong to two processes
 EVERY_S = 0.2  # everything leaves and is dropped so often: the processes shall meet it, not wait for it
-PATIENCE_S = 200
+PATIENCE_S = 250
 pytestmark = pytest.mark.slow
 SIZES = [(1, 500), *(pytest.param(seed, 8000, marks=pytest.mark.long) for seed in (2, 3, 4))]
 
@@ -41,13 +41,14 @@ def at_work(commands: list[list[str]]) -> Iterator[list[subprocess.Popen[str]]]:
 
 def work(practice: Practice, commands: list[list[str]]) -> None:
     """Run exercisers to their end; meanwhile everything dirty leaves, and everything clean is dropped."""
+    end = time.monotonic() + PATIENCE_S
     with at_work(commands) as running:
-        while any(process.poll() is None for process in running):
+        while any(process.poll() is None for process in running) and time.monotonic() < end:
             practice.ask("sync", timeout=0.05)
             practice.ask("cache-drop")
             time.sleep(EVERY_S)
         for process in running:
-            said, _ = process.communicate(timeout=PATIENCE_S)
+            said, _ = process.communicate(timeout=1)
             assert process.returncode == 0, said
 
 
