@@ -27,7 +27,7 @@ from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.contracts_disk import DiskContracts
 from bitdustfs.edges.control import Args
 from bitdustfs.edges.durable import move_durably, translated
-from bitdustfs.edges.fuse_tuning import MountOptions
+from bitdustfs.edges.fuse_tuning import MAX_BACKGROUND, MountOptions
 from bitdustfs.edges.home import Home
 from bitdustfs.edges.keys_disk import identity_of, read_keys
 from bitdustfs.edges.own_address import dialable
@@ -134,6 +134,7 @@ class _Mounted:
             journal=node.journal,
             space=node.space,
             deadlines=fuse.Deadlines(read_s=wish.read_timeout_s),
+            note_slots=node.reads.allow,
         )
         self._scope = trio.CancelScope()
 
@@ -144,6 +145,7 @@ class _Mounted:
             fsname=mounts.fsname(str(self._home), practice=practice),
             allow_other=self._wish.allow_other,
             read_only=self._wish.read_only,
+            max_background=self._wish.max_background or MAX_BACKGROUND,
         )
         handlers: Mapping[str, control_server.Handler] = {
             "status": self._status,

@@ -52,6 +52,8 @@ def mount(
       ro                nothing can be changed
       spool=SIZE        local cache and unsent data; default: 20 GiB, or a fifth of what is free
       read_timeout=S    how long a read waits for suppliers; default: 30s
+      max_background=N  how many reads ahead and late writes the kernel hands
+                        over at a time; default: 200. Root only: else it is 12
 
     \b
     Examples:

@@ -16,6 +16,7 @@ SPOOL_MOST_BYTES = 20 * GIB
 SPOOL_SHARE = 5  # the default takes at most this part of what is free: 20 %
 SPOOL_USUAL_BYTES = 64 * MIB  # but no less, unless it is asked for
 SPOOL_LEAST_BYTES = 16 * MIB  # room for a few blocks on their way, whatever is asked
+MOST_BACKGROUND = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +30,18 @@ class MountWish:
     read_timeout_s: float
     allow_other: bool = False
     read_only: bool = False
+    max_background: int = 0  # 0: the default
+
+
+def _parse_count(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or not 0 < int(text) <= MOST_BACKGROUND:
+        raise BadRequest(what=f"a number from 1 to {MOST_BACKGROUND} is wanted, not {text!r}")
+    return int(text)
 
 
 _WITHOUT_VALUE = ("allow_other", "ro")
 _WITH_VALUE: Mapping[str, Callable[[str], object]] = MappingProxyType(
-    {"spool": parse_size, "read_timeout": parse_duration}
+    {"spool": parse_size, "read_timeout": parse_duration, "max_background": _parse_count}
 )
 
 
@@ -80,6 +88,8 @@ def mount_options(place: str, code: str | None, words: Sequence[str], settings: 
         raise BadRequest(what=f"a spool of {spool_bytes} bytes is too small: give it 16 MiB or more")
     if read_timeout_s <= 0:
         raise BadRequest(what="a read timeout must be longer than nothing")
+    max_background = given.get("max_background", 0)
+    assert isinstance(max_background, int)
     return MountWish(
         place=place,
         code=parse_code(code) if code is not None else None,
@@ -88,6 +98,7 @@ def mount_options(place: str, code: str | None, words: Sequence[str], settings: 
         read_timeout_s=read_timeout_s,
         allow_other="allow_other" in given,
         read_only="ro" in given,
+        max_background=max_background,
     )
 
 

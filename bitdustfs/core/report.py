@@ -39,6 +39,7 @@ class StatusReport(TypedDict):
     missing_fragments: int  # work of the repair queue
     spool_bytes: int
     spool_limit_bytes: int
+    fetched_bytes: int  # that came from suppliers since it was mounted, with what was needed around them
     suppliers: list[SupplierReport]
     trouble: list[str]  # sentences, newest first
 

@@ -64,7 +64,10 @@ Handler = Callable[Concatenate["Operations", P], Coroutine[Any, Any, R]]
 
 
 def _answered(limit: Limit | None = None) -> Callable[[Handler[P, R]], Handler[P, R]]:
-    """Wrap a handler: any failure becomes a FUSEError, and what waits gets the deadline named `limit`."""
+    """Wrap a handler: any failure becomes a FUSEError, and what waits gets the deadline named `limit`.
+
+    One without a limit must have none to need: it may not wait at all, or must set its own deadline.
+    """
 
     def wrap(handler: Handler[P, R]) -> Handler[P, R]:
         @wraps(handler)
@@ -92,6 +95,7 @@ class Operations(pyfuse3.Operations):
 
     Args:
         space: true numbers for statfs, at once and without the network.
+        note_slots: is told once how many reads the kernel hands over at a time.
     """
 
     def __init__(
@@ -103,6 +107,7 @@ class Operations(pyfuse3.Operations):
         journal: Journal,
         space: Callable[[], Space],
         deadlines: Deadlines | None = None,
+        note_slots: Callable[[int], None] = lambda slots: None,
     ) -> None:
         super().__init__()
         self._tree = tree
@@ -114,6 +119,7 @@ class Operations(pyfuse3.Operations):
         self._listings: dict[int, tuple[Ino, Cookie]] = {}  # open directories, and up to where each is listed
         self._handles = itertools.count(1)
         self.deadlines = deadlines or Deadlines()
+        self.note_slots = note_slots
         self.pages = Pages(pyfuse3.invalidate_inode)
 
     # -- names -----------------------------------------------------------------------------------------------
@@ -216,7 +222,7 @@ class Operations(pyfuse3.Operations):
     async def getattr(self, inode: int, ctx: Context) -> Entry:
         return _entry(self._tree.attributes(Ino(inode)))
 
-    @_answered()
+    @_answered("write_s")
     async def setattr(
         self,
         inode: int,
@@ -272,7 +278,8 @@ class Operations(pyfuse3.Operations):
         self._lives.opened(ino)
         if flags & os.O_TRUNC:
             try:
-                await self._attributes.set(ino, Changes(size=0), by_root=ctx.uid == 0)
+                with trio.fail_after(self.deadlines.write_s):
+                    await self._attributes.set(ino, Changes(size=0), by_root=ctx.uid == 0)
             except BaseException:
                 self._lives.closed(ino)
                 raise
@@ -393,7 +400,7 @@ async def serve(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(answer)
             try:
-                await prove(mountpoint, options)
+                ops.note_slots(await prove(mountpoint, options))
                 task_status.started()
                 await ended.wait()
             finally:

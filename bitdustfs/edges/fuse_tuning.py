@@ -17,11 +17,12 @@ from pathlib import Path
 
 import trio
 
+from bitdustfs.core.patience import KERNEL_SLOTS
 from bitdustfs.edges.mounts import SUBTYPE, mount_option
 from bitdustfs.errors import Unavailable
 
 MAX_BACKGROUND = 200  # (tune) reads ahead and late writes on their way at once
-READ_AHEAD_KIB = 1024  # (tune) warm reads gain half; a first read still asks for little
+READ_AHEAD_KIB = 512  # (tune) warm reads gain; with 1024, who reads 64 KiB in small steps makes it ask for 400
 START_PATIENCE_S = 10.0  # for the first answer
 _ALWAYS = ("default_permissions", "nosuid", "nodev", "noatime")
 _CONNECTIONS = Path("/sys/fs/fuse/connections")
@@ -54,9 +55,11 @@ class MountOptions:
         )
 
 
-async def prove(mountpoint: str, options: MountOptions) -> None:
+async def prove(mountpoint: str, options: MountOptions) -> int:
     """See a request through the kernel answered; then, and not before, raise the limits of the mount.
 
+    Returns:
+        How many background requests, and so reads, the kernel hands over at a time.
     Raises:
         Unavailable: the mount did not answer.
     """
@@ -65,17 +68,21 @@ async def prove(mountpoint: str, options: MountOptions) -> None:
             status = await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
     except (trio.TooSlowError, OSError) as error:
         raise Unavailable(what=f"the mount at {mountpoint} did not answer: {error}") from error
-    await trio.to_thread.run_sync(_tune, status.st_dev, options)
+    return await trio.to_thread.run_sync(_tune, status.st_dev, options)
 
 
-def _tune(device: int, options: MountOptions) -> None:
-    """Raise the limits of a mount, as far as we may."""
+def _tune(device: int, options: MountOptions) -> int:
+    """Raise the limits of a mount, as far as we may. Returns the limit of background requests that it has then."""
     backing = f"{os.major(device)}:{os.minor(device)}"
     _set(_DEVICES / backing / "read_ahead_kb", options.read_ahead_kib)
     with connections() as directory:
         connection = directory / str(os.minor(device))
         _set(connection / "max_background", options.max_background)
         _set(connection / "congestion_threshold", options.max_background * 3 // 4)
+        try:
+            return int((connection / "max_background").read_text())
+        except (OSError, ValueError):  # nobody mounted that file system, or we may not look
+            return KERNEL_SLOTS
 
 
 def _set(path: Path, value: int) -> None:
@@ -92,7 +99,7 @@ def connections() -> Iterator[Path]:
     systemd mounts it; where nobody did, root gets a mount of it that has no place and ends with its descriptor.
     Source: fsopen(2), fsmount(2); their numbers are the same on all architectures.
     """
-    if os.geteuid() != 0 or any(_CONNECTIONS.iterdir()):
+    if os.geteuid() != 0 or not _CONNECTIONS.is_dir() or any(_CONNECTIONS.iterdir()):
         yield _CONNECTIONS
         return
     libc = ctypes.CDLL(None, use_errno=True)

@@ -525,8 +525,9 @@ class Files:
             return
         life.next_offset = end
         life.run_bytes += end - offset
-        window = min(READ_AHEAD_CHUNKS, life.run_bytes // CHUNK_BYTES * 2)
-        if window == 0 or life.version == 0:
+        # The kernel asks for one chunk's worth also when somebody only looks at the beginning, as file managers do.
+        window = min(READ_AHEAD_CHUNKS, (life.run_bytes // CHUNK_BYTES - 1) * 2)
+        if window <= 0 or life.version == 0:
             return
         first = (end - 1) // CHUNK_BYTES + 1
         last = min(first + window, chunk_count(life.published_size))

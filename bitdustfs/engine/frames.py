@@ -33,6 +33,7 @@ class Frames:
         self._parser = wire.Parser(self.label)
         self.last_activity = trio.current_time()  # when bytes last moved, in either direction
         self.last_heard = self.last_activity  # when bytes last came
+        self.last_progress = self.last_activity  # when bytes last came, or a slice of a body left
         self.sent_bytes = 0
         self.arrived_bytes = 0  # of what we sent, at least
 
@@ -95,6 +96,8 @@ class Frames:
         with trio.move_on_at(grace_ends + (self.sent_bytes + len(content)) / SLOWEST_BYTES_S) as scope:
             await self.link.send_all(content)
             self.last_activity = trio.current_time()
+            if len(content) >= SEND_BYTES:  # while bodies leave, answers may have to wait behind them
+                self.last_progress = self.last_activity
             self.sent_bytes += len(content)
         if scope.cancelled_caught:
             raise self._gone("it does not take what we send")
@@ -110,7 +113,7 @@ class Frames:
             self._parser.filled(count)
         if not count:
             raise self._gone("it closed the connection")
-        self.last_activity = self.last_heard = trio.current_time()
+        self.last_activity = self.last_heard = self.last_progress = trio.current_time()
         return count
 
     def _gone(self, what: str) -> PeerGone:

@@ -18,8 +18,10 @@ from bitdustfs.core.report import DropReport, StatusReport, StopReport, SyncProg
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.attributes import Attributes
 from bitdustfs.engine.files import Files
+from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.reader import Reader
+from bitdustfs.engine.reads import Reads
 from bitdustfs.engine.rebuilder import Rebuilder
 from bitdustfs.engine.reporter import Reporter
 from bitdustfs.engine.suppliers import Suppliers
@@ -32,6 +34,7 @@ from bitdustfs.ports import Catalog, Crunch, Entropy, Spool, Wall
 SYNC_GRACE_S = 30.0  # how long `sync` waits for fragments when nothing more is acknowledged
 STOP_PATIENCE_S = 10.0  # for the last commit and the last acknowledgements at umount
 _RESTART_S = 1.0
+_READING = frozenset({"suppliers", "reads"})  # services of a volume that takes no changes
 _log = logging.getLogger(__name__)
 
 Report = Callable[[Mapping[str, object]], Awaitable[None]]
@@ -69,8 +72,10 @@ class Node:
         self._options = options
         self.suppliers = suppliers
         self.journal = Journal(catalog)
-        self.reader = Reader(catalog, self.journal, suppliers, crunch, secrets)
-        self.files = Files(catalog, spool, self.journal, wall, self.reader, spool_limit=options.spool_limit)
+        self.fragments = Fragments(catalog, self.journal, suppliers, crunch, secrets)
+        self.reader = Reader(catalog, self.fragments, crunch, secrets)
+        self.reads = Reads(self.reader, self.fragments)
+        self.files = Files(catalog, spool, self.journal, wall, self.reads, spool_limit=options.spool_limit)
         self.tree = Tree(catalog, self.journal, self.files, wall)
         self.attributes = Attributes(catalog, self.journal, self.files, wall)
         self.files.on_published = self.tree.published
@@ -88,19 +93,29 @@ class Node:
             code=options.code,
             deduplicate=options.deduplicate,
         )
-        self.rebuilder = Rebuilder(catalog, self.journal, self.reader, suppliers, self.uploads, crunch, secrets)
+        self.rebuilder = Rebuilder(catalog, self.journal, self.fragments, suppliers, self.uploads, crunch, secrets)
         self.reporter = Reporter(
             catalog=catalog,
             spool=spool,
             files=self.files,
             journal=self.journal,
             tree=self.tree,
-            suppliers=suppliers,
             writer=self.writer,
+            fragments=self.fragments,
             spool_limit=options.spool_limit,
             practice=options.practice,
         )
         self.files.out_of_quota = self.writer.out_of_room
+        self.services: Mapping[str, Callable[[], Awaitable[None]]] = {  # each is started again when it fails
+            "journal": self.journal.run,
+            "suppliers": self.suppliers.run,
+            "files": self.files.run,
+            "hardener": self.files.keep_hard,
+            "uploads": self.uploads.run,
+            "reads": self.reads.run,
+            "writer": self.writer.run,
+            "rebuilder": self.rebuilder.run,
+        }
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Node]:
@@ -113,17 +128,9 @@ class Node:
             stack.callback(nursery.cancel_scope.cancel)
             await stack.enter_async_context(self.uploads.running())
             await stack.enter_async_context(self.reader.running())
-            services: list[tuple[str, Callable[[], Awaitable[None]]]] = [("suppliers", self.suppliers.run)]
-            if not readable_only:
-                services += [
-                    ("journal", self.journal.run),
-                    ("files", self.files.run),
-                    ("hardener", self.files.keep_hard),
-                    ("uploads", self.uploads.run),
-                    ("writer", self.writer.run),
-                    ("rebuilder", self.rebuilder.run),
-                ]
-            for name, service in services:
+            for name, service in self.services.items():
+                if readable_only and name not in _READING:
+                    continue
                 nursery.start_soon(self._keep_running, name, service)
             try:
                 yield self

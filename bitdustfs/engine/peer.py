@@ -19,6 +19,7 @@ Half a frame cannot be taken back: a request that is cancelled while it is being
 from __future__ import annotations
 
 import logging
+from math import inf
 from typing import Final, TypeVar
 
 import trio
@@ -44,11 +45,13 @@ A = TypeVar("A", bound=wire.Answer)
 class _Waiting:
     """One of our requests that is not answered yet."""
 
-    __slots__ = ("abandoned", "answer", "body", "event", "most_body", "sent_bytes")
+    __slots__ = ("abandoned", "answer", "asked_at", "body", "event", "is_quick", "most_body", "sent_bytes")
 
-    def __init__(self, most_body: int) -> None:
+    def __init__(self, request: wire.Request) -> None:
         self.event = trio.Event()
-        self.most_body = most_body
+        self.most_body = wire.most_body(request)
+        self.is_quick = not isinstance(request, wire.Put | wire.Delete)  # no write to a disk comes before the answer
+        self.asked_at = trio.current_time()
         self.answer: wire.Answer | None = None
         self.body: bytes | memoryview = b""
         self.abandoned = False
@@ -103,6 +106,7 @@ class Peer:
         self._scope = trio.CancelScope()
         self.closed = trio.Event()
         self.ended: PeerError | None = None
+        self.round_trip_s = inf  # the shortest so far
 
     def __repr__(self) -> str:
         return f"Peer({self.label})"
@@ -140,6 +144,20 @@ class Peer:
     def backlog_s(self) -> float:
         """How long what we sent may still be under way on the slowest line that we put up with."""
         return self._frames.backlog_s
+
+    @property
+    def quiet_s(self) -> float:
+        """How long nothing has come while a quick answer is due, beyond what the line takes anyway.
+
+        An answer that nobody waits for any more is not due once something else has come: it may never come.
+        """
+        heard = self._frames.last_progress
+        due = (w.asked_at for w in self._waiting.values() if w.is_quick and not (w.abandoned and w.asked_at <= heard))
+        oldest = next(due, None)
+        if oldest is None:
+            return 0.0
+        line_s = 2 * self.round_trip_s if self.round_trip_s < inf else 0.0
+        return max(0.0, trio.current_time() - max(oldest, heard) - line_s)
 
     async def greet(self) -> None:
         """Exchange HELLO. The caller sets the deadline; on any error or cancellation the link is closed.
@@ -195,7 +213,7 @@ class Peer:
             self._slots.release()
             raise self._gone_again()
         self._last_id = number = (self._last_id + 1) % (1 << 32)
-        waiting = self._waiting[number] = _Waiting(wire.most_body(request))
+        waiting = self._waiting[number] = _Waiting(request)
         sent = False
         try:
             await self._send(wire.encode(number, request, len(body)), (body,))
@@ -324,6 +342,8 @@ class Peer:
                 body = await self._frames.body()
         self._frames.arrived_bytes = max(self._frames.arrived_bytes, waiting.sent_bytes)
         self._forget(event.id)
+        if waiting.is_quick:
+            self.round_trip_s = min(self.round_trip_s, trio.current_time() - waiting.asked_at)
         if not waiting.abandoned:
             waiting.answer, waiting.body = answer, body
             waiting.event.set()

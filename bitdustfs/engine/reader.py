@@ -1,121 +1,79 @@
-"""The reader: published chunks from suppliers.
+"""The reader: published chunks, fetched, unsealed, and remembered for a moment.
 
-A chunk is a range of its block. Healthy, it is fetched as leaves of one or a few primary fragments, each leaf checked
-against the fragment's root before anything else looks at it. Whatever fails (no connection, no answer, wrong bytes)
-is replaced by the same columns of any k fragments and a decode. Wrong bytes are proof: that fragment is lost.
-
-One fetch serves everybody who waits for it and goes on when one of them gives up.
+A chunk is a range of its block, which `fragments` brings. One fetch serves everybody who waits for it and goes on
+when one of them gives up. What failed is not tried again for FAILED_S, unless another supplier is reachable now: who
+gets an error often asks again at once, the kernel and file managers among them.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
 
 import trio
 
-from bitdustfs.core import erasure, fragment
+from bitdustfs.core.patience import ELSEWHERE_S, SILENT_S
 from bitdustfs.core.volume import VolumeSecrets
-from bitdustfs.engine.journal import Journal
-from bitdustfs.errors import (
-    BadLeaf,
-    BitdustError,
-    BlockLost,
-    ChunkMissing,
-    PeerError,
-    PeerGone,
-    PeerLacks,
-    TooFewFragments,
-    Unavailable,
-)
-from bitdustfs.model import (
-    HOLE,
-    LEAF_BYTES,
-    SEAL_BYTES,
-    BlockNo,
-    BlockRow,
-    ChunkNo,
-    ChunkRow,
-    FragmentName,
-    FragmentRow,
-    FragmentState,
-    Ino,
-    Supplier,
-    SupplierNo,
-    short,
-)
-from bitdustfs.ports import Catalog, Crunch, Leaves
+from bitdustfs.engine.fragments import THREAD_BYTES, Fragments, put_bounded
+from bitdustfs.errors import BitdustError, BlockLost, ChunkMissing, Unavailable
+from bitdustfs.model import HOLE, SEAL_BYTES, ChunkNo, ChunkRow, Ino, SupplierNo
+from bitdustfs.ports import Catalog, Crunch
 
-ANSWER_PATIENCE_S = 5.0  # (tune) then others are asked instead; the kernel's request has its own, longer deadline
-SLOW_FOR_S = 30.0  # who did not answer in time is asked last for this long
 MEMORY_BYTES = 24 * 1024 * 1024  # unsealed chunks on their way to a reader: three read-ahead windows of 8 MiB
-SMALL_LEAVES = 2  # reads up to this many leaves keep them: the next small file of the block lies there too
-LEAF_MEMORY = 256  # leaves kept, 4 MiB
-HASH_MEMORY = 1024  # hash lists kept, about 3 KiB each for a full block
 AHEAD_MOST = 64  # chunks fetched ahead at one time, over all files
-THREAD_BYTES = 128 * 1024  # below this a hop into a worker costs more than the work
+FAILED_S = 2.0  # (tune) how long a chunk that failed is not tried again
+FAILED_MEMORY = 4096  # chunks that failed lately
 _log = logging.getLogger(__name__)
-K = TypeVar("K")
-V = TypeVar("V")
-
-
-class FragmentSource(Protocol):
-    """What the reader needs of the suppliers."""
-
-    def online(self) -> Sequence[SupplierNo]: ...
-
-    async def get(
-        self, supplier: SupplierNo, name: FragmentName, first: int, count: int, *, hashes: bool
-    ) -> Leaves: ...
 
 
 @dataclass(slots=True, eq=False)
-class _Coming:
+class Coming:
     """A chunk that is being fetched."""
 
+    row: ChunkRow
     done: trio.Event = field(default_factory=trio.Event)
     plaintext: bytes | None = None
     error: BitdustError | None = None
 
+    def result(self) -> bytes:
+        """What came, once it is done. Raises what the fetch ended with."""
+        if self.error is not None:
+            raise self.error.with_traceback(None)  # by everybody who waits
+        assert self.plaintext is not None
+        return self.plaintext
+
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """Columns [start, end) of one fragment."""
+class _Failed:
+    """A chunk that could not be had."""
 
-    index: int
-    start: int
-    end: int
+    error: BitdustError
+    until: float
+    reachable: frozenset[SupplierNo]  # when it failed
 
 
 class Reader:
-    """Fetch, check, decode and unseal published chunks."""
+    """Fetch and unseal published chunks."""
 
     def __init__(
         self,
         catalog: Catalog,
-        journal: Journal,
-        source: FragmentSource,
+        fragments: Fragments,
         crunch: Crunch,
         secrets: VolumeSecrets,
     ) -> None:
         self._catalog = catalog
-        self._journal = journal
-        self._source = source
+        self._fragments = fragments
         self._crunch = crunch
         self._secrets = secrets
         self._nursery: trio.Nursery | None = None
         self._memory: OrderedDict[ChunkNo, bytes] = OrderedDict()
         self._memory_bytes = 0
-        self._coming: dict[ChunkNo, _Coming] = {}
-        self._hashes: OrderedDict[tuple[BlockNo, int], bytes] = OrderedDict()
-        self._leaves: OrderedDict[tuple[BlockNo, int, int], bytes] = OrderedDict()
-        self._slow_until: dict[SupplierNo, float] = {}
-        self._rows: dict[SupplierNo, Supplier] = {}
-        self.fetched_bytes = 0  # fragment bytes that came from suppliers
+        self._coming: dict[ChunkNo, Coming] = {}
+        self._failed: OrderedDict[ChunkNo, _Failed] = OrderedDict()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -129,23 +87,45 @@ class Reader:
                 nursery.cancel_scope.cancel()
 
     async def chunk(self, ino: Ino, index: int) -> bytes:
-        """The plaintext of a published chunk; b"" for a hole.
+        """The plaintext of a published chunk; b"" for a hole. Tries whatever failed before.
 
         Raises:
             ChunkMissing: the catalog has no entry. TooFewFragments: not now. BlockLost, SealBroken: for good.
         """
         row = self._row(ino, index)
-        if row is None:
-            return b""
-        known = self._remembered(row.chunk)
-        if known is not None:
-            return known
-        coming = self._coming.get(row.chunk) or self._start([row])[0]
-        await coming.done.wait()
-        if coming.error is not None:
-            raise coming.error
-        assert coming.plaintext is not None
-        return coming.plaintext
+        found = self._at_hand(row)
+        if found is None:
+            assert row is not None
+            coming = self._coming.get(row.chunk) or self._start([row])[0]
+            await coming.done.wait()
+            found = coming.result()
+        return found
+
+    def begin(self, ino: Ino, index: int) -> bytes | Coming:
+        """The plaintext of a chunk, if it is at hand, or else the fetch that brings it. Does not wait.
+
+        Raises:
+            What `chunk` does, also if that is what the chunk failed with lately.
+        """
+        row = self._row(ino, index)
+        found = self._at_hand(row)
+        if found is not None:
+            return found
+        assert row is not None
+        failed = self._failed_lately(row.chunk) or self._in_vain(row)
+        if failed is not None:
+            raise failed.with_traceback(None)  # it is raised many times
+        return self._coming.get(row.chunk) or self._start([row])[0]
+
+    def note_failed(self, chunk: ChunkNo, error: BitdustError) -> None:
+        """Let further reads of a chunk fail at once for a moment."""
+        failed = _Failed(error, trio.current_time() + FAILED_S, self._fragments.reachable())
+        put_bounded(self._failed, chunk, failed, FAILED_MEMORY)
+
+    @property
+    def fetched_bytes(self) -> int:
+        """Bytes of fragments that came from suppliers so far."""
+        return self._fragments.fetched_bytes
 
     def ahead(self, ino: Ino, indexes: Iterable[int]) -> None:
         """Start to fetch chunks that will probably be read soon. Chunks side by side come in one request."""
@@ -159,6 +139,8 @@ class Reader:
                 break
             if row is None or row.chunk in self._memory or row.chunk in self._coming:
                 continue
+            if self._failed_lately(row.chunk) or self._fragments.quiet_s(row.block) >= ELSEWHERE_S:
+                break  # it would only keep suppliers from answering what is waited for
             if group and not _side_by_side(group[-1], row):
                 self._start(group)
                 group = []
@@ -166,29 +148,11 @@ class Reader:
         if group:
             self._start(group)
 
-    async def block_range(self, block: BlockRow, start: int, end: int) -> bytes:
-        """Bytes [start, end) of a block as it was coded, checked leaf by leaf."""
-        length = erasure.fragment_length(block.length, block.code.k)
-        parts = [
-            _Part(index, max(start, index * length) - index * length, min(end, (index + 1) * length) - index * length)
-            for index in range(start // length, (end - 1) // length + 1)
-        ]
-        got = await self._parts(block, parts)
-        failed: dict[tuple[int, int], None] = {(p.start, p.end): None for p in parts if p not in got}
-        for low, high in failed:
-            at_hand = {p.index: got[p] for p in parts if p in got and (p.start, p.end) == (low, high)}
-            avoid = {p.index for p in parts if p not in got}
-            primaries = await self._decoded(block, low, high, at_hand, avoid)
-            for part in parts:
-                if (part.start, part.end) == (low, high):
-                    got[part] = primaries[part.index]
-        return b"".join(got[part] for part in parts)
-
     def forget(self) -> None:
         """Drop every remembered chunk and leaf, so that the next read comes from suppliers."""
         self._memory.clear()
         self._memory_bytes = 0
-        self._leaves.clear()
+        self._fragments.forget()
 
     # -- chunks --------------------------------------------------------------------------------------------
 
@@ -203,16 +167,16 @@ class Reader:
             raise ChunkMissing(ino=ino, index=index)
         return row
 
-    def _start(self, rows: list[ChunkRow]) -> list[_Coming]:
+    def _start(self, rows: list[ChunkRow]) -> list[Coming]:
         if self._nursery is None:
             raise Unavailable(what="the volume is being unmounted")
-        coming = [_Coming() for _ in rows]
+        coming = [Coming(row) for row in rows]
         for row, each in zip(rows, coming, strict=True):
             self._coming[row.chunk] = each
         self._nursery.start_soon(self._fetch, rows, coming)
         return coming
 
-    async def _fetch(self, rows: list[ChunkRow], coming: list[_Coming]) -> None:
+    async def _fetch(self, rows: list[ChunkRow], coming: list[Coming]) -> None:
         error: BitdustError = Unavailable(what="the volume is being unmounted")
         try:
             plaintexts = await self._unsealed(rows)
@@ -228,6 +192,7 @@ class Reader:
             for row, each in zip(rows, coming, strict=True):
                 if each.plaintext is None:
                     each.error = error
+                    self.note_failed(row.chunk, error)
                 self._coming.pop(row.chunk, None)
                 each.done.set()
 
@@ -236,7 +201,9 @@ class Reader:
         if block is None:
             raise BlockLost(block=rows[0].block, have=0, need=1)
         start = rows[0].offset
-        sealed = memoryview(await self.block_range(block, start, rows[-1].offset + rows[-1].length + SEAL_BYTES))
+        sealed = memoryview(
+            await self._fragments.block_range(block, start, rows[-1].offset + rows[-1].length + SEAL_BYTES)
+        )
         seal = self._secrets.seal_of(block.block_id, block.scope, block.suite)
 
         def unseal() -> list[bytes]:
@@ -246,6 +213,25 @@ class Reader:
             ]
 
         return await self._crunch.run(unseal) if len(sealed) >= THREAD_BYTES else unseal()
+
+    def _at_hand(self, row: ChunkRow | None) -> bytes | None:
+        return b"" if row is None else self._remembered(row.chunk)
+
+    def _failed_lately(self, chunk: ChunkNo) -> BitdustError | None:
+        failed = self._failed.get(chunk)
+        if failed is None:
+            return None
+        if trio.current_time() < failed.until and self._fragments.reachable() <= failed.reachable:
+            return failed.error
+        del self._failed[chunk]
+        return None
+
+    def _in_vain(self, row: ChunkRow) -> BitdustError | None:
+        """Why a fetch of this chunk only waits for suppliers that are silent, if it does."""
+        if self._fragments.quiet_s(row.block) < SILENT_S:
+            return None
+        block = self._catalog.block(row.block)
+        return self._fragments.too_few(block) if block is not None else None
 
     def _remembered(self, chunk: ChunkNo) -> bytes | None:
         plaintext = self._memory.get(chunk)
@@ -261,159 +247,6 @@ class Reader:
             _, dropped = self._memory.popitem(last=False)
             self._memory_bytes -= len(dropped)
 
-    # -- fragments -----------------------------------------------------------------------------------------
-
-    async def _parts(self, block: BlockRow, parts: Sequence[_Part]) -> dict[_Part, bytes | memoryview]:
-        """Fetch parts of fragments at once; what fails is left out."""
-        held = self._holders(block.block)
-        got: dict[_Part, bytes | memoryview] = {}
-
-        async def fetch(part: _Part) -> None:
-            content = await self._part(block, part, held.get(part.index, ()))
-            if content is not None:
-                got[part] = content
-
-        if len(parts) == 1:
-            await fetch(parts[0])
-            return got
-        async with trio.open_nursery() as nursery:
-            for part in parts:
-                nursery.start_soon(fetch, part)
-        return got
-
-    async def _decoded(
-        self, block: BlockRow, start: int, end: int, at_hand: Mapping[int, bytes | memoryview], avoid: set[int]
-    ) -> tuple[bytes | memoryview, ...]:
-        """Columns [start, end) of all primary fragments, from any k fragments."""
-        have = dict(at_hand)
-        held = self._holders(block.block)
-        spare = sorted((i for i in held if i not in have and i not in avoid), key=lambda i: self._slowness(held[i]))
-        while len(have) < block.code.k and spare:
-            need = block.code.k - len(have)
-            asked, spare = spare[:need], spare[need:]
-            got = await self._parts(block, [_Part(index, start, end) for index in asked])
-            have.update({part.index: content for part, content in got.items()})
-        if len(have) < block.code.k:
-            raise self._too_few(block, len(have))
-        if end - start >= THREAD_BYTES:
-            decoded = await self._crunch.run(erasure.decode, have, block.code.k)
-        else:
-            decoded = erasure.decode(have, block.code.k)
-        return decoded
-
-    def _too_few(self, block: BlockRow, have: int) -> BitdustError:
-        left = {f.index for f in self._catalog.fragments(block.block) if f.state is FragmentState.HELD}
-        if len(left) < block.code.k:
-            return BlockLost(block=short(block.block_id), have=len(left), need=block.code.k)
-        online = set(self._source.online())
-        waiting = [
-            self._supplier(f.supplier).label
-            for f in self._catalog.fragments(block.block)
-            if f.state is FragmentState.HELD and f.supplier not in online
-        ]
-        missing = ", ".join(waiting) or "suppliers that do not answer"
-        return TooFewFragments(block=short(block.block_id), have=have, need=block.code.k, missing=missing)
-
-    def _holders(self, block: BlockNo) -> dict[int, list[SupplierNo]]:
-        """Fragment index -> connected suppliers that hold it."""
-        online = set(self._source.online())
-        holders: dict[int, list[SupplierNo]] = {}
-        for row in self._catalog.fragments(block):
-            if row.state is FragmentState.HELD and row.supplier in online:
-                holders.setdefault(row.index, []).append(row.supplier)
-        return holders
-
-    def _slowness(self, holders: Sequence[SupplierNo]) -> float:
-        now = trio.current_time()
-        return min(max(0.0, self._slow_until.get(s, 0.0) - now) for s in holders)
-
-    async def _part(self, block: BlockRow, part: _Part, holders: Sequence[SupplierNo]) -> bytes | memoryview | None:
-        """Columns of one fragment from whoever holds it; None if nobody gave them."""
-        first = part.start // LEAF_BYTES
-        count = (part.end - 1) // LEAF_BYTES + 1 - first
-        leaves: bytes | memoryview | None = self._known_leaves(block.block, part.index, first, count)
-        for supplier in holders:
-            if leaves is not None:
-                break
-            leaves = await self._leaves_from(supplier, block, part.index, first, count)
-        if leaves is None:
-            return None
-        return leaves[part.start - first * LEAF_BYTES : part.end - first * LEAF_BYTES]
-
-    def _known_leaves(self, block: BlockNo, index: int, first: int, count: int) -> bytes | None:
-        if count > SMALL_LEAVES:
-            return None
-        known = [self._leaves.get((block, index, first + i)) for i in range(count)]
-        return b"".join(leaf for leaf in known if leaf is not None) if None not in known else None
-
-    async def _leaves_from(
-        self, supplier: SupplierNo, block: BlockRow, index: int, first: int, count: int
-    ) -> bytes | memoryview | None:
-        """Ask one supplier and check what it says. Its faults are noted here, once."""
-        row = self._supplier(supplier)
-        name = self._secrets.fragment_name(block.block_id, index, row.node)
-        hashes = self._hashes.get((block.block, index))
-        leaves: Leaves | None = None
-        try:
-            with trio.move_on_after(ANSWER_PATIENCE_S):
-                leaves = await self._source.get(supplier, name, first, count, hashes=hashes is None)
-        except PeerLacks as e:
-            _log.warning("%s: fragment %d of block %s is lost: %s", row.label, index, short(block.block_id), e)
-            self._lost(block, index, supplier)
-            return None
-        except PeerError as e:
-            level = logging.DEBUG if isinstance(e, PeerGone) else logging.WARNING
-            _log.log(level, "%s: fragment %d of block %s: %s", row.label, index, short(block.block_id), e)
-            return None
-        if leaves is None:
-            _log.warning("%s did not answer within %.0f s; others are asked", row.label, ANSWER_PATIENCE_S)
-            self._slow_until[supplier] = trio.current_time() + SLOW_FOR_S
-            return None
-        checked = hashes or leaves.hashes
-        if not await self._genuine(block, index, first, count, leaves, checked):
-            _log.warning("%s", BadLeaf(peer=row.label, fragment=f"{index} of block {short(block.block_id)}"))
-            self._lost(block, index, supplier)
-            return None
-        self.fetched_bytes += len(leaves.content)
-        _put_bounded(self._hashes, (block.block, index), checked, HASH_MEMORY)
-        if count <= SMALL_LEAVES:
-            for i in range(count):
-                leaf = bytes(leaves.content[i * LEAF_BYTES : (i + 1) * LEAF_BYTES])
-                _put_bounded(self._leaves, (block.block, index, first + i), leaf, LEAF_MEMORY)
-        return leaves.content
-
-    async def _genuine(
-        self, block: BlockRow, index: int, first: int, count: int, leaves: Leaves, hashes: bytes
-    ) -> bool:
-        length = erasure.fragment_length(block.length, block.code.k)
-        expected = min(count * LEAF_BYTES, length - first * LEAF_BYTES)
-        if len(leaves.content) != expected or len(hashes) != fragment.leaf_count(length) * fragment.HASH_BYTES:
-            return False
-        if fragment.root_of(hashes, length) != block.roots[index]:
-            return False
-        if expected < THREAD_BYTES:
-            return fragment.leaves_are_genuine(hashes, first, leaves.content)
-        return await self._crunch.run(fragment.leaves_are_genuine, hashes, first, leaves.content)
-
-    def _lost(self, block: BlockRow, index: int, supplier: SupplierNo) -> None:
-        try:
-            with self._journal.operation():
-                self._catalog.put_fragment(FragmentRow(block.block, index, supplier, FragmentState.LOST))
-        except BitdustError as e:  # it will be found lost again
-            _log.warning("a lost fragment could not be noted: %s", e)
-
-    def _supplier(self, number: SupplierNo) -> Supplier:
-        if number not in self._rows:
-            self._rows = {row.supplier: row for row in self._catalog.suppliers()}
-        return self._rows[number]
-
 
 def _side_by_side(left: ChunkRow, right: ChunkRow) -> bool:
     return left.block == right.block and right.offset == left.offset + left.length + SEAL_BYTES
-
-
-def _put_bounded(memory: OrderedDict[K, V], key: K, value: V, most: int) -> None:
-    memory[key] = value
-    memory.move_to_end(key)
-    while len(memory) > most:
-        memory.popitem(last=False)

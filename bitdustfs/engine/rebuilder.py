@@ -16,8 +16,8 @@ import trio
 from bitdustfs.core import erasure, fragment, placement
 from bitdustfs.core.placement import Candidate
 from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
-from bitdustfs.engine.reader import Reader
 from bitdustfs.engine.uploads import SEND_PATIENCE_S, FragmentSink, Uploads
 from bitdustfs.errors import BitdustError, DiskFault
 from bitdustfs.model import BlockNo, BlockRow, FragmentRow, FragmentState, Supplier, SupplierNo, short
@@ -35,7 +35,7 @@ class Rebuilder:
         self,
         catalog: Catalog,
         journal: Journal,
-        reader: Reader,
+        fragments: Fragments,
         sink: FragmentSink,
         uploads: Uploads,
         crunch: Crunch,
@@ -43,7 +43,7 @@ class Rebuilder:
     ) -> None:
         self._catalog = catalog
         self._journal = journal
-        self._reader = reader
+        self._fragments = fragments
         self._sink = sink
         self._uploads = uploads
         self._crunch = crunch
@@ -70,7 +70,7 @@ class Rebuilder:
         plan = self._plan(block)
         if not plan:
             return 0
-        content = await self._reader.block_range(block, 0, block.length)
+        content = await self._fragments.block_range(block, 0, block.length)
         indexes = [index for index, _ in plan]
 
         def make() -> Sequence[bytes | memoryview]:

@@ -10,8 +10,8 @@ import trio
 from bitdustfs.core import health
 from bitdustfs.core.report import StatusReport, SupplierReport
 from bitdustfs.engine.files import Files
+from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
-from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.tree import Tree
 from bitdustfs.engine.writer import Writer
 from bitdustfs.errors import NotFound
@@ -50,8 +50,8 @@ class Reporter:
         files: Files,
         journal: Journal,
         tree: Tree,
-        suppliers: Suppliers,
         writer: Writer,
+        fragments: Fragments,
         spool_limit: int,
         practice: bool,
     ) -> None:
@@ -60,8 +60,8 @@ class Reporter:
         self._files = files
         self._journal = journal
         self._tree = tree
-        self._suppliers = suppliers
         self._writer = writer
+        self._fragments = fragments
         self._spool_limit = spool_limit
         self._practice = practice
         self._trouble: list[str] = []
@@ -87,7 +87,7 @@ class Reporter:
         Raises:
             NotFound: nothing is at the path.
         """
-        online = set(self._suppliers.online())
+        online = self._fragments.reachable()
         whole = path in (None, "", "/")
         found = self._volume(online) if whole else await self._below(self._find(path or ""), online)
         code = self._writer.code()
@@ -107,6 +107,7 @@ class Reporter:
             missing_fragments=found.missing,
             spool_bytes=self._spool.used_bytes(),
             spool_limit_bytes=self._spool_limit,
+            fetched_bytes=self._fragments.fetched_bytes,
             suppliers=self._supplier_reports(online),
             trouble=self._troubles(online),
         )

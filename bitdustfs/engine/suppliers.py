@@ -42,7 +42,7 @@ _NEW = SupplierNo(0)
 class _Relation:
     """What is known of one hired supplier."""
 
-    __slots__ = ("backoff_s", "free", "peer", "removed", "row", "wake")
+    __slots__ = ("backoff_s", "free", "patience", "peer", "removed", "row", "wake")
 
     def __init__(self, row: Supplier) -> None:
         self.row = row
@@ -54,6 +54,7 @@ class _Relation:
         self.wake = trio.Event()
         self.removed = trio.Event()
         self.backoff_s = BACKOFF_S
+        self.patience = trio.CancelScope()  # until the next ping
 
     def __repr__(self) -> str:
         return f"{self.row.label or short(self.row.node)}"
@@ -130,6 +131,17 @@ class Suppliers:
     def space(self) -> Mapping[SupplierNo, tuple[int, int]]:
         """(free bytes, free fragments) at each supplier as last known, online or not."""
         return {no: relation.free for no, relation in self._relations.items()}
+
+    def quiet_s(self, supplier: SupplierNo) -> float:
+        """How long not a byte has come from a supplier that owes an answer; 0 without a connection."""
+        relation = self._relations.get(supplier)
+        return relation.peer.quiet_s if relation is not None and relation.peer is not None else 0.0
+
+    def doubt(self, supplier: SupplierNo) -> None:
+        """Ping a supplier now, and end the connection if it does not answer."""
+        relation = self._relations.get(supplier)
+        if relation is not None:
+            relation.patience.cancel()
 
     def nudge(self) -> None:
         """Try every supplier that is not connected at once."""
@@ -325,7 +337,7 @@ class Suppliers:
             log.info("supplier %r is online", relation)
             self._note_change()
             while not peer.closed.is_set():
-                with trio.move_on_after(PING_S):
+                with trio.move_on_after(PING_S) as relation.patience:
                     await peer.closed.wait()
                 await self._is_alive(relation, peer)
             if trio.current_time() - since > STEADY_S:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import inf
 
 import trio
 
@@ -141,11 +142,12 @@ def garbage(leaves: Leaves) -> Leaves:
 
 
 class MuteHandler:
-    """A handler that takes requests and, while `is_mute`, answers none but STAT and PING."""
+    """A handler that answers STAT and PING at once, everything else after `delay_s`, and not while `is_mute`."""
 
     def __init__(self, inner: Handler) -> None:
         self._inner = inner
         self.is_mute = False
+        self.delay_s = 0.0
 
     def admit(self, caller: Certificate, request: wire.Request) -> wire.Refusal | None:
         return self._inner.admit(caller, request)
@@ -156,8 +158,8 @@ class MuteHandler:
     async def answer(
         self, caller: Certificate, request: wire.Request, body: bytes | memoryview
     ) -> tuple[wire.Answer, tuple[bytes | memoryview, ...]]:
-        if self.is_mute and not isinstance(request, wire.Stat | wire.Ping):
-            await trio.sleep_forever()
+        if not isinstance(request, wire.Stat | wire.Ping):
+            await trio.sleep(inf if self.is_mute else self.delay_s)
         return await self._inner.answer(caller, request, body)
 
 

@@ -33,6 +33,8 @@ class MemorySuppliers:
         self.forgetting: set[int] = set()  # say that they do not have it
         self.gets: list[tuple[int, int]] = []  # (supplier, bytes returned)
         self.puts = 0
+        self.doubted: list[int] = []
+        self._asked: dict[int, list[float]] = {}  # supplier -> since when each answer is due
 
     def rows(self) -> list[Supplier]:
         """Rows for a catalog, with number 0: it takes new ones, from 1 on."""
@@ -55,6 +57,13 @@ class MemorySuppliers:
     def online(self) -> tuple[SupplierNo, ...]:
         return tuple(SupplierNo(n) for n in range(1, self.count + 1) if n not in self.gone)
 
+    def quiet_s(self, supplier: SupplierNo) -> float:
+        asked = self._asked.get(supplier)
+        return trio.current_time() - asked[0] if asked else 0.0
+
+    def doubt(self, supplier: SupplierNo) -> None:
+        self.doubted.append(supplier)
+
     def space(self) -> Mapping[SupplierNo, tuple[int, int]]:
         return {SupplierNo(n): (0, 0) if n in self.full else _ROOM for n in range(1, self.count + 1)}
 
@@ -68,7 +77,10 @@ class MemorySuppliers:
         self.stored[supplier, name] = bytes(body)
 
     async def get(self, supplier: SupplierNo, name: FragmentName, first: int, count: int, *, hashes: bool) -> Leaves:
+        asked = self._asked.setdefault(supplier, [])
+        asked.append(trio.current_time())
         await self._answer(supplier)
+        self._asked[supplier] = []
         content = self.stored.get((supplier, name))
         if content is None or supplier in self.forgetting:
             raise PeerLacks(peer=f"s{supplier}", what="this fragment")

@@ -12,8 +12,9 @@ shelves are fakes.
 from __future__ import annotations
 
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import trio
 
@@ -32,7 +33,11 @@ _READ_BYTES = 128 * 1024
 
 
 class World:
-    """A customer and `suppliers` suppliers. `node` and `swarm` are there while it runs."""
+    """A customer and `suppliers` suppliers. `node` and `swarm` are there while it runs.
+
+    Args:
+        coat: put around the ports "catalog", "spool" and "entropy", to let them fail.
+    """
 
     node: Node
     swarm: Swarm
@@ -45,19 +50,22 @@ class World:
         spool_limit: int = 64 << 20,
         contract_bytes: int = 1 << 30,
         seed: int = 0,
+        coat: Callable[[str, Any], Any] = lambda _name, port: port,
     ) -> None:
+        self._coat = coat
         self._count = suppliers
         self._options = NodeOptions(spool_limit=spool_limit, code=code)
         self._contract_bytes = contract_bytes
         self._seed = seed
-        self.catalog = SqliteCatalog(":memory:", create=True)
-        self.spool = MemorySpool()
+        self.catalog: SqliteCatalog = coat("catalog", SqliteCatalog(":memory:", create=True))
+        self.spool: MemorySpool = coat("spool", MemorySpool())
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[World]:
         """Start everything, hire the suppliers, and wait until they are online."""
         async with trio.open_nursery() as nursery:
             self.swarm = Swarm(nursery, self._count, seed=self._seed)
+            self.swarm.entropy = self._coat("entropy", self.swarm.entropy)
             rows = await self.swarm.hire_all(self._contract_bytes)
             for row in rows:
                 self.catalog.put_supplier(row)

@@ -10,8 +10,10 @@ import trio
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.files import Files
+from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.reader import Reader
+from bitdustfs.engine.reads import Reads
 from bitdustfs.engine.rebuilder import Rebuilder
 from bitdustfs.engine.uploads import Uploads
 from bitdustfs.engine.writer import Writer
@@ -44,9 +46,11 @@ class Volume:
         """Build the engine over what catalog and spool hold."""
         crunch, secrets = InlineCrunch(), VolumeSecrets(b"v" * 32)
         self.journal = Journal(self.catalog)
-        self.reader = Reader(self.catalog, self.journal, self.remote, crunch, secrets)
+        self.fragments = Fragments(self.catalog, self.journal, self.remote, crunch, secrets)
+        self.reader = Reader(self.catalog, self.fragments, crunch, secrets)
+        self.reads = Reads(self.reader, self.fragments)
         self.files = Files(
-            self.catalog, self.spool, self.journal, self.wall, self.reader, spool_limit=self.spool_limit
+            self.catalog, self.spool, self.journal, self.wall, self.reads, spool_limit=self.spool_limit
         )
         self.files.start(boot)
         self.uploads = Uploads(self.catalog, self.journal, self.remote, secrets)
@@ -64,13 +68,18 @@ class Volume:
         )
         self.files.out_of_quota = self.writer.out_of_room
         self.rebuilder = Rebuilder(
-            self.catalog, self.journal, self.reader, self.remote, self.uploads, crunch, secrets
+            self.catalog, self.journal, self.fragments, self.remote, self.uploads, crunch, secrets
         )
 
     @asynccontextmanager
     async def running(self, *, upload: bool = True) -> AsyncIterator[None]:
         """Run the services."""
-        services: list[Callable[[], Awaitable[None]]] = [self.journal.run, self.files.run, self.files.keep_hard]
+        services: list[Callable[[], Awaitable[None]]] = [
+            self.journal.run,
+            self.files.run,
+            self.files.keep_hard,
+            self.reads.run,
+        ]
         if upload:
             services += [self.writer.run, self.uploads.run, self.rebuilder.run]
         async with trio.open_nursery() as nursery, self.uploads.running(), self.reader.running():

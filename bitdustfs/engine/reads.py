@@ -1,0 +1,105 @@
+"""Reads: the kernel's reads while they wait for suppliers (I12).
+
+A coat around the reader. Each read that waits holds one of the few places that the kernel has for reads, so those
+that get nowhere may not take them all: `core.patience` decides which end, here that is done. A read that ends early
+leaves its fetch going, and its range is remembered as failed for a moment, because the kernel asks again at once.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import trio
+
+from bitdustfs.core.patience import KERNEL_SLOTS, STALLED_MOST, WaitingRead, reads_to_end
+from bitdustfs.engine.fragments import Fragments
+from bitdustfs.engine.reader import Coming, Reader
+from bitdustfs.errors import Unavailable
+from bitdustfs.model import Ino
+
+LOOK_EVERY_S = 0.05  # while somebody is asked
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    coming: Coming
+    scope: trio.CancelScope
+
+
+class Reads:
+    """What `Files` reads published chunks through, on behalf of the kernel."""
+
+    def __init__(self, reader: Reader, fragments: Fragments) -> None:
+        self._reader = reader
+        self._fragments = fragments
+        self._numbers = itertools.count()
+        self._waiting: dict[int, _Waiting] = {}
+        self._slots = KERNEL_SLOTS
+        self._looked_at = trio.current_time()
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
+    def allow(self, slots: int) -> None:
+        """The kernel hands over so many reads at a time."""
+        self._slots = slots
+
+    async def chunk(self, ino: Ino, index: int) -> bytes:
+        """As `Reader.chunk`. Raises Unavailable too, when it has waited longest of too many."""
+        found = self._reader.begin(ino, index)
+        if isinstance(found, bytes):
+            return found
+        number = next(self._numbers)
+        late = Unavailable(what="the suppliers did not answer in time")
+        with trio.CancelScope() as scope:
+            self._waiting[number] = _Waiting(found, scope)
+            self._end_stalled()
+            try:
+                await found.done.wait()
+            finally:
+                del self._waiting[number]
+                if not found.done.is_set():  # also when the deadline of the request has come
+                    self._reader.note_failed(found.row.chunk, late)
+        if not found.done.is_set():
+            raise late
+        return found.result()
+
+    def ahead(self, ino: Ino, indexes: Iterable[int]) -> None:
+        """As `Reader.ahead`."""
+        self._reader.ahead(ino, indexes)
+
+    async def run(self) -> None:
+        """Look after whoever waits, until cancelled."""
+        while True:
+            await self._fragments.wait_until_asking()
+            self._looked_at = trio.current_time()
+            await trio.sleep(LOOK_EVERY_S)
+            if self._was_late():
+                self._looked_at = trio.current_time()
+                await trio.sleep(LOOK_EVERY_S)
+            self._fragments.look()
+            self._looked_at = trio.current_time()
+            self._end_stalled()
+
+    def _was_late(self) -> bool:
+        """Say whether this process did not get to run: then what came meanwhile was not received yet."""
+        return trio.current_time() - self._looked_at > 2 * LOOK_EVERY_S
+
+    def _end_stalled(self) -> None:
+        if self._was_late() or not self._to_end():
+            return
+        self._fragments.look()  # before one ends, others are asked on its behalf
+        for number in self._to_end():
+            self._waiting[number].scope.cancel()
+
+    def _to_end(self) -> list[int]:
+        if len(self._waiting) <= STALLED_MOST:
+            return []
+        waiting = [
+            WaitingRead(number, self._fragments.quiet_s(each.coming.row.block))
+            for number, each in self._waiting.items()
+        ]
+        return reads_to_end(waiting, slots=self._slots)
