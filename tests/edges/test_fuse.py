@@ -5,13 +5,17 @@ from __future__ import annotations
 import errno
 import inspect
 import logging
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextlib import closing
+from typing import Any, cast
 
 import pyfuse3
 import pytest
 import trio
 import trio.testing
+from pyfuse3 import EntryAttributes as Entry
 
 from bitdustfs.edges.fuse import Operations, _entry
 from bitdustfs.edges.fuse_answer import Deadlines, errno_of
@@ -234,3 +238,120 @@ def test_mount_options_become_words() -> None:
 
 def test_name_that_libfuse_cannot_take_is_written_with_question_marks() -> None:
     assert "fsname=h?me" in MountOptions(fsname="höme").words()
+
+
+# -- every handler (I12) -------------------------------------------------------------------------------------
+
+
+class _Broken:
+    """A part with a bug in everything that it does."""
+
+    def __getattr__(self, name: str) -> object:
+        raise ZeroDivisionError(name)
+
+
+class _Waiting:
+    """A part that never ends what may wait: each coroutine of `real`. There is no room in its spool."""
+
+    def __init__(self, real: object) -> None:
+        self._real = real
+
+    def has_room(self, _length: int) -> bool:
+        return False
+
+    def __getattr__(self, name: str) -> object:
+        found = getattr(self._real, name)
+        return _forever if inspect.iscoroutinefunction(found) else found
+
+
+async def _forever(*_args: object, **_kwargs: object) -> None:
+    await trio.sleep_forever()
+
+
+# handler -> arguments; an inode or handle is that of a file, `None` stands for a context
+REQUESTS: dict[str, tuple[object, ...]] = {
+    "lookup": (ROOT_INO, b"f", None),
+    "mknod": (ROOT_INO, b"new", 0o100644, 0, None),
+    "mkdir": (ROOT_INO, b"new", 0o755, None),
+    "symlink": (ROOT_INO, b"new", b"target", None),
+    "link": (2, ROOT_INO, b"new", None),
+    "readlink": (2, None),
+    "unlink": (ROOT_INO, b"f", None),
+    "rmdir": (ROOT_INO, b"f", None),
+    "rename": (ROOT_INO, b"f", ROOT_INO, b"new", 0, None),
+    "opendir": (ROOT_INO, None),
+    "readdir": (ROOT_INO, 2, None),
+    "releasedir": (ROOT_INO,),
+    "fsyncdir": (ROOT_INO, False),
+    "getattr": (2, None),
+    "setattr": (2, Entry(), _AllSizes(), None, None),
+    "getxattr": (2, b"user.a", None),
+    "setxattr": (2, b"user.a", b"1", None),
+    "listxattr": (2, None),
+    "removexattr": (2, b"user.a", None),
+    "statfs": (None,),
+    "open": (2, os.O_RDONLY, None),
+    "create": (ROOT_INO, b"new", 0o644, 0, None),
+    "read": (2, 0, 10),
+    "write": (2, 0, b"x"),
+    "fsync": (2, False),
+    "release": (2,),
+}
+TRUNCATING = ("open", (2, os.O_WRONLY | os.O_TRUNC, None))
+WITHOUT_PARTS = {"opendir", "releasedir"}  # they ask nobody
+MAY_WAIT = {"rename", "fsyncdir", "setattr", "read", "write", "fsync"}
+
+
+def request(ops: Operations, handler: str, args: tuple[object, ...]) -> Coroutine[object, object, object]:
+    filled = tuple(_Context() if each is None and handler != "setattr" else each for each in args)
+    made: Coroutine[object, object, object] = getattr(ops, handler)(*filled)
+    return made
+
+
+def test_table_of_requests_is_complete() -> None:
+    handlers = {n for n, f in vars(Operations).items() if hasattr(f, "__wrapped__")}
+    assert handlers == set(REQUESTS)
+
+
+@pytest.mark.parametrize("handler", sorted(set(REQUESTS) - WITHOUT_PARTS))
+async def test_bug_in_any_handler_is_an_error_of_its_request(
+    names: Names, handler: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken: Any = _Broken()
+    ops = operations(names)
+    ops._tree = ops._lives = ops._attributes = ops._files = ops._journal = ops._space = broken
+    with pytest.raises(pyfuse3.FUSEError) as caught:
+        await request(ops, handler, REQUESTS[handler])
+    assert caught.value.errno == errno.EIO
+    assert "a request failed by a bug" in caplog.text
+
+
+async def test_bug_in_forget_is_nobodys_error(names: Names, caplog: pytest.LogCaptureFixture) -> None:
+    ops = operations(names)
+    ops._lives = cast(Any, _Broken())
+    await ops.forget([(2, 1)])
+    assert "could not be forgotten" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("handler", "args"), [*((name, REQUESTS[name]) for name in sorted(MAY_WAIT)), TRUNCATING], ids=str
+)
+async def test_what_may_wait_has_a_deadline(
+    names: Names, autojump_clock: trio.testing.MockClock, handler: str, args: tuple[object, ...]
+) -> None:
+    assert names.file(b"f") == 2
+    ops = operations(names)
+    for part in ("_tree", "_attributes", "_files", "_journal"):
+        setattr(ops, part, _Waiting(getattr(ops, part)))
+    with pytest.raises(pyfuse3.FUSEError) as caught, trio.fail_after(1000):
+        await request(ops, handler, args)
+    assert caught.value.errno == errno.ETIMEDOUT
+    assert not ops._lives.is_open(Ino(2))
+
+
+@pytest.mark.parametrize("handler", [*sorted(set(REQUESTS) - MAY_WAIT), "write"])
+async def test_what_has_no_deadline_never_waits(names: Names, handler: str) -> None:
+    assert names.file(b"f") == 2
+    asked = request(operations(names), handler, REQUESTS[handler])
+    with closing(asked), pytest.raises((StopIteration, pyfuse3.FUSEError)):
+        asked.send(None)  # one step, and nobody would take it up again

@@ -1,0 +1,120 @@
+"""A fault in a background service costs that service a moment, and nobody a byte (I12)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from bitdustfs.model import ROOT_INO, Code
+from bitdustfs.testing.world import World
+
+CONTENT = random.Random(9).randbytes(100_000)
+A_WHILE_S = 60.0
+
+
+class Trap:
+    """A coat around a port. One call of the method that is armed fails as code with a bug does."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+        self.armed = ""
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._real, name)
+        if name != self.armed:
+            return found
+
+        def fail(*_args: object, **_kwargs: object) -> None:
+            self.armed = ""
+            raise ZeroDivisionError(f"{name} with a bug")
+
+        return fail
+
+
+@pytest.fixture
+def autojump_clock() -> Iterator[MockClock]:
+    yield MockClock(autojump_threshold=0)
+
+
+async def write_something(world: World) -> None:
+    await world.write("more", CONTENT)
+
+
+async def delete_something(world: World) -> None:
+    world.node.tree.unlink(ROOT_INO, b"old")
+
+
+async def lose_a_connection(world: World) -> None:
+    world.swarm.cut(1)
+    world.swarm.heal(1)
+
+
+async def read_from_a_silent_supplier(world: World) -> None:
+    world.swarm.silence(1)
+    await world.node.drop_cache()
+    with trio.move_on_after(0.1):
+        await world.read("file")
+
+
+async def write_while_nobody_takes_it(world: World) -> None:
+    for number in range(1, 6):
+        world.swarm.cut(number)
+    await world.write("more", CONTENT)
+    await trio.sleep(A_WHILE_S)
+    for number in range(1, 6):
+        world.swarm.heal(number)
+
+
+async def do_nothing(_world: World) -> None:
+    return
+
+
+# service -> (port, method that fails, what makes the service call it)
+FAULTS: dict[str, tuple[str, str, Callable[[World], Any]]] = {
+    "journal": ("catalog", "checkpoint", write_something),
+    "suppliers": ("entropy", "bytes", lose_a_connection),
+    "files": ("spool", "remove", delete_something),
+    "hardener": ("spool", "harden", write_while_nobody_takes_it),
+    "uploads": ("catalog", "uploads", do_nothing),
+    "reads": ("catalog", "fragments", read_from_a_silent_supplier),
+    "writer": ("catalog", "suppliers", write_something),
+    "rebuilder": ("catalog", "wanting_blocks", do_nothing),
+}
+
+
+async def test_table_of_faults_is_complete(autojump_clock: MockClock) -> None:
+    async with World(suppliers=1).running() as world:
+        assert set(world.node.services) == set(FAULTS)
+
+
+@pytest.mark.parametrize("service", FAULTS)
+async def test_failed_service_is_started_again_and_nothing_is_lost(autojump_clock: MockClock, service: str) -> None:
+    port, method, provoke = FAULTS[service]
+    traps: dict[str, Trap] = {}
+
+    def set_trap(name: str, real: object) -> Trap:
+        return traps.setdefault(name, Trap(real))
+
+    async with World(code=Code(3, 5), coat=set_trap).running() as world:
+        await world.write("file", CONTENT)
+        await world.write("old", CONTENT)
+        await world.sync()
+        trap = traps[port]
+        if service == "reads":  # what it calls, others call too: not before they have
+            await provoke(world)
+            trap.armed = method
+        else:
+            trap.armed = method
+            await provoke(world)
+        await trio.sleep(A_WHILE_S)
+        assert trap.armed == "", "the fault was never met"
+        assert any(f"'{service}' failed" in sentence for sentence in (await world.status())["trouble"])
+        await world.write("after", CONTENT)
+        assert await world.sync() == "placed"
+        await world.node.drop_cache()
+        assert await world.read("file") == await world.read("after") == CONTENT
