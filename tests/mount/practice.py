@@ -12,6 +12,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -82,8 +84,31 @@ class Practice:
         """What the mounting process logged so far."""
         return (self.home / "log").read_text()
 
+    def remount(self, *options: str) -> None:
+        """Mount with other options: words for `-o`."""
+        self.run("umount", str(self.path), ok=(0, 10))  # 10: it is not mounted
+        self.mount(*options)
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """All suppliers are there and do nothing."""
+        pids = [pid for pid, words in _processes(self.directory) if "serve" in words]
+        assert pids
+        try:
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+
     def supplier_home(self, number: int) -> Path:
         return self.home / "demo" / f"supplier{number}"
+
+    def places(self) -> list[str]:
+        """NODE@HOST:PORT of each supplier."""
+        plan = json.loads((self.home / "demo" / "swarm.json").read_bytes())
+        return [str(member["place"]) for member in plan["members"]]
 
     def ask(self, verb: str, **args: object) -> Args:
         """Ask the mounting process, without a process of its own."""
@@ -94,10 +119,12 @@ class Practice:
         os.kill(self.mount_pid(), signal.SIGKILL)
         wait_until("the mount is dead", lambda: mounts.is_dead(str(self.path)))
 
-    def mount(self) -> None:
-        """Mount, also over a dead mount, and wait for all suppliers that run."""
-        self.run("mount", f"--code={self.code}", "--", str(self.path))
-        self.wait_for_suppliers()
+    def mount(self, *options: str, wait: bool = True) -> None:
+        """Mount, also over a dead mount, with words for `-o`, and wait for all suppliers that run."""
+        words = [f"-o{option}" for option in options]
+        self.run("mount", f"--code={self.code}", *words, "--", str(self.path))
+        if wait:
+            self.wait_for_suppliers()
 
     def umount(self) -> None:
         self.run("umount", str(self.path))

@@ -237,3 +237,30 @@ def test_mount_stays_small_while_much_streams_through_it(own_swarm: Practice, gi
     status = Path(f"/proc/{own_swarm.mount_pid()}/status").read_text()
     peak_kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
     assert peak_kib < 300 * 1024
+
+
+@pytest.mark.parametrize("files", [10, pytest.param(1000, marks=pytest.mark.long)])
+def test_looking_at_the_beginning_of_files_fetches_little_of_them(swarm: Practice, files: int) -> None:
+    size, places = 4 << 20, [swarm.path / f"photo{number}" for number in range(files)]
+    dice = random.Random(9)
+    for place in places:
+        place.write_bytes(dice.randbytes(size))
+    swarm.sync()
+    for look in (_look_at_once, _look_in_steps):
+        swarm.forget()
+        before = swarm.status()["fetched_bytes"]
+        for place in places:
+            look(place)
+        assert swarm.status()["fetched_bytes"] - before <= files * size // 10
+    for place in places:
+        place.unlink()
+
+
+def _look_at_once(path: Path) -> None:
+    with path.open("rb") as file:
+        assert len(file.read(65_536)) == 65_536
+
+
+def _look_in_steps(path: Path) -> None:
+    with path.open("rb", buffering=0) as file:
+        assert sum(len(file.read(8192)) for _ in range(8)) == 65_536
