@@ -23,7 +23,7 @@ from bitdustfs.edges.fuse_pages import BATCH, Pages
 from bitdustfs.edges.fuse_tuning import MountOptions
 from bitdustfs.engine.files import Files
 from bitdustfs.errors import BlockLost, FileError, NotFound, ReadOnly, TooFewFragments
-from bitdustfs.model import CHUNK_BYTES, ROOT_INO, Ino, Space
+from bitdustfs.model import CHUNK_BYTES, ROOT_INO, Cookie, Ino, Space
 from tests.engine.names import Names
 
 UNWRAPPED = {"forget", "flush"}  # forget may raise nothing at all; flush is ENOSYS by design
@@ -284,7 +284,7 @@ REQUESTS: dict[str, tuple[object, ...]] = {
     "releasedir": (ROOT_INO,),
     "fsyncdir": (ROOT_INO, False),
     "getattr": (2, None),
-    "setattr": (2, Entry(), _AllSizes(), None, None),
+    "setattr": (2, Entry(), _AllSizes(), 2, None),
     "getxattr": (2, b"user.a", None),
     "setxattr": (2, b"user.a", b"1", None),
     "listxattr": (2, None),
@@ -298,12 +298,13 @@ REQUESTS: dict[str, tuple[object, ...]] = {
     "release": (2,),
 }
 TRUNCATING = ("open", (2, os.O_WRONLY | os.O_TRUNC, None))
-WITHOUT_PARTS = {"opendir", "releasedir"}  # they ask nobody
+WITHOUT_PARTS = {"releasedir"}  # it asks nobody
 MAY_WAIT = {"rename", "fsyncdir", "setattr", "read", "write", "fsync"}
 
 
 def request(ops: Operations, handler: str, args: tuple[object, ...]) -> Coroutine[object, object, object]:
-    filled = tuple(_Context() if each is None and handler != "setattr" else each for each in args)
+    filled = tuple(_Context() if each is None else each for each in args)
+    ops._listings[ROOT_INO] = ROOT_INO, Cookie(1 << 62)  # as if it were opened
     made: Coroutine[object, object, object] = getattr(ops, handler)(*filled)
     return made
 
@@ -346,7 +347,7 @@ async def test_what_may_wait_has_a_deadline(
     with pytest.raises(pyfuse3.FUSEError) as caught, trio.fail_after(1000):
         await request(ops, handler, args)
     assert caught.value.errno == errno.ETIMEDOUT
-    assert not ops._lives.is_open(Ino(2))
+    assert Ino(2) not in ops._lives._opens
 
 
 @pytest.mark.parametrize("handler", [*sorted(set(REQUESTS) - MAY_WAIT), "write"])
