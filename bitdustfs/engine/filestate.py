@@ -256,6 +256,7 @@ def freeze(life: FileLife, code: Code | None) -> Frozen:
     """Take the version of this moment. The life keeps it as `frozen` until it is published or given up."""
     assert life.frozen is None and not life.going_ahead
     life.freezes += 1
+    life.hard.frozen()
     life.soft_from = life.spool_end
     if life.inline is not None:
         changed: tuple[int, ...] = (0,) if life.inline else ()

@@ -19,21 +19,23 @@ import trio
 from bitdustfs.core.ranges import Extents, Region, clip
 from bitdustfs.model import Extent, Hold
 
-_EVERYTHING = (0, 1 << 62)
+_FOREVER = 1 << 62
+_EVERYTHING = (0, _FOREVER)
 
 
 class Hardness:
     """What is hard of one file. Positions are of its spool file; the caller owns the live map."""
 
-    __slots__ = ("_goal", "_goal_change", "_goal_size", "_next", "beneath", "change", "cut_change", "inline", "size",
-                 "summed", "turn", "until")  # fmt: skip
+    __slots__ = ("_goal", "_goal_change", "_goal_size", "_next", "beneath", "change", "cut_change", "cut_low",
+                 "inline", "size", "summed", "turn", "until")  # fmt: skip
 
     def __init__(self, *, until: int = 0, summed: int = 0, size: int = 0, change: int = 0) -> None:
         self.until = until
         self.summed = summed  # spool bytes below have check sums
         self.size = size  # of the file, if a power loss takes what is soft
-        self.change = change  # of the state that was hardened last
+        self.change = change  # of the state that was hardened, published or in the catalog last
         self.cut_change = 0  # of the last truncation
+        self.cut_low = _FOREVER  # the least size since a version was frozen: zeros beneath from there on are newer
         self.inline: bytes | None = None  # content in the catalog that soft spool bytes stand in for now
         self.beneath = Extents()
         self.turn = trio.Lock()  # held by who sums or hardens
@@ -65,8 +67,9 @@ class Hardness:
             garbage += self._dropped(self._next, size)
         self.size = size
         self.cut_change = change
-        if size == 0:
-            self.inline = None
+        self.cut_low = min(self.cut_low, size)
+        if self.inline is not None:
+            self.inline = self.inline[:size] or None
         return garbage
 
     def begin(self, end: int, size: int, change: int) -> None:
@@ -87,18 +90,31 @@ class Hardness:
         for extent in after:
             self.beneath.lay(extent)
         self.until = self._goal
-        self.change = max(self.change, self._goal_change)
+        if self.change > self._goal_change:
+            return garbage  # newer content was published, or spilled out of the catalog, meanwhile
+        self.change = self._goal_change
+        self.inline = None
         if self.cut_change <= self._goal_change:
             self.size = self._goal_size
-            self.inline = None
         return garbage
 
+    def frozen(self) -> None:
+        """A version is taken: what is cut from now on is newer than what `published` will say of it."""
+        self.cut_low = _FOREVER
+
     def published(self, size: int, change: int) -> list[Region]:
-        """Suppliers have the file as it was at `change`. Returns what nothing needs any more."""
+        """Suppliers have the file as it was at `change`, frozen last. Returns what nothing needs any more."""
         if change < self.change:
             return []
-        garbage = _only_in(self.beneath, self._next) if self._next is not None else _regions(self.beneath)
-        self.beneath.cut(*_EVERYTHING)
+        old = _taken(self.beneath, 0, self.cut_low)
+        if self._next is None:
+            garbage = _regions(old)
+        elif self._goal_change > change:
+            garbage = _only_in(old, self._next)
+        else:
+            after = _taken(self._next, 0, self.cut_low)
+            garbage = _only_in(old, after) + _regions(after)
+        self.change = change
         self.inline = None
         if self.cut_change <= change:
             self.size = max(self.size, size)
@@ -132,9 +148,15 @@ class Hardness:
     def _dropped(self, layer: Extents, size: int) -> list[Region]:
         """Cut a layer at a size; regions that the other layer still has are not among those returned."""
         other = self._next if layer is self.beneath else None
-        lost = Extents(clip(e, size, e.end) for e in layer.between(size, _EVERYTHING[1]) if e.end > size)
-        layer.cut(size, _EVERYTHING[1])
+        lost = _taken(layer, size, _FOREVER)
         return _only_in(lost, other) if other is not None else _regions(lost)
+
+
+def _taken(layer: Extents, start: int, end: int) -> Extents:
+    """Take [start, end) out of a layer."""
+    taken = Extents(clip(e, start, end) for e in layer.between(start, end))
+    layer.cut(start, end)
+    return taken
 
 
 def _parts(extents: Extents, edge: int) -> list[Extent]:
