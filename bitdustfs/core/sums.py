@@ -12,7 +12,8 @@ from blake3 import blake3
 from bitdustfs.model import SUM_UNIT_BYTES
 
 SUM_BYTES = 8  # of BLAKE3: an error goes unnoticed once in 2^64
-ROW_SUMS = 64  # sums stored together: those of 1 MiB
+ROW_SUMS = 64  # sums stored together
+ROW_BYTES = ROW_SUMS * SUM_UNIT_BYTES  # what they speak of: 1 MiB
 
 
 def sums_of(content: bytes | memoryview) -> bytes:

@@ -21,7 +21,7 @@ from typing import Protocol
 import trio
 
 from bitdustfs.core.health import block_state, worst
-from bitdustfs.core.ranges import Piece, chunk_count, chunk_parts, map_runs
+from bitdustfs.core.ranges import Piece, Region, chunk_count, chunk_parts, map_runs
 from bitdustfs.engine.filestate import FileLife, Frozen, freeze
 from bitdustfs.engine.filetable import FileTable
 from bitdustfs.engine.hardener import Hardener
@@ -447,8 +447,10 @@ class Files:
         if position is not None:
             self._spool.write(life.ino, position, content)
             return
-        at, end = life.spool_end, offset + len(content)
+        at, end = life.next_position, offset + len(content)
         self._spool.write(life.ino, at, content)
+        if at > life.spool_end:
+            life.drop_regions([Region(life.spool_end, at - life.spool_end)])
         life.spool_end = at + len(content)
         life.drop_regions(life.hard.covered(life.extents, offset, end))
         life.extents.lay(Extent(offset, end, at, Hold.DIRTY))

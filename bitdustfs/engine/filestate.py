@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from bitdustfs.core.ranges import Extents, Piece, Region, chunk_count, chunk_parts, clip
-from bitdustfs.core.sums import unit_ceil, unit_floor
+from bitdustfs.core.sums import ROW_BYTES, ROW_SUMS, unit_ceil, unit_floor
 from bitdustfs.engine.hardness import Hardness
 from bitdustfs.model import CHUNK_BYTES, SUM_UNIT_BYTES, ChunkNo, Code, Extent, Hold, Ino, Layer
 
@@ -49,9 +49,8 @@ class FileLife:
     extents: Extents = field(default_factory=Extents)
     stored_inline: bytes | None = None
     garbage: list[Garbage] = field(default_factory=list)
-    dead_bytes: dict[int, int] = field(
-        default_factory=dict
-    )  # spool unit -> how much of it is garbage, where not all is
+    dead_bytes: dict[int, int] = field(default_factory=dict)  # unit of spool -> bytes of garbage, where not all is
+    dead_units: dict[int, int] = field(default_factory=dict)  # row of sums -> units given back, where not all are
     frozen: Frozen | None = None
     freezes: int = 0
     patience_s: float = 0.0  # how long a change waits before it is uploaded; grows while the file is hot
@@ -108,13 +107,24 @@ class FileLife:
             and all(e.hold is Hold.ZERO for e in self.hard.beneath)
         )
 
-    def refers(self, at: int, end: int) -> bool:
-        """Something of the file lies at spool positions [at, end)."""
-        return any(
-            e.hold is not Hold.ZERO and e.at < end and at < e.at + e.end - e.start
-            for layer in (self.extents, self.hard.beneath)
+    @property
+    def next_position(self) -> int:
+        """Where dirty bytes go next: not into a unit of which clean bytes were summed without being hard.
+
+        A power loss may take those, and then the unit's sum would speak against the dirty ones.
+        """
+        edge = unit_ceil(self.hard.summed)
+        return edge if self.hard.until < self.hard.summed and self.spool_end < edge else self.spool_end
+
+    def holds(self, at: int, end: int) -> set[Hold]:
+        """What lies at spool positions [at, end), in the file or in the version on its way."""
+        layers = (self.extents, self.hard.beneath, self.frozen.extents if self.frozen else ())
+        return {
+            e.hold
+            for layer in layers
             for e in layer
-        )
+            if e.hold is not Hold.ZERO and e.at < end and at < e.at + e.end - e.start
+        }
 
     def modified(self, start: int, end: int) -> None:
         """Note that bytes [start, end) changed: uploads of their old content are for nothing."""
@@ -140,6 +150,30 @@ class FileLife:
             taken = [g for g in self.garbage if g.freeze < self.frozen.number]
             self.garbage = [g for g in self.garbage if g.freeze >= self.frozen.number]
         return [Garbage(whole, each.freeze) for each in taken for whole in self._whole_units(each.region)]
+
+    def count_dead(self) -> None:
+        """After loading: find what is dead beside live bytes in each unit and row. The rest was given back before."""
+        units: dict[int, int] = {}  # live bytes, where an extent or the file begins or ends inside
+        rows: dict[int, int] = {}  # units that were not given back
+        if self.spool_end % SUM_UNIT_BYTES:
+            units[self.spool_end // SUM_UNIT_BYTES] = 0
+        for extent in [e for _, layer in self.layers for e in layer if e.hold is not Hold.ZERO]:
+            end = extent.at + extent.end - extent.start
+            first, last = unit_ceil(extent.at), unit_floor(end)
+            for start, stop in [(extent.at, first), (last, end)] if first <= last else [(extent.at, end)]:
+                if start < stop:
+                    units[start // SUM_UNIT_BYTES] = units.get(start // SUM_UNIT_BYTES, 0) + stop - start
+            for part in chunk_parts(first, max(0, last - first), ROW_BYTES):
+                rows[part.index] = rows.get(part.index, 0) + (part.end - part.start) // SUM_UNIT_BYTES
+        for unit, live in units.items():
+            rows[unit // ROW_SUMS] = rows.get(unit // ROW_SUMS, 0) + 1
+            dead = min(SUM_UNIT_BYTES, self.spool_end - unit * SUM_UNIT_BYTES) - live
+            if dead:
+                self.dead_bytes[unit] = dead
+        for row, kept in rows.items():
+            written = min(ROW_SUMS, unit_ceil(self.spool_end) // SUM_UNIT_BYTES - row * ROW_SUMS)
+            if kept < written:
+                self.dead_units[row] = written - kept
 
     def _whole_units(self, region: Region) -> list[Region]:
         """The units that are garbage whole now that `region` is. Others are kept: a sum speaks of all of a unit."""

@@ -170,6 +170,7 @@ class FileTable:
                 for extent in self._catalog.extents(ino, layer):
                     extents.lay(extent)
                 extents.clean_slate()
+            life.count_dead()
             self._load_inline(life)
         return life
 

@@ -20,7 +20,7 @@ from bitdustfs.engine.filestate import FileLife
 from bitdustfs.engine.filetable import FileTable
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.spooled import Spooled
-from bitdustfs.errors import BitdustError
+from bitdustfs.errors import BitdustError, DiskFault, SpoolDamaged
 from bitdustfs.model import INLINE_BYTES, Extent, Hold, Ino, short
 from bitdustfs.ports import Catalog, Spool
 
@@ -28,6 +28,7 @@ LOOK_EVERY_S = 5.0  # (tune) how long bytes stay without a sum
 HARDEN_AFTER_S = 10.0  # (tune) a change that old is made hard, even if nobody asks and no supplier takes it
 _BATCH = 256  # files between two commits at the start
 _BOOT = "boot"
+_FOREVER = 1 << 62
 _log = logging.getLogger(__name__)
 
 
@@ -152,12 +153,20 @@ class Hardener:
 
     async def _sum(self, life: FileLife) -> None:
         end, files = life.spool_end, life.spool_files
-        if life.hard.summed >= end:
+        if life.dirty or life.hard.summed >= end:
             return
         life.soft_from = end
-        start, sums = await self._spooled.sum(life, end)
-        if life.dead or life.spool_files != files:
+        try:
+            start, sums = await self._spooled.sum(life, end)
+        except (SpoolDamaged, DiskFault) as e:
+            if life.dirty or life.dead:
+                return
+            _log.warning("inode %d: its local copy is forgotten: %s", life.ino, e)
+            life.drop_regions(life.extents.cut(0, _FOREVER))
+            self._table.save(life)
             return
+        if life.dirty or life.dead or life.spool_files != files:
+            return  # of dirty bytes only hard ones are summed
         with self._journal.operation():
             self._spooled.note(life, start, sums, end)
         self._table.save(life)
@@ -178,7 +187,7 @@ class Hardener:
         lost = life.hard.revert(life.extents)
         if content is not None:
             lost = True
-            life.extents.cut(0, 1 << 62)
+            life.extents.cut(0, _FOREVER)
             if life.hard.size <= INLINE_BYTES:
                 life.inline = content[: life.hard.size].ljust(life.hard.size, b"\0")
                 life.hard.inline = None

@@ -97,8 +97,12 @@ class Room:
         """Give back what no durable commit and no frozen version needs."""
         async with self._collecting:  # a second collector could punch positions that have started anew
             doomed, self._doomed = self._doomed, set()
-            garbage = [(life, life.take_garbage()) for life in list(self._table)]
-            garbage = [(life, entries) for life, entries in garbage if entries]
+            garbage = []
+            for life in [life for life in self._table if life.garbage]:
+                if entries := life.take_garbage():
+                    garbage.append((life, entries))
+                else:
+                    self._table.let_go(life)  # what fills no unit is no reason to stay
             spent = [(life, life.spool_end) for life in self._table if life.is_spent]
             if not doomed and not spent and not garbage:
                 return
@@ -130,6 +134,7 @@ class Room:
                     region = entries[-1].region
                     self._spool.punch(life.ino, region.at, region.length)
                     self._spooled.forget(life, region)
+                    self._journal.note()
                 entries.pop()
         for life, end in spent:
             # one that was written meanwhile, and emptied again by a change that is not durable, keeps its file
@@ -141,6 +146,7 @@ class Room:
                 life.spool_files += 1
                 life.garbage.clear()
                 life.dead_bytes.clear()
+                life.dead_units.clear()
                 self._table.save(life)
 
     def _used(self) -> int:

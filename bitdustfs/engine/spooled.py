@@ -7,14 +7,12 @@ sealed and sent.
 
 from __future__ import annotations
 
-from bitdustfs.core.ranges import Region
-from bitdustfs.core.sums import ROW_SUMS, SUM_BYTES, sums_of, unit_ceil, unit_floor
+from bitdustfs.core.ranges import Region, chunk_parts
+from bitdustfs.core.sums import ROW_BYTES, ROW_SUMS, SUM_BYTES, sums_of, unit_ceil, unit_floor
 from bitdustfs.engine.filestate import FileLife
 from bitdustfs.errors import SpoolDamaged
-from bitdustfs.model import SUM_UNIT_BYTES
+from bitdustfs.model import SUM_UNIT_BYTES, Hold
 from bitdustfs.ports import Catalog, Spool
-
-_ROW_BYTES = ROW_SUMS * SUM_UNIT_BYTES
 
 
 class Spooled:
@@ -46,13 +44,17 @@ class Spooled:
         Raises:
             SpoolDamaged: the unit that is only now whole is not what it was. DiskFault
         """
-        start = unit_floor(life.hard.summed)
-        if start < life.hard.summed:
-            known = self._known(life, start, life.hard.summed)
-            now = await self._spool.sums(life.ino, start, life.hard.summed)
-            if now != known and life.refers(start, life.hard.summed):
-                raise SpoolDamaged(ino=life.ino)
-        return start, await self._spool.sums(life.ino, start, end)
+        summed = life.hard.summed
+        start, spoilt = unit_floor(summed), b""
+        if start < summed:
+            known = self._known(life, start, summed)
+            holds = life.holds(start, summed) if await self._spool.sums(life.ino, start, summed) != known else ()
+            if holds:
+                if Hold.DIRTY in holds or life.hard.until >= summed:
+                    raise SpoolDamaged(ino=life.ino)
+                spoilt = known  # only copies, that a power loss took: whoever reads the unit shall notice
+        sums = await self._spool.sums(life.ino, start, end)
+        return start, spoilt + sums[len(spoilt) :]
 
     def note(self, life: FileLife, start: int, sums: bytes, end: int) -> None:
         """Keep what `sum` made. Called where the file's row is saved as well."""
@@ -60,20 +62,28 @@ class Spooled:
         while done < len(sums):
             row, place = divmod(unit, ROW_SUMS)
             count = min(ROW_SUMS - place, (len(sums) - done) // SUM_BYTES)
-            before = self._catalog.sums(life.ino, row)[: place * SUM_BYTES].ljust(place * SUM_BYTES, b"\0")
+            before = self._catalog.sums(life.ino, row)[: place * SUM_BYTES] if place else b""
+            before = before.ljust(place * SUM_BYTES, b"\0")
             self._catalog.put_sums(life.ino, row, before + sums[done : done + count * SUM_BYTES])
             unit, done = unit + count, done + count * SUM_BYTES
         life.hard.summed = end
 
     def forget(self, life: FileLife, region: Region) -> None:
-        """Drop the sums of bytes that were given back, as far as they fill rows."""
-        first, end = -(-region.at // _ROW_BYTES), (region.at + region.length) // _ROW_BYTES
-        if first < end:
-            self._catalog.drop_sums(life.ino, first, end)
+        """Drop the sums of whole units that were given back, once all units of a row were."""
+        dead = {}
+        for part in chunk_parts(region.at, region.length, ROW_BYTES):
+            units = (part.end - part.start) // SUM_UNIT_BYTES
+            dead[part.index] = life.dead_units.get(part.index, 0) + units
+            if dead[part.index] == ROW_SUMS:
+                self._catalog.drop_sums(life.ino, part.index, part.index + 1)
+        for row, units in dead.items():  # not before: a failure is tried again
+            life.dead_units[row] = units
+            if units == ROW_SUMS:
+                del life.dead_units[row]
 
     def forget_all(self, life: FileLife) -> None:
         """Drop all sums of a file: its positions begin anew."""
-        self._catalog.drop_sums(life.ino, 0, life.spool_end // _ROW_BYTES + 1)
+        self._catalog.drop_sums(life.ino, 0, life.spool_end // ROW_BYTES + 1)
 
     def _known(self, life: FileLife, start: int, end: int) -> bytes:
         """The noted sums of the units of [start, end)."""

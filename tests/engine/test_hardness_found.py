@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from bitdustfs.engine.hardener import LOOK_EVERY_S
 from bitdustfs.model import HOLE, Ino
 from tests.engine.test_power_loss import LARGE, content_of, lose_power, synced
 from tests.engine.volume import Volume
@@ -105,6 +106,83 @@ async def test_version_published_during_a_sync_is_not_replaced_by_what_was_synce
     lose_power(volume)
     async with volume.running(upload=False):
         assert await content_of(volume, ino) == bytes(LARGE)
+
+
+async def test_clean_copy_that_a_power_loss_took_does_not_spoil_what_is_written_behind_it(
+    autojump_clock: MockClock,
+) -> None:
+    volume, content = Volume(), DICE.randbytes(LARGE)
+    async with volume.running():
+        ino = await volume.write_all(content)
+        await volume.flush()
+        await trio.sleep(2 * LOOK_EVERY_S)
+    lose_power(volume)
+    async with volume.running(upload=False):
+        volume.files.open(ino)
+        await volume.files.write(ino, 10_000, b"new" * 10_000)
+        await volume.files.fsync(ino)
+        assert await volume.files.read(ino, 10_000, 30_000) == b"new" * 10_000
+        assert await content_of(volume, ino) == content[:10_000] + b"new" * 10_000 + content[40_000:]
+
+
+async def test_clean_copy_that_a_power_loss_took_does_not_keep_its_file_in_memory(autojump_clock: MockClock) -> None:
+    volume, content = Volume(), DICE.randbytes(3_000_000)
+    async with volume.running():
+        ino = await volume.write_all(content)
+        await volume.flush()
+        await volume.forget()
+        volume.files.open(ino)
+        await volume.files.read(ino, 2_990_000, 10_000)
+        await trio.sleep(2 * LOOK_EVERY_S)
+        await volume.files.read(ino, 0, 10_000)
+        volume.journal.commit()
+    lose_power(volume)
+    async with volume.running():
+        volume.files.open(ino)
+        await volume.files.read(ino, 600_000, 10_000)
+        volume.files.close(ino)
+        await trio.sleep(3 * LOOK_EVERY_S + 1)
+        assert list(volume.files._table) == []
+
+
+async def test_file_with_a_little_garbage_leaves_memory(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    async with volume.running():
+        ino = volume.create()
+        await volume.files.write(ino, 0, DICE.randbytes(100_000))
+        await volume.files.fsync(ino)
+        await volume.files.write(ino, 0, DICE.randbytes(4096))
+        await volume.files.fsync(ino)
+        volume.files.close(ino)
+        await volume.flush()
+        await trio.sleep(4 * LOOK_EVERY_S)
+        assert list(volume.files._table) == []
+
+
+async def test_space_of_bytes_that_were_overwritten_across_restarts_comes_back(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    async with volume.running(upload=False):
+        ino = await synced(volume, DICE.randbytes(1 << 20))
+    for part in range(4):
+        volume.start()
+        async with volume.running(upload=False):
+            for at in range(part * 4096, 1 << 20, 16384):
+                await volume.files.write(ino, at, DICE.randbytes(4096))
+            await volume.files.fsync(ino)
+            await volume.files.collect()
+    assert volume.spool.used_bytes() <= 3 << 19
+
+
+async def test_sums_of_bytes_that_were_overwritten_piece_by_piece_go(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    async with volume.running(upload=False):
+        ino = await synced(volume, DICE.randbytes(1 << 20))
+        for at in range(0, 1 << 20, 8192):
+            await volume.files.write(ino, at, DICE.randbytes(8192))
+            await volume.files.fsync(ino)
+            await volume.files.collect()
+        assert volume.catalog.sums(ino, 0) == b""
+        assert volume.catalog.sums(ino, 1) != b""
 
 
 async def test_changes_are_committed_soon_also_after_a_sync_that_had_nothing_to_do(autojump_clock: MockClock) -> None:
