@@ -128,7 +128,7 @@ class Hardener:
             life.drop_regions(life.hard.complete())
             self._table.save(life)
         finally:
-            life.hard.give_up()
+            life.drop_regions(life.hard.give_up())
 
     async def _sum_and_sync(self, life: FileLife, end: int) -> tuple[int, bytes]:
         """Sum in one worker while another waits for the disk."""
@@ -184,10 +184,9 @@ class Hardener:
     def _revert(self, life: FileLife) -> bool:
         """Make a file what is hard of it. Says whether that is less than it was."""
         content = life.hard.inline
-        lost = life.hard.revert(life.extents)
+        soft = life.hard.revert(life.extents)
         if content is not None:
-            lost = True
-            life.extents.cut(0, _FOREVER)
+            soft += life.extents.cut(0, _FOREVER)
             if life.hard.size <= INLINE_BYTES:
                 life.inline = content[: life.hard.size].ljust(life.hard.size, b"\0")
                 life.hard.inline = None
@@ -196,10 +195,12 @@ class Hardener:
                 life.extents.lay(Extent(0, len(content), life.spool_end, Hold.DIRTY))
                 life.extents.lay(Extent(len(content), max(len(content), life.base_size), 0, Hold.ZERO))
                 life.spool_end += len(content)
-        if lost:
-            life.size = life.hard.size
-            life.change += 1
-        return lost
+        life.drop_regions(soft)
+        if content is None and not soft:
+            return False
+        life.size = life.hard.size
+        life.change += 1
+        return True
 
 
 def _is_soft(life: FileLife) -> bool:

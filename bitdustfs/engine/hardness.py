@@ -77,9 +77,10 @@ class Hardness:
         self._goal, self._goal_size, self._goal_change = end, size, change
         self._next = Extents()
 
-    def give_up(self) -> None:
-        """The sync is over; if it was not completed, it changed nothing."""
-        self._next = None
+    def give_up(self) -> list[Region]:
+        """The sync is over; if it was not completed, it changed nothing. Returns what nothing needs any more."""
+        after, self._next = self._next, None
+        return _only_in(after, self.beneath) if after is not None else []
 
     def complete(self) -> list[Region]:
         """The sync succeeded: what it began with is hard. Returns what nothing needs any more."""
@@ -131,15 +132,14 @@ class Hardness:
         return [r for part in _parts(live, self.summed) if part.hold is Hold.CLEAN and part.at >= self.summed
                 for r in live.cut(part.start, part.end)]  # fmt: skip
 
-    def revert(self, live: Extents) -> bool:
-        """After a power loss: make the live map what was hard. Says whether anything was not."""
+    def revert(self, live: Extents) -> list[Region]:
+        """After a power loss: make the live map what was hard. Returns what was not."""
         soft = [p for p in _parts(live, self.until) if p.hold is Hold.DIRTY and p.at >= self.until]
-        for part in soft:
-            live.cut(part.start, part.end)
+        lost = [region for part in soft for region in live.cut(part.start, part.end)]
         for extent in self.beneath:
             live.lay(extent)
         self.beneath.cut(*_EVERYTHING)
-        return bool(soft)
+        return lost
 
     def restart(self) -> None:
         """The spool file was removed: positions begin anew. Nothing was beneath."""

@@ -185,6 +185,33 @@ async def test_sums_of_bytes_that_were_overwritten_piece_by_piece_go(autojump_cl
         assert volume.catalog.sums(ino, 1) != b""
 
 
+async def test_sync_that_was_given_up_leaves_no_bytes_that_nobody_needs(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    async with volume.running(upload=False):
+        ino = await synced(volume, DICE.randbytes(32_768))
+        for _ in range(20):
+            await volume.files.write(ino, 0, DICE.randbytes(32_768))
+            with trio.move_on_after(0.007):
+                async with syncing(volume, ino):
+                    await volume.files.write(ino, 0, DICE.randbytes(32_768))
+        await volume.files.fsync(ino)
+        await volume.files.collect()
+        assert volume.spool.used_bytes() <= 65_536
+
+
+async def test_bytes_that_a_power_loss_took_are_given_back(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    async with volume.running(upload=False):
+        ino = await synced(volume, DICE.randbytes(65_536))
+        await volume.files.write(ino, 0, DICE.randbytes(65_536))
+        await volume.spool.harden(ino)  # the disk has them, but no commit says so
+        volume.journal.commit()
+    lose_power(volume)
+    async with volume.running(upload=False):
+        await volume.files.collect()
+        assert volume.spool.used_bytes() == 65_536
+
+
 async def test_changes_are_committed_soon_also_after_a_sync_that_had_nothing_to_do(autojump_clock: MockClock) -> None:
     volume = Volume()
     async with volume.running(upload=False):
