@@ -424,7 +424,7 @@ class Files:
     def _changed(self, life: FileLife) -> None:
         if not life.dirty:
             life.dirty = True
-            life.dirty_at = trio.current_time()
+            life.dirty_at = life.soft_at = trio.current_time()
             life.dirty_since_ns = self._wall.now_ns()
         life.change += 1
         self._table.save(life)
@@ -451,6 +451,8 @@ class Files:
         self._spool.write(life.ino, at, content)
         if at > life.spool_end:
             life.drop_regions([Region(life.spool_end, at - life.spool_end)])
+        if life.hard.until >= life.spool_end:
+            life.soft_at = trio.current_time()
         life.spool_end = at + len(content)
         life.drop_regions(life.hard.covered(life.extents, offset, end))
         life.extents.lay(Extent(offset, end, at, Hold.DIRTY))

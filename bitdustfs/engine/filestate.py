@@ -42,6 +42,7 @@ class FileLife:
     dirty: bool = False
     dirty_since_ns: int = 0
     dirty_at: float = 0.0  # trio time
+    soft_at: float = 0.0  # trio time since when it has changes that are not hard, if it has
     change: int = 0
     published_change: int = 0  # the change that the published version contains
     opens: int = 0

@@ -26,7 +26,7 @@ from bitdustfs.ports import Catalog, Spool
 
 LOOK_EVERY_S = 5.0  # (tune) how long bytes stay without a sum
 HARDEN_AFTER_S = 10.0  # (tune) a change that old is made hard, even if nobody asks and no supplier takes it
-_BATCH = 256  # files between two commits at the start
+_BATCH = 256  # files between two commits at the start, and between two breaths later
 _BOOT = "boot"
 _FOREVER = 1 << 62
 _log = logging.getLogger(__name__)
@@ -41,7 +41,8 @@ class Hardener:
         self._spool = spool
         self._table = table
         self._spooled = spooled
-        self._said = ""
+        self._failed = False  # something in this round
+        self._said: set[str] = set()  # of what goes on failing
 
     def start(self, boot: bytes) -> int:
         """Before anything is read: see to bytes that a crash may have taken. The caller makes it durable.
@@ -89,33 +90,46 @@ class Hardener:
             await self._tend(life, at_once=True)
 
     async def run(self) -> None:
-        """Sum what is new, and make hard what is dirty for long, until cancelled."""
+        """Sum what is new, and make hard what changed long ago, until cancelled."""
         while True:
             await trio.sleep(LOOK_EVERY_S)
-            for life in list(self._table):
+            for turn, life in enumerate(list(self._table), start=1):
                 await self._tend(life, at_once=False)
+                if turn % _BATCH == 0:
+                    await trio.lowlevel.checkpoint()
+            with self._told("the catalog"):
+                await self._journal.durable()  # small files are in it, and what was made hard
+            if not self._failed:
+                self._said.clear()
+            self._failed = False
 
     # -- private ---------------------------------------------------------------------------------------------
 
     async def _tend(self, life: FileLife, *, at_once: bool) -> None:
         if life.dead or (life.hard.turn.locked() and not at_once):
             return
-        old = at_once or trio.current_time() - life.dirty_at >= HARDEN_AFTER_S
+        old = at_once or trio.current_time() - life.soft_at >= HARDEN_AFTER_S
         harden = life.dirty and old and _is_soft(life)
         if not harden and (life.dirty or life.hard.summed >= life.spool_end):
             return  # of dirty bytes only hard ones are summed: a sum of both is of no use when soft ones are lost
-        try:
-            with self._kept(life):
-                async with life.hard.turn:
+        with self._told(f"inode {life.ino}"), self._kept(life):
+            async with life.hard.turn:
+                if not life.dead:
                     await (self._harden(life) if harden else self._sum(life))
-            self._said = ""
-        except BitdustError as e:  # an fsync will say it to whoever asks
-            if str(e) != self._said:
-                self._said = str(e)
-                _log.warning("inode %d could not be made durable: %s", life.ino, e)
+
+    @contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        """Say once what failed, as long as it does; an fsync will say it to whoever asks."""
+        try:
+            yield
+        except BitdustError as e:
+            self._failed = True
+            if str(e) not in self._said:
+                self._said.add(str(e))
+                _log.warning("%s could not be made durable: %s", what, e)
 
     async def _harden(self, life: FileLife) -> None:
-        end, files = life.spool_end, life.spool_files
+        end, files, began = life.spool_end, life.spool_files, trio.current_time()
         life.soft_from = end  # before the wait: what is being hardened is not written again
         life.hard.begin(end, life.size, life.change)
         try:
@@ -126,6 +140,7 @@ class Hardener:
             with self._journal.operation():
                 self._spooled.note(life, start, sums, end)
             life.drop_regions(life.hard.complete())
+            life.soft_at = began
             self._table.save(life)
         finally:
             life.drop_regions(life.hard.give_up())

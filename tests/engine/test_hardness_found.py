@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from bitdustfs.engine.hardener import LOOK_EVERY_S
+from bitdustfs.engine.hardener import HARDEN_AFTER_S, LOOK_EVERY_S
 from bitdustfs.model import HOLE, Ino
 from tests.engine.test_power_loss import LARGE, content_of, lose_power, synced
 from tests.engine.volume import Volume
@@ -210,6 +210,36 @@ async def test_bytes_that_a_power_loss_took_are_given_back(autojump_clock: MockC
     async with volume.running(upload=False):
         await volume.files.collect()
         assert volume.spool.used_bytes() == 65_536
+
+
+async def test_changes_are_hard_after_a_while_although_their_upload_fails_again_and_again(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    volume, content = Volume(), DICE.randbytes(LARGE)
+    async with volume.running(upload=False):
+        ino = volume.create()
+        await volume.files.write(ino, 0, content)
+        (life,) = volume.files.dirty_lives()
+        for _ in range(10):
+            await trio.sleep(HARDEN_AFTER_S / 2)
+            life.dirty_at = trio.current_time()  # as the writer does when a version could not be placed
+    lose_power(volume)
+    assert await content_of(volume, ino) == content
+
+
+async def test_what_was_committed_is_durable_after_a_while(autojump_clock: MockClock) -> None:
+    volume, synced_at = Volume(), []
+    async with volume.running(upload=False):
+
+        async def harden() -> None:
+            synced_at.append(trio.current_time())
+
+        volume.catalog.harden = harden  # type: ignore[method-assign, assignment]
+        ino = volume.create()
+        await volume.files.write(ino, 0, b"small")
+        changed_at = trio.current_time()
+        await trio.sleep(HARDEN_AFTER_S + LOOK_EVERY_S)
+        assert changed_at < synced_at[-1]
 
 
 async def test_changes_are_committed_soon_also_after_a_sync_that_had_nothing_to_do(autojump_clock: MockClock) -> None:
