@@ -441,6 +441,7 @@ class Files:
         life.hard.spilled(content, life.change)
         if life.base_size > len(content):
             life.extents.lay(Extent(len(content), life.base_size, 0, Hold.ZERO))
+        self._changed(life)  # also if what comes next fails: a clean file has no dirty extents
 
     def _lay(self, life: FileLife, offset: int, content: bytes) -> None:
         position = life.rewritable(offset, len(content))

@@ -10,6 +10,7 @@ not while a frozen version still needs them. Positions in a spool file start ane
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import trio
 
@@ -17,7 +18,7 @@ from bitdustfs.engine.filestate import FileLife, Garbage
 from bitdustfs.engine.filetable import FileTable
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.spooled import Spooled
-from bitdustfs.errors import ContractsFull, DiskFull, SpoolFull
+from bitdustfs.errors import BitdustError, ContractsFull, DiskFull, SpoolFull
 from bitdustfs.model import Ino
 from bitdustfs.ports import Spool
 
@@ -76,7 +77,11 @@ class Room:
                 freed = self._freed
                 dropped = await drop(max(length, self._limit // _STEP))
                 self._journal.commit()  # inline bytes count until they are out of the catalog
-                await self.collect()
+                try:
+                    await self.collect()
+                except BitdustError:
+                    if not self.has(length):
+                        raise
                 if dropped:
                     patience.deadline = trio.current_time() + PATIENCE_S
                 elif not self._spool.fits(length):
@@ -124,30 +129,51 @@ class Room:
     def _destroy(
         self, doomed: set[Ino], garbage: list[tuple[FileLife, list[Garbage]]], spent: list[tuple[FileLife, int]]
     ) -> None:
-        """Take from each list what is done with. No await: nothing may be written between check and removal."""
-        for ino in list(doomed):
-            self._spool.remove(ino)
-            doomed.discard(ino)
-        for life, entries in garbage:
-            while entries:
-                if not life.dead:
-                    region = entries[-1].region
-                    self._spool.punch(life.ino, region.at, region.length)
-                    self._spooled.forget(life, region)
-                    self._journal.note()
-                entries.pop()
-        for life, end in spent:
-            # one that was written meanwhile, and emptied again by a change that is not durable, keeps its file
-            if life.is_spent and not life.dead and life.spool_end == end:
-                self._spool.remove(life.ino)
-                self._spooled.forget_all(life)
-                life.spool_end = life.soft_from = 0
-                life.hard.restart()
-                life.spool_files += 1
-                life.garbage.clear()
-                life.dead_bytes.clear()
-                life.dead_units.clear()
-                self._table.save(life)
+        """Take from each list what is done with. No await: nothing may be written between check and removal.
+
+        Raises:
+            DiskFull, DiskFault: the first failure, after everything else was done.
+        """
+        errors: list[BitdustError] = []
+        entries_of = {life.ino: entries for life, entries in garbage}
+        for work in (
+            *(partial(self._remove_doomed, ino, doomed) for ino in list(doomed)),
+            *(partial(self._punch, life, entries) for life, entries in garbage),
+            *(partial(self._remove_spent, life, end, entries_of.get(life.ino, [])) for life, end in spent),
+        ):
+            try:
+                work()
+            except BitdustError as e:  # one file that cannot be given back must not keep all others
+                errors.append(e)
+        if errors:
+            raise errors[0]
+
+    def _remove_doomed(self, ino: Ino, doomed: set[Ino]) -> None:
+        self._spool.remove(ino)
+        doomed.discard(ino)
+
+    def _punch(self, life: FileLife, entries: list[Garbage]) -> None:
+        while entries:
+            if not life.dead:
+                region = entries[-1].region
+                self._spool.punch(life.ino, region.at, region.length)
+                self._spooled.forget(life, region)
+                self._journal.note()
+            entries.pop()
+
+    def _remove_spent(self, life: FileLife, end: int, entries: list[Garbage]) -> None:
+        # one that was written meanwhile, and emptied again by a change that is not durable, keeps its file
+        if life.is_spent and not life.dead and life.spool_end == end:
+            self._spool.remove(life.ino)
+            self._spooled.forget_all(life)
+            life.spool_end = life.soft_from = 0
+            life.hard.restart()
+            life.spool_files += 1
+            entries.clear()  # what could not be punched is gone as well
+            life.garbage.clear()
+            life.dead_bytes.clear()
+            life.dead_units.clear()
+            self._table.save(life)
 
     def _used(self) -> int:
         return self._spool.used_bytes() + self._table.inline_bytes

@@ -11,7 +11,9 @@ import trio
 from trio.testing import MockClock
 
 from bitdustfs.engine.hardener import HARDEN_AFTER_S, LOOK_EVERY_S
+from bitdustfs.errors import DiskFault, DiskFull
 from bitdustfs.model import HOLE, Ino
+from bitdustfs.testing.spool import FaultySpool
 from tests.engine.test_power_loss import LARGE, content_of, lose_power, synced
 from tests.engine.volume import Volume
 
@@ -234,12 +236,53 @@ async def test_what_was_committed_is_durable_after_a_while(autojump_clock: MockC
         async def harden() -> None:
             synced_at.append(trio.current_time())
 
-        volume.catalog.harden = harden  # type: ignore[method-assign, assignment]
+        volume.catalog.harden = harden  # type: ignore[method-assign]
         ino = volume.create()
         await volume.files.write(ino, 0, b"small")
         changed_at = trio.current_time()
         await trio.sleep(HARDEN_AFTER_S + LOOK_EVERY_S)
         assert changed_at < synced_at[-1]
+
+
+async def test_file_that_could_not_grow_is_uploaded_and_hardened_as_any_other(autojump_clock: MockClock) -> None:
+    volume, content = Volume(), DICE.randbytes(10_000)
+    async with volume.running():
+        ino = await volume.write_all(content)
+        await volume.flush()
+        volume.files.open(ino)
+        volume.files._spool = FaultySpool(volume.spool, ".N")
+        with pytest.raises(DiskFull):
+            await volume.files.write(ino, 10_000, b"x" * 20_000)
+        await trio.sleep(2 * LOOK_EVERY_S)
+    lose_power(volume)
+    async with volume.running():
+        assert await content_of(volume, ino) == content
+
+
+async def test_spool_file_that_cannot_be_given_back_does_not_keep_others(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    async with volume.running(upload=False):
+        first = await synced(volume, DICE.randbytes(LARGE))
+        second = await synced(volume, DICE.randbytes(LARGE))
+        await volume.files.truncate(first, 0)
+        await volume.files.truncate(second, 0)
+        real = volume.spool.punch
+
+        def punch(ino: Ino, at: int, length: int) -> None:
+            if ino == first:
+                raise DiskFault(path="spool", why="it cannot")
+            real(ino, at, length)
+
+        volume.spool.punch = punch  # type: ignore[method-assign]
+        with pytest.raises(DiskFault):
+            await volume.files.collect()
+        assert second not in volume.spool.inos()
+        volume.spool.punch = real  # type: ignore[method-assign]
+        content = DICE.randbytes(LARGE)
+        await volume.files.write(first, 0, content)
+        await volume.files.collect()
+        assert volume.spool.inos() == [first]
+        assert await content_of(volume, first) == content
 
 
 async def test_changes_are_committed_soon_also_after_a_sync_that_had_nothing_to_do(autojump_clock: MockClock) -> None:
