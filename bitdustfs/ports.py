@@ -218,7 +218,10 @@ class Catalog(Protocol):
         ...
 
     def unsure_files(self) -> Sequence[LocalFile]:
-        """Those with spool bytes that have no sums, or with dirty ones that are not hard. Scans; for the start."""
+        """Those with spool bytes that have no sums, with dirty ones that are not hard, or with none that are needed.
+
+        Scans; for the start.
+        """
         ...
 
     def extents(self, ino: Ino, layer: Layer) -> Sequence[Extent]: ...

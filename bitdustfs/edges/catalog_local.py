@@ -13,7 +13,9 @@ _FILE = f"SELECT {_FILE_COLUMNS} FROM l_file WHERE ino = ?"
 _FILES = f"SELECT {_FILE_COLUMNS} FROM l_file WHERE ino > ? ORDER BY ino LIMIT ?"
 _UNSURE_FILES = f"""
     SELECT {_FILE_COLUMNS} FROM l_file
-    WHERE summed_until < spool_end OR dirty_since_ns <> 0 AND hard_until < spool_end ORDER BY ino
+    WHERE summed_until < spool_end OR dirty_since_ns <> 0 AND hard_until < spool_end
+    OR spool_end > 0 AND NOT EXISTS (SELECT 1 FROM l_extent WHERE l_extent.ino = l_file.ino AND hold <> 2)
+    ORDER BY ino
 """
 _PUT_FILE = f"""
     INSERT INTO l_file ({_FILE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (ino) DO UPDATE SET
@@ -72,7 +74,7 @@ class LocalTables(Store):
         return [LocalFile(*row) for row in self._rows(_FILES, (after, limit))]
 
     def unsure_files(self) -> Sequence[LocalFile]:
-        """Those with spool bytes that have no sums, or with dirty ones that are not hard."""
+        """Those with spool bytes that have no sums, or with dirty ones that are not hard, or that are not needed."""
         return [LocalFile(*row) for row in self._rows(_UNSURE_FILES)]
 
     # -- extents -----------------------------------------------------------------------------------------

@@ -406,8 +406,8 @@ class Files:
         return self._hardener.start(boot)
 
     def sweep(self) -> int:
-        """At start: remove spool files that no inode knows. Returns how many."""
-        known = {row.ino for row in self._catalog.local_files()}
+        """At start, after a commit: remove spool files that no inode knows or uses. Returns how many."""
+        known = {row.ino for row in self._catalog.local_files() if row.spool_end}
         orphans = [ino for ino in self._spool.inos() if ino not in known]
         for ino in orphans:
             self._spool.remove(ino)

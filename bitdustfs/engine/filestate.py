@@ -93,20 +93,18 @@ class FileLife:
     @property
     def idle(self) -> bool:
         """Nobody needs this in memory."""
-        summed = self.hard.summed >= self.spool_end
-        return self.opens <= 0 and not self.dirty and self.frozen is None and not self.garbage and summed
+        done = not self.garbage and not self.is_empty and self.hard.summed >= self.spool_end
+        return done and self.opens <= 0 and not self.dirty and self.frozen is None
+
+    @property
+    def is_empty(self) -> bool:
+        """It has a spool file, in which no map refers to anything."""
+        return self.spool_end > 0 and all(e.hold is Hold.ZERO for _, layer in self.layers for e in layer)
 
     @property
     def is_spent(self) -> bool:
         """Its spool file holds nothing that anything refers to."""
-        return (
-            self.spool_end > 0
-            and self.frozen is None
-            and not self.going_ahead
-            and not self.hard.turn.locked()
-            and all(e.hold is Hold.ZERO for e in self.extents)
-            and all(e.hold is Hold.ZERO for e in self.hard.beneath)
-        )
+        return self.frozen is None and not self.going_ahead and not self.hard.turn.locked() and self.is_empty
 
     @property
     def next_position(self) -> int:
@@ -175,6 +173,20 @@ class FileLife:
             written = min(ROW_SUMS, unit_ceil(self.spool_end) // SUM_UNIT_BYTES - row * ROW_SUMS)
             if kept < written:
                 self.dead_units[row] = written - kept
+
+    def reclaim(self) -> None:
+        """At a start: take as garbage whatever nothing refers to, also what may have been given back before."""
+        self.garbage.clear()
+        self.dead_bytes.clear()
+        self.count_dead()
+        self.dead_units.clear()
+        at = 0
+        live = [(e.at, e.at + e.end - e.start) for _, layer in self.layers for e in layer if e.hold is not Hold.ZERO]
+        for start, end in [*sorted(live), (self.spool_end, self.spool_end)]:
+            first, last = unit_ceil(at), unit_floor(start)
+            if first < last:
+                self.drop_regions([Region(first, last - first)])
+            at = max(at, end)
 
     def _whole_units(self, region: Region) -> list[Region]:
         """The units that are garbage whole now that `region` is. Others are kept: a sum speaks of all of a unit."""

@@ -57,13 +57,15 @@ class Hardener:
         reverted = 0
         for turn, row in enumerate(self._catalog.unsure_files(), start=1):
             life = self._table.life(row.ino)
-            life.drop_regions(life.hard.cut_unsummed(life.extents))
+            life.hard.cut_unsummed(life.extents)
             if power_lost and life.dirty and self._revert(life):
                 _log.warning("inode %d is as it was synced last: a power loss took later changes", life.ino)
                 reverted += 1
             self._table.save(life)
             if turn % _BATCH == 0:
                 self._journal.commit()
+        for life in self._table:  # what was garbage when the last process ended
+            life.reclaim()
         if before != boot:
             _log.debug("this is boot %s", short(boot))
             with self._journal.operation():
@@ -82,7 +84,7 @@ class Hardener:
         with self._kept(life):
             async with life.hard.turn:
                 if _is_soft(life):
-                    await self._harden(life)
+                    await self._harden_or_forget(life)
 
     async def settle_all(self) -> None:
         """Make everything hard and summed, as far as the disk does it. The caller sets the deadline."""
@@ -115,7 +117,7 @@ class Hardener:
         with self._told(f"inode {life.ino}"), self._kept(life):
             async with life.hard.turn:
                 if not life.dead:
-                    await (self._harden(life) if harden else self._sum(life))
+                    await (self._harden_or_forget(life) if harden else self._sum(life))
 
     @contextmanager
     def _told(self, what: str) -> Iterator[None]:
@@ -127,6 +129,20 @@ class Hardener:
             if str(e) not in self._said:
                 self._said.add(str(e))
                 _log.warning("%s could not be made durable: %s", what, e)
+
+    async def _harden_or_forget(self, life: FileLife) -> None:
+        """Harden; what fails and are only copies of what suppliers have is forgotten."""
+        try:
+            await self._harden(life)
+        except (SpoolDamaged, DiskFault) as e:
+            if Hold.DIRTY in life.holds(0, life.spool_end):
+                raise
+            self._forget_copies(life, e)
+
+    def _forget_copies(self, life: FileLife, why: BitdustError) -> None:
+        _log.warning("inode %d: its local copy is forgotten: %s", life.ino, why)
+        life.drop_clean(_FOREVER)
+        self._table.save(life)
 
     async def _harden(self, life: FileLife) -> None:
         end, files, began = life.spool_end, life.spool_files, trio.current_time()
@@ -174,11 +190,8 @@ class Hardener:
         try:
             start, sums = await self._spooled.sum(life, end)
         except (SpoolDamaged, DiskFault) as e:
-            if life.dirty or life.dead:
-                return
-            _log.warning("inode %d: its local copy is forgotten: %s", life.ino, e)
-            life.drop_regions(life.extents.cut(0, _FOREVER))
-            self._table.save(life)
+            if not life.dirty and not life.dead:
+                self._forget_copies(life, e)
             return
         if life.dirty or life.dead or life.spool_files != files:
             return  # of dirty bytes only hard ones are summed
@@ -210,7 +223,6 @@ class Hardener:
                 life.extents.lay(Extent(0, len(content), life.spool_end, Hold.DIRTY))
                 life.extents.lay(Extent(len(content), max(len(content), life.base_size), 0, Hold.ZERO))
                 life.spool_end += len(content)
-        life.drop_regions(soft)
         if content is None and not soft:
             return False
         life.size = life.hard.size

@@ -7,7 +7,9 @@ sealed and sent.
 
 from __future__ import annotations
 
-from bitdustfs.core.ranges import Region, chunk_parts
+from collections.abc import Iterator
+
+from bitdustfs.core.ranges import Region
 from bitdustfs.core.sums import ROW_BYTES, ROW_SUMS, SUM_BYTES, sums_of, unit_ceil, unit_floor
 from bitdustfs.engine.filestate import FileLife
 from bitdustfs.errors import SpoolDamaged
@@ -70,12 +72,15 @@ class Spooled:
 
     def forget(self, life: FileLife, region: Region) -> None:
         """Drop the sums of whole units that were given back, once all units of a row were."""
+        first, end = -(-region.at // ROW_BYTES), (region.at + region.length) // ROW_BYTES
+        if first < end:
+            self._catalog.drop_sums(life.ino, first, end)
         dead = {}
-        for part in chunk_parts(region.at, region.length, ROW_BYTES):
-            units = (part.end - part.start) // SUM_UNIT_BYTES
-            dead[part.index] = life.dead_units.get(part.index, 0) + units
-            if dead[part.index] == ROW_SUMS:
-                self._catalog.drop_sums(life.ino, part.index, part.index + 1)
+        for at, stop in _ends(region):
+            row = at // ROW_BYTES
+            dead[row] = life.dead_units.get(row, 0) + (stop - at) // SUM_UNIT_BYTES
+            if dead[row] == ROW_SUMS:
+                self._catalog.drop_sums(life.ino, row, row + 1)
         for row, units in dead.items():  # not before: a failure is tried again
             life.dead_units[row] = units
             if units == ROW_SUMS:
@@ -93,3 +98,16 @@ class Spooled:
             low, high = max(first - row * ROW_SUMS, 0), min(last - row * ROW_SUMS + 1, ROW_SUMS)
             parts.append(self._catalog.sums(life.ino, row)[low * SUM_BYTES : high * SUM_BYTES])
         return b"".join(parts)
+
+
+def _ends(region: Region) -> Iterator[tuple[int, int]]:
+    """The parts of a region that lie in rows it does not fill."""
+    at, end = region.at, region.at + region.length
+    first, last = -(-at // ROW_BYTES) * ROW_BYTES, end // ROW_BYTES * ROW_BYTES
+    if first > last:
+        yield at, end
+        return
+    if at < first:
+        yield at, first
+    if last < end:
+        yield last, end

@@ -409,10 +409,14 @@ def test_files_that_a_crash_may_have_touched_are_found(catalog: Catalog) -> None
         LocalFile(Ino(2), 0, 0, 0, 100, 1, hard_until=50, summed_until=100, hard_size=7),
         LocalFile(Ino(3), 0, 0, 0, 100, 0, hard_until=50, summed_until=100),
         LocalFile(Ino(4), 0, 0, 0, 100, 0, hard_until=50, summed_until=50),
+        LocalFile(Ino(5), 0, 0, 0, 100, 0, hard_until=100, summed_until=100),
+        LocalFile(Ino(6), 0, 0, 0, 0, 0),
     ]
     for row in rows:
         catalog.put_local_file(row)
-    assert catalog.unsure_files() == [rows[1], rows[3]]
+        hold = Hold.ZERO if row.ino == 5 else Hold.CLEAN
+        catalog.replace_extents(row.ino, Layer.LIVE, [Extent(0, 9, 0, hold)], start=0, end=ALL)
+    assert catalog.unsure_files() == [rows[1], rows[3], rows[4]]
 
 
 def test_sums_come_back_by_row(catalog: Catalog) -> None:

@@ -295,3 +295,43 @@ async def test_changes_are_committed_soon_also_after_a_sync_that_had_nothing_to_
         await trio.sleep(1)
         stored = volume.catalog.inline(ino)
         assert stored is not None and stored[0] == b"new"
+
+
+async def test_spool_file_that_holds_nothing_is_removed_after_a_restart(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    async with volume.running():
+        ino = await volume.write_all(DICE.randbytes(LARGE))
+        await volume.flush()
+        await trio.sleep(2 * LOOK_EVERY_S)
+        volume.files._drop([volume.files._table.life(ino)], LARGE)
+        volume.journal.commit()
+    volume.start()
+    async with volume.running():
+        await trio.sleep(2 * LOOK_EVERY_S)
+        assert volume.spool.inos() == []
+
+
+async def test_garbage_of_a_process_that_died_is_given_back(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    async with volume.running(upload=False):
+        ino = await synced(volume, DICE.randbytes(1 << 20))
+        await volume.files.write(ino, 0, DICE.randbytes(1 << 19))
+        await volume.files.fsync(ino)
+    volume.start()
+    async with volume.running(upload=False):
+        await trio.sleep(2 * LOOK_EVERY_S)
+        assert volume.spool.used_bytes() == 1 << 20
+
+
+async def test_fsync_of_a_file_whose_clean_copies_a_power_loss_took_succeeds(autojump_clock: MockClock) -> None:
+    volume, content = Volume(), DICE.randbytes(LARGE)
+    async with volume.running():
+        ino = await volume.write_all(content)
+        await volume.flush()
+        await trio.sleep(2 * LOOK_EVERY_S)
+    lose_power(volume)
+    async with volume.running():
+        volume.files.open(ino)
+        await volume.files.truncate(ino, LARGE // 2)
+        await volume.files.fsync(ino)
+        assert await content_of(volume, ino) == content[: LARGE // 2]
