@@ -17,7 +17,9 @@ from bitdustfs.engine.reads import Reads
 from bitdustfs.engine.rebuilder import Rebuilder
 from bitdustfs.engine.uploads import Uploads
 from bitdustfs.engine.writer import Writer
+from bitdustfs.errors import DiskFault, DiskFull
 from bitdustfs.model import Code, Ino, Inode, Suite
+from bitdustfs.ports import Spool
 from bitdustfs.testing.clock import FakeWall, InlineCrunch
 from bitdustfs.testing.entropy import SeededEntropy
 from bitdustfs.testing.spool import MemorySpool
@@ -29,9 +31,19 @@ CODE = Code(3, 5)
 class Volume:
     """The customer's engine over in-memory suppliers. `crash` and `restart` keep catalog and spool."""
 
-    def __init__(self, *, suppliers: int = 5, spool_limit: int = 64 << 20, code: Code | None = CODE) -> None:
-        self.catalog = SqliteCatalog(":memory:")
-        self.spool = MemorySpool()
+    def __init__(
+        self,
+        *,
+        suppliers: int = 5,
+        spool_limit: int = 64 << 20,
+        code: Code | None = CODE,
+        catalog: SqliteCatalog | None = None,
+        spool: MemorySpool | None = None,
+        coat: Callable[[Spool], Spool] = lambda spool: spool,
+    ) -> None:
+        self.catalog = catalog or SqliteCatalog(":memory:")
+        self.spool = spool or MemorySpool()
+        self.coat = coat
         self.remote = MemorySuppliers(suppliers)
         self.entropy = SeededEntropy(7)
         self.wall = FakeWall(step_ns=1)
@@ -50,7 +62,12 @@ class Volume:
         self.reader = Reader(self.catalog, self.fragments, crunch, secrets)
         self.reads = Reads(self.reader, self.fragments)
         self.files = Files(
-            self.catalog, self.spool, self.journal, self.wall, self.reads, spool_limit=self.spool_limit
+            self.catalog,
+            self.coat(self.spool),
+            self.journal,
+            self.wall,
+            self.reads,
+            spool_limit=self.spool_limit,
         )
         self.files.start(boot)
         self.uploads = Uploads(self.catalog, self.journal, self.remote, secrets)
@@ -84,9 +101,18 @@ class Volume:
             services += [self.writer.run, self.uploads.run, self.rebuilder.run]
         async with trio.open_nursery() as nursery, self.uploads.running(), self.reader.running():
             for service in services:
-                nursery.start_soon(service)
+                nursery.start_soon(self._keep_running, service)
             yield
             nursery.cancel_scope.cancel()
+
+    async def _keep_running(self, service: Callable[[], Awaitable[None]]) -> None:
+        """As the node does; but only faults of the disk are expected here."""
+        while True:
+            try:
+                await service()
+                return
+            except (DiskFull, DiskFault):
+                await trio.sleep(1)
 
     def create(self) -> Ino:
         """Make an empty regular file and open it."""
