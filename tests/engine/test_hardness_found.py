@@ -335,3 +335,17 @@ async def test_fsync_of_a_file_whose_clean_copies_a_power_loss_took_succeeds(aut
         await volume.files.truncate(ino, LARGE // 2)
         await volume.files.fsync(ino)
         assert await content_of(volume, ino) == content[: LARGE // 2]
+
+
+async def test_synced_bytes_are_read_although_a_power_loss_took_the_end_of_their_unit(
+    autojump_clock: MockClock,
+) -> None:
+    volume, content = Volume(), DICE.randbytes(LARGE)
+    async with volume.running(upload=False):
+        ino = await synced(volume, content)
+        await volume.files.write(ino, 0, DICE.randbytes(LARGE))
+        volume.journal.commit()
+    lose_power(volume)
+    async with volume.running(upload=False):
+        await volume.files.fsync(ino)
+        assert await content_of(volume, ino) == content

@@ -188,11 +188,9 @@ class Story:
             history.now[offset : offset + len(content)] = content
             history.note()
         elif what < 12:
-            cut = dice.choice([0, dice.randrange(20_000), dice.randrange(600_000), size // 2])
-            await files.truncate(ino, cut)
-            del history.now[cut:]
-            history.now.extend(bytes(cut - len(history.now)))
-            history.note()
+            await self._cut(ino, dice.choice([0, dice.randrange(20_000), dice.randrange(600_000), size // 2]))
+            if dice.random() < 0.3:
+                await self._cut(ino, size)
         elif what == 12:
             await self.volume.forget()
         elif what == 13:
@@ -203,8 +201,16 @@ class Story:
             self.toggle(ino)
         elif what == 16:
             self.volume.remote.silent = set(dice.choice([(), (1, 2, 3), (1, 2)]))
+            self.volume.remote.delay_s = dice.choice([0.01, 0.4, 2])
         else:
-            await trio.sleep(dice.choice([0.001, 0.1, 1, 6, 12]))
+            await trio.sleep(dice.choice([0.001, 0.1, 1, 5.5, 6, 12]))
+
+    async def _cut(self, ino: Ino, size: int) -> None:
+        await self.volume.files.truncate(ino, size)
+        now = self.histories[ino].now
+        del now[size:]
+        now.extend(bytes(size - len(now)))
+        self.histories[ino].note()
 
     def toggle(self, ino: Ino) -> None:
         if ino in self.open:
