@@ -46,6 +46,7 @@ MAX_FILE_BYTES = 1 << 44  # 16 TiB: keeps chunk indexes and offsets far from eve
 BUSY_S = 0.05  # (tune) a write this short ago means that more are coming
 COLLECT_EVERY_S = 5.0  # how often unneeded spool bytes are given back
 READ_AHEAD_CHUNKS = 32  # 8 MiB: two blocks, so that one is fetched while one is read
+MAKE_WAY_EVERY_S = 0.1  # (tune) how often reads that find the spool full have it make room for later ones
 DROP_FILES = 256  # files looked at in one go when clean bytes are dropped
 _FOREVER = 1 << 62
 _log = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class Files:
         self._written_at = -BUSY_S
         self._table = FileTable(catalog, journal)
         self._barren = False  # no file has clean bytes
+        self._way_at = 0.0  # trio time before which reads make no room
         self._spooled = Spooled(catalog, spool)
         self._hardener = Hardener(catalog, journal, spool, self._table, self._spooled)
         self._room = Room(spool, self._spooled, journal, self._table, spool_limit)
@@ -370,6 +372,13 @@ class Files:
         self.changed.set()  # only uploads can make room now
         return 0
 
+    def _make_way(self) -> None:
+        """Let go of clean bytes for what is read next. Not for each read: many files are looked at."""
+        now = trio.current_time()
+        if now >= self._way_at:
+            self._way_at = now + MAKE_WAY_EVERY_S
+            self._drop_some(self._room.step)
+
     def _drop_some(self, need_bytes: int) -> int:
         """The same, looking at a few files only."""
         return self._drop(self._table.least_used(DROP_FILES), need_bytes)
@@ -504,10 +513,10 @@ class Files:
                 life.inline = plaintext[:end].ljust(end, b"\0")
                 self._table.save(life)
             else:
-                self._drop_some(end)
+                self._make_way()
             return
         if not self._room.has(end - start):
-            self._drop_some(end - start)
+            self._make_way()
             return
         for piece in list(life.extents.pieces(start, min(end, life.size))):
             if piece.extent is None:

@@ -36,6 +36,7 @@ class Room:
         self._journal = journal
         self._table = table
         self._limit = limit
+        self.step = limit // _STEP  # so many clean bytes are dropped at a time
         self._doomed: set[Ino] = set()
         self._freed = trio.Event()
         self._collecting = trio.Lock()
@@ -75,7 +76,7 @@ class Room:
         with trio.move_on_after(PATIENCE_S) as patience:
             while not self.has(length):
                 freed = self._freed
-                dropped = await drop(max(length, self._limit // _STEP))
+                dropped = await drop(max(length, self.step))
                 self._journal.commit()  # inline bytes count until they are out of the catalog
                 try:
                     await self.collect()

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from bitdustfs.edges.control import named
+from bitdustfs.model import INLINE_BYTES
 from tests.mount.practice import Practice, wait_until
 from tests.mount.support import STOPS_S, Mount
 
@@ -90,7 +91,7 @@ def test_ten_times_the_spool_streams_through(tmp_path: Path, spool_mib: int) -> 
 @pytest.mark.long
 def test_ten_times_the_spool_of_small_files_goes_through(tmp_path: Path) -> None:
     dice = random.Random(4)
-    contents = {f"{number:05}": dice.randbytes(8192) for number in range(20_000)}
+    contents = {f"{number:05}": dice.randbytes(INLINE_BYTES) for number in range(10_240)}
     with swarm_with_spool(tmp_path, 16) as practice:
         for name, content in contents.items():
             (practice.path / name).write_bytes(content)
