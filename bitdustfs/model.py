@@ -234,6 +234,18 @@ class Supplier:
     used_fragments: int
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class BulkPass:
+    """What opens one bulk connection, as one side of it sees it. Agreed inside a TLS session."""
+
+    ticket: bytes  # 16 bytes, for one use within seconds
+    key_out: bytes  # 32 bytes, chosen at random by us
+    key_in: bytes  # 32 bytes, chosen at random by the peer
+
+    def __repr__(self) -> str:
+        return "BulkPass(…)"
+
+
 @dataclass(frozen=True, slots=True)
 class Space:
     """What a volume could hold and holds, in bytes of user data, and in names."""

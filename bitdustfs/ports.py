@@ -17,6 +17,7 @@ from bitdustfs.model import (
     NO_INO,
     BlockNo,
     BlockRow,
+    BulkPass,
     ChunkNo,
     ChunkRow,
     Code,
@@ -420,6 +421,14 @@ class Dialer(Protocol):
         """Connect and check who answers. The caller sets the deadline. Raises PeerGone, WrongPeer."""
         ...
 
+    async def dial_bulk(self, address: str, peer: NodeId, bulk: BulkPass) -> Link:
+        """Open the bulk connection agreed with `peer`. The caller sets the deadline.
+
+        Raises:
+            PeerGone, ProtocolViolation: nobody there takes the ticket, or has the keys.
+        """
+        ...
+
 
 class Listener(Protocol):
     @property
@@ -427,6 +436,10 @@ class Listener(Protocol):
 
     async def accept(self) -> Link:
         """The next authenticated link; refused handshakes are logged and not returned. Raises Unavailable."""
+        ...
+
+    async def accept_bulk(self, peer: NodeId, bulk: BulkPass) -> Link:
+        """Wait for the one connection that shows the ticket; given up, the ticket is void. Raises PeerGone."""
         ...
 
     async def aclose(self) -> None: ...

@@ -42,7 +42,7 @@ from bitdustfs.edges.system import (
     boot_id,
     tune_process,
 )
-from bitdustfs.edges.tls import TlsDialer, join_address, listening, split_address
+from bitdustfs.edges.tcp import TcpDialer, join_address, listening, split_address
 from bitdustfs.engine.keeper import Keeper
 from bitdustfs.engine.node import Node, NodeOptions
 from bitdustfs.engine.reception import Reception
@@ -102,7 +102,7 @@ async def run_mount(home: Home, wish: MountWish, ready: Ready) -> None:
             node = Node(
                 catalog=catalog,
                 spool=spool,
-                suppliers=Suppliers(identity, TlsDialer(identity.key), hired, entropy=entropy, wall=wall),
+                suppliers=Suppliers(identity, TcpDialer(identity.key), hired, entropy=entropy, wall=wall),
                 crunch=ThreadCrunch(),
                 entropy=entropy,
                 wall=wall,
@@ -227,7 +227,7 @@ async def hire_unmounted(home: Home, wishes: Sequence[HireWish]) -> list[HireRep
     identity, secrets = _unlock(home)
     with _catalog(home, secrets, lambda _hired: None) as (catalog, _code):
         wall, entropy = SystemWall(), SystemEntropy()
-        suppliers = Suppliers(identity, TlsDialer(identity.key), catalog.suppliers(), entropy=entropy, wall=wall)
+        suppliers = Suppliers(identity, TcpDialer(identity.key), catalog.suppliers(), entropy=entropy, wall=wall)
         told = []
         for wish in wishes:
             row = await _agree(suppliers, catalog, wish)
@@ -293,7 +293,7 @@ def _reception(home: Home, wish: ShelfWish, identity: Identity) -> Reception:
         crunch=ThreadCrunch(_SHELF_THREADS),
         wall=SystemWall(),
     )
-    return Reception(identity, keeper, knows=keeper.has_contract)
+    return Reception(identity, keeper, knows=keeper.has_contract, entropy=SystemEntropy())
 
 
 # --- parts ------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from bitdustfs.core import certificate, wire
@@ -12,13 +13,13 @@ from bitdustfs.model import NodeId
 SOFTWARE: Final = "bitdustfs 0.1"
 
 
-def make_hello(identity: Identity) -> bytes:
+def make_hello(identity: Identity, features: Collection[str] = ()) -> bytes:
     """The whole frame that a node says first."""
-    return wire.encode(0, wire.Hello(wire.PROTOCOL_VERSION, identity.certificate.raw, (), SOFTWARE))
+    return wire.encode(0, wire.Hello(wire.PROTOCOL_VERSION, identity.certificate.raw, tuple(features), SOFTWARE))
 
 
-def check_hello(frame: wire.Frame, node: NodeId, peer: str) -> Certificate:
-    """Return the verified certificate of the node at the other end.
+def check_hello(frame: wire.Frame, node: NodeId, peer: str) -> tuple[Certificate, frozenset[str]]:
+    """Return the verified certificate of the node at the other end, and what it offers.
 
     Args:
         node: who it is, proven by its key.
@@ -38,4 +39,4 @@ def check_hello(frame: wire.Frame, node: NodeId, peer: str) -> Certificate:
         raise ProtocolViolation(peer=peer, what=str(bad)) from bad
     if found.node != node:
         raise ProtocolViolation(peer=peer, what="its certificate is another node's")
-    return found
+    return found, frozenset(hello.features)

@@ -32,11 +32,13 @@ PROTOCOL_VERSION: Final = 1
 MAX_HEADER_BYTES: Final = 64 * 1024
 MAX_BODY_BYTES: Final = MAX_FRAGMENT_BYTES + HASH_BYTES * leaf_count(MAX_FRAGMENT_BYTES)
 HELLO_HEADER_BYTES: Final = 4 * 1024  # before HELLO nobody is anybody: the smallest budget that holds one
+FEATURE_BULK: Final = "bulk"  # in HELLO: this side answers BULK
 MAX_NAMES: Final = 1024  # in one DELETE or LIST: 46 KiB of header
 _PREFIX = struct.Struct(">II")
 
 U32: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
 U63: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Bytes16: TypeAlias = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Bytes32: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Length: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_FRAGMENT_BYTES)]
 Word: TypeAlias = Annotated[str, Meta(max_length=64)]
@@ -117,6 +119,15 @@ class Propose(_Message, frozen=True, tag=7):
     contract: Annotated[bytes, Meta(max_length=CONTRACT_BYTES)]
 
 
+class Bulk(_Message, frozen=True, tag=8):
+    """Ask for a bulk connection, which the asker will open (core/bulk)."""
+
+    key: Bytes32  # seals what the asker sends there
+
+    def __repr__(self) -> str:
+        return "Bulk(…)"
+
+
 class Done(_Message, frozen=True, tag=128):
     """PING, PUT: done. For PUT: the fragment is durable."""
 
@@ -151,13 +162,23 @@ class Agreed(_Message, frozen=True, tag=133):
     contract: Annotated[bytes, Meta(max_length=CONTRACT_BYTES)]
 
 
+class Ticket(_Message, frozen=True, tag=135):
+    """BULK: what to open the connection with, once, and soon."""
+
+    ticket: Bytes16
+    key: Bytes32  # seals what the side that answers sends there
+
+    def __repr__(self) -> str:
+        return "Ticket(…)"
+
+
 class Refusal(_Message, frozen=True, tag=134):
     code: Refused
     text: Annotated[str, Meta(max_length=200)]
 
 
-Request: TypeAlias = Ping | Put | Get | Delete | List | Stat | Propose
-Answer: TypeAlias = Done | Found | Deleted | Listed | Status | Agreed | Refusal
+Request: TypeAlias = Ping | Put | Get | Delete | List | Stat | Propose | Bulk
+Answer: TypeAlias = Done | Found | Deleted | Listed | Status | Agreed | Refusal | Ticket
 Message: TypeAlias = Hello | Request | Answer
 
 ANSWERS: Mapping[type[Request], type[Answer]] = MappingProxyType(
@@ -169,6 +190,7 @@ ANSWERS: Mapping[type[Request], type[Answer]] = MappingProxyType(
         List: Listed,
         Stat: Status,
         Propose: Agreed,
+        Bulk: Ticket,
     }
 )
 

@@ -44,6 +44,7 @@ _ROLES: Mapping[type[wire.Request], frozenset[Role]] = {
     wire.Get: _MAY_READ,
     wire.List: _MAY_READ,
     wire.Stat: _MAY_READ,
+    wire.Bulk: _MAY_READ,
 }
 # What the shelf raises, as what the peer is told. The text of the error stays here: it may name our paths.
 _REFUSALS: tuple[tuple[type[BitdustError], Refused, str], ...] = (
@@ -160,6 +161,8 @@ class Keeper:
                 return await self._status(caller.owner)
             case wire.Propose():
                 return await self._agree(caller, request)
+            case wire.Bulk():
+                return Refusal(Refused.UNAVAILABLE, "there are no bulk connections here")
             case _:
                 return wire.Done()  # to a ping
 

@@ -19,6 +19,7 @@ Half a frame cannot be taken back: a request that is cancelled while it is being
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from math import inf
 from typing import Final, TypeVar
 
@@ -91,10 +92,18 @@ class Peer:
     """
 
     def __init__(
-        self, link: Link, identity: Identity, handler: Handler | None = None, memory: Memory | None = None
+        self,
+        link: Link,
+        identity: Identity,
+        handler: Handler | None = None,
+        memory: Memory | None = None,
+        *,
+        features: Collection[str] = (),
     ) -> None:
         self._frames = Frames(link)
         self._identity = identity
+        self._features = features
+        self.offers: frozenset[str] = frozenset()  # features of the other side
         self.handler: Handler = handler or RefuseAll()
         self.memory = memory or Memory()
         self._send_lock = trio.Lock()
@@ -136,6 +145,16 @@ class Peer:
         return self.certificate.owner
 
     @property
+    def is_asking(self) -> bool:
+        """Say whether an answer is due."""
+        return bool(self._waiting)
+
+    @property
+    def last_heard(self) -> float:
+        """When bytes last came."""
+        return self._frames.last_heard
+
+    @property
     def last_activity(self) -> float:
         """When bytes last moved, in either direction."""
         return self._frames.last_activity
@@ -146,8 +165,8 @@ class Peer:
         return self._frames.backlog_s
 
     @property
-    def quiet_s(self) -> float:
-        """How long nothing has come while a quick answer is due, beyond what the line takes anyway.
+    def quiet_s(self) -> float | None:
+        """How long nothing has come while a quick answer is due, beyond what the line takes anyway. None: none is.
 
         An answer that nobody waits for any more is not due once something else has come: it may never come.
         """
@@ -155,7 +174,7 @@ class Peer:
         due = (w.asked_at for w in self._waiting.values() if w.is_quick and not (w.abandoned and w.asked_at <= heard))
         oldest = next(due, None)
         if oldest is None:
-            return 0.0
+            return None
         line_s = 2 * self.round_trip_s if self.round_trip_s < inf else 0.0
         return max(0.0, trio.current_time() - max(oldest, heard) - line_s)
 
@@ -166,15 +185,21 @@ class Peer:
             PeerGone, ProtocolViolation: this is no peer of ours.
         """
         try:
-            await self._frames.link.send_all(make_hello(self._identity))
+            await self._frames.link.send_all(make_hello(self._identity, self._features))
             first = await self._frames.receive()
             assert isinstance(first, wire.Frame)  # before `open_up` no body is allowed
-            self._certificate = check_hello(first, self._frames.link.peer, self.label)
+            self._certificate, self.offers = check_hello(first, self._frames.link.peer, self.label)
             self._frames.open_up()
         except BaseException as error:
             self._end(error if isinstance(error, PeerError) else self._gone("no HELLO came in time"))
             await self._close()
             raise
+
+    def trust(self, certificate: Certificate) -> None:
+        """Instead of `greet`: the link was agreed on inside a connection that showed this certificate."""
+        assert certificate.node == self.node
+        self._certificate = certificate
+        self._frames.open_up()
 
     async def run(self) -> None:
         """Serve the connection until it ends."""

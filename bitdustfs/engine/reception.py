@@ -16,11 +16,12 @@ import trio
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.wire import printable
 from bitdustfs.engine.budget import Memory
+from bitdustfs.engine.bulk import Door, Seats
 from bitdustfs.engine.handler import Handler
 from bitdustfs.engine.peer import Peer
 from bitdustfs.errors import PeerError, PeerGone
 from bitdustfs.model import NodeId, OwnerId, short
-from bitdustfs.ports import Link, Listener
+from bitdustfs.ports import Entropy, Link, Listener
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class Reception:
     Args:
         knows: says whether an owner has rights here; connections of others give way first.
         on_peer: called with each greeted connection before it is served, as `Suppliers.adopt`.
+        entropy: for the tickets of bulk connections; None: there are none.
     """
 
     def __init__(
@@ -45,12 +47,15 @@ class Reception:
         knows: Callable[[OwnerId], bool],
         on_peer: Callable[[Peer], object] = lambda peer: None,
         memory: Memory | None = None,
+        entropy: Entropy | None = None,
     ) -> None:
         self._identity = identity
         self._handler = handler
         self._knows = knows
         self._on_peer = on_peer
         self._memory = memory or Memory()
+        self._entropy = entropy
+        self._seats = Seats()
         self._unknown: dict[trio.CancelScope, None] = {}  # connections that give way, oldest first
         self._connections = 0
         self._of_node: Counter[NodeId] = Counter()  # connections that do not give way
@@ -70,7 +75,7 @@ class Reception:
                     nursery.start_soon(link.aclose)
                     continue
                 self._connections += 1
-                nursery.start_soon(self._serve, link)
+                nursery.start_soon(self._serve, link, listener)
 
     def _make_room(self) -> bool:
         oldest = next(iter(self._unknown), None)
@@ -80,16 +85,17 @@ class Reception:
         oldest.cancel()
         return True
 
-    async def _serve(self, link: Link) -> None:
+    async def _serve(self, link: Link, listener: Listener) -> None:
         scope = trio.CancelScope()
         self._unknown[scope] = None
         try:
             with scope:
-                peer = Peer(link, self._identity, self._handler, self._memory)
+                door = Door(self._handler, listener, self._seats, self._identity, self._memory, self._entropy)
+                peer = Peer(link, self._identity, door, self._memory, features=door.features)
                 with trio.fail_after(HELLO_S):
                     await peer.greet()
                 log.debug("owner %s, node %s is connected", short(peer.owner), peer.label)
-                await self._welcome(peer, scope)
+                await self._welcome(peer, door, scope)
         except (PeerError, trio.TooSlowError) as refused:
             what = printable(str(refused)) if isinstance(refused, PeerError) else "no HELLO in time"
             if not isinstance(refused, PeerGone):
@@ -102,14 +108,15 @@ class Reception:
             with trio.move_on_after(1, shield=True):
                 await link.aclose()
 
-    async def _welcome(self, peer: Peer, scope: trio.CancelScope) -> None:
+    async def _welcome(self, peer: Peer, door: Door, scope: trio.CancelScope) -> None:
         is_known = self._knows(peer.owner) and self._of_node[peer.node] < NODE_CONNECTIONS
         if is_known:
             self._unknown.pop(scope, None)
             self._of_node[peer.node] += 1
         try:
             self._on_peer(peer)
-            await peer.run()
+            async with door.open():
+                await peer.run()
         finally:
             if is_known:
                 self._of_node[peer.node] -= 1

@@ -19,12 +19,14 @@ import trio
 
 from bitdustfs.core import contract, wire
 from bitdustfs.core.certificate import Identity
-from bitdustfs.core.contract import Allowance, Contract, Party, Terms
+from bitdustfs.core.contract import Allowance
 from bitdustfs.core.fragment import HASH_BYTES, leaf_count
 from bitdustfs.engine.budget import Memory
+from bitdustfs.engine.bulk import Carrier
 from bitdustfs.engine.handler import Handler
+from bitdustfs.engine.hiring import hire
 from bitdustfs.engine.peer import Peer
-from bitdustfs.errors import BadFormat, PeerError, PeerFull, PeerGone, PeerRefused, ProtocolViolation
+from bitdustfs.errors import PeerError, PeerFull, PeerGone, ProtocolViolation
 from bitdustfs.model import LEAF_BYTES, FragmentName, NodeId, Root, Supplier, SupplierNo, short
 from bitdustfs.ports import Dialer, Entropy, Leaves, Wall
 
@@ -42,11 +44,11 @@ _NEW = SupplierNo(0)
 class _Relation:
     """What is known of one hired supplier."""
 
-    __slots__ = ("backoff_s", "free", "patience", "peer", "removed", "row", "wake")
+    __slots__ = ("backoff_s", "carrier", "free", "patience", "removed", "row", "wake")
 
     def __init__(self, row: Supplier) -> None:
         self.row = row
-        self.peer: Peer | None = None  # greeted, and STAT was answered
+        self.carrier: Carrier | None = None  # over a peer that is greeted, and answered STAT
         self.free = (
             max(0, row.capacity_bytes - row.used_bytes),
             max(0, row.capacity_fragments - row.used_fragments),
@@ -55,6 +57,11 @@ class _Relation:
         self.removed = trio.Event()
         self.backoff_s = BACKOFF_S
         self.patience = trio.CancelScope()  # until the next ping
+
+    @property
+    def peer(self) -> Peer | None:
+        """The connection that requests use, if there is one."""
+        return self.carrier.peer if self.carrier is not None else None
 
     def __repr__(self) -> str:
         return f"{self.row.label or short(self.row.node)}"
@@ -135,7 +142,7 @@ class Suppliers:
     def quiet_s(self, supplier: SupplierNo) -> float:
         """How long not a byte has come from a supplier that owes an answer; 0 without a connection."""
         relation = self._relations.get(supplier)
-        return relation.peer.quiet_s if relation is not None and relation.peer is not None else 0.0
+        return relation.carrier.quiet_s if relation is not None and relation.carrier is not None else 0.0
 
     def doubt(self, supplier: SupplierNo) -> None:
         """Ping a supplier now, and end the connection if it does not answer."""
@@ -171,11 +178,10 @@ class Suppliers:
         Raises:
             PeerGone, PeerFull, PeerRefused, PeerError, ProtocolViolation.
         """
-        relation, peer = self._connected(supplier)
+        relation, carrier = self._connected(supplier)
         epoch = self._identity.certificate.epoch
-        request = wire.Put(name, root, len(body), epoch, self._head_version)
         try:
-            await peer.request(request, wire.Done, body)
+            await carrier.put(wire.Put(name, root, len(body), epoch, self._head_version), body)
         except PeerFull:
             relation.free = (0, 0)  # until the next STAT says better
             self._note_change()
@@ -189,38 +195,40 @@ class Suppliers:
         Raises:
             PeerLacks: it says that it does not have it. PeerGone, PeerRefused, PeerError, ProtocolViolation.
         """
-        _relation, peer = self._connected(supplier)
-        found, body = await peer.request(wire.Get(name, first, count, hashes), wire.Found)
+        _relation, carrier = self._connected(supplier)
+        found, body = await carrier.get(wire.Get(name, first, count, hashes))
         list_bytes = HASH_BYTES * leaf_count(found.length) if hashes else 0
         start = min(first * LEAF_BYTES, found.length)
         end = min(start + count * LEAF_BYTES, found.length)
         if found.hash_bytes != list_bytes or len(body) != list_bytes + end - start:
-            violation = ProtocolViolation(peer=peer.label, what="an answer that does not have the length it says")
-            peer.end(violation)
+            violation = ProtocolViolation(
+                peer=carrier.peer.label, what="an answer that does not have the length it says"
+            )
+            carrier.peer.end(violation)
             raise violation
         view = memoryview(body)
         return Leaves(found.length, bytes(view[:list_bytes]), view[list_bytes:])
 
     async def delete(self, supplier: SupplierNo, names: Sequence[FragmentName]) -> None:
         """Let fragments go; ones that are not there are no error. Raises like `put`."""
-        _relation, peer = self._connected(supplier)
+        _relation, carrier = self._connected(supplier)
         for at in range(0, len(names), wire.MAX_NAMES):
             some = tuple(names[at : at + wire.MAX_NAMES])
             request = wire.Delete(some, self._identity.certificate.epoch, self._head_version)
-            await peer.request(request, wire.Deleted)
+            await carrier.peer.request(request, wire.Deleted)
 
     async def names(
         self, supplier: SupplierNo, after: bytes, limit: int = wire.MAX_NAMES
     ) -> Sequence[tuple[FragmentName, int]]:
         """(name, length) of our fragments there above `after`, in order of name."""
-        _relation, peer = self._connected(supplier)
-        listed, _ = await peer.request(wire.List(after, limit), wire.Listed)
+        _relation, carrier = self._connected(supplier)
+        listed, _ = await carrier.peer.request(wire.List(after, limit), wire.Listed)
         return tuple((FragmentName(name), length) for name, length in listed.entries)
 
     async def stat(self, supplier: SupplierNo) -> wire.Status:
         """Ask a supplier for quota, use and room."""
-        relation, peer = self._connected(supplier)
-        return await self._refresh(relation, peer)
+        relation, carrier = self._connected(supplier)
+        return await self._refresh(relation, carrier.peer)
 
     # -- hiring -------------------------------------------------------------------------------------------------
 
@@ -241,17 +249,7 @@ class Suppliers:
         """
         wanted = Allowance(bytes_wanted, fragments_wanted or contract.fragments_for(bytes_wanted), until_s=0)
         peer = await self._dial(address, expected)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(peer.run)
-            try:
-                status = await self._status_if_any(peer)
-                signed = await self._agree(peer, wanted, status)
-                error = None
-            except PeerError as failed:  # raised outside the nursery, which would wrap it in a group
-                error = failed
-            nursery.cancel_scope.cancel()
-        if error is not None:
-            raise error
+        signed = await hire(peer, self._identity, wanted, since_s=self._wall.now_ns() // 1_000_000_000)
         known = next((r.row for r in self._relations.values() if r.row.node == expected), None)
         return Supplier(
             supplier=known.supplier if known else _NEW,
@@ -265,31 +263,6 @@ class Suppliers:
             used_bytes=known.used_bytes if known else 0,
             used_fragments=known.used_fragments if known else 0,
         )
-
-    async def _status_if_any(self, peer: Peer) -> wire.Status | None:
-        try:
-            return (await peer.request(wire.Stat(), wire.Status))[0]
-        except PeerRefused:
-            return None  # no contract yet
-
-    async def _agree(self, peer: Peer, wanted: Allowance, status: wire.Status | None) -> Contract:
-        held = _parse_contract(peer, status.contract) if status is not None else None
-        if held is not None and held.allowance(self._identity.owner, peer.node) == wanted:
-            return held
-        terms = Terms(
-            serial=held.terms.serial + 1 if held else 1,
-            previous=held.digest if held else contract.NO_CONTRACT,
-            since_s=self._wall.now_ns() // 1_000_000_000,
-            until_s=wanted.until_s,
-            first=Party(self._identity.owner, self._identity.node),
-            second=Party(peer.owner, peer.node, wanted.bytes, wanted.fragments, peer.node),
-        )
-        proposal = contract.propose(self._identity, terms)
-        agreed, _ = await peer.request(wire.Propose(proposal.raw), wire.Agreed)
-        signed = _parse_contract(peer, agreed.contract)
-        if signed.digest != proposal.digest or not signed.is_signed_by_both:
-            raise ProtocolViolation(peer=peer.label, what="it signed something else than we proposed")
-        return signed
 
     # -- one supplier's task --------------------------------------------------------------------------------------
 
@@ -311,7 +284,9 @@ class Suppliers:
             raise PeerGone(peer=relation, what=f"no answer in {DIAL_S} s")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(peer.run)
-            await self._use(relation, peer)
+            carrier = self._carrier(peer)
+            nursery.start_soon(carrier.run)
+            await self._use(relation, carrier)
             nursery.cancel_scope.cancel()
 
     async def _dial(self, address: str, expected: NodeId) -> Peer:
@@ -322,50 +297,55 @@ class Suppliers:
 
     async def _use_adopted(self, relation: _Relation, peer: Peer) -> None:
         try:
-            await self._use(relation, peer)
+            # Nothing says that we could dial it: all goes over its connection.
+            await self._use(relation, self._carrier(peer))
         except Exception:  # as in `_keep`
             log.exception("the connection from supplier %r failed", relation)
         relation.wake.set()
 
-    async def _use(self, relation: _Relation, peer: Peer) -> None:
+    def _carrier(self, peer: Peer) -> Carrier:
+        return Carrier(peer, self._identity, self._dialer, self._entropy)
+
+    async def _use(self, relation: _Relation, carrier: Carrier) -> None:
         """Let requests use a running connection until it ends."""
+        peer = carrier.peer
         try:
-            if not await self._is_alive(relation, peer) or relation.peer is not None:
+            if not await self._is_alive(relation, carrier) or relation.peer is not None:
                 return
-            relation.peer = peer
+            relation.carrier = carrier
             since = trio.current_time()
             log.info("supplier %r is online", relation)
             self._note_change()
             while not peer.closed.is_set():
                 with trio.move_on_after(PING_S) as relation.patience:
                     await peer.closed.wait()
-                await self._is_alive(relation, peer)
+                await self._is_alive(relation, carrier)
             if trio.current_time() - since > STEADY_S:
                 relation.backoff_s = BACKOFF_S
         finally:
             if relation.peer is peer:
-                relation.peer = None
+                relation.carrier = None
                 if peer.ended is not None:
                     log.info("supplier %r is offline: %s", relation, peer.ended)
                 self._note_change()
 
-    async def _is_alive(self, relation: _Relation, peer: Peer) -> bool:
-        """Ask for the room, and end the connection when nothing moves on it meanwhile."""
+    async def _is_alive(self, relation: _Relation, carrier: Carrier) -> bool:
+        """Ask for the room, and end the connection when nothing moves meanwhile, there or beside it."""
         alive = False
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._end_when_silent, peer)
+            nursery.start_soon(self._end_when_silent, carrier)
             try:
-                await self._refresh(relation, peer)
+                await self._refresh(relation, carrier.peer)
                 alive = True
             except PeerError as error:
                 log.debug("supplier %r: %s", relation, error)
-                peer.end(error)
+                carrier.peer.end(error)
             nursery.cancel_scope.cancel()
         return alive
 
-    async def _end_when_silent(self, peer: Peer) -> None:
-        since = trio.current_time()
-        while trio.current_time() < (deadline := max(since, peer.last_activity) + SILENCE_S + peer.backlog_s):
+    async def _end_when_silent(self, carrier: Carrier) -> None:
+        peer, since = carrier.peer, trio.current_time()
+        while trio.current_time() < (deadline := max(since, carrier.last_activity) + SILENCE_S + carrier.backlog_s):
             await trio.sleep_until(deadline)
         peer.end(PeerGone(peer=peer.label, what=f"nothing came for {SILENCE_S} s"))
 
@@ -388,13 +368,13 @@ class Suppliers:
             await relation.wake.wait()
         relation.backoff_s = min(relation.backoff_s * 2, BACKOFF_CAP_S)
 
-    def _connected(self, supplier: SupplierNo) -> tuple[_Relation, Peer]:
+    def _connected(self, supplier: SupplierNo) -> tuple[_Relation, Carrier]:
         relation = self._relations.get(supplier)
         if relation is None:
             raise PeerGone(peer=f"supplier {supplier}", what="it is not hired")
-        if relation.peer is None:
+        if relation.carrier is None:
             raise PeerGone(peer=relation, what="there is no connection now")
-        return relation, relation.peer
+        return relation, relation.carrier
 
     def _wake(self, relation: _Relation) -> None:
         relation.backoff_s = BACKOFF_S
@@ -403,10 +383,3 @@ class Suppliers:
     def _note_change(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
-
-
-def _parse_contract(peer: Peer, raw: bytes) -> Contract:
-    try:
-        return contract.parse(raw)
-    except BadFormat as bad:
-        raise ProtocolViolation(peer=peer.label, what=str(bad)) from bad

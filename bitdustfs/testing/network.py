@@ -14,8 +14,8 @@ from math import inf
 
 import trio
 
-from bitdustfs.errors import PeerGone, WrongPeer
-from bitdustfs.model import NodeId, short
+from bitdustfs.errors import PeerGone, ProtocolViolation, WrongPeer
+from bitdustfs.model import BulkPass, NodeId, short
 
 WINDOW_BYTES = 1 << 20  # in flight in one direction before the sender waits, as a socket buffer
 REFUSED_S = 0.01  # how long it takes to learn that nobody listens
@@ -68,7 +68,15 @@ class MemoryLink:
     """A ports.Link. Made by `MemoryNetwork`."""
 
     def __init__(
-        self, network: MemoryNetwork, own: NodeId, peer: NodeId, address: str, out: _Direction, into: _Direction
+        self,
+        network: MemoryNetwork,
+        own: NodeId,
+        peer: NodeId,
+        address: str,
+        out: _Direction,
+        into: _Direction,
+        *,
+        is_bulk: bool = False,
     ) -> None:
         self._network = network
         self._own = own
@@ -76,6 +84,8 @@ class MemoryLink:
         self._address = address
         self._out = out
         self._in = into
+        self.is_bulk = is_bulk
+        self.sent_bytes = 0
         self._broken = False
         self._closed = False
 
@@ -92,9 +102,10 @@ class MemoryLink:
         while self._out.in_flight >= WINDOW_BYTES and not self._broken:
             await self._out.moved.wait()
         self._check()
-        if self._network.breaks(self._own, self._peer) is Break.SILENCE:
+        if self._network.breaks(self._own, self._peer, is_bulk=self.is_bulk) is Break.SILENCE:
             return
         sent = bytes(content)
+        self.sent_bytes += len(sent)
         if self._network.tamper is not None:
             sent = self._network.tamper(self._own, self._peer, sent)
         line = self._network.line(self._own, self._peer)
@@ -165,6 +176,7 @@ class MemoryListener:
         self._network = network
         self.node = node
         self._address = address
+        self.awaited: dict[bytes, tuple[BulkPass, trio.MemorySendChannel[MemoryLink]]] = {}  # by ticket
         self.waiting_in, self._waiting = trio.open_memory_channel[MemoryLink](64)
 
     @property
@@ -173,6 +185,14 @@ class MemoryListener:
 
     async def accept(self) -> MemoryLink:
         return await self._waiting.receive()
+
+    async def accept_bulk(self, peer: NodeId, bulk: BulkPass) -> MemoryLink:
+        come, coming = trio.open_memory_channel[MemoryLink](1)
+        self.awaited[bulk.ticket] = bulk, come
+        try:
+            return await coming.receive()
+        finally:
+            self.awaited.pop(bulk.ticket, None)
 
     async def aclose(self) -> None:
         self._network.stop_listening(self)
@@ -189,15 +209,20 @@ class MemoryDialer:
     async def dial(self, address: str, expected: NodeId) -> MemoryLink:
         return await self._network.connect(self._node, address, expected)
 
+    async def dial_bulk(self, address: str, peer: NodeId, bulk: BulkPass) -> MemoryLink:
+        return await self._network.connect_bulk(self._node, address, peer, bulk)
+
 
 class MemoryNetwork:
     """Everybody in it can reach everybody, until a fault.
 
-    Set `tamper` to change bytes under way: it gets (from, to, bytes) of each send.
+    Set `tamper` to change bytes under way: it gets (from, to, bytes) of each send. `bulk` is what is wrong with bulk
+    connections only; set it with `apply_to_bulk`, or to HEAL to spare them what happens to their nodes.
     """
 
     def __init__(self, line: Line | None = None) -> None:
         self.tamper: Tamper | None = None
+        self.bulk: Break | None = None
         self._line = line or Line()
         self._lines: dict[frozenset[NodeId], Line] = {}
         self._listeners: dict[str, MemoryListener] = {}
@@ -227,9 +252,24 @@ class MemoryNetwork:
         if what is Break.CUT:
             self.break_links(one, other)
 
-    def break_links(self, one: NodeId, other: NodeId | None = None) -> None:
-        """End the links between two nodes, or around one, as a process that dies does."""
-        for link in [link for link in self._links if link.joins(one, other)]:
+    def apply_to_bulk(self, what: Break) -> None:
+        """Let something happen now to all bulk connections, and to nothing else."""
+        self.bulk = None if what is Break.HEAL else what
+        if what is Break.CUT:
+            for link in self.bulk_links():
+                link.break_()
+
+    def tickets(self, address: str) -> set[bytes]:
+        """The tickets that are good there now."""
+        return set(self._listeners[address].awaited)
+
+    def bulk_links(self) -> list[MemoryLink]:
+        """Both ends of each bulk connection that there is."""
+        return [link for link in self._links if link.is_bulk]
+
+    def break_links(self, one: NodeId, other: NodeId | None = None, *, but_bulk: bool = False) -> None:
+        """End the links between two nodes, or around one, as a process that dies does; or all but the bulk ones."""
+        for link in [link for link in self._links if link.joins(one, other) and not (but_bulk and link.is_bulk)]:
             link.break_()
 
     async def run(self, timetable: Iterable[Fault]) -> None:
@@ -239,8 +279,10 @@ class MemoryNetwork:
             await trio.sleep_until(start + fault.at_s)
             self.apply(fault.what, fault.one, fault.other)
 
-    def breaks(self, one: NodeId, other: NodeId) -> Break | None:
+    def breaks(self, one: NodeId, other: NodeId, *, is_bulk: bool = False) -> Break | None:
         """What is wrong between two nodes now."""
+        if is_bulk and self.bulk is not None:
+            return self.bulk
         for pair in ((one, other), (other, one), (one, None), (other, None)):
             if pair in self._breaks:
                 return self._breaks[pair]
@@ -248,23 +290,48 @@ class MemoryNetwork:
 
     async def connect(self, node: NodeId, address: str, expected: NodeId) -> MemoryLink:
         """What `MemoryDialer.dial` does."""
+        listener = await self._reach(node, address, expected)
+        if listener.node != expected:
+            raise WrongPeer(peer=f"{short(listener.node)} at {address}", expected=short(expected))
+        return self._pair(node, listener, address, listener.waiting_in)
+
+    async def connect_bulk(self, node: NodeId, address: str, peer: NodeId, bulk: BulkPass) -> MemoryLink:
+        """What `MemoryDialer.dial_bulk` does."""
+        listener = await self._reach(node, address, peer, is_bulk=True)
+        expected, come = listener.awaited.pop(bulk.ticket, (None, None))
+        if expected is None or come is None:
+            raise PeerGone(peer=f"{short(peer)} at {address}", what="the ticket is not valid")
+        if (expected.key_in, expected.key_out) != (bulk.key_out, bulk.key_in):
+            raise ProtocolViolation(peer=f"{short(peer)} at {address}", what="it has other keys")
+        return self._pair(node, listener, address, come, is_bulk=True)
+
+    async def _reach(self, node: NodeId, address: str, expected: NodeId, *, is_bulk: bool = False) -> MemoryListener:
         listener = self._listeners.get(address)
-        trouble = self.breaks(node, listener.node) if listener else None
+        trouble = self.breaks(node, listener.node, is_bulk=is_bulk) if listener else None
         if trouble is Break.SILENCE:
             await trio.sleep_forever()
         if listener is None or trouble is Break.CUT:
             await trio.sleep(REFUSED_S)
             raise PeerGone(peer=f"{short(expected)} at {address}", what="connection refused")
         await trio.sleep(2 * self.line(node, listener.node).latency_s)
-        if listener.node != expected:
-            raise WrongPeer(peer=f"{short(listener.node)} at {address}", expected=short(expected))
+        return listener
+
+    def _pair(
+        self,
+        node: NodeId,
+        listener: MemoryListener,
+        address: str,
+        come: trio.MemorySendChannel[MemoryLink],
+        *,
+        is_bulk: bool = False,
+    ) -> MemoryLink:
         there, back = _Direction(), _Direction()
-        ours = MemoryLink(self, node, listener.node, address, there, back)
-        theirs = MemoryLink(self, listener.node, node, f"dialled-{short(node)}", back, there)
+        ours = MemoryLink(self, node, listener.node, address, there, back, is_bulk=is_bulk)
+        theirs = MemoryLink(self, listener.node, node, f"dialled-{short(node)}", back, there, is_bulk=is_bulk)
         try:
-            listener.waiting_in.send_nowait(theirs)
+            come.send_nowait(theirs)
         except (trio.WouldBlock, trio.BrokenResourceError):
-            raise PeerGone(peer=f"{short(expected)} at {address}", what="connection refused") from None
+            raise PeerGone(peer=f"{short(listener.node)} at {address}", what="connection refused") from None
         self._links |= {ours, theirs}
         return ours
 

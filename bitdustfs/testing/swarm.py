@@ -45,6 +45,7 @@ class SupplierNode:
     def __init__(self, number: int, network: MemoryNetwork, nursery: trio.Nursery, wall: FakeWall) -> None:
         self.identity = make_identity(f"supplier {number}")
         self.address = f"s{number}:7000"
+        self._number = number
         self.memory_shelf = MemoryShelf()
         self.shelf = BentShelf(self.memory_shelf)
         self.contracts = MemoryContracts()
@@ -83,7 +84,9 @@ class SupplierNode:
 
     async def _serve(self, scope: trio.CancelScope, listener: MemoryListener, handler: Handler) -> None:
         with scope:
-            reception = Reception(self.identity, handler, knows=self.keeper.has_contract)
+            reception = Reception(
+                self.identity, handler, knows=self.keeper.has_contract, entropy=SeededEntropy(self._number)
+            )
             try:
                 await reception.run(listener)
             finally:

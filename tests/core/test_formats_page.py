@@ -16,7 +16,7 @@ from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
-from bitdustfs.core import block, certificate, contract, erasure, fragment, keys, wire
+from bitdustfs.core import block, bulk, certificate, contract, erasure, fragment, keys, wire
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.contract import Party, Terms
 from bitdustfs.core.keyfile import NodeKeys, decode_keys, encode_keys
@@ -24,7 +24,7 @@ from bitdustfs.core.seal import BlockSeal
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.edges.shelf_disk import DiskShelf
 from bitdustfs.edges.tls import ALPN, ANCHOR_NOT_A_SECRET
-from bitdustfs.model import BlockId, Code, FragmentName, Role, Suite
+from bitdustfs.model import BlockId, BulkPass, Code, FragmentName, Role, Suite
 
 PAGE = Path(__file__).resolve().parents[2] / "man" / "bitdustfs-formats.5"
 EPOCH = 1
@@ -69,6 +69,7 @@ class Cast:
         self.block_id = BlockId(given("block_id"))
         self.chunk = given("chunk")
         self.customer_seed = given("customer_seed")
+        self.bulk = BulkPass(given("bulk_ticket"), given("bulk_key"), given("bulk_other_key"))
         self.customer = self._identity(self.owner_key, self.customer_seed, Role.WRITER)
         friend = keys.owner_key(keys.Secret(given("friend_secret")))
         self.supplier = self._identity(friend, given("supplier_seed"), Role.WRITER)
@@ -128,6 +129,8 @@ class Cast:
             "status": wire.Status(GIB, 131_072, len(FRAGMENT), 1, GIB, signed.raw),
             "agreed": wire.Agreed(signed.raw),
             "refusal": wire.Refusal(wire.Refused.NOT_FOUND, "that fragment"),
+            "bulk": wire.Bulk(self.bulk.key_out),
+            "ticket": wire.Ticket(self.bulk.ticket, self.bulk.key_in),
         }
 
 
@@ -139,7 +142,14 @@ def made(cast: Cast, directory: Path) -> dict[str, str]:
     """Every vector of the page, by name, as the code makes it."""
     return {
         name: value if isinstance(value, str) else value.hex()
-        for part in (_keys(cast), _blocks(cast), _fragments(cast, directory), _papers(cast), _frames(cast))
+        for part in (
+            _keys(cast),
+            _blocks(cast),
+            _fragments(cast, directory),
+            _papers(cast),
+            _frames(cast),
+            _bulk(cast),
+        )
         for name, value in part.items()
     }
 
@@ -218,6 +228,16 @@ def _frames(cast: Cast) -> dict[str, str | bytes]:
     return made_frames
 
 
+def _bulk(cast: Cast) -> dict[str, str | bytes]:
+    sealer = bulk.Sealer(cast.bulk.key_out, "a test")
+    return {
+        "bulk.opening": bulk.opening(cast.bulk),
+        "bulk.open": sealer.seal(),
+        "bulk.content": sealer.seal(b"hello"),
+        "bulk.last": sealer.seal(last=True),
+    }
+
+
 def _node_keys(cast: Cast) -> NodeKeys:
     return NodeKeys(
         seed=cast.customer_seed,
@@ -252,6 +272,11 @@ def test_associated_data_of_the_page_opens_a_sealed_chunk(vectors: dict[str, str
     assert ChaCha20Poly1305(key).decrypt(nonce, bytes.fromhex(vectors["chunk.sealed_chacha"]), aad) == cast.chunk
 
 
+def test_bulk_frame_of_the_page_is_opened_as_the_page_says(vectors: dict[str, str], cast: Cast) -> None:
+    frame = bytes.fromhex(vectors["bulk.content"])
+    assert AESGCM(cast.bulk.key_out).decrypt((1).to_bytes(12, "big"), frame[6:], b"\2\0\0\0\0\5") == b"hello"
+
+
 def test_papers_of_the_page_are_read_back(vectors: dict[str, str], cast: Cast) -> None:
     read = certificate.parse(bytes.fromhex(vectors["certificate.bytes"]))
     assert (read.role, read.epoch, read.node) == (Role.WRITER, EPOCH, cast.customer.node)
@@ -275,6 +300,6 @@ def test_lengths_that_the_page_names_are_those_of_the_code() -> None:
     page = PAGE.read_text()
     for length in (certificate.CERTIFICATE_BYTES, contract.PROPOSAL_BYTES, contract.CONTRACT_BYTES):
         assert f"{length} bytes" in page
-    for limit in (wire.MAX_HEADER_BYTES, wire.MAX_BODY_BYTES, wire.HELLO_HEADER_BYTES):
+    for limit in (wire.MAX_HEADER_BYTES, wire.MAX_BODY_BYTES, wire.HELLO_HEADER_BYTES, bulk.MAX_FRAME_BYTES):
         assert str(limit) in page
     assert all(f"{each.value:>2}  {each.name}" in page for each in wire.Refused)

@@ -25,6 +25,7 @@ EVERY_MESSAGE: list[tuple[wire.Message, bytes]] = [
     (wire.List(b"", 1024), b""),
     (wire.Stat(), b""),
     (wire.Propose(b"contract"), b""),
+    (wire.Bulk(ROOT), b""),
     (wire.Done(), b""),
     (wire.Found(40_000, 0), b"leaf"),
     (wire.Deleted(2), b""),
@@ -32,6 +33,7 @@ EVERY_MESSAGE: list[tuple[wire.Message, bytes]] = [
     (wire.Status(1, 2, 3, 4, 5, b"contract"), b""),
     (wire.Agreed(b"contract"), b""),
     (wire.Refusal(wire.Refused.QUOTA, "full"), b""),
+    (wire.Ticket(NAME[:16], ROOT), b""),
 ]
 # Vectors that must never change: frames with id 7, of PUT with its body.
 VECTORS = {
@@ -193,6 +195,8 @@ def encoded(header: object) -> bytes:
         encoded([1, [5, b"", wire.MAX_NAMES + 1]]),
         encoded([1, [6]]) + b"\x00",
         encoded([1, [6]])[:-1],
+        encoded([1, [8, NAME[:-1]]]),
+        encoded([1, [135, NAME, ROOT]]),
         encoded([1, [134, 99, "text"]]),
         encoded([1, [134, 1, "x" * 201]]),
         encoded([1, [134, 1]])[:-1] + b"\xa1\xff",
@@ -286,3 +290,7 @@ def test_every_request_has_its_answer() -> None:
 
 def test_text_of_a_peer_does_not_reach_a_terminal_as_it_is() -> None:
     assert wire.printable("full\x1b[2J\n…") == "full\\x1b[2J\\n…"
+
+
+def test_keys_of_a_bulk_connection_are_not_shown() -> None:
+    assert "1111" not in (shown := repr((wire.Bulk(b"1" * 32), wire.Ticket(b"1" * 16, b"1" * 32)))), shown

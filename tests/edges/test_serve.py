@@ -12,16 +12,17 @@ import pytest
 import trio
 
 from bitdustfs.core import fragment, wire
+from bitdustfs.edges.bulk_link import BulkLink
 from bitdustfs.edges.contracts_disk import DiskContracts
 from bitdustfs.edges.shelf_disk import DiskShelf
 from bitdustfs.edges.system import SystemEntropy, SystemWall, ThreadCrunch
-from bitdustfs.edges.tls import TlsDialer, TlsListener, listening
+from bitdustfs.edges.tcp import TcpDialer, TcpListener, listening
 from bitdustfs.engine.keeper import Keeper
 from bitdustfs.engine.peer import Peer
 from bitdustfs.engine.reception import Reception
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.errors import PeerError, PeerGone, PeerRefused
-from bitdustfs.model import FragmentName, SupplierNo
+from bitdustfs.model import BulkPass, FragmentName, NodeId, SupplierNo
 from bitdustfs.testing.swarm import make_identity
 
 SUPPLIER = make_identity("supplier")
@@ -34,7 +35,7 @@ S1 = SupplierNo(1)
 
 
 @asynccontextmanager
-async def served(tmp_path: Path) -> AsyncIterator[TlsListener]:
+async def served(tmp_path: Path) -> AsyncIterator[TcpListener]:
     keeper = Keeper(
         SUPPLIER,
         DiskShelf.open_or_create(tmp_path / "shelf", tmp_path / "shelf-id", floor_bytes=0),
@@ -43,7 +44,7 @@ async def served(tmp_path: Path) -> AsyncIterator[TlsListener]:
         crunch=ThreadCrunch(),
         wall=SystemWall(),
     )
-    reception = Reception(SUPPLIER, keeper, knows=keeper.has_contract)
+    reception = Reception(SUPPLIER, keeper, knows=keeper.has_contract, entropy=SystemEntropy())
     with trio.fail_after(60):
         async with listening("127.0.0.1:0", SUPPLIER.key) as listener, trio.open_nursery() as nursery:
             nursery.start_soon(reception.run, listener)
@@ -51,8 +52,44 @@ async def served(tmp_path: Path) -> AsyncIterator[TlsListener]:
             nursery.cancel_scope.cancel()
 
 
-def customer_side() -> Suppliers:
-    return Suppliers(CUSTOMER, TlsDialer(CUSTOMER.key), (), entropy=SystemEntropy(), wall=SystemWall())
+class CountingDialer(TcpDialer):
+    """Knows the bulk connections that it opened."""
+
+    def __init__(self) -> None:
+        super().__init__(CUSTOMER.key)
+        self.bulk: list[BulkLink] = []
+
+    async def dial_bulk(self, address: str, peer: NodeId, bulk: BulkPass) -> BulkLink:
+        self.bulk.append(await super().dial_bulk(address, peer, bulk))
+        return self.bulk[-1]
+
+
+def customer_side(dialer: TcpDialer | None = None) -> Suppliers:
+    dialer = dialer or TcpDialer(CUSTOMER.key)
+    return Suppliers(CUSTOMER, dialer, (), entropy=SystemEntropy(), wall=SystemWall())
+
+
+async def test_fragments_take_bulk_connections_and_tls_when_those_break(tmp_path: Path) -> None:
+    async with served(tmp_path) as listener:
+        dialer = CountingDialer()
+        side = customer_side(dialer)
+        row = replace(await side.hire(listener.address, SUPPLIER.node, 1 << 23), supplier=S1)
+        async with trio.open_nursery() as nursery:
+            side.add(row)
+            nursery.start_soon(side.run)
+            while not side.online():
+                await side.wait_for_change()
+            while len(dialer.bulk) < 2:  # each is opened when it is first wanted
+                await side.put(S1, NAME, ROOT, CONTENT)
+                await side.get(S1, NAME, 0, 92, hashes=False)
+            for breaks in (False, True):
+                if breaks:
+                    for link in dialer.bulk:
+                        link.abort()
+                await side.put(S1, NAME, ROOT, CONTENT)
+                assert (await side.get(S1, NAME, 0, 92, hashes=False)).content == CONTENT
+            assert side.online()
+            nursery.cancel_scope.cancel()
 
 
 async def test_fragment_survives_a_restart_of_its_supplier(tmp_path: Path) -> None:
@@ -93,7 +130,7 @@ async def test_supplier_restarted_without_its_disk_says_not_now_until_it_is_back
     (tmp_path / "shelf").rename(tmp_path / "unplugged")
     (tmp_path / "shelf").mkdir()
     async with served(tmp_path) as listener, trio.open_nursery() as nursery:
-        peer = Peer(await TlsDialer(CUSTOMER.key).dial(listener.address, SUPPLIER.node), CUSTOMER)
+        peer = Peer(await TcpDialer(CUSTOMER.key).dial(listener.address, SUPPLIER.node), CUSTOMER)
         await peer.greet()
         nursery.start_soon(peer.run)
         for request, body in requests:
@@ -108,7 +145,7 @@ async def test_supplier_restarted_without_its_disk_says_not_now_until_it_is_back
 
 async def test_stranger_is_refused_over_tls(tmp_path: Path) -> None:
     async with served(tmp_path) as listener, trio.open_nursery() as nursery:
-        peer = Peer(await TlsDialer(STRANGER.key).dial(listener.address, SUPPLIER.node), STRANGER)
+        peer = Peer(await TcpDialer(STRANGER.key).dial(listener.address, SUPPLIER.node), STRANGER)
         await peer.greet()
         nursery.start_soon(peer.run)
         with pytest.raises(PeerRefused):
@@ -125,7 +162,7 @@ async def test_certificate_of_another_node_is_refused_over_tls(
 ) -> None:
     """The customer's certificate in the mouth of a stranger: the key that TLS proved is not the one it names."""
     async with served(tmp_path) as listener:
-        link = await TlsDialer(STRANGER.key).dial(listener.address, SUPPLIER.node)
+        link = await TcpDialer(STRANGER.key).dial(listener.address, SUPPLIER.node)
         await link.send_all(wire.encode(0, wire.Hello(1, CUSTOMER.certificate.raw, (), "")))
         try:
             while await link.receive_some(1000):

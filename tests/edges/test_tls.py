@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from bitdustfs.edges import tls
+from bitdustfs.edges import tcp, tls
 from bitdustfs.errors import BadRequest, InUse, PeerError, PeerGone, ProtocolViolation, WrongPeer
 from bitdustfs.ports import Link
 from bitdustfs.testing.swarm import make_identity
@@ -34,15 +34,15 @@ PrivateKey = Ed25519PrivateKey | ec.EllipticCurvePrivateKey
 
 
 @asynccontextmanager
-async def supplier() -> AsyncIterator[tls.TlsListener]:
+async def supplier() -> AsyncIterator[tcp.TcpListener]:
     with trio.fail_after(PATIENCE_S):
-        async with tls.listening("127.0.0.1:0", SUPPLIER.key) as listener:
+        async with tcp.listening("127.0.0.1:0", SUPPLIER.key) as listener:
             yield listener
 
 
-async def assert_still_serves(listener: tls.TlsListener) -> None:
+async def assert_still_serves(listener: tcp.TcpListener) -> None:
     """A friend gets through after whatever happened."""
-    link = await tls.TlsDialer(CUSTOMER.key).dial(listener.address, SUPPLIER.node)
+    link = await tcp.TcpDialer(CUSTOMER.key).dial(listener.address, SUPPLIER.node)
     accepted = await listener.accept()
     await accepted.send_all(b"hello")
     assert await link.receive_some(100) == b"hello"
@@ -51,12 +51,12 @@ async def assert_still_serves(listener: tls.TlsListener) -> None:
     await accepted.aclose()
 
 
-async def dial_raw(listener: tls.TlsListener) -> trio.SocketStream:
-    host, port = tls.split_address(listener.address)
+async def dial_raw(listener: tcp.TcpListener) -> trio.SocketStream:
+    host, port = tcp.split_address(listener.address)
     return await trio.open_tcp_stream(host, port)
 
 
-async def assert_refused(listener: tls.TlsListener, context: ssl.SSLContext) -> None:
+async def assert_refused(listener: tcp.TcpListener, context: ssl.SSLContext) -> None:
     """A TLS client with this context never receives a byte."""
     stream = trio.SSLStream(await dial_raw(listener), context)
     with pytest.raises(trio.BrokenResourceError):
@@ -69,7 +69,7 @@ async def assert_refused(listener: tls.TlsListener, context: ssl.SSLContext) -> 
 
 
 def refusals(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.name == tls.log.name and r.levelno == logging.WARNING]
+    return [r.getMessage() for r in caplog.records if r.name == tcp.log.name and r.levelno == logging.WARNING]
 
 
 def client_context(key: Ed25519PrivateKey | None = CUSTOMER.key) -> ssl.SSLContext:
@@ -122,7 +122,7 @@ async def exchange(one: Link, other: Link, content: bytes) -> bytes:
 async def test_links_carry_bytes_both_ways() -> None:
     content = os.urandom(3_000_001)
     async with supplier() as listener:
-        link = await tls.TlsDialer(CUSTOMER.key).dial(listener.address, SUPPLIER.node)
+        link = await tcp.TcpDialer(CUSTOMER.key).dial(listener.address, SUPPLIER.node)
         accepted = await listener.accept()
         assert (link.peer, accepted.peer) == (SUPPLIER.node, CUSTOMER.node)
         assert await exchange(link, accepted, content) == content
@@ -146,7 +146,7 @@ async def test_connection_that_breaks_is_peer_gone() -> None:
 async def test_dialer_refuses_another_node() -> None:
     async with supplier() as listener:
         with pytest.raises(WrongPeer):
-            await tls.TlsDialer(CUSTOMER.key).dial(listener.address, STRANGER.node)
+            await tcp.TcpDialer(CUSTOMER.key).dial(listener.address, STRANGER.node)
         await assert_dropped(await listener.accept())
         await assert_still_serves(listener)
 
@@ -164,7 +164,7 @@ async def test_dialer_says_that_nobody_listens() -> None:
         closed.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{closed.getsockname()[1]}"
         with trio.fail_after(PATIENCE_S), pytest.raises(PeerGone):
-            await tls.TlsDialer(CUSTOMER.key).dial(address, SUPPLIER.node)
+            await tcp.TcpDialer(CUSTOMER.key).dial(address, SUPPLIER.node)
 
 
 async def test_no_certificate_is_refused(caplog: pytest.LogCaptureFixture) -> None:
@@ -255,7 +255,7 @@ async def test_dialer_refuses_a_listener_that_is_not_ours(spoil: str) -> None:
             nursery.start_soon(trio.serve_listeners, serve, [listener])
             address = f"127.0.0.1:{listener.socket.getsockname()[1]}"
             with pytest.raises((ProtocolViolation, PeerGone)):
-                await tls.TlsDialer(CUSTOMER.key).dial(address, SUPPLIER.node)
+                await tcp.TcpDialer(CUSTOMER.key).dial(address, SUPPLIER.node)
             nursery.cancel_scope.cancel()
 
 
@@ -289,7 +289,7 @@ async def test_connection_that_closes_at_once_is_refused(caplog: pytest.LogCaptu
 
 async def test_idle_connections_do_not_keep_a_friend_out(caplog: pytest.LogCaptureFixture) -> None:
     async with supplier() as listener:
-        idle = [await dial_raw(listener) for _ in range(tls.MAX_UNPROVEN + 20)]
+        idle = [await dial_raw(listener) for _ in range(tcp.MAX_UNPROVEN + 20)]
         await assert_still_serves(listener)
         for transport in idle:
             await transport.aclose()
@@ -322,7 +322,7 @@ async def test_listener_outlives_a_lack_of_descriptors(caplog: pytest.LogCapture
         waiting = socket.socket()
         waiting.setblocking(False)
         with no_more_descriptors():
-            waiting.connect_ex(tls.split_address(listener.address))
+            waiting.connect_ex(tcp.split_address(listener.address))
             while not any("accept" in line for line in refusals(caplog)):
                 await trio.sleep(0.01)
         waiting.close()
@@ -332,19 +332,19 @@ async def test_listener_outlives_a_lack_of_descriptors(caplog: pytest.LogCapture
 async def test_port_in_use_is_said() -> None:
     async with supplier() as listener:
         with pytest.raises(InUse):
-            async with tls.listening(listener.address, STRANGER.key):
+            async with tcp.listening(listener.address, STRANGER.key):
                 pass
 
 
 @pytest.mark.parametrize("address", ["7000", ":7000", "host:", "host:70000", "host:-1", "::1:7000", "host:७"])
 def test_address_that_is_none_is_refused(address: str) -> None:
     with pytest.raises(BadRequest):
-        tls.split_address(address)
+        tcp.split_address(address)
 
 
 @pytest.mark.parametrize("address", ["192.0.2.7:7000", "[2001:db8::1]:7000", "friend.example:1"])
 def test_addresses_are_split_and_joined(address: str) -> None:
-    assert tls.join_address(*tls.split_address(address)) == address
+    assert tcp.join_address(*tcp.split_address(address)) == address
 
 
 def test_refusals_are_peer_errors() -> None:

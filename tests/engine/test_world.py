@@ -11,6 +11,7 @@ from trio.testing import MockClock
 
 from bitdustfs.errors import ContractsFull, TooFewFragments
 from bitdustfs.model import Code
+from bitdustfs.testing.network import Break, MemoryLink
 from bitdustfs.testing.shelf import flipped, garbage, half, other_fragment
 from bitdustfs.testing.world import World
 
@@ -51,6 +52,33 @@ async def test_reads_fail_while_too_few_suppliers_answer_and_work_when_one_is_ba
         world.swarm.heal(2)
         await trio.sleep(120)
         assert await world.read("file") == CONTENT
+
+
+async def test_bulk_connections_that_come_and_go_change_nothing_that_is_stored(autojump_clock: MockClock) -> None:
+    async with World(code=CODE).running() as world:
+        network = world.swarm.network
+        cut: list[MemoryLink] = []
+
+        async def trouble() -> None:
+            for _ in range(50):
+                await trio.sleep(0.3)
+                cut.extend(network.bulk_links())
+                network.apply_to_bulk(Break.CUT)
+                await trio.sleep(0.1)
+                network.apply_to_bulk(Break.HEAL)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trouble)
+            for number in range(10):
+                await world.write(f"file {number}", CONTENT[number:])
+                assert await world.sync() == "placed"
+        assert cut
+        await world.node.drop_cache()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trouble)
+            for number in range(10):
+                assert await world.read(f"file {number}") == CONTENT[number:]
+        assert (await world.status())["margin"] == 2
 
 
 @pytest.mark.parametrize("bend", [flipped, half, garbage, other_fragment])
