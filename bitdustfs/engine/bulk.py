@@ -43,6 +43,7 @@ OPEN_S: Final = 15  # dial, and prove both sides
 FROM_BYTES: Final = 64 * 1024  # (tune) shorter bodies take the TLS session, where they overtake long ones
 IDLE_S: Final = 60.0  # then it is let go: a connection that nobody uses may have died without a sign
 SILENT_S: Final = 4.0  # a request that was given up, and nothing came for so long: the line is no good
+DEAD_S: Final = 10.0  # as above, if the other connection brings something meanwhile: not the peer is silent
 RETRY_S: Final = 1.0  # after the first failure; doubles
 RETRY_CAP_S: Final = 300.0  # where bulk connections do not get through, TLS does the work
 STEADY_S: Final = 10.0  # one that lived so long was good: the next failure is a first one
@@ -77,7 +78,9 @@ class Carrier:
     @property
     def quiet_s(self) -> float:
         """How long nothing has come from the peer on any connection where a quick answer is due; 0 if none is."""
-        return min((quiet for each in self._connections() if (quiet := each.quiet_s) is not None), default=0.0)
+        connections = self._connections()
+        heard = max(each.last_heard for each in connections)
+        return min((quiet for each in connections if (quiet := each.quiet_s(heard)) is not None), default=0.0)
 
     def _connections(self) -> list[Peer]:
         return [self.peer, *(lane.bulk for lane in (self._puts, self._gets) if lane.bulk is not None)]
@@ -186,14 +189,20 @@ class _Lane:
             self.bulk = bulk
             try:
                 while not bulk.closed.is_set():
-                    with trio.move_on_after(IDLE_S):
+                    with trio.move_on_after(SILENT_S):
                         await bulk.closed.wait()
                     if not bulk.is_asking and trio.current_time() - bulk.last_activity >= IDLE_S:
                         break
+                    if self._is_dead(bulk):
+                        bulk.end(PeerGone(peer=bulk.label, what="nothing comes here, but elsewhere"))
             finally:
                 self.bulk = None
             nursery.cancel_scope.cancel()
         log.debug("bulk connection ended: %s", bulk.ended)
+
+    def _is_dead(self, bulk: Peer) -> bool:
+        quiet_s = bulk.quiet_s(bulk.last_heard) or 0.0
+        return quiet_s >= DEAD_S and trio.current_time() - self._control.last_heard < quiet_s
 
 
 class Seats:

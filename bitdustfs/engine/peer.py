@@ -164,19 +164,21 @@ class Peer:
         """How long what we sent may still be under way on the slowest line that we put up with."""
         return self._frames.backlog_s
 
-    @property
-    def quiet_s(self) -> float | None:
+    def quiet_s(self, heard: float) -> float | None:
         """How long nothing has come while a quick answer is due, beyond what the line takes anyway. None: none is.
 
         An answer that nobody waits for any more is not due once something else has come: it may never come.
+
+        Args:
+            heard: when bytes last came from this peer on any connection.
         """
-        heard = self._frames.last_progress
-        due = (w.asked_at for w in self._waiting.values() if w.is_quick and not (w.abandoned and w.asked_at <= heard))
+        alive = max(heard, self._frames.last_progress)
+        due = (w.asked_at for w in self._waiting.values() if w.is_quick and not (w.abandoned and w.asked_at <= alive))
         oldest = next(due, None)
         if oldest is None:
             return None
         line_s = 2 * self.round_trip_s if self.round_trip_s < inf else 0.0
-        return max(0.0, trio.current_time() - max(oldest, heard) - line_s)
+        return max(0.0, trio.current_time() - max(oldest, self._frames.last_progress) - line_s)
 
     async def greet(self) -> None:
         """Exchange HELLO. The caller sets the deadline; on any error or cancellation the link is closed.

@@ -21,6 +21,7 @@ from bitdustfs.core import contract, wire
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.contract import Allowance
 from bitdustfs.core.fragment import HASH_BYTES, leaf_count
+from bitdustfs.core.patience import SILENT_S
 from bitdustfs.engine.budget import Memory
 from bitdustfs.engine.bulk import Carrier
 from bitdustfs.engine.handler import Handler
@@ -318,7 +319,7 @@ class Suppliers:
             self._note_change()
             while not peer.closed.is_set():
                 with trio.move_on_after(PING_S) as relation.patience:
-                    await peer.closed.wait()
+                    await self._until_doubtful(carrier)
                 await self._is_alive(relation, carrier)
             if trio.current_time() - since > STEADY_S:
                 relation.backoff_s = BACKOFF_S
@@ -328,6 +329,14 @@ class Suppliers:
                 if peer.ended is not None:
                     log.info("supplier %r is offline: %s", relation, peer.ended)
                 self._note_change()
+
+    async def _until_doubtful(self, carrier: Carrier) -> None:
+        """Return when the connection has ended, or the supplier has owed an answer for long."""
+        while True:
+            with trio.move_on_after(SILENT_S):
+                await carrier.peer.closed.wait()
+            if carrier.peer.closed.is_set() or carrier.quiet_s >= SILENT_S:
+                return
 
     async def _is_alive(self, relation: _Relation, carrier: Carrier) -> bool:
         """Ask for the room, and end the connection when nothing moves meanwhile, there or beside it."""

@@ -64,6 +64,11 @@ class MemorySuppliers:
     def doubt(self, supplier: SupplierNo) -> None:
         self.doubted.append(supplier)
 
+    def reconnect(self) -> None:
+        """Nobody is silent any more, and nothing is owed: connections are new."""
+        self.silent = set()
+        self._asked.clear()
+
     def space(self) -> Mapping[SupplierNo, tuple[int, int]]:
         return {SupplierNo(n): (0, 0) if n in self.full else _ROOM for n in range(1, self.count + 1)}
 

@@ -287,7 +287,7 @@ class Story:
             self.go_back(to_last=False)
             self.last_boot = bytes([number])
             self.restart(volume_boot=self.last_boot)
-        volume.remote.silent = set()
+        volume.remote.reconnect()
         async with volume.running(upload=dice.random() < 0.5):
             for ino, history in self.histories.items():
                 volume.files.open(ino)
