@@ -42,7 +42,7 @@ from blake3 import blake3
 
 from bitdustfs.core import fragment
 from bitdustfs.core.fragment import HASH_BYTES, leaf_count
-from bitdustfs.edges.durable import replace_file, sync_directory, translated, write_all
+from bitdustfs.edges.durable import TEMPORARY, replace_file, sync_directory, translated, write_all
 from bitdustfs.errors import (
     AlreadyThere,
     BadFormat,
@@ -64,6 +64,7 @@ ID_BYTES: Final = 16
 _MARKER_TEXT = re.compile(rb"bitdustfs shelf 2\n([0-9a-f]{32})\n")
 _REMEMBERED_TEXT = re.compile(rb"bitdustfs shelf id 1\n([0-9a-f]{32})\n")
 _HEX = re.compile("[0-9a-f]{64}")
+_HALF_MARKER = re.compile(re.escape(MARKER) + TEMPORARY)
 _INCOMING = "incoming"
 _TRASH = "trash"
 _MAGIC = b"bdfrag\n\0"
@@ -113,9 +114,14 @@ class DiskShelf:
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             if (root / MARKER).exists():
+                for folder in (root, root.parent):  # whoever made it may not have come so far
+                    sync_directory(folder)
                 return _read_marker(root)
-            if any(root.iterdir()):
+            there = list(root.iterdir())
+            if not all(_HALF_MARKER.fullmatch(path.name) for path in there):
                 raise AlreadyThere(what=f"{root} is not empty and is no shelf: choose another directory")
+            for half in there:  # making the shelf was interrupted
+                half.unlink()
             shelf_id = os.urandom(ID_BYTES)
             replace_file(root / MARKER, f"bitdustfs shelf 2\n{shelf_id.hex()}\n".encode())
             sync_directory(root.parent)
