@@ -251,7 +251,7 @@ class Files:
             if size < old_size:
                 life.drop_regions(life.extents.cut(size, _FOREVER))
                 life.extents.lay(Extent(size, max(size, life.base_size), 0, Hold.ZERO))
-        life.drop_regions(life.hard.truncated(size, life.change + 1))
+        life.drop_regions(life.hard.truncated(old_size, size, life.change + 1))
         life.size = size
         life.modified(min(size, old_size), max(size, old_size))
         self._changed(life)

@@ -60,12 +60,18 @@ class Hardness:
                     garbage.append(Region(part.at, part.end - part.start))
         return garbage
 
-    def truncated(self, size: int, change: int) -> list[Region]:
-        """Note that the file got this size, by a change of the catalog alone. Returns what nothing needs any more."""
+    def truncated(self, old_size: int, size: int, change: int) -> list[Region]:
+        """Note that the file got this size, by a change of the catalog alone. Returns what nothing needs any more.
+
+        Args:
+            old_size: its size before. What lies between that and what is hard is soft: a power loss may take it,
+                and zeros that were laid behind it do not stand in for it.
+        """
         garbage = self._dropped(self.beneath, size)
         if self._next is not None:
             garbage += self._dropped(self._next, size)
-        self.size = size
+        self.size = _resized(self.size, old_size, size)
+        self._goal_size = _resized(self._goal_size, old_size, size)
         self.cut_change = change
         self.cut_low = min(self.cut_low, size)
         if self.inline is not None:
@@ -95,8 +101,7 @@ class Hardness:
             return garbage  # newer content was published, or spilled out of the catalog, meanwhile
         self.change = self._goal_change
         self.inline = None
-        if self.cut_change <= self._goal_change:
-            self.size = self._goal_size
+        self.size = self._goal_size
         return garbage
 
     def frozen(self) -> None:
@@ -157,6 +162,11 @@ def _taken(layer: Extents, start: int, end: int) -> Extents:
     taken = Extents(clip(e, start, end) for e in layer.between(start, end))
     layer.cut(start, end)
     return taken
+
+
+def _resized(hard_size: int, old_size: int, size: int) -> int:
+    """What a truncation makes of the size that is hard."""
+    return size if size < hard_size or hard_size >= old_size else hard_size
 
 
 def _parts(extents: Extents, edge: int) -> list[Extent]:

@@ -71,15 +71,18 @@ async def test_synced_small_content_comes_back_when_the_file_grew(autojump_clock
     assert await content_of(volume, ino) == old
 
 
-async def test_synced_small_content_comes_back_at_the_size_it_was_cut_to_later(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("size", [7_000, 2 * INLINE_BYTES])
+async def test_synced_small_content_comes_back_no_longer_than_it_was_cut_to_later(
+    autojump_clock: MockClock, size: int
+) -> None:
     volume, old = Volume(), DICE.randbytes(10_000)
     async with volume.running(upload=False):
         ino = await synced(volume, old)
         await volume.files.write(ino, 5_000, b"new" * 20_000)
-        await volume.files.truncate(ino, 2 * INLINE_BYTES)
+        await volume.files.truncate(ino, size)
         volume.journal.commit()
     lose_power(volume)
-    assert await content_of(volume, ino) == old.ljust(2 * INLINE_BYTES, b"\0")
+    assert await content_of(volume, ino) == old[:size]
 
 
 async def test_published_bytes_come_back_from_beneath_newer_ones(autojump_clock: MockClock) -> None:
