@@ -5,7 +5,7 @@ Faults are data: sets of suppliers that are gone, silent, full, or change what t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 
 import trio
 
@@ -18,12 +18,22 @@ _ROOM = (1 << 40, 1 << 30)
 
 
 class MemorySuppliers:
-    """`count` suppliers with numbers 1 … count."""
+    """`count` suppliers with numbers 1 … count.
 
-    def __init__(self, count: int, *, delay_s: float = 0.01) -> None:
+    Args:
+        stored: where their fragments lie; for tests that need them longer than this process lives.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        *,
+        delay_s: float = 0.01,
+        stored: MutableMapping[tuple[SupplierNo, FragmentName], bytes] | None = None,
+    ) -> None:
         self.count = count
         self.delay_s = delay_s
-        self.stored: dict[tuple[SupplierNo, FragmentName], bytes] = {}
+        self.stored = {} if stored is None else stored
         self.gone: set[int] = set()  # no connection
         self.silent: set[int] = set()  # connected, never answer
         self.full: set[int] = set()
