@@ -291,8 +291,8 @@ class Spool(Protocol):
         """Write at a position. Raises DiskFull, DiskFault."""
         ...
 
-    def read(self, ino: Ino, at: int, length: int) -> bytes:
-        """Exactly `length` bytes. Raises DiskFault where the file is shorter."""
+    def read(self, ino: Ino, at: int, length: int, *, extra: int = 0) -> bytes:
+        """Exactly `length` bytes, and up to `extra` more if there are. Raises DiskFault where the file is shorter."""
         ...
 
     async def harden(self, ino: Ino) -> None:

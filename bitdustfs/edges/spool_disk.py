@@ -97,13 +97,13 @@ class DiskSpool:
         finally:
             self._measure(ino)
 
-    def read(self, ino: Ino, at: int, length: int) -> bytes:
-        """Exactly `length` bytes. Raises DiskFault where the file is shorter."""
+    def read(self, ino: Ino, at: int, length: int, *, extra: int = 0) -> bytes:
+        """Exactly `length` bytes, and up to `extra` more if there are. Raises DiskFault where the file is shorter."""
         try:
             descriptor = self._file(ino, create=False).descriptor
-            content = os.pread(descriptor, length, at)
+            content = os.pread(descriptor, length + extra, at)
             while len(content) < length:
-                more = os.pread(descriptor, length - len(content), at + len(content))
+                more = os.pread(descriptor, length + extra - len(content), at + len(content))
                 if not more:
                     raise DiskFault(path=str(self._path(ino)), why=f"it ends before byte {at + length}")
                 content += more

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from bitdustfs.core.ranges import Region
 from bitdustfs.core.sums import ROW_BYTES, ROW_SUMS, SUM_BYTES, sums_of, unit_ceil, unit_floor
 from bitdustfs.engine.filestate import FileLife
-from bitdustfs.errors import BitdustError, DiskFault, SpoolDamaged
+from bitdustfs.errors import SpoolDamaged
 from bitdustfs.model import SUM_UNIT_BYTES, Hold
 from bitdustfs.ports import Catalog, Spool
 
@@ -31,17 +31,11 @@ class Spooled:
             return self._spool.read(life.ino, at, length)
         start, end = unit_floor(at), at + length
         checked = min(unit_ceil(end), summed)
-        error: BitdustError | None = None
-        try:
-            content = self._spool.read(life.ino, start, max(end, checked) - start)
-        except DiskFault as e:
-            if checked <= end:
-                raise
-            error = e
-            # a power loss may have taken the file's end, of which nothing was needed: it was summed as zeros
-            content = self._spool.read(life.ino, start, end - start).ljust(checked - start, b"\0")
+        content = self._spool.read(life.ino, start, end - start, extra=max(0, checked - end))
+        # a power loss may have taken the file's end, of which nothing was needed: it was summed as zeros
+        content = content.ljust(checked - start, b"\0")
         if sums_of(memoryview(content)[: checked - start]) != self._known(life, start, checked):
-            raise error or SpoolDamaged(ino=life.ino)
+            raise SpoolDamaged(ino=life.ino)
         if start == at and len(content) == length:
             return content
         return content[at - start : end - start]

@@ -40,11 +40,12 @@ class MemorySpool:
         self._patch(file, at, bytes(content))
         file.end = max(file.end, at + len(content))
 
-    def read(self, ino: Ino, at: int, length: int) -> bytes:
-        """Exactly `length` bytes. Raises DiskFault where the file is shorter."""
+    def read(self, ino: Ino, at: int, length: int, *, extra: int = 0) -> bytes:
+        """Exactly `length` bytes, and up to `extra` more if there are. Raises DiskFault where the file is shorter."""
         file = self._files.get(ino)
         if file is None or at + length > file.end:
             raise DiskFault(path=f"memory spool, inode {ino}", why=f"it ends before byte {at + length}")
+        length = min(length + extra, file.end - at)
         first = at // _PAGE
         joined = b"".join(file.pages.get(p, _ZEROS) for p in range(first, (at + length - 1) // _PAGE + 1))
         return joined[at - first * _PAGE :][:length]
@@ -133,10 +134,10 @@ class FaultySpool:
         self._step()
         self._spool.write(ino, at, content)
 
-    def read(self, ino: Ino, at: int, length: int) -> bytes:
+    def read(self, ino: Ino, at: int, length: int, *, extra: int = 0) -> bytes:
         """Read, or fail."""
         self._step()
-        return self._spool.read(ino, at, length)
+        return self._spool.read(ino, at, length, extra=extra)
 
     async def harden(self, ino: Ino) -> None:
         """Harden, or fail without having hardened."""

@@ -49,6 +49,13 @@ class SpoolContract:
             with pytest.raises(DiskFault):
                 spool.read(SEVEN, at, length)
 
+    def test_read_takes_more_if_there_is_more(self, spool: Spool) -> None:
+        spool.write(SEVEN, 0, b"hello world")
+        assert spool.read(SEVEN, 2, 3, extra=4) == b"llo wor"
+        assert spool.read(SEVEN, 2, 9, extra=100) == b"llo world"
+        with pytest.raises(DiskFault):
+            spool.read(SEVEN, 2, 10, extra=100)
+
     def test_read_of_an_unknown_inode_is_a_fault(self, spool: Spool) -> None:
         with pytest.raises(DiskFault):
             spool.read(SEVEN, 0, 1)

@@ -229,6 +229,21 @@ async def test_version_older_than_the_last_sync_does_not_replace_it(autojump_clo
     assert await content_of(volume, ino) == synced_bytes.ljust(LARGE, b"\0")
 
 
+async def test_junk_that_a_power_loss_left_behind_hard_bytes_is_harmless(autojump_clock: MockClock) -> None:
+    volume, old = Volume(), DICE.randbytes(150_000)
+    async with volume.running(upload=False):
+        ino = await synced(volume, old)
+        await volume.files.write(ino, 60_000, b"soft" * 7_500)
+        volume.journal.commit()
+    volume.spool.lose_power()
+    volume.spool.write(ino, 150_000, b"junk" * 400)  # the file ends between what was hard and where it ended
+    volume.start(b"second boot")
+    await volume.files.settle_all()
+    volume.journal.commit()
+    volume.start(b"second boot")
+    assert await content_of(volume, ino) == old
+
+
 # -- rotten disks ------------------------------------------------------------------------------------------
 
 
