@@ -118,6 +118,7 @@ class Practice:
         """End the mounting process by SIGKILL. The dead mount stays."""
         os.kill(self.mount_pid(), signal.SIGKILL)
         wait_until("the mount is dead", lambda: mounts.is_dead(str(self.path)))
+        wait_until("the home is free", lambda: holder(Home(self.home)) is None)  # files are closed one after another
 
     def mount(self, *options: str, wait: bool = True) -> None:
         """Mount, also over a dead mount, with words for `-o`, and wait for all suppliers that run."""

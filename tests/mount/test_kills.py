@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from bitdustfs.edges import mounts
-from bitdustfs.edges.home import Home, holder
+from bitdustfs.edges.home import Home
 from tests.mount import scribe
 from tests.mount.practice import Practice, wait_until
 
@@ -61,9 +60,7 @@ def stored_fragments(practice: Practice) -> Mapping[str, int]:
 
 def test_mount_of_a_killed_process_is_dead_whatever_the_kernel_still_knows(rough_swarm: Practice) -> None:
     os.stat(rough_swarm.path)
-    os.kill(rough_swarm.mount_pid(), signal.SIGKILL)
-    wait_until("the mount is dead", lambda: mounts.is_dead(str(rough_swarm.path)))
-    assert holder(Home(rough_swarm.home)) is None
+    rough_swarm.kill_mount()
     rough_swarm.mount()
     assert not mounts.is_dead(str(rough_swarm.path))
 

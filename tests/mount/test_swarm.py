@@ -6,7 +6,6 @@ import hashlib
 import os
 import random
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sysconfig
@@ -144,21 +143,12 @@ def test_a_killed_mount_is_mounted_again_without_cleaning_and_keeps_what_was_syn
         file.write(PLAINTEXT)
         file.flush()
         os.fsync(file.fileno())
-    os.kill(own_swarm.mount_pid(), signal.SIGKILL)
-    wait_until("the mount is dead", lambda: not _answers(own_swarm.path))
+    own_swarm.kill_mount()
     own_swarm.up()
     assert (own_swarm.path / "file").read_bytes() == PLAINTEXT
     own_swarm.sync()
     own_swarm.forget()
     assert (own_swarm.path / "file").read_bytes() == PLAINTEXT
-
-
-def _answers(path: Path) -> bool:
-    try:
-        os.stat(path)
-        return os.path.ismount(path)
-    except OSError:
-        return False
 
 
 def test_demo_up_again_changes_nothing(swarm: Practice) -> None:
