@@ -8,6 +8,7 @@ sealed can be taken for something else or moved to another place.
 from __future__ import annotations
 
 import struct
+from enum import IntEnum
 
 from blake3 import blake3
 from cryptography.exceptions import InvalidTag
@@ -18,28 +19,46 @@ from bitdustfs.errors import SealBroken
 from bitdustfs.model import BlockId, Suite, short
 
 FORMAT_VERSION = 1
-TYPE_CHUNK = 1  # of what is sealed: a chunk of a file. Deltas, manifests and heads get their own
 _AAD = struct.Struct(">8sBB16sI32sI")
 _MAGIC = b"bitdust\0"
 
 
+class Kind(IntEnum):
+    """What is sealed: nothing sealed as one of them can be taken for another."""
+
+    CHUNK = 1  # of files
+    DELTA = 2  # changes of the catalog
+    MANIFEST = 3  # what an image of the catalog consists of
+    IMAGE = 4  # chunks of the catalog
+    HEAD = 5  # the inside of a head
+
+
 class BlockSeal:
-    """The sealing of one block: its key, bound to volume, scope and block id.
+    """The sealing of one block: its key, bound to volume, scope, block id and kind.
 
     Args:
         volume_key: 32 bytes. volume_id: 16 bytes.
         scope: what shares one block key. block_id: 32 random bytes, new for every block.
     """
 
-    __slots__ = ("_block_id", "_cipher", "_padding_key", "_scope", "_volume_id")
+    __slots__ = ("_block_id", "_cipher", "_kind", "_padding_key", "_scope", "_volume_id")
 
-    def __init__(self, volume_key: bytes, volume_id: bytes, scope: int, block_id: BlockId, suite: Suite) -> None:
+    def __init__(
+        self,
+        volume_key: bytes,
+        volume_id: bytes,
+        scope: int,
+        block_id: BlockId,
+        suite: Suite,
+        kind: Kind = Kind.CHUNK,
+    ) -> None:
         key = block_key(volume_key, scope, block_id)
         self._cipher = AESGCM(key) if suite is Suite.AES_256_GCM else ChaCha20Poly1305(key)
         self._padding_key = padding_key(volume_key, scope, block_id)
         self._volume_id = volume_id
         self._scope = scope
         self._block_id = block_id
+        self._kind = kind
 
     def __repr__(self) -> str:
         return f"BlockSeal({short(self._block_id)})"
@@ -64,7 +83,7 @@ class BlockSeal:
         return blake3(key=self._padding_key).digest(length=length)
 
     def _aad(self, slot: int) -> bytes:
-        return _AAD.pack(_MAGIC, TYPE_CHUNK, FORMAT_VERSION, self._volume_id, self._scope, self._block_id, slot)
+        return _AAD.pack(_MAGIC, self._kind, FORMAT_VERSION, self._volume_id, self._scope, self._block_id, slot)
 
 
 def _nonce(slot: int) -> bytes:

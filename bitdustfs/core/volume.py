@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bitdustfs.core import fragment
 from bitdustfs.core.keys import fingerprint_key, name_key, volume_id
-from bitdustfs.core.seal import BlockSeal
+from bitdustfs.core.seal import BlockSeal, Kind
 from bitdustfs.model import BlockId, Fingerprint, FragmentName, NodeId, Suite
 
 
@@ -23,9 +23,9 @@ class VolumeSecrets:
     def __repr__(self) -> str:
         return "VolumeSecrets(…)"
 
-    def seal_of(self, block_id: BlockId, scope: int, suite: Suite) -> BlockSeal:
+    def seal_of(self, block_id: BlockId, scope: int, suite: Suite, kind: Kind = Kind.CHUNK) -> BlockSeal:
         """The sealing of one block."""
-        return BlockSeal(self._volume_key, self.volume_id, scope, block_id, suite)
+        return BlockSeal(self._volume_key, self.volume_id, scope, block_id, suite, kind)
 
     def fragment_name(self, block_id: BlockId, index: int, supplier: NodeId) -> FragmentName:
         """What `supplier` knows fragment `index` of a block by."""

@@ -1,0 +1,364 @@
+"""The replica: what suppliers keep of the catalog, so that the phrase and one of them bring everything back.
+
+    head (signed, small) ─ sealed inside ─┬─ suppliers with addresses
+                                          ├─ manifest ── blocks of image chunks: the whole catalog at one change
+                                          └─ deltas: the changes after it, in order
+
+Deltas, manifests and image chunks are sealed into blocks of their own kinds and coded like any block; a small one is
+coded 1/n, so that each supplier has all of it. A reader needs no catalog for them: a reference tells block id, code
+and roots, from which names follow; where the fragments went is told too, as a hint that may be old.
+
+Everything here is msgpack inside what is sealed: read only after it was authenticated.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Final, TypeAlias
+
+import msgspec
+from msgspec import Meta, Struct
+
+from bitdustfs.core import block as blocks
+from bitdustfs.core.seal import Kind
+from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.errors import BadFormat
+from bitdustfs.model import (
+    BLOCK_BYTES,
+    CHUNK_BYTES,
+    SEAL_BYTES,
+    BlockId,
+    BlockNo,
+    BlockRow,
+    Code,
+    FragmentRow,
+    FragmentState,
+    NodeId,
+    OwnerId,
+    Root,
+    Suite,
+    Supplier,
+    SupplierNo,
+)
+
+VERSION: Final = 1
+IMAGE_CHUNK_BYTES: Final = 16 * 1024  # (tune) of the catalog's file; a small change alters few of them
+DELTA_BYTES: Final = 3 * 1024 * 1024  # (tune) of changes in one delta: compressed or not, it fits into a block
+COPY_BYTES: Final = 64 * 1024  # (tune) up to this size an object is copied to every supplier instead of coded
+SNAPSHOT_SHARE: Final = 4  # (tune) a new snapshot when deltas exceed this part of the last one …
+SNAPSHOT_LEAST_BYTES: Final = 1024 * 1024  # (tune) … and this, so that a young volume does not make one all the time
+MERGE_RUN: Final = 8  # (tune) so many deltas of about one size become one
+MOST_DELTAS: Final = 96  # that a head names; more need a new snapshot
+_HEAD_ID_BYTES = 32
+_LEAST_LEVEL_BYTES = 1024
+_COMPRESSION = 6
+_IMAGE_COMPRESSION = 1  # 100 MB/s and more; the gain above is small
+
+U8: TypeAlias = Annotated[int, Meta(ge=0, le=255)]
+U32: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
+U63: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Bytes32: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Text: TypeAlias = Annotated[str, Meta(max_length=1024)]
+
+
+class _Part(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+    pass
+
+
+class ObjectRef(_Part, frozen=True):
+    """How to find and check one block of the replica."""
+
+    block_id: Bytes32
+    suite: U8
+    k: U8
+    n: U8
+    length: U32  # bytes of the block with padding, before coding
+    content_bytes: U32  # of what is sealed in it; of image blocks the sum of their chunks
+    roots: bytes  # 32 bytes for each fragment, or once if all are equal
+    at: tuple[U32, ...]  # by index: the number of the supplier that had it when this was written; 0: nobody
+
+    def row(self, number: BlockNo) -> BlockRow:
+        """The block that it speaks of."""
+        joined = self.roots * self.n if len(self.roots) == _HEAD_ID_BYTES else self.roots
+        roots = tuple(Root(joined[at : at + 32]) for at in range(0, len(joined), 32))
+        if not 1 <= self.k <= self.n or len(roots) != self.n or not 1 <= self.length <= BLOCK_BYTES:
+            raise BadFormat(what="the replica names a block that cannot be one")
+        return BlockRow(
+            number, BlockId(self.block_id), 0, Suite(self.suite), Code(self.k, self.n), self.length, roots
+        )
+
+
+class DeltaRef(_Part, frozen=True):
+    """One delta: the changes `first` … `last` of the catalog, or one part of them."""
+
+    first: U63
+    last: U63
+    object: ObjectRef
+
+
+class SupplierEntry(_Part, frozen=True):
+    """One supplier, as the head tells it to a machine that knows nothing."""
+
+    number: U32
+    node: Bytes32
+    owner: Bytes32
+    label: Text
+    address: Text
+
+    def row(self) -> Supplier:
+        """A row without contract: enough to dial it and to read."""
+        return Supplier(
+            supplier=SupplierNo(self.number),
+            node=NodeId(self.node),
+            owner=OwnerId(self.owner),
+            label=self.label,
+            address=self.address,
+            contract=b"",
+            capacity_bytes=0,
+            capacity_fragments=0,
+            used_bytes=0,
+            used_fragments=0,
+        )
+
+
+class HeadContent(_Part, frozen=True):
+    """What is sealed inside a head."""
+
+    version: U8
+    time_s: U63  # wall time, for people only
+    change: U63  # the last change of the catalog that it brings back
+    manifest: tuple[ObjectRef, ...]  # the parts of the manifest, in order
+    deltas: tuple[DeltaRef, ...]  # in order
+    suppliers: tuple[SupplierEntry, ...]
+
+
+class ImageBlock(_Part, frozen=True):
+    """One block of image chunks, and how long each of them is in it."""
+
+    object: ObjectRef
+    lengths: tuple[U32, ...]
+
+
+class Manifest(_Part, frozen=True):
+    """A whole catalog file."""
+
+    version: U8
+    change: U63  # the last change that the image holds
+    order: tuple[tuple[U32, U32], ...]  # for each chunk of the file: which of `blocks`, and which slot there
+    blocks: tuple[ImageBlock, ...]
+
+
+_head_decoder = msgspec.msgpack.Decoder(HeadContent)
+_manifest_decoder = msgspec.msgpack.Decoder(Manifest)
+_encoder = msgspec.msgpack.Encoder()
+
+
+# --- objects ----------------------------------------------------------------------------------------------
+
+
+def pieces(content_bytes: int) -> list[int]:
+    """The lengths of the sealed pieces that an object's content is cut into."""
+    whole, rest = divmod(content_bytes, CHUNK_BYTES)
+    return [CHUNK_BYTES] * whole + ([rest] if rest else [])
+
+
+def cut(content: bytes) -> list[bytes]:
+    """An object's content in its pieces. Raises ValueError: it is empty."""
+    if not content:
+        raise ValueError("an object is never empty")
+    return [content[at : at + CHUNK_BYTES] for at in range(0, len(content), CHUNK_BYTES)]
+
+
+def join(seals: VolumeSecrets, row: BlockRow, kind: Kind, content_bytes: int, block: bytes) -> bytes:
+    """Open an object of `content_bytes` bytes. Raises SealBroken, BadFormat."""
+    return b"".join(unseal_pieces(seals, row, kind, pieces(content_bytes), block))
+
+
+def unseal_pieces(
+    seals: VolumeSecrets, row: BlockRow, kind: Kind, lengths: Sequence[int], block: bytes
+) -> list[bytes]:
+    """Open the pieces of a block of the replica. Raises SealBroken, BadFormat."""
+    try:
+        places, length = blocks.layout(lengths)
+    except ValueError as bad:
+        raise BadFormat(what=f"the replica names a block that cannot be one: {bad}") from bad
+    if length != row.length or len(block) < length:
+        raise BadFormat(what="the replica names a block of another length")
+    seal = seals.seal_of(row.block_id, row.scope, row.suite, kind)
+    view = memoryview(block)
+    return [seal.unseal(p.slot, view[p.offset : p.offset + p.length + SEAL_BYTES]) for p in places]
+
+
+def reference(row: BlockRow, content_bytes: int, fragments: Iterable[FragmentRow]) -> ObjectRef:
+    """Refer to a block of the replica."""
+    at = [0] * row.code.n
+    for each in fragments:
+        if each.state is FragmentState.HELD and each.index < row.code.n:
+            at[each.index] = each.supplier
+    roots = b"".join(row.roots[:1] if len(set(row.roots)) == 1 else row.roots)
+    return ObjectRef(
+        bytes(row.block_id), int(row.suite), row.code.k, row.code.n, row.length, content_bytes, roots, tuple(at)
+    )
+
+
+def code_for(content_bytes: int, suppliers: int, losses: int) -> Code:
+    """The code of an object: one supplier has all of a small one; a larger one survives as many losses as any file.
+
+    Args:
+        suppliers: how many there are, at least 1.
+        losses: the largest n − k of any code in use.
+    """
+    if content_bytes <= COPY_BYTES:
+        return Code(1, min(suppliers, 255))
+    n = min(suppliers, 24)
+    return Code(max(1, n - losses), n)
+
+
+def compress(content: bytes) -> bytes:
+    """Make an object's content small."""
+    return zlib.compress(content, _COMPRESSION)
+
+
+def compress_chunk(content: bytes) -> bytes:
+    """Make one image chunk small."""
+    return zlib.compress(content, _IMAGE_COMPRESSION)
+
+
+def expand(content: bytes, most_bytes: int) -> bytes:
+    """Undo `compress` or `compress_chunk`. Raises BadFormat: it is damaged or would be longer than `most_bytes`."""
+    inflater = zlib.decompressobj()
+    try:
+        expanded = inflater.decompress(content, most_bytes + 1)
+    except zlib.error as bad:
+        raise BadFormat(what=f"an object of the replica cannot be expanded: {bad}") from bad
+    if len(expanded) > most_bytes or not inflater.eof or inflater.unused_data:
+        raise BadFormat(what="an object of the replica is longer or shorter than it says")
+    return expanded
+
+
+# --- heads and manifests ------------------------------------------------------------------------------------
+
+
+def seal_head(secrets: VolumeSecrets, content: HeadContent, block_id: BlockId, suite: Suite) -> bytes:
+    """The sealed part of a head: a fresh id of 32 bytes, the suite, and the padded content.
+
+    Padding hides how many deltas there are, and how many suppliers.
+    """
+    body = zlib.compress(_encoder.encode(content), _COMPRESSION)
+    plain = len(body).to_bytes(4, "big") + body
+    plain += bytes(blocks.padded_length(len(plain)) - len(plain))
+    sealed = secrets.seal_of(block_id, 0, suite, Kind.HEAD).seal(0, plain)
+    return bytes(block_id) + bytes([suite]) + sealed
+
+
+def unseal_head(secrets: VolumeSecrets, sealed: bytes) -> HeadContent:
+    """Open the sealed part of a head.
+
+    Raises:
+        SealBroken: it is of another volume, or damaged. BadFormat: of an unknown version, or makes no sense.
+    """
+    if len(sealed) < _HEAD_ID_BYTES + 1 + 4:
+        raise BadFormat(what="a head is too short")
+    suite = sealed[_HEAD_ID_BYTES]
+    if suite not in Suite.__members__.values():
+        raise BadFormat(what=f"a head is sealed with a cipher that is not known here: {suite}")
+    seal = secrets.seal_of(BlockId(sealed[:_HEAD_ID_BYTES]), 0, Suite(suite), Kind.HEAD)
+    plain = seal.unseal(0, sealed[_HEAD_ID_BYTES + 1 :])
+    body = plain[4 : 4 + int.from_bytes(plain[:4], "big")]
+    raw = expand(body, 16 * 1024 * 1024)
+    try:
+        content = _head_decoder.decode(raw)
+    except (msgspec.MsgspecError, RecursionError) as bad:
+        raise BadFormat(what=f"a head of another version of bitdustfs: {bad}") from bad
+    if content.version != VERSION:
+        raise BadFormat(what=f"a head has version {content.version}; this bitdustfs reads version {VERSION}")
+    return content
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Write a manifest, compressed."""
+    return compress(_encoder.encode(manifest))
+
+
+def decode_manifest(content: bytes) -> Manifest:
+    """Read a manifest. Raises BadFormat."""
+    try:
+        manifest = _manifest_decoder.decode(expand(content, 1 << 30))
+    except (msgspec.MsgspecError, RecursionError) as bad:
+        raise BadFormat(what=f"a manifest of another version of bitdustfs: {bad}") from bad
+    if manifest.version != VERSION:
+        raise BadFormat(what=f"a manifest has version {manifest.version}; this bitdustfs reads version {VERSION}")
+    for block, slot in manifest.order:
+        if block >= len(manifest.blocks) or slot >= len(manifest.blocks[block].lengths):
+            raise BadFormat(what="a manifest names a chunk that is in no block of it")
+    return manifest
+
+
+# --- decisions ----------------------------------------------------------------------------------------------
+
+
+def quorum(suppliers: int) -> int:
+    """Q: how many of so many suppliers must have a head before it counts."""
+    return suppliers // 2 + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Holders:
+    """Who has the newest head, by supplier number, and who should."""
+
+    listed: frozenset[int]  # in this head's list
+    before: frozenset[int]  # in the list of the head before it
+    have: frozenset[int]
+
+    @property
+    def is_quorate(self) -> bool:
+        """More than half of the list, and of the list before it, have the head."""
+        return all(
+            len(self.have & these) >= quorum(len(these)) for these in (self.listed, self.before or self.listed)
+        )
+
+    def is_safe(self, losses: int) -> bool:
+        """So many have it that after `losses` of them it is still there, and a quorum has it."""
+        return self.is_quorate and len(self.have & self.listed) >= copies_needed(len(self.listed), losses)
+
+
+def copies_needed(suppliers: int, losses: int) -> int:
+    """How many suppliers must have something of which each has all, so that it is as safe as any file."""
+    return min(suppliers, max(quorum(suppliers), losses + 1)) if suppliers else 1
+
+
+def merge_from(sizes: Sequence[int]) -> int | None:
+    """Which deltas at the end to merge into one: the index of the first of them; None: leave them.
+
+    A run of MERGE_RUN deltas of at most one size class becomes one of the next: so few are left, and each change is
+    sent again only a few times.
+
+    Args:
+        sizes: bytes of the deltas, in order.
+    """
+    best: int | None = None
+    level = 0
+    start = len(sizes)
+    while True:
+        while start > 0 and _level(sizes[start - 1]) <= level:
+            start -= 1
+        if len(sizes) - start >= MERGE_RUN and sum(sizes[start:]) <= DELTA_BYTES:
+            best = start
+        if start == 0 or sum(sizes[start:]) > DELTA_BYTES:
+            return best
+        level = max(level + 1, _level(sizes[start - 1]))
+
+
+def _level(size: int) -> int:
+    level = 0
+    while size > _LEAST_LEVEL_BYTES:
+        size //= MERGE_RUN
+        level += 1
+    return level
+
+
+def wants_snapshot(image_bytes: int, delta_bytes: int, deltas: int) -> bool:
+    """Say whether the deltas have grown so much that a new snapshot should replace them."""
+    return deltas > MOST_DELTAS or delta_bytes > max(SNAPSHOT_LEAST_BYTES, image_bytes // SNAPSHOT_SHARE)
