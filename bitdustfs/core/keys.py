@@ -126,3 +126,8 @@ def fingerprint_key(volume_key: bytes, scope: int) -> bytes:
 def volume_id(volume_key: bytes) -> bytes:
     """16 bytes that name the volume in everything sealed for it."""
     return derive(volume_key, "volume id", length=16)
+
+
+def volume_handle(volume_key: bytes) -> bytes:
+    """16 bytes that name the volume in the clear part of its heads; nobody can tell what else belongs to it."""
+    return derive(volume_key, "volume handle", length=16)

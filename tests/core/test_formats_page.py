@@ -16,7 +16,7 @@ from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
-from bitdustfs.core import block, bulk, certificate, contract, erasure, fragment, keys, wire
+from bitdustfs.core import block, bulk, certificate, contract, erasure, fragment, head, keys, wire
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.contract import Party, Terms
 from bitdustfs.core.keyfile import NodeKeys, decode_keys, encode_keys
@@ -108,6 +108,13 @@ class Cast:
         )
         return contract.propose(self.customer, terms)
 
+    def heads(self) -> tuple[head.Head, head.Head]:
+        """Two versions, one after the other."""
+        handle = keys.volume_handle(self.volume.volume)
+        first = head.sign(self.customer, handle=handle, version=1, previous=head.NO_HEAD, sealed=b"first")
+        second = head.sign(self.customer, handle=handle, version=2, previous=first.digest, sealed=b"second")
+        return first, second
+
     def messages(self) -> Mapping[str, wire.Message]:
         """One message of each kind."""
         name, root = bytes(self.fragment_name()), bytes(fragment.root(FRAGMENT))
@@ -147,6 +154,7 @@ def made(cast: Cast, directory: Path) -> dict[str, str]:
             _blocks(cast),
             _fragments(cast, directory),
             _papers(cast),
+            _heads(cast),
             _frames(cast),
             _bulk(cast),
         )
@@ -163,6 +171,7 @@ def _keys(cast: Cast) -> dict[str, str | bytes]:
         "keys.volume_key": volume_key,
         "keys.record_key": cast.volume.record,
         "keys.volume_id": keys.volume_id(volume_key),
+        "keys.volume_handle": keys.volume_handle(volume_key),
         "keys.name_key": keys.name_key(volume_key),
         "keys.fingerprint_key": keys.fingerprint_key(volume_key, 0),
         "keys.block_key": keys.block_key(volume_key, 0, cast.block_id),
@@ -215,6 +224,11 @@ def _papers(cast: Cast) -> dict[str, str | bytes]:
         "contract.proposal_blake3": blake3(proposal.raw).digest(),
         "contract.signed_blake3": blake3(contract.countersign(cast.supplier, proposal).raw).digest(),
     }
+
+
+def _heads(cast: Cast) -> dict[str, str | bytes]:
+    _first, second = cast.heads()
+    return {"head.link": second.link, "head.digest": second.digest, "head.bytes": second.raw}
 
 
 def _frames(cast: Cast) -> dict[str, str | bytes]:
@@ -282,6 +296,7 @@ def test_papers_of_the_page_are_read_back(vectors: dict[str, str], cast: Cast) -
     assert (read.role, read.epoch, read.node) == (Role.WRITER, EPOCH, cast.customer.node)
     assert decode_keys(bytes.fromhex(vectors["keyfile.bytes"])) == _node_keys(cast)
     assert contract.parse(cast.proposal().raw).terms.second.gives_bytes == GIB
+    assert head.follows(head.parse(bytes.fromhex(vectors["head.bytes"])), b"", cast.heads()[0])
 
 
 def test_frames_of_the_page_are_read_back(cast: Cast) -> None:
@@ -300,6 +315,12 @@ def test_lengths_that_the_page_names_are_those_of_the_code() -> None:
     page = PAGE.read_text()
     for length in (certificate.CERTIFICATE_BYTES, contract.PROPOSAL_BYTES, contract.CONTRACT_BYTES):
         assert f"{length} bytes" in page
-    for limit in (wire.MAX_HEADER_BYTES, wire.MAX_BODY_BYTES, wire.HELLO_HEADER_BYTES, bulk.MAX_FRAME_BYTES):
+    for limit in (
+        wire.MAX_HEADER_BYTES,
+        wire.MAX_BODY_BYTES,
+        wire.HELLO_HEADER_BYTES,
+        bulk.MAX_FRAME_BYTES,
+        head.MAX_HEAD_BYTES,
+    ):
         assert str(limit) in page
     assert all(f"{each.value:>2}  {each.name}" in page for each in wire.Refused)

@@ -1,0 +1,153 @@
+"""Heads: the small signed record that names the newest of all, and how one follows another.
+
+A head is a link, who signed it, and a sealed part that only the owner can read. The link is what is signed and what
+makes the chain: it has the digest of the link before and the hash of the sealed part. So a supplier, who can read
+nothing, still tells a later head from an older one and from a fork (invariant I11): from the head that it holds, link
+by link, each named by the hash in the next, up to a head that a writer of the owner signed. The links between need no
+signatures of their own: who signs the last one vouches for all.
+
+    link: offset  bytes
+          0       1     format version, 1
+          1       16    volume handle: tells the owner's volumes apart, and says nothing else of them
+          17      8     version of the head, from 1 on; each is one more than the one before
+          25      8     epoch of the signer's certificate
+          33      32    digest of the link before, zeros in version 1
+          65      32    BLAKE3 of the sealed part
+          97      4     bytes of the sealed part
+
+    head: offset  bytes
+          0       101   link
+          101     138   certificate of the node that signed
+          239     64    Ed25519 signature by that node over the link, for the purpose "head"
+          303           sealed part
+
+Numbers are big-endian. A `Head` exists only if all of this fits together: parsing is verifying. Whether the signer
+acts for the right owner, and whether the version is the newest, is for those who know the owner.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from blake3 import blake3
+
+from bitdustfs.core import certificate
+from bitdustfs.core.certificate import CERTIFICATE_BYTES, SIGNATURE_BYTES, Certificate, Identity
+from bitdustfs.errors import BadFormat
+from bitdustfs.model import Role
+
+VERSION: Final = 1
+NO_HEAD: Final = bytes(32)  # the digest that version 1 names as the one before
+MAX_HEAD_BYTES: Final = 64 * 1024  # (tune) some hundred references and addresses; a supplier keeps one for each owner
+_LINK = struct.Struct(">B16sQQ32s32sI")
+LINK_BYTES: Final = 101
+_SEALED_AT: Final = LINK_BYTES + CERTIFICATE_BYTES + SIGNATURE_BYTES
+MAX_SEALED_BYTES: Final = MAX_HEAD_BYTES - _SEALED_AT
+_LATE: Final = 1 << 63  # versions are below: they must fit the catalog's integers
+_PURPOSE = "head"
+_DIGEST_KEY = blake3(b"bitdustfs 1 head digest").digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A verified head. Made by `sign` and `parse` only."""
+
+    raw: bytes  # as signed and as it came
+    link: bytes
+    handle: bytes
+    version: int
+    epoch: int  # of the signer's certificate
+    previous: bytes  # digest of the link before
+    signer: Certificate
+    sealed: bytes
+
+    @property
+    def digest(self) -> bytes:
+        """32 bytes over the link: what the next head names as its previous."""
+        return _digest(self.link)
+
+
+def sign(identity: Identity, *, handle: bytes, version: int, previous: bytes, sealed: bytes) -> Head:
+    """Make a head.
+
+    Args:
+        handle: of the volume, 16 bytes (`keys.volume_handle`).
+        version: one more than that of the head before; 1 if there is none.
+        previous: digest of the head before, NO_HEAD if there is none.
+        sealed: at most MAX_SEALED_BYTES bytes; not inspected.
+    Raises:
+        BadFormat: it makes no sense, or `identity` is no writer.
+    """
+    if not 0 < version < _LATE:
+        raise BadFormat(what=f"a head cannot have version {version}")
+    if len(handle) != 16 or len(previous) != len(NO_HEAD):
+        raise BadFormat(what="a head has a handle of 16 bytes and a digest of 32")
+    epoch = identity.certificate.epoch
+    link = _LINK.pack(VERSION, handle, version, epoch, previous, blake3(sealed).digest(), len(sealed))
+    return parse(link + identity.certificate.raw + identity.sign(_PURPOSE, link) + sealed)
+
+
+def parse(raw: bytes | memoryview) -> Head:
+    """Read and verify a head.
+
+    Raises:
+        BadFormat: an unknown format version, a wrong length, a version out of bounds, not signed by a certified
+            writer, or another sealed part than was signed.
+    """
+    if len(raw) and raw[0] != VERSION:
+        raise BadFormat(what=f"a head has format version {raw[0]}; this bitdustfs reads version {VERSION}")
+    if not _SEALED_AT <= len(raw) <= MAX_HEAD_BYTES:
+        raise BadFormat(what=f"a head has {_SEALED_AT} to {MAX_HEAD_BYTES} bytes, this has {len(raw)}")
+    raw = bytes(raw)
+    link, sealed = raw[:LINK_BYTES], raw[_SEALED_AT:]
+    _format, handle, version, epoch, previous, sealed_hash, sealed_bytes = _LINK.unpack(link)
+    if not 0 < version < _LATE:
+        raise BadFormat(what=f"a head cannot have version {version}")
+    if (version == 1) != (previous == NO_HEAD):
+        raise BadFormat(what="a head does not say which head it follows")
+    if len(sealed) != sealed_bytes:
+        raise BadFormat(what=f"a head has {len(sealed)} sealed bytes, and says {sealed_bytes}")
+    signer = certificate.parse(raw[LINK_BYTES : LINK_BYTES + CERTIFICATE_BYTES])
+    if signer.role is not Role.WRITER:
+        raise BadFormat(what=f"a head is signed by a {signer.role.name.lower()}, who may not change anything")
+    if signer.epoch != epoch:
+        raise BadFormat(what="a head is of another epoch than the certificate of its signer")
+    if not signer.vouches(_PURPOSE, link, raw[_SEALED_AT - SIGNATURE_BYTES : _SEALED_AT]):
+        raise BadFormat(what="the signature under a head is not genuine")
+    if blake3(sealed).digest() != sealed_hash:
+        raise BadFormat(what="a head has other sealed bytes than were signed")
+    return Head(raw, link, handle, version, epoch, previous, signer, sealed)
+
+
+def descends(head: Head, links: bytes | memoryview, ancestor: bytes) -> bool:
+    """Say whether a chain of links leads from an older head to this one.
+
+    Args:
+        links: those of all versions between the two, oldest first, one after another; none if there are none between.
+        ancestor: digest of the older head.
+    """
+    between, rest = divmod(len(links), LINK_BYTES)
+    if rest:
+        return False
+    expected = ancestor
+    for place in range(between):
+        link = bytes(links[place * LINK_BYTES : (place + 1) * LINK_BYTES])
+        form, handle, version, _epoch, previous, _hash, _length = _LINK.unpack(link)
+        if (form, handle, version, previous) != (VERSION, head.handle, head.version - between + place, expected):
+            return False
+        expected = _digest(link)
+    return head.previous == expected
+
+
+def follows(head: Head, links: bytes | memoryview, older: Head) -> bool:
+    """Say whether a head comes after another one of the same volume, by a chain without gaps (see `descends`)."""
+    steps = len(links) // LINK_BYTES + 1
+    return (head.handle, head.version) == (older.handle, older.version + steps) and descends(
+        head, links, older.digest
+    )
+
+
+def _digest(link: bytes) -> bytes:
+    return blake3(link, key=_DIGEST_KEY).digest()

@@ -1,0 +1,237 @@
+"""Heads: only what a writer signed is one, and only a whole chain leads from one to the next."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from blake3 import blake3
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitdustfs.core import head as heads
+from bitdustfs.core import keys
+from bitdustfs.core.certificate import Identity, certify
+from bitdustfs.core.head import LINK_BYTES, MAX_HEAD_BYTES, MAX_SEALED_BYTES, NO_HEAD, Head
+from bitdustfs.core.keys import public_bytes
+from bitdustfs.errors import BadFormat
+from bitdustfs.model import Role
+
+OWNER = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+NODE = Ed25519PrivateKey.from_private_bytes(bytes(range(32, 64)))
+WRITER = Identity(NODE, certify(OWNER, public_bytes(NODE), Role.WRITER, epoch=3))
+HANDLE = bytes(range(16))
+SEALED = b"sealed for the owner only"
+
+# A vector that must never change: the link of version 1 over SEALED, its digest, and the hash of the whole head.
+VECTOR_LINK = bytes.fromhex(
+    "01000102030405060708090a0b0c0d0e0f000000000000000100000000000000030000000000000000000000000000000000"
+    "000000000000000000000000000000c6ef7f9814ed2373b8a0f1a1e86d012f949cf3e2cfd0b8f47ff74a72340b49e2000000"
+    "19"
+)
+VECTOR_DIGEST = "416125bbc01457523c060d3202459a56c61b1c360e76e2984fb6df7050b217d3"
+VECTOR_BLAKE3 = "9e0b55f960b41877538731cd7e23330fd03fca3404b913d8c10c047203b26396"
+
+
+def chain(count: int, handle: bytes = HANDLE, sealed: bytes = SEALED) -> list[Head]:
+    """Versions 1 … count, each after the one before."""
+    made: list[Head] = []
+    for version in range(1, count + 1):
+        previous = made[-1].digest if made else NO_HEAD
+        made.append(heads.sign(WRITER, handle=handle, version=version, previous=previous, sealed=sealed))
+    return made
+
+
+def links(some: list[Head]) -> bytes:
+    return b"".join(each.link for each in some)
+
+
+def signed_link(link: bytes, sealed: bytes = SEALED, identity: Identity = WRITER) -> bytes:
+    """A head around a link that `sign` would not make, with a genuine signature."""
+    return link + identity.certificate.raw + identity.sign("head", link) + sealed
+
+
+def link_of(
+    *,
+    form: int = 1,
+    version: int = 2,
+    epoch: int = 3,
+    previous: bytes = b"p" * 32,
+    sealed: bytes = SEALED,
+    sealed_bytes: int = len(SEALED),
+) -> bytes:
+    return struct.pack(
+        ">B16sQQ32s32sI", form, HANDLE, version, epoch, previous, blake3(sealed).digest(), sealed_bytes
+    )
+
+
+CHAIN = chain(6)
+FORK = chain(6, sealed=b"another history")
+
+
+def test_head_has_the_bytes_it_always_had() -> None:
+    first = CHAIN[0]
+    assert first.link.hex() == VECTOR_LINK.hex()
+    assert first.digest.hex() == VECTOR_DIGEST
+    assert blake3(first.raw).hexdigest() == VECTOR_BLAKE3
+
+
+def test_handle_of_a_volume_says_nothing_of_its_id() -> None:
+    handle = keys.volume_handle(bytes(32))
+    assert handle.hex() == "fef0ff4fd674df8726c199615eea4e3e"
+    assert handle != keys.volume_id(bytes(32))
+
+
+def test_parsing_gives_back_what_was_signed() -> None:
+    made = heads.sign(WRITER, handle=HANDLE, version=2**63 - 1, previous=b"p" * 32, sealed=SEALED)
+    read = heads.parse(memoryview(made.raw))
+    assert read == made
+    assert (read.handle, read.version, read.epoch, read.previous) == (HANDLE, 2**63 - 1, 3, b"p" * 32)
+    assert (read.signer, read.sealed, read.link) == (WRITER.certificate, SEALED, made.raw[:LINK_BYTES])
+
+
+@pytest.mark.parametrize("length", [0, 1, MAX_SEALED_BYTES])
+def test_sealed_part_of_any_allowed_length_is_carried(length: int) -> None:
+    made = heads.sign(WRITER, handle=HANDLE, version=1, previous=NO_HEAD, sealed=bytes(length))
+    assert heads.parse(made.raw).sealed == bytes(length)
+
+
+def test_sealed_part_that_is_too_long_is_not_signed() -> None:
+    with pytest.raises(BadFormat, match=str(MAX_HEAD_BYTES)):
+        heads.sign(WRITER, handle=HANDLE, version=1, previous=NO_HEAD, sealed=bytes(MAX_SEALED_BYTES + 1))
+
+
+@pytest.mark.parametrize("role", [Role.READER, Role.SUPPLIER])
+def test_only_a_writer_signs_heads(role: Role) -> None:
+    other = Identity(NODE, certify(OWNER, public_bytes(NODE), role, epoch=3))
+    with pytest.raises(BadFormat, match=role.name.lower()):
+        heads.sign(other, handle=HANDLE, version=1, previous=NO_HEAD, sealed=SEALED)
+
+
+@pytest.mark.parametrize(
+    "version,handle,previous",
+    [
+        (0, HANDLE, NO_HEAD),
+        (-1, HANDLE, NO_HEAD),
+        (2**63, HANDLE, b"p" * 32),
+        (2**64, HANDLE, b"p" * 32),
+        (1, HANDLE, b"p" * 32),
+        (2, HANDLE, NO_HEAD),
+        (2, HANDLE, b"p" * 31),
+        (2, HANDLE[:-1], b"p" * 32),
+    ],
+)
+def test_head_that_makes_no_sense_is_not_signed(version: int, handle: bytes, previous: bytes) -> None:
+    with pytest.raises(BadFormat):
+        heads.sign(WRITER, handle=handle, version=version, previous=previous, sealed=SEALED)
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        link_of(form=2),
+        link_of(version=0),
+        link_of(version=2**63),
+        link_of(version=2**64 - 1),
+        link_of(version=1),
+        link_of(previous=NO_HEAD),
+        link_of(epoch=2),
+        link_of(epoch=4),
+        link_of(sealed=b"other bytes"),
+        link_of(sealed_bytes=len(SEALED) - 1),
+        link_of(sealed_bytes=2**32 - 1),
+    ],
+)
+def test_genuine_signature_does_not_make_nonsense_a_head(link: bytes) -> None:
+    heads.parse(signed_link(link_of()))
+    with pytest.raises(BadFormat):
+        heads.parse(signed_link(link))
+
+
+def test_unknown_format_is_refused_by_name() -> None:
+    with pytest.raises(BadFormat, match="version 2"):
+        heads.parse(b"\x02" + CHAIN[0].raw[1:])
+
+
+@pytest.mark.parametrize("at", range(0, len(CHAIN[0].raw), 3))
+def test_any_changed_byte_spoils_a_head(at: int) -> None:
+    raw = bytearray(CHAIN[0].raw)
+    raw[at] ^= 0x10
+    with pytest.raises(BadFormat):
+        heads.parse(bytes(raw))
+
+
+def test_cut_or_longer_head_is_refused() -> None:
+    for raw in (CHAIN[0].raw[:-1], CHAIN[0].raw + b"\0", CHAIN[0].raw[:LINK_BYTES], bytes([1]) * 10_000_000):
+        with pytest.raises(BadFormat):
+            heads.parse(raw)
+
+
+def test_signature_for_another_purpose_is_refused() -> None:
+    link = link_of()
+    with pytest.raises(BadFormat, match="genuine"):
+        heads.parse(link + WRITER.certificate.raw + WRITER.sign("contract", link) + SEALED)
+
+
+@given(st.binary(max_size=400), st.booleans())
+def test_no_bytes_crash_the_parser(raw: bytes, is_begun: bool) -> None:
+    with pytest.raises(BadFormat):
+        heads.parse(b"\x01" + raw if is_begun else raw)
+
+
+# -- chains ----------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 5), st.integers(0, 5))
+def test_chain_leads_from_each_version_to_each_later_one_only(older: int, newer: int) -> None:
+    between = links(CHAIN[older + 1 : newer])
+    is_later = newer > older
+    assert heads.descends(CHAIN[newer], between, CHAIN[older].digest) is is_later
+    assert heads.follows(CHAIN[newer], between, CHAIN[older]) is is_later
+
+
+@given(st.integers(0, 5), st.lists(st.sampled_from([*CHAIN, *FORK]), max_size=6), st.sampled_from([*CHAIN, *FORK]))
+def test_any_other_links_lead_nowhere(newer: int, some: list[Head], ancestor: Head) -> None:
+    path = [ancestor, *some, CHAIN[newer]]
+    is_whole = path == CHAIN[ancestor.version - 1 : newer + 1]
+    assert heads.descends(CHAIN[newer], links(some), ancestor.digest) is is_whole
+    assert heads.follows(CHAIN[newer], links(some), ancestor) is is_whole
+
+
+@given(st.integers(0, 4 * LINK_BYTES - 1), st.integers(1, 255))
+def test_any_changed_byte_breaks_a_chain(at: int, change: int) -> None:
+    between = bytearray(links(CHAIN[1:5]))
+    assert heads.descends(CHAIN[5], bytes(between), CHAIN[0].digest)
+    between[at] ^= change
+    assert not heads.descends(CHAIN[5], bytes(between), CHAIN[0].digest)
+
+
+@given(st.binary(max_size=3 * LINK_BYTES))
+def test_no_bytes_crash_the_check_of_a_chain(between: bytes) -> None:
+    assert not heads.descends(CHAIN[5], between, CHAIN[0].digest)
+
+
+def test_chain_of_another_volume_leads_nowhere() -> None:
+    other = chain(3, handle=b"another volume!!")
+    last = heads.sign(WRITER, handle=HANDLE, version=4, previous=other[2].digest, sealed=SEALED)
+    assert not heads.descends(last, links(other[1:3]), other[0].digest)
+    assert not heads.follows(last, b"", other[2])
+
+
+def test_version_that_skips_some_follows_nothing() -> None:
+    jump = heads.sign(WRITER, handle=HANDLE, version=9, previous=CHAIN[5].digest, sealed=SEALED)
+    assert not heads.follows(jump, b"", CHAIN[5])
+
+
+@pytest.mark.parametrize("odd", [link_of(form=2, version=7), link_of(version=8), link_of(version=6)])
+def test_signer_cannot_vouch_for_a_link_that_is_none(odd: bytes) -> None:
+    digest = blake3(odd, key=blake3(b"bitdustfs 1 head digest").digest()).digest()
+    last = heads.sign(WRITER, handle=HANDLE, version=8, previous=digest, sealed=SEALED)
+    assert heads.descends(last, b"", digest)
+    assert not heads.descends(last, odd, b"p" * 32)
+
+
+def test_links_that_end_within_one_lead_nowhere() -> None:
+    assert heads.descends(CHAIN[2], links(CHAIN[1:2]), CHAIN[0].digest)
+    assert not heads.descends(CHAIN[2], links(CHAIN[1:2]) + b"\x01", CHAIN[0].digest)
