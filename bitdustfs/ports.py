@@ -47,7 +47,8 @@ class Catalog(Protocol):
 
     `savepoint` makes a group of changes all or nothing inside it. Reads see uncommitted changes.
     Replicated: inode, name, xattr, map, chunk, block, fragment, supplier, counter. Local: local_file,
-    extent, inline, upload. Ids and cookies come from replicated counters and are never used twice.
+    extent, inline, upload, what suppliers hold, outbox. Ids and cookies come from replicated counters and are never
+    used twice.
     """
 
     def savepoint(self) -> AbstractContextManager[None]:
@@ -260,6 +261,40 @@ class Catalog(Protocol):
     def drop_upload(self, block_id: bytes) -> None: ...
 
     def uploads(self) -> Sequence[tuple[bytes, Sequence[tuple[SupplierNo, FragmentName]]]]: ...
+
+    # -- local: the outbox --------------------------------------------------------------------------------
+    @property
+    def last_change(self) -> int:
+        """The number of the newest committed change of replicated rows, also when the outbox has it no more.
+
+        Each commit that changed any takes the next number, from 1; 0: there was none.
+        """
+        ...
+
+    def outbox(self, after: int, most_bytes: int) -> Sequence[tuple[int, bytes]]:
+        """(number, change set) of committed changes above `after`, oldest first: at least one, if there is any."""
+        ...
+
+    def outbox_bytes(self) -> int:
+        """The sum of all change sets in the outbox."""
+        ...
+
+    def drop_outbox(self, until: int) -> None:
+        """Forget the change sets up to this number. Numbers go on."""
+        ...
+
+    def changed(self, ino: Ino) -> int:
+        """The number of the change that last touched an inode's row, names, xattrs or map, or a later one.
+
+        Returns:
+            `last_change` + 1 for what is not committed yet; what it was at the start for what was not touched since;
+            0 when all that was touched is forgotten.
+        """
+        ...
+
+    def forget_changed(self, until: int) -> None:
+        """Let `changed` be 0 for what was touched by no change above this number."""
+        ...
 
     # -- values -------------------------------------------------------------------------------------------
     def value(self, key: str) -> bytes | None:

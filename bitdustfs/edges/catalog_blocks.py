@@ -81,16 +81,21 @@ _HISTOGRAM = """
 """
 _SUPPLIER_COLUMNS = (
     "supplier", "node", "owner", "label", "address", "contract",
-    "capacity_bytes", "capacity_fragments", "used_bytes", "used_fragments",
+    "capacity_bytes", "capacity_fragments",
 )  # fmt: skip
-_SUPPLIERS = f"SELECT {', '.join(_SUPPLIER_COLUMNS)} FROM r_supplier ORDER BY supplier"
+_SUPPLIERS = f"""
+    SELECT {", ".join(f"s.{c}" for c in _SUPPLIER_COLUMNS)}, coalesce(u.bytes, 0), coalesce(u.fragments, 0)
+    FROM r_supplier AS s LEFT JOIN l_usage AS u ON u.supplier = s.supplier ORDER BY s.supplier
+"""
 _PUT_SUPPLIER = (
-    f"INSERT INTO r_supplier ({', '.join(_SUPPLIER_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+    f"INSERT INTO r_supplier ({', '.join(_SUPPLIER_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
     f"ON CONFLICT (supplier) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in _SUPPLIER_COLUMNS[1:])}"
 )
-_CHARGE = """
-    UPDATE r_supplier SET used_bytes = used_bytes + ?2, used_fragments = used_fragments + ?3 WHERE supplier = ?1
+_PUT_USAGE = """
+    INSERT INTO l_usage (supplier, bytes, fragments) VALUES (?, ?, ?)
+    ON CONFLICT (supplier) DO UPDATE SET bytes = excluded.bytes, fragments = excluded.fragments
 """
+_CHARGE = "UPDATE l_usage SET bytes = bytes + ?2, fragments = fragments + ?3 WHERE supplier = ?1"
 
 
 class BlockTables(Store):
@@ -108,6 +113,7 @@ class BlockTables(Store):
     def replace_map(self, ino: Ino, rows: Iterable[MapRow], *, first: int, last: int) -> None:
         """Put `rows` in place of everything at indexes first … last; hole runs that stick out are cut."""
         new = list(rows)
+        self._touched.add(ino)
         with self.savepoint():
             for old in self.map_rows(ino, first, last):
                 self.drop_live(MAP, (ino, old.index))
@@ -227,21 +233,12 @@ class BlockTables(Store):
 
     def put_supplier(self, supplier: Supplier) -> None:
         """Insert or replace by number; a number of 0 takes a new one."""
-        self._change(
-            _PUT_SUPPLIER,
-            (
-                supplier.supplier or self._take("supplier"),
-                supplier.node,
-                supplier.owner,
-                supplier.label,
-                supplier.address,
-                supplier.contract,
-                supplier.capacity_bytes,
-                supplier.capacity_fragments,
-                supplier.used_bytes,
-                supplier.used_fragments,
-            ),
-        )
+        number = supplier.supplier or self._take("supplier")
+        names = (supplier.node, supplier.owner, supplier.label, supplier.address, supplier.contract)
+        with self.savepoint():
+            capacity = (supplier.capacity_bytes, supplier.capacity_fragments)
+            self._change(_PUT_SUPPLIER, (number, *names, *capacity))
+            self._change(_PUT_USAGE, (number, supplier.used_bytes, supplier.used_fragments))
 
     def charge_supplier(self, supplier: SupplierNo, bytes_more: int, fragments_more: int) -> None:
         """Count what a supplier holds for us."""

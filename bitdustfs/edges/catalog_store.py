@@ -1,7 +1,6 @@
-"""The catalog's file: connection, format, transactions, durability.
+"""The catalog's transactions, without its tables' meaning.
 
-One connection, used on the loop, does all reading and writing; a second one, used in a worker only, moves the
-write-ahead log (WAL) into the file. Changes go through `_change`, reads through `_rows`.
+Changes go through `_change`, reads through `_rows`. The file beneath is `catalog_file`.
 
 **Transactions.** One is opened by the first change and ended by `commit`. When SQLite meets a full or broken disk it
 rolls the *whole* transaction back, also in COMMIT. What was answered to the kernel must not vanish like that, so
@@ -9,13 +8,8 @@ every change is noted in `_redo` and done again: statements are deterministic, a
 COMMIT (no cache spill, temporary tables in memory), so doing them again needs no room. Savepoints are opened in
 SQLite only when something changes inside them.
 
-**Durability.** COMMIT writes the WAL without waiting for the disk (synchronous=NORMAL): it survives `kill -9`.
-`harden` syncs the WAL in a worker. We hold our own descriptor on the WAL; on the main file we never may: closing any
-descriptor of it drops SQLite's POSIX locks in this process.
-
-**Damage.** When SQLite finds the file damaged, that request fails, and nothing is written to it any more: neither
-changes nor a checkpoint, which could only make it worse. The same when the log could not be synced: what is in it
-may not be what we read. `failure` says so. A store can be opened `read_only`, to save what can be read.
+**Outbox.** What a transaction changes in the replicated tables becomes a row of `l_outbox` as its last step. That row
+is not in `_redo`: a COMMIT that is tried again works it out again, so it is never older or newer than the rest.
 
 **Counters** live in memory and are written with the commit. Numbers are not taken back by a rollback; sums are.
 """
@@ -30,24 +24,23 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 import apsw
-import trio
 
-from bitdustfs.edges.catalog_check import LogGap, check_file, log_gap
-from bitdustfs.edges.catalog_errors import from_sqlite
-from bitdustfs.edges.catalog_format import check_or_make, connect, refuse_foreign
-from bitdustfs.edges.catalog_log import WAL_LIMIT_BYTES, WriteAheadLog
+from bitdustfs.edges.catalog_file import CatalogFile
+from bitdustfs.edges.catalog_outbox import Recorder, Touched
 from bitdustfs.edges.catalog_versioned import FIRST_GENERATION, LIVE, Versioned
-from bitdustfs.edges.durable import sync_directory, translated
-from bitdustfs.edges.shared_sync import SharedSync
-from bitdustfs.errors import BitdustError, CatalogDamaged, DiskFull, LogDamaged, ReadOnly
+from bitdustfs.errors import DiskFull
 
-MEMORY = ":memory:"
-_CACHE_KIB = 16 * 1024  # page cache
+_LAST_CHANGE = """
+    SELECT max(coalesce((SELECT max(no) FROM l_outbox), 0),
+               coalesce((SELECT value FROM l_counter WHERE name = 'change'), 0))
+"""
+_PUT_CHANGES = "INSERT OR REPLACE INTO l_outbox (no, changes) VALUES (?, ?)"
+_DROP_CHANGES = "DELETE FROM l_outbox WHERE no = ?"
 _log = logging.getLogger(__name__)
 
 
-class Store:
-    """An open catalog file, without its tables' meaning.
+class Store(CatalogFile):
+    """An open catalog file with transactions.
 
     Args:
         path: the file, or ":memory:" for one that ends with the process; then `harden` and `checkpoint` do nothing.
@@ -69,57 +62,17 @@ class Store:
         vfs: str = "",
         sync: Callable[[int], None] = os.fdatasync,
     ) -> None:
-        self.path = str(path)
-        self._in_memory = self.path == MEMORY
-        self._vfs = vfs or None
         self._redo: list[tuple[str, Sequence[Any]]] = []
         self._savepoints: list[Savepoint] = []
         self._opened_savepoints = 0  # how many of them SQLite knows
         self._open = False  # a transaction
         self._pending = 0
-        self._log = WriteAheadLog(self.path, self._vfs, self._translated)
-        self._wal = -1
-        self._wal_index = -1
-        self._read_only = read_only
-        self._damage: BitdustError | None = None
-        if not self._in_memory:
-            refuse_foreign(Path(self.path), create=create)
-        try:
-            self._connection = connect(self.path, self._vfs, read_only=read_only)
-        except apsw.Error as e:
-            raise from_sqlite(e, self.path, system_errno=0) from e
-        try:
-            self._open_file(create=create)
-        except BaseException as e:
-            ours = self._translated(e) if isinstance(e, apsw.Error | OSError) else None
-            self._let_go()
-            if ours is not None:
-                raise ours from e
-            raise
-        self._cursor = self._connection.cursor()
+        super().__init__(path, create=create, read_only=read_only, vfs=vfs, sync=sync)
         self._counters: dict[str, int] = dict(self._rows("SELECT name, value FROM r_counter"))
         self._stale: set[str] = set()  # counters that the file does not have yet
-        self._syncing = SharedSync(lambda: sync(self._wal), self._translated)
-        self._syncing.changed()  # what a process that was killed has left in the log is not synced
-
-    @property
-    def connection(self) -> apsw.Connection:
-        """For what records changesets. Whoever changes rows through it goes behind the caches."""
-        return self._connection
-
-    @property
-    def failure(self) -> BitdustError | None:
-        """Why it takes no changes until it was closed and repaired. None: it does."""
-        if self._damage is not None:
-            return self._damage
-        if self._read_only:
-            return ReadOnly(what=f"the catalog {self.path} was opened only to read what is left")
-        if self._syncing.failure is None:
-            return None
-        return ReadOnly(
-            what=f"the log of the catalog could not be made durable ({self._syncing.failure}): "
-            "unmount it, look after the disk, and mount it again"
-        )
+        self._last_change: int = self._rows(_LAST_CHANGE)[0][0]
+        self._touched = Touched(self._last_change)
+        self._recorder = Recorder(self._connection)
 
     # -- transactions ------------------------------------------------------------------------------------
     def savepoint(self) -> Savepoint:
@@ -132,7 +85,7 @@ class Store:
         return self._pending
 
     def commit(self) -> None:
-        """End the open transaction. Survives `kill -9`, not yet a power loss.
+        """End the open transaction, and leave its changes in the outbox. Survives `kill -9`, not yet a power loss.
 
         Raises:
             DiskFull, DiskFault: the transaction stays open and may be committed later.
@@ -149,10 +102,12 @@ class Store:
         self._stale.clear()
         self._pending = pending
         try:
-            self._run("COMMIT")
+            changed = self._end()
         except DiskFull:
-            self._run("COMMIT")  # in the room that `_failed` has made
+            changed = self._end()  # in the room that `_failed` has made
         self._open = False
+        self._last_change += changed
+        self._touched.committed(self._last_change if changed else None)
         self._redo.clear()
         self._pending = 0
         self._log.turn.leave()
@@ -167,26 +122,6 @@ class Store:
             if self.failure is not None:
                 self._keep_log()
             self._let_go()
-
-    # -- durability --------------------------------------------------------------------------------------
-    async def harden(self) -> None:
-        """Make everything committed so far survive a power loss. Concurrent calls share one fdatasync.
-
-        Raises:
-            DiskFull, DiskFault: and so will every later call. What was committed is still read.
-        """
-        if self._in_memory or self._read_only:
-            await trio.lowlevel.checkpoint()
-            return
-        await self._syncing.harden()
-
-    async def checkpoint(self) -> None:
-        """Move the write-ahead log into the file, in a worker, if it has grown.
-
-        Raises:
-            DiskFull, DiskFault, ReadOnly: the WAL still has everything.
-        """
-        await self._log.checkpoint(failure=self.failure)
 
     # -- generations -------------------------------------------------------------------------------------
     @property
@@ -257,61 +192,6 @@ class Store:
         """Called after changes were rolled back: caches must forget."""
 
     # -- private -----------------------------------------------------------------------------------------
-    def _open_file(self, *, create: bool) -> None:
-        """See that the file is ours and sound, before anything is written to it."""
-        log_changed_s = _changed_s(self.path + "-wal")
-        self._connection.pragma("cell_size_check", 1)
-        self._keep_log()  # until it is known to be sound
-        check_or_make(self._connection, self.path, create=create or self._in_memory)
-        if self._read_only:
-            self._connection.pragma("cache_size", -_CACHE_KIB)
-            return
-        if not create and not self._in_memory:
-            check_file(self._connection, self.path, size_bytes=os.stat(self.path).st_size)
-            if log_changed_s is not None:
-                self._check_log(log_changed_s)
-        self._configure()
-        self._connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
-
-    def _check_log(self, changed_s: float) -> None:
-        self._wal_index = os.open(self.path + "-shm", os.O_RDONLY | os.O_CLOEXEC)
-        gap = log_gap(self.path, index_descriptor=self._wal_index, log_changed_s=changed_s)
-        if gap is LogGap.DAMAGE:
-            raise LogDamaged(path=self.path)
-        if gap is LogGap.POWER_LOSS:
-            _log.warning("the machine went down, and changes of its last moments that were not synced are lost")
-
-    def _keep_log(self) -> None:
-        """Have the write-ahead log left as it is when we close."""
-        for connection in (self._log.copier, self._connection):
-            if connection is not None and connection.filename:
-                connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-
-    def _let_go(self) -> None:
-        for connection in (self._log.copier, self._connection):
-            if connection is not None:
-                connection.close()
-        for descriptor in (self._wal, self._wal_index):  # not before: closing one drops SQLite's locks
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._wal = self._wal_index = -1
-
-    def _configure(self) -> None:
-        self._connection.pragma("wal_autocheckpoint", 0)
-        self._connection.pragma("cache_size", -_CACHE_KIB)
-        self._connection.pragma("cache_spill", 0)
-        self._connection.pragma("temp_store", 2)
-        self._connection.pragma("trusted_schema", 0)
-        if self._in_memory:
-            return
-        self._connection.pragma("synchronous", 1)
-        self._connection.pragma("journal_mode", "wal")
-        self._connection.pragma("journal_size_limit", WAL_LIMIT_BYTES)
-        self._connection.execute("SELECT count(*) FROM r_counter").fetchall()  # makes the -wal
-        self._wal = os.open(self.path + "-wal", os.O_RDWR | os.O_CLOEXEC)
-        self._log.watch(self._connection, os.fstat(self._wal).st_size)
-        sync_directory(Path(self.path).parent)
-
     def _open_all(self) -> None:
         if not self._open:
             self._log.turn.enter()
@@ -321,12 +201,27 @@ class Store:
                 self._log.turn.leave()
                 raise
             self._open = True
+            self._recorder.begin()
         while self._opened_savepoints < len(self._savepoints):
             self._run("SAVEPOINT s")
             sums = self._counters["inodes"], self._counters["file_bytes"]
             self._savepoints[self._opened_savepoints].start(len(self._redo), sums)
             self._redo.append(("SAVEPOINT s", ()))
             self._opened_savepoints += 1
+
+    def _end(self) -> bool:
+        """Commit, with a row of the outbox if replicated rows were changed. Says whether there is one."""
+        try:
+            changes = self._recorder.changes()
+        except apsw.Error as e:
+            self._failed(e)
+        if changes:
+            self._run(_PUT_CHANGES, (self._last_change + 1, changes))
+        else:
+            self._run(_DROP_CHANGES, (self._last_change + 1,))  # a commit that failed may have left one
+        self._run("COMMIT")
+        self._recorder.end()
+        return bool(changes)
 
     def _run(self, sql: str, bindings: Sequence[Any] = ()) -> None:
         try:
@@ -354,24 +249,6 @@ class Store:
             self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         except apsw.Error as e:
             _log.debug("the log of the catalog cannot be copied now: %s", e)
-
-    def _translated(self, error: apsw.Error | OSError) -> BitdustError:
-        if isinstance(error, OSError):
-            return translated(error, Path(self.path))
-        ours = from_sqlite(error, self.path, system_errno=self._connection.system_errno)
-        if isinstance(ours, CatalogDamaged) and self._damage is None:
-            _log.error("%s; nothing is written to it any more", ours)
-            self._damage = ReadOnly(what=str(ours))
-        return ours
-
-
-def _changed_s(path: str) -> float | None:
-    """When a file was last written, or None if there is nothing in it."""
-    try:
-        seen = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return seen.st_mtime if seen.st_size else None
 
 
 class Savepoint:
@@ -404,6 +281,8 @@ class Savepoint:
             del store._redo[self._mark :]
             store._counters["inodes"], store._counters["file_bytes"] = self._sums
             store._undone()
+            if not store._redo:
+                store._touched.undone()
             store._run("ROLLBACK TO s; RELEASE s")
             return
         store._run("RELEASE s")

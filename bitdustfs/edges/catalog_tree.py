@@ -93,6 +93,7 @@ class TreeTables(Store):
             inode.rdev,
             inode.target,
         )
+        self._touched.add(inode.ino)
         self.put_live(INODES, (inode.ino,), values)
         self._count("inodes", 1 if old is None else 0)
         self._count("file_bytes", _file_bytes(inode) - _file_bytes(old))
@@ -102,6 +103,7 @@ class TreeTables(Store):
         old = self.inode(ino)
         if old is None:
             return
+        self._touched.add(ino)
         self.drop_live(INODES, (ino,))
         self._count("inodes", -1)
         self._count("file_bytes", -_file_bytes(old))
@@ -132,12 +134,15 @@ class TreeTables(Store):
         """Insert with a new cookie, or replace in place and keep the cookie."""
         rows = self._rows(_NAME, (parent, name))
         cookie = Cookie(rows[0][1] if rows else self._take("cookie"))
+        for shown in (rows[0][0], ino) if rows else (ino,):
+            self._touched.add(shown)
         self.put_live(NAMES, (parent, cookie), (name, ino, superseded))
         return Name(parent, name, ino, cookie, superseded)
 
     def drop_name(self, parent: Ino, name: bytes) -> None:
         """Forget a name; nothing if it is not there."""
-        for _, cookie, _ in self._rows(_NAME, (parent, name)):
+        for ino, cookie, _ in self._rows(_NAME, (parent, name)):
+            self._touched.add(ino)
             self.drop_live(NAMES, (parent, cookie))
 
     def names(self, parent: Ino, after: Cookie, limit: int) -> Sequence[tuple[Name, Inode]]:
@@ -167,12 +172,14 @@ class TreeTables(Store):
 
     def put_xattr(self, ino: Ino, name: bytes, value: bytes) -> None:
         """Insert or replace."""
+        self._touched.add(ino)
         self.put_live(XATTRS, (ino, name), (value,))
 
     def drop_xattr(self, ino: Ino, name: bytes) -> bool:
         """Forget an attribute. False: it was not set."""
         if self.xattr(ino, name) is None:
             return False
+        self._touched.add(ino)
         self.drop_live(XATTRS, (ino, name))
         return True
 

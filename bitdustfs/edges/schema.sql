@@ -1,7 +1,8 @@
--- The catalog, format 2: every table and column with meaning, unit and invariant.
+-- The catalog, format 3: every table and column with meaning, unit and invariant.
 --
 -- r_… tables are replicated: their rows go to the suppliers as deltas and snapshots, and come back on recovery.
--- l_… tables are local: they speak of this machine's spool and are emptied on recovery.
+-- l_… tables are local: they speak of this machine's spool, and of how the replicated tables get to the suppliers.
+-- They are left out of snapshots.
 --
 -- Replicated tables have explicit keys and neither triggers nor cascades, because SQLite's session extension, which
 -- records their changes, needs the first and breaks on the others. No index is UNIQUE beside a key: a changeset is
@@ -15,7 +16,7 @@
 -- Booleans do not occur; times are nanoseconds since 1970 UTC; ids are positive and never used twice.
 
 PRAGMA application_id = 0x42446673; -- "BDfs"
-PRAGMA user_version = 2;
+PRAGMA user_version = 3;
 
 -- Counters and sums.
 CREATE TABLE r_counter (
@@ -145,9 +146,7 @@ CREATE TABLE r_supplier (
     address            TEXT    NOT NULL, -- ADDR:PORT that answered last
     contract           BLOB    NOT NULL, -- signed for both
     capacity_bytes     INTEGER NOT NULL, -- by contract
-    capacity_fragments INTEGER NOT NULL,
-    used_bytes         INTEGER NOT NULL, -- acknowledged fragments, by our own count
-    used_fragments     INTEGER NOT NULL
+    capacity_fragments INTEGER NOT NULL
 ) STRICT;
 
 -- What only this machine knows of a regular file. No row: the published inode is the whole truth.
@@ -202,4 +201,23 @@ CREATE TABLE l_upload (
     supplier INTEGER NOT NULL, -- r_supplier.supplier; 0 at place -1
     name     BLOB    NOT NULL, -- fragment name, 32 bytes; empty at place -1
     PRIMARY KEY (block_id, place)
+) WITHOUT ROWID, STRICT;
+
+-- What suppliers hold for us: acknowledged fragments, by our own count. Local, because storing the replica changes it.
+CREATE TABLE l_usage (
+    supplier  INTEGER NOT NULL PRIMARY KEY, -- r_supplier.supplier
+    bytes     INTEGER NOT NULL,
+    fragments INTEGER NOT NULL
+) STRICT;
+
+-- What commits changed in the replicated tables, until a delta holds it. Written by the same transaction.
+CREATE TABLE l_outbox (
+    no      INTEGER NOT NULL PRIMARY KEY, -- from 1, without gaps, never used twice
+    changes BLOB    NOT NULL -- a changeset of SQLite's session extension, never empty
+) STRICT;
+
+-- Numbers that outlive the rows they were given to.
+CREATE TABLE l_counter (
+    name  TEXT    NOT NULL PRIMARY KEY, -- change: the newest l_outbox.no that was dropped
+    value INTEGER NOT NULL
 ) WITHOUT ROWID, STRICT;

@@ -63,3 +63,11 @@ def replicated_tables(catalog: SqliteCatalog) -> Sequence[str]:
         "SELECT name FROM sqlite_schema WHERE type = 'table' AND name LIKE 'r\\_%' ESCAPE '\\'"
     )
     return [str(row[0]) for row in found.fetchall()]
+
+
+def replicated_rows(catalog: SqliteCatalog) -> dict[str, Sequence[tuple[Any, ...]]]:
+    """All rows of all replicated tables, in the order of their keys."""
+    return {
+        table: sorted(catalog.connection.execute(f"SELECT * FROM {table}").fetchall())
+        for table in replicated_tables(catalog)
+    }

@@ -25,11 +25,15 @@ FRAME = PAGE + 24
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A closed catalog with many inodes."""
+    """A closed catalog of inodes and little else: its second half is full of them."""
     path = tmp_path / "catalog"
-    catalog = SqliteCatalog(path, create=True)
+    catalog = SqliteCatalog(":memory:")
     for ino in INODES:
         catalog.put_inode(file(ino))
+    catalog.commit()
+    catalog.drop_outbox(catalog.last_change)
+    catalog.commit()
+    catalog.connection.execute("VACUUM INTO ?", (str(path),))
     catalog.close()
     return path
 
@@ -57,7 +61,7 @@ def spoil(path: Path | str, at: int, count: int = 1) -> None:
 
 
 def _middle(path: Path) -> None:
-    spoil(path, path.stat().st_size // PAGE // 2 * PAGE, PAGE)
+    spoil(path, path.stat().st_size // PAGE * 3 // 4 * PAGE, PAGE)
 
 
 def _schema(path: Path) -> None:

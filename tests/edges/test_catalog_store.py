@@ -18,7 +18,15 @@ import apsw
 import pytest
 import trio
 
-from bitdustfs.edges import catalog_blocks, catalog_local, catalog_log, catalog_sqlite, catalog_tree
+from bitdustfs.edges import (
+    catalog_blocks,
+    catalog_local,
+    catalog_log,
+    catalog_replica,
+    catalog_sqlite,
+    catalog_store,
+    catalog_tree,
+)
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.catalog_versioned import LIVE
 from bitdustfs.errors import AlreadyThere, BadFormat, DiskFault, DiskFull, NotFound, ReadOnly
@@ -340,7 +348,7 @@ MAY_READ_A_WHOLE_TABLE = {
 def test_only_the_named_statements_read_a_whole_table(catalog: SqliteCatalog) -> None:
     statements = {
         name: sql
-        for module in (catalog_tree, catalog_blocks, catalog_local, catalog_sqlite)
+        for module in (catalog_tree, catalog_blocks, catalog_local, catalog_replica, catalog_sqlite, catalog_store)
         for name, sql in vars(module).items()
         if isinstance(sql, str) and sql.split()[:1] and sql.split()[0] in ("SELECT", "UPDATE", "DELETE", "INSERT")
     }
