@@ -9,9 +9,9 @@ from bitdustfs.edges.catalog_store import Store
 from bitdustfs.model import Ino
 
 _PAGE_ROWS = 1000  # looked at in one step
-_OUTBOX_SIZES = "SELECT no, length(changes) FROM l_outbox WHERE no > ? AND no <= ? ORDER BY no LIMIT ?"
+_OUTBOX_SIZES = "SELECT no, length(changes) FROM l_outbox WHERE no > ? ORDER BY no LIMIT ?"
 _OUTBOX = "SELECT no, changes FROM l_outbox WHERE no > ? AND no <= ? ORDER BY no"
-_OUTBOX_BYTES = "SELECT coalesce(sum(length(changes)), 0) FROM l_outbox WHERE no <= ?"
+_OUTBOX_BYTES = "SELECT coalesce(sum(length(changes)), 0) FROM l_outbox"
 _DROP_OUTBOX = "DELETE FROM l_outbox WHERE no <= ?"
 _PUT_COUNTER = """
     INSERT INTO l_counter (name, value) VALUES (?, ?)
@@ -29,7 +29,7 @@ class ReplicaTables(Store):
 
     def outbox(self, after: int, most_bytes: int) -> Sequence[tuple[int, bytes]]:
         """(number, change set) of committed changes above `after`, oldest first: at least one, if there is any."""
-        sizes = self._rows(_OUTBOX_SIZES, (after, self._last_change, _PAGE_ROWS))
+        sizes = self._rows(_OUTBOX_SIZES, (after, _PAGE_ROWS))
         sums = accumulate(size for _, size in sizes)
         fitting = [no for (no, _), total in zip(sizes, sums, strict=True) if total <= most_bytes]
         if not sizes:
@@ -38,7 +38,7 @@ class ReplicaTables(Store):
 
     def outbox_bytes(self) -> int:
         """The sum of all change sets in the outbox."""
-        total: int = self._rows(_OUTBOX_BYTES, (self._last_change,))[0][0]
+        total: int = self._rows(_OUTBOX_BYTES)[0][0]
         return total
 
     def drop_outbox(self, until: int) -> None:

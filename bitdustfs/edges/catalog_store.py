@@ -9,7 +9,7 @@ COMMIT (no cache spill, temporary tables in memory), so doing them again needs n
 SQLite only when something changes inside them.
 
 **Outbox.** What a transaction changes in the replicated tables becomes a row of `l_outbox` as its last step. That row
-is not in `_redo`: a COMMIT that is tried again works it out again, so it is never older or newer than the rest.
+is not in `_redo`: a COMMIT that fails rolls it back with the rest, and one that is tried again works it out again.
 
 **Counters** live in memory and are written with the commit. Numbers are not taken back by a rollback; sums are.
 """
@@ -35,7 +35,6 @@ _LAST_CHANGE = """
                coalesce((SELECT value FROM l_counter WHERE name = 'change'), 0))
 """
 _PUT_CHANGES = "INSERT OR REPLACE INTO l_outbox (no, changes) VALUES (?, ?)"
-_DROP_CHANGES = "DELETE FROM l_outbox WHERE no = ?"
 _log = logging.getLogger(__name__)
 
 
@@ -217,8 +216,6 @@ class Store(CatalogFile):
             self._failed(e)
         if changes:
             self._run(_PUT_CHANGES, (self._last_change + 1, changes))
-        else:
-            self._run(_DROP_CHANGES, (self._last_change + 1,))  # a commit that failed may have left one
         self._run("COMMIT")
         self._recorder.end()
         return bool(changes)

@@ -279,12 +279,14 @@ def test_touch_that_was_undone_is_forgotten_with_a_commit_that_changes_nothing(c
         assert catalog.changed(FILE.ino) == 2
         raise Stop
     assert catalog.changed(FILE.ino) == 1
+    catalog.put_value("a", b"1")
+    catalog.commit()
     catalog.put_local_value("a", b"1")
     with pytest.raises(Stop), catalog.savepoint():
         catalog.put_inode(replace(FILE, size=9))
         raise Stop
     catalog.commit()
-    assert catalog.changed(FILE.ino) == 1
+    assert (catalog.changed(FILE.ino), catalog.last_change) == (1, 2)
 
 
 def test_after_a_start_every_inode_may_be_of_the_last_change(path: Path) -> None:
@@ -299,6 +301,15 @@ def test_after_a_start_every_inode_may_be_of_the_last_change(path: Path) -> None
         assert [catalog.changed(Ino(ino)) for ino in (7, 8)] == [0, 2]
         catalog.forget_changed(2)
         assert catalog.changed(Ino(8)) == 0
+
+
+def test_inode_touched_again_does_not_hide_older_ones_from_being_forgotten() -> None:
+    touched = Touched(0)
+    for number, ino in ((1, 7), (2, 8), (3, 7)):
+        touched.add(Ino(ino))
+        touched.committed(number)
+    touched.forget(2)
+    assert [touched.number(Ino(ino), next_change=4) for ino in (7, 8)] == [3, 0]
 
 
 def test_memory_of_touched_inodes_is_bounded() -> None:

@@ -342,6 +342,7 @@ MAY_READ_A_WHOLE_TABLE = {
     "_SUPPLIERS",
     "_UPLOADS",
     "_UNSURE_FILES",
+    "_OUTBOX_BYTES",
 }
 
 
