@@ -20,7 +20,7 @@ Fingerprint = NewType("Fingerprint", bytes)  # 32 bytes: keyed BLAKE3 of a plain
 
 Ino = NewType("Ino", int)  # inode number; 1 is the root of the volume
 ChunkNo = NewType("ChunkNo", int)  # a chunk in the catalog; HOLE stands for zeros
-BlockNo = NewType("BlockNo", int)  # a block in the catalog
+BlockNo = NewType("BlockNo", int)  # a block in the catalog; negative: a local one
 SupplierNo = NewType("SupplierNo", int)  # a supplier in the catalog
 Cookie = NewType("Cookie", int)  # position of a name in its directory; grows, never reused
 
@@ -189,9 +189,9 @@ class ChunkRow:
 
 @dataclass(frozen=True, slots=True)
 class BlockRow:
-    """One placed block."""
+    """One placed block, or a local one."""
 
-    block: BlockNo
+    block: BlockNo  # negative: a local block, which is not replicated
     block_id: BlockId
     scope: int
     suite: Suite
@@ -232,6 +232,28 @@ class Supplier:
     capacity_fragments: int
     used_bytes: int  # by our own count of acknowledged fragments
     used_fragments: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaRow:
+    """A run of catalog changes that has a local block of its own."""
+
+    first: int  # number of its first change
+    last: int
+    block: BlockNo  # a local one
+    content_bytes: int  # of what is sealed in the block
+    content: bytes  # the change set itself, compressed
+
+
+@dataclass(frozen=True, slots=True)
+class ImageChunk:
+    """Where a piece of a catalog snapshot lies, by its content."""
+
+    print: bytes  # 32 bytes: hash of the piece
+    block: BlockNo  # a local one
+    slot: int
+    offset: int  # bytes from the start of the block to the sealed piece
+    length: int  # bytes of plaintext
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -22,10 +22,12 @@ from bitdustfs.model import (
     ChunkRow,
     Code,
     Cookie,
+    DeltaRow,
     Extent,
     Fingerprint,
     FragmentName,
     FragmentRow,
+    ImageChunk,
     Ino,
     Inode,
     Layer,
@@ -47,8 +49,11 @@ class Catalog(Protocol):
 
     `savepoint` makes a group of changes all or nothing inside it. Reads see uncommitted changes.
     Replicated: inode, name, xattr, map, chunk, block, fragment, supplier, counter. Local: local_file,
-    extent, inline, upload, what suppliers hold, outbox. Ids and cookies come from replicated counters and are never
-    used twice.
+    extent, inline, upload, what suppliers hold, outbox, local block, delta, image chunk, link. Ids and cookies come
+    from replicated counters and are never used twice.
+
+    *Local blocks* have negative numbers. Everything that takes a block number takes theirs, and whatever speaks of
+    all blocks speaks of them too, unless it says otherwise.
     """
 
     def savepoint(self) -> AbstractContextManager[None]:
@@ -147,6 +152,10 @@ class Catalog(Protocol):
 
     def new_block_no(self) -> BlockNo: ...
 
+    def new_local_block_no(self) -> BlockNo:
+        """A negative number, never given out before."""
+        ...
+
     def chunk(self, chunk: ChunkNo) -> ChunkRow | None: ...
 
     def chunk_by_fingerprint(self, fingerprint: Fingerprint) -> ChunkRow | None:
@@ -162,6 +171,14 @@ class Catalog(Protocol):
     def block(self, block: BlockNo) -> BlockRow | None: ...
 
     def put_block(self, row: BlockRow) -> None: ...
+
+    def drop_block(self, block: BlockNo) -> None:
+        """Forget a block, its fragments and the chunks in it; of a local one, the image chunks."""
+        ...
+
+    def local_blocks(self) -> Sequence[BlockRow]:
+        """All local blocks, the one made first first."""
+        ...
 
     def blocks_of(self, ino: Ino) -> Sequence[BlockNo]:
         """The blocks that a published file's chunks lie in, each once."""
@@ -184,10 +201,12 @@ class Catalog(Protocol):
         ...
 
     def wanting_blocks(self, limit: int) -> Sequence[BlockNo]:
-        """Blocks with fewer held fragments than their code's n, fewest above k first."""
+        """Blocks with fewer held fragments than their code's n, fewest above k first, local ones before others."""
         ...
 
-    def count_blocks(self) -> int: ...
+    def count_blocks(self) -> int:
+        """How many there are, without local ones."""
+        ...
 
     def held_histogram(self) -> Sequence[tuple[Code, int, int]]:
         """(code, held, how many blocks) over all blocks, worst first."""
@@ -294,6 +313,43 @@ class Catalog(Protocol):
 
     def forget_changed(self, until: int) -> None:
         """Let `changed` be 0 for what was touched by no change above this number."""
+        ...
+
+    # -- local: deltas, image chunks, links ----------------------------------------------------------------
+    def put_delta(self, row: DeltaRow) -> None:
+        """Insert or replace by its first change."""
+        ...
+
+    def deltas(self) -> Sequence[DeltaRow]:
+        """All of them, oldest first."""
+        ...
+
+    def drop_delta(self, first: int) -> None:
+        """Forget the delta that begins with this change. Its block is a row of its own."""
+        ...
+
+    def put_image_chunks(self, rows: Iterable[ImageChunk]) -> None:
+        """Insert or replace, by content."""
+        ...
+
+    def image_chunks(self, *, after: bytes = b"", limit: int = -1) -> Sequence[ImageChunk]:
+        """Those with prints above `after`, in order; at most `limit`, or all."""
+        ...
+
+    def drop_image_chunks(self, prints: Iterable[bytes] | None = None) -> None:
+        """Forget those with these prints, or all."""
+        ...
+
+    def put_link(self, version: int, link: bytes) -> None:
+        """Keep the link of a head."""
+        ...
+
+    def links(self, after: int, until: int) -> bytes:
+        """The links of the versions between `after` and `until`, without these two, one behind the other."""
+        ...
+
+    def drop_links(self, below: int) -> None:
+        """Forget the links of versions below this one."""
         ...
 
     # -- values -------------------------------------------------------------------------------------------

@@ -1,84 +1,72 @@
-"""The catalog's store of content: maps, chunks, blocks, fragments, suppliers.
+"""The catalog's blocks, their fragments, and the suppliers who hold them.
 
-(inode, index) -> chunk -> (block, slot) -> fragments at suppliers. Only maps carry generations: chunks, blocks and
-fragments are the same for all of them.
+There are two pairs of tables of the same shape. Blocks of files have positive numbers and are replicated. *Local
+blocks* have negative numbers; they hold the catalog's own way to the suppliers (deltas, manifests, snapshots), and
+are local because storing the replicated tables must not change them. Whoever looks after blocks need not care: the
+sign of a number says where its rows are, and questions about all blocks are answered from both pairs.
 """
 
 from __future__ import annotations
 
+import heapq
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from bitdustfs.edges.catalog_store import Store
-from bitdustfs.edges.catalog_versioned import LIVE, Versioned
 from bitdustfs.model import (
-    HOLE,
+    BlockId,
     BlockNo,
     BlockRow,
-    ChunkNo,
-    ChunkRow,
     Code,
-    Fingerprint,
     FragmentRow,
     FragmentState,
-    Ino,
-    MapRow,
     Root,
     Suite,
     Supplier,
     SupplierNo,
 )
 
-MAP = Versioned("r_map", ("ino", "idx"), ("count", "chunk"))
 _ROOT_BYTES = 32
+_BLOCK_COLUMNS = "block, block_id, scope, suite, k, n, length, roots"
+_HELD = FragmentState.HELD
 
-# the row that covers index ?2, if any: one step to the left, not a walk from the start
-_MAP_ROW_BEFORE = f"""
-    SELECT idx, count, chunk FROM r_map WHERE ino = ?1 AND idx <= ?2 AND died = {LIVE} ORDER BY idx DESC LIMIT 1
-"""
-_MAP_ROWS_AFTER = f"""
-    SELECT idx, count, chunk FROM r_map WHERE ino = ?1 AND idx > ?2 AND idx <= ?3 AND died = {LIVE} ORDER BY idx
-"""
-_CHUNK_COLUMNS = "chunk, fingerprint, block, slot, at, length"
-_CHUNK = f"SELECT {_CHUNK_COLUMNS} FROM r_chunk WHERE chunk = ?"
-_CHUNK_BY_FINGERPRINT = (
-    f"SELECT {_CHUNK_COLUMNS} FROM r_chunk WHERE fingerprint = ? ORDER BY chunk DESC LIMIT 1"
-)  # fmt: skip
-_CHUNKS_OF_BLOCK = f"SELECT {_CHUNK_COLUMNS} FROM r_chunk WHERE block = ? ORDER BY slot, chunk"
-_PUT_CHUNK = f"""
-    INSERT INTO r_chunk ({_CHUNK_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (chunk) DO UPDATE SET
-    fingerprint = excluded.fingerprint, block = excluded.block, slot = excluded.slot, at = excluded.at,
-    length = excluded.length
-"""
-_BLOCK = "SELECT block, block_id, scope, suite, k, n, length, roots FROM r_block WHERE block = ?"
-_HELD = f"SELECT count(DISTINCT idx) FROM r_fragment WHERE block = ?1 AND state = {FragmentState.HELD}"
-_PUT_BLOCK = f"""
-    INSERT INTO r_block (block, block_id, scope, suite, k, n, length, roots, held)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ({_HELD}))
-    ON CONFLICT (block) DO UPDATE SET block_id = excluded.block_id, scope = excluded.scope, suite = excluded.suite,
-    k = excluded.k, n = excluded.n, length = excluded.length, roots = excluded.roots, held = excluded.held
-"""
-_RECOUNT = f"UPDATE r_block SET held = ({_HELD}) WHERE block = ?1 AND held <> ({_HELD})"
-_BLOCKS_OF = f"""
-    SELECT DISTINCT c.block FROM r_map AS m CROSS JOIN r_chunk AS c ON c.chunk = m.chunk
-    WHERE m.ino = ? AND m.died = {LIVE} AND m.chunk <> {HOLE}
-"""
-_LEAST_MARGIN = f"""
-    SELECT min((SELECT count(DISTINCT f.idx) FROM r_fragment AS f WHERE f.block = b.block
-        AND f.state = {FragmentState.HELD} AND f.supplier IN (SELECT value FROM json_each(?1))) - b.k)
-    FROM r_block AS b
-"""
-_FRAGMENTS = "SELECT block, idx, supplier, state FROM r_fragment WHERE block = ? ORDER BY idx, supplier"
-_PUT_FRAGMENT = """
-    INSERT INTO r_fragment (block, idx, supplier, state) VALUES (?, ?, ?, ?)
-    ON CONFLICT (block, idx, supplier) DO UPDATE SET state = excluded.state
-"""
-_DROP_FRAGMENT = "DELETE FROM r_fragment WHERE block = ? AND idx = ? AND supplier = ?"
-_WANTING = "SELECT block FROM r_block WHERE held < n ORDER BY held - k, block LIMIT ?"
-_HISTOGRAM = """
-    SELECT k, n, held, count(*) FROM r_block GROUP BY k, n, held ORDER BY held - k, held - n, k, n
-"""
+
+class Pair:
+    """The statements of a table of blocks, the table of their fragments, and the table of what lies in them."""
+
+    def __init__(self, block: str, fragment: str, content: str) -> None:
+        self.held = f"SELECT count(DISTINCT idx) FROM {fragment} WHERE block = ?1 AND state = {_HELD}"
+        self.block = f"SELECT {_BLOCK_COLUMNS} FROM {block} WHERE block = ?"
+        self.put_block = f"""
+            INSERT INTO {block} ({_BLOCK_COLUMNS}, held) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ({self.held}))
+            ON CONFLICT (block) DO UPDATE SET block_id = excluded.block_id, scope = excluded.scope,
+            suite = excluded.suite, k = excluded.k, n = excluded.n, length = excluded.length,
+            roots = excluded.roots, held = excluded.held
+        """
+        self.drop_block = f"DELETE FROM {block} WHERE block = ?"
+        self.drop_content = f"DELETE FROM {content} WHERE block = ?"
+        self.recount = f"UPDATE {block} SET held = ({self.held}) WHERE block = ?1 AND held <> ({self.held})"
+        self.wanting = f"SELECT held - k, block FROM {block} WHERE held < n ORDER BY held - k, block LIMIT ?"
+        self.histogram = f"SELECT k, n, held, count(*) FROM {block} GROUP BY k, n, held"
+        self.least_margin = f"""
+            SELECT min((SELECT count(DISTINCT f.idx) FROM {fragment} AS f WHERE f.block = b.block
+                AND f.state = {_HELD} AND f.supplier IN (SELECT value FROM json_each(?1))) - b.k)
+            FROM {block} AS b
+        """
+        self.fragments = f"SELECT block, idx, supplier, state FROM {fragment} WHERE block = ? ORDER BY idx, supplier"
+        self.put_fragment = f"""
+            INSERT INTO {fragment} (block, idx, supplier, state) VALUES (?, ?, ?, ?)
+            ON CONFLICT (block, idx, supplier) DO UPDATE SET state = excluded.state
+        """
+        self.drop_fragment = f"DELETE FROM {fragment} WHERE block = ? AND idx = ? AND supplier = ?"
+        self.drop_fragments = f"DELETE FROM {fragment} WHERE block = ?"
+
+
+REPLICATED = Pair("r_block", "r_fragment", "r_chunk")
+LOCAL = Pair("l_block", "l_fragment", "l_image")
+_LOCAL_BLOCKS = f"SELECT {_BLOCK_COLUMNS} FROM l_block ORDER BY block DESC"
+
 _SUPPLIER_COLUMNS = (
     "supplier", "node", "owner", "label", "address", "contract",
     "capacity_bytes", "capacity_fragments",
@@ -99,131 +87,86 @@ _CHARGE = "UPDATE l_usage SET bytes = bytes + ?2, fragments = fragments + ?3 WHE
 
 
 class BlockTables(Store):
-    """Maps, chunks, blocks, fragments and suppliers."""
-
-    # -- maps --------------------------------------------------------------------------------------------
-    def map_rows(self, ino: Ino, first: int, last: int) -> Sequence[MapRow]:
-        """The rows that touch chunk indexes first … last, in order. Hole runs come whole."""
-        rows = self._rows(_MAP_ROW_BEFORE, (ino, first))
-        found = [MapRow(*row) for row in rows if row[0] + row[1] > first]
-        if last > first:
-            found += [MapRow(*row) for row in self._rows(_MAP_ROWS_AFTER, (ino, first, last))]
-        return found
-
-    def replace_map(self, ino: Ino, rows: Iterable[MapRow], *, first: int, last: int) -> None:
-        """Put `rows` in place of everything at indexes first … last; hole runs that stick out are cut."""
-        new = list(rows)
-        self._touched.add(ino)
-        with self.savepoint():
-            for old in self.map_rows(ino, first, last):
-                self.drop_live(MAP, (ino, old.index))
-                if old.index < first:
-                    new.append(replace(old, count=first - old.index))
-                if old.index + old.count - 1 > last:
-                    new.append(replace(old, index=last + 1, count=old.index + old.count - 1 - last))
-            for row in new:
-                self.put_live(MAP, (ino, row.index), (row.count, row.chunk))
-
-    # -- chunks ------------------------------------------------------------------------------------------
-    def new_chunk_no(self) -> ChunkNo:
-        """Take a chunk number that was never given out."""
-        return ChunkNo(self._take("chunk"))
-
-    def chunk(self, chunk: ChunkNo) -> ChunkRow | None:
-        """Where a chunk lies."""
-        rows = self._rows(_CHUNK, (chunk,))
-        return ChunkRow(*rows[0]) if rows else None
-
-    def chunk_by_fingerprint(self, fingerprint: Fingerprint) -> ChunkRow | None:
-        """The newest chunk with this content."""
-        rows = self._rows(_CHUNK_BY_FINGERPRINT, (fingerprint,))
-        return ChunkRow(*rows[0]) if rows else None
-
-    def put_chunk(self, row: ChunkRow) -> None:
-        """Insert or replace."""
-        self._change(_PUT_CHUNK, (row.chunk, row.fingerprint, row.block, row.slot, row.offset, row.length))
-
-    def redirect_chunk(self, old: ChunkNo, new: ChunkRow) -> None:
-        """Let chunk `old` lie where `new` lies: older references move to a better placed copy."""
-        self.put_chunk(replace(new, chunk=old))
+    """Blocks, fragments and suppliers."""
 
     # -- blocks ------------------------------------------------------------------------------------------
     def new_block_no(self) -> BlockNo:
         """Take a block number that was never given out."""
         return BlockNo(self._take("block"))
 
+    def new_local_block_no(self) -> BlockNo:
+        """Take a number for a local block that was never given out: a negative one."""
+        return BlockNo(-self._take_local("block"))
+
     def block(self, block: BlockNo) -> BlockRow | None:
-        """A placed block."""
-        rows = self._rows(_BLOCK, (block,))
-        if not rows:
-            return None
-        number, block_id, scope, suite, k, n, length, joined = rows[0]
-        roots = tuple(Root(joined[at : at + _ROOT_BYTES]) for at in range(0, len(joined), _ROOT_BYTES))
-        return BlockRow(number, block_id, scope, Suite(suite), Code(k, n), length, roots)
+        """A placed block, or a local one."""
+        rows = self._rows(_pair(block).block, (block,))
+        return _block(*rows[0]) if rows else None
+
+    def local_blocks(self) -> Sequence[BlockRow]:
+        """All local blocks, the one made first first."""
+        return [_block(*row) for row in self._rows(_LOCAL_BLOCKS)]
 
     def put_block(self, row: BlockRow) -> None:
         """Insert or replace."""
-        self._change(
-            _PUT_BLOCK,
-            (
-                row.block,
-                row.block_id,
-                row.scope,
-                int(row.suite),
-                row.code.k,
-                row.code.n,
-                row.length,
-                b"".join(row.roots),
-            ),
-        )
+        code = (row.code.k, row.code.n)
+        values = (row.block, row.block_id, row.scope, int(row.suite), *code, row.length, b"".join(row.roots))
+        self._change(_pair(row.block).put_block, values)
 
-    def blocks_of(self, ino: Ino) -> Sequence[BlockNo]:
-        """The blocks that a published file's chunks lie in, each once."""
-        return [row[0] for row in self._rows(_BLOCKS_OF, (ino,))]
-
-    def chunks_of_block(self, block: BlockNo) -> Sequence[ChunkRow]:
-        """All chunks that lie in a block, by slot; several may share one."""
-        return [ChunkRow(*row) for row in self._rows(_CHUNKS_OF_BLOCK, (block,))]
+    def drop_block(self, block: BlockNo) -> None:
+        """Forget a block, its fragments and the chunks in it."""
+        pair = _pair(block)
+        with self.savepoint():
+            for statement in (pair.drop_content, pair.drop_fragments, pair.drop_block):
+                self._change(statement, (block,))
 
     def wanting_blocks(self, limit: int) -> Sequence[BlockNo]:
-        """Blocks with fewer held fragments than their code's n, fewest above k first."""
-        return [row[0] for row in self._rows(_WANTING, (limit,))]
+        """Blocks with fewer held fragments than their code's n, fewest above k first, local ones before others."""
+        rows = heapq.merge(*(self._rows(pair.wanting, (limit,)) for pair in (LOCAL, REPLICATED)))
+        return [block for _, block in rows][:limit]
 
     def count_blocks(self) -> int:
-        """How many blocks there are."""
+        """How many blocks of files there are."""
         count: int = self._rows("SELECT count(*) FROM r_block")[0][0]
         return count
 
     def held_histogram(self) -> Sequence[tuple[Code, int, int]]:
         """(code, held, how many blocks) over all blocks, worst first."""
-        return [(Code(k, n), held, count) for k, n, held, count in self._rows(_HISTOGRAM)]
+        counts: Counter[tuple[int, int, int, int]] = Counter()
+        for pair in (LOCAL, REPLICATED):
+            for k, n, held, count in self._rows(pair.histogram):
+                counts[held - k, held - n, k, n] += count
+        return [(Code(k, n), margin + k, count) for (margin, _, k, n), count in sorted(counts.items())]
 
     def least_margin(self, answering: Iterable[SupplierNo]) -> int | None:
         """The least, over all blocks, of held fragments at these suppliers minus k; None without a block."""
-        rows = self._rows(_LEAST_MARGIN, (json.dumps([int(number) for number in answering]),))
-        least: int | None = rows[0][0]
-        return least
+        numbers = json.dumps([int(number) for number in answering])
+        found = [self._rows(pair.least_margin, (numbers,))[0][0] for pair in (LOCAL, REPLICATED)]
+        return min((margin for margin in found if margin is not None), default=None)
 
     # -- fragments ---------------------------------------------------------------------------------------
     def fragments(self, block: BlockNo) -> Sequence[FragmentRow]:
         """All fragments of a block, by index."""
-        return [FragmentRow(b, i, s, FragmentState(state)) for b, i, s, state in self._rows(_FRAGMENTS, (block,))]
+        rows = self._rows(_pair(block).fragments, (block,))
+        return [FragmentRow(b, i, s, FragmentState(state)) for b, i, s, state in rows]
 
     def put_fragment(self, row: FragmentRow) -> None:
         """Insert or replace the fragment `index` of a block at that supplier."""
+        pair = _pair(row.block)
         with self.savepoint():
-            self._change(_PUT_FRAGMENT, (row.block, row.index, row.supplier, int(row.state)))
-            self._change(_RECOUNT, (row.block,))
+            self._change(pair.put_fragment, (row.block, row.index, row.supplier, int(row.state)))
+            self._change(pair.recount, (row.block,))
 
     def drop_fragment(self, block: BlockNo, index: int, supplier: SupplierNo) -> None:
         """Forget a fragment at one supplier."""
+        pair = _pair(block)
         with self.savepoint():
-            self._change(_DROP_FRAGMENT, (block, index, supplier))
-            self._change(_RECOUNT, (block,))
+            self._change(pair.drop_fragment, (block, index, supplier))
+            self._change(pair.recount, (block,))
 
     def held(self, block: BlockNo) -> int:
         """How many different fragments of the block are HELD."""
-        count: int = self._rows(_HELD, (block,))[0][0]
+        count: int = self._rows(_pair(block).held, (block,))[0][0]
         return count
 
     # -- suppliers ---------------------------------------------------------------------------------------
@@ -243,3 +186,14 @@ class BlockTables(Store):
     def charge_supplier(self, supplier: SupplierNo, bytes_more: int, fragments_more: int) -> None:
         """Count what a supplier holds for us."""
         self._change(_CHARGE, (supplier, bytes_more, fragments_more))
+
+
+def _pair(block: BlockNo) -> Pair:
+    return LOCAL if block < 0 else REPLICATED
+
+
+def _block(
+    number: BlockNo, block_id: BlockId, scope: int, suite: int, k: int, n: int, length: int, joined: bytes
+) -> BlockRow:
+    roots = tuple(Root(joined[at : at + _ROOT_BYTES]) for at in range(0, len(joined), _ROOT_BYTES))
+    return BlockRow(number, block_id, scope, Suite(suite), Code(k, n), length, roots)

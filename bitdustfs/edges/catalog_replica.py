@@ -1,27 +1,44 @@
-"""The catalog's tables about its own way to the suppliers: the outbox."""
+"""The catalog's tables about its own way to the suppliers: outbox, deltas, chunks of snapshots, links of heads."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
 from bitdustfs.edges.catalog_store import Store
-from bitdustfs.model import Ino
+from bitdustfs.model import DeltaRow, ImageChunk, Ino
 
 _PAGE_ROWS = 1000  # looked at in one step
 _OUTBOX_SIZES = "SELECT no, length(changes) FROM l_outbox WHERE no > ? ORDER BY no LIMIT ?"
 _OUTBOX = "SELECT no, changes FROM l_outbox WHERE no > ? AND no <= ? ORDER BY no"
 _OUTBOX_BYTES = "SELECT coalesce(sum(length(changes)), 0) FROM l_outbox"
 _DROP_OUTBOX = "DELETE FROM l_outbox WHERE no <= ?"
-_PUT_COUNTER = """
-    INSERT INTO l_counter (name, value) VALUES (?, ?)
-    ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)
+_DELTAS = "SELECT first, last, block, content_bytes, content FROM l_delta ORDER BY first"
+_PUT_DELTA = """
+    INSERT INTO l_delta (first, last, block, content_bytes, content) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (first) DO UPDATE SET last = excluded.last, block = excluded.block,
+    content_bytes = excluded.content_bytes, content = excluded.content
 """
+_DROP_DELTA = "DELETE FROM l_delta WHERE first = ?"
+_IMAGE = "SELECT print, block, slot, at, length FROM l_image WHERE print > ? ORDER BY print LIMIT ?"
+_PUT_IMAGE = """
+    INSERT INTO l_image (print, block, slot, at, length) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (print) DO UPDATE SET block = excluded.block, slot = excluded.slot, at = excluded.at,
+    length = excluded.length
+"""
+_DROP_IMAGE = "DELETE FROM l_image WHERE print = ?"
+_DROP_IMAGES = "DELETE FROM l_image"
+_LINKS = "SELECT link FROM l_link WHERE version > ? AND version < ? ORDER BY version"
+_PUT_LINK = (
+    "INSERT INTO l_link (version, link) VALUES (?, ?) ON CONFLICT (version) DO UPDATE SET link = excluded.link"
+)
+_DROP_LINKS = "DELETE FROM l_link WHERE version < ?"
 
 
 class ReplicaTables(Store):
-    """The outbox."""
+    """Outbox, deltas, chunks of snapshots, links of heads."""
 
+    # -- the outbox --------------------------------------------------------------------------------------
     @property
     def last_change(self) -> int:
         """The number of the newest committed change of replicated rows; 0: there was none."""
@@ -46,7 +63,7 @@ class ReplicaTables(Store):
         last = min(until, self._last_change)
         with self.savepoint():
             self._change(_DROP_OUTBOX, (last,))
-            self._change(_PUT_COUNTER, ("change", last))
+            self._put_local_counter("change", last)
 
     def changed(self, ino: Ino) -> int:
         """The number of the change that last touched an inode's row, names, xattrs or map, or a later one.
@@ -60,3 +77,49 @@ class ReplicaTables(Store):
     def forget_changed(self, until: int) -> None:
         """Let `changed` be 0 for what was touched by no change above this number."""
         self._touched.forget(until)
+
+    # -- deltas ------------------------------------------------------------------------------------------
+    def put_delta(self, row: DeltaRow) -> None:
+        """Insert or replace by its first change."""
+        self._change(_PUT_DELTA, (row.first, row.last, row.block, row.content_bytes, row.content))
+
+    def deltas(self) -> Sequence[DeltaRow]:
+        """All of them, oldest first."""
+        return [DeltaRow(*row) for row in self._rows(_DELTAS)]
+
+    def drop_delta(self, first: int) -> None:
+        """Forget the delta that begins with this change. Its block is a row of its own."""
+        self._change(_DROP_DELTA, (first,))
+
+    # -- chunks of snapshots -----------------------------------------------------------------------------
+    def put_image_chunks(self, rows: Iterable[ImageChunk]) -> None:
+        """Insert or replace, by content."""
+        with self.savepoint():
+            for row in rows:
+                self._change(_PUT_IMAGE, (row.print, row.block, row.slot, row.offset, row.length))
+
+    def image_chunks(self, *, after: bytes = b"", limit: int = -1) -> Sequence[ImageChunk]:
+        """Those with prints above `after`, in order; at most `limit`, or all."""
+        return [ImageChunk(*row) for row in self._rows(_IMAGE, (after, limit))]
+
+    def drop_image_chunks(self, prints: Iterable[bytes] | None = None) -> None:
+        """Forget those with these prints, or all."""
+        if prints is None:
+            self._change(_DROP_IMAGES)
+            return
+        with self.savepoint():
+            for each in prints:
+                self._change(_DROP_IMAGE, (each,))
+
+    # -- links of heads ----------------------------------------------------------------------------------
+    def put_link(self, version: int, link: bytes) -> None:
+        """Insert or replace the link of a head."""
+        self._change(_PUT_LINK, (version, link))
+
+    def links(self, after: int, until: int) -> bytes:
+        """The links of the versions between `after` and `until`, without these two, one behind the other."""
+        return b"".join(link for (link,) in self._rows(_LINKS, (after, until)))
+
+    def drop_links(self, below: int) -> None:
+        """Forget the links of versions below this one."""
+        self._change(_DROP_LINKS, (below,))

@@ -1,13 +1,14 @@
 """The catalog in SQLite: `ports.Catalog` put together from its parts.
 
-`catalog_file` is the file and `catalog_store` its transactions; `catalog_tree`, `catalog_blocks`, `catalog_local` and
-`catalog_replica` are the tables, explained in `schema.sql`.
+`catalog_file` is the file and `catalog_store` its transactions; `catalog_tree`, `catalog_maps`, `catalog_blocks`,
+`catalog_local` and `catalog_replica` are the tables, explained in `schema.sql`.
 """
 
 from __future__ import annotations
 
-from bitdustfs.edges.catalog_blocks import MAP, BlockTables
+from bitdustfs.edges.catalog_blocks import BlockTables
 from bitdustfs.edges.catalog_local import LocalTables
+from bitdustfs.edges.catalog_maps import MAP, MapTables
 from bitdustfs.edges.catalog_replica import ReplicaTables
 from bitdustfs.edges.catalog_tree import XATTRS, TreeTables
 from bitdustfs.model import Ino
@@ -16,7 +17,7 @@ _VALUE = "SELECT value FROM r_value WHERE key = ?"
 _PUT_VALUE = "INSERT INTO r_value (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 
 
-class SqliteCatalog(TreeTables, BlockTables, LocalTables, ReplicaTables):
+class SqliteCatalog(TreeTables, MapTables, BlockTables, LocalTables, ReplicaTables):
     """The customer's database. See `ports.Catalog` for the promises and `Store` for the arguments."""
 
     def drop_inode(self, ino: Ino) -> None:

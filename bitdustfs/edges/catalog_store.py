@@ -12,6 +12,7 @@ SQLite only when something changes inside them.
 is not in `_redo`: a COMMIT that fails rolls it back with the rest, and one that is tried again works it out again.
 
 **Counters** live in memory and are written with the commit. Numbers are not taken back by a rollback; sums are.
+Local counters are written at once: few numbers are taken from them.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ from bitdustfs.edges.catalog_outbox import Recorder, Touched
 from bitdustfs.edges.catalog_versioned import FIRST_GENERATION, LIVE, Versioned
 from bitdustfs.errors import DiskFull
 
-_LAST_CHANGE = """
-    SELECT max(coalesce((SELECT max(no) FROM l_outbox), 0),
-               coalesce((SELECT value FROM l_counter WHERE name = 'change'), 0))
+_LAST_IN_OUTBOX = "SELECT coalesce(max(no), 0) FROM l_outbox"
+_PUT_LOCAL_COUNTER = """
+    INSERT INTO l_counter (name, value) VALUES (?, ?)
+    ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)
 """
 _PUT_CHANGES = "INSERT OR REPLACE INTO l_outbox (no, changes) VALUES (?, ?)"
 _log = logging.getLogger(__name__)
@@ -69,7 +71,8 @@ class Store(CatalogFile):
         super().__init__(path, create=create, read_only=read_only, vfs=vfs, sync=sync)
         self._counters: dict[str, int] = dict(self._rows("SELECT name, value FROM r_counter"))
         self._stale: set[str] = set()  # counters that the file does not have yet
-        self._last_change: int = self._rows(_LAST_CHANGE)[0][0]
+        self._local_counters: dict[str, int] = dict(self._rows("SELECT name, value FROM l_counter"))
+        self._last_change: int = max(self._rows(_LAST_IN_OUTBOX)[0][0], self._local_counters.get("change", 0))
         self._touched = Touched(self._last_change)
         self._recorder = Recorder(self._connection)
 
@@ -180,6 +183,15 @@ class Store(CatalogFile):
         self._counters[counter] = number + 1
         self._stale.add(counter)
         return number
+
+    def _take_local(self, counter: str) -> int:
+        number = self._local_counters.get(counter, 0) + 1
+        self._put_local_counter(counter, number)
+        return number
+
+    def _put_local_counter(self, counter: str, value: int) -> None:
+        self._local_counters[counter] = value
+        self._change(_PUT_LOCAL_COUNTER, (counter, value))
 
     def _count(self, counter: str, more: int) -> None:
         """Add to a sum; inside a transaction only, so that a rollback takes it back."""

@@ -218,6 +218,53 @@ CREATE TABLE l_outbox (
 
 -- Numbers that outlive the rows they were given to.
 CREATE TABLE l_counter (
-    name  TEXT    NOT NULL PRIMARY KEY, -- change: the newest l_outbox.no that was dropped
+    name  TEXT    NOT NULL PRIMARY KEY, -- change: the newest l_outbox.no that was dropped; block: the newest -l_block.block
     value INTEGER NOT NULL
 ) WITHOUT ROWID, STRICT;
+
+-- Local blocks: the catalog's own way to the suppliers. Columns as in r_block; numbers are negative.
+CREATE TABLE l_block (
+    block    INTEGER NOT NULL PRIMARY KEY,
+    held     INTEGER NOT NULL, -- how many different idx of l_fragment are in state 1; kept equal by the same change
+    k        INTEGER NOT NULL,
+    n        INTEGER NOT NULL,
+    suite    INTEGER NOT NULL,
+    scope    INTEGER NOT NULL,
+    length   INTEGER NOT NULL,
+    block_id BLOB    NOT NULL,
+    roots    BLOB    NOT NULL
+) STRICT;
+
+-- Fragments of local blocks. Columns as in r_fragment.
+CREATE TABLE l_fragment (
+    block    INTEGER NOT NULL,
+    idx      INTEGER NOT NULL,
+    supplier INTEGER NOT NULL,
+    state    INTEGER NOT NULL,
+    PRIMARY KEY (block, idx, supplier)
+) WITHOUT ROWID, STRICT;
+
+-- Deltas: runs of changes that are, or soon will be, at the suppliers.
+CREATE TABLE l_delta (
+    first         INTEGER NOT NULL PRIMARY KEY, -- l_outbox.no of its first change
+    last          INTEGER NOT NULL, -- l_outbox.no of its last change
+    block         INTEGER NOT NULL, -- l_block.block
+    content_bytes INTEGER NOT NULL, -- of what is sealed in the block
+    content       BLOB    NOT NULL -- the changeset of them all, compressed
+) STRICT;
+
+-- Pieces of snapshots that are at the suppliers, by content: a snapshot sends only what the last one had not.
+CREATE TABLE l_image (
+    print  BLOB    NOT NULL PRIMARY KEY, -- 32 bytes: hash of the piece
+    block  INTEGER NOT NULL, -- l_block.block
+    slot   INTEGER NOT NULL, -- place in the block, from 0; the nonce
+    at     INTEGER NOT NULL, -- bytes from the start of the block to the sealed piece
+    length INTEGER NOT NULL -- bytes of plaintext
+) WITHOUT ROWID, STRICT;
+CREATE INDEX l_image_by_block ON l_image (block); -- a block that is dropped
+
+-- Links of heads: what shows a supplier that a new head descends from the one it has.
+CREATE TABLE l_link (
+    version INTEGER NOT NULL PRIMARY KEY, -- of the head
+    link    BLOB    NOT NULL
+) STRICT;

@@ -22,6 +22,7 @@ from bitdustfs.edges import (
     catalog_blocks,
     catalog_local,
     catalog_log,
+    catalog_maps,
     catalog_replica,
     catalog_sqlite,
     catalog_store,
@@ -335,9 +336,14 @@ def test_replicated_tables_have_neither_triggers_nor_foreign_keys_nor_nullable_k
 
 MAY_READ_A_WHOLE_TABLE = {
     "_ORPHANS",
-    "_HISTOGRAM",
-    "_WANTING",
-    "_LEAST_MARGIN",
+    "REPLICATED.histogram",
+    "REPLICATED.wanting",
+    "REPLICATED.least_margin",
+    "LOCAL.histogram",
+    "LOCAL.wanting",
+    "LOCAL.least_margin",
+    "_LOCAL_BLOCKS",
+    "_DELTAS",
     "_INLINE_BYTES",
     "_SUPPLIERS",
     "_UPLOADS",
@@ -347,12 +353,23 @@ MAY_READ_A_WHOLE_TABLE = {
 
 
 def test_only_the_named_statements_read_a_whole_table(catalog: SqliteCatalog) -> None:
+    modules = (
+        catalog_tree,
+        catalog_maps,
+        catalog_blocks,
+        catalog_local,
+        catalog_replica,
+        catalog_sqlite,
+        catalog_store,
+    )
     statements = {
         name: sql
-        for module in (catalog_tree, catalog_blocks, catalog_local, catalog_replica, catalog_sqlite, catalog_store)
+        for module in modules
         for name, sql in vars(module).items()
         if isinstance(sql, str) and sql.split()[:1] and sql.split()[0] in ("SELECT", "UPDATE", "DELETE", "INSERT")
     }
+    for name, pair in (("REPLICATED", catalog_blocks.REPLICATED), ("LOCAL", catalog_blocks.LOCAL)):
+        statements |= {f"{name}.{attribute}": sql for attribute, sql in vars(pair).items()}
     assert len(statements) > 30
     greedy = {
         name
@@ -372,11 +389,11 @@ def test_only_the_named_statements_read_a_whole_table(catalog: SqliteCatalog) ->
         (catalog_tree._XATTR, "r_xattr USING PRIMARY KEY (ino=? AND name=?)"),
         (catalog_tree.NAMES.close[2], "r_name USING PRIMARY KEY (parent=? AND cookie=? AND born<?)"),
         (catalog_tree.NAMES.drop[2], "r_name USING PRIMARY KEY (parent=? AND cookie=?)"),
-        (catalog_blocks._MAP_ROW_BEFORE, "r_map USING PRIMARY KEY (ino=? AND idx<?)"),
-        (catalog_blocks._MAP_ROWS_AFTER, "r_map USING PRIMARY KEY (ino=? AND idx>? AND idx<?)"),
-        (catalog_blocks._CHUNK_BY_FINGERPRINT, "r_chunk USING INDEX r_chunk_by_fingerprint (fingerprint=?)"),
-        (catalog_blocks._CHUNKS_OF_BLOCK, "r_chunk USING INDEX r_chunk_by_block (block=?)"),
-        (catalog_blocks._WANTING, "SCAN r_block USING INDEX r_block_wanting"),
+        (catalog_maps._MAP_ROW_BEFORE, "r_map USING PRIMARY KEY (ino=? AND idx<?)"),
+        (catalog_maps._MAP_ROWS_AFTER, "r_map USING PRIMARY KEY (ino=? AND idx>? AND idx<?)"),
+        (catalog_maps._CHUNK_BY_FINGERPRINT, "r_chunk USING INDEX r_chunk_by_fingerprint (fingerprint=?)"),
+        (catalog_maps._CHUNKS_OF_BLOCK, "r_chunk USING INDEX r_chunk_by_block (block=?)"),
+        (catalog_blocks.REPLICATED.wanting, "SCAN r_block USING INDEX r_block_wanting"),
         (catalog_local._DROP_EXTENTS, "l_extent USING PRIMARY KEY (ino=? AND layer=? AND start>? AND start<?)"),
     ],
 )
@@ -385,7 +402,7 @@ def test_frequent_statement_finds_its_rows_by_a_key(catalog: SqliteCatalog, sql:
 
 
 def test_no_frequent_statement_sorts(catalog: SqliteCatalog) -> None:
-    for sql in (catalog_tree._NAMES, catalog_blocks._MAP_ROWS_AFTER, catalog_blocks._CHUNK_BY_FINGERPRINT):
+    for sql in (catalog_tree._NAMES, catalog_maps._MAP_ROWS_AFTER, catalog_maps._CHUNK_BY_FINGERPRINT):
         assert "TEMP B-TREE" not in " ".join(_plan(catalog, sql)), sql
 
 

@@ -1,0 +1,96 @@
+"""The catalog's maps of files: (inode, index) -> chunk -> (block, slot).
+
+Only maps carry generations: chunks are the same for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from bitdustfs.edges.catalog_store import Store
+from bitdustfs.edges.catalog_versioned import LIVE, Versioned
+from bitdustfs.model import HOLE, BlockNo, ChunkNo, ChunkRow, Fingerprint, Ino, MapRow
+
+MAP = Versioned("r_map", ("ino", "idx"), ("count", "chunk"))
+
+# the row that covers index ?2, if any: one step to the left, not a walk from the start
+_MAP_ROW_BEFORE = f"""
+    SELECT idx, count, chunk FROM r_map WHERE ino = ?1 AND idx <= ?2 AND died = {LIVE} ORDER BY idx DESC LIMIT 1
+"""
+_MAP_ROWS_AFTER = f"""
+    SELECT idx, count, chunk FROM r_map WHERE ino = ?1 AND idx > ?2 AND idx <= ?3 AND died = {LIVE} ORDER BY idx
+"""
+_CHUNK_COLUMNS = "chunk, fingerprint, block, slot, at, length"
+_CHUNK = f"SELECT {_CHUNK_COLUMNS} FROM r_chunk WHERE chunk = ?"
+_CHUNK_BY_FINGERPRINT = (
+    f"SELECT {_CHUNK_COLUMNS} FROM r_chunk WHERE fingerprint = ? ORDER BY chunk DESC LIMIT 1"
+)  # fmt: skip
+_CHUNKS_OF_BLOCK = f"SELECT {_CHUNK_COLUMNS} FROM r_chunk WHERE block = ? ORDER BY slot, chunk"
+_PUT_CHUNK = f"""
+    INSERT INTO r_chunk ({_CHUNK_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (chunk) DO UPDATE SET
+    fingerprint = excluded.fingerprint, block = excluded.block, slot = excluded.slot, at = excluded.at,
+    length = excluded.length
+"""
+_BLOCKS_OF = f"""
+    SELECT DISTINCT c.block FROM r_map AS m CROSS JOIN r_chunk AS c ON c.chunk = m.chunk
+    WHERE m.ino = ? AND m.died = {LIVE} AND m.chunk <> {HOLE}
+"""
+
+
+class MapTables(Store):
+    """Maps and chunks."""
+
+    # -- maps --------------------------------------------------------------------------------------------
+    def map_rows(self, ino: Ino, first: int, last: int) -> Sequence[MapRow]:
+        """The rows that touch chunk indexes first … last, in order. Hole runs come whole."""
+        rows = self._rows(_MAP_ROW_BEFORE, (ino, first))
+        found = [MapRow(*row) for row in rows if row[0] + row[1] > first]
+        if last > first:
+            found += [MapRow(*row) for row in self._rows(_MAP_ROWS_AFTER, (ino, first, last))]
+        return found
+
+    def replace_map(self, ino: Ino, rows: Iterable[MapRow], *, first: int, last: int) -> None:
+        """Put `rows` in place of everything at indexes first … last; hole runs that stick out are cut."""
+        new = list(rows)
+        self._touched.add(ino)
+        with self.savepoint():
+            for old in self.map_rows(ino, first, last):
+                self.drop_live(MAP, (ino, old.index))
+                if old.index < first:
+                    new.append(replace(old, count=first - old.index))
+                if old.index + old.count - 1 > last:
+                    new.append(replace(old, index=last + 1, count=old.index + old.count - 1 - last))
+            for row in new:
+                self.put_live(MAP, (ino, row.index), (row.count, row.chunk))
+
+    # -- chunks ------------------------------------------------------------------------------------------
+    def new_chunk_no(self) -> ChunkNo:
+        """Take a chunk number that was never given out."""
+        return ChunkNo(self._take("chunk"))
+
+    def chunk(self, chunk: ChunkNo) -> ChunkRow | None:
+        """Where a chunk lies."""
+        rows = self._rows(_CHUNK, (chunk,))
+        return ChunkRow(*rows[0]) if rows else None
+
+    def chunk_by_fingerprint(self, fingerprint: Fingerprint) -> ChunkRow | None:
+        """The newest chunk with this content."""
+        rows = self._rows(_CHUNK_BY_FINGERPRINT, (fingerprint,))
+        return ChunkRow(*rows[0]) if rows else None
+
+    def put_chunk(self, row: ChunkRow) -> None:
+        """Insert or replace."""
+        self._change(_PUT_CHUNK, (row.chunk, row.fingerprint, row.block, row.slot, row.offset, row.length))
+
+    def redirect_chunk(self, old: ChunkNo, new: ChunkRow) -> None:
+        """Let chunk `old` lie where `new` lies: older references move to a better placed copy."""
+        self.put_chunk(replace(new, chunk=old))
+
+    def blocks_of(self, ino: Ino) -> Sequence[BlockNo]:
+        """The blocks that a published file's chunks lie in, each once."""
+        return [row[0] for row in self._rows(_BLOCKS_OF, (ino,))]
+
+    def chunks_of_block(self, block: BlockNo) -> Sequence[ChunkRow]:
+        """All chunks that lie in a block, by slot; several may share one."""
+        return [ChunkRow(*row) for row in self._rows(_CHUNKS_OF_BLOCK, (block,))]
