@@ -236,13 +236,13 @@ class Supplier:
 
 @dataclass(frozen=True, slots=True)
 class DeltaRow:
-    """A run of catalog changes that has a local block of its own."""
+    """A run of catalog changes that has a local block of its own, or a part of one change that is too long for one."""
 
     first: int  # number of its first change
+    part: int  # from 0
     last: int
     block: BlockNo  # a local one
     content_bytes: int  # of what is sealed in the block
-    content: bytes  # the change set itself, compressed
 
 
 @dataclass(frozen=True, slots=True)

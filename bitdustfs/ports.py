@@ -316,16 +316,24 @@ class Catalog(Protocol):
         ...
 
     # -- local: deltas, image chunks, links ----------------------------------------------------------------
-    def put_delta(self, row: DeltaRow) -> None:
-        """Insert or replace by its first change."""
+    def put_delta(self, row: DeltaRow, content: bytes) -> None:
+        """Insert or replace by first change and part.
+
+        Args:
+            content: what is sealed in its block.
+        """
         ...
 
     def deltas(self) -> Sequence[DeltaRow]:
         """All of them, oldest first."""
         ...
 
+    def delta_content(self, row: DeltaRow) -> bytes:
+        """What is sealed in its block."""
+        ...
+
     def drop_delta(self, first: int) -> None:
-        """Forget the delta that begins with this change. Its block is a row of its own."""
+        """Forget the delta that begins with this change, all its parts. Their blocks are rows of their own."""
         ...
 
     def put_image_chunks(self, rows: Iterable[ImageChunk]) -> None:
@@ -334,6 +342,10 @@ class Catalog(Protocol):
 
     def image_chunks(self, *, after: bytes = b"", limit: int = -1) -> Sequence[ImageChunk]:
         """Those with prints above `after`, in order; at most `limit`, or all."""
+        ...
+
+    def image_blocks(self) -> Sequence[BlockNo]:
+        """The local blocks that they lie in, the one made first first."""
         ...
 
     def drop_image_chunks(self, prints: Iterable[bytes] | None = None) -> None:

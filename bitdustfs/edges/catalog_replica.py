@@ -6,17 +6,18 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
 from bitdustfs.edges.catalog_store import Store
-from bitdustfs.model import DeltaRow, ImageChunk, Ino
+from bitdustfs.model import BlockNo, DeltaRow, ImageChunk, Ino
 
 _PAGE_ROWS = 1000  # looked at in one step
 _OUTBOX_SIZES = "SELECT no, length(changes) FROM l_outbox WHERE no > ? ORDER BY no LIMIT ?"
 _OUTBOX = "SELECT no, changes FROM l_outbox WHERE no > ? AND no <= ? ORDER BY no"
 _OUTBOX_BYTES = "SELECT coalesce(sum(length(changes)), 0) FROM l_outbox"
 _DROP_OUTBOX = "DELETE FROM l_outbox WHERE no <= ?"
-_DELTAS = "SELECT first, last, block, content_bytes, content FROM l_delta ORDER BY first"
+_DELTAS = "SELECT first, part, last, block, content_bytes FROM l_delta ORDER BY first, part"
+_DELTA_CONTENT = "SELECT content FROM l_delta WHERE first = ? AND part = ?"
 _PUT_DELTA = """
-    INSERT INTO l_delta (first, last, block, content_bytes, content) VALUES (?, ?, ?, ?, ?)
-    ON CONFLICT (first) DO UPDATE SET last = excluded.last, block = excluded.block,
+    INSERT INTO l_delta (first, part, last, block, content_bytes, content) VALUES (?, ?, ?, ?, ?, ?)
+    ON CONFLICT (first, part) DO UPDATE SET last = excluded.last, block = excluded.block,
     content_bytes = excluded.content_bytes, content = excluded.content
 """
 _DROP_DELTA = "DELETE FROM l_delta WHERE first = ?"
@@ -26,6 +27,7 @@ _PUT_IMAGE = """
     ON CONFLICT (print) DO UPDATE SET block = excluded.block, slot = excluded.slot, at = excluded.at,
     length = excluded.length
 """
+_IMAGE_BLOCKS = "SELECT DISTINCT block FROM l_image ORDER BY block DESC"
 _DROP_IMAGE = "DELETE FROM l_image WHERE print = ?"
 _DROP_IMAGES = "DELETE FROM l_image"
 _LINKS = "SELECT link FROM l_link WHERE version > ? AND version < ? ORDER BY version"
@@ -79,16 +81,21 @@ class ReplicaTables(Store):
         self._touched.forget(until)
 
     # -- deltas ------------------------------------------------------------------------------------------
-    def put_delta(self, row: DeltaRow) -> None:
-        """Insert or replace by its first change."""
-        self._change(_PUT_DELTA, (row.first, row.last, row.block, row.content_bytes, row.content))
+    def put_delta(self, row: DeltaRow, content: bytes) -> None:
+        """Insert or replace by first change and part."""
+        self._change(_PUT_DELTA, (row.first, row.part, row.last, row.block, row.content_bytes, content))
 
     def deltas(self) -> Sequence[DeltaRow]:
         """All of them, oldest first."""
         return [DeltaRow(*row) for row in self._rows(_DELTAS)]
 
+    def delta_content(self, row: DeltaRow) -> bytes:
+        """What is sealed in the block of a delta."""
+        content: bytes = self._rows(_DELTA_CONTENT, (row.first, row.part))[0][0]
+        return content
+
     def drop_delta(self, first: int) -> None:
-        """Forget the delta that begins with this change. Its block is a row of its own."""
+        """Forget the delta that begins with this change, all its parts. Their blocks are rows of their own."""
         self._change(_DROP_DELTA, (first,))
 
     # -- chunks of snapshots -----------------------------------------------------------------------------
@@ -101,6 +108,10 @@ class ReplicaTables(Store):
     def image_chunks(self, *, after: bytes = b"", limit: int = -1) -> Sequence[ImageChunk]:
         """Those with prints above `after`, in order; at most `limit`, or all."""
         return [ImageChunk(*row) for row in self._rows(_IMAGE, (after, limit))]
+
+    def image_blocks(self) -> Sequence[BlockNo]:
+        """The local blocks that these pieces lie in, the one made first first."""
+        return [BlockNo(row[0]) for row in self._rows(_IMAGE_BLOCKS)]
 
     def drop_image_chunks(self, prints: Iterable[bytes] | None = None) -> None:
         """Forget those with these prints, or all."""

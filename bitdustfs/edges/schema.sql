@@ -246,11 +246,13 @@ CREATE TABLE l_fragment (
 
 -- Deltas: runs of changes that are, or soon will be, at the suppliers.
 CREATE TABLE l_delta (
-    first         INTEGER NOT NULL PRIMARY KEY, -- l_outbox.no of its first change
+    first         INTEGER NOT NULL, -- l_outbox.no of its first change
+    part          INTEGER NOT NULL, -- from 0; above 0 only where one change is too long for a block
     last          INTEGER NOT NULL, -- l_outbox.no of its last change
     block         INTEGER NOT NULL, -- l_block.block
     content_bytes INTEGER NOT NULL, -- of what is sealed in the block
-    content       BLOB    NOT NULL -- the changeset of them all, compressed
+    content       BLOB    NOT NULL, -- the changeset of them all, or a part of it, compressed
+    PRIMARY KEY (first, part)
 ) STRICT;
 
 -- Pieces of snapshots that are at the suppliers, by content: a snapshot sends only what the last one had not.

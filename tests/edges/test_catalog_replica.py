@@ -83,7 +83,7 @@ def test_storing_the_replica_changes_no_replicated_row(catalog: SqliteCatalog) -
     catalog.put_block(local(number))
     catalog.put_fragment(fragment(number, 0))
     catalog.charge_supplier(SupplierNo(1), 100, 1)
-    catalog.put_delta(DeltaRow(1, 1, number, 10, b"content"))
+    catalog.put_delta(DeltaRow(1, 0, 1, number, 10), b"content")
     catalog.put_image_chunks([image(b"a", number)])
     catalog.put_link(1, b"link")
     catalog.commit()
@@ -130,12 +130,17 @@ def test_questions_about_all_blocks_count_local_ones_too(catalog: SqliteCatalog)
 
 
 def test_deltas_come_back_oldest_first(catalog: SqliteCatalog) -> None:
-    rows = [DeltaRow(1, 4, BlockNo(-1), 100, b"a"), DeltaRow(5, 5, BlockNo(-7), 200, bytes(9000))]
-    for row in (rows[1], replace(rows[0], last=2), rows[0]):
-        catalog.put_delta(row)
+    rows = [
+        DeltaRow(1, 0, 4, BlockNo(-1), 100),
+        DeltaRow(5, 0, 5, BlockNo(-7), 200),
+        DeltaRow(5, 1, 5, BlockNo(-8), 9000),
+    ]
+    for row in (rows[1], rows[2], replace(rows[0], last=2), rows[0]):
+        catalog.put_delta(row, bytes([row.first, row.part]))
     assert catalog.deltas() == rows
-    catalog.drop_delta(1)
-    assert catalog.deltas() == rows[1:]
+    assert [catalog.delta_content(row) for row in rows] == [b"\1\0", b"\5\0", b"\5\1"]
+    catalog.drop_delta(5)
+    assert catalog.deltas() == rows[:1]
 
 
 def test_image_chunks_are_kept_by_content(catalog: SqliteCatalog) -> None:
