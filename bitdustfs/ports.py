@@ -384,6 +384,18 @@ class Catalog(Protocol):
     def close(self) -> None: ...
 
 
+class Changes(Protocol):
+    """What joins the change sets that `Catalog.outbox` gives. Blocking, and pure: for a worker."""
+
+    def merge(self, change_sets: Sequence[bytes]) -> bytes:
+        """Join change sets, oldest first, to one that does the same. Empty if they undo each other.
+
+        Raises:
+            BadFormat: one of them is none.
+        """
+        ...
+
+
 class Spool(Protocol):
     """Local files with our own chunks, one sparse file per inode, written only at its end.
 

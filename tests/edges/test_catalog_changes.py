@@ -1,0 +1,73 @@
+"""Change sets joined in any grouping rebuild the replicated rows of an empty catalog."""
+
+from __future__ import annotations
+
+import random
+from contextlib import closing
+
+import apsw
+import pytest
+
+from bitdustfs.edges.catalog_changes import SqliteChanges
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.errors import BadFormat
+from bitdustfs.ports import Changes
+from tests.edges.catalog_rows import FILE, file, replicated_rows
+from tests.edges.catalog_work import Work
+
+ALL = 1 << 40
+CHANGES: Changes = SqliteChanges()
+
+
+def merged_at_random(change_sets: list[bytes], dice: random.Random) -> list[bytes]:
+    """The same change sets, neighbours merged here and there."""
+    merged = []
+    while change_sets:
+        count = dice.randrange(1, 8)
+        merged.append(CHANGES.merge(change_sets[:count]))
+        change_sets = change_sets[count:]
+    return [each for each in merged if each]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_change_sets_merged_in_any_grouping_rebuild_all_rows(seed: int) -> None:
+    dice = random.Random(seed)
+    with closing(SqliteCatalog(":memory:")) as original, closing(SqliteCatalog(":memory:")) as copy:
+        Work(original, seed).do(commits=60)
+        for changes in merged_at_random([changes for _, changes in original.outbox(0, ALL)], dice):
+            apsw.Changeset.apply(changes, copy.connection)
+        assert replicated_rows(copy) == replicated_rows(original)
+        assert sum(len(rows) for rows in replicated_rows(original).values()) > 50
+
+
+def test_merging_merged_change_sets_gives_the_same_as_merging_all_at_once() -> None:
+    with closing(SqliteCatalog(":memory:")) as original, closing(SqliteCatalog(":memory:")) as copy:
+        Work(original, 1).do(commits=60)
+        change_sets = [changes for _, changes in original.outbox(0, ALL)]
+        whole = CHANGES.merge([CHANGES.merge(change_sets[:30]), CHANGES.merge(change_sets[30:])])
+        assert sorted(map(_row, apsw.Changeset.iter(whole))) == sorted(
+            map(_row, apsw.Changeset.iter(CHANGES.merge(change_sets)))
+        )
+        apsw.Changeset.apply(whole, copy.connection)
+        assert replicated_rows(copy) == replicated_rows(original)
+
+
+def _row(change: apsw.TableChange) -> str:
+    return f"{change.name} {change.op} {change.old} {change.new}"
+
+
+def test_changes_that_undo_each_other_merge_to_nothing() -> None:
+    with closing(SqliteCatalog(":memory:")) as catalog:
+        catalog.put_inode(FILE)
+        catalog.commit()
+        catalog.put_inode(file(8))
+        catalog.commit()
+        catalog.drop_inode(file(8).ino)
+        catalog.commit()
+        assert CHANGES.merge([changes for _, changes in catalog.outbox(1, ALL)]) == b""
+    assert CHANGES.merge([]) == b""
+
+
+def test_what_is_no_change_set_is_refused() -> None:
+    with pytest.raises(BadFormat):
+        CHANGES.merge([b"what is this?"])
