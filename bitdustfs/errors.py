@@ -294,6 +294,41 @@ class PeerRefused(PeerError):
     kind = Kind.REFUSED
     text = "{peer} refused: {what}"
 
+    @property
+    def code(self) -> object:
+        """Why, as a core.wire.Refused; None: it is our own reading of what the peer said."""
+        return self.facts.get("code")
+
+    @property
+    def detail(self) -> int:
+        """The number that belongs to the code; 0 if none does."""
+        detail = self.facts.get("detail", 0)
+        return detail if isinstance(detail, int) else 0
+
+
+class NodeRevoked(PeerRefused):
+    """The peer knows a newer epoch of our owner: `detail`."""
+
+    text = (
+        "{peer} refused: this machine was revoked, a newer certificate of its owner is known there (epoch {detail}); "
+        "to use the volume here again, run `bitdustfs recover`"
+    )
+
+
+class HeadBehind(PeerRefused):
+    """The peer holds a head as new as ours or newer: version `detail`."""
+
+    text = (
+        "{peer} refused: it knows version {detail} of this volume, which is as new as what is here or newer; "
+        "another machine wrote it, or this one was set back to an older state"
+    )
+
+
+class HeadForked(PeerRefused):
+    """The peer holds a head, version `detail`, that ours does not come from, or no links that showed it were sent."""
+
+    text = "{peer} refused: it knows version {detail} of this volume, and what is here does not come from that"
+
 
 class PeerFull(PeerError):
     """The peer has no room for us: its disk, or our contract, is full."""

@@ -486,7 +486,7 @@ class Shelf(Protocol):
 
 
 class ContractStore(Protocol):
-    """What the supplier side must not forget: one contract and the newest epoch for each owner. Blocking."""
+    """What the supplier side must not forget: contract, head and newest epoch of each owner. Blocking."""
 
     def contracts(self) -> Mapping[OwnerId, bytes]:
         """The newest contract with each owner, as signed. Raises DiskFault, BadFormat."""
@@ -501,6 +501,14 @@ class ContractStore(Protocol):
         ...
 
     def save_epoch(self, owner: OwnerId, epoch: int) -> None:
+        """Replace, durably. Raises DiskFull, DiskFault."""
+        ...
+
+    def heads(self) -> Mapping[OwnerId, bytes]:
+        """The head of each owner that has one, as it came; damaged ones too: b"" if a file of one cannot be read."""
+        ...
+
+    def save_head(self, owner: OwnerId, head: bytes) -> None:
         """Replace, durably. Raises DiskFull, DiskFault."""
         ...
 

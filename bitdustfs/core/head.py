@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final
 
 from blake3 import blake3
@@ -147,6 +148,31 @@ def follows(head: Head, links: bytes | memoryview, older: Head) -> bool:
     return (head.handle, head.version) == (older.handle, older.version + steps) and descends(
         head, links, older.digest
     )
+
+
+class Verdict(Enum):
+    """What a supplier thinks of a head that a writer of the owner signed."""
+
+    NEWER = "newer"  # keep it
+    SAME = "same"  # it is the one that is held
+    BEHIND = "behind"  # what is held is as new or newer
+    FORKED = "forked"  # it does not come from what is held, or nothing shows that it does
+
+
+def judge(head: Head, links: bytes | memoryview, held: Head | None) -> Verdict:
+    """Compare a head with the one that is held: never back, never to a fork (invariant I11).
+
+    Args:
+        links: as for `descends`, from the held one on.
+        held: None: there is none yet, so any is newer.
+    """
+    if held is None:
+        return Verdict.NEWER
+    if head.raw == held.raw:
+        return Verdict.SAME
+    if head.handle == held.handle and head.version <= held.version:
+        return Verdict.BEHIND
+    return Verdict.NEWER if follows(head, links, held) else Verdict.FORKED
 
 
 def _digest(link: bytes) -> bytes:

@@ -25,22 +25,25 @@ from msgspec import Meta, Struct
 
 from bitdustfs.core.contract import CONTRACT_BYTES
 from bitdustfs.core.fragment import HASH_BYTES, MAX_FRAGMENT_BYTES, leaf_count
+from bitdustfs.core.head import LINK_BYTES, MAX_HEAD_BYTES
 from bitdustfs.errors import ProtocolViolation
 from bitdustfs.model import LEAF_BYTES
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 MAX_HEADER_BYTES: Final = 64 * 1024
 MAX_BODY_BYTES: Final = MAX_FRAGMENT_BYTES + HASH_BYTES * leaf_count(MAX_FRAGMENT_BYTES)
 HELLO_HEADER_BYTES: Final = 4 * 1024  # before HELLO nobody is anybody: the smallest budget that holds one
 FEATURE_BULK: Final = "bulk"  # in HELLO: this side answers BULK
+MAX_NUMBER: Final = (1 << 63) - 1  # of anything; SQLite's integers end there too
 MAX_NAMES: Final = 1024  # in one DELETE or LIST: 46 KiB of header
 _PREFIX = struct.Struct(">II")
 
 U32: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
-U63: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+U63: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
 Bytes16: TypeAlias = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Bytes32: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Length: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_FRAGMENT_BYTES)]
+HeadLength: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_HEAD_BYTES)]
 Word: TypeAlias = Annotated[str, Meta(max_length=64)]
 
 
@@ -58,6 +61,8 @@ class Refused(IntEnum):
     UNAVAILABLE = 9  # not now: the shelf's disk is not there, or too much is going on
     BAD_REQUEST = 10  # makes no sense: a contract that does not chain, a length that does not fit
     FAULT = 11  # the supplier's own fault
+    BEHIND = 12  # a head as new or newer is held
+    FORKED = 13  # the head does not come from the one that is held
 
 
 class _Message(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
@@ -128,8 +133,19 @@ class Bulk(_Message, frozen=True, tag=8):
         return "Bulk(…)"
 
 
+class PutHead(_Message, frozen=True, tag=9):
+    """Keep the head that the body begins with; then come the links from the one that is held to it (core/head)."""
+
+    head_bytes: HeadLength
+    epoch: U63  # of the caller's certificate
+
+
+class GetHead(_Message, frozen=True, tag=10):
+    """Ask for the caller's head."""
+
+
 class Done(_Message, frozen=True, tag=128):
-    """PING, PUT: done. For PUT: the fragment is durable."""
+    """PING, PUT, PUT_HEAD: done. What was to be kept is durable."""
 
 
 class Found(_Message, frozen=True, tag=129):
@@ -172,13 +188,18 @@ class Ticket(_Message, frozen=True, tag=135):
         return "Ticket(…)"
 
 
+class HeadIs(_Message, frozen=True, tag=136):
+    """GET_HEAD: the body is the head that is held; empty: there is none."""
+
+
 class Refusal(_Message, frozen=True, tag=134):
     code: Refused
     text: Annotated[str, Meta(max_length=200)]
+    detail: U63 = 0  # STALE: the newest epoch known; BEHIND, FORKED: the version of the head that is held
 
 
-Request: TypeAlias = Ping | Put | Get | Delete | List | Stat | Propose | Bulk
-Answer: TypeAlias = Done | Found | Deleted | Listed | Status | Agreed | Refusal | Ticket
+Request: TypeAlias = Ping | Put | Get | Delete | List | Stat | Propose | Bulk | PutHead | GetHead
+Answer: TypeAlias = Done | Found | Deleted | Listed | Status | Agreed | Refusal | Ticket | HeadIs
 Message: TypeAlias = Hello | Request | Answer
 
 ANSWERS: Mapping[type[Request], type[Answer]] = MappingProxyType(
@@ -191,6 +212,8 @@ ANSWERS: Mapping[type[Request], type[Answer]] = MappingProxyType(
         Stat: Status,
         Propose: Agreed,
         Bulk: Ticket,
+        PutHead: Done,
+        GetHead: HeadIs,
     }
 )
 
@@ -327,6 +350,10 @@ class Parser:
                 fits = body_bytes == length
             case Found(hash_bytes=hash_bytes):
                 fits = hash_bytes <= body_bytes
+            case PutHead(head_bytes=head_bytes):
+                fits = head_bytes <= body_bytes and (body_bytes - head_bytes) % LINK_BYTES == 0
+            case HeadIs():
+                fits = body_bytes <= MAX_HEAD_BYTES
             case _:
                 fits = body_bytes == 0
         if not fits:
@@ -355,10 +382,14 @@ def encode(id: int, message: Message, body_bytes: int = 0) -> bytes:
 
 def most_body(request: Request) -> int:
     """The longest body that an honest answer to this request has."""
-    if not isinstance(request, Get):
-        return 0
-    hashes = HASH_BYTES * leaf_count(MAX_FRAGMENT_BYTES) if request.hashes else 0
-    return hashes + min(request.count * LEAF_BYTES, MAX_FRAGMENT_BYTES)
+    match request:
+        case Get(count=count, hashes=hashes):
+            list_bytes = HASH_BYTES * leaf_count(MAX_FRAGMENT_BYTES) if hashes else 0
+            return list_bytes + min(count * LEAF_BYTES, MAX_FRAGMENT_BYTES)
+        case GetHead():
+            return MAX_HEAD_BYTES
+        case _:
+            return 0
 
 
 def printable(text: str) -> str:

@@ -1,18 +1,25 @@
-"""Contracts on disk: HOME/contracts/<owner>.contract as signed, and <owner>.epoch.
+"""Contracts on disk: HOME/contracts/<owner>.contract as signed, <owner>.epoch, and <owner>.head as signed.
 
-The latter is a version byte, 1, and the epoch in 8 big-endian bytes.
+An epoch is a version byte, 1, and the epoch in 8 big-endian bytes.
+
+A damaged contract or epoch stops us: without them we would not know who has which rights. A head gives no rights, so
+a damaged one is handed on as it is, and costs its owner only (engine/heads).
 """
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from bitdustfs.core.contract import CONTRACT_BYTES
-from bitdustfs.edges.durable import replace_file, sync_directory, translated
+from bitdustfs.core.head import MAX_HEAD_BYTES
+from bitdustfs.edges.durable import NO_DESCRIPTORS, replace_file, sync_directory, translated
 from bitdustfs.errors import BadFormat
 from bitdustfs.model import OwnerId
+
+log = logging.getLogger(__name__)
 
 _EPOCH = struct.Struct(">BQ")
 _EPOCH_VERSION = 1
@@ -30,14 +37,14 @@ class DiskContracts:
             raise translated(error, directory) from error
 
     def contracts(self) -> Mapping[OwnerId, bytes]:
-        return dict(self._all(".contract", CONTRACT_BYTES))
+        return dict(self._whole(".contract", CONTRACT_BYTES))
 
     def save_contract(self, owner: OwnerId, contract: bytes) -> None:
         self._save(owner, ".contract", contract)
 
     def epochs(self) -> Mapping[OwnerId, int]:
         found = {}
-        for owner, content in self._all(".epoch", _EPOCH.size):
+        for owner, content in self._whole(".epoch", _EPOCH.size):
             version, found[owner] = _EPOCH.unpack(content)
             if version != _EPOCH_VERSION:
                 raise BadFormat(what=f"{self._directory}: an epoch is of another version of bitdustfs")
@@ -46,17 +53,47 @@ class DiskContracts:
     def save_epoch(self, owner: OwnerId, epoch: int) -> None:
         self._save(owner, ".epoch", _EPOCH.pack(_EPOCH_VERSION, epoch))
 
-    def _all(self, suffix: str, length: int) -> Iterator[tuple[OwnerId, bytes]]:
+    def heads(self) -> Mapping[OwnerId, bytes]:
+        return {owner: self._read_head(path) for owner, path in self._files(".head")}
+
+    def save_head(self, owner: OwnerId, head: bytes) -> None:
+        self._save(owner, ".head", head)
+
+    def _read_head(self, path: Path) -> bytes:
         try:
-            for path in sorted(self._directory.glob("*" + suffix)):
+            with path.open("rb") as file:
+                return file.read(MAX_HEAD_BYTES + 1)
+        except OSError as error:
+            if error.errno in NO_DESCRIPTORS:
+                raise translated(error, path) from error  # it is whole: the next start will tell
+            log.error("%s cannot be read: %s", path, error.strerror)
+            return b""
+
+    def _whole(self, suffix: str, length: int) -> Iterator[tuple[OwnerId, bytes]]:
+        for owner, path in self._files(suffix):
+            try:
                 content = path.read_bytes()
-                if len(content) != length or len(path.stem) != 64:
-                    raise BadFormat(what=f"{path} is damaged: put a copy of it back, or take it away")
-                yield OwnerId(bytes.fromhex(path.stem)), content
+            except OSError as error:
+                raise translated(error, path) from error
+            if len(content) != length:
+                raise BadFormat(what=f"{path} is damaged: put a copy of it back, or take it away")
+            yield owner, content
+
+    def _files(self, suffix: str) -> Iterator[tuple[OwnerId, Path]]:
+        try:
+            paths = sorted(self._directory.glob("*" + suffix))
         except OSError as error:
             raise translated(error, self._directory) from error
-        except ValueError as error:
-            raise BadFormat(what=f"{self._directory} holds a file that is not of bitdustfs: take it away") from error
+        for path in paths:
+            try:
+                owner = OwnerId(bytes.fromhex(path.stem))
+            except ValueError as error:
+                raise BadFormat(
+                    what=f"{self._directory} holds a file that is not of bitdustfs: take it away"
+                ) from error
+            if len(owner) != 32:
+                raise BadFormat(what=f"{path} is damaged: put a copy of it back, or take it away")
+            yield owner, path
 
     def _save(self, owner: OwnerId, suffix: str, content: bytes) -> None:
         try:

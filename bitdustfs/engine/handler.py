@@ -11,7 +11,7 @@ from typing import Protocol
 
 from bitdustfs.core import wire
 from bitdustfs.core.certificate import Certificate
-from bitdustfs.errors import PeerError, PeerFull, PeerLacks, PeerRefused
+from bitdustfs.errors import HeadBehind, HeadForked, NodeRevoked, PeerError, PeerFull, PeerLacks, PeerRefused
 
 # A refusal that is not named here is a plain PeerRefused.
 _ERRORS: Mapping[wire.Refused, type[PeerError]] = MappingProxyType(
@@ -21,6 +21,9 @@ _ERRORS: Mapping[wire.Refused, type[PeerError]] = MappingProxyType(
         wire.Refused.NOT_FOUND: PeerLacks,
         wire.Refused.UNAVAILABLE: PeerError,
         wire.Refused.FAULT: PeerError,
+        wire.Refused.STALE: NodeRevoked,
+        wire.Refused.BEHIND: HeadBehind,
+        wire.Refused.FORKED: HeadForked,
     }
 )
 
@@ -61,6 +64,6 @@ class RefuseAll:
 
 
 def error_of(refusal: wire.Refusal, peer: str) -> PeerError:
-    """The error that a refusal is on the side that asked; its facts have the `code`."""
+    """The error that a refusal is on the side that asked; its facts have `code` and `detail`."""
     what = wire.printable(refusal.text) or refusal.code.name.lower()
-    return _ERRORS.get(refusal.code, PeerRefused)(peer=peer, what=what, code=refusal.code)
+    return _ERRORS.get(refusal.code, PeerRefused)(peer=peer, what=what, code=refusal.code, detail=refusal.detail)

@@ -6,6 +6,9 @@
 Rights come from one place: the contract with the owner whose certificate the peer showed. No field of a message is
 ever a claim to rights. What an owner stored is deleted by nobody but that owner (invariant I14), and even then it
 only moves to the shelf's trash, which counts in his quota; nothing empties that trash yet.
+
+An owner revokes a node by certifying others in a higher epoch. From the first request, or the first head, of a node
+of that epoch on, every request of an older one is refused, also one whose body was still under way.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from bitdustfs.core import contract, wire
 from bitdustfs.core.certificate import Certificate, Identity
 from bitdustfs.core.contract import Allowance, Contract
 from bitdustfs.core.wire import Refusal, Refused
+from bitdustfs.engine.heads import Heads
 from bitdustfs.errors import (
     AlreadyThere,
     BadFormat,
@@ -41,9 +45,11 @@ _ROLES: Mapping[type[wire.Request], frozenset[Role]] = {
     wire.Put: _MAY_CHANGE,
     wire.Delete: _MAY_CHANGE,
     wire.Propose: _MAY_CHANGE,
+    wire.PutHead: _MAY_CHANGE,
     wire.Get: _MAY_READ,
     wire.List: _MAY_READ,
     wire.Stat: _MAY_READ,
+    wire.GetHead: _MAY_READ,
     wire.Bulk: _MAY_READ,
 }
 # What the shelf raises, as what the peer is told. The text of the error stays here: it may name our paths.
@@ -65,7 +71,7 @@ class Keeper:
     Args:
         allowed: how many bytes we would keep for which owner; may change while we run.
     Raises:
-        DiskFault, BadFormat: the contracts cannot be read.
+        DiskFault, BadFormat: the contracts cannot be read. A damaged head is no reason (engine/heads).
     """
 
     def __init__(
@@ -86,6 +92,7 @@ class Keeper:
         self._wall = wall
         self._contracts = {owner: contract.parse(raw) for owner, raw in store.contracts().items()}
         self._epochs = dict(store.epochs())
+        self._heads = Heads(store, crunch)
         self._reserved: dict[OwnerId, tuple[int, int]] = {}  # (bytes, fragments) admitted and not stored yet
         self._agreeing: set[OwnerId] = set()  # owners whose contract is being saved
         self._noting = trio.Lock()  # held while an epoch is saved
@@ -105,14 +112,12 @@ class Keeper:
         """Decide before the body comes; for PUT reserve its room."""
         if caller.role not in _ROLES[type(request)]:
             return Refusal(Refused.NOT_ALLOWED, f"a {caller.role.name.lower()} may not do that")
-        if caller.epoch < self._epochs.get(caller.owner, 0):
-            return Refusal(
-                Refused.STALE, "this owner has certified nodes anew: the certificate is not valid any more"
-            )
+        if (refusal := self._outdates(caller, request)) is not None:
+            return refusal
         match request:
             case wire.Ping() | wire.Propose():
                 return None
-            case wire.Put() | wire.Delete() if request.epoch != caller.epoch:
+            case wire.Put() | wire.Delete() | wire.PutHead() if request.epoch != caller.epoch:
                 return Refusal(Refused.BAD_REQUEST, "the epoch is not that of the certificate")
         allowance = self._allowance(caller.owner)
         if allowance is None:
@@ -141,9 +146,15 @@ class Keeper:
         """Do what was asked."""
         try:
             await self._note_epoch(caller)
-            if isinstance(request, wire.Get):
-                return await self._get(caller.owner, request)
-            return await self._act(caller, request, body), ()
+            if (refusal := self._outdates(caller, request)) is not None:
+                return refusal, ()  # the body took its time
+            match request:
+                case wire.Get():
+                    return await self._get(caller.owner, request)
+                case wire.GetHead():
+                    return self._heads.get(caller.owner)
+                case _:
+                    return await self._act(caller, request, body), ()
         except _SHELF_ERRORS as error:
             return _refusal(caller, request, error), ()
 
@@ -152,6 +163,8 @@ class Keeper:
             case wire.Put():
                 await self._put(caller.owner, request, body)
                 return wire.Done()
+            case wire.PutHead():
+                return await self._put_head(caller, request, body)
             case wire.Delete():
                 return await self._delete(caller.owner, request)
             case wire.List():
@@ -189,6 +202,19 @@ class Keeper:
             free_bytes=max(0, free_bytes),
             contract=self._contracts[owner].raw,
         )
+
+    async def _put_head(self, caller: Certificate, request: wire.PutHead, body: bytes | memoryview) -> wire.Answer:
+        """Keep a head if a valid node of the caller's owner signed it, whoever of them brings it."""
+        try:
+            head = await self._heads.read(request, body)
+        except BadFormat as bad:
+            log.warning("refused a head of owner %s: %s", short(caller.owner), bad)
+            return Refusal(Refused.BAD_REQUEST, str(bad)[:200])
+        if head.signer.owner != caller.owner:
+            return Refusal(Refused.NOT_ALLOWED, "the head is signed by a node of another owner")
+        await self._note_epoch(head.signer)
+        refusal = self._outdates(caller, request) or self._revoked(head.signer)
+        return refusal or await self._heads.put(head, memoryview(body)[request.head_bytes :])
 
     # -- contracts ------------------------------------------------------------------------------------------
 
@@ -255,14 +281,28 @@ class Keeper:
             return Refusal(Refused.DISK_FULL, f"only {max(0, room)} bytes are not promised to others")
         return None
 
-    async def _note_epoch(self, caller: Certificate) -> None:
+    # -- who is out of date -----------------------------------------------------------------------------------
+
+    async def _note_epoch(self, seen: Certificate) -> None:
         """Remember the newest epoch of an owner with a contract, durably, before acting on it."""
-        if caller.owner not in self._contracts or caller.epoch <= self._epochs.get(caller.owner, 0):
+        if seen.owner not in self._contracts or seen.epoch <= self._epochs.get(seen.owner, 0):
             return
         async with self._noting:  # two epochs must not be saved in the wrong order
-            if caller.epoch > self._epochs.get(caller.owner, 0):
-                await self._crunch.run(self._store.save_epoch, caller.owner, caller.epoch)
-                self._epochs[caller.owner] = caller.epoch
+            if seen.epoch > self._epochs.get(seen.owner, 0):
+                await self._crunch.run(self._store.save_epoch, seen.owner, seen.epoch)
+                self._epochs[seen.owner] = seen.epoch
+                log.info("owner %s certifies in epoch %d now", short(seen.owner), seen.epoch)
+
+    def _outdates(self, caller: Certificate, request: wire.Request) -> Refusal | None:
+        """Refuse everything of a revoked node, and changes by one that does not know the newest head."""
+        return self._revoked(caller) or self._heads.outdates(caller, request)
+
+    def _revoked(self, node: Certificate) -> Refusal | None:
+        newest = self._epochs.get(node.owner, 0)
+        if node.epoch >= newest:
+            return None
+        text = "this owner has certified nodes anew: the certificate is not valid any more"
+        return Refusal(Refused.STALE, text, min(newest, wire.MAX_NUMBER))
 
     # -- quota ------------------------------------------------------------------------------------------------
 

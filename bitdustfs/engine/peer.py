@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 MAX_IN_FLIGHT: Final = 32  # requests of one side without an answer. Part of the protocol
 CLOSE_S: Final = 1  # for saying goodbye
+_SLOW = wire.Put | wire.PutHead | wire.Delete  # a write to a disk comes before the answer
 
 A = TypeVar("A", bound=wire.Answer)
 
@@ -51,7 +52,7 @@ class _Waiting:
     def __init__(self, request: wire.Request) -> None:
         self.event = trio.Event()
         self.most_body = wire.most_body(request)
-        self.is_quick = not isinstance(request, wire.Put | wire.Delete)  # no write to a disk comes before the answer
+        self.is_quick = not isinstance(request, _SLOW)
         self.asked_at = trio.current_time()
         self.answer: wire.Answer | None = None
         self.body: bytes | memoryview = b""

@@ -21,12 +21,14 @@ from bitdustfs.core import contract, wire
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.contract import Allowance
 from bitdustfs.core.fragment import HASH_BYTES, leaf_count
+from bitdustfs.core.head import LINK_BYTES
 from bitdustfs.core.patience import SILENT_S
 from bitdustfs.engine.budget import Memory
 from bitdustfs.engine.bulk import Carrier
 from bitdustfs.engine.handler import Handler
 from bitdustfs.engine.hiring import hire
 from bitdustfs.engine.peer import Peer
+from bitdustfs.engine.relation import BACKOFF_S, Relation
 from bitdustfs.errors import PeerError, PeerFull, PeerGone, ProtocolViolation
 from bitdustfs.model import LEAF_BYTES, FragmentName, NodeId, Root, Supplier, SupplierNo, short
 from bitdustfs.ports import Dialer, Entropy, Leaves, Wall
@@ -36,36 +38,9 @@ log = logging.getLogger(__name__)
 DIAL_S: Final = 15  # connect, TLS and HELLO: eight times a slow mobile round trip
 PING_S: Final = 60  # (tune) how often a supplier is asked for its room, which shows too that it lives
 SILENCE_S: Final = 10  # no byte moved for so long, and nothing is under way, but an answer is due: it is dead
-BACKOFF_S: Final = 0.2  # after the first failure; doubles
 STEADY_S: Final = 10.0  # a connection that lived so long was a good one: the next failure is a first one
 BACKOFF_CAP_S: Final = 60.0  # a supplier that comes back is used within about a minute
 _NEW = SupplierNo(0)
-
-
-class _Relation:
-    """What is known of one hired supplier."""
-
-    __slots__ = ("backoff_s", "carrier", "free", "patience", "removed", "row", "wake")
-
-    def __init__(self, row: Supplier) -> None:
-        self.row = row
-        self.carrier: Carrier | None = None  # over a peer that is greeted, and answered STAT
-        self.free = (
-            max(0, row.capacity_bytes - row.used_bytes),
-            max(0, row.capacity_fragments - row.used_fragments),
-        )
-        self.wake = trio.Event()
-        self.removed = trio.Event()
-        self.backoff_s = BACKOFF_S
-        self.patience = trio.CancelScope()  # until the next ping
-
-    @property
-    def peer(self) -> Peer | None:
-        """The connection that requests use, if there is one."""
-        return self.carrier.peer if self.carrier is not None else None
-
-    def __repr__(self) -> str:
-        return f"{self.row.label or short(self.row.node)}"
 
 
 class Suppliers:
@@ -73,6 +48,8 @@ class Suppliers:
 
     Args:
         handler: who answers what suppliers ask of us on these connections; None: everything is refused.
+        head_version: of the newest head that we know; set `head_version` when there is a newer one. Suppliers that
+            know a newer one refuse to let fragments go, and to take any if another node signed it.
     """
 
     def __init__(
@@ -93,8 +70,8 @@ class Suppliers:
         self._wall = wall
         self._handler = handler
         self._memory = memory or Memory()
-        self._head_version = head_version
-        self._relations = {row.supplier: _Relation(row) for row in suppliers}
+        self.head_version = head_version
+        self._relations = {row.supplier: Relation(row) for row in suppliers}
         self._nursery: trio.Nursery | None = None
         self._changed = trio.Event()
 
@@ -117,7 +94,7 @@ class Suppliers:
             known.row = row
             self._wake(known)
             return
-        relation = self._relations[row.supplier] = _Relation(row)
+        relation = self._relations[row.supplier] = Relation(row)
         if self._nursery is not None:
             self._nursery.start_soon(self._keep, relation)
         self._note_change()
@@ -177,12 +154,12 @@ class Suppliers:
         """Store a fragment; returns when it is durable there. The caller sets the deadline, here and below.
 
         Raises:
-            PeerGone, PeerFull, PeerRefused, PeerError, ProtocolViolation.
+            PeerGone, PeerFull, PeerRefused, PeerError, ProtocolViolation. HeadBehind: see `head_version`.
         """
         relation, carrier = self._connected(supplier)
         epoch = self._identity.certificate.epoch
         try:
-            await carrier.put(wire.Put(name, root, len(body), epoch, self._head_version), body)
+            await carrier.put(wire.Put(name, root, len(body), epoch, self.head_version), body)
         except PeerFull:
             relation.free = (0, 0)  # until the next STAT says better
             self._note_change()
@@ -215,7 +192,7 @@ class Suppliers:
         _relation, carrier = self._connected(supplier)
         for at in range(0, len(names), wire.MAX_NAMES):
             some = tuple(names[at : at + wire.MAX_NAMES])
-            request = wire.Delete(some, self._identity.certificate.epoch, self._head_version)
+            request = wire.Delete(some, self._identity.certificate.epoch, self.head_version)
             await carrier.peer.request(request, wire.Deleted)
 
     async def names(
@@ -225,6 +202,33 @@ class Suppliers:
         _relation, carrier = self._connected(supplier)
         listed, _ = await carrier.peer.request(wire.List(after, limit), wire.Listed)
         return tuple((FragmentName(name), length) for name, length in listed.entries)
+
+    async def head(self, supplier: SupplierNo) -> bytes:
+        """The head that a supplier holds for us, not checked; b"": it holds none.
+
+        Raises:
+            PeerGone, PeerRefused, PeerError, ProtocolViolation.
+        """
+        _relation, carrier = self._connected(supplier)
+        _is, raw = await carrier.peer.request(wire.GetHead(), wire.HeadIs)
+        return bytes(raw)
+
+    async def put_head(self, supplier: SupplierNo, head: bytes, links: bytes) -> None:
+        """Store a head; returns when it is durable there, also if it was there already.
+
+        Args:
+            links: of the versions between the one that the supplier holds and this one, oldest first.
+        Raises:
+            HeadBehind: it holds `detail`, as new or newer. HeadForked: it holds `detail`, from which these links do
+                not lead here. NodeRevoked, PeerGone, PeerRefused, PeerError, ProtocolViolation.
+        """
+        _relation, carrier = self._connected(supplier)
+        body = head + links
+        if len(body) > wire.MAX_BODY_BYTES:
+            what = f"it is {len(links) // LINK_BYTES} versions behind: more than one message can make up for"
+            raise PeerError(peer=carrier.peer.label, what=what)
+        request = wire.PutHead(len(head), self._identity.certificate.epoch)
+        await carrier.peer.request(request, wire.Done, body)
 
     async def stat(self, supplier: SupplierNo) -> wire.Status:
         """Ask a supplier for quota, use and room."""
@@ -267,7 +271,7 @@ class Suppliers:
 
     # -- one supplier's task --------------------------------------------------------------------------------------
 
-    async def _keep(self, relation: _Relation) -> None:
+    async def _keep(self, relation: Relation) -> None:
         while not relation.removed.is_set():
             try:
                 if relation.peer is None:
@@ -278,7 +282,7 @@ class Suppliers:
                 log.exception("the connection to supplier %r failed", relation)
             await self._pause(relation)
 
-    async def _connect_and_use(self, relation: _Relation) -> None:
+    async def _connect_and_use(self, relation: Relation) -> None:
         with trio.move_on_after(DIAL_S) as scope:
             peer = await self._dial(relation.row.address, relation.row.node)
         if scope.cancelled_caught:
@@ -296,7 +300,7 @@ class Suppliers:
         await peer.greet()
         return peer
 
-    async def _use_adopted(self, relation: _Relation, peer: Peer) -> None:
+    async def _use_adopted(self, relation: Relation, peer: Peer) -> None:
         try:
             # Nothing says that we could dial it: all goes over its connection.
             await self._use(relation, self._carrier(peer))
@@ -307,7 +311,7 @@ class Suppliers:
     def _carrier(self, peer: Peer) -> Carrier:
         return Carrier(peer, self._identity, self._dialer, self._entropy)
 
-    async def _use(self, relation: _Relation, carrier: Carrier) -> None:
+    async def _use(self, relation: Relation, carrier: Carrier) -> None:
         """Let requests use a running connection until it ends."""
         peer = carrier.peer
         try:
@@ -338,7 +342,7 @@ class Suppliers:
             if carrier.peer.closed.is_set() or carrier.quiet_s >= SILENT_S:
                 return
 
-    async def _is_alive(self, relation: _Relation, carrier: Carrier) -> bool:
+    async def _is_alive(self, relation: Relation, carrier: Carrier) -> bool:
         """Ask for the room, and end the connection when nothing moves meanwhile, there or beside it."""
         alive = False
         async with trio.open_nursery() as nursery:
@@ -358,7 +362,7 @@ class Suppliers:
             await trio.sleep_until(deadline)
         peer.end(PeerGone(peer=peer.label, what=f"nothing came for {SILENCE_S} s"))
 
-    async def _refresh(self, relation: _Relation, peer: Peer) -> wire.Status:
+    async def _refresh(self, relation: Relation, peer: Peer) -> wire.Status:
         status, _ = await peer.request(wire.Stat(), wire.Status)
         free = (
             max(0, min(status.quota_bytes - status.used_bytes, status.free_bytes)),
@@ -369,7 +373,7 @@ class Suppliers:
             self._note_change()
         return status
 
-    async def _pause(self, relation: _Relation) -> None:
+    async def _pause(self, relation: Relation) -> None:
         """Wait before the next try, unless somebody nudges."""
         jitter = 0.5 + int.from_bytes(self._entropy.bytes(2), "big") / (1 << 17)  # 0.5 … 1
         relation.wake = trio.Event()
@@ -377,7 +381,7 @@ class Suppliers:
             await relation.wake.wait()
         relation.backoff_s = min(relation.backoff_s * 2, BACKOFF_CAP_S)
 
-    def _connected(self, supplier: SupplierNo) -> tuple[_Relation, Carrier]:
+    def _connected(self, supplier: SupplierNo) -> tuple[Relation, Carrier]:
         relation = self._relations.get(supplier)
         if relation is None:
             raise PeerGone(peer=f"supplier {supplier}", what="it is not hired")
@@ -385,7 +389,7 @@ class Suppliers:
             raise PeerGone(peer=relation, what="there is no connection now")
         return relation, relation.carrier
 
-    def _wake(self, relation: _Relation) -> None:
+    def _wake(self, relation: Relation) -> None:
         relation.backoff_s = BACKOFF_S
         relation.wake.set()
 

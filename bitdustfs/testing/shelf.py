@@ -169,6 +169,7 @@ class MemoryContracts:
     def __init__(self) -> None:
         self._contracts: dict[OwnerId, bytes] = {}
         self._epochs: dict[OwnerId, int] = {}
+        self._heads: dict[OwnerId, bytes] = {}
 
     def contracts(self) -> Mapping[OwnerId, bytes]:
         return dict(self._contracts)
@@ -181,3 +182,9 @@ class MemoryContracts:
 
     def save_epoch(self, owner: OwnerId, epoch: int) -> None:
         self._epochs[owner] = epoch
+
+    def heads(self) -> Mapping[OwnerId, bytes]:
+        return dict(self._heads)
+
+    def save_head(self, owner: OwnerId, head: bytes) -> None:
+        self._heads[owner] = head

@@ -121,7 +121,10 @@ class Cast:
         proposal = self.proposal()
         signed = contract.countersign(self.supplier, proposal)
         return {
-            "hello": wire.Hello(1, self.customer.certificate.raw, (), "bitdustfs 0.1"),
+            "hello": wire.Hello(wire.PROTOCOL_VERSION, self.customer.certificate.raw, (), "bitdustfs 0.1"),
+            "put_head": wire.PutHead(len(self.heads()[1].raw), EPOCH),
+            "get_head": wire.GetHead(),
+            "head_is": wire.HeadIs(),
             "ping": wire.Ping(),
             "put": wire.Put(name, root, len(FRAGMENT), EPOCH, 0),
             "get": wire.Get(name, 1, 2, True),
@@ -141,7 +144,13 @@ class Cast:
         }
 
 
-BODY_BYTES = {"put": len(FRAGMENT), "found": 96 + len(FRAGMENT) - 16_384}
+HEAD_BYTES = 309
+BODY_BYTES = {
+    "put": len(FRAGMENT),
+    "found": 96 + len(FRAGMENT) - 16_384,
+    "put_head": HEAD_BYTES + head.LINK_BYTES,
+    "head_is": HEAD_BYTES,
+}
 HASHED = {"hello", "propose", "status", "agreed"}  # too long for a page: given by their BLAKE3
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bitdustfs.core import head as heads
 from bitdustfs.core import keys
 from bitdustfs.core.certificate import Identity, certify
-from bitdustfs.core.head import LINK_BYTES, MAX_HEAD_BYTES, MAX_SEALED_BYTES, NO_HEAD, Head
+from bitdustfs.core.head import LINK_BYTES, MAX_HEAD_BYTES, MAX_SEALED_BYTES, NO_HEAD, Head, Verdict
 from bitdustfs.core.keys import public_bytes
 from bitdustfs.errors import BadFormat
 from bitdustfs.model import Role
@@ -34,12 +34,13 @@ VECTOR_DIGEST = "416125bbc01457523c060d3202459a56c61b1c360e76e2984fb6df7050b217d
 VECTOR_BLAKE3 = "9e0b55f960b41877538731cd7e23330fd03fca3404b913d8c10c047203b26396"
 
 
-def chain(count: int, handle: bytes = HANDLE, sealed: bytes = SEALED) -> list[Head]:
-    """Versions 1 … count, each after the one before."""
+def chain(count: int, after: Head | None = None, *, handle: bytes = HANDLE, sealed: bytes = SEALED) -> list[Head]:
+    """So many versions, each after the one before."""
     made: list[Head] = []
-    for version in range(1, count + 1):
-        previous = made[-1].digest if made else NO_HEAD
-        made.append(heads.sign(WRITER, handle=handle, version=version, previous=previous, sealed=sealed))
+    version, previous = (after.version, after.digest) if after else (0, NO_HEAD)
+    for step in range(1, count + 1):
+        made.append(heads.sign(WRITER, handle=handle, version=version + step, previous=previous, sealed=sealed))
+        previous = made[-1].digest
     return made
 
 
@@ -68,6 +69,7 @@ def link_of(
 
 CHAIN = chain(6)
 FORK = chain(6, sealed=b"another history")
+MIXED = [*CHAIN[:3], *chain(3, CHAIN[2], sealed=b"another future")]
 
 
 def test_head_has_the_bytes_it_always_had() -> None:
@@ -235,3 +237,38 @@ def test_signer_cannot_vouch_for_a_link_that_is_none(odd: bytes) -> None:
 def test_links_that_end_within_one_lead_nowhere() -> None:
     assert heads.descends(CHAIN[2], links(CHAIN[1:2]), CHAIN[0].digest)
     assert not heads.descends(CHAIN[2], links(CHAIN[1:2]) + b"\x01", CHAIN[0].digest)
+
+
+# -- what a supplier thinks of a head --------------------------------------------------------------
+
+
+def test_first_head_may_have_any_version() -> None:
+    assert heads.judge(CHAIN[4], b"", None) is Verdict.NEWER
+
+
+def test_head_of_another_volume_is_a_fork_whatever_its_version() -> None:
+    other = chain(6, handle=b"another volume!!")
+    assert [heads.judge(each, b"", CHAIN[2]) for each in other] == [Verdict.FORKED] * 6
+
+
+def test_head_whose_links_are_missing_is_no_newer_one_yet() -> None:
+    assert heads.judge(CHAIN[5], links(CHAIN[2:4]), CHAIN[1]) is Verdict.FORKED
+    assert heads.judge(CHAIN[5], links(CHAIN[2:5]), CHAIN[1]) is Verdict.NEWER
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([CHAIN, FORK, MIXED]), st.integers(0, 5), st.integers(0, 5), st.integers(0, 5)),
+        max_size=12,
+    )
+)
+def test_held_head_only_ever_goes_forward_on_its_own_line(offers: list[tuple[list[Head], int, int, int]]) -> None:
+    """I11, whatever heads and links come in whatever order."""
+    held: Head | None = None
+    for line, newest, first, last in offers:
+        verdict = heads.judge(line[newest], links(line[first:last]), held)
+        if verdict is not Verdict.NEWER:
+            continue
+        came_from = held
+        held = line[newest]
+        assert came_from is None or (came_from in line[:newest] and came_from.version < held.version)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitdustfs.core import wire
+from bitdustfs.core.head import LINK_BYTES, MAX_HEAD_BYTES
 from bitdustfs.core.wire import Arriving, Frame, Parser
 from bitdustfs.errors import ProtocolViolation
 
@@ -26,6 +27,9 @@ EVERY_MESSAGE: list[tuple[wire.Message, bytes]] = [
     (wire.Stat(), b""),
     (wire.Propose(b"contract"), b""),
     (wire.Bulk(ROOT), b""),
+    (wire.PutHead(4, 1), b"head" + bytes(2 * LINK_BYTES)),
+    (wire.GetHead(), b""),
+    (wire.HeadIs(), b"head"),
     (wire.Done(), b""),
     (wire.Found(40_000, 0), b"leaf"),
     (wire.Deleted(2), b""),
@@ -43,7 +47,16 @@ VECTORS = {
         "22222222222222222222222222222222222222222222222222222222222205010768656c6c6f"
     ),
     "Get": ("000000290000000092079503c42011111111111111111111111111111111111111111111111111111111111111110203c3"),
-    "Refusal": ("0000000b00000000920793cc8603a466756c6c"),
+    "Refusal": ("0000000c00000000920794cc8603a466756c6c00"),
+    "PutHead": (
+        "00000006000000ce920793090401686561640000000000000000000000000000000000000000000000000000000000000000"
+        "0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000"
+        "0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000"
+        "0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000"
+        "0000000000000000000000000000000000000000"
+    ),
+    "GetHead": "00000004000000009207910a",
+    "HeadIs": "0000000500000004920791cc8868656164",
 }
 
 
@@ -196,6 +209,16 @@ def encoded(header: object) -> bytes:
         encoded([1, [6]]) + b"\x00",
         encoded([1, [6]])[:-1],
         encoded([1, [8, NAME[:-1]]]),
+        encoded([1, [9, 0, 0]]),
+        encoded([1, [9, MAX_HEAD_BYTES + 1, 0]]),
+        encoded([1, [9, 10_000_000, 0]]),
+        encoded([1, [9, 303, 2**63]]),
+        encoded([1, [9, 303]]),
+        encoded([1, [10, 0]]),
+        encoded([1, [136, b""]]),
+        encoded([1, [134, 12, "behind", 2**63]]),
+        encoded([1, [134, 12, "behind", -1]]),
+        encoded([1, [134, 12, "behind", 1, 1]]),
         encoded([1, [135, NAME, ROOT]]),
         encoded([1, [134, 99, "text"]]),
         encoded([1, [134, 1, "x" * 201]]),
@@ -220,6 +243,11 @@ def test_header_that_is_no_message_is_a_violation(header: bytes) -> None:
         (wire.Ping(), 1),
         (wire.Found(10, 64), 32),
         (wire.Done(), 3),
+        (wire.PutHead(5, 0), 4),
+        (wire.PutHead(5, 0), 5 + LINK_BYTES - 1),
+        (wire.PutHead(5, 0), 5 + LINK_BYTES + 1),
+        (wire.GetHead(), 1),
+        (wire.HeadIs(), MAX_HEAD_BYTES + 1),
     ],
 )
 def test_body_must_fit_its_message(message: wire.Message, body_bytes: int) -> None:
@@ -257,7 +285,7 @@ NESTED = st.recursive(
 )
 
 
-@given(NESTED, st.integers(0, 140))
+@given(NESTED, st.integers(0, 16) | st.integers(126, 140))
 def test_no_structure_crashes_the_parser(fields: object, tag: int) -> None:
     parser = opened()
     message = [tag, *fields] if isinstance(fields, list) else fields
@@ -294,3 +322,15 @@ def test_text_of_a_peer_does_not_reach_a_terminal_as_it_is() -> None:
 
 def test_keys_of_a_bulk_connection_are_not_shown() -> None:
     assert "1111" not in (shown := repr((wire.Bulk(b"1" * 32), wire.Ticket(b"1" * 16, b"1" * 32)))), shown
+
+
+def test_answer_with_a_head_is_bounded() -> None:
+    assert wire.most_body(wire.GetHead()) == MAX_HEAD_BYTES
+    assert wire.most_body(wire.PutHead(1, 0)) == 0
+    assert wire.most_body(wire.Get(NAME, 0, 2**32 - 1, True)) == wire.MAX_BODY_BYTES
+
+
+def test_refusal_without_a_detail_has_none() -> None:
+    parser = opened()
+    parser.feed(raw_frame(encoded([1, [134, 3, "full"]])))
+    assert parser.next() == Frame(1, wire.Refusal(wire.Refused.QUOTA, "full", 0), b"")

@@ -163,7 +163,7 @@ async def test_certificate_of_another_node_is_refused_over_tls(
     """The customer's certificate in the mouth of a stranger: the key that TLS proved is not the one it names."""
     async with served(tmp_path) as listener:
         link = await TcpDialer(STRANGER.key).dial(listener.address, SUPPLIER.node)
-        await link.send_all(wire.encode(0, wire.Hello(1, CUSTOMER.certificate.raw, (), "")))
+        await link.send_all(wire.encode(0, wire.Hello(wire.PROTOCOL_VERSION, CUSTOMER.certificate.raw, (), "")))
         try:
             while await link.receive_some(1000):
                 pass

@@ -404,7 +404,7 @@ async def assert_serves(b: Bob, side: Suppliers) -> None:
         b"\0\0\0\x0a\xff\xff\xff\xff",
         b"\xff" * 8,
         wire.encode(5, wire.Done()),
-        wire.encode(0, wire.Hello(1, MALLORY.certificate.raw, (), "")),
+        wire.encode(0, wire.Hello(wire.PROTOCOL_VERSION, MALLORY.certificate.raw, (), "")),
         wire.encode(1, wire.Put(name(1), ROOT, 1000, 1, 0), 1000) + b"some",
         wire.encode(1, wire.Put(name(1), ROOT, 8_000_000, 1, 0), 8_000_000) + bytes(100_000),
     ],

@@ -253,7 +253,7 @@ async def test_reservation_of_a_body_that_never_came_is_given_back(autojump_cloc
     async with world() as w:
         customer = await w.customer()
         link = await w.link(CUSTOMER)
-        await link.send_all(wire.encode(0, wire.Hello(1, CUSTOMER.certificate.raw, (), "")))
+        await link.send_all(wire.encode(0, wire.Hello(wire.PROTOCOL_VERSION, CUSTOMER.certificate.raw, (), "")))
         await link.send_all(wire.encode(1, wire.Put(NAME, ROOT, MIB, 1, 0), MIB) + bytes(1000))
         await trio.sleep(1)
         await assert_refused(customer, PUT, Refused.QUOTA, CONTENT)
@@ -466,7 +466,7 @@ async def test_frame_bomb_ends_the_connection_and_hurts_nobody_else(autojump_clo
     async with world() as w:
         customer = await w.customer()
         link = await w.link(STRANGER)
-        await link.send_all(wire.encode(0, wire.Hello(1, STRANGER.certificate.raw, (), "")))
+        await link.send_all(wire.encode(0, wire.Hello(wire.PROTOCOL_VERSION, STRANGER.certificate.raw, (), "")))
         await link.send_all(b"\xff" * 64)
         with pytest.raises(PeerGone):
             while await link.receive_some(1000):

@@ -134,8 +134,8 @@ async def test_hello_brings_the_verified_owner(autojump_clock: MockClock) -> Non
     [
         wire.encode(1, wire.Ping()),
         wire.encode(1, wire.Done()),
-        wire.encode(1, wire.Hello(1, ALICE.certificate.raw, (), "")),
-        hello_of(ALICE, version=2),
+        wire.encode(1, wire.Hello(wire.PROTOCOL_VERSION, ALICE.certificate.raw, (), "")),
+        hello_of(ALICE, version=wire.PROTOCOL_VERSION + 1),
         hello_of(ALICE, certificate=b""),
         hello_of(ALICE, certificate=ALICE.certificate.raw[:-1] + b"\0"),
         hello_of(MALLORY),

@@ -1,0 +1,108 @@
+"""Heads that we keep for others: the newest of each owner, which never goes back and never forks (invariant I11).
+
+    PUT_HEAD -> parse, in a worker -> is its signer one of the caller's owner, of no older epoch? (keeper)
+             -> the owner's lock: judge it by the one that is held -> save durably -> answer
+
+A head on our disk that is damaged costs its owner only. It is not the same as none: an owner who recovers counts the
+suppliers that have nothing newer, so while it is damaged we say that we cannot tell. Nor do we delete anything for
+him, for we do not know whether the one who asks is behind. The next head that he puts, whatever its version, heals
+it; until then this supplier does not protect him from being set back, and the quorum of the others does.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from typing import Final
+
+import trio
+
+from bitdustfs.core import head as heads
+from bitdustfs.core import wire
+from bitdustfs.core.certificate import Certificate
+from bitdustfs.core.head import Head, Verdict
+from bitdustfs.core.wire import Refusal, Refused
+from bitdustfs.errors import BadFormat
+from bitdustfs.model import OwnerId, short
+from bitdustfs.ports import ContractStore, Crunch
+
+log = logging.getLogger(__name__)
+
+_DAMAGED: Final = Refusal(Refused.FAULT, "the head that is kept here is damaged, until a new one comes")
+
+
+class Heads:
+    """The heads of all owners.
+
+    Raises:
+        DiskFault, BadFormat: what is stored cannot be read at all.
+    """
+
+    def __init__(self, store: ContractStore, crunch: Crunch) -> None:
+        self._store = store
+        self._crunch = crunch
+        self._held: dict[OwnerId, Head] = {}
+        self._damaged: set[OwnerId] = set()
+        self._locks: defaultdict[OwnerId, trio.Lock] = defaultdict(trio.Lock)  # held while a head is saved
+        for owner, raw in store.heads().items():
+            try:
+                self._held[owner] = heads.parse(raw)
+            except BadFormat as bad:
+                self._damaged.add(owner)
+                log.error("the head of owner %s is damaged, and waits for a new one: %s", short(owner), bad)
+
+    def get(self, owner: OwnerId) -> tuple[wire.Answer, tuple[bytes, ...]]:
+        """The answer to GET_HEAD, with its body."""
+        if owner in self._damaged:
+            return _DAMAGED, ()
+        held = self._held.get(owner)
+        return wire.HeadIs(), (held.raw,) if held else ()
+
+    def outdates(self, caller: Certificate, request: wire.Request) -> Refusal | None:
+        """Refuse what a node asks that does not know the newest head.
+
+        A PUT of the node that wrote the newest head is only under way for longer, and takes nothing from anybody.
+        """
+        held = self._held.get(caller.owner)
+        match request:
+            case wire.Delete() if caller.owner in self._damaged:
+                return _DAMAGED
+            case wire.Delete(head_version=version) if held is not None and version < held.version:
+                return _behind(held)
+            case wire.Put(head_version=version) if held is not None and version < held.version:
+                return _behind(held) if held.signer.node != caller.node else None
+        return None
+
+    async def read(self, request: wire.PutHead, body: bytes | memoryview) -> Head:
+        """Verify the head in the body of a PUT_HEAD. Raises BadFormat."""
+        return await self._crunch.run(heads.parse, memoryview(body)[: request.head_bytes])
+
+    async def put(self, head: Head, links: bytes | memoryview) -> wire.Answer:
+        """Keep a head of its signer's owner if it is newer than the one that is held."""
+        owner = head.signer.owner
+        async with self._locks[owner]:  # two heads must not both follow one
+            held = self._held.get(owner)
+            verdict = await self._crunch.run(self._judge_and_save, owner, head, links, held)
+            if verdict is Verdict.NEWER:
+                self._held[owner] = head
+                self._damaged.discard(owner)
+        if verdict in (Verdict.NEWER, Verdict.SAME):
+            return wire.Done()
+        assert held is not None, "nothing is behind nothing"
+        refusal = _behind(held) if verdict is Verdict.BEHIND else _forked(held)
+        log.warning("refused head %d of owner %s: %s", head.version, short(owner), refusal.text)
+        return refusal
+
+    def _judge_and_save(self, owner: OwnerId, head: Head, links: bytes | memoryview, held: Head | None) -> Verdict:
+        verdict = heads.judge(head, links, held)
+        if verdict is Verdict.NEWER:
+            self._store.save_head(owner, head.raw)
+        return verdict
+
+
+def _behind(held: Head) -> Refusal:
+    return Refusal(Refused.BEHIND, f"version {held.version} of the head is known here", held.version)
+
+
+def _forked(held: Head) -> Refusal:
+    return Refusal(Refused.FORKED, f"it does not come from version {held.version}, which is known here", held.version)
