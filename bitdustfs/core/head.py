@@ -46,6 +46,8 @@ _LINK = struct.Struct(">B16sQQ32s32sI")
 LINK_BYTES: Final = 101
 _SEALED_AT: Final = LINK_BYTES + CERTIFICATE_BYTES + SIGNATURE_BYTES
 MAX_SEALED_BYTES: Final = MAX_HEAD_BYTES - _SEALED_AT
+KEPT_LINKS: Final = 256  # (tune) that a supplier keeps behind a head: who recovers can bring laggards on with them
+MAX_KEPT_BYTES: Final = MAX_HEAD_BYTES + KEPT_LINKS * LINK_BYTES
 _LATE: Final = 1 << 63  # versions are below: they must fit the catalog's integers
 _PURPOSE = "head"
 _DIGEST_KEY = blake3(b"bitdustfs 1 head digest").digest()
@@ -162,6 +164,9 @@ class Verdict(Enum):
 def judge(head: Head, links: bytes | memoryview, held: Head | None) -> Verdict:
     """Compare a head with the one that is held: never back, never to a fork (invariant I11).
 
+    A head of a higher epoch needs no chain: the owner himself, with the recovery phrase, has put its signer in the
+    place of everybody before, who may have written what the new one never saw.
+
     Args:
         links: as for `descends`, from the held one on.
         held: None: there is none yet, so any is newer.
@@ -170,9 +175,49 @@ def judge(head: Head, links: bytes | memoryview, held: Head | None) -> Verdict:
         return Verdict.NEWER
     if head.raw == held.raw:
         return Verdict.SAME
+    if head.handle == held.handle and head.epoch != held.epoch:
+        return Verdict.NEWER if head.epoch > held.epoch else Verdict.BEHIND
     if head.handle == held.handle and head.version <= held.version:
         return Verdict.BEHIND
     return Verdict.NEWER if follows(head, links, held) else Verdict.FORKED
+
+
+def split(content: bytes | memoryview) -> tuple[bytes, bytes]:
+    """Cut what a supplier keeps, a head and links behind it, into these two. Nothing is verified.
+
+    Raises:
+        BadFormat: it is too short for a head.
+    """
+    if len(content) < _SEALED_AT:
+        raise BadFormat(what=f"a head has at least {_SEALED_AT} bytes, this has {len(content)}")
+    sealed_bytes: int = _LINK.unpack_from(content)[-1]
+    end = _SEALED_AT + sealed_bytes
+    return bytes(content[:end]), bytes(content[end:])
+
+
+def kept_links(head: Head, links: bytes | memoryview, held: Head | None, held_links: bytes) -> bytes:
+    """The links to keep behind a head that takes the place of `held`: the newest of those that it goes back to."""
+    before = held_links + held.link if held is not None else b""
+    return genuine_links(head, before + bytes(links))[-KEPT_LINKS * LINK_BYTES :]
+
+
+def genuine_links(head: Head, links: bytes | memoryview) -> bytes:
+    """Of links that are said to lead up to a head, oldest first, those that do: the head vouches for them."""
+    expected, version = head.previous, head.version - 1
+    end = start = len(links) - len(links) % LINK_BYTES
+    while start >= LINK_BYTES:
+        link = bytes(links[start - LINK_BYTES : start])
+        form, handle, of_version, _epoch, previous, _hash, _length = _LINK.unpack(link)
+        if (form, handle, of_version, _digest(link)) != (VERSION, head.handle, version, expected):
+            break
+        start, expected, version = start - LINK_BYTES, previous, version - 1
+    return bytes(links[start:end])
+
+
+def version_of(link: bytes) -> int:
+    """The version that a link is of."""
+    version: int = _LINK.unpack(link)[2]
+    return version
 
 
 def _digest(link: bytes) -> bytes:

@@ -25,7 +25,7 @@ from msgspec import Meta, Struct
 
 from bitdustfs.core.contract import CONTRACT_BYTES
 from bitdustfs.core.fragment import HASH_BYTES, MAX_FRAGMENT_BYTES, leaf_count
-from bitdustfs.core.head import LINK_BYTES, MAX_HEAD_BYTES
+from bitdustfs.core.head import LINK_BYTES, MAX_HEAD_BYTES, MAX_KEPT_BYTES
 from bitdustfs.errors import ProtocolViolation
 from bitdustfs.model import LEAF_BYTES
 
@@ -189,7 +189,9 @@ class Ticket(_Message, frozen=True, tag=135):
 
 
 class HeadIs(_Message, frozen=True, tag=136):
-    """GET_HEAD: the body is the head that is held; empty: there is none."""
+    """GET_HEAD: the body is the head that is held, and then links of heads before it; empty: there is none."""
+
+    head_bytes: Annotated[int, Meta(ge=0, le=MAX_HEAD_BYTES)]
 
 
 class Refusal(_Message, frozen=True, tag=134):
@@ -352,8 +354,8 @@ class Parser:
                 fits = hash_bytes <= body_bytes
             case PutHead(head_bytes=head_bytes):
                 fits = head_bytes <= body_bytes and (body_bytes - head_bytes) % LINK_BYTES == 0
-            case HeadIs():
-                fits = body_bytes <= MAX_HEAD_BYTES
+            case HeadIs(head_bytes=head_bytes):
+                fits = head_bytes <= body_bytes <= MAX_KEPT_BYTES and (body_bytes - head_bytes) % LINK_BYTES == 0
             case _:
                 fits = body_bytes == 0
         if not fits:
@@ -387,7 +389,7 @@ def most_body(request: Request) -> int:
             list_bytes = HASH_BYTES * leaf_count(MAX_FRAGMENT_BYTES) if hashes else 0
             return list_bytes + min(count * LEAF_BYTES, MAX_FRAGMENT_BYTES)
         case GetHead():
-            return MAX_HEAD_BYTES
+            return MAX_KEPT_BYTES
         case _:
             return 0
 

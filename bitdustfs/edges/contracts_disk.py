@@ -1,4 +1,4 @@
-"""Contracts on disk: HOME/contracts/<owner>.contract as signed, <owner>.epoch, and <owner>.head as signed.
+"""Contracts on disk: HOME/contracts/<owner>.contract as signed, <owner>.epoch, and <owner>.head with links behind it.
 
 An epoch is a version byte, 1, and the epoch in 8 big-endian bytes.
 
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from bitdustfs.core.contract import CONTRACT_BYTES
-from bitdustfs.core.head import MAX_HEAD_BYTES
+from bitdustfs.core.head import MAX_KEPT_BYTES
 from bitdustfs.edges.durable import NO_DESCRIPTORS, replace_file, sync_directory, translated
 from bitdustfs.errors import BadFormat
 from bitdustfs.model import OwnerId
@@ -62,7 +62,7 @@ class DiskContracts:
     def _read_head(self, path: Path) -> bytes:
         try:
             with path.open("rb") as file:
-                return file.read(MAX_HEAD_BYTES + 1)
+                return file.read(MAX_KEPT_BYTES + 1)
         except OSError as error:
             if error.errno in NO_DESCRIPTORS:
                 raise translated(error, path) from error  # it is whole: the next start will tell

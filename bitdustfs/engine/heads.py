@@ -42,21 +42,29 @@ class Heads:
         self._store = store
         self._crunch = crunch
         self._held: dict[OwnerId, Head] = {}
+        self._links: dict[OwnerId, bytes] = {}  # of heads before it
         self._damaged: set[OwnerId] = set()
         self._locks: defaultdict[OwnerId, trio.Lock] = defaultdict(trio.Lock)  # held while a head is saved
         for owner, raw in store.heads().items():
             try:
-                self._held[owner] = heads.parse(raw)
+                head, links = heads.split(raw)
+                self._held[owner] = heads.parse(head)
+                self._links[owner] = heads.genuine_links(self._held[owner], links)
             except BadFormat as bad:
                 self._damaged.add(owner)
                 log.error("the head of owner %s is damaged, and waits for a new one: %s", short(owner), bad)
+
+    def version(self, owner: OwnerId) -> int:
+        """Of the head that is held; 0: none."""
+        held = self._held.get(owner)
+        return held.version if held is not None else 0
 
     def get(self, owner: OwnerId) -> tuple[wire.Answer, tuple[bytes, ...]]:
         """The answer to GET_HEAD, with its body."""
         if owner in self._damaged:
             return _DAMAGED, ()
         held = self._held.get(owner)
-        return wire.HeadIs(), (held.raw,) if held else ()
+        return wire.HeadIs(len(held.raw) if held else 0), (held.raw, self._links[owner]) if held else ()
 
     def outdates(self, caller: Certificate, request: wire.Request) -> Refusal | None:
         """Refuse what a node asks that does not know the newest head.
@@ -82,9 +90,9 @@ class Heads:
         owner = head.signer.owner
         async with self._locks[owner]:  # two heads must not both follow one
             held = self._held.get(owner)
-            verdict = await self._crunch.run(self._judge_and_save, owner, head, links, held)
+            verdict, kept = await self._crunch.run(self._judge_and_save, owner, head, links, held)
             if verdict is Verdict.NEWER:
-                self._held[owner] = head
+                self._held[owner], self._links[owner] = head, kept
                 self._damaged.discard(owner)
         if verdict in (Verdict.NEWER, Verdict.SAME):
             return wire.Done()
@@ -93,11 +101,14 @@ class Heads:
         log.warning("refused head %d of owner %s: %s", head.version, short(owner), refusal.text)
         return refusal
 
-    def _judge_and_save(self, owner: OwnerId, head: Head, links: bytes | memoryview, held: Head | None) -> Verdict:
+    def _judge_and_save(
+        self, owner: OwnerId, head: Head, links: bytes | memoryview, held: Head | None
+    ) -> tuple[Verdict, bytes]:
         verdict = heads.judge(head, links, held)
+        kept = heads.kept_links(head, links, held, self._links.get(owner, b""))
         if verdict is Verdict.NEWER:
-            self._store.save_head(owner, head.raw)
-        return verdict
+            self._store.save_head(owner, head.raw + kept)
+        return verdict, kept
 
 
 def _behind(held: Head) -> Refusal:

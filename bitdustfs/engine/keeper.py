@@ -102,6 +102,10 @@ class Keeper:
         """The newest contract with each owner."""
         return self._contracts
 
+    def head_version(self, owner: OwnerId) -> int:
+        """The version of the head that we keep for an owner; 0: none."""
+        return self._heads.version(owner)
+
     def has_contract(self, owner: OwnerId) -> bool:
         """Say whether anything was agreed with this owner."""
         return self._allowance(owner) is not None

@@ -210,8 +210,8 @@ class Suppliers:
             PeerGone, PeerRefused, PeerError, ProtocolViolation.
         """
         _relation, carrier = self._connected(supplier)
-        _is, raw = await carrier.peer.request(wire.GetHead(), wire.HeadIs)
-        return bytes(raw)
+        held, body = await carrier.peer.request(wire.GetHead(), wire.HeadIs)
+        return bytes(body[: held.head_bytes])
 
     async def put_head(self, supplier: SupplierNo, head: bytes, links: bytes) -> None:
         """Store a head; returns when it is durable there, also if it was there already.

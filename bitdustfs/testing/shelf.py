@@ -148,8 +148,11 @@ class MuteHandler:
         self._inner = inner
         self.is_mute = False
         self.delay_s = 0.0
+        self.refuses_heads = False
 
     def admit(self, caller: Certificate, request: wire.Request) -> wire.Refusal | None:
+        if self.refuses_heads and isinstance(request, wire.PutHead | wire.GetHead):
+            return wire.Refusal(wire.Refused.UNAVAILABLE, "no heads now")
         return self._inner.admit(caller, request)
 
     def forget(self, caller: Certificate, request: wire.Request) -> None:

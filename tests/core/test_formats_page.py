@@ -124,7 +124,7 @@ class Cast:
             "hello": wire.Hello(wire.PROTOCOL_VERSION, self.customer.certificate.raw, (), "bitdustfs 0.1"),
             "put_head": wire.PutHead(len(self.heads()[1].raw), EPOCH),
             "get_head": wire.GetHead(),
-            "head_is": wire.HeadIs(),
+            "head_is": wire.HeadIs(HEAD_BYTES),
             "ping": wire.Ping(),
             "put": wire.Put(name, root, len(FRAGMENT), EPOCH, 0),
             "get": wire.Get(name, 1, 2, True),

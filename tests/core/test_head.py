@@ -272,3 +272,14 @@ def test_held_head_only_ever_goes_forward_on_its_own_line(offers: list[tuple[lis
         came_from = held
         held = line[newest]
         assert came_from is None or (came_from in line[:newest] and came_from.version < held.version)
+
+
+@given(st.integers(2, 9), st.integers(0, 9), st.binary(max_size=LINK_BYTES))
+def test_genuine_links_are_those_that_the_head_goes_back_to(newest: int, missing: int, garbage: bytes) -> None:
+    made = chain(newest)
+    told = links(made[min(missing, newest - 1) : -1])
+    assert heads.genuine_links(made[-1], garbage + told) == told or len(garbage) % LINK_BYTES
+    assert heads.genuine_links(made[-1], told) == told
+    other = chain(newest, sealed=b"other")
+    assert heads.genuine_links(made[-1], links(other[:-1])) == b""
+    assert [heads.version_of(each.link) for each in made] == list(range(1, newest + 1))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitdustfs.core import wire
-from bitdustfs.core.head import LINK_BYTES, MAX_HEAD_BYTES
+from bitdustfs.core.head import LINK_BYTES, MAX_HEAD_BYTES, MAX_KEPT_BYTES
 from bitdustfs.core.wire import Arriving, Frame, Parser
 from bitdustfs.errors import ProtocolViolation
 
@@ -29,7 +29,7 @@ EVERY_MESSAGE: list[tuple[wire.Message, bytes]] = [
     (wire.Bulk(ROOT), b""),
     (wire.PutHead(4, 1), b"head" + bytes(2 * LINK_BYTES)),
     (wire.GetHead(), b""),
-    (wire.HeadIs(), b"head"),
+    (wire.HeadIs(4), b"head"),
     (wire.Done(), b""),
     (wire.Found(40_000, 0), b"leaf"),
     (wire.Deleted(2), b""),
@@ -56,7 +56,7 @@ VECTORS = {
         "0000000000000000000000000000000000000000"
     ),
     "GetHead": "00000004000000009207910a",
-    "HeadIs": "0000000500000004920791cc8868656164",
+    "HeadIs": "0000000600000004920792cc880468656164",
 }
 
 
@@ -247,7 +247,9 @@ def test_header_that_is_no_message_is_a_violation(header: bytes) -> None:
         (wire.PutHead(5, 0), 5 + LINK_BYTES - 1),
         (wire.PutHead(5, 0), 5 + LINK_BYTES + 1),
         (wire.GetHead(), 1),
-        (wire.HeadIs(), MAX_HEAD_BYTES + 1),
+        (wire.HeadIs(4), MAX_KEPT_BYTES + 1),
+        (wire.HeadIs(4), 3),
+        (wire.HeadIs(4), 5),
     ],
 )
 def test_body_must_fit_its_message(message: wire.Message, body_bytes: int) -> None:
@@ -325,7 +327,7 @@ def test_keys_of_a_bulk_connection_are_not_shown() -> None:
 
 
 def test_answer_with_a_head_is_bounded() -> None:
-    assert wire.most_body(wire.GetHead()) == MAX_HEAD_BYTES
+    assert wire.most_body(wire.GetHead()) == MAX_KEPT_BYTES
     assert wire.most_body(wire.PutHead(1, 0)) == 0
     assert wire.most_body(wire.Get(NAME, 0, 2**32 - 1, True)) == wire.MAX_BODY_BYTES
 
