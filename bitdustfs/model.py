@@ -33,6 +33,7 @@ SEAL_BYTES = 16  # AES-GCM and ChaCha20-Poly1305 tag
 BLOCK_CHUNKS = 16  # (tune) sealed chunks in a full block
 BLOCK_BYTES = BLOCK_CHUNKS * (CHUNK_BYTES + SEAL_BYTES)  # also the cap of padding
 LEAF_BYTES = 16 * 1024  # (tune) unit of proof inside a fragment
+IMAGE_CHUNK_BYTES = 16 * 1024  # (tune) unit in which a catalog snapshot is sent, and compared with the last one
 INLINE_BYTES = 16 * 1024  # a file up to this size is kept in the catalog file, not in a spool file
 SUM_UNIT_BYTES = 16 * 1024  # (tune) unit of check sums of spool bytes; a read is checked in units
 

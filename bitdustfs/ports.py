@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from bitdustfs.errors import BitdustError
@@ -364,6 +365,16 @@ class Catalog(Protocol):
         """Forget the links of versions below this one."""
         ...
 
+    def image(self, path: Path) -> Image:
+        """Choose this instant for a page image of everything committed, to be copied to `path` in a worker.
+
+        Change sets above `last_change` continue it; one that was merged across this instant does not.
+
+        Raises:
+            RuntimeError: a transaction is open. DiskFull, DiskFault, ReadOnly, CatalogDamaged.
+        """
+        ...
+
     # -- values -------------------------------------------------------------------------------------------
     def value(self, key: str) -> bytes | None:
         """A named value of the volume: its id, scope, suite, code."""
@@ -382,6 +393,31 @@ class Catalog(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class Image(Protocol):
+    """The page image of a catalog at one instant, without its local tables. All but `chunks` is blocking."""
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks it has; 0 before it was copied."""
+        ...
+
+    def copy(self) -> None:
+        """Copy the state of that instant to a file, once. Until then the catalog's log grows.
+
+        Raises:
+            DiskFull, DiskFault, CatalogDamaged. `close` must be called after all of them.
+        """
+        ...
+
+    def chunk(self, index: int) -> bytes:
+        """IMAGE_CHUNK_BYTES of the copy; the last one is filled up with zeros."""
+        ...
+
+    def close(self) -> None:
+        """Remove the copy. Not while a worker is busy with it."""
+        ...
 
 
 class Changes(Protocol):

@@ -6,7 +6,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import apsw
+
 from bitdustfs.edges.catalog_blocks import BlockTables
+from bitdustfs.edges.catalog_file import MEMORY
+from bitdustfs.edges.catalog_format import connect
+from bitdustfs.edges.catalog_image import SqliteImage
 from bitdustfs.edges.catalog_local import LocalTables
 from bitdustfs.edges.catalog_maps import MAP, MapTables
 from bitdustfs.edges.catalog_replica import ReplicaTables
@@ -27,6 +34,29 @@ class SqliteCatalog(TreeTables, MapTables, BlockTables, LocalTables, ReplicaTabl
             self.drop_live(MAP, (ino,))
             self.drop_live(XATTRS, (ino,))
             self._drop_local_rows(ino)
+
+    def image(self, path: Path) -> SqliteImage:
+        """Choose this instant for a page image of everything committed, to be copied to `path` in a worker.
+
+        Change sets above `last_change` continue it; one that was merged across this instant does not.
+
+        Raises:
+            RuntimeError: a transaction is open. DiskFull, DiskFault, ReadOnly, CatalogDamaged.
+        """
+        if self._open:
+            raise RuntimeError("an image is taken between transactions, not inside one")
+        if self._damage is not None:
+            raise self._damage.with_traceback(None)
+        try:
+            source = connect(MEMORY if self._in_memory else self.path, self._vfs, read_only=not self._in_memory)
+            if self._in_memory:
+                with source.backup("main", self._connection, "main") as copying:
+                    copying.step()
+            else:
+                source.execute("BEGIN; SELECT 1 FROM r_counter").fetchall()  # from here on it sees this state
+        except apsw.Error as e:
+            raise self._translated(e) from e
+        return SqliteImage(source, self.path, path)
 
     def value(self, key: str) -> bytes | None:
         """A named value of the volume: its id, scope, suite, code."""
