@@ -237,7 +237,7 @@ class Supplier:
 
 @dataclass(frozen=True, slots=True)
 class DeltaRow:
-    """A run of catalog changes that has a local block of its own, or a part of one change that is too long for one."""
+    """A run of catalog changes that has a local block of its own, or a part of a change that is too long for one."""
 
     first: int  # number of its first change
     part: int  # from 0

@@ -209,6 +209,10 @@ class Catalog(Protocol):
         """How many there are, without local ones."""
         ...
 
+    def codes(self) -> Sequence[Code]:
+        """Every code that a block has, local blocks apart."""
+        ...
+
     def held_histogram(self) -> Sequence[tuple[Code, int, int]]:
         """(code, held, how many blocks) over all blocks, worst first."""
         ...
@@ -429,6 +433,26 @@ class Changes(Protocol):
         Raises:
             BadFormat: one of them is none.
         """
+        ...
+
+    def split(self, changes: bytes, most_bytes: int) -> list[bytes]:
+        """Cut a change set into ones that do the same one after another.
+
+        Returns:
+            Change sets of about `most_bytes` at most, each with one change at least; none of an empty one.
+        """
+        ...
+
+
+class CatalogRestore(Protocol):
+    """Where a catalog comes together from what suppliers have. Blocking, for a worker."""
+
+    def write(self, index: int, content: bytes) -> None:
+        """Put chunk `index` of its image, IMAGE_CHUNK_BYTES, in its place. Raises DiskFull, DiskFault."""
+        ...
+
+    def apply(self, changes: bytes) -> None:
+        """Do the changes of one delta, after all chunks and in order. Raises BadFormat, DiskFull, DiskFault."""
         ...
 
 

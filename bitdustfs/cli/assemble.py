@@ -23,6 +23,7 @@ from bitdustfs.core.certificate import Identity
 from bitdustfs.core.report import PRACTICE_BANNER, HireReport
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.edges import control_server, fuse, mounts
+from bitdustfs.edges.catalog_changes import SqliteChanges
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.contracts_disk import DiskContracts
 from bitdustfs.edges.control import Args
@@ -100,7 +101,10 @@ async def run_mount(home: Home, wish: MountWish, ready: Ready) -> None:
         open_files = min(OPEN_FILES, allow_open_files() // 4)
         with closing(DiskSpool(home.spool, open_files=open_files)) as spool:
             node = Node(
+                identity=identity,
                 catalog=catalog,
+                changes=SqliteChanges(),
+                image=lambda: catalog.image(home.image),
                 spool=spool,
                 suppliers=Suppliers(identity, TcpDialer(identity.key), hired, entropy=entropy, wall=wall),
                 crunch=ThreadCrunch(),
@@ -133,8 +137,9 @@ class _Mounted:
             files=node.files,
             journal=node.journal,
             space=node.space,
-            deadlines=fuse.Deadlines(read_s=wish.read_timeout_s),
+            deadlines=fuse.Deadlines(read_s=wish.read_timeout_s, sync_s=wish.fsync_deadline_s),
             note_slots=node.reads.allow,
+            make_safe=node.make_safe if wish.fsync_safe else None,
         )
         self._scope = trio.CancelScope()
 

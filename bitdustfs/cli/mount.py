@@ -36,7 +36,7 @@ Ready = Callable[[Sequence[str]], None]
     "--code", metavar="K/N", help="New blocks survive the loss of N-K of N suppliers. Default: by their number."
 )
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground and log to stderr. Ctrl-C unmounts.")
-@click.option("-o", "words", metavar="OPTIONS", multiple=True, help="allow_other, ro, spool=SIZE, read_timeout=S.")
+@click.option("-o", "words", metavar="OPTIONS", multiple=True, help="allow_other, ro, spool=SIZE, fsync=safe …")
 @click.option("--ready-fd", type=int, hidden=True)
 @with_common_options
 def mount(
@@ -52,6 +52,9 @@ def mount(
       ro                nothing can be changed
       spool=SIZE        local cache and unsent data; default: 20 GiB, or a fifth of what is free
       read_timeout=S    how long a read waits for suppliers; default: 30s
+      fsync=safe        fsync waits until the file survives the loss of this
+                        machine, and fails with ETIMEDOUT after fsync_deadline
+      fsync_deadline=S  default: 300s
       max_background=N  how many reads ahead and late writes the kernel hands
                         over at a time; default: 200. Root only: else it is 12
 

@@ -17,6 +17,7 @@ SPOOL_SHARE = 5  # the default takes at most this part of what is free: 20 %
 SPOOL_USUAL_BYTES = 64 * MIB  # but no less, unless it is asked for
 SPOOL_LEAST_BYTES = 16 * MIB  # room for a few blocks on their way, whatever is asked
 MOST_BACKGROUND = 10_000
+FSYNC_DEADLINE_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,8 @@ class MountWish:
     settings: Settings  # config.toml, under `-o`
     spool_bytes: int  # 0: the default
     read_timeout_s: float
+    fsync_safe: bool = False  # an fsync waits until the file survives this machine
+    fsync_deadline_s: float = FSYNC_DEADLINE_S
     allow_other: bool = False
     read_only: bool = False
     max_background: int = 0  # 0: the default
@@ -39,9 +42,21 @@ def _parse_count(text: str) -> int:
     return int(text)
 
 
+def _parse_fsync(text: str) -> bool:
+    if text not in ("local", "safe"):
+        raise BadRequest(what=f"fsync={text} makes no sense: it is local (durable on this disk) or safe")
+    return text == "safe"
+
+
 _WITHOUT_VALUE = ("allow_other", "ro")
 _WITH_VALUE: Mapping[str, Callable[[str], object]] = MappingProxyType(
-    {"spool": parse_size, "read_timeout": parse_duration, "max_background": _parse_count}
+    {
+        "spool": parse_size,
+        "read_timeout": parse_duration,
+        "max_background": _parse_count,
+        "fsync": _parse_fsync,
+        "fsync_deadline": parse_duration,
+    }
 )
 
 
@@ -89,13 +104,18 @@ def mount_options(place: str, code: str | None, words: Sequence[str], settings: 
     if read_timeout_s <= 0:
         raise BadRequest(what="a read timeout must be longer than nothing")
     max_background = given.get("max_background", 0)
-    assert isinstance(max_background, int)
+    fsync_deadline_s = given.get("fsync_deadline", FSYNC_DEADLINE_S)
+    assert isinstance(max_background, int) and isinstance(fsync_deadline_s, float)
+    if fsync_deadline_s <= 0:
+        raise BadRequest(what="an fsync deadline must be longer than nothing")
     return MountWish(
         place=place,
         code=parse_code(code) if code is not None else None,
         settings=settings,
         spool_bytes=spool_bytes,
         read_timeout_s=read_timeout_s,
+        fsync_safe=bool(given.get("fsync", False)),
+        fsync_deadline_s=fsync_deadline_s,
         allow_other="allow_other" in given,
         read_only="ro" in given,
         max_background=max_background,

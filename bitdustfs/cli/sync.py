@@ -1,4 +1,4 @@
-"""`bitdustfs sync`: wait until everything is at the suppliers, with all its fragments."""
+"""`bitdustfs sync`: wait until everything is safe: at the suppliers, with all its fragments and the catalog."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ Progress = Callable[[Mapping[str, Any]], None]
 @with_json
 @with_common_options
 def sync(asked: Asked, path: str | None, timeout: float | None) -> int:
-    """Wait until everything is at the suppliers, with all its fragments.
+    """Wait until everything is safe: at the suppliers, with all its fragments, and with the catalog that names it.
 
     Suppliers that do not answer are waited for only a while. Ctrl-C stops the waiting, not the sending.
 
     \b
-    Exit codes: 0 everything has all its fragments, 34 not everything has (who is missing is said), 33 something is
-    lost.
+    Exit codes: 0 everything is safe and has all its fragments, 34 not everything (who is missing is said), 33
+    something is lost.
 
     \b
     Examples:
@@ -70,8 +70,7 @@ def exit_code(report: SyncReport) -> int:
     state = FileState(report["state"])
     if state is FileState.LOST:
         return STATE_EXIT[state]
-    complete = state in (FileState.SAFE, FileState.PLACED) and not report["missing_fragments"]
-    return 0 if complete else EXIT_INCOMPLETE
+    return 0 if state is FileState.SAFE and not report["missing_fragments"] else EXIT_INCOMPLETE
 
 
 def sentence(report: SyncReport) -> str:
@@ -79,6 +78,8 @@ def sentence(report: SyncReport) -> str:
     if exit_code(report) == 0:
         return f"Everything is {report['state']}, with all its fragments."
     words = [f"Ended as {report['state']}"]
+    if report["state"] == FileState.PLACED.value and not report["missing_fragments"]:
+        words.append("the suppliers do not have the newest catalog yet")
     if report["files_local"]:
         words.append(f"{count(report['files_local'], 'file')} ({format_size(report['bytes_local'])}) only here")
     if report["missing_fragments"]:

@@ -22,7 +22,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from bitdustfs.core import block as blocks
-from bitdustfs.core.seal import Kind
+from bitdustfs.core.block import Placed
+from bitdustfs.core.seal import BlockSeal, Kind
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.errors import BadFormat
 from bitdustfs.model import (
@@ -44,7 +45,6 @@ from bitdustfs.model import (
 )
 
 VERSION: Final = 1
-IMAGE_CHUNK_BYTES: Final = 16 * 1024  # (tune) of the catalog's file; a small change alters few of them
 DELTA_BYTES: Final = 3 * 1024 * 1024  # (tune) of changes in one delta: compressed or not, it fits into a block
 COPY_BYTES: Final = 64 * 1024  # (tune) up to this size an object is copied to every supplier instead of coded
 SNAPSHOT_SHARE: Final = 4  # (tune) a new snapshot when deltas exceed this part of the last one …
@@ -75,7 +75,7 @@ class ObjectRef(_Part, frozen=True):
     k: U8
     n: U8
     length: U32  # bytes of the block with padding, before coding
-    content_bytes: U32  # of what is sealed in it; of image blocks the sum of their chunks
+    content_bytes: U32  # of what is sealed in it; of image blocks what is needed of it
     roots: bytes  # 32 bytes for each fragment, or once if all are equal
     at: tuple[U32, ...]  # by index: the number of the supplier that had it when this was written; 0: nobody
 
@@ -134,22 +134,26 @@ class HeadContent(_Part, frozen=True):
     suppliers: tuple[SupplierEntry, ...]
 
 
-class ImageBlock(_Part, frozen=True):
-    """One block of image chunks, and how long each of them is in it."""
-
-    object: ObjectRef
-    lengths: tuple[U32, ...]
-
-
 class Manifest(_Part, frozen=True):
     """A whole catalog file."""
 
     version: U8
     change: U63  # the last change that the image holds
-    order: tuple[tuple[U32, U32], ...]  # for each chunk of the file: which of `blocks`, and which slot there
-    blocks: tuple[ImageBlock, ...]
+    # for each chunk of the file: which of `blocks`, the slot there, bytes from the start of the block, and its length
+    order: tuple[tuple[U32, U32, U32, U32], ...]
+    blocks: tuple[ObjectRef, ...]
 
 
+class ManifestNote(_Part, frozen=True):
+    """What this machine notes of the newest manifest that it placed."""
+
+    change: U63  # the last change that the image holds
+    blocks: tuple[tuple[BlockNo, U32], ...]  # the parts of the manifest: block number and bytes of content
+    image_blocks: tuple[BlockNo, ...]  # numbers of the blocks that its chunks lie in
+    image_bytes: U63  # of all chunks as they are stored
+
+
+_note_decoder = msgspec.msgpack.Decoder(ManifestNote)
 _head_decoder = msgspec.msgpack.Decoder(HeadContent)
 _manifest_decoder = msgspec.msgpack.Decoder(Manifest)
 _encoder = msgspec.msgpack.Encoder()
@@ -173,22 +177,19 @@ def cut(content: bytes) -> list[bytes]:
 
 def join(seals: VolumeSecrets, row: BlockRow, kind: Kind, content_bytes: int, block: bytes) -> bytes:
     """Open an object of `content_bytes` bytes. Raises SealBroken, BadFormat."""
-    return b"".join(unseal_pieces(seals, row, kind, pieces(content_bytes), block))
-
-
-def unseal_pieces(
-    seals: VolumeSecrets, row: BlockRow, kind: Kind, lengths: Sequence[int], block: bytes
-) -> list[bytes]:
-    """Open the pieces of a block of the replica. Raises SealBroken, BadFormat."""
     try:
-        places, length = blocks.layout(lengths)
+        places, length = blocks.layout(pieces(content_bytes))
     except ValueError as bad:
         raise BadFormat(what=f"the replica names a block that cannot be one: {bad}") from bad
-    if length != row.length or len(block) < length:
+    if length != row.length:
         raise BadFormat(what="the replica names a block of another length")
     seal = seals.seal_of(row.block_id, row.scope, row.suite, kind)
-    view = memoryview(block)
-    return [seal.unseal(p.slot, view[p.offset : p.offset + p.length + SEAL_BYTES]) for p in places]
+    return b"".join(unseal(seal, place, block) for place in places)
+
+
+def unseal(seal: BlockSeal, place: Placed, block: bytes) -> bytes:
+    """Open one piece of a block of the replica. Raises SealBroken."""
+    return seal.unseal(place.slot, memoryview(block)[place.offset : place.offset + place.length + SEAL_BYTES])
 
 
 def reference(row: BlockRow, content_bytes: int, fragments: Iterable[FragmentRow]) -> ObjectRef:
@@ -290,10 +291,20 @@ def decode_manifest(content: bytes) -> Manifest:
         raise BadFormat(what=f"a manifest of another version of bitdustfs: {bad}") from bad
     if manifest.version != VERSION:
         raise BadFormat(what=f"a manifest has version {manifest.version}; this bitdustfs reads version {VERSION}")
-    for block, slot in manifest.order:
-        if block >= len(manifest.blocks) or slot >= len(manifest.blocks[block].lengths):
+    for block, _slot, offset, length in manifest.order:
+        if block >= len(manifest.blocks) or offset + length + SEAL_BYTES > manifest.blocks[block].length:
             raise BadFormat(what="a manifest names a chunk that is in no block of it")
     return manifest
+
+
+def encode_note(note: ManifestNote) -> bytes:
+    """Write a note."""
+    return _encoder.encode(note)
+
+
+def decode_note(content: bytes) -> ManifestNote:
+    """Read a note. It is our own: raises msgspec.MsgspecError if it is damaged."""
+    return _note_decoder.decode(content)
 
 
 # --- decisions ----------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bitdustfs.core import fragment
-from bitdustfs.core.keys import fingerprint_key, name_key, volume_id
+from bitdustfs.core.keys import fingerprint_key, name_key, volume_handle, volume_id
 from bitdustfs.core.seal import BlockSeal, Kind
 from bitdustfs.model import BlockId, Fingerprint, FragmentName, NodeId, Suite
 
@@ -11,7 +11,7 @@ from bitdustfs.model import BlockId, Fingerprint, FragmentName, NodeId, Suite
 class VolumeSecrets:
     """What sealing, naming and deduplication need. Shows nothing when printed."""
 
-    __slots__ = ("_fingerprint_key", "_name_key", "_volume_key", "scope", "volume_id")
+    __slots__ = ("_fingerprint_key", "_name_key", "_volume_key", "handle", "scope", "volume_id")
 
     def __init__(self, volume_key: bytes, scope: int = 0) -> None:
         self._volume_key = volume_key
@@ -19,6 +19,7 @@ class VolumeSecrets:
         self._fingerprint_key = fingerprint_key(volume_key, scope)
         self.scope = scope
         self.volume_id = volume_id(volume_key)
+        self.handle = volume_handle(volume_key)  # what suppliers know the volume by
 
     def __repr__(self) -> str:
         return "VolumeSecrets(…)"

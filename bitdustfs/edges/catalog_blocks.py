@@ -84,6 +84,16 @@ _PUT_USAGE = """
     ON CONFLICT (supplier) DO UPDATE SET bytes = excluded.bytes, fragments = excluded.fragments
 """
 _CHARGE = "UPDATE l_usage SET bytes = bytes + ?2, fragments = fragments + ?3 WHERE supplier = ?1"
+_CODES = """
+    WITH RECURSIVE code (k, n) AS (
+        SELECT * FROM (SELECT k, n FROM r_block ORDER BY k, n LIMIT 1)
+        UNION ALL
+        SELECT b.k, b.n FROM code JOIN r_block b ON b.block = (
+            SELECT block FROM r_block WHERE (k, n) > (code.k, code.n) ORDER BY k, n LIMIT 1
+        )
+    )
+    SELECT k, n FROM code
+"""  # one step for each code, however many blocks there are
 
 
 class BlockTables(Store):
@@ -129,6 +139,10 @@ class BlockTables(Store):
         """How many blocks of files there are."""
         count: int = self._rows("SELECT count(*) FROM r_block")[0][0]
         return count
+
+    def codes(self) -> Sequence[Code]:
+        """Every code that a block has, local blocks apart."""
+        return [Code(k, n) for k, n in self._rows(_CODES)]
 
     def held_histogram(self) -> Sequence[tuple[Code, int, int]]:
         """(code, held, how many blocks) over all blocks, worst first."""

@@ -22,7 +22,7 @@ import itertools
 import logging
 import os
 import stat
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import wraps
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast
 
@@ -96,6 +96,7 @@ class Operations(pyfuse3.Operations):
     Args:
         space: true numbers for statfs, at once and without the network.
         note_slots: is told once how many reads the kernel hands over at a time.
+        make_safe: after an fsync, waits until a file survives this machine; None: fsync ends when it is durable here.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Operations(pyfuse3.Operations):
         space: Callable[[], Space],
         deadlines: Deadlines | None = None,
         note_slots: Callable[[int], None] = lambda slots: None,
+        make_safe: Callable[[Ino | None], Awaitable[None]] | None = None,
     ) -> None:
         super().__init__()
         self._tree = tree
@@ -120,6 +122,7 @@ class Operations(pyfuse3.Operations):
         self._handles = itertools.count(1)
         self.deadlines = deadlines or Deadlines()
         self.note_slots = note_slots
+        self._make_safe = make_safe
         self.pages = Pages(pyfuse3.invalidate_inode)
 
     # -- names -----------------------------------------------------------------------------------------------
@@ -215,6 +218,8 @@ class Operations(pyfuse3.Operations):
     @_answered("sync_s")
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         await self._journal.durable()
+        if self._make_safe is not None:
+            await self._make_safe(None)
 
     # -- attributes ------------------------------------------------------------------------------------------
 
@@ -310,6 +315,8 @@ class Operations(pyfuse3.Operations):
     @_answered("sync_s")
     async def fsync(self, fh: int, datasync: bool) -> None:
         await self._files.fsync(Ino(fh))
+        if self._make_safe is not None:
+            await self._make_safe(Ino(fh))
 
     @_answered()
     async def release(self, fh: int) -> None:

@@ -45,6 +45,10 @@ class Home:
         return self.path / "catalog.db"
 
     @property
+    def image(self) -> Path:
+        return self.path / "catalog.image"
+
+    @property
     def spool(self) -> Path:
         return self.path / "spool"
 

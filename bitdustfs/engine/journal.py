@@ -40,11 +40,16 @@ class Journal:
         self._afterwards: list[Callable[[], None]] | None = None
         self._failed: BitdustError | None = None  # how the last commit ended
         self._failed_at = 0.0  # trio time
+        self._forbidden: BitdustError | None = None
 
     @property
     def refusal(self) -> BitdustError | None:
         """Why no change is taken on now. None: changes are taken."""
-        return self._catalog.failure or self._failed
+        return self._catalog.failure or self._forbidden or self._failed
+
+    def forbid(self, why: BitdustError) -> None:
+        """Take no change on any more. What was taken on is still stored."""
+        self._forbidden = why
 
     def admit(self) -> None:
         """Refuse a change that could not be stored.

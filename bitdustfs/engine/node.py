@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import trio
 
+from bitdustfs.core.certificate import Identity
 from bitdustfs.core.placement import usable_bytes
 from bitdustfs.core.report import DropReport, StatusReport, StopReport, SyncProgress, SyncReport
 from bitdustfs.core.volume import VolumeSecrets
@@ -20,20 +21,27 @@ from bitdustfs.engine.attributes import Attributes
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.objects import Objects
+from bitdustfs.engine.publisher import Publisher
 from bitdustfs.engine.reader import Reader
 from bitdustfs.engine.reads import Reads
 from bitdustfs.engine.rebuilder import Rebuilder
+from bitdustfs.engine.replica import Replica
 from bitdustfs.engine.reporter import Reporter
+from bitdustfs.engine.snapshots import Snapshots
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.tree import Tree
 from bitdustfs.engine.uploads import Uploads
 from bitdustfs.engine.writer import Writer
-from bitdustfs.model import Code, Space, Suite
-from bitdustfs.ports import Catalog, Crunch, Entropy, Spool, Wall
+from bitdustfs.errors import BitdustError
+from bitdustfs.model import Code, FileState, Ino, Space, Suite
+from bitdustfs.ports import Catalog, Changes, Crunch, Entropy, Image, Spool, Wall
 
 SYNC_GRACE_S = 30.0  # how long `sync` waits for fragments when nothing more is acknowledged
 STOP_PATIENCE_S = 10.0  # for the last commit and the last acknowledgements at umount
+LAST_HEAD_S = 5.0  # (tune) for the catalog to reach the suppliers at umount
 _RESTART_S = 1.0
+_LOOK_S = 0.05
 _READING = frozenset({"suppliers", "reads"})  # services of a volume that takes no changes
 _log = logging.getLogger(__name__)
 
@@ -53,12 +61,19 @@ class NodeOptions:
 
 
 class Node:
-    """The services of one mounted volume."""
+    """The services of one mounted volume.
+
+    Args:
+        image: makes an image of the catalog as it was committed last, at once.
+    """
 
     def __init__(
         self,
         *,
+        identity: Identity,
         catalog: Catalog,
+        changes: Changes,
+        image: Callable[[], Image],
         spool: Spool,
         suppliers: Suppliers,
         crunch: Crunch,
@@ -94,6 +109,37 @@ class Node:
             deduplicate=options.deduplicate,
         )
         self.rebuilder = Rebuilder(catalog, self.journal, self.fragments, suppliers, self.uploads, crunch, secrets)
+        self.publisher = Publisher(
+            catalog=catalog,
+            journal=self.journal,
+            keepers=suppliers,
+            identity=identity,
+            entropy=entropy,
+            secrets=secrets,
+            suite=options.suite,
+        )
+        objects = Objects(
+            catalog=catalog,
+            journal=self.journal,
+            uploads=self.uploads,
+            crunch=crunch,
+            entropy=entropy,
+            secrets=secrets,
+            suite=options.suite,
+            code=self.writer.code,
+        )
+        self.replica = Replica(
+            catalog=catalog,
+            journal=self.journal,
+            publisher=self.publisher,
+            snapshots=Snapshots(catalog, self.journal, objects, crunch, image),
+            objects=objects,
+            changes=changes,
+            crunch=crunch,
+            wall=wall,
+        )
+        self.uploads.may_release = self._may_release
+        self.files.is_safe = self.replica.is_safe
         self.reporter = Reporter(
             catalog=catalog,
             spool=spool,
@@ -102,6 +148,7 @@ class Node:
             tree=self.tree,
             writer=self.writer,
             fragments=self.fragments,
+            replica=self.replica,
             spool_limit=options.spool_limit,
             practice=options.practice,
         )
@@ -115,6 +162,8 @@ class Node:
             "reads": self.reads.run,
             "writer": self.writer.run,
             "rebuilder": self.rebuilder.run,
+            "publisher": self.publisher.run,
+            "replica": self.replica.run,
         }
 
     @asynccontextmanager
@@ -136,9 +185,23 @@ class Node:
                 yield self
             finally:
                 if not readable_only:
+                    await self._last_head()
                     with trio.CancelScope(deadline=trio.current_time() + STOP_PATIENCE_S, shield=True):
                         await self.files.settle_all()
                         await self.journal.durable()
+
+    async def _last_head(self) -> None:
+        """Give what was committed a few seconds to reach the suppliers."""
+        if not self.publisher.confirmed or self.journal.refusal is not None:
+            return
+        with trio.CancelScope(deadline=trio.current_time() + LAST_HEAD_S, shield=True):
+            try:
+                await self.replica.make_safe()
+            except BitdustError as error:
+                _log.info("the newest changes are not at the suppliers: %s", error)
+
+    def _may_release(self) -> bool:
+        return self.publisher.confirmed and self.journal.refusal is None
 
     async def _clean_up(self) -> None:
         """Drop what a process that died left behind."""
@@ -207,6 +270,23 @@ class Node:
             bytes_local=bytes_local,
         )
 
+    async def make_safe(self, ino: Ino | None) -> None:
+        """Return when a file, or with None the names, as they are now survive this machine. For fsync=safe.
+
+        The caller has made it durable here, and sets the deadline.
+
+        Raises:
+            ReadOnly: it never will be.
+        """
+        self.suppliers.nudge()
+        while True:
+            if ino is not None:
+                await self.writer.flush(ino)
+            await self.replica.make_safe()
+            if ino is None or self.files.state(ino) is FileState.SAFE:
+                return
+            await trio.sleep(_LOOK_S)
+
     async def drop_cache(self) -> DropReport:
         """Forget every clean chunk, so that the next read comes from suppliers."""
         dropped = await self.files.drop_clean()
@@ -221,24 +301,37 @@ class Node:
     # -- private ---------------------------------------------------------------------------------------------
 
     async def _until_full(self) -> None:
-        last = (-1, -1, -1)
+        last: tuple[int, ...] = ()
         quiet_since = trio.current_time()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.writer.flush)
+            nursery.start_soon(self._until_safe)
             while True:
-                await trio.sleep(0.05)
+                await trio.sleep(_LOOK_S)
                 files, waiting = self.files.dirty_totals()
                 missing = self.reporter.missing_fragments()
-                if not files and not missing:
+                if not missing and (not nursery.child_tasks or (not files and self._is_current())):
                     return
-                if not nursery.child_tasks and not missing:
-                    return
-                now = (files, waiting, self.uploads.sent_bytes)
+                now = (files, waiting, self.uploads.sent_bytes, self.replica.safe_change)
                 if now != last:
                     last, quiet_since = now, trio.current_time()
                 if trio.current_time() - quiet_since > SYNC_GRACE_S:
                     nursery.cancel_scope.cancel()
                     return
+
+    async def _until_safe(self) -> None:
+        """Bring the catalog to suppliers, also what changes meanwhile, until all that was dirty is named there."""
+        awaited = self.writer.dirty_changes()
+        while self.writer.is_waiting_for(awaited):
+            await trio.sleep(_LOOK_S)
+        try:
+            await self.replica.make_safe()
+        except BitdustError as error:
+            _log.warning("the catalog stays as it is at the suppliers: %s", error)
+
+    def _is_current(self) -> bool:
+        """Nothing of the catalog waits for suppliers, or there are none."""
+        return self.replica.is_current or not self._catalog.suppliers()
 
     async def _show_progress(self, report: Report) -> None:
         start, total = self.uploads.sent_bytes, 0

@@ -16,7 +16,7 @@ BACKOFF_S: Final = 0.2  # after the first failure; doubles
 class Relation:
     """What is known of one hired supplier."""
 
-    __slots__ = ("backoff_s", "carrier", "free", "patience", "removed", "row", "wake")
+    __slots__ = ("backoff_s", "carrier", "disowns", "free", "patience", "removed", "row", "wake")
 
     def __init__(self, row: Supplier) -> None:
         self.row = row
@@ -25,6 +25,7 @@ class Relation:
             max(0, row.capacity_bytes - row.used_bytes),
             max(0, row.capacity_fragments - row.used_fragments),
         )
+        self.disowns = False  # it says that our certificate is not valid any more
         self.wake = trio.Event()
         self.removed = trio.Event()
         self.backoff_s = BACKOFF_S

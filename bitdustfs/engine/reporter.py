@@ -12,6 +12,7 @@ from bitdustfs.core.report import StatusReport, SupplierReport
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.replica import Replica
 from bitdustfs.engine.tree import Tree
 from bitdustfs.engine.writer import Writer
 from bitdustfs.errors import NotFound
@@ -52,6 +53,7 @@ class Reporter:
         tree: Tree,
         writer: Writer,
         fragments: Fragments,
+        replica: Replica,
         spool_limit: int,
         practice: bool,
     ) -> None:
@@ -62,6 +64,7 @@ class Reporter:
         self._tree = tree
         self._writer = writer
         self._fragments = fragments
+        self._replica = replica
         self._spool_limit = spool_limit
         self._practice = practice
         self._trouble: list[str] = []
@@ -79,7 +82,8 @@ class Reporter:
         if self._files.dirty_totals()[0]:
             return FileState.LOCAL
         histogram = self._catalog.held_histogram()
-        return health.worst([health.block_state(code, held, local_copy=False) for code, held, _ in histogram])
+        found = health.worst([health.block_state(code, held, local_copy=False) for code, held, _ in histogram])
+        return FileState.SAFE if found is FileState.PLACED and self._replica.is_current else found
 
     async def status(self, path: str | None) -> StatusReport:
         """How safe the volume is, or what lies at `path` (from the root of the volume, "/" first).
@@ -146,7 +150,8 @@ class Reporter:
                 self._count_file(found, inode, blocks)
         for number in blocks:
             self._count_block(found, number, online)
-        found.state = health.worst(found.states)
+        at_best = FileState.SAFE if self._replica.is_current else FileState.PLACED
+        found.state = health.worst(found.states or [at_best])
         return found
 
     def _count_file(self, found: _Found, inode: Inode, blocks: set[BlockNo]) -> None:
@@ -203,6 +208,8 @@ class Reporter:
             found.insert(0, f"{len(online)} of {code.k} needed suppliers answer: nothing new can leave this machine")
         elif self._writer.out_of_room():
             found.insert(0, "the contracts are full: nothing new can leave this machine; hire more space")
+        if self._replica.trouble:
+            found.insert(0, f"the catalog could not be brought to the suppliers: {self._replica.trouble}")
         refusal = self._journal.refusal
         if refusal is not None:
             found.insert(0, f"nothing can be changed now: {refusal}")

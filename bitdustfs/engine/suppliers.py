@@ -29,7 +29,7 @@ from bitdustfs.engine.handler import Handler
 from bitdustfs.engine.hiring import hire
 from bitdustfs.engine.peer import Peer
 from bitdustfs.engine.relation import BACKOFF_S, Relation
-from bitdustfs.errors import PeerError, PeerFull, PeerGone, ProtocolViolation
+from bitdustfs.errors import NodeRevoked, PeerError, PeerFull, PeerGone, ProtocolViolation
 from bitdustfs.model import LEAF_BYTES, FragmentName, NodeId, Root, Supplier, SupplierNo, short
 from bitdustfs.ports import Dialer, Entropy, Leaves, Wall
 
@@ -116,6 +116,10 @@ class Suppliers:
     def space(self) -> Mapping[SupplierNo, tuple[int, int]]:
         """(free bytes, free fragments) at each supplier as last known, online or not."""
         return {no: relation.free for no, relation in self._relations.items()}
+
+    def disowning(self) -> frozenset[SupplierNo]:
+        """The suppliers that said, when they were asked last, that our certificate is not valid any more."""
+        return frozenset(number for number, relation in self._relations.items() if relation.disowns)
 
     def quiet_s(self, supplier: SupplierNo) -> float:
         """How long not a byte has come from a supplier that owes an answer; 0 without a connection."""
@@ -349,8 +353,9 @@ class Suppliers:
             nursery.start_soon(self._end_when_silent, carrier)
             try:
                 await self._refresh(relation, carrier.peer)
-                alive = True
+                alive, relation.disowns = True, False
             except PeerError as error:
+                relation.disowns = isinstance(error, NodeRevoked)
                 log.debug("supplier %r: %s", relation, error)
                 carrier.peer.end(error)
             nursery.cancel_scope.cancel()

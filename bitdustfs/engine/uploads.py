@@ -66,6 +66,7 @@ class Shipment:
     length: int
     roots: tuple[Root, ...]
     fragments: Sequence[bytes | memoryview]
+    local: bool = False  # it belongs to the replica: no replicated table may name it
     block: BlockNo = NO_BLOCK  # its number once it is placed
     acknowledged: dict[int, SupplierNo] = field(default_factory=dict)
     sending: int = 0
@@ -103,6 +104,7 @@ class Uploads:
         self._live: set[bytes] = set()  # ids of blocks with fragments on their way
         self.on_their_way: set[BlockNo] = set()  # placed blocks with fragments still being sent
         self.sent_bytes = 0  # acknowledged fragment bytes
+        self.may_release: Callable[[], bool] = lambda: True  # whether nobody is known to need what we let go
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -172,7 +174,7 @@ class Uploads:
     async def run(self) -> None:
         """Release what given-up blocks, also of earlier runs, left at suppliers; for ever."""
         while True:
-            for block_id in [block_id for block_id, _ in self._catalog.uploads()]:
+            for block_id in [block_id for block_id, _ in self._catalog.uploads()] if self.may_release() else ():
                 # asked anew for each: while one was released, another may have been placed
                 fragments = dict(self._catalog.uploads()).get(block_id)
                 if fragments is not None and block_id not in self._live:
@@ -256,7 +258,8 @@ class Uploads:
 
     def _record_all(self, shipment: Shipment, targets: Sequence[_Target], record: Callable[[], None]) -> None:
         with self._journal.operation():
-            shipment.block = self._catalog.new_block_no()
+            local = shipment.local
+            shipment.block = self._catalog.new_local_block_no() if local else self._catalog.new_block_no()
             self._catalog.put_block(shipment.row())
             for target in targets:
                 if target.index in shipment.acknowledged:

@@ -13,7 +13,7 @@ leaves, and released if the block is given up or the process dies.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -38,6 +38,7 @@ from bitdustfs.model import (
     Code,
     Fingerprint,
     Hold,
+    Ino,
     Root,
     Suite,
 )
@@ -134,16 +135,24 @@ class Writer:
         roomy = [c for c in candidates if c.free_bytes >= least and c.free_fragments > 0]
         return len(candidates) >= code.k > len(roomy)
 
-    async def flush(self) -> None:
-        """Return when everything that is dirty now is published. The caller sets the deadline."""
-        awaited = {life: life.change for life in self._files.dirty_lives()}
+    async def flush(self, only: Ino | None = None) -> None:
+        """Return when everything that is dirty now, or in one file, is published. The caller sets the deadline."""
+        awaited = self.dirty_changes(only)
         self._hurry += 1
         self._files.changed.set()
         try:
-            while any(_still_dirty(life, change) for life, change in awaited.items()):
+            while self.is_waiting_for(awaited):
                 await trio.sleep(0.05)
         finally:
             self._hurry -= 1
+
+    def dirty_changes(self, only: Ino | None = None) -> Mapping[FileLife, int]:
+        """What is dirty now, for `is_waiting_for`."""
+        return {life: life.change for life in self._files.dirty_lives() if only in (None, life.ino)}
+
+    def is_waiting_for(self, awaited: Mapping[FileLife, int]) -> bool:
+        """Whether some of it is not published yet."""
+        return any(_still_dirty(life, change) for life, change in awaited.items())
 
     async def run(self) -> None:
         """Find work and start uploads until cancelled."""

@@ -41,6 +41,8 @@ class MemorySuppliers:
         self.halving: set[int] = set()  # return half of what was asked for
         self.swapping: set[int] = set()  # return another fragment
         self.forgetting: set[int] = set()  # say that they do not have it
+        self.heads: dict[SupplierNo, bytes] = {}
+        self.head_version = 0
         self.gets: list[tuple[int, int]] = []  # (supplier, bytes returned)
         self.puts = 0
         self.doubted: list[int] = []
@@ -116,6 +118,18 @@ class MemorySuppliers:
         await self._answer(supplier)
         for name in names:
             self.stored.pop((supplier, name), None)
+
+    def disowning(self) -> frozenset[SupplierNo]:
+        return frozenset()
+
+    async def head(self, supplier: SupplierNo) -> bytes:
+        await self._answer(supplier)
+        return self.heads.get(supplier, b"")
+
+    async def put_head(self, supplier: SupplierNo, head: bytes, links: bytes) -> None:
+        """Take it; whether it may be taken is the business of `engine.keeper`."""
+        await self._answer(supplier)
+        self.heads[supplier] = head
 
     async def _answer(self, supplier: SupplierNo) -> None:
         await trio.sleep(self.delay_s)

@@ -122,11 +122,10 @@ class Swarm:
             rows.append(replace(row, supplier=SupplierNo(number)))
         return rows
 
-    def customer_side(self, rows: list[Supplier] | tuple[()]) -> Suppliers:
-        """The customer's Suppliers; the caller runs it."""
-        return Suppliers(
-            self.identity, self.network.dialer(self.identity.node), rows, entropy=self.entropy, wall=self.wall
-        )
+    def customer_side(self, rows: list[Supplier] | tuple[()], identity: Identity | None = None) -> Suppliers:
+        """The customer's Suppliers, or those of another of his nodes; the caller runs it."""
+        who = identity or self.identity
+        return Suppliers(who, self.network.dialer(who.node), rows, entropy=self.entropy, wall=self.wall)
 
     def cut(self, number: int) -> None:
         """Cut supplier `number` (from 1) off."""

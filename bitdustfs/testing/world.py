@@ -14,12 +14,15 @@ from __future__ import annotations
 import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import trio
 
+from bitdustfs.core.certificate import Identity
 from bitdustfs.core.report import StatusReport
 from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.edges.catalog_changes import SqliteChanges
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.node import Node, NodeOptions
 from bitdustfs.engine.tree import Caller
@@ -28,6 +31,7 @@ from bitdustfs.testing.clock import InlineCrunch
 from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.swarm import Swarm
 
+SECRETS = VolumeSecrets(b"v" * 32)
 CALLER = Caller(uid=1000, gid=1000)
 _READ_BYTES = 128 * 1024
 
@@ -36,7 +40,7 @@ class World:
     """A customer and `suppliers` suppliers. `node` and `swarm` are there while it runs.
 
     Args:
-        coat: put around the ports "catalog", "spool" and "entropy", to let them fail.
+        coat: put around the ports "catalog", "spool", "entropy" and "suppliers", to let them fail.
     """
 
     node: Node
@@ -63,29 +67,50 @@ class World:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[World]:
         """Start everything, hire the suppliers, and wait until they are online."""
+        async with self.hired(), self.machine(self.catalog, self.spool):
+            yield self
+
+    @asynccontextmanager
+    async def hired(self) -> AsyncIterator[World]:
+        """Start the suppliers only, and hire them."""
         async with trio.open_nursery() as nursery:
             self.swarm = Swarm(nursery, self._count, seed=self._seed)
             self.swarm.entropy = self._coat("entropy", self.swarm.entropy)
-            rows = await self.swarm.hire_all(self._contract_bytes)
-            for row in rows:
+            for row in await self.swarm.hire_all(self._contract_bytes):
                 self.catalog.put_supplier(row)
             self.catalog.commit()
-            self.node = Node(
-                catalog=self.catalog,
-                spool=self.spool,
-                suppliers=self.swarm.customer_side(rows),
-                crunch=InlineCrunch(),
-                entropy=self.swarm.entropy,
-                wall=self.swarm.wall,
-                secrets=VolumeSecrets(b"v" * 32),
-                options=self._options,
-            )
-            self.node.tree.plant(None, CALLER)
-            async with self.node.running():
-                while len(self.node.suppliers.online()) < self._count:
-                    await self.node.suppliers.wait_for_change()
-                yield self
+            yield self
             nursery.cancel_scope.cancel()
+
+    @asynccontextmanager
+    async def machine(
+        self, catalog: SqliteCatalog, spool: MemorySpool, *, identity: Identity | None = None, wait: bool = True
+    ) -> AsyncIterator[Node]:
+        """Run a node of the owner over a catalog and a spool; `node` is this one from then on.
+
+        Args:
+            identity: None: the customer's first machine.
+            wait: until all suppliers are online.
+        """
+        suppliers = self._coat("suppliers", self.swarm.customer_side(list(catalog.suppliers()), identity))
+        self.node = node = Node(
+            identity=identity or self.swarm.identity,
+            catalog=catalog,
+            changes=SqliteChanges(),
+            image=lambda: catalog.image(Path(catalog.path + ".image")),
+            spool=spool,
+            suppliers=suppliers,
+            crunch=InlineCrunch(),
+            entropy=self.swarm.entropy,
+            wall=self.swarm.wall,
+            secrets=SECRETS,
+            options=self._options,
+        )
+        node.tree.plant(None, CALLER)
+        async with node.running():
+            while wait and len(suppliers.online()) < self._count:
+                await suppliers.wait_for_change()
+            yield node
 
     async def write(self, name: str, content: bytes, *, offset: int = 0) -> Ino:
         """Write into a file of the root directory; it is made if it is not there."""

@@ -98,8 +98,8 @@ def test_the_margin_is_explained(margin: int, words: str) -> None:
 @pytest.mark.parametrize(
     ("state", "missing", "code"),
     [
-        ("placed", [], 0),
         ("safe", [], 0),
+        ("placed", [], EXIT_INCOMPLETE),
         ("placed", ["anna"], EXIT_INCOMPLETE),
         ("local", [], EXIT_INCOMPLETE),
         ("degraded", ["anna"], EXIT_INCOMPLETE),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bitdustfs.core import replica
 from bitdustfs.core.block import build
 from bitdustfs.core.fragment import root
-from bitdustfs.core.replica import HeadContent, Holders, ImageBlock, Manifest, ObjectRef, SupplierEntry
+from bitdustfs.core.replica import HeadContent, Holders, Manifest, ObjectRef, SupplierEntry
 from bitdustfs.core.seal import Kind
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.errors import BadFormat, SealBroken
@@ -79,9 +79,9 @@ def test_reference_tells_the_block_and_who_holds_it() -> None:
 
 def test_manifest_that_names_a_chunk_of_no_block_is_refused() -> None:
     ref = head_content().manifest[0]
-    good = Manifest(1, 5, ((0, 0), (0, 1), (0, 0)), (ImageBlock(ref, (5, 5)),))
+    good = Manifest(1, 5, ((0, 0, 0, 5), (0, 1, 21, 5), (0, 0, 0, 5)), (ref,))
     assert replica.decode_manifest(replica.encode_manifest(good)) == good
-    for order in (((1, 0),), ((0, 2),)):
+    for order in (((1, 0, 0, 5),), ((0, 2, 4090, 5),)):
         with pytest.raises(BadFormat):
             replica.decode_manifest(replica.encode_manifest(Manifest(1, 5, order, good.blocks)))
 

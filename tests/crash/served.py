@@ -24,6 +24,7 @@ import trio
 from pyfuse3 import EntryAttributes as Entry
 
 from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.edges.catalog_changes import SqliteChanges
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.fuse import Operations, serve
 from bitdustfs.edges.fuse_tuning import MountOptions
@@ -34,6 +35,7 @@ from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.tree import Caller
 from bitdustfs.model import Code, FragmentName, Root, SupplierNo
 from bitdustfs.testing.suppliers import MemorySuppliers
+from bitdustfs.testing.swarm import make_identity
 from tests.crash.trace import Trace
 
 T = TypeVar("T")
@@ -230,7 +232,10 @@ def opened(
             catalog.commit()
         with closing(DiskSpool(state / "spool")) as spool:
             node = Node(
+                identity=make_identity("customer"),
                 catalog=catalog,
+                changes=SqliteChanges(),
+                image=lambda: catalog.image(state / "catalog.image"),
                 spool=spool,
                 suppliers=cast(Suppliers, ideal),
                 crunch=ThreadCrunch(),

@@ -71,3 +71,17 @@ def test_changes_that_undo_each_other_merge_to_nothing() -> None:
 def test_what_is_no_change_set_is_refused() -> None:
     with pytest.raises(BadFormat):
         CHANGES.merge([b"what is this?"])
+
+
+@pytest.mark.parametrize("most_bytes", [1, 100, 3000])
+def test_change_set_that_was_cut_does_the_same_part_by_part(most_bytes: int) -> None:
+    with closing(SqliteCatalog(":memory:")) as original, closing(SqliteCatalog(":memory:")) as copy:
+        Work(original, 3).do(commits=60)
+        whole = CHANGES.merge([changes for _, changes in original.outbox(0, ALL)])
+        parts = CHANGES.split(whole, most_bytes)
+        assert len(parts) > len(whole) // max(most_bytes, 1000) > 0
+        for part in parts:
+            apsw.Changeset.apply(part, copy.connection)
+        assert replicated_rows(copy) == replicated_rows(original)
+        assert CHANGES.split(whole, len(whole)) == [whole]
+        assert CHANGES.split(b"", most_bytes) == []

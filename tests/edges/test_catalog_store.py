@@ -344,6 +344,7 @@ MAY_READ_A_WHOLE_TABLE = {
     "LOCAL.least_margin",
     "_LOCAL_BLOCKS",
     "_DELTAS",
+    "_IMAGE_BLOCKS",
     "_INLINE_BYTES",
     "_SUPPLIERS",
     "_UPLOADS",

@@ -21,7 +21,7 @@ async def test_fragments_of_a_supplier_with_a_full_disk_go_elsewhere(autojump_cl
         full.memory_shelf.donated_bytes = 0  # it has not told us yet
         for number in range(8):
             await world.write(f"file {number}", CONTENT[number:])
-        assert await world.sync() == "placed"
+        assert await world.sync() == "safe"
         status = await world.status()
         assert (status["held"], status["wanted"], status["missing_fragments"]) == (5, 5, 0)
         assert full.memory_shelf.free_bytes() == 0
@@ -49,4 +49,4 @@ async def test_files_stay_here_while_all_disks_are_full_and_leave_when_there_is_
             supplier.memory_shelf.donated_bytes = 1 << 40
         await trio.sleep(180)
         status = await world.status()
-        assert (status["state"], status["files_local"], status["missing_fragments"]) == ("placed", 0, 0)
+        assert (status["state"], status["files_local"], status["missing_fragments"]) == ("safe", 0, 0)

@@ -84,6 +84,8 @@ FAULTS: dict[str, tuple[str, str, Callable[[World], Any]]] = {
     "reads": ("catalog", "fragments", read_from_a_silent_supplier),
     "writer": ("catalog", "suppliers", write_something),
     "rebuilder": ("catalog", "wanting_blocks", do_nothing),
+    "publisher": ("suppliers", "disowning", do_nothing),
+    "replica": ("catalog", "outbox", write_something),
 }
 
 
@@ -115,6 +117,6 @@ async def test_failed_service_is_started_again_and_nothing_is_lost(autojump_cloc
         assert trap.armed == "", "the fault was never met"
         assert any(f"'{service}' failed" in sentence for sentence in (await world.status())["trouble"])
         await world.write("after", CONTENT)
-        assert await world.sync() == "placed"
+        assert await world.sync() == "safe"
         await world.node.drop_cache()
         assert await world.read("file") == await world.read("after") == CONTENT

@@ -27,7 +27,7 @@ def autojump_clock() -> Iterator[MockClock]:
 async def test_what_was_synced_is_read_back_without_n_minus_k_suppliers(autojump_clock: MockClock) -> None:
     async with World(code=CODE).running() as world:
         await world.write("file", CONTENT)
-        assert await world.sync() == "placed"
+        assert await world.sync() == "safe"
         assert (await world.status())["margin"] == 2
         await world.node.drop_cache()
         world.swarm.cut(1)
@@ -71,7 +71,7 @@ async def test_bulk_connections_that_come_and_go_change_nothing_that_is_stored(a
             nursery.start_soon(trouble)
             for number in range(10):
                 await world.write(f"file {number}", CONTENT[number:])
-                assert await world.sync() == "placed"
+                assert await world.sync() == "safe"
         assert cut
         await world.node.drop_cache()
         async with trio.open_nursery() as nursery:
@@ -129,7 +129,7 @@ async def test_supplier_that_was_away_gets_its_fragments_when_it_is_back(autojum
         await trio.sleep(60)
         assert (await world.status())["held"] == 4
         world.swarm.suppliers[4].start()
-        assert await world.sync() == "placed"
+        assert await world.sync() == "safe"
         await trio.sleep(120)
         assert (await world.status())["held"] == 5
 
@@ -167,7 +167,7 @@ async def test_sync_says_what_is_missing_when_a_supplier_stays_away(autojump_clo
         await world.write("file", CONTENT)
         started = trio.current_time()
         report = await world.node.sync(_listen, None)
-        assert (report["state"], report["missing"]) == ("placed", ["s5"])
+        assert (report["state"], report["missing"]) == ("safe", ["s5"])
         assert report["missing_fragments"] > 0
         assert trio.current_time() - started < 120
 
@@ -182,7 +182,7 @@ async def test_status_of_a_path_speaks_of_that_path_only(autojump_clock: MockClo
         await world.sync()
         await world.write("local", b"only here")
         placed, local = await world.node.status("/placed"), await world.node.status("/local")
-        assert (placed["state"], placed["files"], placed["bytes"]) == ("placed", 1, len(CONTENT))
+        assert (placed["state"], placed["files"], placed["bytes"]) == ("safe", 1, len(CONTENT))
         assert (local["state"], local["files_local"], local["bytes_local"]) == ("local", 1, 9)
         assert (placed["held"], placed["margin"], local["blocks"]) == (5, 2, 0)
         assert (await world.status())["bytes"] == len(CONTENT) + 9

@@ -1,0 +1,79 @@
+"""Recovery, decided: which head a machine that knows nothing takes, and whether enough suppliers answered.
+
+A head counts once a quorum Q of its S suppliers has it. So S − Q + 1 answers must show the newest that counts: the
+silent ones alone are no quorum. With fewer, what is found is a state of the volume, but perhaps not the last one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from bitdustfs.core.head import Head
+from bitdustfs.core.replica import HeadContent, quorum
+from bitdustfs.model import NodeId, Supplier
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one supplier said when it was asked for the head."""
+
+    head: Head | None  # that it holds and that is genuine; None: nothing, or no answer
+    links: bytes = b""  # of heads before it, oldest first, as far as they are genuine
+    trouble: str = ""  # why there is no answer
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The newest state of a volume that suppliers know of."""
+
+    head: Head
+    content: HeadContent
+    answers: Mapping[NodeId, Answer]
+
+    @property
+    def suppliers(self) -> tuple[Supplier, ...]:
+        """The suppliers that the head lists, without contracts."""
+        return tuple(entry.row() for entry in self.content.suppliers)
+
+    @property
+    def answered(self) -> int:
+        """How many of the listed suppliers answered."""
+        return sum(not self.answers[row.node].trouble for row in self.suppliers if row.node in self.answers)
+
+    @property
+    def confirming(self) -> int:
+        """How many of the listed suppliers hold this very head."""
+        found = (self.answers.get(row.node) for row in self.suppliers)
+        return sum(
+            each is not None and each.head is not None and each.head.digest == self.head.digest for each in found
+        )
+
+    @property
+    def needed(self) -> int:
+        """How many of the listed suppliers must answer, so that nothing newer counts: S − Q + 1."""
+        listed = len(self.content.suppliers)
+        return listed - quorum(listed) + 1
+
+    @property
+    def is_certain(self) -> bool:
+        """Enough answered: no newer state ever counted."""
+        return self.answered >= self.needed
+
+    @property
+    def silent(self) -> Mapping[str, str]:
+        """Label of each listed supplier that did not answer -> why."""
+        return {
+            row.label: self.answers[row.node].trouble if row.node in self.answers else "was not asked"
+            for row in self.suppliers
+            if row.node not in self.answers or self.answers[row.node].trouble
+        }
+
+
+def newest(heads: Iterable[Head]) -> Head | None:
+    """The head to take: of the highest epoch, and in it of the highest version.
+
+    A higher epoch is the owner's own word, given with the recovery phrase: it goes over anything that an older
+    certificate wrote.
+    """
+    return max(heads, key=lambda head: (head.epoch, head.version, head.digest), default=None)

@@ -1,0 +1,117 @@
+"""Objects: deltas, manifests and image chunks on their way to suppliers, as blocks of the replica.
+
+They are placed, counted and completed like any block. Their rows are local, so that storing the replica never
+changes what the replica is of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from bitdustfs.core import block as blocks
+from bitdustfs.core import erasure, fragment, replica
+from bitdustfs.core.block import Placed
+from bitdustfs.core.replica import ObjectRef
+from bitdustfs.core.seal import Kind
+from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.uploads import Shipment, Uploads
+from bitdustfs.errors import NotFound, Unavailable
+from bitdustfs.model import BlockId, BlockNo, BlockRow, Code, FragmentState, Root, Suite
+from bitdustfs.ports import Catalog, Crunch, Entropy
+
+Record = Callable[[BlockNo, tuple[Placed, ...]], None]
+
+
+class Objects:
+    """Place the blocks of the replica, refer to them, and let them go.
+
+    Args:
+        code: of new blocks of files; None: no supplier is hired.
+    """
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        journal: Journal,
+        uploads: Uploads,
+        crunch: Crunch,
+        entropy: Entropy,
+        secrets: VolumeSecrets,
+        suite: Suite,
+        code: Callable[[], Code | None],
+    ) -> None:
+        self._catalog = catalog
+        self._journal = journal
+        self._uploads = uploads
+        self._crunch = crunch
+        self._entropy = entropy
+        self._secrets = secrets
+        self._suite = suite
+        self._code = code
+
+    def losses(self) -> int:
+        """How many suppliers any file survives: the largest n − k of any code in use."""
+        code = self._code()
+        return max((each.n - each.k for each in [*self._catalog.codes(), *([code] if code else [])]), default=0)
+
+    async def place(self, kind: Kind, pieces: Sequence[bytes], record: Record) -> BlockNo:
+        """Seal, code and send one block; return when it is placed.
+
+        Args:
+            pieces: what goes into its slots, as much as fits a block.
+            record: called with its number and places in the operation that records it.
+        Raises:
+            Unavailable: too few suppliers took it; nothing is recorded.
+        """
+        hired = self._uploads.hired()
+        if not hired:
+            raise Unavailable(what="no supplier is hired")
+        code = replica.code_for(sum(map(len, pieces)), hired, self.losses())
+        block_id = BlockId(self._entropy.bytes(32))
+        seal = self._secrets.seal_of(block_id, self._secrets.scope, self._suite, kind)
+
+        def build() -> tuple[tuple[Placed, ...], tuple[bytes | memoryview, ...], tuple[Root, ...]]:
+            content, places = blocks.build(seal, pieces, k=code.k)
+            fragments = erasure.encode(content, code)
+            return places, fragments, tuple(fragment.root(each) for each in fragments)
+
+        places, fragments, roots = await self._crunch.run(build)
+        length = blocks.layout([len(piece) for piece in pieces])[1]
+        shipment = Shipment(block_id, self._secrets.scope, self._suite, code, length, roots, fragments, local=True)
+        await self._uploads.place(shipment, lambda: record(shipment.block, places))
+        return shipment.block
+
+    def reference(self, number: BlockNo, content_bytes: int) -> ObjectRef:
+        """Refer to a block, with who holds it now. Raises NotFound."""
+        return replica.reference(self._row(number), content_bytes, self._catalog.fragments(number))
+
+    def is_well_held(self, number: BlockNo) -> bool:
+        """Whether a block survives what any file survives."""
+        row = self._row(number)
+        held = self._catalog.held(number)
+        if row.code.k == 1:
+            return held >= replica.copies_needed(row.code.n, self.losses())
+        return held >= row.code.quorum
+
+    def release(self, number: BlockNo) -> None:
+        """Forget a block; what suppliers hold of it is let go later. Only after no head needs it any more."""
+        row = self._catalog.block(number)
+        if row is None or number in self._uploads.on_their_way:
+            return
+        nodes = {each.supplier: each.node for each in self._catalog.suppliers()}
+        left = [
+            (each.supplier, self._secrets.fragment_name(row.block_id, each.index, nodes[each.supplier]))
+            for each in self._catalog.fragments(number)
+            if each.state is not FragmentState.LOST and each.supplier in nodes
+        ]
+        with self._journal.operation():
+            self._catalog.put_upload(row.block_id, left)
+            self._catalog.drop_block(number)
+
+    def _row(self, number: BlockNo) -> BlockRow:
+        row = self._catalog.block(number)
+        if row is None:
+            raise NotFound(what=f"block {number} of the replica")
+        return row

@@ -1,0 +1,272 @@
+"""The publisher: the newest head, and who has it.
+
+    publish -> signed, durable here -> one task for each supplier: ask what it holds -> judge -> bring the newest
+
+A head is durable byte for byte before it leaves, with the link that the next one chains to; a restart sends the same
+bytes. Each supplier that comes online is asked first what it holds. That is how we learn whether the suppliers know
+more than we do: until a quorum has answered that they do not, `confirmed` is false, and nothing is published,
+released or collected. A head that we did not write is never overwritten: `foreign` tells of it, and from then on this
+machine changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+
+from bitdustfs.core import head as heads
+from bitdustfs.core import replica
+from bitdustfs.core.certificate import Identity
+from bitdustfs.core.head import Head
+from bitdustfs.core.replica import HeadContent, Holders
+from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.engine.journal import Journal
+from bitdustfs.errors import BadFormat, BitdustError, PeerError, SealBroken
+from bitdustfs.model import BlockId, Suite, SupplierNo, short
+from bitdustfs.ports import Catalog, Entropy
+
+PATIENCE_S = 30.0  # for one supplier to take a head
+AGAIN_S = 5.0  # after a supplier did not
+_TICK_S = 0.5
+_HEAD = "head"  # in the catalog: the newest head, whole
+_BEFORE = "listed before"  # in the catalog: the suppliers whose quorum the newest head needs as well, by number
+_log = logging.getLogger(__name__)
+
+
+class HeadKeepers(Protocol):
+    """What is needed of the suppliers."""
+
+    head_version: int  # said with whatever changes something there
+
+    def online(self) -> Sequence[SupplierNo]: ...
+
+    def disowning(self) -> Set[SupplierNo]:
+        """Those who say that our certificate is not valid any more."""
+        ...
+
+    async def head(self, supplier: SupplierNo) -> bytes: ...
+
+    async def put_head(self, supplier: SupplierNo, head: bytes, links: bytes) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A head at a supplier that does not come from what we know."""
+
+    head: Head
+    content: HeadContent
+    is_newer: bool  # than ours; else it is another one beside ours
+    is_ours: bool  # this very node signed it: our disk is older than it
+
+
+class Publisher:
+    """Make heads, bring them to suppliers, and notice heads that are not ours."""
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        journal: Journal,
+        keepers: HeadKeepers,
+        identity: Identity,
+        entropy: Entropy,
+        secrets: VolumeSecrets,
+        suite: Suite,
+    ) -> None:
+        self._catalog = catalog
+        self._journal = journal
+        self._keepers = keepers
+        self._identity = identity
+        self._entropy = entropy
+        self._secrets = secrets
+        self._suite = suite
+        self._held: dict[SupplierNo, int] = {}  # version that a supplier showed on this connection; 0: none
+        self._answered: set[SupplierNo] = set()  # have shown what they hold since we started
+        self._have: set[SupplierNo] = set()  # took the newest head, and have not shown an older one since
+        self._disowning: Set[SupplierNo] = frozenset()
+        self._failed_at: dict[SupplierNo, float] = {}
+        self._busy: set[SupplierNo] = set()
+        listed_before = catalog.local_value(_BEFORE)
+        self._before = frozenset(json.loads(listed_before)) if listed_before else frozenset[int]()
+        self.changed = trio.Event()  # set, and made anew, when somebody has a newer head than before
+        self.foreign: Foreign | None = None
+        self.on_foreign: Callable[[Foreign], None] = lambda _found: None
+        self.head: Head | None = None
+        self.content: HeadContent | None = None
+        raw = catalog.local_value(_HEAD)
+        if raw is not None:
+            self.head = heads.parse(raw)
+            self.content = replica.unseal_head(secrets, self.head.sealed)
+            keepers.head_version = self.head.version
+
+    @property
+    def version(self) -> int:
+        """Of the newest head that we know; 0: there is none."""
+        return self.head.version if self.head is not None else 0
+
+    @property
+    def is_outdated(self) -> bool:
+        """The newest head is of an older epoch than our certificate: who lacks it does not take it any more."""
+        return self.head is not None and self.head.epoch < self._identity.certificate.epoch
+
+    @property
+    def confirmed(self) -> bool:
+        """A quorum of the suppliers has answered since we started, and nobody knows more than we do."""
+        hired = {row.supplier for row in self._catalog.suppliers()}
+        return self.foreign is None and bool(hired) and len(hired & self._answered) >= replica.quorum(len(hired))
+
+    @property
+    def is_disowned(self) -> bool:
+        """A quorum of the suppliers says that the owner has certified his machines anew, and not this one."""
+        hired = {row.supplier for row in self._catalog.suppliers()}
+        return bool(hired) and len(hired & self._disowning) >= replica.quorum(len(hired))
+
+    def holders(self) -> Holders:
+        """Who has the newest head."""
+        listed = frozenset(entry.number for entry in self.content.suppliers) if self.content else frozenset()
+        return Holders(listed, self._before, frozenset(self._have))
+
+    async def publish(self, content: HeadContent) -> None:
+        """Make the next head and have it brought to all suppliers. It is durable here when this returns.
+
+        Raises:
+            DiskFull, DiskFault: nothing has left.
+        """
+        assert self.confirmed, "a head is made only when the suppliers are known to have no newer one"
+        before = self.head
+        sealed = replica.seal_head(self._secrets, content, BlockId(self._entropy.bytes(32)), self._suite)
+        made = heads.sign(
+            self._identity,
+            handle=self._secrets.handle,
+            version=self.version + 1,
+            previous=before.digest if before is not None else heads.NO_HEAD,
+            sealed=sealed,
+        )
+        holders = self.holders()
+        # a head without its quorum may have been taken somewhere: its list counts as well
+        listed_before = holders.listed if holders.is_quorate else holders.listed | self._before
+        with self._journal.operation():
+            keep_head(self._catalog, made.raw)
+            self._catalog.put_local_value(_BEFORE, json.dumps(sorted(listed_before)).encode())
+            self._catalog.put_link(made.version, made.link)
+        await self._journal.durable()
+        self.head, self.content, self._before = made, content, listed_before
+        self._have.clear()
+        self._keepers.head_version = made.version
+        self._note_change()
+
+    async def run(self) -> None:
+        """Ask and bring until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                changed = self.changed
+                online, self._disowning = set(self._keepers.online()), self._keepers.disowning()
+                for gone in self._held.keys() - online:
+                    del self._held[gone]  # asked anew when it is back
+                for supplier in online - self._busy:
+                    if self._lacks(supplier) and self._is_due(supplier) and self.foreign is None:
+                        self._busy.add(supplier)
+                        nursery.start_soon(self._bring, supplier)
+                with trio.move_on_after(_TICK_S):
+                    await changed.wait()
+
+    # -- private ---------------------------------------------------------------------------------------------
+
+    def _lacks(self, supplier: SupplierNo) -> bool:
+        """It was not asked yet, or has an older head and would take ours."""
+        held = self._held.get(supplier)
+        return held is None or (held != self.version and not self.is_outdated)
+
+    def _is_due(self, supplier: SupplierNo) -> bool:
+        failed_at = self._failed_at.get(supplier)
+        return failed_at is None or trio.current_time() - failed_at >= AGAIN_S
+
+    async def _bring(self, supplier: SupplierNo) -> None:
+        """Ask one supplier what it holds, and bring it what it lacks."""
+        try:
+            with trio.fail_after(PATIENCE_S):
+                if supplier not in self._held:
+                    self._judge(supplier, await self._keepers.head(supplier))
+                while self.foreign is None and supplier in self._held and self._lacks(supplier):
+                    assert self.head is not None
+                    newest, held = self.head, self._held[supplier]
+                    links = self._catalog.links(held, newest.version) if held else b""
+                    await self._keepers.put_head(supplier, newest.raw, links)
+                    self._note_held(supplier, newest.version)
+            self._failed_at.pop(supplier, None)
+        except (BitdustError, trio.TooSlowError) as error:
+            self._held.pop(supplier, None)  # whatever it said before: it is asked anew
+            self._failed_at[supplier] = trio.current_time()
+            level = logging.DEBUG if isinstance(error, PeerError) else logging.WARNING
+            _log.log(level, "supplier %d did not take the newest head: %s", supplier, error or "no answer in time")
+        except Exception:  # noqa: BLE001 - a fault with one supplier must not keep the head from the others
+            self._held.pop(supplier, None)
+            self._failed_at[supplier] = trio.current_time()
+            _log.exception("bringing the newest head to supplier %d failed", supplier)
+        finally:
+            self._busy.discard(supplier)
+
+    def _judge(self, supplier: SupplierNo, raw: bytes) -> None:
+        """Note what a supplier holds, or that it is not ours. Raises BadFormat, SealBroken: it is garbage."""
+        if not raw:
+            self._note_held(supplier, 0)
+            return
+        theirs = heads.parse(raw)
+        if theirs.signer.owner != self._identity.owner or theirs.handle != self._secrets.handle:
+            raise BadFormat(what=f"supplier {supplier} shows the head of another volume")
+        try:
+            content = replica.unseal_head(self._secrets, theirs.sealed)
+        except SealBroken as bad:
+            raise BadFormat(what=f"supplier {supplier} shows a head that cannot be opened") from bad
+        if self._is_known(theirs):
+            self._note_held(supplier, theirs.version)
+            return
+        if theirs.epoch < self._identity.certificate.epoch:
+            self._note_held(supplier, 0)  # of before the owner certified us: ours goes over it without a chain
+            return
+        self.foreign = Foreign(
+            theirs,
+            content,
+            is_newer=theirs.version > self.version,
+            is_ours=theirs.signer.node == self._identity.node,
+        )
+        _log.error(
+            "supplier %d holds head %d by node %s, which this machine does not know (ours is %d)",
+            supplier,
+            theirs.version,
+            short(theirs.signer.node),
+            self.version,
+        )
+        self.on_foreign(self.foreign)
+        self._note_change()
+
+    def _is_known(self, theirs: Head) -> bool:
+        """It is ours, or one that ours goes back to."""
+        if self.head is None or theirs.version > self.head.version:
+            return False
+        if theirs.version == self.head.version:
+            return theirs.digest == self.head.digest
+        return self._catalog.links(theirs.version - 1, theirs.version + 1) == theirs.link
+
+    def _note_held(self, supplier: SupplierNo, version: int) -> None:
+        self._held[supplier] = version
+        self._answered.add(supplier)
+        if version == self.version:
+            self._have.add(supplier)
+        else:
+            self._have.discard(supplier)
+        self._note_change()
+
+    def _note_change(self) -> None:
+        self.changed.set()
+        self.changed = trio.Event()
+
+
+def keep_head(catalog: Catalog, raw: bytes) -> None:
+    """Note the newest head that we know."""
+    catalog.put_local_value(_HEAD, raw)

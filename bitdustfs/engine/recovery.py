@@ -1,0 +1,353 @@
+"""Recovery: from the volume key and a supplier or two to the whole catalog.
+
+    a friend -> its head -> the suppliers that it lists -> their heads -> the newest
+    manifest -> image chunks, deltas (each fetched, checked and decoded like any block) -> catalog
+
+Nothing here needs a catalog of this volume: references in the head tell block ids, codes and roots, from which
+names follow. Where the fragments went is told as a hint; whoever denies it is passed over, and then every supplier is
+asked for every index.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import trio
+from blake3 import blake3
+
+from bitdustfs.core import head as heads
+from bitdustfs.core import recovery, replica, wire
+from bitdustfs.core.block import Placed
+from bitdustfs.core.certificate import Identity
+from bitdustfs.core.head import Head
+from bitdustfs.core.recovery import Answer, Found
+from bitdustfs.core.replica import HeadContent, Manifest, ManifestNote, ObjectRef
+from bitdustfs.core.seal import Kind
+from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.engine import publisher, snapshots
+from bitdustfs.engine.fragments import Fragments
+from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.peer import Peer
+from bitdustfs.engine.replica import keep_covered
+from bitdustfs.engine.suppliers import Suppliers
+from bitdustfs.errors import BitdustError, NotFound, PeerError, PeerRefused
+from bitdustfs.model import (
+    IMAGE_CHUNK_BYTES,
+    BlockNo,
+    BlockRow,
+    DeltaRow,
+    FragmentRow,
+    FragmentState,
+    ImageChunk,
+    NodeId,
+    OwnerId,
+    SupplierNo,
+)
+from bitdustfs.ports import Catalog, CatalogRestore, Crunch, Dialer
+
+ASK_S = 15.0  # for one supplier to tell its head
+CONNECT_S = 15.0  # for enough suppliers to come online, once their heads are known
+LOOK_S = 0.1
+AT_ONCE = 3  # blocks on their way: 4 MiB each
+_log = logging.getLogger(__name__)
+
+Certify = Callable[[int], Identity]
+Progress = Callable[[int, int], Awaitable[None]]
+
+
+class Seeker:
+    """Ask suppliers for heads, and find the newest.
+
+    Args:
+        certify: makes the identity to ask with, in the epoch given. A supplier that knows a higher one says so, and
+            is asked again with that.
+    """
+
+    def __init__(self, dialer: Dialer, certify: Certify, secrets: VolumeSecrets, owner: OwnerId) -> None:
+        self._dialer = dialer
+        self._certify = certify
+        self._secrets = secrets
+        self._owner = owner
+        self._contents: dict[bytes, HeadContent] = {}  # by digest
+        self.epoch = 1  # the highest that anybody knows
+
+    async def find(self, friends: Iterable[tuple[NodeId, str]]) -> Found:
+        """Ask these, and all that the newest head lists, until nobody names a newer one.
+
+        Args:
+            friends: node id and ADDR:PORT of some suppliers.
+        Raises:
+            NotFound: nobody holds a head of this volume; says who said what.
+        """
+        answers: dict[NodeId, Answer] = {}
+        waiting = dict(friends)
+        best: Head | None = None
+        while waiting:
+            async with trio.open_nursery() as nursery:
+                for node, address in waiting.items():
+                    nursery.start_soon(self._ask, answers, node, address)
+            best = recovery.newest(answer.head for answer in answers.values() if answer.head is not None)
+            listed = self._contents[best.digest].suppliers if best is not None else ()
+            waiting = {NodeId(each.node): each.address for each in listed if NodeId(each.node) not in answers}
+        if best is None:
+            said = "; ".join(answer.trouble or "it holds nothing of this volume" for answer in answers.values())
+            raise NotFound(what=f"no supplier has shown a state of this volume: {said}")
+        return Found(best, self._contents[best.digest], answers)
+
+    # -- private ---------------------------------------------------------------------------------------------
+
+    async def _ask(self, answers: dict[NodeId, Answer], node: NodeId, address: str) -> None:
+        try:
+            with trio.fail_after(ASK_S):
+                raw, links = await self._ask_in_epoch(node, address)
+            answers[node] = self._judged(raw, links)
+        except trio.TooSlowError:
+            answers[node] = Answer(None, trouble=f"{address} did not answer in {ASK_S:g} s")
+        except BitdustError as error:
+            answers[node] = Answer(None, trouble=str(error))
+
+    async def _ask_in_epoch(self, node: NodeId, address: str) -> tuple[bytes, bytes]:
+        while True:
+            epoch = self.epoch
+            try:
+                return await fetch_head(self._dialer, self._certify(epoch), node, address)
+            except PeerRefused as refused:
+                if refused.code is not wire.Refused.STALE or refused.detail <= epoch:
+                    raise
+                self.epoch = max(self.epoch, refused.detail)
+
+    def _judged(self, raw: bytes, links: bytes) -> Answer:
+        """Check what a supplier shows before anything of it is used. Raises BadFormat, SealBroken."""
+        if not raw:
+            return Answer(None)
+        head = heads.parse(raw)
+        if head.signer.owner != self._owner or head.handle != self._secrets.handle:
+            return Answer(None, trouble="it shows the state of another volume")
+        self._contents[head.digest] = replica.unseal_head(self._secrets, head.sealed)
+        self.epoch = max(self.epoch, head.epoch)
+        return Answer(head, heads.genuine_links(head, links))
+
+
+async def fetch_head(dialer: Dialer, identity: Identity, node: NodeId, address: str) -> tuple[bytes, bytes]:
+    """Ask one supplier for the head that it holds; b"" if none. The caller sets the deadline.
+
+    Returns:
+        The head, and links of heads before it; nothing is checked.
+    Raises:
+        PeerGone, WrongPeer, PeerRefused, ProtocolViolation
+    """
+    peer = Peer(await dialer.dial(address, node), identity)
+    await peer.greet()
+    failed: PeerError | None = None
+    body: bytes | memoryview = b""
+    head_bytes = 0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(peer.run)
+        try:
+            answer, body = await peer.request(wire.GetHead(), wire.HeadIs)
+            head_bytes = answer.head_bytes
+        except PeerError as error:  # raised outside the nursery, which would wrap it in a group
+            failed = error
+        nursery.cancel_scope.cancel()
+    if failed is not None:
+        raise failed
+    return bytes(body[:head_bytes]), bytes(body[head_bytes:])
+
+
+@dataclass(slots=True)
+class _Known:
+    """What was fetched, to be noted in the new catalog."""
+
+    note: ManifestNote | None = None
+    blocks: list[tuple[BlockRow, ObjectRef]] = field(default_factory=list)
+    chunks: list[ImageChunk] = field(default_factory=list)
+    image_blocks: list[BlockNo] = field(default_factory=list)
+    deltas: list[tuple[DeltaRow, bytes]] = field(default_factory=list)
+
+
+class Recovery:
+    """Fetch the catalog that a head names.
+
+    Args:
+        found: what to fetch, and who may have it.
+        scratch: an empty catalog that ends with the process.
+    """
+
+    def __init__(
+        self, found: Found, suppliers: Suppliers, secrets: VolumeSecrets, crunch: Crunch, scratch: Catalog
+    ) -> None:
+        self._found = found
+        self._suppliers = suppliers
+        self._secrets = secrets
+        self._crunch = crunch
+        self._scratch = scratch
+        self._fragments = Fragments(scratch, Journal(scratch), suppliers, crunch, secrets)
+        self._known = _Known()
+        for row in found.suppliers:
+            scratch.put_supplier(row)
+
+    async def fetch(self, restore: CatalogRestore, progress: Progress) -> None:
+        """Fill `restore` with everything that the head names; the caller finishes it.
+
+        Args:
+            progress: is told bytes fetched and bytes in all.
+        Raises:
+            Unavailable: too few suppliers answer. BadFormat, SealBroken: what they have is damaged.
+            DiskFull, DiskFault
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._suppliers.run)
+            nursery.start_soon(self._look)
+            try:
+                await self._until_online()
+                await self._fetch(restore, progress)
+                failed: BitdustError | None = None
+            except BitdustError as error:  # raised outside the nursery, which would wrap it in a group
+                failed = error
+            nursery.cancel_scope.cancel()
+        if failed is not None:
+            raise failed
+
+    def note(self, catalog: Catalog) -> None:
+        """Note in the new catalog what the suppliers have of it, so that its next head goes on from there.
+
+        The caller commits.
+        """
+        known, head = self._known, self._found.head
+        with catalog.savepoint():
+            for row, ref in known.blocks:
+                catalog.put_block(row)
+                for index, supplier in enumerate(ref.at):
+                    if supplier:
+                        fragment = FragmentRow(row.block, index, SupplierNo(supplier), FragmentState.HELD)
+                        catalog.put_fragment(fragment)
+            catalog.put_image_chunks(known.chunks)
+            for delta, packed in known.deltas:
+                catalog.put_delta(delta, packed)
+            assert known.note is not None
+            snapshots.keep_note(catalog, known.note)
+            keep_covered(catalog, self._found.content.change)
+            publisher.keep_head(catalog, head.raw)
+            for link in self._links():
+                catalog.put_link(heads.version_of(link), link)
+
+    # -- private ---------------------------------------------------------------------------------------------
+
+    def _links(self) -> list[bytes]:
+        head = self._found.head
+        answers = (each for each in self._found.answers.values() if each.head is not None)
+        longest = max((each.links for each in answers if each.head == head), key=len, default=b"")
+        whole = longest + head.link
+        return [whole[at : at + heads.LINK_BYTES] for at in range(0, len(whole), heads.LINK_BYTES)]
+
+    async def _look(self) -> None:
+        while True:
+            self._fragments.look()
+            await trio.sleep(LOOK_S)
+
+    async def _until_online(self) -> None:
+        """Wait until all suppliers that told a head are connected, or for a while."""
+        expected = sum(not each.trouble for each in self._found.answers.values())
+        with trio.move_on_after(CONNECT_S):
+            while len(self._suppliers.online()) < expected:
+                await self._suppliers.wait_for_change()
+
+    async def _fetch(self, restore: CatalogRestore, progress: Progress) -> None:
+        content = self._found.content
+        parts = [await self._object(ref, Kind.MANIFEST) for ref in content.manifest]
+        manifest = await self._crunch.run(replica.decode_manifest, b"".join(part for _, part in parts))
+        deltas_bytes = sum(ref.object.content_bytes for ref in content.deltas)
+        total = sum(ref.content_bytes for ref in manifest.blocks) + deltas_bytes
+        done = await self._fetch_image(manifest, restore, progress, total)
+        for ref in content.deltas:
+            row, packed = await self._object(ref.object, Kind.DELTA)
+            changes = await self._crunch.run(replica.expand, packed, 1 << 30)
+            await self._crunch.run(restore.apply, changes)
+            part = sum(delta.first == ref.first for delta, _ in self._known.deltas)
+            self._known.deltas.append((DeltaRow(ref.first, part, ref.last, row.block, len(packed)), packed))
+            done += ref.object.content_bytes
+            await progress(done, total)
+        self._known.note = ManifestNote(
+            manifest.change,
+            tuple((row.block, len(part)) for row, part in parts),
+            tuple(self._known.image_blocks),
+            total - deltas_bytes,
+        )
+
+    async def _fetch_image(self, manifest: Manifest, restore: CatalogRestore, progress: Progress, total: int) -> int:
+        """All image chunks, some blocks at once. Returns how many bytes they were."""
+        wanted: dict[int, list[tuple[int, Placed]]] = {}
+        for chunk, (block, slot, offset, length) in enumerate(manifest.order):
+            wanted.setdefault(block, []).append((chunk, Placed(slot, offset, length)))
+        done, slots = 0, trio.Semaphore(AT_ONCE)
+        errors: list[BitdustError] = []
+
+        async def fetch(ref: ObjectRef, chunks: Sequence[tuple[int, Placed]]) -> None:
+            nonlocal done
+            try:
+                row = self._take(ref)
+                content = await self._block(row)
+                self._known.chunks += await self._crunch.run(self._write, row, content, chunks, restore)
+                self._known.image_blocks.append(row.block)
+                done += ref.content_bytes
+                await progress(done, total)
+            except BitdustError as error:
+                errors.append(error)
+            finally:
+                slots.release()
+
+        async with trio.open_nursery() as nursery:
+            for number, ref in enumerate(manifest.blocks):
+                await slots.acquire()
+                if errors:
+                    slots.release()
+                    break
+                nursery.start_soon(fetch, ref, wanted.get(number, ()))
+        if errors:
+            raise errors[0]
+        return done
+
+    def _write(
+        self, row: BlockRow, block: bytes, chunks: Sequence[tuple[int, Placed]], restore: CatalogRestore
+    ) -> list[ImageChunk]:
+        """Write the chunks of one block to their places. In a worker."""
+        seal = self._secrets.seal_of(row.block_id, row.scope, row.suite, Kind.IMAGE)
+        found: dict[Placed, bytes] = {}
+        for chunk, place in chunks:
+            if place not in found:
+                found[place] = replica.expand(replica.unseal(seal, place, block), IMAGE_CHUNK_BYTES)
+            restore.write(chunk, found[place])
+        return [
+            ImageChunk(blake3(content).digest(), row.block, place.slot, place.offset, place.length)
+            for place, content in found.items()
+        ]
+
+    async def _object(self, ref: ObjectRef, kind: Kind) -> tuple[BlockRow, bytes]:
+        row = self._take(ref)
+        block = await self._block(row)
+        return row, await self._crunch.run(replica.join, self._secrets, row, kind, ref.content_bytes, block)
+
+    def _take(self, ref: ObjectRef) -> BlockRow:
+        """Number a block of the replica, and note who should have it."""
+        row = ref.row(self._scratch.new_local_block_no())
+        self._scratch.put_block(row)
+        for index, supplier in enumerate(ref.at):
+            if supplier:
+                self._hold(row.block, index, SupplierNo(supplier))
+        self._known.blocks.append((row, ref))
+        return row
+
+    async def _block(self, row: BlockRow) -> bytes:
+        try:
+            return await self._fragments.block_range(row, 0, row.length)
+        except BitdustError as error:
+            _log.info("a block is not where the head says (%s): everybody is asked", error)
+        for index in range(row.code.n):
+            for supplier in self._found.suppliers:
+                self._hold(row.block, index, supplier.supplier)
+        return await self._fragments.block_range(row, 0, row.length)
+
+    def _hold(self, block: BlockNo, index: int, supplier: SupplierNo) -> None:
+        self._scratch.put_fragment(FragmentRow(block, index, supplier, FragmentState.HELD))

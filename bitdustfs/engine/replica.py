@@ -1,0 +1,383 @@
+"""The replica: the catalog at suppliers, so that this machine may burn.
+
+    commit -> outbox -> deltas (sealed blocks) -> head -> quorum -> safe
+                  \\-> once in a while a snapshot, which takes the place of the deltas before it
+
+Work begins a few seconds after a change, or at once when somebody waits; while changes go on there is a head at most
+every half minute. Nothing here holds the mount up: changes are merged, compressed and sealed in workers.
+
+**Cuts.** Changes have numbers. A delta holds a run of them, the base (manifest) everything up to one, and a head says
+up to which it brings everything back: base and deltas are without gap up to there. When the outbox has grown too
+long because nobody took it, it is dropped, and a new snapshot closes the gap.
+
+**Safe** is what a head names that a quorum has, and enough suppliers for every loss that a file survives; with its
+manifest and deltas as well held. `safe_change` only grows.
+
+**Letting go.** A block of the replica is released when the newest head is on its quorum, and neither it nor what the
+next head will name needs that block.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+
+import trio
+
+from bitdustfs.core import replica
+from bitdustfs.core.block import Placed
+from bitdustfs.core.replica import DeltaRef, HeadContent, SupplierEntry
+from bitdustfs.core.seal import Kind
+from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.objects import Objects
+from bitdustfs.engine.publisher import Foreign, Publisher
+from bitdustfs.engine.snapshots import Snapshots
+from bitdustfs.errors import BitdustError, ReadOnly
+from bitdustfs.model import BlockNo, DeltaRow, Ino, short
+from bitdustfs.ports import Catalog, Changes, Crunch, Wall
+
+SHIP_AFTER_S = 3.0  # (tune) after the first change: what is done in one go goes in one delta
+HEAD_EVERY_S = 30.0  # (tune) at most, while changes go on and nobody waits
+LOOK_S = 0.5
+AGAIN_S = 5.0  # after a failure
+OUTBOX_MOST_BYTES = 16 * 1024 * 1024  # (tune) of changes that nobody takes, or a quarter of the base
+_COVERED = "covered"  # in the catalog: the last change that base and deltas hold
+_GAP = "gap"  # in the catalog: the last change that was dropped without being sent
+_log = logging.getLogger(__name__)
+
+
+class Replica:
+    """Ship what changed, publish heads, and know what is safe."""
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        journal: Journal,
+        publisher: Publisher,
+        snapshots: Snapshots,
+        objects: Objects,
+        changes: Changes,
+        crunch: Crunch,
+        wall: Wall,
+    ) -> None:
+        self._catalog = catalog
+        self._journal = journal
+        self._publisher = publisher
+        self._snapshots = snapshots
+        self._objects = objects
+        self._changes = changes
+        self._crunch = crunch
+        self._wall = wall
+        self._hurry = 0
+        self._wake = trio.Event()
+        self._advanced = trio.Event()
+        self._headed_at = -HEAD_EVERY_S  # trio time of the last head
+        self._pending_since: float | None = None
+        self._swept_version = 0
+        self._start_change = catalog.last_change  # what of it was shipped, only a head can tell
+        self.safe_change = 0
+        self.trouble = ""  # why nothing is shipped now; "" if nothing is wrong
+        publisher.on_foreign = self._stop
+
+    # -- what others ask -------------------------------------------------------------------------------------
+
+    def is_safe(self, ino: Ino) -> bool:
+        """Whether the newest version and attributes of a placed inode are in a safe head."""
+        return self.safe_change >= (self._catalog.changed(ino) or self._start_change)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether everything committed is in a safe head."""
+        return self.safe_change >= self._catalog.last_change and not self._catalog.pending
+
+    @property
+    def base_change(self) -> int:
+        """The last change that the newest snapshot holds; 0: there is none."""
+        return self._snapshots.newest.change if self._snapshots.newest is not None else 0
+
+    async def make_safe(self) -> None:
+        """Return when everything that is committed now is safe. The caller sets the deadline.
+
+        Raises:
+            ReadOnly: it never will be: the suppliers hold a head that is not ours.
+        """
+        self._journal.commit()
+        target = self._catalog.last_change
+        self._hurry += 1
+        self._wake.set()
+        try:
+            while self.safe_change < target:
+                if self._publisher.foreign is not None:
+                    raise _foreign_error(self._publisher.foreign)
+                with trio.move_on_after(LOOK_S):
+                    await self._advanced.wait()
+        finally:
+            self._hurry -= 1
+
+    # -- services --------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Ship until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch)
+            while True:
+                await self._until_due()
+                try:
+                    await self._round(nursery)
+                    self.trouble = ""
+                except BitdustError as error:
+                    self.trouble = str(error)
+                    _log.info("the catalog could not be brought to the suppliers now: %s", error)
+                    await trio.sleep(AGAIN_S)
+
+    # -- shipping ----------------------------------------------------------------------------------------------
+
+    async def _until_due(self) -> None:
+        """Wait until there is something to ship, and it is time, and the suppliers are known to be behind us."""
+        while True:
+            self._wake = trio.Event()
+            now = trio.current_time()
+            if self._catalog.last_change > self._headed_change() or self._catalog.pending or self._needs_head():
+                self._pending_since = now if self._pending_since is None else self._pending_since
+            else:
+                self._pending_since = None
+            self._bound_outbox()
+            if self._pending_since is not None and self._publisher.confirmed and self._journal.refusal is None:
+                waited = now - self._pending_since >= SHIP_AFTER_S and now - self._headed_at >= HEAD_EVERY_S
+                if self._hurry or waited:
+                    return
+            with trio.move_on_after(LOOK_S):
+                await self._wake.wait()
+
+    async def _round(self, nursery: trio.Nursery) -> None:
+        """Bring what is committed now to suppliers, and a head that names it."""
+        self._journal.commit()
+        until = self._catalog.last_change
+        if self._lacks_base():
+            await self._snapshots.take()
+        elif self._snapshots.cut is None and self._wants_snapshot():
+            nursery.start_soon(self._take_snapshot)
+            await trio.lowlevel.checkpoint()  # it has made its cut now: no delta below goes across it
+        await self._ship(until)
+        await self._merge()
+        if self.covered > self._headed_change() or self._needs_head():
+            await self._publish()
+
+    @property
+    def covered(self) -> int:
+        """The last change that base and deltas hold."""
+        raw = self._catalog.local_value(_COVERED)
+        noted = int.from_bytes(raw, "big") if raw else 0
+        newest = self._snapshots.newest
+        return max(noted, newest.change if newest is not None else 0)
+
+    async def _ship(self, until: int) -> None:
+        """Bring changes up to `until` to suppliers, in deltas."""
+        while (covered := self.covered) < until:
+            cut = self._snapshots.cut
+            end = min(until, cut) if cut is not None and covered < cut else until
+            rows = [row for row in self._catalog.outbox(covered, replica.DELTA_BYTES) if row[0] <= end]
+            if not rows:
+                self._note_covered(end)  # the numbers up to there changed nothing that is replicated
+                continue
+            first, last = rows[0][0], rows[-1][0]
+            parts = await self._crunch.run(self._squeezed, [changes for _, changes in rows])
+            if not parts:
+                self._note_covered(last)
+            for number, part in enumerate(parts):
+                await self._place_delta(first, last, number, part, is_last=number == len(parts) - 1)
+
+    def _squeezed(self, changes: Sequence[bytes]) -> list[bytes]:
+        """One run of changes, merged, cut and compressed. In a worker."""
+        merged = self._changes.merge(changes)
+        return [replica.compress(part) for part in self._changes.split(merged, replica.DELTA_BYTES)]
+
+    async def _place_delta(
+        self, first: int, last: int, part: int, content: bytes, *, is_last: bool, instead: Iterable[DeltaRow] = ()
+    ) -> None:
+        def record(block: BlockNo, _places: tuple[Placed, ...]) -> None:
+            for row in instead:
+                self._catalog.drop_delta(row.first)
+            self._catalog.put_delta(DeltaRow(first, part, last, block, len(content)), content)
+            if is_last:
+                self._note_covered(max(last, self.covered))
+
+        await self._objects.place(Kind.DELTA, replica.cut(content), record)
+
+    def _note_covered(self, change: int) -> None:
+        with self._journal.operation():
+            keep_covered(self._catalog, change)
+            self._catalog.drop_outbox(change)
+
+    async def _merge(self) -> None:
+        """Make few deltas of many."""
+        cut = self._snapshots.cut
+        rows = [row for row in self._catalog.deltas() if cut is None or row.first > cut]
+        start = replica.merge_from([row.content_bytes for row in rows])
+        if start is None:
+            return
+        old = rows[start:]
+        contents = [self._catalog.delta_content(row) for row in old]
+
+        def merged() -> list[bytes]:
+            return self._squeezed([replica.expand(content, 1 << 30) for content in contents])
+
+        parts = await self._crunch.run(merged)
+        if len(parts) == 1:
+            await self._place_delta(old[0].first, old[-1].last, 0, parts[0], is_last=True, instead=old)
+
+    # -- snapshots ---------------------------------------------------------------------------------------------
+
+    def _lacks_base(self) -> bool:
+        raw = self._catalog.local_value(_GAP)
+        newest = self._snapshots.newest
+        return newest is None or newest.change < (int.from_bytes(raw, "big") if raw else 0)
+
+    def _wants_snapshot(self) -> bool:
+        newest = self._snapshots.newest
+        assert newest is not None
+        sizes = [row.content_bytes for row in self._catalog.deltas()]
+        return replica.wants_snapshot(newest.image_bytes, sum(sizes), len(sizes))
+
+    async def _take_snapshot(self) -> None:
+        try:
+            await self._snapshots.take()
+        except BitdustError as error:
+            _log.info("a snapshot could not be brought to the suppliers now: %s", error)
+        except Exception:  # noqa: BLE001 - deltas go on without it
+            _log.exception("a snapshot failed")
+        self._wake.set()
+
+    def _bound_outbox(self) -> None:
+        """Drop changes that nobody takes once a snapshot would be shorter."""
+        newest = self._snapshots.newest
+        most = max(OUTBOX_MOST_BYTES, newest.image_bytes // replica.SNAPSHOT_SHARE if newest is not None else 0)
+        if self._publisher.confirmed or self._journal.refusal is not None or self._catalog.outbox_bytes() <= most:
+            return
+        change = self._catalog.last_change
+        _log.info("changes up to %d wait for suppliers in vain: a snapshot will take their place", change)
+        with self._journal.operation():
+            self._catalog.put_local_value(_GAP, change.to_bytes(8, "big"))
+            self._catalog.drop_outbox(change)
+
+    # -- heads -------------------------------------------------------------------------------------------------
+
+    def _headed_change(self) -> int:
+        content = self._publisher.content
+        return content.change if content is not None else 0
+
+    def _needs_head(self) -> bool:
+        """A new head is due although nothing changed."""
+        return self._base_is_new() or self._publisher.is_outdated
+
+    def _base_is_new(self) -> bool:
+        """The newest base is not in the newest head yet."""
+        content, newest = self._publisher.content, self._snapshots.newest
+        if content is None or newest is None:
+            return newest is not None
+        named = {bytes(ref.block_id) for ref in content.manifest}
+        rows = [self._catalog.block(number) for number, _ in newest.blocks]
+        return any(row is None or bytes(row.block_id) not in named for row in rows)
+
+    async def _publish(self) -> None:
+        newest = self._snapshots.newest
+        if newest is None or self._lacks_base() or not self._publisher.confirmed:
+            return
+        content = HeadContent(
+            version=replica.VERSION,
+            time_s=self._wall.now_ns() // 1_000_000_000,
+            change=self.covered,
+            manifest=tuple(self._objects.reference(number, size) for number, size in newest.blocks),
+            deltas=tuple(
+                DeltaRef(row.first, row.last, self._objects.reference(row.block, row.content_bytes))
+                for row in self._catalog.deltas()
+            ),
+            suppliers=tuple(
+                SupplierEntry(row.supplier, row.node, row.owner, row.label, row.address)
+                for row in self._catalog.suppliers()
+            ),
+        )
+        await self._publisher.publish(content)
+        self._headed_at = trio.current_time()
+
+    # -- what the head has reached -------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        """Note what becomes safe, and release what no head needs any more."""
+        while True:
+            changed = self._publisher.changed
+            self._note_safe()
+            if self._publisher.is_disowned:
+                self._journal.forbid(_disowned())
+            if self._publisher.confirmed and self._publisher.holders().is_quorate:
+                await self._sweep()
+            with trio.move_on_after(LOOK_S):
+                await changed.wait()
+
+    def _note_safe(self) -> None:
+        content = self._publisher.content
+        if content is None or content.change <= self.safe_change or self._publisher.foreign is not None:
+            return
+        if not self._publisher.holders().is_safe(self._objects.losses()):
+            return
+        if all(self._objects.is_well_held(block) for block in self._needed()):
+            self.safe_change = content.change
+            self._catalog.forget_changed(content.change)
+            self._advanced.set()
+            self._advanced = trio.Event()
+
+    def _needed(self) -> set[BlockNo]:
+        """The blocks that the next head would name."""
+        newest = self._snapshots.newest
+        needed = {row.block for row in self._catalog.deltas()}
+        if newest is not None:
+            needed |= {number for number, _ in newest.blocks} | set(newest.image_blocks)
+        return needed
+
+    async def _sweep(self) -> None:
+        """Release blocks that neither the newest head nor the next one needs. Once for each head."""
+        content = self._publisher.content
+        if content is None or self._publisher.version == self._swept_version or self._snapshots.cut is not None:
+            return
+        if self._journal.refusal is not None or self._base_is_new():
+            return  # the base that the newest head names is not ours any more: it waits for the next head
+        version = self._publisher.version
+        needed = self._needed() | set(self._catalog.image_blocks())
+        named = {bytes(ref.object.block_id) for ref in content.deltas} | {
+            bytes(ref.block_id) for ref in content.manifest
+        }
+        for row in self._catalog.local_blocks():
+            if row.block not in needed and bytes(row.block_id) not in named:
+                self._objects.release(row.block)
+            await trio.lowlevel.checkpoint()
+        self._swept_version = version
+
+    def _stop(self, found: Foreign) -> None:
+        """Change nothing any more: somebody else does."""
+        self._journal.forbid(_foreign_error(found))
+
+
+def _disowned() -> ReadOnly:
+    return ReadOnly(
+        what="the suppliers say that the owner has certified his machines anew, and this one is not among them: "
+        "the volume goes on where `bitdustfs recover` or `revoke` was run"
+    )
+
+
+def keep_covered(catalog: Catalog, change: int) -> None:
+    """Note the last change that base and deltas hold."""
+    catalog.put_local_value(_COVERED, change.to_bytes(8, "big"))
+
+
+def _foreign_error(found: Foreign) -> ReadOnly:
+    who = "this machine, before its disk was set back" if found.is_ours else f"node {short(found.head.signer.node)}"
+    if found.is_newer:
+        return ReadOnly(
+            what=f"the suppliers hold a newer state of this volume (version {found.head.version}), written by {who}: "
+            "unmount and mount again to take it over; what is only here is kept aside"
+        )
+    return ReadOnly(
+        what=f"a supplier holds another state of this volume (version {found.head.version}), written by {who}: "
+        "two machines have written to it; run `bitdustfs recover` on the one that is to go on"
+    )

@@ -1,0 +1,219 @@
+"""Snapshots: the whole catalog at one change, as image chunks at suppliers and a manifest that names them.
+
+    commit, image (the cut) -> copy, in a worker -> chunks that no placed block has -> blocks -> manifest -> one
+    transaction: this is the base now, and what it holds needs no delta any more
+
+The cut costs the loop one read transaction; everything else is done beside the mount. Image chunks that were placed
+are noted at once, so that a snapshot that was interrupted is not sent twice. A block of which few chunks are still
+needed is not used again: its chunks are sent anew, and it is released with the others that no head names.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import trio
+from blake3 import blake3
+
+from bitdustfs.core import block as blocks
+from bitdustfs.core import replica
+from bitdustfs.core.block import Placed
+from bitdustfs.core.replica import Manifest, ManifestNote
+from bitdustfs.core.seal import Kind
+from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.objects import Objects
+from bitdustfs.errors import NotFound
+from bitdustfs.model import CHUNK_BYTES, BlockNo, ImageChunk
+from bitdustfs.ports import Catalog, Crunch, Image
+
+SLICE = 64  # chunks that a worker reads before the loop hears of them: 1 MiB
+KEEP_SHARE = 4  # a block is used again if at least this part of its chunks is needed
+_PAGE = 256  # rows looked at in one turn of the loop
+_NOTE = "manifest"  # in the catalog: what is placed
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A snapshot in the making."""
+
+    image: Image
+    change: int
+    prints: list[bytes] = field(default_factory=list)  # of all chunks, in order
+    known: dict[bytes, ImageChunk] = field(default_factory=dict)  # where those lie that need not be sent
+
+
+class Snapshots:
+    """Take snapshots, and know the newest.
+
+    Args:
+        image: makes an image of the catalog as it was committed last, at once.
+    """
+
+    def __init__(
+        self, catalog: Catalog, journal: Journal, objects: Objects, crunch: Crunch, image: Callable[[], Image]
+    ) -> None:
+        self._catalog = catalog
+        self._journal = journal
+        self._objects = objects
+        self._crunch = crunch
+        self._image = image
+        self.cut: int | None = None  # the change that a snapshot in the making will hold; no delta goes across it
+        raw = catalog.local_value(_NOTE)
+        self.newest: ManifestNote | None = replica.decode_note(raw) if raw is not None else None
+
+    async def take(self) -> ManifestNote:
+        """Bring a snapshot of the catalog as it is now to suppliers.
+
+        Raises:
+            Unavailable: too few suppliers take it. DiskFull, DiskFault: no room for the copy.
+        """
+        self._journal.commit()  # no await until the image is there: this is the cut
+        draft = _Draft(self._image(), self._catalog.last_change)
+        self.cut = draft.change
+        try:
+            await self._crunch.run(draft.image.copy)
+            await self._fingerprint(draft)
+            await self._find_known(draft)
+            await self._send_chunks(draft)
+            note = await self._place_manifest(draft)
+        finally:
+            self.cut = None
+            draft.image.close()
+        await self._forget_stale(draft)
+        _log.info("a snapshot of %d chunks holds the catalog up to change %d", len(draft.prints), draft.change)
+        return note
+
+    # -- private ---------------------------------------------------------------------------------------------
+
+    async def _fingerprint(self, draft: _Draft) -> None:
+        image = draft.image
+
+        def prints(first: int, end: int) -> list[bytes]:
+            return [blake3(image.chunk(index)).digest() for index in range(first, end)]
+
+        for first in range(0, image.chunks, SLICE):
+            draft.prints += await self._crunch.run(prints, first, min(first + SLICE, image.chunks))
+
+    async def _find_known(self, draft: _Draft) -> None:
+        """Find the chunks that lie in blocks worth keeping."""
+        wanted, found = set(draft.prints), dict[bytes, ImageChunk]()
+        needed: Counter[BlockNo] = Counter()
+        after, rows = b"", self._catalog.image_chunks(limit=_PAGE)
+        while rows:
+            for row in rows:
+                if row.print in wanted:
+                    found[row.print] = row
+                    needed[row.block] += row.length
+            after = rows[-1].print
+            await trio.lowlevel.checkpoint()
+            rows = self._catalog.image_chunks(after=after, limit=_PAGE)
+        kept = {block for block, length in needed.items() if self._is_worth_keeping(block, length)}
+        draft.known = {print_: row for print_, row in found.items() if row.block in kept}
+
+    def _is_worth_keeping(self, block: BlockNo, needed_bytes: int) -> bool:
+        row = self._catalog.block(block)
+        return row is not None and needed_bytes * KEEP_SHARE >= row.length and self._is_there(block)
+
+    def _is_there(self, block: BlockNo) -> bool:
+        try:
+            return self._objects.is_well_held(block)
+        except NotFound:
+            return False
+
+    async def _send_chunks(self, draft: _Draft) -> None:
+        new = {each: index for index, each in reversed(list(enumerate(draft.prints))) if each not in draft.known}
+        missing = sorted(new.items(), key=lambda pair: pair[1])
+        image = draft.image
+
+        def squeezed(some: Sequence[tuple[bytes, int]]) -> list[tuple[bytes, bytes]]:
+            return [(print_, replica.compress_chunk(image.chunk(index))) for print_, index in some]
+
+        waiting: list[tuple[bytes, bytes]] = []
+        for at in range(0, len(missing), SLICE):
+            for each in await self._crunch.run(squeezed, missing[at : at + SLICE]):
+                if not blocks.fits([len(piece) for _, piece in waiting], len(each[1])):
+                    await self._send_block(draft, waiting)
+                    waiting = []
+                waiting.append(each)
+        if waiting:
+            await self._send_block(draft, waiting)
+
+    async def _send_block(self, draft: _Draft, chunks: Sequence[tuple[bytes, bytes]]) -> None:
+        rows: list[ImageChunk] = []
+
+        def record(block: BlockNo, places: tuple[Placed, ...]) -> None:
+            for (print_, _), place in zip(chunks, places, strict=True):
+                rows.append(ImageChunk(print_, block, place.slot, place.offset, place.length))
+            self._catalog.put_image_chunks(rows)
+
+        await self._objects.place(Kind.IMAGE, [piece for _, piece in chunks], record)
+        draft.known |= {row.print: row for row in rows}
+
+    async def _place_manifest(self, draft: _Draft) -> ManifestNote:
+        rows = [draft.known[each] for each in draft.prints]
+        sizes: Counter[BlockNo] = Counter()
+        for row in draft.known.values():
+            sizes[row.block] += row.length
+        used = sorted({row.block for row in rows}, reverse=True)
+        turn = {block: index for index, block in enumerate(used)}
+        manifest = Manifest(
+            version=replica.VERSION,
+            change=draft.change,
+            order=tuple((turn[row.block], row.slot, row.offset, row.length) for row in rows),
+            blocks=tuple(self._objects.reference(block, sizes[block]) for block in used),
+        )
+        content = await self._crunch.run(replica.encode_manifest, manifest)
+        parts: list[tuple[BlockNo, int]] = []
+        note: ManifestNote | None = None
+        step = 12 * CHUNK_BYTES
+        for at in range(0, len(content), step):
+            part = content[at : at + step]
+            is_last = at + step >= len(content)
+
+            def record(
+                block: BlockNo, _places: tuple[Placed, ...], size: int = len(part), last: bool = is_last
+            ) -> None:
+                nonlocal note
+                parts.append((block, size))
+                if last:
+                    image_bytes = sum(sizes[each] for each in used)
+                    note = ManifestNote(draft.change, tuple(parts), tuple(used), image_bytes)
+                    self._note(note)
+
+            await self._objects.place(Kind.MANIFEST, replica.cut(part), record)
+        assert note is not None
+        return note
+
+    def _note(self, note: ManifestNote) -> None:
+        """This is the base now. In the operation that records its manifest."""
+        keep_note(self._catalog, note)
+        self._catalog.drop_outbox(note.change)
+        for delta in self._catalog.deltas():
+            if delta.last <= note.change:
+                self._catalog.drop_delta(delta.first)
+        self._journal.afterwards(lambda: self._take_over(note))
+
+    def _take_over(self, note: ManifestNote) -> None:
+        self.newest = note
+
+    async def _forget_stale(self, draft: _Draft) -> None:
+        """Forget the chunks of blocks that the manifest does not use."""
+        used = {draft.known[each].block for each in draft.prints}
+        after, rows = b"", self._catalog.image_chunks(limit=_PAGE)
+        while rows:
+            stale = [row.print for row in rows if row.block not in used]
+            if stale:
+                with self._journal.operation():
+                    self._catalog.drop_image_chunks(stale)
+            after = rows[-1].print
+            await trio.lowlevel.checkpoint()
+            rows = self._catalog.image_chunks(after=after, limit=_PAGE)
+
+
+def keep_note(catalog: Catalog, note: ManifestNote) -> None:
+    """Note the newest placed manifest."""
+    catalog.put_local_value(_NOTE, replica.encode_note(note))
