@@ -198,7 +198,7 @@ def split(content: bytes | memoryview) -> tuple[bytes, bytes]:
 def kept_links(head: Head, links: bytes | memoryview, held: Head | None, held_links: bytes) -> bytes:
     """The links to keep behind a head that takes the place of `held`: the newest of those that it goes back to."""
     before = held_links + held.link if held is not None else b""
-    return genuine_links(head, before + bytes(links))[-KEPT_LINKS * LINK_BYTES :]
+    return genuine_links(head, (before + bytes(links))[-KEPT_LINKS * LINK_BYTES :])
 
 
 def genuine_links(head: Head, links: bytes | memoryview) -> bytes:

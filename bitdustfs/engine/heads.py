@@ -1,7 +1,7 @@
 """Heads that we keep for others: the newest of each owner, which never goes back and never forks (invariant I11).
 
-    PUT_HEAD -> parse, in a worker -> is its signer one of the caller's owner, of no older epoch? (keeper)
-             -> the owner's lock: judge it by the one that is held -> save durably -> answer
+    PUT_HEAD -> parse, in a worker -> is its signer a node of the caller's owner? (keeper)
+             -> the owner's lock: was the signer revoked? (keeper) -> judge it by the held one, save durably -> answer
 
 A head on our disk that is damaged costs its owner only. It is not the same as none: an owner who recovers counts the
 suppliers that have nothing newer, so while it is damaged we say that we cannot tell. Nor do we delete anything for
@@ -44,7 +44,7 @@ class Heads:
         self._held: dict[OwnerId, Head] = {}
         self._links: dict[OwnerId, bytes] = {}  # of heads before it
         self._damaged: set[OwnerId] = set()
-        self._locks: defaultdict[OwnerId, trio.Lock] = defaultdict(trio.Lock)  # held while a head is saved
+        self._locks: defaultdict[OwnerId, trio.Lock] = defaultdict(trio.Lock)
         for owner, raw in store.heads().items():
             try:
                 head, links = heads.split(raw)
@@ -59,12 +59,21 @@ class Heads:
         held = self._held.get(owner)
         return held.version if held is not None else 0
 
+    def lock(self, owner: OwnerId) -> trio.Lock:
+        """The lock of an owner's head: held while one is judged and saved."""
+        return self._locks[owner]
+
     def get(self, owner: OwnerId) -> tuple[wire.Answer, tuple[bytes, ...]]:
         """The answer to GET_HEAD, with its body."""
         if owner in self._damaged:
             return _DAMAGED, ()
         held = self._held.get(owner)
         return wire.HeadIs(len(held.raw) if held else 0), (held.raw, self._links[owner]) if held else ()
+
+    def holds(self, head: Head) -> bool:
+        """Say whether exactly this head is held."""
+        held = self._held.get(head.signer.owner)
+        return held is not None and held.raw == head.raw
 
     def outdates(self, caller: Certificate, request: wire.Request) -> Refusal | None:
         """Refuse what a node asks that does not know the newest head.
@@ -86,14 +95,13 @@ class Heads:
         return await self._crunch.run(heads.parse, memoryview(body)[: request.head_bytes])
 
     async def put(self, head: Head, links: bytes | memoryview) -> wire.Answer:
-        """Keep a head of its signer's owner if it is newer than the one that is held."""
+        """Keep a head of its signer's owner if it is newer than the one that is held. The caller has the lock."""
         owner = head.signer.owner
-        async with self._locks[owner]:  # two heads must not both follow one
-            held = self._held.get(owner)
-            verdict, kept = await self._crunch.run(self._judge_and_save, owner, head, links, held)
-            if verdict is Verdict.NEWER:
-                self._held[owner], self._links[owner] = head, kept
-                self._damaged.discard(owner)
+        held = self._held.get(owner)
+        verdict, kept = await self._crunch.run(self._judge_and_save, owner, head, links, held)
+        if verdict is Verdict.NEWER:
+            self._held[owner], self._links[owner] = head, kept
+            self._damaged.discard(owner)
         if verdict in (Verdict.NEWER, Verdict.SAME):
             return wire.Done()
         assert held is not None, "nothing is behind nothing"
@@ -104,10 +112,12 @@ class Heads:
     def _judge_and_save(
         self, owner: OwnerId, head: Head, links: bytes | memoryview, held: Head | None
     ) -> tuple[Verdict, bytes]:
+        """In a worker. Returns the links to keep, too."""
         verdict = heads.judge(head, links, held)
+        if verdict is not Verdict.NEWER:
+            return verdict, b""
         kept = heads.kept_links(head, links, held, self._links.get(owner, b""))
-        if verdict is Verdict.NEWER:
-            self._store.save_head(owner, head.raw + kept)
+        self._store.save_head(owner, head.raw + kept)
         return verdict, kept
 
 

@@ -156,7 +156,7 @@ class Keeper:
                 case wire.Get():
                     return await self._get(caller.owner, request)
                 case wire.GetHead():
-                    return self._heads.get(caller.owner)
+                    return await self._get_head(caller.owner)
                 case _:
                     return await self._act(caller, request, body), ()
         except _SHELF_ERRORS as error:
@@ -217,8 +217,17 @@ class Keeper:
         if head.signer.owner != caller.owner:
             return Refusal(Refused.NOT_ALLOWED, "the head is signed by a node of another owner")
         await self._note_epoch(head.signer)
-        refusal = self._outdates(caller, request) or self._revoked(head.signer)
-        return refusal or await self._heads.put(head, memoryview(body)[request.head_bytes :])
+        async with self._heads.lock(caller.owner):  # two heads must not both follow one
+            if (refusal := self._outdates(caller, request)) is not None:
+                return refusal
+            if self._revoked(head.signer) and not self._heads.holds(head):
+                return Refusal(Refused.NOT_ALLOWED, "the head is signed by a node that was revoked since")
+            return await self._heads.put(head, memoryview(body)[request.head_bytes :])
+
+    async def _get_head(self, owner: OwnerId) -> tuple[wire.Answer, tuple[bytes, ...]]:
+        """Tell the head. Once a node of a new epoch was told one, no revoked node changes it any more."""
+        async with self._heads.lock(owner):  # one of a node that is revoked by now may be on its way to the disk
+            return self._heads.get(owner)
 
     # -- contracts ------------------------------------------------------------------------------------------
 

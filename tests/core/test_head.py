@@ -251,6 +251,16 @@ def test_head_of_another_volume_is_a_fork_whatever_its_version() -> None:
     assert [heads.judge(each, b"", CHAIN[2]) for each in other] == [Verdict.FORKED] * 6
 
 
+def test_owners_new_epoch_goes_over_any_chain_and_is_never_left_again() -> None:
+    laptop = Identity(NODE, certify(OWNER, public_bytes(NODE), Role.WRITER, epoch=4))
+    newer = heads.sign(laptop, handle=HANDLE, version=3, previous=FORK[1].digest, sealed=SEALED)
+    elsewhere = heads.sign(laptop, handle=b"another volume!!", version=3, previous=FORK[1].digest, sealed=SEALED)
+    assert heads.judge(newer, b"", CHAIN[5]) is Verdict.NEWER
+    assert heads.judge(elsewhere, b"", CHAIN[5]) is Verdict.FORKED
+    back = heads.sign(WRITER, handle=HANDLE, version=4, previous=newer.digest, sealed=SEALED)
+    assert [heads.judge(each, b"", newer) for each in (back, CHAIN[5])] == [Verdict.BEHIND] * 2
+
+
 def test_head_whose_links_are_missing_is_no_newer_one_yet() -> None:
     assert heads.judge(CHAIN[5], links(CHAIN[2:4]), CHAIN[1]) is Verdict.FORKED
     assert heads.judge(CHAIN[5], links(CHAIN[2:5]), CHAIN[1]) is Verdict.NEWER

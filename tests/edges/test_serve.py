@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from bitdustfs.core import fragment, wire
+from bitdustfs.core import fragment, head, wire
+from bitdustfs.core.certificate import Identity
 from bitdustfs.edges.bulk_link import BulkLink
 from bitdustfs.edges.contracts_disk import DiskContracts
 from bitdustfs.edges.shelf_disk import DiskShelf
@@ -21,13 +22,14 @@ from bitdustfs.engine.keeper import Keeper
 from bitdustfs.engine.peer import Peer
 from bitdustfs.engine.reception import Reception
 from bitdustfs.engine.suppliers import Suppliers
-from bitdustfs.errors import PeerError, PeerGone, PeerRefused
+from bitdustfs.errors import NodeRevoked, PeerError, PeerGone, PeerRefused
 from bitdustfs.model import BulkPass, FragmentName, NodeId, SupplierNo
 from bitdustfs.testing.swarm import make_identity
 
 SUPPLIER = make_identity("supplier")
 CUSTOMER = make_identity("customer")
 STRANGER = make_identity("stranger")
+RECOVERED = make_identity("new laptop", owner="customer", epoch=2)
 NAME = FragmentName(b"n" * 32)
 CONTENT = bytes(i % 255 for i in range(1_500_000))
 ROOT = fragment.root(CONTENT)
@@ -67,6 +69,13 @@ class CountingDialer(TcpDialer):
 def customer_side(dialer: TcpDialer | None = None) -> Suppliers:
     dialer = dialer or TcpDialer(CUSTOMER.key)
     return Suppliers(CUSTOMER, dialer, (), entropy=SystemEntropy(), wall=SystemWall())
+
+
+async def connected(nursery: trio.Nursery, address: str, identity: Identity) -> Peer:
+    peer = Peer(await TcpDialer(identity.key).dial(address, SUPPLIER.node), identity)
+    await peer.greet()
+    nursery.start_soon(peer.run)
+    return peer
 
 
 async def test_fragments_take_bulk_connections_and_tls_when_those_break(tmp_path: Path) -> None:
@@ -130,9 +139,7 @@ async def test_supplier_restarted_without_its_disk_says_not_now_until_it_is_back
     (tmp_path / "shelf").rename(tmp_path / "unplugged")
     (tmp_path / "shelf").mkdir()
     async with served(tmp_path) as listener, trio.open_nursery() as nursery:
-        peer = Peer(await TcpDialer(CUSTOMER.key).dial(listener.address, SUPPLIER.node), CUSTOMER)
-        await peer.greet()
-        nursery.start_soon(peer.run)
+        peer = await connected(nursery, listener.address, CUSTOMER)
         for request, body in requests:
             with pytest.raises(PeerError) as caught:
                 await peer.request(request, wire.ANSWERS[type(request)], body)
@@ -143,11 +150,44 @@ async def test_supplier_restarted_without_its_disk_says_not_now_until_it_is_back
     assert [record.levelno for record in caplog.records].count(logging.ERROR) == 1
 
 
+async def test_revoked_machine_reads_writes_and_deletes_nothing_over_tls(tmp_path: Path) -> None:
+    first = head.sign(CUSTOMER, handle=bytes(16), version=1, previous=head.NO_HEAD, sealed=b"sealed")
+    second = head.sign(CUSTOMER, handle=bytes(16), version=2, previous=first.digest, sealed=b"sealed")
+    requests: list[tuple[wire.Request, bytes]] = [
+        (wire.Get(NAME, 0, 92, True), b""),
+        (wire.Put(b"m" * 32, ROOT, len(CONTENT), 1, 2), CONTENT),
+        (wire.Delete((NAME,), 1, 2), b""),
+        (wire.List(b"", 10), b""),
+        (wire.GetHead(), b""),
+        (wire.PutHead(len(second.raw), 1), second.raw),
+        (wire.Stat(), b""),
+    ]
+    async with served(tmp_path) as listener, trio.open_nursery() as nursery:
+        await customer_side().hire(listener.address, SUPPLIER.node, 1 << 23)
+        old = await connected(nursery, listener.address, CUSTOMER)
+        await old.request(wire.Put(NAME, ROOT, len(CONTENT), 1, 0), wire.Done, CONTENT)
+        await old.request(wire.PutHead(len(first.raw), 1), wire.Done, first.raw)
+        new = await connected(nursery, listener.address, RECOVERED)
+        assert await new.request(wire.GetHead(), wire.HeadIs) == (wire.HeadIs(len(first.raw)), first.raw)
+        again = await connected(nursery, listener.address, CUSTOMER)
+        for request, body in requests:
+            for peer in (old, again):
+                with pytest.raises(NodeRevoked) as caught:
+                    await peer.request(request, wire.ANSWERS[type(request)], body)
+                assert caught.value.detail == 2
+        assert (await new.request(wire.Get(NAME, 0, 92, False), wire.Found))[1] == CONTENT
+        assert await new.request(wire.List(b"", 10), wire.Listed) == (wire.Listed(((NAME, len(CONTENT)),)), b"")
+        assert await new.request(wire.GetHead(), wire.HeadIs) == (wire.HeadIs(len(first.raw)), first.raw)
+        nursery.cancel_scope.cancel()
+    async with served(tmp_path) as listener, trio.open_nursery() as nursery:  # the supplier remembers
+        with pytest.raises(NodeRevoked):
+            await (await connected(nursery, listener.address, CUSTOMER)).request(wire.GetHead(), wire.HeadIs)
+        nursery.cancel_scope.cancel()
+
+
 async def test_stranger_is_refused_over_tls(tmp_path: Path) -> None:
     async with served(tmp_path) as listener, trio.open_nursery() as nursery:
-        peer = Peer(await TcpDialer(STRANGER.key).dial(listener.address, SUPPLIER.node), STRANGER)
-        await peer.greet()
-        nursery.start_soon(peer.run)
+        peer = await connected(nursery, listener.address, STRANGER)
         with pytest.raises(PeerRefused):
             await peer.request(wire.Put(NAME, ROOT, len(CONTENT), 1, 0), wire.Done, CONTENT)
         with pytest.raises(PeerRefused):

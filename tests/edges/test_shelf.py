@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from bitdustfs.core import fragment
+from bitdustfs.core.head import MAX_KEPT_BYTES
 from bitdustfs.edges.contracts_disk import DiskContracts
 from bitdustfs.edges.durable import translated
 from bitdustfs.edges.shelf_disk import HEADER_BYTES, MARKER, DiskShelf
@@ -461,9 +462,33 @@ def test_contract_stores_keep_the_newest(tmp_path: Path, kind: str) -> None:
     store.save_contract(OTHER, b"c" * 685)
     store.save_epoch(OWNER, 7)
     store.save_epoch(OWNER, 2**63)
+    store.save_head(OWNER, b"first")
+    store.save_head(OWNER, b"second head")
+    store.save_head(OTHER, b"")
     again = store if kind == "memory" else DiskContracts(tmp_path / "contracts")
     assert again.contracts() == {OWNER: b"b" * 685, OTHER: b"c" * 685}
     assert again.epochs() == {OWNER: 2**63}
+    assert again.heads() == {OWNER: b"second head", OTHER: b""}
+
+
+def test_head_that_cannot_be_read_is_told_and_hides_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = tmp_path / "contracts"
+    store = DiskContracts(directory)
+    store.save_head(OTHER, b"theirs")
+    (directory / f"{OWNER.hex()}.head").mkdir()
+    assert store.heads() == {OWNER: b"", OTHER: b"theirs"}
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    with pytest.raises(DiskFault):
+        store.save_head(OWNER, b"new")
+
+
+def test_giant_file_in_place_of_a_head_is_not_read_whole(tmp_path: Path) -> None:
+    store = DiskContracts(tmp_path / "contracts")
+    with (tmp_path / "contracts" / f"{OWNER.hex()}.head").open("wb") as file:
+        file.truncate(1 << 40)
+    assert len(store.heads()[OWNER]) == MAX_KEPT_BYTES + 1
 
 
 def test_epoch_of_another_version_is_refused(tmp_path: Path) -> None:
@@ -475,9 +500,9 @@ def test_epoch_of_another_version_is_refused(tmp_path: Path) -> None:
         store.epochs()
 
 
-@pytest.mark.parametrize("file", ["nohex" + "z" * 59 + ".contract", "00" * 32 + ".epoch"])
+@pytest.mark.parametrize("file", ["nohex" + "z" * 59 + ".contract", "00" * 32 + ".epoch", "00.head"])
 def test_damaged_contract_store_is_said(tmp_path: Path, file: str) -> None:
     store = DiskContracts(tmp_path / "contracts")
     (tmp_path / "contracts" / file).write_bytes(b"x")
     with pytest.raises(BadFormat):
-        store.contracts(), store.epochs()
+        store.contracts(), store.epochs(), store.heads()

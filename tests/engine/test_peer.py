@@ -227,6 +227,7 @@ async def test_answers_come_out_of_order(autojump_clock: MockClock) -> None:
         (wire.Refused.DISK_FULL, PeerFull),
         (wire.Refused.NOT_FOUND, PeerLacks),
         (wire.Refused.UNAVAILABLE, PeerError),
+        (wire.Refused.BAD_REQUEST, PeerRefused),
     ],
 )
 async def test_refusal_is_an_error_of_its_kind(
