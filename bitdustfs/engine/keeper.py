@@ -213,7 +213,7 @@ class Keeper:
             head = await self._heads.read(request, body)
         except BadFormat as bad:
             log.warning("refused a head of owner %s: %s", short(caller.owner), bad)
-            return Refusal(Refused.BAD_REQUEST, str(bad)[:200])
+            return Refusal(Refused.BAD_REQUEST, str(bad))
         if head.signer.owner != caller.owner:
             return Refusal(Refused.NOT_ALLOWED, "the head is signed by a node of another owner")
         await self._note_epoch(head.signer)

@@ -1,4 +1,4 @@
-"""One hired supplier, as long as this process runs: its row, its connection, its room, and when to try it again."""
+"""One hired supplier: its row, connection and room, when to doubt it, and when to try again."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ from typing import Final
 
 import trio
 
+from bitdustfs.core.patience import SILENT_S
 from bitdustfs.engine.bulk import Carrier
 from bitdustfs.engine.peer import Peer
+from bitdustfs.errors import PeerGone
 from bitdustfs.model import Supplier, short
 
+SILENCE_S: Final = 10  # no byte moved for so long, and nothing is under way, but an answer is due: it is dead
 BACKOFF_S: Final = 0.2  # after the first failure; doubles
 
 
 class Relation:
     """What is known of one hired supplier."""
 
-    __slots__ = ("backoff_s", "carrier", "disowns", "free", "patience", "removed", "row", "wake")
+    __slots__ = ("backoff_s", "carrier", "free", "patience", "removed", "revoked_in", "row", "wake")
 
     def __init__(self, row: Supplier) -> None:
         self.row = row
@@ -25,10 +28,10 @@ class Relation:
             max(0, row.capacity_bytes - row.used_bytes),
             max(0, row.capacity_fragments - row.used_fragments),
         )
-        self.disowns = False  # it says that our certificate is not valid any more
         self.wake = trio.Event()
         self.removed = trio.Event()
         self.backoff_s = BACKOFF_S
+        self.revoked_in = 0  # the newer epoch that it knows of our owner, if it refuses us for that
         self.patience = trio.CancelScope()  # until the next ping
 
     @property
@@ -38,3 +41,20 @@ class Relation:
 
     def __repr__(self) -> str:
         return f"{self.row.label or short(self.row.node)}"
+
+
+async def until_doubtful(carrier: Carrier) -> None:
+    """Return when the connection has ended, or the supplier has owed an answer for long."""
+    while True:
+        with trio.move_on_after(SILENT_S):
+            await carrier.peer.closed.wait()
+        if carrier.peer.closed.is_set() or carrier.quiet_s >= SILENT_S:
+            return
+
+
+async def end_when_silent(carrier: Carrier) -> None:
+    """Wait until nothing has moved for too long, then end the connection."""
+    peer, since = carrier.peer, trio.current_time()
+    while trio.current_time() < (deadline := max(since, carrier.last_activity) + SILENCE_S + carrier.backlog_s):
+        await trio.sleep_until(deadline)
+    peer.end(PeerGone(peer=peer.label, what=f"nothing came for {SILENCE_S} s"))

@@ -22,13 +22,12 @@ from bitdustfs.core.certificate import Identity
 from bitdustfs.core.contract import Allowance
 from bitdustfs.core.fragment import HASH_BYTES, leaf_count
 from bitdustfs.core.head import LINK_BYTES
-from bitdustfs.core.patience import SILENT_S
 from bitdustfs.engine.budget import Memory
 from bitdustfs.engine.bulk import Carrier
 from bitdustfs.engine.handler import Handler
 from bitdustfs.engine.hiring import hire
 from bitdustfs.engine.peer import Peer
-from bitdustfs.engine.relation import BACKOFF_S, Relation
+from bitdustfs.engine.relation import BACKOFF_S, Relation, end_when_silent, until_doubtful
 from bitdustfs.errors import NodeRevoked, PeerError, PeerFull, PeerGone, ProtocolViolation
 from bitdustfs.model import LEAF_BYTES, FragmentName, NodeId, Root, Supplier, SupplierNo, short
 from bitdustfs.ports import Dialer, Entropy, Leaves, Wall
@@ -37,7 +36,6 @@ log = logging.getLogger(__name__)
 
 DIAL_S: Final = 15  # connect, TLS and HELLO: eight times a slow mobile round trip
 PING_S: Final = 60  # (tune) how often a supplier is asked for its room, which shows too that it lives
-SILENCE_S: Final = 10  # no byte moved for so long, and nothing is under way, but an answer is due: it is dead
 STEADY_S: Final = 10.0  # a connection that lived so long was a good one: the next failure is a first one
 BACKOFF_CAP_S: Final = 60.0  # a supplier that comes back is used within about a minute
 _NEW = SupplierNo(0)
@@ -117,14 +115,14 @@ class Suppliers:
         """(free bytes, free fragments) at each supplier as last known, online or not."""
         return {no: relation.free for no, relation in self._relations.items()}
 
-    def disowning(self) -> frozenset[SupplierNo]:
-        """The suppliers that said, when they were asked last, that our certificate is not valid any more."""
-        return frozenset(number for number, relation in self._relations.items() if relation.disowns)
-
     def quiet_s(self, supplier: SupplierNo) -> float:
         """How long not a byte has come from a supplier that owes an answer; 0 without a connection."""
         relation = self._relations.get(supplier)
         return relation.carrier.quiet_s if relation is not None and relation.carrier is not None else 0.0
+
+    def revoked_in(self) -> Mapping[SupplierNo, int]:
+        """The suppliers that say that this node was revoked, and in which epoch. They may lie."""
+        return {no: relation.revoked_in for no, relation in self._relations.items() if relation.revoked_in}
 
     def doubt(self, supplier: SupplierNo) -> None:
         """Ping a supplier now, and end the connection if it does not answer."""
@@ -327,7 +325,7 @@ class Suppliers:
             self._note_change()
             while not peer.closed.is_set():
                 with trio.move_on_after(PING_S) as relation.patience:
-                    await self._until_doubtful(carrier)
+                    await until_doubtful(carrier)
                 await self._is_alive(relation, carrier)
             if trio.current_time() - since > STEADY_S:
                 relation.backoff_s = BACKOFF_S
@@ -338,34 +336,24 @@ class Suppliers:
                     log.info("supplier %r is offline: %s", relation, peer.ended)
                 self._note_change()
 
-    async def _until_doubtful(self, carrier: Carrier) -> None:
-        """Return when the connection has ended, or the supplier has owed an answer for long."""
-        while True:
-            with trio.move_on_after(SILENT_S):
-                await carrier.peer.closed.wait()
-            if carrier.peer.closed.is_set() or carrier.quiet_s >= SILENT_S:
-                return
-
     async def _is_alive(self, relation: Relation, carrier: Carrier) -> bool:
         """Ask for the room, and end the connection when nothing moves meanwhile, there or beside it."""
         alive = False
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._end_when_silent, carrier)
+            nursery.start_soon(end_when_silent, carrier)
             try:
                 await self._refresh(relation, carrier.peer)
-                alive, relation.disowns = True, False
+                alive, relation.revoked_in = True, 0
+            except NodeRevoked as error:
+                if not relation.revoked_in:
+                    log.warning("supplier %r: %s", relation, error)
+                relation.revoked_in = error.detail
+                carrier.peer.end(error)
             except PeerError as error:
-                relation.disowns = isinstance(error, NodeRevoked)
                 log.debug("supplier %r: %s", relation, error)
                 carrier.peer.end(error)
             nursery.cancel_scope.cancel()
         return alive
-
-    async def _end_when_silent(self, carrier: Carrier) -> None:
-        peer, since = carrier.peer, trio.current_time()
-        while trio.current_time() < (deadline := max(since, carrier.last_activity) + SILENCE_S + carrier.backlog_s):
-            await trio.sleep_until(deadline)
-        peer.end(PeerGone(peer=peer.label, what=f"nothing came for {SILENCE_S} s"))
 
     async def _refresh(self, relation: Relation, peer: Peer) -> wire.Status:
         status, _ = await peer.request(wire.Stat(), wire.Status)

@@ -241,7 +241,7 @@ OFFERS = st.tuples(
 
 
 @given(st.lists(st.lists(OFFERS, min_size=1, max_size=4), max_size=6))
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_supplier_never_goes_back_and_never_forks(rounds: list[list[tuple[list[Head], int, int, int]]]) -> None:
     """I11: in whatever order heads and links come, some of them at once, with a restart after each round.
 
@@ -443,6 +443,17 @@ async def test_head_told_to_a_new_epoch_is_changed_by_no_revoked_node_any_more(s
     assert (saved[-1], tuple(store.saved)) == (told, saved)
 
 
+async def test_epoch_beyond_all_numbers_of_the_protocol_can_still_be_told() -> None:
+    kept = Kept()
+    await kept.ask(make_identity("far laptop", owner="customer", epoch=2**64 - 1), wire.Ping())
+    answer, _ = await kept.ask(LAPTOP, wire.Ping())
+    assert isinstance(answer, Refusal)
+    parser = wire.Parser("supplier")
+    parser.open_up()
+    parser.feed(wire.encode(1, answer))
+    assert parser.next() == wire.Frame(1, wire.Refusal(Refused.STALE, answer.text, 2**63 - 1), b"")
+
+
 async def test_epoch_said_must_be_that_of_the_certificate() -> None:
     answer, _ = await Kept().ask(LAPTOP, wire.PutHead(len(LINE[0].raw), 2), LINE[0].raw)
     assert isinstance(answer, Refusal) and answer.code is Refused.BAD_REQUEST
@@ -595,7 +606,9 @@ async def test_customer_changes_things_as_of_the_head_that_it_knows(
     await side.delete(S1, [NAME])
 
 
-async def test_revoked_customer_is_told_the_newer_epoch(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+async def test_revoked_customer_is_told_the_newer_epoch(
+    autojump_clock: MockClock, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
     swarm, side = await supplied(nursery)
     row = swarm.suppliers[0]
     newer = make_identity("new laptop", owner="customer", epoch=7)
@@ -604,6 +617,18 @@ async def test_revoked_customer_is_told_the_newer_epoch(autojump_clock: MockCloc
     with pytest.raises(NodeRevoked, match="epoch 7") as revoked:
         await side.head(S1)
     assert (revoked.value.code, revoked.value.detail) == (Refused.STALE, 7)
+    assert side.revoked_in() == {}
+    side.doubt(S1)
+    with trio.fail_after(10):
+        while not side.revoked_in():
+            await side.wait_for_change()
+    assert (side.revoked_in(), side.online()) == ({S1: 7}, ())
+    swarm.suppliers[0].kill()
+    await trio.sleep(200)  # it is asked again and again
+    swarm.suppliers[0].start()
+    await trio.sleep(200)
+    assert side.revoked_in() == {S1: 7}
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
 
 
 async def test_chain_that_no_message_can_carry_is_not_sent(autojump_clock: MockClock, nursery: trio.Nursery) -> None:

@@ -14,7 +14,7 @@ from trio.testing import MockClock
 from bitdustfs.core.patience import CROWDED_S, KERNEL_SLOTS, SILENT_S, STALLED_MOST
 from bitdustfs.engine.reader import FAILED_S
 from bitdustfs.engine.reads import LOOK_EVERY_S
-from bitdustfs.engine.suppliers import SILENCE_S
+from bitdustfs.engine.relation import SILENCE_S
 from bitdustfs.errors import BitdustError, Kind
 from bitdustfs.model import ROOT_INO, Code, Ino
 from bitdustfs.testing.network import Line

@@ -16,7 +16,8 @@ from bitdustfs.core.fragment import leaf_count
 from bitdustfs.engine import suppliers as suppliers_module
 from bitdustfs.engine.handler import RefuseAll
 from bitdustfs.engine.peer import Peer
-from bitdustfs.engine.suppliers import PING_S, SILENCE_S, Suppliers
+from bitdustfs.engine.relation import SILENCE_S
+from bitdustfs.engine.suppliers import PING_S, Suppliers
 from bitdustfs.errors import PeerError, PeerFull, PeerGone, PeerLacks, PeerRefused, ProtocolViolation, WrongPeer
 from bitdustfs.model import LEAF_BYTES, FragmentName, NodeId, SupplierNo
 from bitdustfs.ports import Leaves
