@@ -257,6 +257,14 @@ class ImageChunk:
     length: int  # bytes of plaintext
 
 
+@dataclass(frozen=True, slots=True)
+class RestoreReport:
+    """What a restored catalog lacks: files whose newest content was only on the old machine. Paths in the volume."""
+
+    removed: tuple[bytes, ...]  # names of files that were never published
+    reverted: tuple[bytes, ...]  # names that show what they showed before such a file was moved there
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class BulkPass:
     """What opens one bulk connection, as one side of it sees it. Agreed inside a TLS session."""

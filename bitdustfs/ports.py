@@ -37,6 +37,7 @@ from bitdustfs.model import (
     Name,
     NodeId,
     OwnerId,
+    RestoreReport,
     Root,
     Supplier,
     SupplierNo,
@@ -453,6 +454,47 @@ class CatalogRestore(Protocol):
 
     def apply(self, changes: bytes) -> None:
         """Do the changes of one delta, after all chunks and in order. Raises BadFormat, DiskFull, DiskFault."""
+        ...
+
+
+class Restore(Protocol):
+    """A catalog in the making, from what suppliers have: an image and change sets. All of it is blocking.
+
+    Every method may raise DiskFull and DiskFault.
+    """
+
+    def write(self, index: int, content: bytes) -> None:
+        """Put one chunk of the image in its place. All come before the first change set, in any order.
+
+        Raises:
+            BadFormat: it is not IMAGE_CHUNK_BYTES long.
+        """
+        ...
+
+    def apply(self, changes: bytes) -> None:
+        """Make the changes of one change set, oldest first. Without an image, they are made to an empty catalog.
+
+        Raises:
+            BadFormat: it is none, or speaks of other tables than the replicated ones; nothing was changed.
+            CatalogDamaged: the image is not a catalog.
+        """
+        ...
+
+    def finish(self, *, last_change: int = 0) -> RestoreReport:
+        """Make it a catalog to go on with, and durable. It can be opened then.
+
+        Names that show a file that was never published show what it superseded, or go; these changes are in the
+        outbox of the new catalog.
+
+        Args:
+            last_change: the number of the last change that it holds; its own go on from there.
+        Raises:
+            CatalogDamaged: the result is not sound.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the file; remove it if it was not finished."""
         ...
 
 

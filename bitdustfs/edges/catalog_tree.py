@@ -6,6 +6,7 @@ every change of an inode goes through `put_inode` and `drop_inode`, and a rollba
 
 from __future__ import annotations
 
+import stat
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -32,6 +33,9 @@ _ORPHANS = f"""
     AND NOT EXISTS (
         SELECT 1 FROM r_name AS n WHERE n.superseded = i.ino AND n.superseded <> 0 AND n.died = {LIVE})
 """
+_UNBORN = (
+    f"SELECT ino FROM r_inode WHERE died = {LIVE} AND version = 0 AND mode & 0xF000 = {stat.S_IFREG} ORDER BY ino"
+)
 # left alone, SQLite takes the key's first column alone and walks the whole directory
 _NAME = f"""
     SELECT ino, cookie, superseded FROM r_name INDEXED BY r_name_by_name
@@ -112,6 +116,10 @@ class TreeTables(Store):
     def orphans(self) -> Sequence[Ino]:
         """Inodes without a name that no name supersedes. Looks at every inode: once, at a mount."""
         return [Ino(row[0]) for row in self._rows(_ORPHANS)]
+
+    def unborn_files(self) -> Sequence[Ino]:
+        """Regular files that were never published, in order. Looks at every inode: once, at a recovery."""
+        return [Ino(row[0]) for row in self._rows(_UNBORN)]
 
     def count_inodes(self) -> int:
         """How many live inodes there are."""
