@@ -13,6 +13,7 @@ import apsw
 import pytest
 import trio
 
+from bitdustfs.edges.catalog_format import APPLICATION_ID, FORMAT_VERSION
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.errors import CatalogDamaged, DiskFault, ReadOnly
 from bitdustfs.model import IMAGE_CHUNK_BYTES, Ino, SupplierNo
@@ -71,6 +72,12 @@ def test_last_chunk_is_filled_up_with_zeros(catalog: SqliteCatalog, path: Path) 
         assert 0 < left < IMAGE_CHUNK_BYTES
         assert {len(chunk) for chunk in chunks} == {IMAGE_CHUNK_BYTES}
         assert chunks[-1][left:] == bytes(IMAGE_CHUNK_BYTES - left)
+
+
+def test_manual_names_the_format_and_the_pieces() -> None:
+    page = (Path(__file__).resolve().parents[2] / "man" / "bitdustfs-formats.5").read_text()
+    assert f"application id {APPLICATION_ID:#x} and user version {FORMAT_VERSION}." in page
+    assert f"pieces of {IMAGE_CHUNK_BYTES} bytes" in page
 
 
 def test_image_is_whole_without_a_log(catalog: SqliteCatalog, path: Path) -> None:

@@ -245,6 +245,16 @@ def test_name_of_an_unborn_file_shows_again_what_it_superseded(original: SqliteC
         assert_consistent(restored)
 
 
+def test_name_that_superseded_what_is_not_there_goes(original: SqliteCatalog, path: Path) -> None:
+    garden = Garden(original)
+    unborn = garden.file(ROOT_INO, b"a", version=0)
+    original.put_name(ROOT_INO, b"a", unborn, superseded=Ino(999))
+    assert restored_from(original, path) == RestoreReport(removed=(b"a",), reverted=())
+    with closing(SqliteCatalog(path)) as restored:
+        assert restored.name(ROOT_INO, b"a") is None
+        assert_consistent(restored)
+
+
 def test_file_replaced_again_and_again_before_it_was_published_shows_the_published_one(
     original: SqliteCatalog, path: Path
 ) -> None:
@@ -375,10 +385,14 @@ def test_image_that_is_no_catalog_is_refused(restore: RestorePort, path: Path) -
     assert not path.exists()
 
 
-def test_image_that_lacks_a_chunk_is_refused(original: SqliteCatalog, restore: RestorePort, path: Path) -> None:
-    for index, content in list(enumerate(image_of(original, path.with_name("image"))))[:-1]:
-        restore.write(index, content)
-    with pytest.raises(CatalogDamaged):
+@pytest.mark.parametrize("more", [-1, 1])
+def test_image_with_a_chunk_too_few_or_too_many_is_refused(
+    more: int, original: SqliteCatalog, restore: RestorePort, path: Path
+) -> None:
+    chunks = image_of(original, path.with_name("image"))
+    for index in range(len(chunks) + more):
+        restore.write(index, chunks[index % len(chunks)])
+    with pytest.raises(CatalogDamaged, match="its image has"):
         restore.finish()
 
 
