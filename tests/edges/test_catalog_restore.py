@@ -78,7 +78,7 @@ def rows_in(path: Path) -> object:
 # --- the same rows --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_image_and_all_change_sets_since_give_the_original_rows(
     seed: int, original: SqliteCatalog, restore: RestorePort, path: Path
 ) -> None:
@@ -99,7 +99,7 @@ def test_image_and_all_change_sets_since_give_the_original_rows(
     assert rows_in(path) == replicated_rows(original)
 
 
-@pytest.mark.parametrize("seed", range(20, 26))
+@pytest.mark.parametrize("seed", range(20, 24))
 def test_all_change_sets_alone_give_the_original_rows(
     seed: int, original: SqliteCatalog, restore: RestorePort, path: Path
 ) -> None:
@@ -109,7 +109,7 @@ def test_all_change_sets_alone_give_the_original_rows(
     assert rows_in(path) == replicated_rows(original)
 
 
-@pytest.mark.parametrize("seed", range(40, 46))
+@pytest.mark.parametrize("seed", range(40, 44))
 def test_change_sets_that_the_image_holds_already_do_no_harm(
     seed: int, original: SqliteCatalog, restore: RestorePort, path: Path
 ) -> None:
@@ -270,7 +270,7 @@ def test_file_replaced_again_and_again_before_it_was_published_shows_the_publish
         assert_consistent(restored)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(6))
 def test_counts_are_right_after_any_mix_of_unborn_files(seed: int, original: SqliteCatalog, path: Path) -> None:
     dice = random.Random(seed)
     garden = Garden(original)
