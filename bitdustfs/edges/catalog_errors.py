@@ -35,7 +35,7 @@ def from_sqlite(error: apsw.Error, path: str, *, system_errno: int) -> BitdustEr
     match error:
         case apsw.FullError():
             return DiskFull(path=path)
-        case apsw.IOError() | apsw.ConnectionClosedError():
+        case apsw.IOError() | apsw.ConnectionClosedError() | apsw.CursorClosedError():
             return DiskFault(path=path, why=str(error))
         case apsw.CorruptError() | apsw.NotADBError():
             return CatalogDamaged(path=path, why=str(error))

@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import apsw
@@ -148,8 +149,9 @@ class CatalogFile:
     def _keep_log(self) -> None:
         """Have the write-ahead log left as it is when we close."""
         for connection in (self._log.copier, self._connection):
-            if connection is not None and connection.filename:
-                connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            if connection is not None:
+                with suppress(apsw.ConnectionClosedError):
+                    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
 
     def _let_go(self) -> None:
         for connection in (self._log.copier, self._connection):
@@ -163,7 +165,11 @@ class CatalogFile:
     def _translated(self, error: apsw.Error | OSError) -> BitdustError:
         if isinstance(error, OSError):
             return translated(error, Path(self.path))
-        ours = from_sqlite(error, self.path, system_errno=self._connection.system_errno)
+        try:
+            system_errno = self._connection.system_errno
+        except apsw.ConnectionClosedError:  # by us, because what it would show is older than what was answered
+            system_errno = 0
+        ours = from_sqlite(error, self.path, system_errno=system_errno)
         if isinstance(ours, CatalogDamaged) and self._damage is None:
             _log.error("%s; nothing is written to it any more", ours)
             self._damage = ReadOnly(what=str(ours))

@@ -35,7 +35,10 @@ class Recorder:
 
     def changes(self) -> bytes:
         """What was changed until now, as a changeset; empty if nothing was. Raises apsw.Error."""
-        return self._session.changeset() if self._session is not None else b""
+        try:
+            return self._session.changeset() if self._session is not None else b""
+        except ValueError as e:
+            raise apsw.ConnectionClosedError(str(e)) from e  # and its session with it
 
     def end(self) -> None:
         """Note nothing more: a session that stays open makes every change slower."""

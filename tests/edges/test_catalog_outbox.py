@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -242,6 +242,16 @@ def test_commits_that_fail_again_and_again_keep_no_change_sets_in_memory(path: P
     assert len(catalog._redo) == 1
     disk.error = None
     catalog.close()
+
+
+def test_catalog_whose_connection_had_to_be_closed_says_that_the_disk_failed(path: Path) -> None:
+    catalog = SqliteCatalog(path, create=True)
+    catalog.put_value("a", b"1")
+    catalog.connection.close()  # as `_failed` does when the transaction cannot be done again
+    uses: list[Callable[[], object]] = [catalog.commit, catalog.commit, catalog.orphans, catalog.close]
+    for use in uses:
+        with pytest.raises(DiskFault):
+            use()
 
 
 # --- which inodes were touched --------------------------------------------------------------------------------
