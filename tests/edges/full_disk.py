@@ -14,8 +14,11 @@ class FullFile(apsw.VFSFile):
         super().__init__("", name, flags)
 
     def xWrite(self, data: bytes, offset: int) -> None:
-        if self._is_wal and self._disk.error is not None:
-            raise self._disk.error
+        error = self._disk.error
+        if self._is_wal and error is not None:
+            if self._disk.once:
+                self._disk.error = None
+            raise error
         super().xWrite(data, offset)
 
 
@@ -24,6 +27,7 @@ class FullDisk(apsw.VFS):
 
     def __init__(self) -> None:
         self.error: apsw.Error | None = None
+        self.once = False  # only the next write fails
         super().__init__("bitdustfs-full", "")
 
     def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> FullFile:

@@ -232,6 +232,17 @@ def test_commit_that_failed_and_has_nothing_left_to_change_leaves_no_change_set(
         assert (numbers(reopened), reopened.last_change) == ([1], 1)
 
 
+def test_commit_that_succeeds_at_the_second_try_leaves_its_whole_change_set(path: Path, disk: FullDisk) -> None:
+    catalog = SqliteCatalog(path, create=True, vfs="bitdustfs-full")
+    catalog.put_inode(FILE)
+    disk.error, disk.once = apsw.FullError("the test says so"), True
+    catalog.commit()
+    assert disk.error is None
+    assert numbers(catalog) == [1]
+    assert replayed(catalog) == replicated_rows(catalog)
+    catalog.close()
+
+
 def test_commits_that_fail_again_and_again_keep_no_change_sets_in_memory(path: Path, disk: FullDisk) -> None:
     catalog = SqliteCatalog(path, create=True, vfs="bitdustfs-full")
     catalog.put_value("a", bytes(1000))
