@@ -445,18 +445,6 @@ class Changes(Protocol):
         ...
 
 
-class CatalogRestore(Protocol):
-    """Where a catalog comes together from what suppliers have. Blocking, for a worker."""
-
-    def write(self, index: int, content: bytes) -> None:
-        """Put chunk `index` of its image, IMAGE_CHUNK_BYTES, in its place. Raises DiskFull, DiskFault."""
-        ...
-
-    def apply(self, changes: bytes) -> None:
-        """Do the changes of one delta, after all chunks and in order. Raises BadFormat, DiskFull, DiskFault."""
-        ...
-
-
 class Restore(Protocol):
     """A catalog in the making, from what suppliers have: an image and change sets. All of it is blocking.
 

@@ -204,17 +204,16 @@ def reference(row: BlockRow, content_bytes: int, fragments: Iterable[FragmentRow
     )
 
 
-def code_for(content_bytes: int, suppliers: int, losses: int) -> Code:
+def code_for(content_bytes: int, suppliers: int, fragments: int, losses: int) -> Code:
     """The code of an object: one supplier has all of a small one; a larger one survives as many losses as any file.
 
     Args:
         suppliers: how many there are, at least 1.
+        fragments: the largest n of any code in use.
         losses: the largest n − k of any code in use.
     """
-    if content_bytes <= COPY_BYTES:
-        return Code(1, min(suppliers, 255))
-    n = min(suppliers, 24)
-    return Code(max(1, n - losses), n)
+    n = min(suppliers, max(fragments, copies_needed(suppliers, losses)))
+    return Code(1 if content_bytes <= COPY_BYTES else max(1, n - losses), n)
 
 
 def compress(content: bytes) -> bytes:

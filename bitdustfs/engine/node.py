@@ -311,19 +311,25 @@ class Node:
                 files, waiting = self.files.dirty_totals()
                 missing = self.reporter.missing_fragments()
                 if not missing and (not nursery.child_tasks or (not files and self._is_current())):
-                    return
+                    break
                 now = (files, waiting, self.uploads.sent_bytes, self.replica.safe_change)
                 if now != last:
                     last, quiet_since = now, trio.current_time()
                 if trio.current_time() - quiet_since > SYNC_GRACE_S:
                     nursery.cancel_scope.cancel()
                     return
+        if not self._is_current():  # the last fragments were noted after the head that we waited for
+            with trio.move_on_after(SYNC_GRACE_S):
+                await self._make_safe()
 
     async def _until_safe(self) -> None:
         """Bring the catalog to suppliers, also what changes meanwhile, until all that was dirty is named there."""
         awaited = self.writer.dirty_changes()
         while self.writer.is_waiting_for(awaited):
             await trio.sleep(_LOOK_S)
+        await self._make_safe()
+
+    async def _make_safe(self) -> None:
         try:
             await self.replica.make_safe()
         except BitdustError as error:

@@ -53,8 +53,11 @@ class Objects:
 
     def losses(self) -> int:
         """How many suppliers any file survives: the largest n − k of any code in use."""
+        return max((each.n - each.k for each in self._codes()), default=0)
+
+    def _codes(self) -> list[Code]:
         code = self._code()
-        return max((each.n - each.k for each in [*self._catalog.codes(), *([code] if code else [])]), default=0)
+        return [*self._catalog.codes(), *([code] if code else [])]
 
     async def place(self, kind: Kind, pieces: Sequence[bytes], record: Record) -> BlockNo:
         """Seal, code and send one block; return when it is placed.
@@ -68,7 +71,8 @@ class Objects:
         hired = self._uploads.hired()
         if not hired:
             raise Unavailable(what="no supplier is hired")
-        code = replica.code_for(sum(map(len, pieces)), hired, self.losses())
+        fragments_each = max((each.n for each in self._codes()), default=1)
+        code = replica.code_for(sum(map(len, pieces)), hired, fragments_each, self.losses())
         block_id = BlockId(self._entropy.bytes(32))
         seal = self._secrets.seal_of(block_id, self._secrets.scope, self._suite, kind)
 
@@ -92,7 +96,7 @@ class Objects:
         row = self._row(number)
         held = self._catalog.held(number)
         if row.code.k == 1:
-            return held >= replica.copies_needed(row.code.n, self.losses())
+            return held >= min(row.code.n, replica.copies_needed(self._uploads.hired(), self.losses()))
         return held >= row.code.quorum
 
     def release(self, number: BlockNo) -> None:

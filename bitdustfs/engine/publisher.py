@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -45,8 +45,8 @@ class HeadKeepers(Protocol):
 
     def online(self) -> Sequence[SupplierNo]: ...
 
-    def disowning(self) -> Set[SupplierNo]:
-        """Those who say that our certificate is not valid any more."""
+    def revoked_in(self) -> Mapping[SupplierNo, int]:
+        """Who says that our certificate is not valid any more, and since which epoch."""
         ...
 
     async def head(self, supplier: SupplierNo) -> bytes: ...
@@ -165,7 +165,7 @@ class Publisher:
         async with trio.open_nursery() as nursery:
             while True:
                 changed = self.changed
-                online, self._disowning = set(self._keepers.online()), self._keepers.disowning()
+                online, self._disowning = set(self._keepers.online()), frozenset(self._keepers.revoked_in())
                 for gone in self._held.keys() - online:
                     del self._held[gone]  # asked anew when it is back
                 for supplier in online - self._busy:

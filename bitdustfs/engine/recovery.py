@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import trio
 from blake3 import blake3
@@ -45,7 +45,7 @@ from bitdustfs.model import (
     OwnerId,
     SupplierNo,
 )
-from bitdustfs.ports import Catalog, CatalogRestore, Crunch, Dialer
+from bitdustfs.ports import Catalog, Crunch, Dialer, Restore
 
 ASK_S = 15.0  # for one supplier to tell its head
 CONNECT_S = 15.0  # for enough suppliers to come online, once their heads are known
@@ -188,7 +188,7 @@ class Recovery:
         for row in found.suppliers:
             scratch.put_supplier(row)
 
-    async def fetch(self, restore: CatalogRestore, progress: Progress) -> None:
+    async def fetch(self, restore: Restore, progress: Progress) -> None:
         """Fill `restore` with everything that the head names; the caller finishes it.
 
         Args:
@@ -216,18 +216,25 @@ class Recovery:
         The caller commits.
         """
         known, head = self._known, self._found.head
+        assert known.note is not None
         with catalog.savepoint():
+            numbers = {row.block: catalog.new_local_block_no() for row, _ in known.blocks}
             for row, ref in known.blocks:
-                catalog.put_block(row)
+                catalog.put_block(replace(row, block=numbers[row.block]))
                 for index, supplier in enumerate(ref.at):
                     if supplier:
-                        fragment = FragmentRow(row.block, index, SupplierNo(supplier), FragmentState.HELD)
-                        catalog.put_fragment(fragment)
-            catalog.put_image_chunks(known.chunks)
+                        held = FragmentRow(numbers[row.block], index, SupplierNo(supplier), FragmentState.HELD)
+                        catalog.put_fragment(held)
+            catalog.put_image_chunks([replace(chunk, block=numbers[chunk.block]) for chunk in known.chunks])
             for delta, packed in known.deltas:
-                catalog.put_delta(delta, packed)
-            assert known.note is not None
-            snapshots.keep_note(catalog, known.note)
+                catalog.put_delta(replace(delta, block=numbers[delta.block]), packed)
+            note = ManifestNote(
+                known.note.change,
+                tuple((numbers[block], size) for block, size in known.note.blocks),
+                tuple(numbers[block] for block in known.note.image_blocks),
+                known.note.image_bytes,
+            )
+            snapshots.keep_note(catalog, note)
             keep_covered(catalog, self._found.content.change)
             publisher.keep_head(catalog, head.raw)
             for link in self._links():
@@ -254,7 +261,7 @@ class Recovery:
             while len(self._suppliers.online()) < expected:
                 await self._suppliers.wait_for_change()
 
-    async def _fetch(self, restore: CatalogRestore, progress: Progress) -> None:
+    async def _fetch(self, restore: Restore, progress: Progress) -> None:
         content = self._found.content
         parts = [await self._object(ref, Kind.MANIFEST) for ref in content.manifest]
         manifest = await self._crunch.run(replica.decode_manifest, b"".join(part for _, part in parts))
@@ -276,7 +283,7 @@ class Recovery:
             total - deltas_bytes,
         )
 
-    async def _fetch_image(self, manifest: Manifest, restore: CatalogRestore, progress: Progress, total: int) -> int:
+    async def _fetch_image(self, manifest: Manifest, restore: Restore, progress: Progress, total: int) -> int:
         """All image chunks, some blocks at once. Returns how many bytes they were."""
         wanted: dict[int, list[tuple[int, Placed]]] = {}
         for chunk, (block, slot, offset, length) in enumerate(manifest.order):
@@ -310,7 +317,7 @@ class Recovery:
         return done
 
     def _write(
-        self, row: BlockRow, block: bytes, chunks: Sequence[tuple[int, Placed]], restore: CatalogRestore
+        self, row: BlockRow, block: bytes, chunks: Sequence[tuple[int, Placed]], restore: Restore
     ) -> list[ImageChunk]:
         """Write the chunks of one block to their places. In a worker."""
         seal = self._secrets.seal_of(row.block_id, row.scope, row.suite, Kind.IMAGE)

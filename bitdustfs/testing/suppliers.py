@@ -119,8 +119,8 @@ class MemorySuppliers:
         for name in names:
             self.stored.pop((supplier, name), None)
 
-    def disowning(self) -> frozenset[SupplierNo]:
-        return frozenset()
+    def revoked_in(self) -> Mapping[SupplierNo, int]:
+        return {}
 
     async def head(self, supplier: SupplierNo) -> bytes:
         await self._answer(supplier)

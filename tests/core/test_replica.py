@@ -96,10 +96,12 @@ def test_object_that_expands_beyond_its_limit_is_refused() -> None:
 
 
 def test_small_objects_are_copied_and_large_ones_survive_as_many_losses_as_any_file() -> None:
-    assert replica.code_for(1000, 5, losses=2) == Code(1, 5)
-    assert replica.code_for(1_000_000, 5, losses=2) == Code(3, 5)
-    assert replica.code_for(1_000_000, 3, losses=2) == Code(1, 3)
-    assert replica.code_for(1_000_000, 2, losses=3) == Code(1, 2)
+    assert replica.code_for(1000, 5, fragments=5, losses=2) == Code(1, 5)
+    assert replica.code_for(1000, 9, fragments=5, losses=2) == Code(1, 5)
+    assert replica.code_for(1000, 12, fragments=5, losses=2) == Code(1, 7)
+    assert replica.code_for(1_000_000, 5, fragments=5, losses=2) == Code(3, 5)
+    assert replica.code_for(1_000_000, 3, fragments=5, losses=2) == Code(1, 3)
+    assert replica.code_for(1_000_000, 2, fragments=4, losses=3) == Code(1, 2)
 
 
 def test_head_is_safe_when_a_quorum_and_enough_for_the_losses_have_it() -> None:

@@ -21,9 +21,9 @@ async def recover(world: World, path: Path, identity: Identity, *, friend: int =
     found = await seeker.find([(first.node, first.address)])
     side = world.swarm.customer_side(list(found.suppliers), identity)
     recovery = Recovery(found, side, SECRETS, InlineCrunch(), SqliteCatalog(":memory:", create=True))
-    restore = Restore(path)
-    await recovery.fetch(restore, _say_nothing)
-    restore.finish()
+    with closing(Restore(path)) as restore:
+        await recovery.fetch(restore, _say_nothing)
+        restore.finish(last_change=found.content.change)
     with closing(SqliteCatalog(path)) as catalog:
         recovery.note(catalog)
         catalog.commit()

@@ -213,16 +213,6 @@ async def test_recovered_machine_goes_on_and_the_old_one_changes_nothing_any_mor
                 await world.write("third", b"3")
                 assert await world.sync() == "safe"
                 await trio.sleep(60)
-                print(
-                    "HEADS",
-                    heads_at(world),
-                    world.node.publisher.version,
-                    world.node.publisher._held,
-                    world.node.publisher._busy,
-                    world.node.publisher._failed_at,
-                    trio.current_time(),
-                    world.node.suppliers.online(),
-                )
                 assert len(set(heads_at(world))) == 1
                 await trio.sleep(120)
                 assert old.journal.refusal is not None

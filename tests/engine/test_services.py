@@ -84,7 +84,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[World], Any]]] = {
     "reads": ("catalog", "fragments", read_from_a_silent_supplier),
     "writer": ("catalog", "suppliers", write_something),
     "rebuilder": ("catalog", "wanting_blocks", do_nothing),
-    "publisher": ("suppliers", "disowning", do_nothing),
+    "publisher": ("suppliers", "revoked_in", do_nothing),
     "replica": ("catalog", "outbox", write_something),
 }
 
