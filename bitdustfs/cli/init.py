@@ -56,6 +56,7 @@ def _make_keys(asked: Asked, words_file: str | None) -> str:
 
     from bitdustfs.core import certificate, keys
     from bitdustfs.core.keyfile import NodeKeys
+    from bitdustfs.core.phrase import phrase_of
     from bitdustfs.edges.keys_disk import write_keys
     from bitdustfs.model import Role
 
@@ -69,7 +70,7 @@ def _make_keys(asked: Asked, words_file: str | None) -> str:
         certificate=signed.raw,
         volume=keys.volume_keys(secret),
     )
-    phrase = keys.phrase_of(secret)
+    phrase = phrase_of(secret)
     # the words first: keys without words would be a volume that nobody can recover
     if words_file is not None:
         write_new(Path(words_file), phrase.encode() + b"\n")

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import click
 
-from bitdustfs.cli import cache, config, demo, hire, identify, init, mount, serve, status, sync, umount
+from bitdustfs.cli import cache, config, demo, hire, identify, init, mount, recover, serve, status, sync, umount
 from bitdustfs.cli.common import Asked, explain, first_of_ours, leaves
 from bitdustfs.edges.config import LOG_LEVELS
 from bitdustfs.errors import EXIT, BitdustError, Kind

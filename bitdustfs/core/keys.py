@@ -1,7 +1,7 @@
 """Keys: from 24 words to one key for each purpose.
 
-recovery phrase -> 32-byte secret R -> HKDF-SHA256 with one label per purpose. One key, one purpose, and its label
-says so. R and the owner's signing key are never stored; `VolumeKeys` is what a mounted machine keeps.
+recovery phrase (core/phrase) -> 32-byte secret R -> HKDF-SHA256 with one label per purpose. One key, one purpose,
+and its label says so. R and the owner's signing key are never stored; `VolumeKeys` is what a mounted machine keeps.
 """
 
 from __future__ import annotations
@@ -13,15 +13,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from mnemonic import Mnemonic
 
-from bitdustfs.errors import BadRequest
 from bitdustfs.model import BlockId, OwnerId
 
 SECRET_BYTES = 32
-PHRASE_WORDS = 24
 _SALT = b"bitdustfs 1"
-_WORDS = Mnemonic("english")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,28 +39,6 @@ class VolumeKeys:
 
     def __repr__(self) -> str:
         return "VolumeKeys(…)"
-
-
-def phrase_of(secret: Secret) -> str:
-    """Write R as 24 BIP-39 words (English list, 8 check bits)."""
-    return _WORDS.to_mnemonic(secret.content)
-
-
-def secret_of(phrase: str) -> Secret:
-    """Read 24 words back into R.
-
-    Raises:
-        BadRequest: names the first word that is not in the list, a wrong count, or a wrong check sum.
-    """
-    words = phrase.lower().split()
-    for place, word in enumerate(words, start=1):
-        if word not in _WORDS.wordlist:
-            raise BadRequest(what=f"word {place} of the recovery phrase, {word!r}, is not in the list of words")
-    if len(words) != PHRASE_WORDS:
-        raise BadRequest(what=f"a recovery phrase has {PHRASE_WORDS} words, this has {len(words)}")
-    if not _WORDS.check(" ".join(words)):
-        raise BadRequest(what="these words are not a recovery phrase: one is wrong, or two are swapped")
-    return Secret(bytes(_WORDS.to_entropy(words)))
 
 
 def derive(key: bytes, label: str, context: bytes = b"", length: int = 32) -> bytes:

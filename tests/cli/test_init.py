@@ -10,7 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bitdustfs.core.keys import owner_id, owner_key, public_bytes, secret_of, volume_keys
+from bitdustfs.core.keys import owner_id, owner_key, public_bytes, volume_keys
+from bitdustfs.core.phrase import secret_of
 from bitdustfs.edges.home import Home
 from bitdustfs.edges.keys_disk import identity_of, read_keys
 from tests.cli.conftest import Call, contents

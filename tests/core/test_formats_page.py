@@ -16,7 +16,7 @@ from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
-from bitdustfs.core import block, bulk, certificate, contract, erasure, fragment, head, keys, wire
+from bitdustfs.core import block, bulk, certificate, contract, erasure, fragment, head, keys, phrase, wire
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.contract import Party, Terms
 from bitdustfs.core.keyfile import NodeKeys, decode_keys, encode_keys
@@ -174,7 +174,7 @@ def made(cast: Cast, directory: Path) -> dict[str, str]:
 def _keys(cast: Cast) -> dict[str, str | bytes]:
     volume_key = cast.volume.volume
     return {
-        "keys.phrase": keys.phrase_of(cast.secret),
+        "keys.phrase": phrase.phrase_of(cast.secret),
         "keys.owner_public": cast.owner_public,
         "keys.owner_id": keys.owner_id(cast.owner_public),
         "keys.volume_key": volume_key,

@@ -5,52 +5,15 @@ from __future__ import annotations
 import hashlib
 import hmac
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bitdustfs.core import keys
 from bitdustfs.core.keys import Secret
-from bitdustfs.errors import BadRequest
 from bitdustfs.model import BlockId
 
 SECRET = Secret(bytes(range(32)))
-PHRASE = (
-    "abandon amount liar amount expire adjust cage candy arch gather drum bullet "
-    "absurd math era live bid rhythm alien crouch range attend journey unaware"
-)
 secrets = st.binary(min_size=32, max_size=32).map(Secret)
-
-
-def test_phrase_is_that_of_bip_39() -> None:
-    # Source: the BIP-39 test vectors of Trezor, 256 bits of zeros and of ones
-    assert keys.phrase_of(Secret(bytes(32))) == "abandon " * 23 + "art"
-    assert keys.phrase_of(Secret(b"\xff" * 32)) == "zoo " * 23 + "vote"
-    assert keys.phrase_of(SECRET) == PHRASE
-
-
-@given(secrets)
-def test_phrase_leads_back_to_its_secret(secret: Secret) -> None:
-    phrase = keys.phrase_of(secret)
-    assert len(phrase.split()) == keys.PHRASE_WORDS
-    assert keys.secret_of(f"  {phrase.upper()}\n") == secret
-
-
-def test_mistyped_word_is_named_with_its_place() -> None:
-    with pytest.raises(BadRequest, match="word 3 of the recovery phrase, 'lair'"):
-        keys.secret_of(PHRASE.replace("liar", "lair"))
-
-
-def test_wrong_count_of_words_is_told() -> None:
-    with pytest.raises(BadRequest, match="has 24 words, this has 12"):
-        keys.secret_of("abandon " * 11 + "about")
-
-
-def test_two_swapped_words_are_refused() -> None:
-    words = PHRASE.split()
-    words[0], words[2] = words[2], words[0]
-    with pytest.raises(BadRequest, match="swapped"):
-        keys.secret_of(" ".join(words))
 
 
 def test_keys_of_a_known_secret_never_change() -> None:
