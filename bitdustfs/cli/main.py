@@ -59,6 +59,7 @@ for verb in (
     identify.identify,
     serve.serve,
     hire.hire,
+    recover.recover,
     mount.mount,
     umount.umount,
     status.status,

@@ -20,9 +20,7 @@ _SHOWN = 20  # names of files; the rest is counted
 
 @click.command()
 @click.argument("suppliers", metavar="NODEID@ADDR:PORT...", nargs=-1, required=True)
-@click.option(
-    "--accept", is_flag=True, help="Take what is found, although too few suppliers answer to be sure that it is the last."
-)
+@click.option("--accept", is_flag=True, help="Take what is found, also if too few suppliers answer to be sure.")
 @with_words_file
 @with_common_options
 def recover(asked: Asked, suppliers: tuple[str, ...], accept: bool, words_file: str | None) -> None:

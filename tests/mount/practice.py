@@ -34,6 +34,7 @@ class Practice:
         self.home = directory / "home"
         self.path = directory / "mnt"
         self.code = code
+        self.words = self.home / "demo" / "recovery-words"  # the customer's
         self._up = ["--suppliers", str(suppliers), "--spares", str(spares), "--code", code]
 
     def __enter__(self) -> Practice:
@@ -54,10 +55,12 @@ class Practice:
         """`demo up`: start what does not run."""
         return self.run("demo", "up", str(self.path), *self._up).stdout
 
-    def run(self, *words: str, ok: tuple[int, ...] = (0,)) -> subprocess.CompletedProcess[str]:
-        """Run a verb for this home. Fails the test unless it ends with one of these exit codes."""
+    def run(
+        self, *words: str, ok: tuple[int, ...] = (0,), home: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a verb for this home, or another. Fails the test unless it ends with one of these exit codes."""
         done = subprocess.run(
-            [*PROGRAM, "--home", str(self.home), *words],
+            [*PROGRAM, "--home", str(home or self.home), *words],
             capture_output=True,
             text=True,
             timeout=_PATIENCE_S,

@@ -73,7 +73,7 @@ def test_a_real_tree_survives_cache_drop_and_n_minus_k_dead_suppliers(tmp_path: 
         run("cp", large, practice.path / "large")
         practice.sync()
         before = practice.status()
-        assert (before["margin"], before["state"], before["practice"]) == (2, "placed", True)
+        assert (before["margin"], before["state"], before["practice"]) == (2, "safe", True)
         assert before["held"] == before["wanted"] == 5
         practice.forget()
         practice.run("demo", "kill", "1")
