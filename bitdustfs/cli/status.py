@@ -36,6 +36,8 @@ _MEANING: Mapping[FileState, str] = MappingProxyType(
     }
 )
 
+_IN_PRACTICE = "would survive the loss of this machine, were the suppliers not on it"
+
 
 @click.command()
 @click.argument("path", required=False)
@@ -73,7 +75,8 @@ def status(asked: Asked, path: str | None) -> int:
 def lines(report: StatusReport, place: str) -> list[str]:
     """Write a report for a person."""
     state = FileState(report["state"])
-    shown = [f"{place}{report['path'] if report['path'] != '/' else ''}: {state.value} - {_MEANING[state]}"]
+    meaning = _IN_PRACTICE if report["practice"] and state is FileState.SAFE else _MEANING[state]
+    shown = [f"{place}{report['path'] if report['path'] != '/' else ''}: {state.value} - {meaning}"]
     if report["practice"]:
         shown.append(PRACTICE_BANNER)
     shown.append(f"  holds      {report['files']} files and folders, {format_size(report['bytes'])}")

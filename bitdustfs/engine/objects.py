@@ -105,12 +105,17 @@ class Objects:
         if row is None or number in self._uploads.on_their_way:
             return
         nodes = {each.supplier: each.node for each in self._catalog.suppliers()}
+        fragments = [each for each in self._catalog.fragments(number) if each.supplier in nodes]
         left = [
             (each.supplier, self._secrets.fragment_name(row.block_id, each.index, nodes[each.supplier]))
-            for each in self._catalog.fragments(number)
-            if each.state is not FragmentState.LOST and each.supplier in nodes
+            for each in fragments
+            if each.state is not FragmentState.LOST
         ]
+        length = erasure.fragment_length(row.length, row.code.k)
         with self._journal.operation():
+            for each in fragments:
+                if each.state is FragmentState.HELD:
+                    self._catalog.charge_supplier(each.supplier, -length, -1)
             self._catalog.put_upload(row.block_id, left)
             self._catalog.drop_block(number)
 

@@ -96,6 +96,11 @@ class Replica:
         """The last change that the newest snapshot holds; 0: there is none."""
         return self._snapshots.newest.change if self._snapshots.newest is not None else 0
 
+    @property
+    def has_leftovers(self) -> bool:
+        """Whether blocks of the replica may still be at suppliers that no head needs."""
+        return self._swept_version != self._publisher.version
+
     async def make_safe(self) -> None:
         """Return when everything that is committed now is safe. The caller sets the deadline.
 

@@ -39,6 +39,7 @@ from bitdustfs.testing.swarm import make_identity
 from tests.crash.trace import Trace
 
 T = TypeVar("T")
+SECRETS = VolumeSecrets(b"v" * 32)
 _SUPPLIERS = 3
 _CODE = Code(2, 3)
 
@@ -241,7 +242,7 @@ def opened(
                 crunch=ThreadCrunch(),
                 entropy=SystemEntropy(),
                 wall=SystemWall(),
-                secrets=VolumeSecrets(b"v" * 32),
+                secrets=SECRETS,
                 options=NodeOptions(
                     spool_limit=1 << 30, code=_CODE if stored is not None else None, boot=boot or boot_id()
                 ),
