@@ -256,14 +256,18 @@ class Node:
         Waits as long as something moves. Fragments whose suppliers do not answer are waited for only a grace time.
         """
         self.suppliers.nudge()
+        wanted: list[int] = []
         with trio.move_on_after(timeout_s if timeout_s is not None else float("inf")):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._show_progress, report)
-                await self._until_full()
+                await self._until_full(wanted)
                 nursery.cancel_scope.cancel()
         files_local, bytes_local = self.files.dirty_totals()
+        state = self.reporter.state()
+        if state is FileState.PLACED and wanted and self.replica.safe_change >= wanted[0]:
+            state = FileState.SAFE  # everything that was there when it was asked; what came since is not meant
         return SyncReport(
-            state=self.reporter.state().value,
+            state=state.value,
             missing=self._waited_for(),
             missing_fragments=self.reporter.missing_fragments(),
             files_local=files_local,
@@ -300,12 +304,13 @@ class Node:
 
     # -- private ---------------------------------------------------------------------------------------------
 
-    async def _until_full(self) -> None:
+    async def _until_full(self, wanted: list[int]) -> None:
+        """Wait; `wanted` gets the number of the last change that must become safe, once it is known."""
         last: tuple[int, ...] = ()
         quiet_since = trio.current_time()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.writer.flush)
-            nursery.start_soon(self._until_safe)
+            nursery.start_soon(self._until_safe, wanted)
             while True:
                 await trio.sleep(_LOOK_S)
                 files, waiting = self.files.dirty_totals()
@@ -322,11 +327,13 @@ class Node:
             with trio.move_on_after(SYNC_GRACE_S):
                 await self._make_safe()
 
-    async def _until_safe(self) -> None:
+    async def _until_safe(self, wanted: list[int]) -> None:
         """Bring the catalog to suppliers, also what changes meanwhile, until all that was dirty is named there."""
         awaited = self.writer.dirty_changes()
         while self.writer.is_waiting_for(awaited):
             await trio.sleep(_LOOK_S)
+        self.journal.commit()
+        wanted.append(self._catalog.last_change)
         await self._make_safe()
 
     async def _make_safe(self) -> None:
