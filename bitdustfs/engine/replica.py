@@ -380,7 +380,7 @@ def _foreign_error(found: Foreign) -> ReadOnly:
     if found.is_newer:
         return ReadOnly(
             what=f"the suppliers hold a newer state of this volume (version {found.head.version}), written by {who}: "
-            "unmount and mount again to take it over; what is only here is kept aside"
+            "nothing is changed here now. Copy out what is only here, and run `bitdustfs recover` into a new home"
         )
     return ReadOnly(
         what=f"a supplier holds another state of this volume (version {found.head.version}), written by {who}: "
