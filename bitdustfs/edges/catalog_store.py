@@ -29,7 +29,8 @@ import apsw
 from bitdustfs.edges.catalog_file import CatalogFile
 from bitdustfs.edges.catalog_outbox import Recorder, Touched
 from bitdustfs.edges.catalog_versioned import FIRST_GENERATION, LIVE, Versioned
-from bitdustfs.errors import DiskFull
+from bitdustfs.edges.memory import give_memory_back
+from bitdustfs.errors import BitdustError, DiskFull
 
 _LAST_IN_OUTBOX = "SELECT coalesce(max(no), 0) FROM l_outbox"
 _PUT_LOCAL_COUNTER = """
@@ -106,7 +107,11 @@ class Store(CatalogFile):
         try:
             changed = self._end()
         except DiskFull:
-            changed = self._end()  # in the room that `_failed` has made
+            try:
+                changed = self._end()  # in the room that `_failed` has made
+            except BitdustError:
+                give_memory_back()  # each try has the whole transaction in memory, several times
+                raise
         self._open = False
         self._last_change += changed
         self._touched.committed(self._last_change if changed else None)

@@ -95,7 +95,8 @@ def test_catalog_without_room_refuses_changes_and_keeps_what_it_answered() -> No
             done[name], codes = storm(3000 if name == "l" else 500, make)
             assert codes <= {errno.ENOSPC, errno.ENOENT}, name
         assert len(done["l"]) < 3000
-        assert resident_kib(mount.process.pid) < before + 32 * 1024
+        # one transaction several times, as statements, pages and change set, beside SQLite's page cache of 16 MiB
+        assert resident_kib(mount.process.pid) < before + 64 * 1024
         with (mount.path / "kept").open("r+b", buffering=0) as file:
             assert code_of(lambda: os.fsync(file.fileno())) == errno.ENOSPC
             assert code_of(lambda: file.write(b"x")) == errno.ENOSPC
