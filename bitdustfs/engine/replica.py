@@ -206,6 +206,8 @@ class Replica:
         self, first: int, last: int, part: int, content: bytes, *, is_last: bool, instead: Iterable[DeltaRow] = ()
     ) -> None:
         def record(block: BlockNo, _places: tuple[Placed, ...]) -> None:
+            if last <= self.base_change:
+                return  # a snapshot that holds it was done meanwhile: named after it, it would set rows back
             for row in instead:
                 self._catalog.drop_delta(row.first)
             self._catalog.put_delta(DeltaRow(first, part, last, block, len(content)), content)
@@ -224,7 +226,9 @@ class Replica:
         cut = self._snapshots.cut
         rows = [row for row in self._catalog.deltas() if cut is None or row.first > cut]
         start = replica.merge_from([row.content_bytes for row in rows])
-        if start is None:
+        while start is not None and start < len(rows) and rows[start].part:
+            start += 1  # parts of one change stay together
+        if start is None or len(rows) - start < 2:
             return
         old = rows[start:]
         contents = [self._catalog.delta_content(row) for row in old]
