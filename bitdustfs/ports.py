@@ -285,6 +285,10 @@ class Catalog(Protocol):
 
     def drop_upload(self, block_id: bytes) -> None: ...
 
+    def upload(self, block_id: bytes) -> Sequence[tuple[SupplierNo, FragmentName]] | None:
+        """The fragments of one noted block; None: it is not noted."""
+        ...
+
     def uploads(self) -> Sequence[tuple[bytes, Sequence[tuple[SupplierNo, FragmentName]]]]: ...
 
     # -- local: the outbox --------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def recover(asked: Asked, suppliers: tuple[str, ...], accept: bool, words_file: 
     """
     home = asked.find_home()
     friends = [parse_place(text) for text in suppliers]
-    if any(path.exists() for path in (home.keys, home.catalog)):
+    if home.keys.exists() or (home.catalog.exists() and not home.recovering.exists()):
         raise AlreadyThere(what=f"{home} holds a volume already, and nothing was changed: choose another --home")
     secret = read_secret(words_file)
 

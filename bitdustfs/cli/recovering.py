@@ -66,6 +66,7 @@ async def run_recover(
             "try again later, or take this state with --accept"
         )
     identity = certify(seeker.epoch + 1)
+    home.recovering.touch(mode=0o600)
     report = await _restore(home, identity, secrets, found, progress)
     made = NodeKeys(
         seed=node.private_bytes_raw(),
@@ -74,6 +75,7 @@ async def run_recover(
         volume=volume,
     )
     write_keys(home, made)
+    home.recovering.unlink()
     return report
 
 

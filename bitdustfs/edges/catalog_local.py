@@ -43,6 +43,7 @@ _INLINE_BYTES = "SELECT coalesce(sum(length(content)), 0) FROM l_inline"
 _DROP_INLINE = "DELETE FROM l_inline WHERE ino = ?"
 _PUT_UPLOAD = "INSERT INTO l_upload (block_id, place, supplier, name) VALUES (?, ?, ?, ?)"
 _DROP_UPLOAD = "DELETE FROM l_upload WHERE block_id = ?"
+_UPLOAD = "SELECT place, supplier, name FROM l_upload WHERE block_id = ? ORDER BY place"
 _UPLOADS = "SELECT block_id, place, supplier, name FROM l_upload ORDER BY block_id, place"
 _LOCAL_VALUE = "SELECT value FROM l_value WHERE key = ?"
 _PUT_LOCAL_VALUE = (
@@ -135,6 +136,11 @@ class LocalTables(Store):
     def drop_upload(self, block_id: bytes) -> None:
         """The block was placed, or what it left was released."""
         self._change(_DROP_UPLOAD, (block_id,))
+
+    def upload(self, block_id: bytes) -> Sequence[tuple[SupplierNo, FragmentName]] | None:
+        """The fragments of one noted block in the order given; None: it is not noted."""
+        rows = self._rows(_UPLOAD, (block_id,))
+        return [(supplier, name) for place, supplier, name in rows if place != _ITSELF] if rows else None
 
     def uploads(self) -> Sequence[tuple[bytes, Sequence[tuple[SupplierNo, FragmentName]]]]:
         """All noted blocks with their fragments in the order given."""

@@ -49,6 +49,11 @@ class Home:
         return self.path / "catalog.image"
 
     @property
+    def recovering(self) -> Path:
+        """There while a recovery has not ended: what is here may be made anew."""
+        return self.path / "recovering"
+
+    @property
     def spool(self) -> Path:
         return self.path / "spool"
 

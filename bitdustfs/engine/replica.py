@@ -13,8 +13,9 @@ long because nobody took it, it is dropped, and a new snapshot closes the gap.
 **Safe** is what a head names that a quorum has, and enough suppliers for every loss that a file survives; with its
 manifest and deltas as well held. `safe_change` only grows.
 
-**Letting go.** A block of the replica is released when the newest head is on its quorum, and neither it nor what the
-next head will name needs that block.
+**Letting go.** A block of the replica is released when the newest head is safe, and neither it nor what the next head
+will name needs that block. A quorum alone is not enough: the suppliers that have the newest head may be fewer than a
+file survives the loss of, and then the one before is what comes back.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ class Replica:
         """Return when everything that is committed now is safe. The caller sets the deadline.
 
         Raises:
-            ReadOnly: it never will be: the suppliers hold a head that is not ours.
+            ReadOnly: it never will be: the suppliers hold a head that is not ours. DiskFull, DiskFault: not now.
         """
         self._journal.commit()
         target = self._catalog.last_change
@@ -117,8 +118,8 @@ class Replica:
         self._wake.set()
         try:
             while self.safe_change < target:
-                if self._publisher.foreign is not None:
-                    raise _foreign_error(self._publisher.foreign)
+                if self._journal.refusal is not None:
+                    raise self._journal.refusal.with_traceback(None)
                 with trio.move_on_after(LOOK_S):
                     await self._advanced.wait()
         finally:
@@ -163,6 +164,8 @@ class Replica:
         """Bring what is committed now to suppliers, and a head that names it."""
         self._journal.commit()
         until = self._catalog.last_change
+        while self._lacks_base() and self._snapshots.cut is not None:
+            await trio.sleep(LOOK_S)  # one at a time: two cuts could not both be kept
         if self._lacks_base():
             await self._snapshots.take()
         elif self._snapshots.cut is None and self._wants_snapshot():
@@ -266,7 +269,10 @@ class Replica:
         """Drop changes that nobody takes once a snapshot would be shorter."""
         newest = self._snapshots.newest
         most = max(OUTBOX_MOST_BYTES, newest.image_bytes // replica.SNAPSHOT_SHARE if newest is not None else 0)
-        if self._publisher.confirmed or self._journal.refusal is not None or self._catalog.outbox_bytes() <= most:
+        is_shipping = self._publisher.confirmed and not self.trouble
+        if is_shipping or self._snapshots.cut is not None or self._journal.refusal is not None:
+            return
+        if self._catalog.outbox_bytes() <= most:
             return
         change = self._catalog.last_change
         _log.info("changes up to %d wait for suppliers in vain: a snapshot will take their place", change)
@@ -323,22 +329,36 @@ class Replica:
             self._note_safe()
             if self._publisher.is_disowned:
                 self._journal.forbid(_disowned())
-            if self._publisher.confirmed and self._publisher.holders().is_quorate:
+            if self._publisher.confirmed and self.has_leftovers and self._is_head_safe():
                 await self._sweep()
             with trio.move_on_after(LOOK_S):
                 await changed.wait()
 
     def _note_safe(self) -> None:
         content = self._publisher.content
-        if content is None or content.change <= self.safe_change or self._publisher.foreign is not None:
-            return
-        if not self._publisher.holders().is_safe(self._objects.losses()):
-            return
-        if all(self._objects.is_well_held(block) for block in self._needed()):
+        if content is not None and content.change > self.safe_change and self._is_head_safe():
             self.safe_change = content.change
             self._catalog.forget_changed(content.change)
             self._advanced.set()
             self._advanced = trio.Event()
+
+    def _is_head_safe(self) -> bool:
+        """Enough suppliers have the newest head, and what it names is as well held as any file."""
+        if self._publisher.foreign is not None or not self._publisher.holders().is_safe(self._objects.losses()):
+            return False
+        named = self._named()
+        return named is not None and all(self._objects.is_well_held(block) for block in named)
+
+    def _named(self) -> set[BlockNo] | None:
+        """The blocks that the newest head names; None: not all of them are known here any more."""
+        content, newest = self._publisher.content, self._snapshots.newest
+        if content is None or newest is None or self._base_is_new():
+            return None
+        refs = [*content.manifest, *(ref.object for ref in content.deltas)]
+        known = {bytes(row.block_id): row.block for row in self._catalog.local_blocks()}
+        if not all(bytes(ref.block_id) in known for ref in refs):
+            return None
+        return {known[bytes(ref.block_id)] for ref in refs} | set(newest.image_blocks)
 
     def _needed(self) -> set[BlockNo]:
         """The blocks that the next head would name."""
@@ -349,12 +369,10 @@ class Replica:
         return needed
 
     async def _sweep(self) -> None:
-        """Release blocks that neither the newest head nor the next one needs. Once for each head."""
+        """Release blocks that neither the newest head, which is safe, nor the next one needs. Once for each head."""
         content = self._publisher.content
-        if content is None or self._publisher.version == self._swept_version or self._snapshots.cut is not None:
+        if content is None or self._snapshots.cut is not None or self._journal.refusal is not None:
             return
-        if self._journal.refusal is not None or self._base_is_new():
-            return  # the base that the newest head names is not ours any more: it waits for the next head
         version = self._publisher.version
         needed = self._needed() | set(self._catalog.image_blocks())
         named = {bytes(ref.object.block_id) for ref in content.deltas} | {

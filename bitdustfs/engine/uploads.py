@@ -18,7 +18,7 @@ import trio
 from bitdustfs.core import placement
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.journal import Journal
-from bitdustfs.errors import BitdustError, PeerError, Unavailable
+from bitdustfs.errors import BitdustError, DiskFault, DiskFull, PeerError, ReadOnly, Unavailable
 from bitdustfs.model import (
     BlockId,
     BlockNo,
@@ -174,11 +174,11 @@ class Uploads:
     async def run(self) -> None:
         """Release what given-up blocks, also of earlier runs, left at suppliers; for ever."""
         while True:
-            for block_id in [block_id for block_id, _ in self._catalog.uploads()] if self.may_release() else ():
-                # asked anew for each: while one was released, another may have been placed
-                fragments = dict(self._catalog.uploads()).get(block_id)
-                if fragments is not None and block_id not in self._live:
-                    await self._release(block_id, fragments)
+            if self.may_release():
+                try:
+                    await self._release_all()
+                except (DiskFull, DiskFault, ReadOnly) as e:
+                    _log.info("nothing is released now: %s", e)
             await trio.sleep(RELEASE_EVERY_S)
 
     # -- private ---------------------------------------------------------------------------------------------
@@ -280,6 +280,16 @@ class Uploads:
         self.on_their_way.discard(shipment.block)
         self._outstanding.release()
 
+    async def _release_all(self) -> None:
+        waiting = self._catalog.uploads()
+        if waiting:
+            await self._journal.durable()  # else a power loss could bring back the rows that need what we let go
+        for block_id, _ in waiting:
+            await trio.lowlevel.checkpoint()
+            fragments = self._catalog.upload(block_id)  # asked anew: meanwhile it may have been placed
+            if fragments is not None and block_id not in self._live:
+                await self._release(block_id, fragments)
+
     async def _release(self, block_id: bytes, fragments: Sequence[tuple[SupplierNo, FragmentName]]) -> None:
         online = set(self._sink.online())
         left = []
@@ -292,7 +302,7 @@ class Uploads:
                 except (PeerError, trio.TooSlowError) as e:
                     _log.info("a fragment of given-up block %s stays for now: %s", short(block_id), e)
             left.append((supplier, name))
-        if len(left) < len(fragments):
+        if len(left) < len(fragments) or not fragments:
             with self._journal.operation():
                 self._catalog.drop_upload(block_id)
                 if left:

@@ -37,6 +37,9 @@ def test_tree_comes_back_from_the_words_and_one_address_when_the_margin_is_dead_
         for number in (1, 2):
             practice.kill_supplier(number)
         new = tmp_path / "new home"
+        new.mkdir(mode=0o700)
+        (new / "recovering").touch()  # as a recovery leaves it that was killed before it wrote the keys
+        (new / "catalog.db").write_bytes(b"of that one")
         words = ("recover", place, "--words-file", str(practice.words))
         said = practice.run(*words, home=new).stdout
         assert "confirmed by 3 of 5 suppliers" in said
@@ -67,16 +70,14 @@ def test_words_of_nobody_lead_to_nothing_and_say_whose_they_are(tmp_path: Path) 
     with Practice(tmp_path / "swarm", suppliers=1, code="1/1") as practice:
         wrong = tmp_path / "words"
         practice.run("init", "--words-file", str(wrong), home=tmp_path / "another")
-        done = practice.run(
-            "recover",
-            practice.places()[0],
-            "--words-file",
-            str(wrong),
-            home=tmp_path / "new",
-            ok=tuple(range(1, 256)),
-        )
+        verb = ("recover", practice.places()[0], "--words-file", str(wrong))
+        done = practice.run(*verb, home=tmp_path / "new", ok=tuple(range(1, 256)))
         assert "The words lead to owner" in done.stderr
         assert not Home(tmp_path / "new").keys.exists()
+        (tmp_path / "kept").mkdir(mode=0o700)
+        (tmp_path / "kept" / "catalog.db").write_bytes(b"of a volume whose keys are elsewhere")
+        done = practice.run(*verb, home=tmp_path / "kept", ok=tuple(range(1, 256)))
+        assert "holds a volume already" in done.stderr
 
 
 def burn(practice: Practice) -> None:

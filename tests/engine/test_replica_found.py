@@ -1,0 +1,205 @@
+"""Ways to lose what was safe that a reader found in the replica, each held fast."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from bitdustfs.core import replica as objects_of
+from bitdustfs.core.seal import Kind
+from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.edges.catalog_changes import SqliteChanges
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.objects import Objects, Record
+from bitdustfs.engine.publisher import Publisher
+from bitdustfs.engine.replica import Replica
+from bitdustfs.engine.snapshots import Snapshots
+from bitdustfs.engine.uploads import Uploads
+from bitdustfs.model import ROOT_INO, BlockNo, Code, FragmentName, Suite, SupplierNo
+from bitdustfs.ports import Image
+from bitdustfs.testing.clock import InlineCrunch
+from bitdustfs.testing.suppliers import MemorySuppliers
+from bitdustfs.testing.swarm import make_identity
+from tests.engine.volume import Volume
+
+CODE = Code(3, 5)
+DICE = random.Random(8)
+
+
+@pytest.fixture
+def autojump_clock() -> Iterator[MockClock]:
+    yield MockClock(autojump_threshold=0)
+
+
+class SlowObjects(Objects):
+    """Objects whose deltas leave only while `open` is set."""
+
+    def __init__(self, **parts: Any) -> None:
+        super().__init__(**parts)
+        self.open = trio.Event()
+        self.open.set()
+        self.held = 0
+
+    async def place(self, kind: Kind, pieces: Sequence[bytes], record: Record) -> BlockNo:
+        if kind is Kind.DELTA:
+            self.held += 1
+            await self.open.wait()
+        return await super().place(kind, pieces, record)
+
+
+class Rig:
+    """A volume without files, and the replica of its catalog."""
+
+    def __init__(self, code: Code = CODE) -> None:
+        self.volume = Volume(suppliers=code.n, code=code)
+        volume, secrets = self.volume, VolumeSecrets(b"v" * 32)
+        self.catalog, self.journal, self.remote = volume.catalog, volume.journal, volume.remote
+        self.publisher = Publisher(
+            catalog=volume.catalog,
+            journal=volume.journal,
+            keepers=volume.remote,
+            identity=make_identity("customer"),
+            entropy=volume.entropy,
+            secrets=secrets,
+            suite=Suite.AES_256_GCM,
+        )
+        self.objects = SlowObjects(
+            catalog=volume.catalog,
+            journal=volume.journal,
+            uploads=volume.uploads,
+            crunch=InlineCrunch(),
+            entropy=volume.entropy,
+            secrets=secrets,
+            suite=Suite.AES_256_GCM,
+            code=lambda: code,
+        )
+        self.replica = Replica(
+            catalog=volume.catalog,
+            journal=volume.journal,
+            publisher=self.publisher,
+            snapshots=Snapshots(volume.catalog, volume.journal, self.objects, InlineCrunch(), self._image),
+            objects=self.objects,
+            changes=SqliteChanges(),
+            crunch=InlineCrunch(),
+            wall=volume.wall,
+        )
+        volume.uploads.may_release = lambda: self.publisher.confirmed
+
+    def _image(self) -> Image:
+        return self.catalog.image(Path(":memory:.image"))
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Rig]:
+        async with self.volume.uploads.running(), trio.open_nursery() as nursery:
+            for service in (self.publisher.run, self.replica.run, self.volume.uploads.run, self.volume.rebuilder.run):
+                nursery.start_soon(service)
+            yield self
+            nursery.cancel_scope.cancel()
+
+    def change(self, length: int, *, times: int = 1) -> None:
+        """One change of the catalog that cannot be compressed, of about `length` bytes `times` over."""
+        with self.journal.operation():
+            for number in range(times):
+                name = f"user.{self.catalog.last_change}.{number}".encode()
+                self.catalog.put_xattr(ROOT_INO, name, DICE.randbytes(length))
+        self.journal.commit()
+
+
+async def test_no_delta_is_named_after_a_base_that_holds_it_already(autojump_clock: MockClock) -> None:
+    async with Rig().running() as rig:
+        rig.change(10)
+        await rig.replica.make_safe()
+        for _ in range(20):
+            rig.change(60_000)
+        await rig.replica.make_safe()  # so much that a snapshot is due
+        base = rig.replica.base_change
+        rig.objects.open = trio.Event()
+        rig.change(60_000)
+        await trio.sleep(100)  # the delta waits at slow suppliers, the snapshot that holds it does not
+        assert rig.objects.held and rig.replica.base_change > base
+        rig.objects.open.set()
+        await rig.replica.make_safe()
+        assert all(delta.first > rig.replica.base_change for delta in rig.catalog.deltas())
+        assert rig.publisher.content is not None
+        assert all(delta.first > rig.replica.base_change for delta in rig.publisher.content.deltas)
+
+
+async def test_merging_never_drops_a_part_of_a_change(autojump_clock: MockClock) -> None:
+    async with Rig().running() as rig:
+        rig.change(60_000, times=500)  # a base that is large enough for many deltas
+        await rig.replica.make_safe()
+        rig.change(60_000, times=60)  # longer than one delta: a full part, and a small one that others are like
+        await rig.replica.make_safe()
+        parts = [(row.first, row.part) for row in rig.catalog.deltas()]
+        assert len(parts) == 2
+        for _ in range(3 * objects_of.MERGE_RUN):
+            rig.change(100)
+            await rig.replica.make_safe()
+        rows = rig.catalog.deltas()
+        assert [(row.first, row.part) for row in rows][:2] == parts
+        assert len(rows) < 2 + 3 * objects_of.MERGE_RUN  # others were merged
+
+
+async def test_what_the_safe_head_needs_stays_until_the_next_one_is_safe_too(autojump_clock: MockClock) -> None:
+    code = Code(1, 3)  # its quorum of 2 is less than the 3 that survive every loss of 2
+    async with Rig(code).running() as rig:
+        for _ in range(objects_of.MERGE_RUN):  # the first goes into the base
+            rig.change(100)
+            await rig.replica.make_safe()
+        needed = {row.block for row in rig.catalog.deltas()}
+        rig.remote.silent = {3}
+        rig.change(100)
+        await trio.sleep(200)
+        assert len(rig.catalog.deltas()) == 1 < len(needed)  # they were merged
+        assert rig.publisher.holders().is_quorate and not rig.publisher.holders().is_safe(2)
+        assert needed <= {row.block for row in rig.catalog.local_blocks()}
+        rig.remote.reconnect()
+        rig.change(100)
+        await trio.sleep(200)
+        assert not needed & {row.block for row in rig.catalog.local_blocks()}
+
+
+class WatchedJournal(Journal):
+    """Remembers that it was made durable."""
+
+    is_durable = False
+
+    async def durable(self) -> None:
+        await super().durable()
+        self.is_durable = True
+
+
+class WatchedSuppliers(MemorySuppliers):
+    """Suppliers that note whether a journal was durable when a DELETE came."""
+
+    def __init__(self, journal: WatchedJournal) -> None:
+        super().__init__(3)
+        self._journal = journal
+        self.deletes: list[bool] = []
+
+    async def delete(self, supplier: SupplierNo, names: Sequence[FragmentName]) -> None:
+        self.deletes.append(self._journal.is_durable)
+        await super().delete(supplier, names)
+
+
+async def test_nothing_is_let_go_before_that_is_durable(autojump_clock: MockClock) -> None:
+    with closing(SqliteCatalog(":memory:", create=True)) as catalog:
+        journal = WatchedJournal(catalog)
+        remote = WatchedSuppliers(journal)
+        for row in remote.rows():
+            catalog.put_supplier(row)
+        catalog.put_upload(b"u" * 32, [(SupplierNo(1), FragmentName(b"n" * 32))])
+        catalog.put_upload(b"w" * 32, [])
+        uploads = Uploads(catalog, journal, remote, VolumeSecrets(b"v" * 32))
+        with trio.move_on_after(1):
+            await uploads.run()
+        assert remote.deletes == [True]
+        assert not catalog.uploads()
