@@ -192,7 +192,7 @@ class Node:
 
     async def _last_head(self) -> None:
         """Give what was committed a few seconds to reach the suppliers."""
-        if not self.publisher.confirmed or self.journal.refusal is not None:
+        if not self.publisher.confirmed or not self.publisher.can_reach_quorum or self.journal.refusal is not None:
             return
         with trio.CancelScope(deadline=trio.current_time() + LAST_HEAD_S, shield=True):
             try:

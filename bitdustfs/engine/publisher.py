@@ -121,6 +121,12 @@ class Publisher:
         return self.foreign is None and bool(hired) and len(hired & self._answered) >= replica.quorum(len(hired))
 
     @property
+    def can_reach_quorum(self) -> bool:
+        """So many suppliers are online that a head could count now."""
+        hired = {row.supplier for row in self._catalog.suppliers()}
+        return bool(hired) and len(hired & set(self._keepers.online())) >= replica.quorum(len(hired))
+
+    @property
     def is_disowned(self) -> bool:
         """A quorum of the suppliers says that the owner has certified his machines anew, and not this one."""
         hired = {row.supplier for row in self._catalog.suppliers()}

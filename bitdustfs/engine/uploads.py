@@ -39,6 +39,7 @@ PLACE_PATIENCE_S = 30.0  # (tune) then k acknowledgements are enough
 SEND_PATIENCE_S = 60.0  # (tune) for one fragment, over a slow line
 OUTSTANDING = 12  # blocks with a fragment still on its way: 4 MiB · n/k each, in memory
 RELEASE_EVERY_S = 10.0
+LOOK_S = 0.5  # while nothing may be released yet
 NO_BLOCK = BlockNo(0)
 _log = logging.getLogger(__name__)
 
@@ -174,11 +175,12 @@ class Uploads:
     async def run(self) -> None:
         """Release what given-up blocks, also of earlier runs, left at suppliers; for ever."""
         while True:
-            if self.may_release():
-                try:
-                    await self._release_all()
-                except (DiskFull, DiskFault, ReadOnly) as e:
-                    _log.info("nothing is released now: %s", e)
+            while not self.may_release():
+                await trio.sleep(LOOK_S)
+            try:
+                await self._release_all()
+            except (DiskFull, DiskFault, ReadOnly) as e:
+                _log.info("nothing is released now: %s", e)
             await trio.sleep(RELEASE_EVERY_S)
 
     # -- private ---------------------------------------------------------------------------------------------
