@@ -508,6 +508,10 @@ class Spool(Protocol):
         """Make what was written survive a power loss. Raises DiskFull, DiskFault."""
         ...
 
+    def distrust(self, ino: Ino) -> None:
+        """A sync of the inode's file failed in an earlier process: fail each `harden`, until it was removed."""
+        ...
+
     async def sums(self, ino: Ino, start: int, end: int) -> bytes:
         """The check sums (core.sums) of [start, end), where `start` begins a unit; given-back bytes are zeros.
 

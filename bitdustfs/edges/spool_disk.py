@@ -129,6 +129,10 @@ class DiskSpool:
             if file.sync.failure is not None and self._open.get(ino) is file:
                 self._failures[ino] = file.sync.failure
 
+    def distrust(self, ino: Ino) -> None:
+        """Have each `harden` fail until the file was removed: one did in an earlier process."""
+        self._failures[ino] = DiskFault(path=str(self._path(ino)), why="an earlier sync of it failed")
+
     async def sums(self, ino: Ino, start: int, end: int) -> bytes:
         """The check sums of [start, end); `start` begins a unit, given-back bytes are zeros. Raises DiskFault."""
         try:

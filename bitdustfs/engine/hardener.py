@@ -6,6 +6,10 @@ the disk has them too.
 
 A power loss is told by the kernel's boot id: the last mount was in another boot. Then files with soft bytes go back
 to what was hard, see `hardness`. A process that was killed loses nothing: its writes are in the page cache.
+
+When a sync fails, the kernel may drop the bytes that it could not write, and show older ones in their place. So they
+are summed before the disk is waited for, and the sums are kept although nothing became hard: what reads differently
+later is an error, is not uploaded, and makes no later process believe its own sync.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from contextlib import contextmanager
 
 import trio
 
+from bitdustfs.core.sums import unit_floor
 from bitdustfs.engine.filestate import FileLife
 from bitdustfs.engine.filetable import FileTable
 from bitdustfs.engine.journal import Journal
@@ -24,6 +29,7 @@ from bitdustfs.errors import BitdustError, DiskFault, SpoolDamaged
 from bitdustfs.model import INLINE_BYTES, Extent, Hold, Ino, short
 from bitdustfs.ports import Catalog, Spool
 
+SUM_FIRST_BYTES = 4 * 1024 * 1024  # (tune) 3 ms: more is summed while the disk writes, and not before
 LOOK_EVERY_S = 5.0  # (tune) how long bytes stay without a sum
 HARDEN_AFTER_S = 10.0  # (tune) a change that old is made hard, even if nobody asks and no supplier takes it
 _BATCH = 256  # files between two commits at the start, and between two breaths later
@@ -57,6 +63,7 @@ class Hardener:
         reverted = 0
         for turn, row in enumerate(self._catalog.unsure_files(), start=1):
             life = self._table.life(row.ino)
+            self._doubt(life, power_lost=power_lost)
             life.hard.cut_unsummed(life.extents)
             if power_lost and life.dirty and self._revert(life):
                 _log.warning("inode %d is as it was synced last: a power loss took later changes", life.ino)
@@ -149,20 +156,25 @@ class Hardener:
         life.soft_from = end  # before the wait: what is being hardened is not written again
         life.hard.begin(end, life.size, life.change)
         try:
-            start, sums = await self._sum_and_sync(life, end)
+            start, sums, failure = await self._sum_and_sync(life, end)
             # no await from here on: hard in memory is hard in the next commit
-            if life.dead or life.spool_files != files:
-                return
-            with self._journal.operation():
-                self._spooled.note(life, start, sums, end)
-            life.drop_regions(life.hard.complete())
-            life.soft_at = began
-            self._table.save(life)
+            if not life.dead and life.spool_files == files:
+                with self._journal.operation():
+                    self._spooled.note(life, start, sums, end)
+                if failure is None:
+                    life.drop_regions(life.hard.complete())
+                    life.soft_at = began
+                self._table.save(life)
+            if failure is not None:
+                raise failure
         finally:
             life.drop_regions(life.hard.give_up())
 
-    async def _sum_and_sync(self, life: FileLife, end: int) -> tuple[int, bytes]:
-        """Sum in one worker while another waits for the disk."""
+    async def _sum_and_sync(self, life: FileLife, end: int) -> tuple[int, bytes, BitdustError | None]:
+        """Sum, then wait for the disk; of much, both at once. Returns what `note` needs, and how the sync failed."""
+        if end - life.hard.summed <= SUM_FIRST_BYTES:
+            start, sums = await self._spooled.sum(life, end)
+            return start, sums, await self._sync(life)
         results: list[tuple[int, bytes]] = []
         errors: list[BitdustError] = []
 
@@ -174,13 +186,17 @@ class Hardener:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(sum_it)
-            try:
-                await self._spool.harden(life.ino)
-            except BitdustError as e:
-                errors.append(e)
+            failure = await self._sync(life)
         if errors:
             raise errors[0]
-        return results[0]
+        return *results[0], failure
+
+    async def _sync(self, life: FileLife) -> BitdustError | None:
+        try:
+            await self._spool.harden(life.ino)
+        except BitdustError as e:
+            return e
+        return None
 
     async def _sum(self, life: FileLife) -> None:
         end, files = life.spool_end, life.spool_files
@@ -208,6 +224,14 @@ class Hardener:
         finally:
             life.opens -= 1
             self._table.let_go(life)
+
+    def _doubt(self, life: FileLife, *, power_lost: bool) -> None:
+        """At the start: see to dirty bytes that were summed because a sync of them failed."""
+        hard = life.hard
+        if power_lost and Hold.DIRTY in life.holds(unit_floor(hard.until), hard.until) and hard.until < hard.summed:
+            self._spooled.sum_again(life)
+        elif not power_lost and Hold.DIRTY in life.holds(hard.until, hard.summed):
+            self._spool.distrust(life.ino)
 
     def _revert(self, life: FileLife) -> bool:
         """Make a file what is hard of it. Says whether that is less than it was."""

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from bitdustfs.core.ranges import Region
 from bitdustfs.core.sums import ROW_BYTES, ROW_SUMS, SUM_BYTES, sums_of, unit_ceil, unit_floor
 from bitdustfs.engine.filestate import FileLife
-from bitdustfs.errors import SpoolDamaged
-from bitdustfs.model import SUM_UNIT_BYTES, Hold
+from bitdustfs.errors import DiskFault, SpoolDamaged
+from bitdustfs.model import SUM_UNIT_BYTES
 from bitdustfs.ports import Catalog, Spool
 
 
@@ -52,11 +52,10 @@ class Spooled:
         start, spoilt = unit_floor(summed), b""
         if start < summed:
             known = self._known(life, start, summed)
-            holds = life.holds(start, summed) if await self._spool.sums(life.ino, start, summed) != known else ()
-            if holds:
-                if Hold.DIRTY in holds or life.hard.until >= summed:
+            if await self._spool.sums(life.ino, start, summed) != known and life.holds(start, summed):
+                if life.hard.until >= summed:
                     raise SpoolDamaged(ino=life.ino)
-                spoilt = known  # only copies, that a power loss took: whoever reads the unit shall notice
+                spoilt = known  # a power loss took them, or a sync failed: whoever reads the unit shall notice
         sums = await self._spool.sums(life.ino, start, end)
         return start, spoilt + sums[len(spoilt) :]
 
@@ -71,6 +70,15 @@ class Spooled:
             self._catalog.put_sums(life.ino, row, before + sums[done : done + count * SUM_BYTES])
             unit, done = unit + count, done + count * SUM_BYTES
         life.hard.summed = end
+
+    def sum_again(self, life: FileLife) -> None:
+        """After a power loss: sum the last hard unit up to where it is hard, instead of with soft bytes behind."""
+        start, until = unit_floor(life.hard.until), life.hard.until
+        try:
+            content = self._spool.read(life.ino, start, until - start)
+        except DiskFault:
+            return  # whoever reads it shall notice
+        self.note(life, start, sums_of(content), until)
 
     def forget(self, life: FileLife, region: Region) -> None:
         """Drop the sums of whole units that were given back, once all units of a row were."""

@@ -33,6 +33,7 @@ class MemorySpool:
         self.disk_bytes: int | None = None  # of the disk under it; None: endless
         self._files: dict[Ino, _File] = {}
         self._hard: dict[Ino, _File] = {}
+        self._distrusted: set[Ino] = set()
 
     def write(self, ino: Ino, at: int, content: bytes | memoryview) -> None:
         """Write at a position."""
@@ -43,9 +44,9 @@ class MemorySpool:
     def read(self, ino: Ino, at: int, length: int, *, extra: int = 0) -> bytes:
         """Exactly `length` bytes, and up to `extra` more if there are. Raises DiskFault where the file is shorter."""
         file = self._files.get(ino)
-        if file is None or at + length > file.end:
+        if file is None or (length and at + length > file.end):
             raise DiskFault(path=f"memory spool, inode {ino}", why=f"it ends before byte {at + length}")
-        length = min(length + extra, file.end - at)
+        length = min(length + extra, max(0, file.end - at))
         first = at // _PAGE
         joined = b"".join(file.pages.get(p, _ZEROS) for p in range(first, (at + length - 1) // _PAGE + 1))
         return joined[at - first * _PAGE :][:length]
@@ -53,8 +54,14 @@ class MemorySpool:
     async def harden(self, ino: Ino) -> None:
         """Make what was written survive a power loss."""
         await trio.lowlevel.checkpoint()
+        if ino in self._distrusted:
+            raise DiskFault(path=f"memory spool, inode {ino}", why="an earlier sync of it failed")
         if ino in self._files:
             self._hard[ino] = self._files[ino].copy()
+
+    def distrust(self, ino: Ino) -> None:
+        """Have each `harden` fail until the file was removed."""
+        self._distrusted.add(ino)
 
     async def sums(self, ino: Ino, start: int, end: int) -> bytes:
         """The check sums of [start, end)."""
@@ -79,6 +86,7 @@ class MemorySpool:
         """Forget the inode's file, also in what survives."""
         self._files.pop(ino, None)
         self._hard.pop(ino, None)
+        self._distrusted.discard(ino)
 
     def used_bytes(self) -> int:
         """Bytes of all pages that hold something."""
@@ -107,6 +115,12 @@ class MemorySpool:
     def lose_power(self) -> None:
         """Forget what was not hardened. Removed and punched is gone: the worst that a disk can do."""
         self._files = {ino: file.copy() for ino, file in self._hard.items()}
+        self._distrusted.clear()
+
+    def drop_soft(self, ino: Ino) -> None:
+        """Show what was hardened last in place of what came later, as a kernel may after it failed to write that."""
+        end, self._files[ino] = self._files[ino].end, self._hard.get(ino, _File()).copy()
+        self._files[ino].end = end
 
     @staticmethod
     def _patch(file: _File, at: int, content: bytes) -> None:
@@ -144,6 +158,10 @@ class FaultySpool:
         await trio.lowlevel.checkpoint()
         self._step()
         await self._spool.harden(ino)
+
+    def distrust(self, ino: Ino) -> None:
+        """Pass it on; never fails."""
+        self._spool.distrust(ino)
 
     async def sums(self, ino: Ino, start: int, end: int) -> bytes:
         """Sum, or fail."""

@@ -108,6 +108,18 @@ class SpoolContract:
         await spool.harden(EIGHT)
         assert spool.read(SEVEN, 0, 5) == b"hello"
 
+    async def test_distrusted_file_does_not_become_durable_until_it_is_written_anew(self, spool: Spool) -> None:
+        spool.write(SEVEN, 0, b"hello")
+        spool.write(EIGHT, 0, b"other")
+        spool.distrust(SEVEN)
+        for _ in range(2):
+            with pytest.raises(DiskFault):
+                await spool.harden(SEVEN)
+        await spool.harden(EIGHT)
+        spool.remove(SEVEN)
+        spool.write(SEVEN, 0, b"anew")
+        await spool.harden(SEVEN)
+
     async def test_sums_are_those_of_the_bytes_and_given_back_ones_are_zeros(self, spool: Spool) -> None:
         content = random.Random(2).randbytes(MIB + 5)
         spool.write(SEVEN, 0, content)
