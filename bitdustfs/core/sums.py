@@ -18,10 +18,13 @@ ROW_BYTES = ROW_SUMS * SUM_UNIT_BYTES  # what they speak of: 1 MiB
 
 def sums_of(content: bytes | memoryview) -> bytes:
     """The sums of content that begins at the start of a unit; SUM_BYTES for each unit, the last may be shorter."""
-    view = memoryview(content)
-    return b"".join(
-        blake3(view[at : at + SUM_UNIT_BYTES]).digest(length=SUM_BYTES) for at in range(0, len(view), SUM_UNIT_BYTES)
-    )
+    if 0 < len(content) <= SUM_UNIT_BYTES:
+        return blake3(content).digest(length=SUM_BYTES)
+    view, hasher, sums = memoryview(content), blake3(), []
+    for at in range(0, len(view), SUM_UNIT_BYTES):
+        hasher.reset()  # cheaper than a new one
+        sums.append(hasher.update(view[at : at + SUM_UNIT_BYTES]).digest(length=SUM_BYTES))
+    return b"".join(sums)
 
 
 def unit_floor(position: int) -> int:

@@ -93,8 +93,9 @@ class FileLife:
     @property
     def idle(self) -> bool:
         """Nobody needs this in memory."""
-        done = not self.garbage and not self.is_empty and self.hard.summed >= self.spool_end
-        return done and self.opens <= 0 and not self.dirty and self.frozen is None
+        if self.opens > 0 or self.dirty or self.frozen is not None:
+            return False
+        return not self.garbage and self.hard.summed >= self.spool_end and not self.is_empty
 
     @property
     def is_empty(self) -> bool:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
 
 import trio
 
@@ -88,10 +89,9 @@ class Hardener:
         life = self._table.loaded(ino)
         if life is None or not _is_soft(life):
             return
-        with self._kept(life):
-            async with life.hard.turn:
-                if _is_soft(life):
-                    await self._harden_or_forget(life)
+        async with _Turn(life, self._table):
+            if _is_soft(life):
+                await self._harden_or_forget(life)
 
     async def settle_all(self) -> None:
         """Make everything hard and summed, as far as the disk does it. The caller sets the deadline."""
@@ -121,8 +121,8 @@ class Hardener:
         harden = life.dirty and old and _is_soft(life)
         if not harden and (life.dirty or life.hard.summed >= life.spool_end):
             return  # of dirty bytes only hard ones are summed: a sum of both is of no use when soft ones are lost
-        with self._told(f"inode {life.ino}"), self._kept(life):
-            async with life.hard.turn:
+        with self._told(f"inode {life.ino}"):
+            async with _Turn(life, self._table):
                 if not life.dead:
                     await (self._harden_or_forget(life) if harden else self._sum(life))
 
@@ -159,8 +159,8 @@ class Hardener:
             start, sums, failure = await self._sum_and_sync(life, end)
             # no await from here on: hard in memory is hard in the next commit
             if not life.dead and life.spool_files == files:
-                with self._journal.operation():
-                    self._spooled.note(life, start, sums, end)
+                self._journal.admit()
+                self._spooled.note(life, start, sums, end)
                 if failure is None:
                     life.drop_regions(life.hard.complete())
                     life.soft_at = began
@@ -211,19 +211,9 @@ class Hardener:
             return
         if life.dirty or life.dead or life.spool_files != files:
             return  # of dirty bytes only hard ones are summed
-        with self._journal.operation():
-            self._spooled.note(life, start, sums, end)
+        self._journal.admit()
+        self._spooled.note(life, start, sums, end)
         self._table.save(life)
-
-    @contextmanager
-    def _kept(self, life: FileLife) -> Iterator[None]:
-        """Keep a file in memory: a second life of it would know nothing of what happens here."""
-        life.opens += 1
-        try:
-            yield
-        finally:
-            life.opens -= 1
-            self._table.let_go(life)
 
     def _doubt(self, life: FileLife, *, power_lost: bool) -> None:
         """At the start: see to dirty bytes that were summed because a sync of them failed."""
@@ -252,6 +242,41 @@ class Hardener:
         life.size = life.hard.size
         life.change += 1
         return True
+
+
+class _Turn:
+    """While inside, nobody else sums or hardens the file. It stays in memory: a second life of it would know nothing.
+
+    A class, because each fsync does it: a generator costs three times as much.
+    """
+
+    __slots__ = ("_life", "_table")
+
+    def __init__(self, life: FileLife, table: FileTable) -> None:
+        self._life = life
+        self._table = table
+
+    async def __aenter__(self) -> None:
+        self._life.opens += 1
+        turn = self._life.hard.turn
+        if not turn.locked():
+            turn.acquire_nowait()  # without a pass of the loop
+            return
+        try:
+            await turn.acquire()
+        except BaseException:
+            self._let_go()
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._life.hard.turn.release()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._life.opens -= 1
+        self._table.let_go(self._life)
 
 
 def _is_soft(life: FileLife) -> bool:

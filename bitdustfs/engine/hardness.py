@@ -175,6 +175,9 @@ def _parts(extents: Extents, edge: int) -> list[Extent]:
 
 def _lay_beneath(layer: Extents, part: Extent) -> bool:
     """Lay a part where the layer has nothing yet. Says whether it laid any of it."""
+    if not layer.between(part.start, part.end):
+        layer.lay(part)
+        return True
     laid = False
     for piece in list(layer.pieces(part.start, part.end)):
         if piece.extent is None:

@@ -7,14 +7,18 @@ sealed and sent.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 
 from bitdustfs.core.ranges import Region
 from bitdustfs.core.sums import ROW_BYTES, ROW_SUMS, SUM_BYTES, sums_of, unit_ceil, unit_floor
 from bitdustfs.engine.filestate import FileLife
 from bitdustfs.errors import DiskFault, SpoolDamaged
-from bitdustfs.model import SUM_UNIT_BYTES
+from bitdustfs.model import SUM_UNIT_BYTES, Ino
 from bitdustfs.ports import Catalog, Spool
+
+ON_LOOP_BYTES = 4 * SUM_UNIT_BYTES  # (tune) summed on the loop, in 40 µs: less than a hop into a worker
+KEPT_ROWS = 4096  # (tune) rows of sums kept in memory, 3 MiB of it: of 4 GiB of spool
 
 
 class Spooled:
@@ -23,6 +27,7 @@ class Spooled:
     def __init__(self, catalog: Catalog, spool: Spool) -> None:
         self._catalog = catalog
         self._spool = spool
+        self._kept: OrderedDict[tuple[Ino, int], bytes] = OrderedDict()  # as stored; used last at the end
 
     def read(self, life: FileLife, at: int, length: int) -> bytes:
         """Exactly `length` bytes, checked as far as they were summed. Raises SpoolDamaged, DiskFault."""
@@ -32,9 +37,11 @@ class Spooled:
         start, end = unit_floor(at), at + length
         checked = min(unit_ceil(end), summed)
         content = self._spool.read(life.ino, start, end - start, extra=max(0, checked - end))
+        size = checked - start
         # a power loss may have taken the file's end, of which nothing was needed: it was summed as zeros
-        content = content.ljust(checked - start, b"\0")
-        if sums_of(memoryview(content)[: checked - start]) != self._known(life, start, checked):
+        content = content.ljust(size, b"\0")
+        summed_part = content if len(content) == size else memoryview(content)[:size]
+        if sums_of(summed_part) != self._known(life, start, checked):
             raise SpoolDamaged(ino=life.ino)
         if start == at and len(content) == length:
             return content
@@ -50,25 +57,28 @@ class Spooled:
         """
         summed = life.hard.summed
         start, spoilt = unit_floor(summed), b""
+        before, sums = await self._sums(life, start, summed, end)
         if start < summed:
             known = self._known(life, start, summed)
-            if await self._spool.sums(life.ino, start, summed) != known and life.holds(start, summed):
+            if before != known and life.holds(start, summed):
                 if life.hard.until >= summed:
                     raise SpoolDamaged(ino=life.ino)
                 spoilt = known  # a power loss took them, or a sync failed: whoever reads the unit shall notice
-        sums = await self._spool.sums(life.ino, start, end)
         return start, spoilt + sums[len(spoilt) :]
 
     def note(self, life: FileLife, start: int, sums: bytes, end: int) -> None:
-        """Keep what `sum` made. Called where the file's row is saved as well."""
-        unit, done = start // SUM_UNIT_BYTES, 0
-        while done < len(sums):
-            row, place = divmod(unit, ROW_SUMS)
-            count = min(ROW_SUMS - place, (len(sums) - done) // SUM_BYTES)
-            before = self._catalog.sums(life.ino, row)[: place * SUM_BYTES] if place else b""
-            before = before.ljust(place * SUM_BYTES, b"\0")
-            self._catalog.put_sums(life.ino, row, before + sums[done : done + count * SUM_BYTES])
-            unit, done = unit + count, done + count * SUM_BYTES
+        """Keep what `sum` made, all or nothing. Called where the file's row is saved as well."""
+        rows = list(self._rows_with(life, start, sums))
+        for row, _ in rows:
+            self._kept.pop((life.ino, row), None)
+        if len(rows) == 1:  # a savepoint costs as much as putting it
+            row, whole = rows[0]
+            self._catalog.put_sums(life.ino, row, whole)
+            self._keep((life.ino, row), whole)  # the next note goes on there
+        else:
+            with self._catalog.savepoint():
+                for row, whole in rows:
+                    self._catalog.put_sums(life.ino, row, whole)
         life.hard.summed = end
 
     def sum_again(self, life: FileLife) -> None:
@@ -84,13 +94,13 @@ class Spooled:
         """Drop the sums of whole units that were given back, once all units of a row were."""
         first, end = -(-region.at // ROW_BYTES), (region.at + region.length) // ROW_BYTES
         if first < end:
-            self._catalog.drop_sums(life.ino, first, end)
+            self._drop(life.ino, first, end)
         dead = {}
         for at, stop in _ends(region):
             row = at // ROW_BYTES
             dead[row] = life.dead_units.get(row, 0) + (stop - at) // SUM_UNIT_BYTES
             if dead[row] == ROW_SUMS:
-                self._catalog.drop_sums(life.ino, row, row + 1)
+                self._drop(life.ino, row, row + 1)
         for row, units in dead.items():  # not before: a failure is tried again
             life.dead_units[row] = units
             if units == ROW_SUMS:
@@ -98,16 +108,56 @@ class Spooled:
 
     def forget_all(self, life: FileLife) -> None:
         """Drop all sums of a file: its positions begin anew."""
-        self._catalog.drop_sums(life.ino, 0, life.spool_end // ROW_BYTES + 1)
+        self._drop(life.ino, 0, life.spool_end // ROW_BYTES + 1)
+
+    async def _sums(self, life: FileLife, start: int, summed: int, end: int) -> tuple[bytes, bytes]:
+        """The sums that [start, summed) and [start, end) have now."""
+        if end - start > ON_LOOP_BYTES:
+            before = await self._spool.sums(life.ino, start, summed) if start < summed else b""
+            return before, await self._spool.sums(life.ino, start, end)
+        content = self._spool.read(life.ino, start, 0, extra=end - start).ljust(end - start, b"\0")
+        return sums_of(content[: summed - start]), sums_of(content)
+
+    def _rows_with(self, life: FileLife, start: int, sums: bytes) -> Iterator[tuple[int, bytes]]:
+        unit, done = start // SUM_UNIT_BYTES, 0
+        while done < len(sums):
+            row, place = divmod(unit, ROW_SUMS)
+            count = min(ROW_SUMS - place, (len(sums) - done) // SUM_BYTES)
+            before = self._row(life.ino, row)[: place * SUM_BYTES].ljust(place * SUM_BYTES, b"\0") if place else b""
+            yield row, before + sums[done : done + count * SUM_BYTES]
+            unit, done = unit + count, done + count * SUM_BYTES
 
     def _known(self, life: FileLife, start: int, end: int) -> bytes:
         """The noted sums of the units of [start, end)."""
         first, last = start // SUM_UNIT_BYTES, (end - 1) // SUM_UNIT_BYTES
-        parts = []
-        for row in range(first // ROW_SUMS, last // ROW_SUMS + 1):
-            low, high = max(first - row * ROW_SUMS, 0), min(last - row * ROW_SUMS + 1, ROW_SUMS)
-            parts.append(self._catalog.sums(life.ino, row)[low * SUM_BYTES : high * SUM_BYTES])
-        return b"".join(parts)
+        row, low = divmod(first, ROW_SUMS)
+        left = last - first + 1
+        known = self._row(life.ino, row)[low * SUM_BYTES : (low + left) * SUM_BYTES]
+        while (left := left - (ROW_SUMS - low)) > 0:
+            row, low = row + 1, 0
+            known += self._row(life.ino, row)[: left * SUM_BYTES]
+        return known
+
+    def _row(self, ino: Ino, row: int) -> bytes:
+        key = ino, row
+        sums = self._kept.get(key)
+        if sums is not None:
+            self._kept.move_to_end(key)
+            return sums
+        return self._keep(key, self._catalog.sums(ino, row))
+
+    def _keep(self, key: tuple[Ino, int], sums: bytes) -> bytes:
+        self._kept[key] = sums
+        if len(self._kept) > KEPT_ROWS:
+            self._kept.popitem(last=False)
+        return sums
+
+    def _drop(self, ino: Ino, first: int, end: int) -> None:
+        if end - first > len(self._kept):
+            self._kept.clear()
+        for row in range(first, end) if self._kept else ():
+            self._kept.pop((ino, row), None)
+        self._catalog.drop_sums(ino, first, end)
 
 
 def _ends(region: Region) -> Iterator[tuple[int, int]]:

@@ -13,7 +13,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from bitdustfs.core.sums import SUM_BYTES
+from bitdustfs.core.sums import ROW_BYTES, SUM_BYTES
 from bitdustfs.engine.hardener import HARDEN_AFTER_S, LOOK_EVERY_S
 from bitdustfs.errors import SpoolDamaged
 from bitdustfs.model import CHUNK_BYTES, HOLE, INLINE_BYTES, Ino
@@ -440,3 +440,29 @@ def test_each_file_is_at_a_state_since_its_last_sync_after_a_power_loss(seed: in
             volume.start(bytes([boot]))
 
     trio.run(story, clock=MockClock(autojump_threshold=0))
+
+
+async def test_sums_kept_in_memory_are_those_of_what_is_there_now(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    async with volume.running(upload=False):
+        ino = volume.create()
+        for _ in range(3):
+            content = b""
+            for length in (40_000, 5_000, 2 * ROW_BYTES):
+                content += DICE.randbytes(length)
+                await volume.files.write(ino, len(content) - length, content[-length:])
+                await volume.files.fsync(ino)
+                assert await content_of(volume, ino) == content
+            await volume.files.truncate(ino, 0)
+            await volume.files.collect()
+            assert volume.spool.inos() == [] and not volume.files._spooled._kept
+
+
+async def test_sums_kept_in_memory_are_bounded(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bitdustfs.engine.spooled.KEPT_ROWS", 2)
+    volume, content = Volume(), DICE.randbytes(4 * ROW_BYTES)
+    async with volume.running(upload=False):
+        ino = await synced(volume, content)
+        for _ in range(2):
+            assert await content_of(volume, ino) == content
+        assert len(volume.files._spooled._kept) == 2
