@@ -242,6 +242,14 @@ async def hire_unmounted(home: Home, wishes: Sequence[HireWish]) -> list[HireRep
         return told
 
 
+def hired_suppliers(home: Home) -> Sequence[Supplier]:
+    """The suppliers of a home that no process serves, as far as its catalog can be read."""
+    if not home.catalog.exists():
+        return ()
+    with closing(_open_catalog(home, read_only=True)) as catalog:
+        return catalog.suppliers()
+
+
 async def _agree(suppliers: Suppliers, catalog: SqliteCatalog, wish: HireWish) -> Supplier:
     """Sign a contract with a supplier and note it in the catalog. The caller commits."""
     label = wish.label or f"s{len(catalog.suppliers()) + 1}"

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 
 import click
@@ -117,6 +118,11 @@ def show_json(value: Mapping[str, object]) -> None:
 def count(number: int, thing: str) -> str:
     """Write a number and its thing: `1 file`, `3 files`."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def today() -> str:
+    """The date of today where this machine is."""
+    return datetime.now(UTC).astimezone().date().isoformat()
 
 
 def only_here(report: StopReport) -> str:

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import click
 
-from bitdustfs.cli.common import Asked, with_common_options
+from bitdustfs.cli.common import Asked, today, with_common_options
 from bitdustfs.edges.home import hold, make_home, write_new
 from bitdustfs.errors import AlreadyThere, BadRequest
 
 _EPOCH = 1  # of an owner's first certificate; a higher one revokes it
-_COLUMNS = 4
 
 
 @click.command()
@@ -22,41 +21,56 @@ _COLUMNS = 4
     type=click.Path(dir_okay=False),
     help="Write the 24 words into this new file, readable by you only, instead of showing them.",
 )
+@click.option(
+    "--sheet",
+    "sheet_file",
+    type=click.Path(dir_okay=False),
+    help="Write a text to be printed into this new file, readable by you only: the words, also as a QR code, and "
+    "what to do with them.",
+)
 @with_common_options
-def init(asked: Asked, words_file: str | None) -> None:
+def init(asked: Asked, words_file: str | None, sheet_file: str | None) -> None:
     """Make the keys of a new volume.
 
     Shows 24 words, once, on the terminal. They are the only way back to your files when this machine is gone, and
-    whoever has them has your files: write them on paper. They are not stored here.
+    whoever has them has your files: write them on paper, or let --sheet make one. They are not stored here.
 
     \b
     Examples:
       bitdustfs init
+      bitdustfs init --sheet /dev/shm/sheet && lp /dev/shm/sheet; rm /dev/shm/sheet
       bitdustfs --home /srv/bitdust init --words-file /media/stick/words
     """
     home = asked.find_home()
-    if words_file is None and not sys.stdout.isatty():
-        raise BadRequest(what="the 24 words are shown on a terminal only: run this in one, or give --words-file FILE")
+    files = [file for file in (words_file, sheet_file) if file is not None]
+    if not files and not sys.stdout.isatty():
+        raise BadRequest(
+            what="the 24 words are shown on a terminal only: run this in one, or give --words-file or --sheet"
+        )
     if os.path.lexists(home.keys):
         raise AlreadyThere(what=f"{home} holds keys already; nothing was changed")
-    if words_file is not None and os.path.lexists(words_file):
-        raise AlreadyThere(what=f"{words_file} exists and is not overwritten: name a new file")
+    for file in files:
+        if os.path.lexists(file):
+            raise AlreadyThere(what=f"{file} exists and is not overwritten: name a new file")
     make_home(home)
     with hold(home):
-        phrase = _make_keys(asked, words_file)
-    if words_file is None:
+        phrase = _make_keys(asked, words_file, sheet_file)
+    if not files:
         _show(phrase)
-    else:
+    if words_file is not None:
         click.echo(f"The 24 words are in {words_file}. Move them off this machine.")
+    if sheet_file is not None:
+        click.echo(f"The sheet with the 24 words is {sheet_file}. Print it, then delete it.")
     click.echo(f"Made keys in {home}.")
 
 
-def _make_keys(asked: Asked, words_file: str | None) -> str:
+def _make_keys(asked: Asked, words_file: str | None, sheet_file: str | None) -> str:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from bitdustfs.core import certificate, keys
     from bitdustfs.core.keyfile import NodeKeys
     from bitdustfs.core.phrase import phrase_of
+    from bitdustfs.core.sheet import sheet
     from bitdustfs.edges.keys_disk import write_keys
     from bitdustfs.model import Role
 
@@ -71,23 +85,26 @@ def _make_keys(asked: Asked, words_file: str | None) -> str:
         volume=keys.volume_keys(secret),
     )
     phrase = phrase_of(secret)
-    # the words first: keys without words would be a volume that nobody can recover
-    if words_file is not None:
-        write_new(Path(words_file), phrase.encode() + b"\n")
+    paper = sheet(keys.owner_id(made.owner_public), (), date=today(), phrase=phrase)
+    written: list[Path] = []
     try:
+        # the words first: keys without words would be a volume that nobody can recover
+        for file, text in ((words_file, f"{phrase}\n"), (sheet_file, paper)):
+            if file is not None:
+                write_new(Path(file), text.encode())
+                written.append(Path(file))
         write_keys(asked.find_home(), made)
     except BaseException:
-        if words_file is not None:
-            Path(words_file).unlink(missing_ok=True)
+        for path in written:
+            path.unlink(missing_ok=True)
         raise
     return phrase
 
 
 def _show(phrase: str) -> None:
-    words = phrase.split()
-    rows = len(words) // _COLUMNS
+    from bitdustfs.core.sheet import word_rows
+
     click.echo("Your recovery phrase. It is shown this once; write it on paper, in this order:\n")
-    for row in range(rows):
-        places = range(row, len(words), rows)
-        click.echo("  " + "".join(f"{place + 1:>4}. {words[place]:<10}" for place in places))
+    for row in word_rows(phrase):
+        click.echo(row)
     click.echo("\nWith these words anybody gets your files back, you or a thief; without them nobody does.\n")

@@ -12,7 +12,21 @@ from typing import NoReturn
 
 import click
 
-from bitdustfs.cli import cache, config, demo, hire, identify, init, mount, recover, serve, status, sync, umount
+from bitdustfs.cli import (
+    cache,
+    config,
+    demo,
+    hire,
+    identify,
+    init,
+    mount,
+    recover,
+    serve,
+    sheet,
+    status,
+    sync,
+    umount,
+)
 from bitdustfs.cli.common import Asked, explain, first_of_ours, leaves
 from bitdustfs.edges.config import LOG_LEVELS
 from bitdustfs.errors import EXIT, BitdustError, Kind
@@ -56,6 +70,7 @@ def group(context: click.Context, home: str | None, as_json: bool, log_level: st
 
 for verb in (
     init.init,
+    sheet.sheet,
     identify.identify,
     serve.serve,
     hire.hire,

@@ -8,14 +8,31 @@ import pty
 import re
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from bitdustfs.core.keys import owner_id, owner_key, public_bytes, volume_keys
-from bitdustfs.core.phrase import secret_of
+from bitdustfs.core.phrase import fingerprint, secret_of
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.home import Home
 from bitdustfs.edges.keys_disk import identity_of, read_keys
+from bitdustfs.model import NodeId, OwnerId, Supplier, SupplierNo
 from tests.cli.conftest import Call, contents
 
+ANNA = Supplier(
+    supplier=SupplierNo(1),
+    node=NodeId(b"n" * 32),
+    owner=OwnerId(b"o" * 32),
+    label="anna",
+    address="192.0.2.7:4878",
+    contract=b"",
+    capacity_bytes=1,
+    capacity_fragments=1,
+    used_bytes=0,
+    used_fragments=0,
+)
 PROGRAM = [sys.executable, "-m", "bitdustfs.cli.main"]
 
 
@@ -73,6 +90,61 @@ def test_init_shows_the_words_once_on_a_terminal(tmp_path: Path) -> None:
     numbered = {int(place): word for place, word in re.findall(r"(\d+)\. ([a-z]+)", shown)}
     phrase = " ".join(numbered[place] for place in range(1, 25))
     assert read_keys(Home(tmp_path / "home")).volume == volume_keys(secret_of(phrase))
+
+
+def test_init_writes_a_sheet_with_the_words_where_only_the_owner_reads_it(tmp_path: Path, call: Call) -> None:
+    said = call("--home", tmp_path / "home", "init", "--sheet", tmp_path / "sheet")
+    assert said.code == 0
+    assert (tmp_path / "sheet").stat().st_mode & 0o777 == 0o600
+    text = (tmp_path / "sheet").read_text()
+    numbered = {int(place): word for place, word in re.findall(r"(\d+)\. ([a-z]+)", text.partition("█")[0])}
+    words = " ".join(numbered[place] for place in range(1, 25))
+    kept = read_keys(Home(tmp_path / "home"))
+    assert kept.volume == volume_keys(secret_of(words))
+    assert fingerprint(identity_of(kept).owner) in text
+    assert words not in said.out
+
+
+def test_init_writes_words_and_sheet_of_one_phrase(tmp_path: Path, call: Call) -> None:
+    files = ("--words-file", tmp_path / "words", "--sheet", tmp_path / "sheet")
+    assert call("--home", tmp_path / "home", "init", *files).code == 0
+    words = (tmp_path / "words").read_text().split()
+    text = (tmp_path / "sheet").read_text().replace("\n", " ")
+    assert all(f"{place}. {word} " in text for place, word in enumerate(words, start=1))
+
+
+@pytest.mark.parametrize("flags", [("--words-file", "--sheet"), ("--sheet", "--words-file")])
+def test_init_that_may_not_write_one_paper_leaves_none(tmp_path: Path, call: Call, flags: tuple[str, str]) -> None:
+    missing = tmp_path / "missing" / "file"
+    said = call("--home", tmp_path / "home", "init", flags[0], tmp_path / "paper", flags[1], missing)
+    assert said.code == 10
+    assert not (tmp_path / "paper").exists()
+    assert not (tmp_path / "home" / "keys").exists()
+
+
+def test_sheet_is_never_written_over_a_file(tmp_path: Path, home: Path, call: Call) -> None:
+    (tmp_path / "sheet").write_text("mine")
+    assert call("--home", tmp_path / "new", "init", "--sheet", tmp_path / "sheet").code == 11
+    assert call("--home", home, "sheet", tmp_path / "sheet").code == 11
+    assert (tmp_path / "sheet").read_text() == "mine"
+    assert not (tmp_path / "new").exists()
+
+
+def test_sheet_names_the_hired_suppliers_and_none_of_the_words(tmp_path: Path, home: Path, call: Call) -> None:
+    with closing(SqliteCatalog(home / "catalog.db", create=True)) as catalog:
+        catalog.put_supplier(ANNA)
+        catalog.commit()
+    before = contents(home)
+    said = call("--home", home, "sheet")
+    assert said.code == 0
+    assert "anna" in said.out
+    assert f"{ANNA.node.hex()}@" in said.out
+    assert "192.0.2.7:4878" in said.out
+    assert "24. " not in said.out and "█" not in said.out
+    assert call("--home", home, "sheet", tmp_path / "sheet").code == 0
+    assert (tmp_path / "sheet").read_text() == said.out
+    assert (tmp_path / "sheet").stat().st_mode & 0o777 == 0o600
+    assert contents(home).keys() - before.keys() <= {"lock", "catalog.db-wal", "catalog.db-shm"}
 
 
 def test_id_prints_who_this_home_is(home: Path, call: Call) -> None:
