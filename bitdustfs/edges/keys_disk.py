@@ -1,4 +1,4 @@
-"""HOME/keys on the disk: written once, durably, and read only if nobody else could have read it."""
+"""HOME/keys on the disk: written durably, and read only if nobody else could have read it."""
 
 from __future__ import annotations
 
@@ -23,6 +23,15 @@ def write_keys(home: Home, keys: NodeKeys) -> None:
     """
     if os.path.lexists(home.keys):
         raise AlreadyThere(what=f"{home} holds keys already; they are not touched")
+    write_atomically(home.keys, encode_keys(keys))
+
+
+def replace_keys(home: Home, keys: NodeKeys) -> None:
+    """Put other keys in place of those of a home, durably and all at once.
+
+    Raises:
+        DiskFull, DiskFault, Forbidden
+    """
     write_atomically(home.keys, encode_keys(keys))
 
 

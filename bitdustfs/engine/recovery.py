@@ -27,12 +27,12 @@ from bitdustfs.core.replica import HeadContent, Manifest, ManifestNote, ObjectRe
 from bitdustfs.core.seal import Kind
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine import publisher, snapshots
+from bitdustfs.engine.errand import ask_once
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
-from bitdustfs.engine.peer import Peer
 from bitdustfs.engine.replica import keep_covered
 from bitdustfs.engine.suppliers import Suppliers
-from bitdustfs.errors import BitdustError, NotFound, PeerError, PeerRefused
+from bitdustfs.errors import BitdustError, NotFound, PeerRefused
 from bitdustfs.model import (
     IMAGE_CHUNK_BYTES,
     BlockNo,
@@ -138,22 +138,8 @@ async def fetch_head(dialer: Dialer, identity: Identity, node: NodeId, address: 
     Raises:
         PeerGone, WrongPeer, PeerRefused, ProtocolViolation
     """
-    peer = Peer(await dialer.dial(address, node), identity)
-    await peer.greet()
-    failed: PeerError | None = None
-    body: bytes | memoryview = b""
-    head_bytes = 0
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(peer.run)
-        try:
-            answer, body = await peer.request(wire.GetHead(), wire.HeadIs)
-            head_bytes = answer.head_bytes
-        except PeerError as error:  # raised outside the nursery, which would wrap it in a group
-            failed = error
-        nursery.cancel_scope.cancel()
-    if failed is not None:
-        raise failed
-    return bytes(body[:head_bytes]), bytes(body[head_bytes:])
+    answer, body = await ask_once(dialer, identity, node, address, wire.GetHead(), wire.HeadIs)
+    return bytes(body[: answer.head_bytes]), bytes(body[answer.head_bytes :])
 
 
 @dataclass(slots=True)

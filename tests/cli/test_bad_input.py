@@ -116,7 +116,10 @@ def test_a_home_in_use_is_refused_with_who_has_it(home: Path, place: Path, call:
     assert not list(place.iterdir())
 
 
-@pytest.mark.parametrize("words", [["mount", "."], ["serve"], ["id"], ["config", "list"], ["hire", f"{NODE}@h:1"]])
+@pytest.mark.parametrize(
+    "words",
+    [["mount", "."], ["serve"], ["id"], ["sheet"], ["revoke", NODE], ["config", "list"], ["hire", f"{NODE}@h:1"]],
+)
 def test_a_home_that_was_never_made_says_init(tmp_path: Path, call: Call, words: list[str]) -> None:
     size = ["--size", "1G"] if words[0] == "hire" else []
     said = call("--home", tmp_path / "nowhere", *words, *size)
@@ -258,3 +261,41 @@ def test_a_failure_inside_the_serving_process_is_told_with_its_kind(home: Path, 
     assert done.returncode == 21
     assert f"{place} cannot be mounted" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("node", "words"),
+    [("zz" * 8, "is not a node id"), ("abc", "first 8 hex digits"), ("ab" * 33, "is not a node id")],
+)
+def test_revoke_of_no_node_is_refused(home: Path, call: Call, node: str, words: str) -> None:
+    before = contents(home)
+    said = call("--home", home, "revoke", node, "--words-file", home.parent / "words")
+    assert said.code == 2
+    assert words in said.err
+    assert contents(home) == before
+
+
+def test_revoke_of_this_very_node_is_refused(home: Path, call: Call) -> None:
+    own = call("--home", home, "id", "--node").out.strip()
+    before = contents(home)
+    for node in (own, own[:8].upper()):
+        said = call("--home", home, "revoke", node, "--words-file", home.parent / "words")
+        assert said.code == 2
+        assert "is this machine" in said.err
+    assert contents(home) == before
+
+
+def test_revoke_with_the_words_of_another_owner_changes_nothing(home: Path, call: Call) -> None:
+    call("--home", home.parent / "other", "init", "--words-file", home.parent / "others-words")
+    before = contents(home)
+    said = call("--home", home, "revoke", NODE, "--words-file", home.parent / "others-words")
+    assert said.code == 13
+    assert "these words lead to owner" in said.err
+    assert contents(home) == before
+
+
+def test_revoke_of_a_home_in_use_is_refused_before_the_words_are_asked_for(home: Path, call: Call) -> None:
+    with hold(Home(home)):
+        said = call("--home", home, "revoke", NODE)
+    assert said.code == 12
+    assert f"in use by process {os.getpid()}" in said.err
