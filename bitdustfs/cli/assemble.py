@@ -47,6 +47,7 @@ from bitdustfs.edges.tcp import TcpDialer, join_address, listening, split_addres
 from bitdustfs.engine.keeper import Keeper
 from bitdustfs.engine.node import Node, NodeOptions
 from bitdustfs.engine.reception import Reception
+from bitdustfs.engine.reporter import note_checked
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.tree import Caller
 from bitdustfs.errors import BadFormat, CatalogDamaged, DiskFault, LogDamaged, Unavailable
@@ -158,6 +159,7 @@ class _Mounted:
             "cache-drop": self._drop_cache,
             "stop": self._stop,
             "hire": self._hire,
+            "recovery-checked": self._recovery_checked,
         }
         async with self._node.running():
             with self._scope:
@@ -222,6 +224,11 @@ class _Mounted:
         self._node.journal.commit()
         await self._node.journal.durable()
         return {**_told(row)}
+
+    async def _recovery_checked(self, args: Args, _report: control_server.Report) -> Mapping[str, object]:
+        note_checked(self._catalog, int(args["at_s"]))
+        self._node.journal.commit()
+        return {}
 
 
 # --- hire -------------------------------------------------------------------------------------------------

@@ -1,72 +1,142 @@
-"""`bitdustfs recover`: from the 24 words and the address of one supplier to the whole volume, on an empty machine."""
+"""`bitdustfs recover`: from the 24 words and the address of one supplier to the whole volume, on an empty machine.
+
+With --check it is only tried, on a machine that has the volume, and what would come back is compared with what is.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from bitdustfs.cli.common import Asked, count, with_common_options
 from bitdustfs.cli.hire import parse_place
-from bitdustfs.cli.words import read_secret, with_words_file
+from bitdustfs.cli.mount import mount
+from bitdustfs.cli.sheet import hired_places
+from bitdustfs.cli.sync import wait_until_placed
+from bitdustfs.cli.words import owner_key_for, read_secret, with_words_file
+from bitdustfs.core.report import StatusReport
 from bitdustfs.core.units import format_size
-from bitdustfs.edges.home import Home, hold, make_home
-from bitdustfs.errors import AlreadyThere
+from bitdustfs.edges import mounts
+from bitdustfs.edges.control import ask
+from bitdustfs.edges.home import Home, check_home, hold, holder, make_home
+from bitdustfs.edges.mounts import Mount
+from bitdustfs.errors import AlreadyThere, BadRequest
+from bitdustfs.model import NodeId
+
+if TYPE_CHECKING:
+    from bitdustfs.cli.checking import Checked
+    from bitdustfs.cli.recovering import Recovered
+    from bitdustfs.core.keys import Secret
+    from bitdustfs.core.recovery import Found
 
 _SHOWN = 20  # names of files; the rest is counted
+_READ_BYTES = 1024 * 1024
+_SILENCE_S = 30  # the mount answers from its catalog
+
+Progress = Callable[[int, int], None]
 
 
 @click.command()
-@click.argument("suppliers", metavar="NODEID@ADDR:PORT...", nargs=-1, required=True)
+@click.argument("suppliers", metavar="NODEID@ADDR:PORT...", nargs=-1)
 @click.option("--accept", is_flag=True, help="Take what is found, also if too few suppliers answer to be sure.")
+@click.option("--wait", is_flag=True, help="If too few suppliers answer, ask again until enough do.")
+@click.option("--mount", "directory", metavar="DIR", help="Then mount the volume at DIR.")
+@click.option("--all", "everything", is_flag=True, help="With --mount: then fetch all contents, not only names.")
+@click.option("--check", is_flag=True, help="Only try, on a machine that has the volume; changes nothing.")
 @with_words_file
 @with_common_options
-def recover(asked: Asked, suppliers: tuple[str, ...], accept: bool, words_file: str | None) -> None:
+def recover(
+    asked: Asked,
+    suppliers: tuple[str, ...],
+    accept: bool,
+    wait: bool,
+    directory: str | None,
+    everything: bool,
+    check: bool,
+    words_file: str | None,
+) -> None:
     """Bring a volume back on a machine that has nothing of it.
 
     Asks for the 24 words. One supplier's address is enough: the others are learned from it. The names come back at
     once, the contents when they are read. From then on this machine writes the volume, and any other that did
     cannot change it any more.
 
+    With --check, on a machine that has the volume, it is only tried: what the suppliers would bring back is fetched,
+    and compared with what is here.
+
     \b
     Examples:
       bitdustfs recover 9c1f…e0@192.0.2.7:4878
       bitdustfs mount ~/BitDust
+      bitdustfs recover --check
     """
+    if check:
+        if suppliers or accept or wait or directory:
+            raise BadRequest(what="--check takes the suppliers of this machine, and no other option but --words-file")
+        _check(asked, words_file)
+        return
+    if not suppliers:
+        raise BadRequest(what="name a supplier as NODEID@ADDR:PORT: it is on your sheet, or a friend tells it")
+    if everything and directory is None:
+        raise BadRequest(what="--all reads everything through the mount: give --mount DIR too")
     home = asked.find_home()
     friends = [parse_place(text) for text in suppliers]
-    if home.keys.exists() or (home.catalog.exists() and not home.recovering.exists()):
-        raise AlreadyThere(what=f"{home} holds a volume already, and nothing was changed: choose another --home")
+    _refuse_used(home)
+    if directory is not None:
+        mounts.check_fuse()
+        mounts.check_mountpoint(mounts.place_of(directory), str(home), mounts.read_mounts())
     secret = read_secret(words_file)
 
     import trio
 
     from bitdustfs.cli.logs import log_to_stderr
-    from bitdustfs.cli.recovering import run_recover
+    from bitdustfs.cli.recovering import Wish, run_recover
 
     make_home(home)
     with hold(home):
         log_to_stderr("error")
-        report = trio.run(run_recover, home, secret, friends, accept, _say, _progress)
-    _tell(home, report.removed, report.reverted)
+        with shown("catalog") as progress:
+            done = trio.run(run_recover, home, secret, friends, Wish(accept, wait), _say, progress)
+    _tell(home, done)
+    if directory is None:
+        click.echo("Now: bitdustfs mount DIRECTORY")
+        return
+    options = () if done.found.is_certain else ("ro",)
+    if options:
+        click.echo("Read-only, for a newer state may exist. To write: unmount, and mount without `-o ro`.")
+    click.get_current_context().invoke(
+        mount, directory=directory, code=None, foreground=False, words=options, ready_fd=None
+    )
+    if everything:
+        _read_all(home, Path(directory))
 
 
-def _say(version: int, time_s: int, answered: int, listed: int, confirming: int) -> None:
-    date = datetime.fromtimestamp(time_s, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
-    click.echo(f"Version {version} of {date}, confirmed by {confirming} of {count(listed, 'supplier')}.")
-    if answered < listed:
-        click.echo(f"{answered} of {listed} suppliers answered.")
+def _refuse_used(home: Home) -> None:
+    """Raises AlreadyThere. The catalog of a recovery that was interrupted may be made again."""
+    if home.keys.exists() or (home.catalog.exists() and not home.recovering.exists()):
+        raise AlreadyThere(what=f"{home} holds a volume already, and nothing was changed: choose another --home")
 
 
-def _progress(done: int, total: int) -> None:
-    if sys.stderr.isatty():
-        end = "\n" if done >= total else ""
-        click.echo(f"\rcatalog: {format_size(done)} of {format_size(total)}{end}", nl=False, err=True)
+def _say(found: Found) -> None:
+    date = datetime.fromtimestamp(found.content.time_s, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
+    listed = len(found.suppliers)
+    click.echo(
+        f"Version {found.head.version} of {date}, confirmed by {found.confirming} of {count(listed, 'supplier')}."
+    )
+    if found.answered < listed:
+        click.echo(f"{found.answered} of {listed} suppliers answered.")
 
 
-def _tell(home: Home, removed: Sequence[bytes], reverted: Sequence[bytes]) -> None:
+def _tell(home: Home, done: Recovered) -> None:
+    removed, reverted = done.report.removed, done.report.reverted
     for paths, what in ((removed, "only on the old machine, and gone"), (reverted, "here in an older version")):
         if paths:
             click.echo(f"{count(len(paths), 'file')} {'was' if len(paths) == 1 else 'were'} {what}:")
@@ -74,4 +144,106 @@ def _tell(home: Home, removed: Sequence[bytes], reverted: Sequence[bytes]) -> No
                 click.echo(f"  {path.decode('utf-8', 'backslashreplace')}")
             if len(paths) > _SHOWN:
                 click.echo(f"  … and {len(paths) - _SHOWN} more")
-    click.echo(f"Recovered into {home}. Now: bitdustfs mount DIRECTORY")
+    click.echo(f"Recovered into {home}.")
+
+
+@contextmanager
+def shown(what: str) -> Iterator[Progress]:
+    """A progress bar of bytes on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None, told="")
+
+        def show(done: int, total: int) -> None:
+            told = f"{format_size(done)} of {format_size(total)}"
+            bar.update(task, completed=done, total=total or None, told=told)
+
+        yield show
+
+
+# --- everything at once -------------------------------------------------------------------------------------
+
+
+def _read_all(home: Home, place: Path) -> None:
+    """Read every file, so that its contents come from the suppliers; the spool keeps what it has room for."""
+    report = cast(StatusReport, ask(home.control, "status", {"path": "/"}, silence_s=_SILENCE_S))
+    read_bytes, failed = 0, []
+    with shown("contents") as progress:
+        for path in _files_below(place):
+            try:
+                with path.open("rb", buffering=0) as file:
+                    while content := file.read(_READ_BYTES):
+                        read_bytes += len(content)
+                        progress(read_bytes, max(read_bytes, report["bytes"]))
+            except OSError as error:
+                failed.append(f"{path}: {error.strerror}")
+    for line in failed[:_SHOWN]:
+        click.echo(f"bitdustfs: {line}", err=True)
+    click.echo(f"Read {format_size(read_bytes)}; {count(len(failed), 'file')} could not be read now.")
+
+
+def _files_below(place: Path) -> Iterator[Path]:
+    for directory, _directories, names in os.walk(place):
+        for name in names:
+            path = Path(directory) / name
+            if path.is_file() and not path.is_symlink():
+                yield path
+
+
+# --- only tried ---------------------------------------------------------------------------------------------
+
+
+def _check(asked: Asked, words_file: str | None) -> None:
+    from bitdustfs.edges.keys_disk import read_keys
+
+    home, mount_of_home, _ = asked.home_of(None)
+    check_home(home)
+    public = read_keys(home).owner_public
+    secret = read_secret(words_file)
+    owner_key_for(secret, public)
+    friends = [(NodeId(bytes.fromhex(each.node)), each.address) for each in hired_places(home)]
+    if not friends:
+        raise BadRequest(what="no supplier is hired: everything exists only on this machine")
+    if holder(home) is not None:
+        checked = _try(home, secret, friends, lambda: _sync(home, mount_of_home))
+        ask(home.control, "recovery-checked", {"at_s": int(time.time())}, silence_s=_SILENCE_S)
+    else:
+        with hold(home):
+            checked = _try(home, secret, friends, lambda: None)
+            _note(home)
+    _say(checked.found)
+    click.echo(
+        f"The words and the suppliers bring everything back: {checked.files} files and folders, as they are here."
+    )
+
+
+def _try(home: Home, secret: Secret, friends: Sequence[tuple[NodeId, str]], sync: Callable[[], None]) -> Checked:
+    import trio
+
+    from bitdustfs.cli.checking import run_check
+    from bitdustfs.cli.logs import log_to_stderr
+
+    log_to_stderr("error")
+    with shown("catalog") as progress:
+        return trio.run(run_check, home, secret, friends, sync, progress)
+
+
+def _sync(home: Home, mount_of_home: Mount | None) -> None:
+    wait_until_placed(home, mount_of_home, "/", None)
+
+
+def _note(home: Home) -> None:
+    from contextlib import closing
+
+    from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+    from bitdustfs.engine.reporter import note_checked
+
+    with closing(SqliteCatalog(home.catalog)) as catalog:
+        note_checked(catalog, int(time.time()))
+        catalog.commit()

@@ -93,6 +93,10 @@ def lines(report: StatusReport, place: str) -> list[str]:
         shown.append(f"  repair     {count(report['missing_fragments'], 'fragment')} to make again")
     shown.append(f"  spool      {format_size(report['spool_bytes'])} of {format_size(report['spool_limit_bytes'])}")
     shown.append(f"  code       {report['code'] or 'none yet: no supplier is hired'}")
+    if report["suppliers"] and not report["recovery_checked_s"]:
+        shown.append(
+            "  recovery   never tried: `bitdustfs recover --check` shows that your words bring everything back"
+        )
     shown += [_supplier(supplier) for supplier in report["suppliers"]]
     shown += [f"  trouble: {sentence}" for sentence in report["trouble"]]
     return shown

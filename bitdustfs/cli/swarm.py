@@ -37,6 +37,9 @@ _OUR_CATALOG = tuple(f"catalog.db{tail}" for tail in ("", "-wal", "-shm", "-jour
 _OUR_FILES = (
     "shelf-id",
     *_OUR_CATALOG,
+    "catalog.image",
+    "recovering",
+    *(f"catalog.trial{name.removeprefix('catalog.db')}" for name in _OUR_CATALOG),
     *(f"catalog.db.new{name.removeprefix('catalog.db')}" for name in _OUR_CATALOG),
 )
 _OUR_LOGS = ("log", *(f"log.{number}" for number in range(1, LOG_FILES)))

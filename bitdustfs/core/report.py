@@ -40,6 +40,7 @@ class StatusReport(TypedDict):
     spool_bytes: int
     spool_limit_bytes: int
     fetched_bytes: int  # that came from suppliers since it was mounted, with what was needed around them
+    recovery_checked_s: int  # when `recover --check` succeeded last, in seconds since 1970; 0: never here
     suppliers: list[SupplierReport]
     trouble: list[str]  # sentences, newest first
 

@@ -54,6 +54,10 @@ class Home:
         return self.path / "recovering"
 
     @property
+    def trial(self) -> Path:
+        return self.path / "catalog.trial"
+
+    @property
     def spool(self) -> Path:
         return self.path / "spool"
 

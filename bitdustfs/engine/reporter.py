@@ -21,6 +21,7 @@ from bitdustfs.ports import Catalog, Spool
 
 _TROUBLE = 20  # sentences kept
 _BREATHE = 200  # inodes looked at before others get a turn
+_CHECKED = "recovery_checked"  # in the catalog, local: 8 bytes, wall time in seconds
 
 
 @dataclass(slots=True)
@@ -112,6 +113,7 @@ class Reporter:
             spool_bytes=self._spool.used_bytes(),
             spool_limit_bytes=self._spool_limit,
             fetched_bytes=self._fragments.fetched_bytes,
+            recovery_checked_s=checked_s(self._catalog),
             suppliers=self._supplier_reports(online),
             trouble=self._troubles(online),
         )
@@ -216,3 +218,13 @@ class Reporter:
         if silent:
             found.append(f"no answer from {', '.join(silent)}")
         return found
+
+
+def note_checked(catalog: Catalog, at_s: int) -> None:
+    """Remember that a recovery was tried, and brought everything back. The caller commits."""
+    catalog.put_local_value(_CHECKED, at_s.to_bytes(8, "big"))
+
+
+def checked_s(catalog: Catalog) -> int:
+    """When it was tried last on this machine; 0: never."""
+    return int.from_bytes(catalog.local_value(_CHECKED) or b"", "big")

@@ -299,3 +299,54 @@ def test_revoke_of_a_home_in_use_is_refused_before_the_words_are_asked_for(home:
         said = call("--home", home, "revoke", NODE)
     assert said.code == 12
     assert f"in use by process {os.getpid()}" in said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "name a supplier"),
+        ([NODE], "is not NODEID@ADDR:PORT"),
+        ([f"{NODE}@h:1", "--all"], "give --mount"),
+        (["--check", f"{NODE}@h:1"], "--check takes the suppliers of this machine"),
+        (["--check", "--accept"], "--check takes the suppliers of this machine"),
+    ],
+)
+def test_recover_with_nonsense_is_refused(tmp_path: Path, call: Call, words: list[str], sentence: str) -> None:
+    said = call("--home", tmp_path / "new", "recover", *words)
+    assert said.code == 2
+    assert sentence in said.err
+    assert not (tmp_path / "new").exists()
+
+
+def test_recover_does_not_touch_a_home_that_has_a_volume(home: Path, tmp_path: Path, call: Call) -> None:
+    before = contents(home)
+    assert call("--home", home, "recover", f"{NODE}@h:1", "--words-file", tmp_path / "words").code == 11
+    assert contents(home) == before
+    (home / "keys").unlink()
+    (home / "catalog.db").write_bytes(b"a catalog whose keys were lost")
+    assert call("--home", home, "recover", f"{NODE}@h:1", "--words-file", tmp_path / "words").code == 11
+    assert (home / "catalog.db").read_bytes() == b"a catalog whose keys were lost"
+
+
+def test_recover_check_with_the_words_of_another_owner_shows_both_fingerprints(home: Path, call: Call) -> None:
+    call("--home", home.parent / "other", "init", "--words-file", home.parent / "others-words")
+    said = call("--home", home, "recover", "--check", "--words-file", home.parent / "others-words")
+    assert said.code == 13
+    assert "these words lead to owner" in said.err
+
+
+def test_recover_check_without_suppliers_says_so(home: Path, call: Call) -> None:
+    said = call("--home", home, "recover", "--check", "--words-file", home.parent / "words")
+    assert said.code == 2
+    assert "no supplier is hired" in said.err
+
+
+def test_recover_that_was_interrupted_before_the_keys_may_be_run_again(home: Path, tmp_path: Path) -> None:
+    (home / "keys").unlink()
+    (home / "catalog.db").write_bytes(b"of the recovery before")
+    (home / "recovering").touch()
+    words = ["recover", f"{NODE}@127.0.0.1:1", "--words-file", str(tmp_path / "words")]
+    done = subprocess.run([*PROGRAM, "--home", str(home), *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 10
+    assert "no supplier has shown a state of this volume" in done.stderr
+    assert "The words lead to owner" in done.stderr

@@ -40,6 +40,7 @@ def status_report(state: FileState, *, margin: int = 2, practice: bool = False) 
         spool_bytes=4096,
         spool_limit_bytes=1024**3,
         fetched_bytes=0,
+        recovery_checked_s=0,
         suppliers=[
             SupplierReport(
                 label="anna", node="ab" * 32, address="192.0.2.7:1", answers=False, used_bytes=0, capacity_bytes=1024
