@@ -12,12 +12,12 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import trio
 
-from bitdustfs.cli.common import only_here
+from bitdustfs.cli.common import only_here, only_read
 from bitdustfs.cli.mount_options import MountWish, default_spool_bytes, wanted_code
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.report import PRACTICE_BANNER, HireReport
@@ -50,8 +50,8 @@ from bitdustfs.engine.reception import Reception
 from bitdustfs.engine.reporter import note_checked
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.tree import Caller
-from bitdustfs.errors import BadFormat, CatalogDamaged, DiskFault, LogDamaged, Unavailable
-from bitdustfs.model import Code, NodeId, OwnerId, Supplier
+from bitdustfs.errors import BadFormat, CatalogDamaged, DiskFault, LogDamaged, ReadOnly, Unavailable
+from bitdustfs.model import Code, NodeId, OwnerId, Role, Supplier
 
 _SHELF_THREADS = 8  # they wait for the disk more than they compute
 _VOLUME_ID = "volume_id"  # in the catalog: which volume it describes
@@ -93,6 +93,8 @@ async def run_mount(home: Home, wish: MountWish, ready: Ready) -> None:
     """
     tune_process()
     identity, secrets = _unlock(home)
+    if identity.certificate.role is Role.READER:
+        wish = replace(wish, read_only=True)
     with _catalog(home, secrets, lambda hired: wanted_code(wish, hired), read_only=wish.read_only) as (catalog, code):
         if mounts.check_mountpoint(wish.place, str(home), mounts.read_mounts()):
             log.warning("the process that served %s before was killed: its mount is taken away", wish.place)
@@ -121,17 +123,18 @@ async def run_mount(home: Home, wish: MountWish, ready: Ready) -> None:
                 ),
             )
             node.tree.plant(None, Caller(uid=os.geteuid(), gid=os.getegid()))
-            await _Mounted(home, wish, node, catalog).run(ready)
+            await _Mounted(home, wish, node, catalog, identity.certificate.role).run(ready)
 
 
 class _Mounted:
     """A node behind a mount, with the verbs that can be asked of it."""
 
-    def __init__(self, home: Home, wish: MountWish, node: Node, catalog: SqliteCatalog) -> None:
+    def __init__(self, home: Home, wish: MountWish, node: Node, catalog: SqliteCatalog, role: Role) -> None:
         self._home = home
         self._wish = wish
         self._node = node
         self._catalog = catalog
+        self._role = role
         self._operations = fuse.Operations(
             tree=node.tree,
             attributes=node.attributes,
@@ -162,6 +165,9 @@ class _Mounted:
             "recovery-checked": self._recovery_checked,
         }
         async with self._node.running():
+            if self._role is Role.READER:
+                content = self._node.publisher.content
+                self._node.journal.forbid(ReadOnly(what=only_read(content.time_s if content is not None else None)))
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_cancel_on_signal, self._scope)
@@ -188,6 +194,8 @@ class _Mounted:
             lines.append("One supplier is hired: if it goes, and this machine goes, everything is gone.")
         if self._catalog.failure is not None:
             lines.append("The catalog is damaged: what can be read can be copied out; nothing is sent or repaired.")
+        elif self._node.journal.refusal is not None:
+            lines.append(f"Read-only: {self._node.journal.refusal}.")
         return lines
 
     async def _status(self, args: Args, _report: control_server.Report) -> Mapping[str, object]:

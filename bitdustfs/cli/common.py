@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -18,11 +18,20 @@ from bitdustfs.core.report import StopReport
 from bitdustfs.core.units import format_size, parse_duration, parse_size
 from bitdustfs.edges import mounts
 from bitdustfs.edges.config import LOG_LEVELS, Settings, load
-from bitdustfs.edges.home import Home, check_home, find_home
+from bitdustfs.edges.home import Home, check_free, check_home, find_home
 from bitdustfs.edges.mounts import Mount
-from bitdustfs.errors import BadRequest, BitdustError, NotFound
+from bitdustfs.errors import BadRequest, BitdustError, Forbidden, InUse, NotFound
+from bitdustfs.model import Role
+
+if TYPE_CHECKING:
+    from bitdustfs.core.certificate import Identity
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+TO_WRITE = (  # what is done about a state that is perhaps not the newest
+    "run `bitdustfs recover` again: when more suppliers answer, with --wait until they do, or with --accept to go on "
+    "from this state"
+)
 
 
 @dataclass(slots=True)
@@ -123,6 +132,38 @@ def count(number: int, thing: str) -> str:
 def today() -> str:
     """The date of today where this machine is."""
     return datetime.now(UTC).astimezone().date().isoformat()
+
+
+def moment(time_s: int) -> str:
+    """A date and time where this machine is."""
+    return datetime.fromtimestamp(time_s, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def only_read(time_s: int | None) -> str:
+    """Say why a volume that was recovered with too few answers is mounted read-only, and what to do.
+
+    Args:
+        time_s: when it was as it is; None: nobody knows.
+    """
+    as_of = f" of {moment(time_s)}" if time_s is not None else ""
+    return f"this is the state{as_of}, and a newer one may exist. To write, unmount, and {TO_WRITE}"
+
+
+def refuse_reader(identity: Identity) -> None:
+    """Refuse a machine that was recovered only to read. Raises Forbidden: says what to do."""
+    if identity.certificate.role is Role.READER:
+        raise Forbidden(what=f"this machine can only read the volume. To change it, {TO_WRITE}")
+
+
+def refuse_mounted(home: Home) -> None:
+    """Refuse a home that a process holds. Raises InUse: says what to do."""
+    try:
+        check_free(home)
+    except InUse as busy:
+        mount = next((m for m in mounts.read_mounts() if m.is_ours and m.home == str(home)), None)
+        if mount is None:
+            raise
+        raise InUse(what=f"the volume is mounted: run `bitdustfs umount {mount.mountpoint}` first") from busy
 
 
 def only_here(report: StopReport) -> str:

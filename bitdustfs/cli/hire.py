@@ -7,7 +7,7 @@ from typing import cast
 
 import click
 
-from bitdustfs.cli.common import Asked, Size, show_json, with_common_options, with_json
+from bitdustfs.cli.common import Asked, Size, refuse_reader, show_json, with_common_options, with_json
 from bitdustfs.core.report import HireReport
 from bitdustfs.core.units import format_size
 from bitdustfs.edges.config import parse_address
@@ -36,6 +36,8 @@ def hire(asked: Asked, suppliers: tuple[str, ...], size: int, labels: tuple[str,
     Examples:
       bitdustfs hire 9c1f…e0@192.0.2.7:4878 --size 50G --label anna
     """
+    from bitdustfs.edges.keys_disk import identity_of, read_keys
+
     if size <= 0:
         raise BadRequest(what="a contract over nothing makes no sense: give a --size")
     if labels and len(labels) != len(suppliers):
@@ -44,6 +46,7 @@ def hire(asked: Asked, suppliers: tuple[str, ...], size: int, labels: tuple[str,
         )
     places = [parse_place(text) for text in suppliers]
     home = asked.open_home()
+    refuse_reader(identity_of(read_keys(home)))
     told = _hire(home, places, size, labels or ("",) * len(places))
     for report in told:
         if asked.as_json:

@@ -10,13 +10,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import click
 
-from bitdustfs.cli.common import Asked, count, with_common_options
+from bitdustfs.cli.common import TO_WRITE, Asked, count, moment, refuse_mounted, with_common_options
 from bitdustfs.cli.hire import parse_place
 from bitdustfs.cli.mount import mount
 from bitdustfs.cli.sheet import hired_places
@@ -28,8 +27,8 @@ from bitdustfs.edges import mounts
 from bitdustfs.edges.control import ask
 from bitdustfs.edges.home import Home, check_home, hold, holder, make_home
 from bitdustfs.edges.mounts import Mount
-from bitdustfs.errors import AlreadyThere, BadRequest
-from bitdustfs.model import NodeId
+from bitdustfs.errors import EXIT, AlreadyThere, BadRequest, Kind
+from bitdustfs.model import NodeId, Role
 
 if TYPE_CHECKING:
     from bitdustfs.cli.checking import Checked
@@ -39,6 +38,8 @@ if TYPE_CHECKING:
 
 _SHOWN = 20  # names of files; the rest is counted
 _READ_BYTES = 1024 * 1024
+_CONNECT_S = 15.0  # for the suppliers that told the state to be connected to the new mount
+_LOOK_S = 0.1
 _SILENCE_S = 30  # the mount answers from its catalog
 
 Progress = Callable[[int, int], None]
@@ -46,7 +47,7 @@ Progress = Callable[[int, int], None]
 
 @click.command()
 @click.argument("suppliers", metavar="NODEID@ADDR:PORT...", nargs=-1)
-@click.option("--accept", is_flag=True, help="Take what is found, also if too few suppliers answer to be sure.")
+@click.option("--accept", is_flag=True, help="Go on from what is found, also if too few suppliers answer to be sure.")
 @click.option("--wait", is_flag=True, help="If too few suppliers answer, ask again until enough do.")
 @click.option("--mount", "directory", metavar="DIR", help="Then mount the volume at DIR.")
 @click.option("--all", "everything", is_flag=True, help="With --mount: then fetch all contents, not only names.")
@@ -62,12 +63,15 @@ def recover(
     everything: bool,
     check: bool,
     words_file: str | None,
-) -> None:
+) -> int:
     """Bring a volume back on a machine that has nothing of it.
 
     Asks for the 24 words. One supplier's address is enough: the others are learned from it. The names come back at
     once, the contents when they are read. From then on this machine writes the volume, and any other that did
     cannot change it any more.
+
+    If too few suppliers answer to be sure that nothing newer exists, what is found can only be read, and the exit
+    code is 14. Run it again, then without an address: when more answer, with --wait, or with --accept.
 
     With --check, on a machine that has the volume, it is only tried: what the suppliers would bring back is fetched,
     and compared with what is here.
@@ -79,21 +83,28 @@ def recover(
       bitdustfs recover --check
     """
     if check:
-        if suppliers or accept or wait or directory:
+        if suppliers or accept or wait or directory or everything:
             raise BadRequest(what="--check takes the suppliers of this machine, and no other option but --words-file")
         _check(asked, words_file)
-        return
-    if not suppliers:
-        raise BadRequest(what="name a supplier as NODEID@ADDR:PORT: it is on your sheet, or a friend tells it")
+        return 0
     if everything and directory is None:
         raise BadRequest(what="--all reads everything through the mount: give --mount DIR too")
+    if accept and wait:
+        raise BadRequest(what="--accept goes on with who answers now, and --wait waits for more: choose one")
     home = asked.find_home()
     friends = [parse_place(text) for text in suppliers]
-    _refuse_used(home)
+    owner = _owner_of_reader(home)
+    if owner is not None:
+        refuse_mounted(home)
+        friends += _hired(home)
+    if not friends:
+        raise BadRequest(what="name a supplier as NODEID@ADDR:PORT: it is on your sheet, or a friend tells it")
     if directory is not None:
         mounts.check_fuse()
         mounts.check_mountpoint(mounts.place_of(directory), str(home), mounts.read_mounts())
     secret = read_secret(words_file)
+    if owner is not None:
+        owner_key_for(secret, owner)
 
     import trio
 
@@ -108,31 +119,47 @@ def recover(
     _tell(home, done)
     if directory is None:
         click.echo("Now: bitdustfs mount DIRECTORY")
-        return
-    options = () if done.found.is_certain else ("ro",)
-    if options:
-        click.echo("Read-only, for a newer state may exist. To write: unmount, and mount without `-o ro`.")
-    click.get_current_context().invoke(
-        mount, directory=directory, code=None, foreground=False, words=options, ready_fd=None
-    )
-    if everything:
-        _read_all(home, Path(directory))
+    else:
+        click.get_current_context().invoke(
+            mount, directory=directory, code=None, foreground=False, words=(), ready_fd=None
+        )
+        if everything and done.may_write:
+            _read_all(home, Path(directory), done.found.answered)
+        elif everything:
+            click.echo("Contents come when they are read: of what is only read, nothing is kept here.")
+    return 0 if done.may_write else EXIT[Kind.UNAVAILABLE]
 
 
-def _refuse_used(home: Home) -> None:
-    """Raises AlreadyThere. The catalog of a recovery that was interrupted may be made again."""
-    if home.keys.exists() or (home.catalog.exists() and not home.recovering.exists()):
-        raise AlreadyThere(what=f"{home} holds a volume already, and nothing was changed: choose another --home")
+def _owner_of_reader(home: Home) -> bytes | None:
+    """The public key of the owner, if what is here was recovered only to be read: it may be made anew.
+
+    Raises:
+        AlreadyThere: there is a volume, or the catalog of one whose keys were lost. A recovery that was interrupted
+            leaves a catalog too, and says so beside it.
+    """
+    from bitdustfs.edges.keys_disk import identity_of, read_keys
+
+    if os.path.lexists(home.keys):
+        certificate = identity_of(read_keys(home)).certificate
+        if certificate.role is Role.READER:
+            return certificate.owner_public
+    elif not home.catalog.exists() or home.recovering.exists():
+        return None
+    raise AlreadyThere(what=f"{home} holds a volume already, and nothing was changed: choose another --home")
 
 
 def _say(found: Found) -> None:
-    date = datetime.fromtimestamp(found.content.time_s, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
     listed = len(found.suppliers)
     click.echo(
-        f"Version {found.head.version} of {date}, confirmed by {found.confirming} of {count(listed, 'supplier')}."
+        f"Version {found.head.version} of {moment(found.content.time_s)}, "
+        f"confirmed by {found.confirming} of {count(listed, 'supplier')}."
     )
     if found.answered < listed:
         click.echo(f"{found.answered} of {listed} suppliers answered.")
+    if not found.is_certain:
+        click.echo(f"{found.needed} must answer to be sure that nothing newer exists. No answer from:")
+        for label, why in found.silent.items():
+            click.echo(f"  {label}: {why}")
 
 
 def _tell(home: Home, done: Recovered) -> None:
@@ -144,7 +171,11 @@ def _tell(home: Home, done: Recovered) -> None:
                 click.echo(f"  {path.decode('utf-8', 'backslashreplace')}")
             if len(paths) > _SHOWN:
                 click.echo(f"  … and {len(paths) - _SHOWN} more")
-    click.echo(f"Recovered into {home}.")
+    if done.may_write:
+        click.echo(f"Recovered into {home}.")
+        return
+    click.echo(f"Recovered into {home}, as of {moment(done.found.content.time_s)}, and only to be read.")
+    click.echo(f"To write: {TO_WRITE}.")
 
 
 @contextmanager
@@ -170,9 +201,13 @@ def shown(what: str) -> Iterator[Progress]:
 # --- everything at once -------------------------------------------------------------------------------------
 
 
-def _read_all(home: Home, place: Path) -> None:
-    """Read every file, so that its contents come from the suppliers; the spool keeps what it has room for."""
-    report = cast(StatusReport, ask(home.control, "status", {"path": "/"}, silence_s=_SILENCE_S))
+def _read_all(home: Home, place: Path, suppliers: int) -> None:
+    """Read every file, so that its contents come from the suppliers; the spool keeps what it has room for.
+
+    Args:
+        suppliers: how many are expected to answer.
+    """
+    report = _when_connected(home, suppliers)
     read_bytes, failed = 0, []
     with shown("contents") as progress:
         for path in _files_below(place):
@@ -186,6 +221,16 @@ def _read_all(home: Home, place: Path) -> None:
     for line in failed[:_SHOWN]:
         click.echo(f"bitdustfs: {line}", err=True)
     click.echo(f"Read {format_size(read_bytes)}; {count(len(failed), 'file')} could not be read now.")
+
+
+def _when_connected(home: Home, suppliers: int) -> StatusReport:
+    """Wait for suppliers, for a while: until enough are connected, reads fail at once."""
+    end = time.monotonic() + _CONNECT_S
+    while True:
+        report = cast(StatusReport, ask(home.control, "status", {"path": "/"}, silence_s=_SILENCE_S))
+        if sum(each["answers"] for each in report["suppliers"]) >= suppliers or time.monotonic() > end:
+            return report
+        time.sleep(_LOOK_S)
 
 
 def _files_below(place: Path) -> Iterator[Path]:
@@ -207,7 +252,7 @@ def _check(asked: Asked, words_file: str | None) -> None:
     public = read_keys(home).owner_public
     secret = read_secret(words_file)
     owner_key_for(secret, public)
-    friends = [(NodeId(bytes.fromhex(each.node)), each.address) for each in hired_places(home)]
+    friends = _hired(home)
     if not friends:
         raise BadRequest(what="no supplier is hired: everything exists only on this machine")
     if holder(home) is not None:
@@ -221,6 +266,10 @@ def _check(asked: Asked, words_file: str | None) -> None:
     click.echo(
         f"The words and the suppliers bring everything back: {checked.files} files and folders, as they are here."
     )
+
+
+def _hired(home: Home) -> list[tuple[NodeId, str]]:
+    return [(NodeId(bytes.fromhex(each.node)), each.address) for each in hired_places(home)]
 
 
 def _try(home: Home, secret: Secret, friends: Sequence[tuple[NodeId, str]], sync: Callable[[], None]) -> Checked:

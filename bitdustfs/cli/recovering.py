@@ -11,23 +11,25 @@ import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bitdustfs.core import certificate, keys
+from bitdustfs.core import head as heads
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.keyfile import NodeKeys
 from bitdustfs.core.keys import Secret
 from bitdustfs.core.phrase import fingerprint
-from bitdustfs.core.recovery import Found
+from bitdustfs.core.recovery import Found, newest
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.edges.catalog_restore import Restore
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.durable import move_durably
-from bitdustfs.edges.home import Home, write_atomically
+from bitdustfs.edges.home import Home, translated, write_atomically
 from bitdustfs.edges.keys_disk import write_keys
 from bitdustfs.edges.system import SystemEntropy, SystemWall, ThreadCrunch
 from bitdustfs.edges.tcp import TcpDialer
+from bitdustfs.engine.publisher import kept_head
 from bitdustfs.engine.recovery import Recovery, Seeker
 from bitdustfs.engine.reporter import note_checked
 from bitdustfs.engine.suppliers import Suppliers
-from bitdustfs.errors import BadFormat, NotFound, Unavailable
+from bitdustfs.errors import BadFormat, BitdustError, NotFound, Unavailable
 from bitdustfs.model import NodeId, RestoreReport, Role
 
 WAIT_S = 30.0  # (tune) between two times that all suppliers are asked
@@ -43,9 +45,9 @@ class Seeks(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What to do when too few suppliers answer."""
+    """What to do when too few suppliers answer. Neither: take what there is, to read it."""
 
-    accept: bool  # take what there is
+    accept: bool  # go on from what there is
     wait: bool  # ask again
 
 
@@ -55,15 +57,19 @@ class Recovered:
 
     found: Found
     report: RestoreReport
+    may_write: bool
 
 
 async def run_recover(
     home: Home, secret: Secret, friends: Sequence[tuple[NodeId, str]], wish: Wish, say: Say, progress: Progress
 ) -> Recovered:
-    """Make catalog and keys in an empty home. The keys come last: until then it can be run again.
+    """Make catalog and keys in a home without, or with those of a reader. Can be run again until this is a writer.
+
+    What nobody can be sure of is recovered for a reader: its certificate is of the epoch that the suppliers know, so
+    it revokes nobody, and no supplier lets it write.
 
     Raises:
-        NotFound: no supplier shows a state of this volume. Unavailable: too few answer, and nothing else is wished.
+        NotFound: no supplier shows a state of this volume. Unavailable: they show an older one than is here.
         DiskFull, DiskFault, BadFormat
     """
     owner, node = keys.owner_key(secret), Ed25519PrivateKey.generate()
@@ -71,16 +77,19 @@ async def run_recover(
     secrets = VolumeSecrets(volume.volume)
     owner_id = keys.owner_id(keys.public_bytes(owner))
 
-    def certify(epoch: int) -> Identity:
-        return Identity(node, certificate.certify(owner, keys.public_bytes(node), Role.WRITER, epoch=epoch))
+    def certify(epoch: int, role: Role = Role.WRITER) -> Identity:
+        return Identity(node, certificate.certify(owner, keys.public_bytes(node), role, epoch=epoch))
 
     seeker = Seeker(TcpDialer(node), certify, secrets, owner_id)
     try:
         found = await find_state(seeker, friends, wish, say)
     except NotFound as error:
         raise NotFound(what=f"{error}. The words lead to owner {fingerprint(owner_id)}") from error
+    if not wish.accept:
+        _refuse_older(home, found)
+    may_write = found.is_certain or wish.accept
+    identity = certify(seeker.epoch + 1) if may_write else certify(seeker.epoch, Role.READER)
     write_atomically(home.recovering, b"")
-    identity = certify(seeker.epoch + 1)
     report = await _restore(home, identity, secrets, found, progress)
     made = NodeKeys(
         seed=node.private_bytes_raw(),
@@ -90,27 +99,49 @@ async def run_recover(
     )
     write_keys(home, made)
     home.recovering.unlink()
-    return Recovered(found, report)
+    return Recovered(found, report, may_write)
 
 
 async def find_state(seeker: Seeks, friends: Sequence[tuple[NodeId, str]], wish: Wish, say: Say) -> Found:
     """Ask for the newest state, as often as it is wished.
 
+    Returns:
+        The newest that was ever shown meanwhile; perhaps not certain, unless it was waited for that.
     Raises:
-        NotFound: nobody shows one. Unavailable: too few answer, and that is neither accepted nor waited out.
+        NotFound: nobody shows one.
     """
+    known, best = dict(friends), None
     while True:
-        found = await seeker.find(friends)
-        say(found)
-        if found.is_certain or wish.accept:
-            return found
-        if not wish.wait:
-            silent = "; ".join(f"{label}: {why}" for label, why in found.silent.items())
-            raise Unavailable(
-                what=f"{found.needed} suppliers must answer to be sure that nothing newer exists ({silent}): "
-                "try again later, --wait for them, or --accept this state"
-            )
+        try:
+            found = await seeker.find(known.items())
+        except NotFound:  # while it is waited, whoever knew something may be gone for a moment
+            if best is None:
+                raise
+        else:
+            say(found)
+            if best is None or newest((best.head, found.head)) == found.head:
+                best = found
+                if found.is_certain or wish.accept or not wish.wait:
+                    return found
+            known |= {row.node: row.address for row in found.suppliers}
         await trio.sleep(WAIT_S)
+
+
+def _refuse_older(home: Home, found: Found) -> None:
+    """Raises Unavailable: a newer state was recovered here before, to be read."""
+    if not home.keys.exists():
+        return
+    try:
+        with closing(SqliteCatalog(home.catalog)) as catalog:
+            raw = kept_head(catalog)
+    except BitdustError:
+        return  # it is damaged, and is made anew
+    here = heads.parse(raw) if raw is not None else found.head
+    if newest((here, found.head)) != found.head:
+        raise Unavailable(
+            what=f"those who answer show version {found.head.version}, and version {here.version} is here: "
+            "nothing was changed. Try again later, or --accept the older one"
+        )
 
 
 async def _restore(
@@ -134,5 +165,16 @@ async def _restore(
             recovery.note(catalog)
             note_checked(catalog, SystemWall().now_ns() // 1_000_000_000)
             catalog.commit()
+    _forget(home)
     move_durably(new, home.catalog)
     return report
+
+
+def _forget(home: Home) -> None:
+    """Take away what a reader had here: keys first, so that they are never beside another catalog."""
+    try:
+        home.keys.unlink(missing_ok=True)
+        for tail in ("", "-wal", "-shm", "-journal"):  # a journal beside a catalog of its name changes it
+            home.catalog.with_name(home.catalog.name + tail).unlink(missing_ok=True)
+    except OSError as error:
+        raise translated(error, home.path) from error

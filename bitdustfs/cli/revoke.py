@@ -6,11 +6,10 @@ import re
 
 import click
 
-from bitdustfs.cli.common import Asked, with_common_options
+from bitdustfs.cli.common import Asked, refuse_mounted, refuse_reader, with_common_options
 from bitdustfs.cli.words import owner_key_for, read_secret, with_words_file
-from bitdustfs.edges import mounts
-from bitdustfs.edges.home import Home, check_free, hold
-from bitdustfs.errors import EXIT, BadRequest, InUse, Kind
+from bitdustfs.edges.home import hold
+from bitdustfs.errors import EXIT, BadRequest, Kind
 from bitdustfs.model import short
 
 _PREFIX = re.compile(r"[0-9a-f]{8,64}")  # 8 digits is how logs name a node
@@ -47,7 +46,8 @@ def revoke(asked: Asked, node: str, words_file: str | None) -> int:
     identity = identity_of(read_keys(home))
     if identity.node.hex().startswith(prefix):
         raise BadRequest(what=f"{prefix} is this machine: run `revoke` on another one that has the volume")
-    _refuse_mounted(home)
+    refuse_reader(identity)
+    refuse_mounted(home)
     owner = owner_key_for(read_secret(words_file), identity.certificate.owner_public)
 
     import trio
@@ -64,14 +64,3 @@ def revoke(asked: Asked, node: str, words_file: str | None) -> int:
     for label, why in done.untold.items():
         click.echo(f"Not told yet: {label} ({why}). It is told when the volume is mounted and it answers.")
     return EXIT[Kind.UNAVAILABLE] if done.untold else 0
-
-
-def _refuse_mounted(home: Home) -> None:
-    """Raises InUse: says what to do."""
-    try:
-        check_free(home)
-    except InUse as busy:
-        mount = next((m for m in mounts.read_mounts() if m.is_ours and m.home == str(home)), None)
-        if mount is None:
-            raise
-        raise InUse(what=f"the volume is mounted: run `bitdustfs umount {mount.mountpoint}` first") from busy

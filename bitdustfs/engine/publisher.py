@@ -98,7 +98,7 @@ class Publisher:
         self.on_foreign: Callable[[Foreign], None] = lambda _found: None
         self.head: Head | None = None
         self.content: HeadContent | None = None
-        raw = catalog.local_value(_HEAD)
+        raw = kept_head(catalog)
         if raw is not None:
             self.head = heads.parse(raw)
             self.content = replica.unseal_head(secrets, self.head.sealed)
@@ -276,3 +276,8 @@ class Publisher:
 def keep_head(catalog: Catalog, raw: bytes) -> None:
     """Note the newest head that we know."""
     catalog.put_local_value(_HEAD, raw)
+
+
+def kept_head(catalog: Catalog) -> bytes | None:
+    """The newest head that we know; None: there is none."""
+    return catalog.local_value(_HEAD)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from datetime import date
 from pathlib import Path
 
 import apsw
@@ -16,7 +17,9 @@ LETTER = bytes(i * i % 251 for i in range(300_000))
 REMINDER = "bitdustfs recover --check"
 
 
-def test_recovery_is_tried_on_a_living_machine_and_too_few_suppliers_are_accepted_read_only(tmp_path: Path) -> None:
+def test_recovery_is_tried_on_a_living_machine_and_with_too_few_suppliers_it_is_read_only_until_accepted(
+    tmp_path: Path,
+) -> None:
     with Practice(tmp_path, suppliers=3, code="1/3") as swarm:
         (swarm.path / "letter").write_bytes(LETTER)
         words = ("--words-file", str(swarm.words))
@@ -40,15 +43,26 @@ def test_recovery_is_tried_on_a_living_machine_and_too_few_suppliers_are_accepte
         assert "2 suppliers must answer, and 1 do" in swarm.run("recover", "--check", *words, ok=(14,)).stderr
         assert not [path for path in swarm.home.iterdir() if path.name.startswith("catalog.trial")]
         new = tmp_path / "new"
-        place = swarm.places()[2]
-        refused = swarm.run("recover", place, *words, home=new, ok=(14,))
-        assert "confirmed by 1 of 3 suppliers" in refused.stdout
-        assert "--accept" in refused.stderr
-        said = swarm.run("recover", place, *words, "--accept", "--mount", str(swarm.path), "--all", home=new).stdout
+        said = swarm.run("recover", swarm.places()[2], *words, "--mount", str(swarm.path), home=new, ok=(14,)).stdout
         try:
-            assert "Read-only" in said
-            assert "Read 586 KiB; 0 files could not be read now." in said
+            assert "confirmed by 1 of 3 suppliers" in said
+            assert "and only to be read" in said
+            assert f"Read-only: this is the state of {date.today().isoformat()}" in said
             assert (swarm.path / "letter").read_bytes() == LETTER
             assert code_of((swarm.path / "new").touch) == errno.EROFS
+            assert "a newer one may exist" in swarm.run("status", home=new, ok=(30,)).stdout
+            again = swarm.run("recover", *words, "--accept", home=new, ok=(12,))
+            assert f"run `bitdustfs umount {swarm.path}` first" in again.stderr
         finally:
             swarm.run("umount", str(swarm.path), home=new)
+        for verb in (("revoke", "00" * 32, *words), ("hire", swarm.places()[2], "--size", "1G")):
+            assert "can only read the volume" in swarm.run(*verb, home=new, ok=(13,)).stderr
+
+        accepted = ("recover", *words, "--accept", "--mount", str(swarm.path), "--all")
+        said = swarm.run(*accepted, home=new).stdout
+        try:
+            assert "Read 586 KiB; 0 files could not be read now." in said
+            (swarm.path / "new").write_bytes(b"it goes on")
+        finally:
+            swarm.run("umount", str(swarm.path), home=new)
+        assert "holds a volume already" in swarm.run(*accepted, home=new, ok=(11,)).stderr
