@@ -59,7 +59,8 @@ class TcpDialer:
         link = await shake_hands(transport, self._context, address, server_side=False)
         if not hmac.compare_digest(link.peer, expected):
             await trio.aclose_forcefully(transport)
-            raise WrongPeer(peer=f"{short(link.peer)} at {address}", expected=short(expected))
+            named = short if short(link.peer) != short(expected) else bytes.hex  # one digit may be mistyped
+            raise WrongPeer(peer=f"{named(link.peer)} at {address}", expected=named(expected))
         return link
 
     async def dial_bulk(self, address: str, peer: NodeId, bulk: BulkPass) -> BulkLink:

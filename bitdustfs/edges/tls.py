@@ -242,6 +242,8 @@ def _proven_node(stream: trio.SSLStream[_Wide], address: str) -> NodeId:
 def why(error: BaseException) -> str:
     """Say in a few printable words what a foreign exception says."""
     cause = error.__cause__ or error
+    while isinstance(cause, BaseExceptionGroup):  # of attempts, one for each address of a name
+        cause = cause.exceptions[0]
     text = cause.reason if isinstance(cause, ssl.SSLError) and cause.reason else None
     if text is None:
         text = (cause.strerror if isinstance(cause, OSError) else None) or str(cause) or type(cause).__name__

@@ -22,6 +22,7 @@ from cryptography.x509.oid import NameOID
 
 from bitdustfs.edges import tcp, tls
 from bitdustfs.errors import BadRequest, InUse, PeerError, PeerGone, ProtocolViolation, WrongPeer
+from bitdustfs.model import NodeId
 from bitdustfs.ports import Link
 from bitdustfs.testing.swarm import make_identity
 
@@ -151,6 +152,14 @@ async def test_dialer_refuses_another_node() -> None:
         await assert_still_serves(listener)
 
 
+async def test_one_digit_of_a_node_id_that_is_wrong_can_be_found() -> None:
+    mistyped = NodeId(SUPPLIER.node[:-1] + bytes([SUPPLIER.node[-1] ^ 1]))
+    async with supplier() as listener:
+        with pytest.raises(WrongPeer, match=f"{SUPPLIER.node.hex()} at .*, but {mistyped.hex()} was expected"):
+            await tcp.TcpDialer(CUSTOMER.key).dial(listener.address, mistyped)
+        await assert_dropped(await listener.accept())
+
+
 async def assert_dropped(link: Link) -> None:
     try:
         assert await link.receive_some(10) == b""
@@ -163,7 +172,7 @@ async def test_dialer_says_that_nobody_listens() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{closed.getsockname()[1]}"
-        with trio.fail_after(PATIENCE_S), pytest.raises(PeerGone):
+        with trio.fail_after(PATIENCE_S), pytest.raises(PeerGone, match="Connection refused"):
             await tcp.TcpDialer(CUSTOMER.key).dial(address, SUPPLIER.node)
 
 
