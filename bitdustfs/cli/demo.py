@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from bitdustfs.cli.common import Asked, with_common_options
-from bitdustfs.cli.swarm import Plan, Swarm
+from bitdustfs.cli.swarm import WORDS, Plan, Swarm
 from bitdustfs.core.report import PRACTICE_BANNER
 from bitdustfs.edges import mounts
 from bitdustfs.edges.config import parse_code
@@ -123,6 +123,7 @@ def _told(asked: Asked, plan: Plan) -> list[str]:
     k, _, n = plan.code.partition("/")
     run = _command(asked)
     place = shlex.quote(plan.mountpoint)
+    words = shlex.quote(str(asked.find_home().demo / WORDS))
     return [
         f"{plan.mountpoint} is mounted: a volume on {len(hired)} practice suppliers, {hired[0]} to {hired[-1]}.",
         PRACTICE_BANNER,
@@ -132,6 +133,7 @@ def _told(asked: Asked, plan: Plan) -> list[str]:
         f"       {run} status {place}",
         f"       {run} cache drop {place}; {run} demo kill 1; {run} demo kill 3",
         f"       diff -r /usr/share/doc/bash {place}/bash; {run} demo revive 1",
+        f"       {run} recover --check --words-file {words}",
         f"Stop:  {run} demo down            (what was written stays)",
         f"       {run} demo down --purge    (everything is deleted)",
     ]

@@ -51,6 +51,8 @@ For real:
   bitdustfs hire NODEID@ADDR:PORT --size 50G
   bitdustfs mount ~/BitDust
   bitdustfs serve --donate 50G         keep things for a friend, on another machine or home
+  bitdustfs sheet                      what to keep on paper, with the words
+  bitdustfs recover NODEID@ADDR:PORT   on another machine, when this one is gone
 
 Exit codes: 0 done, 2 wrong usage, 10 not found, 11 exists already, 12 in use, 13 not allowed, 14 not reachable,
 15 disk full, 16 contracts full, 17 lost or damaged, 18 read-only, 19 unreadable format, 20 a peer cheated,

@@ -40,6 +40,7 @@ _SHOWN = 20  # names of files; the rest is counted
 _READ_BYTES = 1024 * 1024
 _CONNECT_S = 15.0  # for the suppliers that told the state to be connected to the new mount
 _LOOK_S = 0.1
+_ASKING = "Asking the suppliers for the newest state."
 _SILENCE_S = 30  # the mount answers from its catalog
 
 Progress = Callable[[int, int], None]
@@ -109,23 +110,31 @@ def recover(
     import trio
 
     from bitdustfs.cli.logs import log_to_stderr
-    from bitdustfs.cli.recovering import Wish, run_recover
+    from bitdustfs.cli.recovering import WAIT_S, Wish, run_recover
+
+    def say(found: Found) -> None:
+        _say(found)
+        if wait and not found.is_certain:
+            click.echo(f"Asking again in {WAIT_S:g} s, until enough answer. Ctrl-C ends it.")
 
     make_home(home)
     with hold(home):
         log_to_stderr("error")
+        click.echo(_ASKING, err=True)
         with shown("catalog") as progress:
-            done = trio.run(run_recover, home, secret, friends, Wish(accept, wait), _say, progress)
+            done = trio.run(run_recover, home, secret, friends, Wish(accept, wait), say, progress)
     _tell(home, done)
     if directory is None:
+        if not done.may_write:
+            click.echo(f"To write, {TO_WRITE}.")
         click.echo("Now: bitdustfs mount DIRECTORY")
     else:
         click.get_current_context().invoke(
             mount, directory=directory, code=None, foreground=False, words=(), ready_fd=None
         )
-        if everything and done.may_write:
-            _read_all(home, Path(directory), done.found.answered)
-        elif everything:
+        if everything and done.may_write and not _read_all(home, Path(directory), done.found.answered):
+            return EXIT[Kind.UNAVAILABLE]
+        if everything and not done.may_write:
             click.echo("Contents come when they are read: of what is only read, nothing is kept here.")
     return 0 if done.may_write else EXIT[Kind.UNAVAILABLE]
 
@@ -175,12 +184,11 @@ def _tell(home: Home, done: Recovered) -> None:
         click.echo(f"Recovered into {home}.")
         return
     click.echo(f"Recovered into {home}, as of {moment(done.found.content.time_s)}, and only to be read.")
-    click.echo(f"To write: {TO_WRITE}.")
 
 
 @contextmanager
 def shown(what: str) -> Iterator[Progress]:
-    """A progress bar of bytes on a terminal, nothing elsewhere."""
+    """A progress bar of bytes on a terminal, from the first step on; nothing elsewhere."""
     if not sys.stderr.isatty():
         yield lambda _done, _total: None
         return
@@ -188,24 +196,30 @@ def shown(what: str) -> Iterator[Progress]:
     from rich.progress import BarColumn, Progress, TextColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None, told="")
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = bar.add_task(what, total=None, told="")
 
-        def show(done: int, total: int) -> None:
-            told = f"{format_size(done)} of {format_size(total)}"
-            bar.update(task, completed=done, total=total or None, told=told)
+    def show(done: int, total: int) -> None:
+        bar.start()
+        told = f"{format_size(done)} of {format_size(total)}"
+        bar.update(task, completed=done, total=total or None, told=told)
 
+    try:
         yield show
+    finally:
+        bar.stop()
 
 
 # --- everything at once -------------------------------------------------------------------------------------
 
 
-def _read_all(home: Home, place: Path, suppliers: int) -> None:
+def _read_all(home: Home, place: Path, suppliers: int) -> bool:
     """Read every file, so that its contents come from the suppliers; the spool keeps what it has room for.
 
     Args:
         suppliers: how many are expected to answer.
+    Returns:
+        Whether all could be read.
     """
     report = _when_connected(home, suppliers)
     read_bytes, failed = 0, []
@@ -221,6 +235,7 @@ def _read_all(home: Home, place: Path, suppliers: int) -> None:
     for line in failed[:_SHOWN]:
         click.echo(f"bitdustfs: {line}", err=True)
     click.echo(f"Read {format_size(read_bytes)}; {count(len(failed), 'file')} could not be read now.")
+    return not failed
 
 
 def _when_connected(home: Home, suppliers: int) -> StatusReport:
@@ -279,6 +294,7 @@ def _try(home: Home, secret: Secret, friends: Sequence[tuple[NodeId, str]], sync
     from bitdustfs.cli.logs import log_to_stderr
 
     log_to_stderr("error")
+    click.echo(_ASKING, err=True)
     with shown("catalog") as progress:
         return trio.run(run_check, home, secret, friends, sync, progress)
 

@@ -84,7 +84,10 @@ async def run_recover(
     try:
         found = await find_state(seeker, friends, wish, say)
     except NotFound as error:
-        raise NotFound(what=f"{error}. The words lead to owner {fingerprint(owner_id)}") from error
+        raise NotFound(
+            what=f"{error}. The words lead to owner {fingerprint(owner_id)}: "
+            "if your sheet shows another one, some of them are wrong"
+        ) from error
     if not wish.accept:
         _refuse_older(home, found)
     may_write = found.is_certain or wish.accept

@@ -58,7 +58,7 @@ def revoke(asked: Asked, node: str, words_file: str | None) -> int:
     with hold(home):
         log_to_stderr("error")
         done = trio.run(run_revoke, home, owner)
-    click.echo(f"Node {prefix} is revoked, and every other machine of yours but this one, {short(identity.node)}.")
+    click.echo(f"Every machine of yours but this one, {short(identity.node)}, is revoked: node {prefix} with them.")
     if done.told:
         click.echo(f"Told: {', '.join(done.told)}.")
     for label, why in done.untold.items():

@@ -30,7 +30,7 @@ _VERSION = 1
 _END_S = 10.0  # for a supplier to end after SIGTERM, and for any process after SIGKILL
 _ANY_PORT = "127.0.0.1:0"
 _SUPPLIER = re.compile(r"supplier[1-9][0-9]{0,3}")
-_WORDS = "recovery-words"
+WORDS = "recovery-words"  # those of the practice volume, below HOME/demo
 # what the program makes in a home, by exact name: nothing else is ever deleted
 _OUR_DIRECTORIES = ("spool", "shelf", "contracts")
 _OUR_CATALOG = tuple(f"catalog.db{tail}" for tail in ("", "-wal", "-shm", "-journal"))
@@ -226,7 +226,7 @@ class Swarm:
         if not self._is_marked():  # first: keys in a home that is not marked are those of a real volume
             store(self.home.config, "practice", "true")
         homes = [self.home, *(self._home_of(member) for member in plan.members)]
-        words = [self.home.demo / _WORDS, *(self.home.demo / f"{m.name}.words" for m in plan.members)]
+        words = [self.home.demo / WORDS, *(self.home.demo / f"{m.name}.words" for m in plan.members)]
         making = []
         for home, file in zip(homes, words, strict=True):
             if not home.keys.exists():
@@ -295,7 +295,7 @@ class Swarm:
         home, demo = self.home.path, self.home.demo
         members = plan.members if plan is not None else self.on_disk()
         _delete_directories([home / name for name in _OUR_DIRECTORIES] + [self._home_of(m).path for m in members])
-        words = (_WORDS, *(f"{m.name}.words" for m in members))
+        words = (WORDS, *(f"{m.name}.words" for m in members))
         _delete_files([home / name for name in _OUR_FILES] + [demo / name for name in words])
         _delete_files([path for path in (*home.iterdir(), *demo.iterdir()) if _HALF_WRITTEN.fullmatch(path.name)])
         _delete_files([self.home.keys, *(home / name for name in _OUR_LOGS)])
