@@ -28,6 +28,13 @@ class MemoryShelf:
         self._fragments: dict[OwnerId, dict[FragmentName, tuple[Root, bytes]]] = {}
         self._trash: dict[OwnerId, dict[FragmentName, bytes]] = {}
 
+    def copy(self) -> MemoryShelf:
+        """Another shelf with what is on this one now."""
+        made = MemoryShelf(donated_bytes=self.donated_bytes)
+        made._fragments = {owner: dict(held) for owner, held in self._fragments.items()}
+        made._trash = {owner: dict(gone) for owner, gone in self._trash.items()}
+        return made
+
     def put(self, owner: OwnerId, name: FragmentName, root: Root, content: bytes | memoryview) -> None:
         self._check()
         if fragment.root(content) != root:

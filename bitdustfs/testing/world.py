@@ -14,6 +14,7 @@ from __future__ import annotations
 import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,9 @@ class World:
 
     Args:
         coat: put around the ports "catalog", "spool", "entropy" and "suppliers", to let them fail.
+
+    Attributes:
+        boot: which boot of the customer's machine the next node is in; b"": each is in another one.
     """
 
     node: Node
@@ -61,6 +65,7 @@ class World:
         self._options = NodeOptions(spool_limit=spool_limit, code=code)
         self._contract_bytes = contract_bytes
         self._seed = seed
+        self.boot = b""
         self.catalog: SqliteCatalog = coat("catalog", SqliteCatalog(":memory:", create=True))
         self.spool: MemorySpool = coat("spool", MemorySpool())
 
@@ -104,7 +109,7 @@ class World:
             entropy=self.swarm.entropy,
             wall=self.swarm.wall,
             secrets=SECRETS,
-            options=self._options,
+            options=replace(self._options, boot=self.boot),
         )
         node.tree.plant(None, CALLER)
         async with node.running():
