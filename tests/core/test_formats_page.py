@@ -9,22 +9,40 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
-from bitdustfs.core import block, bulk, certificate, contract, erasure, fragment, head, keys, phrase, wire
+from bitdustfs.core import block, bulk, certificate, contract, erasure, fragment, head, keys, phrase, replica, wire
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.contract import Party, Terms
 from bitdustfs.core.keyfile import NodeKeys, decode_keys, encode_keys
-from bitdustfs.core.seal import BlockSeal
+from bitdustfs.core.replica import DeltaRef, HeadContent, Manifest, ObjectRef, SupplierEntry
+from bitdustfs.core.seal import BlockSeal, Kind
 from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.shelf_disk import DiskShelf
 from bitdustfs.edges.tls import ALPN, ANCHOR_NOT_A_SECRET
-from bitdustfs.model import BlockId, BulkPass, Code, FragmentName, Role, Suite
+from bitdustfs.model import (
+    IMAGE_CHUNK_BYTES,
+    ROOT_INO,
+    BlockId,
+    BlockNo,
+    BlockRow,
+    BulkPass,
+    Code,
+    FragmentName,
+    FragmentRow,
+    FragmentState,
+    Role,
+    Suite,
+    SupplierNo,
+)
 
 PAGE = Path(__file__).resolve().parents[2] / "man" / "bitdustfs-formats.5"
 EPOCH = 1
@@ -70,6 +88,9 @@ class Cast:
         self.chunk = given("chunk")
         self.customer_seed = given("customer_seed")
         self.bulk = BulkPass(given("bulk_ticket"), given("bulk_key"), given("bulk_other_key"))
+        self.packed = {kind: given(f"{kind}_packed") for kind in OBJECTS}
+        self.ids = {kind: BlockId(given(f"{kind}_id")) for kind in (*OBJECTS, "head")}
+        self.head_packed = given("head_packed")
         self.customer = self._identity(self.owner_key, self.customer_seed, Role.WRITER)
         friend = keys.owner_key(keys.Secret(given("friend_secret")))
         self.supplier = self._identity(friend, given("supplier_seed"), Role.WRITER)
@@ -115,6 +136,41 @@ class Cast:
         second = head.sign(self.customer, handle=handle, version=2, previous=first.digest, sealed=b"second")
         return first, second
 
+    def object_block(self, kind: str) -> bytes:
+        """The block of a delta, a manifest or a chunk of the catalog."""
+        seal = self.secrets.seal_of(self.ids[kind], 0, Suite.AES_256_GCM, OBJECTS[kind])
+        return block.build(seal, replica.cut(self.packed[kind]))[0]
+
+    def reference(self, kind: str) -> ObjectRef:
+        """To that block, with code 1/5, when suppliers 1 and 2 had fragments 0 and 3."""
+        content = self.object_block(kind)
+        root = fragment.root(content)
+        row = BlockRow(BlockNo(-1), self.ids[kind], 0, Suite.AES_256_GCM, Code(1, 5), len(content), (root,) * 5)
+        held = ((0, SupplierNo(1)), (3, SupplierNo(2)))
+        rows = [FragmentRow(row.block, index, supplier, FragmentState.HELD) for index, supplier in held]
+        return replica.reference(row, len(self.packed[kind]), rows)
+
+    def manifest(self) -> Manifest:
+        place = (0, 0, 0, len(self.packed["image"]))
+        return Manifest(1, 7, (place, place), (self.reference("image"),))
+
+    def head_content(self) -> HeadContent:
+        return HeadContent(
+            version=1,
+            time_s=SINCE_S,
+            change=8,
+            manifest=(self.reference("manifest"),),
+            deltas=(DeltaRef(8, 8, self.reference("delta")),),
+            suppliers=(SupplierEntry(1, self.supplier.node, self.supplier.owner, "friend", "192.0.2.1:4878"),),
+        )
+
+    def sealed_head(self) -> bytes:
+        """The sealed part of a head, put together as the page says and not as the code does."""
+        plain = struct.pack(">I", len(self.head_packed)) + self.head_packed
+        seal = self.secrets.seal_of(self.ids["head"], 0, Suite.AES_256_GCM, Kind.HEAD)
+        sealed = seal.seal(0, plain.ljust(block.padded_length(len(plain)), b"\0"))
+        return self.ids["head"] + bytes([Suite.AES_256_GCM]) + sealed
+
     def messages(self) -> Mapping[str, wire.Message]:
         """One message of each kind."""
         name, root = bytes(self.fragment_name()), bytes(fragment.root(FRAGMENT))
@@ -144,6 +200,7 @@ class Cast:
         }
 
 
+OBJECTS = {"delta": Kind.DELTA, "manifest": Kind.MANIFEST, "image": Kind.IMAGE}
 HEAD_BYTES = 309
 BODY_BYTES = {
     "put": len(FRAGMENT),
@@ -164,6 +221,7 @@ def made(cast: Cast, directory: Path) -> dict[str, str]:
             _fragments(cast, directory),
             _papers(cast),
             _heads(cast),
+            _replica(cast),
             _frames(cast),
             _bulk(cast),
         )
@@ -240,6 +298,28 @@ def _heads(cast: Cast) -> dict[str, str | bytes]:
     return {"head.link": second.link, "head.digest": second.digest, "head.bytes": second.raw}
 
 
+def _replica(cast: Cast) -> dict[str, str | bytes]:
+    """What is compressed is given by the page: other builds of zlib make other bytes of the same content."""
+    sealed = cast.sealed_head()
+    return {
+        "replica.delta": _change_set(),
+        **{f"replica.{kind}_block_blake3": blake3(cast.object_block(kind)).digest() for kind in OBJECTS},
+        "replica.delta_reference": msgspec.msgpack.encode(cast.reference("delta")),
+        "replica.manifest": msgspec.msgpack.encode(cast.manifest()),
+        "replica.head": msgspec.msgpack.encode(cast.head_content()),
+        "replica.head_sealed_bytes": str(len(sealed)),
+        "replica.head_sealed_blake3": blake3(sealed).digest(),
+    }
+
+
+def _change_set() -> bytes:
+    """The root directory gets the attribute user.a with the value b."""
+    with closing(SqliteCatalog(":memory:", create=True)) as catalog:
+        catalog.put_xattr(ROOT_INO, b"user.a", b"b")
+        catalog.commit()
+        return catalog.outbox(0, 1 << 20)[-1][1]
+
+
 def _frames(cast: Cast) -> dict[str, str | bytes]:
     made_frames: dict[str, str | bytes] = {}
     for name, message in cast.messages().items():
@@ -306,6 +386,17 @@ def test_papers_of_the_page_are_read_back(vectors: dict[str, str], cast: Cast) -
     assert decode_keys(bytes.fromhex(vectors["keyfile.bytes"])) == _node_keys(cast)
     assert contract.parse(cast.proposal().raw).terms.second.gives_bytes == GIB
     assert head.follows(head.parse(bytes.fromhex(vectors["head.bytes"])), b"", cast.heads()[0])
+
+
+def test_objects_of_the_page_are_read_back(cast: Cast) -> None:
+    for kind, packed in cast.packed.items():
+        ref = cast.reference(kind)
+        row = ref.row(BlockNo(-1))
+        assert replica.join(cast.secrets, row, OBJECTS[kind], len(packed), cast.object_block(kind)) == packed
+    assert replica.expand(cast.packed["delta"], 1000) == _change_set()
+    assert replica.decode_manifest(cast.packed["manifest"]) == cast.manifest()
+    assert replica.expand(cast.packed["image"], IMAGE_CHUNK_BYTES) == bytes(IMAGE_CHUNK_BYTES)
+    assert replica.unseal_head(cast.secrets, cast.sealed_head()) == cast.head_content()
 
 
 def test_frames_of_the_page_are_read_back(cast: Cast) -> None:
