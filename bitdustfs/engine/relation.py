@@ -19,7 +19,7 @@ BACKOFF_S: Final = 0.2  # after the first failure; doubles
 class Relation:
     """What is known of one hired supplier."""
 
-    __slots__ = ("backoff_s", "carrier", "free", "patience", "removed", "revoked_in", "row", "wake")
+    __slots__ = ("backoff_s", "carrier", "dialling", "free", "patience", "removed", "revoked_in", "row", "wake")
 
     def __init__(self, row: Supplier) -> None:
         self.row = row
@@ -33,6 +33,7 @@ class Relation:
         self.backoff_s = BACKOFF_S
         self.revoked_in = 0  # the newer epoch that it knows of our owner, if it refuses us for that
         self.patience = trio.CancelScope()  # until the next ping
+        self.dialling = trio.CancelScope()  # until it answers at its address
 
     @property
     def peer(self) -> Peer | None:

@@ -89,6 +89,8 @@ class Suppliers:
         """Take on a supplier, or take over a changed row of one."""
         known = self._relations.get(row.supplier)
         if known is not None:
+            if row.address != known.row.address:
+                known.dialling.cancel()  # whoever is there now may never answer
             known.row = row
             self._wake(known)
             return
@@ -285,10 +287,10 @@ class Suppliers:
             await self._pause(relation)
 
     async def _connect_and_use(self, relation: Relation) -> None:
-        with trio.move_on_after(DIAL_S) as scope:
+        with trio.move_on_after(DIAL_S) as relation.dialling:
             peer = await self._dial(relation.row.address, relation.row.node)
-        if scope.cancelled_caught:
-            raise PeerGone(peer=relation, what=f"no answer in {DIAL_S} s")
+        if relation.dialling.cancelled_caught:
+            raise PeerGone(peer=relation, what=f"no answer in {DIAL_S} s, or it moved")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(peer.run)
             carrier = self._carrier(peer)

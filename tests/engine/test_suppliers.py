@@ -220,6 +220,24 @@ async def test_nudge_tries_at_once(autojump_clock: MockClock) -> None:
         assert trio.current_time() - start < 1
 
 
+async def test_supplier_that_moved_is_not_waited_for_where_somebody_silent_took_its_place(
+    autojump_clock: MockClock,
+) -> None:
+    async with swarm() as (world, side):
+        rows, first = await world.hire_all(), world.suppliers[0]
+        first.kill()
+        await until(side, lambda: side.online() == (S2, S3))
+        world.network.listen(first.node, first.address)  # and never answers
+        side.nudge()
+        await trio.sleep(1)
+        first.address = "s1:8000"
+        first.start()
+        start = trio.current_time()
+        side.add(replace(rows[0], address=first.address))
+        await until(side, lambda: side.online() == ALL)
+        assert trio.current_time() - start < 1
+
+
 async def test_silent_supplier_is_noticed_without_a_request(autojump_clock: MockClock) -> None:
     async with swarm() as (world, side):
         start = trio.current_time()
