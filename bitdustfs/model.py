@@ -207,6 +207,7 @@ class FragmentState(IntEnum):
     HELD = 1  # acknowledged, not proven lost
     LOST = 2  # proven wrong or denied by its supplier
     WANTED = 3  # not acknowledged yet: work for the repair queue
+    ABSENT = 4  # acknowledged, and its supplier is lost: held again when it comes back
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +221,42 @@ class FragmentRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Wanting:
+    """A block that lacks fragments, and its place in the repair queue."""
+
+    spare: int  # held fragments minus k
+    block: BlockNo
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What this machine saw of a supplier since it last came or went."""
+
+    supplier: SupplierNo
+    away_s: float  # for how long it has not answered, as far as we were there to see it; 0: it answers
+    since_ns: int  # wall time since when: for people
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """A supplier was away, and came back."""
+
+    ended_ns: int  # wall time
+    length_s: float  # as far as we were there to see it
+
+
+class Standing(IntEnum):
+    """What a supplier is to us, as far as it outlives a restart (see core/standing)."""
+
+    CANDIDATE = 1  # agreed to keep something for us; gets nothing until it is hired
+    HIRED = 2
+    LOST = 3  # stayed away too long
+    FIRED = 4  # given up
+
+
+@dataclass(frozen=True, slots=True)
 class Supplier:
-    """A hired supplier, as the catalog keeps it."""
+    """A supplier, as the catalog keeps it."""
 
     supplier: SupplierNo
     node: NodeId
@@ -233,6 +268,12 @@ class Supplier:
     capacity_fragments: int
     used_bytes: int  # by our own count of acknowledged fragments
     used_fragments: int
+    standing: Standing = Standing.HIRED
+
+    @property
+    def is_hired(self) -> bool:
+        """It gets new fragments, and heads count on it."""
+        return self.standing is Standing.HIRED
 
 
 @dataclass(frozen=True, slots=True)

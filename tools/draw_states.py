@@ -1,0 +1,106 @@
+#!/usr/bin/env python3
+"""Draw the table of a supplier's states (bitdustfs/core/standing.py) as the manual page bitdustfs-suppliers(7).
+
+tools/draw_states.py          print the page
+tools/draw_states.py --write  put it into man/
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(CHECKOUT))
+
+from bitdustfs.core import grace  # noqa: E402
+from bitdustfs.core.standing import TABLE, Event, State  # noqa: E402
+
+PAGE = CHECKOUT / "man" / "bitdustfs-suppliers.7"
+
+_HEAD = r""".\" bitdustfs - licence GPL-3.0-or-later
+.\" Drawn by tools/draw_states.py from bitdustfs/core/standing.py: change that, and draw it again.
+.TH BITDUSTFS-SUPPLIERS 7 2026-11-27 "bitdustfs 0.1.0" "bitdustfs manual"
+.SH NAME
+bitdustfs-suppliers \- the states of a supplier, and when it is replaced
+.SH DESCRIPTION
+The mounting process keeps one connection to every supplier and asks it for its room once a minute. What it sees moves
+the supplier between these states:
+"""
+
+_GRACE = r""".SH HOW LONG A SUPPLIER MAY STAY AWAY
+Away is a supplier without a connection. Only time during which the mounting process was there to see it counts: not
+that of a machine that slept, or was off, and none while fewer than half of the hired suppliers answer, because then
+it is more likely that this machine is cut off. An absence goes on over a restart.
+.PP
+The wait depends on how many fragments the worst block could still spare without the suppliers that do not answer:
+.PP
+.nf
+none     {none:g} hours
+one      {one:g} hours
+more     {more:g} hours
+.fi
+.PP
+With one or more to spare, a supplier that was away for long in the last {days} days is waited for {habit:g} times as
+long as its longest absence, if that is more. The key
+.B patience
+of the configuration replaces the three numbers by one; a practice swarm waits for 30 s.
+.SH WHAT FOLLOWS
+When a supplier is lost, a candidate that answers is hired, if fewer suppliers are hired than a block has fragments.
+The fragments that the lost one held are made again from others, without any key, each checked against the root that
+was noted when the block was made. Most urgent first: the blocks with the fewest fragments to spare. Nobody erases
+anything: when a lost supplier comes back, what it holds counts again.
+.SH SEE ALSO
+.BR bitdustfs (1),
+.BR bitdustfs-architecture (7),
+.BR bitdustfs-glossary (7)
+"""
+
+
+def page() -> str:
+    """The whole manual page, as roff."""
+    hours = grace.HOUR_S
+    patience = grace.Patience()
+    tail = _GRACE.format(
+        none=patience.at_none_s / hours,
+        one=patience.at_one_s / hours,
+        more=patience.else_s / hours,
+        days=grace.MEMORY_DAYS,
+        habit=grace.HABIT,
+    )
+    return _HEAD + _meanings(State) + _table() + _meanings(Event, title="EVENTS") + tail
+
+
+def _table() -> str:
+    """One line for each state: what each event makes of it."""
+    width = max(len(state.value) for state in State) + 2
+    widths = [max(len(event.value), *(len(s.value) for s in State)) + 2 for event in Event]
+    lines = ["".ljust(width) + "".join(event.value.ljust(w) for event, w in zip(Event, widths, strict=True))]
+    for state in State:
+        cells = [TABLE[state].get(event) for event in Event]
+        shown = [("-" if cell is None else "." if cell is state else cell.value) for cell in cells]
+        lines.append(state.value.ljust(width) + "".join(s.ljust(w) for s, w in zip(shown, widths, strict=True)))
+    body = "\n".join(line.rstrip() for line in lines).replace("-", "\\-")
+    how = "A dot: the state stays. A dash: it cannot happen, and would be an error of the program."
+    return f".SH STATES AND EVENTS\n.nf\n{body}\n.fi\n.PP\n{how}\n"
+
+
+def _meanings(kind: type[State] | type[Event], *, title: str = "") -> str:
+    """The comment beside each member, which is where its meaning is written."""
+    source = inspect.getsource(kind)
+    told = [f".SH {title}\n"] if title else []
+    for member in kind:
+        found = re.search(rf"^ *{member.name} = .*?  # (.*)$", source, re.MULTILINE)
+        if found is None:
+            raise SystemExit(f"{kind.__name__}.{member.name} has no comment that says what it means")
+        told.append(f".TP\n.B {member.value}\n{found[1]}\n")
+    return "".join(told)
+
+
+if __name__ == "__main__":
+    if "--write" in sys.argv[1:]:
+        PAGE.write_text(page())
+    else:
+        print(page(), end="")
