@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar
 from bitdustfs.errors import BitdustError
 from bitdustfs.model import (
     NO_INO,
+    Absence,
     BlockNo,
     BlockRow,
     BulkPass,
@@ -28,6 +29,7 @@ from bitdustfs.model import (
     Fingerprint,
     FragmentName,
     FragmentRow,
+    FragmentState,
     ImageChunk,
     Ino,
     Inode,
@@ -36,11 +38,13 @@ from bitdustfs.model import (
     MapRow,
     Name,
     NodeId,
+    Observation,
     OwnerId,
     RestoreReport,
     Root,
     Supplier,
     SupplierNo,
+    Wanting,
 )
 
 T = TypeVar("T")
@@ -202,8 +206,16 @@ class Catalog(Protocol):
         """How many different fragments of the block are HELD."""
         ...
 
-    def wanting_blocks(self, limit: int) -> Sequence[BlockNo]:
-        """Blocks with fewer held fragments than their code's n, fewest above k first, local ones before others."""
+    def wanting_blocks(self, limit: int, after: Wanting | None = None) -> Sequence[Wanting]:
+        """Blocks with fewer held fragments than their code's n, fewest above k first, local ones before others.
+
+        Args:
+            after: only those behind this one in that order.
+        """
+        ...
+
+    def fragments_at(self, supplier: SupplierNo, state: FragmentState, limit: int) -> Sequence[FragmentRow]:
+        """At most `limit` of the fragments at a supplier that are in that state."""
         ...
 
     def count_blocks(self) -> int:
@@ -231,6 +243,22 @@ class Catalog(Protocol):
 
     def charge_supplier(self, supplier: SupplierNo, bytes_more: int, fragments_more: int) -> None:
         """Count what a supplier holds for us."""
+        ...
+
+    def observations(self) -> Sequence[Observation]:
+        """What was seen of suppliers; those that were never seen to come or go are left out."""
+        ...
+
+    def put_observation(self, seen: Observation) -> None:
+        """Insert or replace."""
+        ...
+
+    def absences(self, supplier: SupplierNo) -> Sequence[Absence]:
+        """The absences of a supplier that ended, oldest first."""
+        ...
+
+    def note_absence(self, supplier: SupplierNo, absence: Absence, forget_before_ns: int) -> None:
+        """Add one, and forget those that ended before a wall time."""
         ...
 
     # -- local: files, extents, inline bytes, uploads -----------------------------------------------------

@@ -20,6 +20,7 @@ import trio
 from bitdustfs.cli.common import only_here, only_read
 from bitdustfs.cli.mount_options import MountWish, default_spool_bytes, wanted_code
 from bitdustfs.core.certificate import Identity
+from bitdustfs.core.grace import Patience
 from bitdustfs.core.report import PRACTICE_BANNER, HireReport
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.edges import control_server, fuse, mounts
@@ -51,7 +52,7 @@ from bitdustfs.engine.reporter import note_checked
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.tree import Caller
 from bitdustfs.errors import BadFormat, CatalogDamaged, DiskFault, LogDamaged, ReadOnly, Unavailable
-from bitdustfs.model import Code, NodeId, OwnerId, Role, Supplier
+from bitdustfs.model import Code, NodeId, OwnerId, Role, Standing, Supplier
 
 _SHELF_THREADS = 8  # they wait for the disk more than they compute
 _VOLUME_ID = "volume_id"  # in the catalog: which volume it describes
@@ -80,6 +81,7 @@ class HireWish:
     address: str
     bytes: int
     label: str
+    as_candidate: bool = False  # it gets nothing until a hired one is lost
 
 
 # --- mount ------------------------------------------------------------------------------------------------
@@ -99,7 +101,8 @@ async def run_mount(home: Home, wish: MountWish, ready: Ready) -> None:
         if mounts.check_mountpoint(wish.place, str(home), mounts.read_mounts()):
             log.warning("the process that served %s before was killed: its mount is taken away", wish.place)
             mounts.detach(wish.place, lazy=True)
-        hired = catalog.suppliers()
+        known = [row for row in catalog.suppliers() if row.standing is not Standing.FIRED]
+        patience_s = wish.settings.patience
         entropy, wall = SystemEntropy(), SystemWall()
         open_files = min(OPEN_FILES, allow_open_files() // 4)
         with closing(DiskSpool(home.spool, open_files=open_files)) as spool:
@@ -109,7 +112,7 @@ async def run_mount(home: Home, wish: MountWish, ready: Ready) -> None:
                 changes=SqliteChanges(),
                 image=lambda: catalog.image(home.image),
                 spool=spool,
-                suppliers=Suppliers(identity, TcpDialer(identity.key), hired, entropy=entropy, wall=wall),
+                suppliers=Suppliers(identity, TcpDialer(identity.key), known, entropy=entropy, wall=wall),
                 crunch=ThreadCrunch(),
                 entropy=entropy,
                 wall=wall,
@@ -120,6 +123,7 @@ async def run_mount(home: Home, wish: MountWish, ready: Ready) -> None:
                     practice=wish.settings.practice,
                     suite=best_suite(),
                     boot=boot_id(),
+                    patience=Patience.of(patience_s) if patience_s else Patience(),
                 ),
             )
             node.tree.plant(None, Caller(uid=os.geteuid(), gid=os.getegid()))
@@ -185,7 +189,7 @@ class _Mounted:
 
     def _greeting(self) -> list[str]:
         lines = [f"Mounted {self._wish.place}."]
-        hired = len(self._catalog.suppliers())
+        hired = _hired(self._catalog)
         if self._wish.settings.practice:
             lines.append(PRACTICE_BANNER)
         if not hired:
@@ -226,6 +230,7 @@ class _Mounted:
             address=str(args["address"]),
             bytes=int(args["bytes"]),
             label=str(args["label"]),
+            as_candidate=bool(args["candidate"]),
         )
         row = await _agree(self._node.suppliers, self._catalog, wish)
         self._node.suppliers.add(row)
@@ -275,6 +280,8 @@ async def _agree(suppliers: Suppliers, catalog: SqliteCatalog, wish: HireWish) -
         )
     if waiting.cancelled_caught:
         raise Unavailable(what=f"{wish.address} did not answer in {_HIRE_S:g} s")
+    if wish.as_candidate:
+        row = replace(row, standing=known.standing if known is not None else Standing.CANDIDATE)
     catalog.put_supplier(row)
     return next(kept for kept in catalog.suppliers() if kept.node == wish.node)
 
@@ -351,7 +358,11 @@ def _catalog(
     with closing(_open_catalog(home, read_only=read_only)) as catalog:
         if catalog.value(_VOLUME_ID) != secrets.volume_id:
             raise BadFormat(what=f"{home.catalog} does not belong to the keys beside it: put the right keys back")
-        yield catalog, choose(len(catalog.suppliers()))
+        yield catalog, choose(_hired(catalog))
+
+
+def _hired(catalog: SqliteCatalog) -> int:
+    return sum(row.is_hired for row in catalog.suppliers())
 
 
 def _open_catalog(home: Home, *, read_only: bool) -> SqliteCatalog:

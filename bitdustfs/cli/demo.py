@@ -36,7 +36,9 @@ def demo() -> None:
 @demo.command()
 @click.argument("directory")
 @click.option("--suppliers", type=click.IntRange(1, _MOST), default=5, show_default=True, help="How many are hired.")
-@click.option("--spares", type=click.IntRange(0, _MOST), default=2, show_default=True, help="How many more run.")
+@click.option(
+    "--spares", type=click.IntRange(0, _MOST), default=2, show_default=True, help="How many wait to be hired."
+)
 @click.option("--code", metavar="K/N", default="3/5", show_default=True, help="Any K of N suppliers restore a file.")
 @with_common_options
 def up(asked: Asked, directory: str, suppliers: int, spares: int, code: str) -> None:
@@ -127,7 +129,7 @@ def _told(asked: Asked, plan: Plan) -> list[str]:
     return [
         f"{plan.mountpoint} is mounted: a volume on {len(hired)} practice suppliers, {hired[0]} to {hired[-1]}.",
         PRACTICE_BANNER,
-        f"Any {k} of {n} suppliers restore a file. Running and not hired: {', '.join(spares) or 'none'}.",
+        f"Any {k} of {n} suppliers restore a file. Hired when one is lost: {', '.join(spares) or 'none'}.",
         f"State: {asked.find_home()}, with the suppliers in demo/supplierN.",
         f"Try:   cp -a /usr/share/doc/bash {place}; {run} sync {place}",
         f"       {run} status {place}",

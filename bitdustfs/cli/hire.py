@@ -24,9 +24,10 @@ _NODE_BYTES = 32
 @click.argument("suppliers", metavar="NODEID@ADDR:PORT...", nargs=-1, required=True)
 @click.option("--size", type=Size(), required=True, help="How much each of them keeps for you.")
 @click.option("--label", "labels", multiple=True, help="What to call it; once for each. Default: s1, s2, …")
+@click.option("--candidate", is_flag=True, help="Only agree; it is hired when a supplier is lost.")
 @with_json
 @with_common_options
-def hire(asked: Asked, suppliers: tuple[str, ...], size: int, labels: tuple[str, ...]) -> None:
+def hire(asked: Asked, suppliers: tuple[str, ...], size: int, labels: tuple[str, ...], candidate: bool) -> None:
     """Take on suppliers: both sides sign a contract, and new blocks go there too.
 
     NODEID@ADDR:PORT is what `bitdustfs serve` prints on the supplier's machine; its owner must have allowed you with
@@ -47,13 +48,14 @@ def hire(asked: Asked, suppliers: tuple[str, ...], size: int, labels: tuple[str,
     places = [parse_place(text) for text in suppliers]
     home = asked.open_home()
     refuse_reader(identity_of(read_keys(home)))
-    told = _hire(home, places, size, labels or ("",) * len(places))
+    told = _hire(home, places, size, labels or ("",) * len(places), candidate=candidate)
     for report in told:
         if asked.as_json:
             show_json(cast("dict[str, object]", report))
         else:
             space = format_size(report["bytes"])
-            click.echo(f"Hired {report['label']} at {report['address']} for {space}; both signed the contract.")
+            done = "Agreed with" if candidate else "Hired"
+            click.echo(f"{done} {report['label']} at {report['address']} for {space}; both signed the contract.")
 
 
 def parse_place(text: str) -> tuple[NodeId, str]:
@@ -75,7 +77,9 @@ def parse_place(text: str) -> tuple[NodeId, str]:
     return NodeId(raw), address
 
 
-def _hire(home: Home, places: Sequence[tuple[NodeId, str]], size: int, labels: Sequence[str]) -> list[HireReport]:
+def _hire(
+    home: Home, places: Sequence[tuple[NodeId, str]], size: int, labels: Sequence[str], *, candidate: bool
+) -> list[HireReport]:
     """Let the process that serves the home do it, or do it here if there is none."""
     try:
         return [
@@ -84,7 +88,7 @@ def _hire(home: Home, places: Sequence[tuple[NodeId, str]], size: int, labels: S
                 ask(
                     home.control,
                     "hire",
-                    {"node": node.hex(), "address": address, "bytes": size, "label": label},
+                    {"node": node.hex(), "address": address, "bytes": size, "label": label, "candidate": candidate},
                     silence_s=_SILENCE_S,
                 ),
             )
@@ -99,7 +103,7 @@ def _hire(home: Home, places: Sequence[tuple[NodeId, str]], size: int, labels: S
     from bitdustfs.cli.logs import log_to_stderr
 
     wishes = [
-        HireWish(node=node, address=address, bytes=size, label=label)
+        HireWish(node=node, address=address, bytes=size, label=label, as_candidate=candidate)
         for (node, address), label in zip(places, labels, strict=True)
     ]
     with hold(home):

@@ -111,6 +111,6 @@ def _margin(margin: int) -> str:
 
 
 def _supplier(supplier: SupplierReport) -> str:
-    answers = "answers" if supplier["answers"] else "silent "
+    answers = "silent" if supplier["state"] == "hired" and not supplier["answers"] else supplier["state"]
     used = f"{format_size(supplier['used_bytes'])} of {format_size(supplier['capacity_bytes'])}"
-    return f"  supplier   {answers}  {supplier['label']}  {supplier['address']}  {used}"
+    return f"  supplier   {answers:<9}  {supplier['label']}  {supplier['address']}  {used}"

@@ -26,6 +26,7 @@ from bitdustfs.edges.home import Home, hold, holder, make_home, write_atomically
 from bitdustfs.errors import BadFormat, BadRequest, BitdustError, InUse
 
 SHARE = "10 GiB"  # what each practice supplier offers and is hired for; it takes what is really stored
+PATIENCE = "30s"  # nobody who practises waits for days
 _VERSION = 1
 _END_S = 10.0  # for a supplier to end after SIGTERM, and for any process after SIGKILL
 _ANY_PORT = "127.0.0.1:0"
@@ -51,9 +52,9 @@ class Member:
     """One practice supplier."""
 
     number: int
-    spare: bool  # runs, but is not hired
+    spare: bool  # a candidate: hired by itself when a supplier is lost
     place: str = ""  # NODEID@ADDR:PORT once it served
-    hired: bool = False
+    hired: bool = False  # or agreed with, if it is a spare
 
     @property
     def name(self) -> str:
@@ -167,7 +168,7 @@ class Swarm:
         if mounted is not None and mounted != place:
             raise BadRequest(what=f"this practice swarm is mounted at {mounted}: `bitdustfs demo down` ends it")
         plan = self.plan() or Plan(place, code, [Member(i + 1, i >= suppliers) for i in range(suppliers + spares)])
-        if mounted is not None and all(m.hired or m.spare for m in plan.members) and self._all_run(plan):
+        if mounted is not None and all(m.hired for m in plan.members) and self._all_run(plan):
             return plan
         mounts.check_fuse()
         if plan.mountpoint != place:
@@ -225,6 +226,8 @@ class Swarm:
         """Run `init` for everybody who has no keys, all at once."""
         if not self._is_marked():  # first: keys in a home that is not marked are those of a real volume
             store(self.home.config, "practice", "true")
+            if not load(self.home.config).patience:
+                store(self.home.config, "patience", PATIENCE)
         homes = [self.home, *(self._home_of(member) for member in plan.members)]
         words = [self.home.demo / WORDS, *(self.home.demo / f"{m.name}.words" for m in plan.members)]
         making = []
@@ -239,14 +242,15 @@ class Swarm:
 
     def hire(self, plan: Plan, members: Sequence[Member]) -> None:
         """Hire those who run and should be hired and are not, or not at their present address."""
-        wanted = [m for m in members if not m.spare and not m.hired]
-        if not wanted:
-            return
-        labels = [word for member in wanted for word in ("--label", member.name)]
-        start_verb(self.home, "hire", "--size", SHARE, *labels, *(m.place for m in wanted)).finish()
-        for member in wanted:
-            member.hired = True
-        self._save(plan)
+        for spare in (False, True):
+            wanted = [m for m in members if m.spare is spare and not m.hired]
+            if wanted:
+                how = ["--candidate"] if spare else []
+                labels = [word for member in wanted for word in ("--label", member.name)]
+                start_verb(self.home, "hire", "--size", SHARE, *how, *labels, *(m.place for m in wanted)).finish()
+                for member in wanted:
+                    member.hired = True
+                self._save(plan)
 
     # -- down ---------------------------------------------------------------------------------------------------
 

@@ -11,12 +11,14 @@ PRACTICE_BANNER: Final = "practice: all suppliers are on this machine; do not ke
 
 
 class SupplierReport(TypedDict):
-    """One hired supplier."""
+    """One supplier, whatever its standing."""
 
     label: str
     node: str  # 64 hex digits
     address: str
     answers: bool
+    state: str  # a word of core.standing.State
+    since_s: int  # wall time since when it answers, or does not; 0: not known
     used_bytes: int
     capacity_bytes: int
 

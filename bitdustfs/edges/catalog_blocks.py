@@ -12,6 +12,7 @@ import heapq
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from bitdustfs.edges.catalog_store import Store
 from bitdustfs.model import (
@@ -22,14 +23,17 @@ from bitdustfs.model import (
     FragmentRow,
     FragmentState,
     Root,
+    Standing,
     Suite,
     Supplier,
     SupplierNo,
+    Wanting,
 )
 
 _ROOT_BYTES = 32
 _BLOCK_COLUMNS = "block, block_id, scope, suite, k, n, length, roots"
 _HELD = FragmentState.HELD
+_MOST_FRAGMENTS = 256  # of a block, and more
 
 
 class Pair:
@@ -47,7 +51,10 @@ class Pair:
         self.drop_block = f"DELETE FROM {block} WHERE block = ?"
         self.drop_content = f"DELETE FROM {content} WHERE block = ?"
         self.recount = f"UPDATE {block} SET held = ({self.held}) WHERE block = ?1 AND held <> ({self.held})"
-        self.wanting = f"SELECT held - k, block FROM {block} WHERE held < n ORDER BY held - k, block LIMIT ?"
+        self.wanting = f"""
+            SELECT held - k, block FROM {block} WHERE held < n AND (held - k, block) > (?, ?)
+            ORDER BY held - k, block LIMIT ?
+        """
         self.histogram = f"SELECT k, n, held, count(*) FROM {block} GROUP BY k, n, held"
         self.least_margin = f"""
             SELECT min((SELECT count(DISTINCT f.idx) FROM {fragment} AS f WHERE f.block = b.block
@@ -59,6 +66,9 @@ class Pair:
             INSERT INTO {fragment} (block, idx, supplier, state) VALUES (?, ?, ?, ?)
             ON CONFLICT (block, idx, supplier) DO UPDATE SET state = excluded.state
         """
+        self.fragments_at = f"""
+            SELECT block, idx, supplier, state FROM {fragment} WHERE supplier = ? AND state = ? ORDER BY block LIMIT ?
+        """
         self.drop_fragment = f"DELETE FROM {fragment} WHERE block = ? AND idx = ? AND supplier = ?"
         self.drop_fragments = f"DELETE FROM {fragment} WHERE block = ?"
 
@@ -69,14 +79,15 @@ _LOCAL_BLOCKS = f"SELECT {_BLOCK_COLUMNS} FROM l_block ORDER BY block DESC"
 
 _SUPPLIER_COLUMNS = (
     "supplier", "node", "owner", "label", "address", "contract",
-    "capacity_bytes", "capacity_fragments",
+    "capacity_bytes", "capacity_fragments", "standing",
 )  # fmt: skip
 _SUPPLIERS = f"""
-    SELECT {", ".join(f"s.{c}" for c in _SUPPLIER_COLUMNS)}, coalesce(u.bytes, 0), coalesce(u.fragments, 0)
+    SELECT {", ".join(f"s.{c}" for c in _SUPPLIER_COLUMNS[:-1])}, coalesce(u.bytes, 0), coalesce(u.fragments, 0),
+    s.standing
     FROM r_supplier AS s LEFT JOIN l_usage AS u ON u.supplier = s.supplier ORDER BY s.supplier
 """
 _PUT_SUPPLIER = (
-    f"INSERT INTO r_supplier ({', '.join(_SUPPLIER_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
+    f"INSERT INTO r_supplier ({', '.join(_SUPPLIER_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
     f"ON CONFLICT (supplier) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in _SUPPLIER_COLUMNS[1:])}"
 )
 _PUT_USAGE = """
@@ -130,10 +141,11 @@ class BlockTables(Store):
             for statement in (pair.drop_content, pair.drop_fragments, pair.drop_block):
                 self._change(statement, (block,))
 
-    def wanting_blocks(self, limit: int) -> Sequence[BlockNo]:
+    def wanting_blocks(self, limit: int, after: Wanting | None = None) -> Sequence[Wanting]:
         """Blocks with fewer held fragments than their code's n, fewest above k first, local ones before others."""
-        rows = heapq.merge(*(self._rows(pair.wanting, (limit,)) for pair in (LOCAL, REPLICATED)))
-        return [block for _, block in rows][:limit]
+        start = (after.spare, after.block) if after is not None else (-_MOST_FRAGMENTS, 0)
+        rows = heapq.merge(*(self._rows(pair.wanting, (*start, limit)) for pair in (LOCAL, REPLICATED)))
+        return [Wanting(spare, block) for spare, block in rows][:limit]
 
     def count_blocks(self) -> int:
         """How many blocks of files there are."""
@@ -183,10 +195,17 @@ class BlockTables(Store):
         count: int = self._rows(_pair(block).held, (block,))[0][0]
         return count
 
+    def fragments_at(self, supplier: SupplierNo, state: FragmentState, limit: int) -> Sequence[FragmentRow]:
+        """At most `limit` of the fragments at a supplier that are in that state."""
+        rows = [
+            row for pair in (LOCAL, REPLICATED) for row in self._rows(pair.fragments_at, (supplier, state, limit))
+        ]
+        return [FragmentRow(b, i, s, FragmentState(kept)) for b, i, s, kept in rows[:limit]]
+
     # -- suppliers ---------------------------------------------------------------------------------------
     def suppliers(self) -> Sequence[Supplier]:
-        """All hired suppliers, by number."""
-        return [Supplier(*row) for row in self._rows(_SUPPLIERS)]
+        """All suppliers, whatever their standing, by number."""
+        return [replace(Supplier(*row[:-1]), standing=Standing(row[-1])) for row in self._rows(_SUPPLIERS)]
 
     def put_supplier(self, supplier: Supplier) -> None:
         """Insert or replace by number; a number of 0 takes a new one."""
@@ -194,7 +213,7 @@ class BlockTables(Store):
         names = (supplier.node, supplier.owner, supplier.label, supplier.address, supplier.contract)
         with self.savepoint():
             capacity = (supplier.capacity_bytes, supplier.capacity_fragments)
-            self._change(_PUT_SUPPLIER, (number, *names, *capacity))
+            self._change(_PUT_SUPPLIER, (number, *names, *capacity, int(supplier.standing)))
             self._change(_PUT_USAGE, (number, supplier.used_bytes, supplier.used_fragments))
 
     def charge_supplier(self, supplier: SupplierNo, bytes_more: int, fragments_more: int) -> None:

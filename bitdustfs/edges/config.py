@@ -154,13 +154,18 @@ class Settings:
     code: str = _key("", _code, "erasure code K/N of new blocks; empty: chosen by the number of suppliers")
     spool: int = _key(0, _size, "bytes of local cache and unsent data; 0: 20 GiB, or a fifth of what is free")
     read_timeout: float = _key(30.0, _duration, "how long a read waits for suppliers before it fails")
+    patience: float = _key(
+        0.0,
+        _duration,
+        "how long a supplier may stay away before it is replaced; 0: 6 h to 3 days, by what can be spared",
+    )
     practice: bool = _key(False, _bool, "all suppliers are on this machine; nothing is ever called safe")
     log_level: str = _key("info", _level, "least important lines that go to the log: " + ", ".join(LOG_LEVELS))
 
 
 KEYS: Mapping[str, dataclasses.Field[object]] = MappingProxyType({f.name: f for f in dataclasses.fields(Settings)})
 _SIZES = ("donate", "spool")
-_DURATIONS = ("read_timeout",)
+_DURATIONS = ("read_timeout", "patience")
 
 
 def meaning(name: str) -> str:

@@ -1,4 +1,4 @@
--- The catalog, format 3: every table and column with meaning, unit and invariant.
+-- The catalog, format 4: every table and column with meaning, unit and invariant.
 --
 -- r_… tables are replicated: their rows go to the suppliers as deltas and snapshots, and come back on recovery.
 -- l_… tables are local: they speak of this machine's spool, and of how the replicated tables get to the suppliers.
@@ -16,7 +16,7 @@
 -- Booleans do not occur; times are nanoseconds since 1970 UTC; ids are positive and never used twice.
 
 PRAGMA application_id = 0x42446673; -- "BDfs"
-PRAGMA user_version = 3;
+PRAGMA user_version = 4;
 
 -- Counters and sums.
 CREATE TABLE r_counter (
@@ -133,11 +133,12 @@ CREATE TABLE r_fragment (
     block    INTEGER NOT NULL,
     idx      INTEGER NOT NULL, -- 0 … 254; below k: a piece of the block itself
     supplier INTEGER NOT NULL, -- r_supplier.supplier
-    state    INTEGER NOT NULL, -- 1 held, 2 lost, 3 wanted
+    state    INTEGER NOT NULL, -- 1 held, 2 lost, 3 wanted, 4 absent: held, at a supplier that is lost
     PRIMARY KEY (block, idx, supplier)
 ) WITHOUT ROWID, STRICT;
+CREATE INDEX r_fragment_by_supplier ON r_fragment (supplier, state, block); -- a supplier that is lost, or comes back; audits
 
--- Hired suppliers.
+-- Suppliers, also candidates and those that were given up.
 CREATE TABLE r_supplier (
     supplier           INTEGER NOT NULL PRIMARY KEY,
     node               BLOB    NOT NULL, -- 32 bytes: node id
@@ -146,7 +147,8 @@ CREATE TABLE r_supplier (
     address            TEXT    NOT NULL, -- ADDR:PORT that answered last
     contract           BLOB    NOT NULL, -- signed for both
     capacity_bytes     INTEGER NOT NULL, -- by contract
-    capacity_fragments INTEGER NOT NULL
+    capacity_fragments INTEGER NOT NULL,
+    standing           INTEGER NOT NULL  -- 1 candidate, 2 hired, 3 lost, 4 fired
 ) STRICT;
 
 -- What only this machine knows of a regular file. No row: the published inode is the whole truth.
@@ -242,6 +244,22 @@ CREATE TABLE l_fragment (
     supplier INTEGER NOT NULL,
     state    INTEGER NOT NULL,
     PRIMARY KEY (block, idx, supplier)
+) WITHOUT ROWID, STRICT;
+CREATE INDEX l_fragment_by_supplier ON l_fragment (supplier, state, block);
+
+-- What this machine saw of its suppliers, so that a restart forgets no absence.
+CREATE TABLE l_observation (
+    supplier INTEGER NOT NULL PRIMARY KEY, -- r_supplier.supplier
+    away_ms  INTEGER NOT NULL, -- for how long it has not answered, as far as this machine was there to see it
+    since_ns INTEGER NOT NULL -- wall time since when it has answered, or not: for people
+) STRICT;
+
+-- Absences that ended.
+CREATE TABLE l_absence (
+    supplier INTEGER NOT NULL, -- r_supplier.supplier
+    ended_ns INTEGER NOT NULL, -- wall time
+    away_ms  INTEGER NOT NULL, -- as in l_observation
+    PRIMARY KEY (supplier, ended_ns)
 ) WITHOUT ROWID, STRICT;
 
 -- Deltas: runs of changes that are, or soon will be, at the suppliers.

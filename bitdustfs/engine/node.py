@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 
 from bitdustfs.core.certificate import Identity
+from bitdustfs.core.grace import Patience
 from bitdustfs.core.placement import usable_bytes
 from bitdustfs.core.report import DropReport, StatusReport, StopReport, SyncProgress, SyncReport
 from bitdustfs.core.volume import VolumeSecrets
@@ -21,6 +22,7 @@ from bitdustfs.engine.attributes import Attributes
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.monitor import Monitor
 from bitdustfs.engine.objects import Objects
 from bitdustfs.engine.publisher import Publisher
 from bitdustfs.engine.reader import Reader
@@ -34,7 +36,7 @@ from bitdustfs.engine.tree import Tree
 from bitdustfs.engine.uploads import Uploads
 from bitdustfs.engine.writer import Writer
 from bitdustfs.errors import BitdustError
-from bitdustfs.model import Code, FileState, Ino, Space, Suite
+from bitdustfs.model import Code, FileState, Ino, Space, Standing, Suite
 from bitdustfs.ports import Catalog, Changes, Crunch, Entropy, Image, Spool, Wall
 
 SYNC_GRACE_S = 30.0  # how long `sync` waits for fragments when nothing more is acknowledged
@@ -58,6 +60,7 @@ class NodeOptions:
     practice: bool = False  # all suppliers are on this machine
     suite: Suite = Suite.AES_256_GCM
     boot: bytes = b""  # which boot of this machine it is; b"": nobody can tell
+    patience: Patience = field(default_factory=Patience)  # with suppliers that do not answer
 
 
 class Node:
@@ -108,6 +111,7 @@ class Node:
             code=options.code,
             deduplicate=options.deduplicate,
         )
+        self.monitor = Monitor(catalog, self.journal, suppliers, wall, options.patience)
         self.rebuilder = Rebuilder(catalog, self.journal, self.fragments, suppliers, self.uploads, crunch, secrets)
         self.publisher = Publisher(
             catalog=catalog,
@@ -149,6 +153,7 @@ class Node:
             writer=self.writer,
             fragments=self.fragments,
             replica=self.replica,
+            monitor=self.monitor,
             spool_limit=options.spool_limit,
             practice=options.practice,
         )
@@ -161,6 +166,7 @@ class Node:
             "uploads": self.uploads.run,
             "reads": self.reads.run,
             "writer": self.writer.run,
+            "monitor": self.monitor.run,
             "rebuilder": self.rebuilder.run,
             "publisher": self.publisher.run,
             "replica": self.replica.run,
@@ -233,7 +239,7 @@ class Node:
     def space(self) -> Space:
         """True numbers from what is known here; never asks the network."""
         used, inodes = self._catalog.file_bytes()
-        rows = self._catalog.suppliers()
+        rows = [row for row in self._catalog.suppliers() if row.is_hired]
         code = self.writer.code()
         known = self.suppliers.space()
         free = [
@@ -344,7 +350,7 @@ class Node:
 
     def _is_current(self) -> bool:
         """Nothing of the catalog waits for suppliers, or there are none."""
-        return self.replica.is_current or not self._catalog.suppliers()
+        return self.replica.is_current or not self.uploads.hired()
 
     async def _show_progress(self, report: Report) -> None:
         start, total = self.uploads.sent_bytes, 0
@@ -359,9 +365,11 @@ class Node:
             await trio.sleep(0.5)
 
     def _waited_for(self) -> list[str]:
-        """Labels of hired suppliers that do not answer, if something waits for them."""
+        """Labels of suppliers that do not answer, if something waits for them."""
         files_local, _ = self.files.dirty_totals()
         if not files_local and not self._catalog.wanting_blocks(1):
             return []
         online = set(self.suppliers.online())
-        return [row.label for row in self._catalog.suppliers() if row.supplier not in online]
+        awaited = (Standing.HIRED, Standing.LOST)
+        rows = self._catalog.suppliers()
+        return [row.label for row in rows if row.standing in awaited and row.supplier not in online]

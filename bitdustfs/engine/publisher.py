@@ -117,19 +117,19 @@ class Publisher:
     @property
     def confirmed(self) -> bool:
         """A quorum of the suppliers has answered since we started, and nobody knows more than we do."""
-        hired = {row.supplier for row in self._catalog.suppliers()}
+        hired = {row.supplier for row in self._catalog.suppliers() if row.is_hired}
         return self.foreign is None and bool(hired) and len(hired & self._answered) >= replica.quorum(len(hired))
 
     @property
     def can_reach_quorum(self) -> bool:
         """So many suppliers are online that a head could count now."""
-        hired = {row.supplier for row in self._catalog.suppliers()}
+        hired = {row.supplier for row in self._catalog.suppliers() if row.is_hired}
         return bool(hired) and len(hired & set(self._keepers.online())) >= replica.quorum(len(hired))
 
     @property
     def is_disowned(self) -> bool:
         """A quorum of the suppliers says that the owner has certified his machines anew, and not this one."""
-        hired = {row.supplier for row in self._catalog.suppliers()}
+        hired = {row.supplier for row in self._catalog.suppliers() if row.is_hired}
         return bool(hired) and len(hired & self._disowning) >= replica.quorum(len(hired))
 
     def holders(self) -> Holders:

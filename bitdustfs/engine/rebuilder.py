@@ -20,11 +20,12 @@ from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.uploads import SEND_PATIENCE_S, FragmentSink, Uploads
 from bitdustfs.errors import BitdustError, DiskFault
-from bitdustfs.model import BlockNo, BlockRow, FragmentRow, FragmentState, Supplier, SupplierNo, short
+from bitdustfs.model import BlockNo, BlockRow, FragmentRow, FragmentState, Supplier, SupplierNo, Wanting, short
 from bitdustfs.ports import Catalog, Crunch
 
 LOOK_EVERY_S = 2.0
-BATCH = 16  # blocks looked at in one round
+BATCH = 16  # blocks looked at before others get a turn
+AT_ONCE = 3  # (tune) blocks being rebuilt: each takes up to twice 4 MiB of memory
 _log = logging.getLogger(__name__)
 
 
@@ -53,14 +54,34 @@ class Rebuilder:
     async def run(self) -> None:
         """Look for work until cancelled."""
         while True:
-            for number in self._catalog.wanting_blocks(BATCH) if self._journal.refusal is None else ():
-                if number in self._uploads.on_their_way:
-                    continue
+            taken = 0
+            if self._journal.refusal is None:
+                taken = await self._walk_queue()
+            if not taken:
+                await trio.sleep(LOOK_EVERY_S)
+
+    async def _walk_queue(self) -> int:
+        """Try every block that lacks fragments, most urgent first. Returns how many fragments were taken."""
+        taken = 0
+        places = trio.CapacityLimiter(AT_ONCE)
+
+        async def rebuild(number: BlockNo) -> None:
+            nonlocal taken
+            async with places:
                 try:
-                    await self.complete(number)
+                    taken += await self.complete(number)
                 except (BitdustError, trio.TooSlowError) as e:
                     _log.info("block %d stays incomplete for now: %s", number, e)
-            await trio.sleep(LOOK_EVERY_S)
+
+        at: Wanting | None = None
+        while page := self._catalog.wanting_blocks(BATCH, at):
+            at = page[-1]
+            async with trio.open_nursery() as nursery:
+                for wanting in page:
+                    if wanting.block not in self._uploads.on_their_way:
+                        nursery.start_soon(rebuild, wanting.block)
+            await trio.lowlevel.checkpoint()
+        return taken
 
     async def complete(self, number: BlockNo) -> int:
         """Send the missing fragments of a block to suppliers that can take them. Returns how many were taken."""
@@ -133,7 +154,7 @@ class Rebuilder:
     def _held(self, block: BlockRow, index: int, supplier: Supplier, length: int) -> None:
         with self._journal.operation():
             for row in self._catalog.fragments(block.block):
-                if row.index == index and row.supplier != supplier.supplier:
+                if row.index == index and row.supplier != supplier.supplier and row.state is not FragmentState.ABSENT:
                     self._catalog.drop_fragment(block.block, index, row.supplier)
             row = FragmentRow(block.block, index, supplier.supplier, FragmentState.HELD)
             self._catalog.put_fragment(row)

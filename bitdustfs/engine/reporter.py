@@ -12,11 +12,12 @@ from bitdustfs.core.report import StatusReport, SupplierReport
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.monitor import Monitor
 from bitdustfs.engine.replica import Replica
 from bitdustfs.engine.tree import Tree
 from bitdustfs.engine.writer import Writer
 from bitdustfs.errors import NotFound
-from bitdustfs.model import ROOT_INO, BlockNo, FileState, FragmentState, Ino, Inode, SupplierNo
+from bitdustfs.model import ROOT_INO, BlockNo, FileState, FragmentState, Ino, Inode, Standing, SupplierNo
 from bitdustfs.ports import Catalog, Spool
 
 _TROUBLE = 20  # sentences kept
@@ -55,6 +56,7 @@ class Reporter:
         writer: Writer,
         fragments: Fragments,
         replica: Replica,
+        monitor: Monitor,
         spool_limit: int,
         practice: bool,
     ) -> None:
@@ -66,6 +68,7 @@ class Reporter:
         self._writer = writer
         self._fragments = fragments
         self._replica = replica
+        self._monitor = monitor
         self._spool_limit = spool_limit
         self._practice = practice
         self._trouble: list[str] = []
@@ -194,6 +197,8 @@ class Reporter:
                 node=row.node.hex(),
                 address=row.address,
                 answers=row.supplier in online,
+                state=self._monitor.state(row.supplier).value,
+                since_s=self._monitor.since_ns(row.supplier) // 1_000_000_000,
                 used_bytes=row.used_bytes,
                 capacity_bytes=row.capacity_bytes,
             )
@@ -202,7 +207,9 @@ class Reporter:
 
     def _troubles(self, online: Set[SupplierNo]) -> list[str]:
         found = list(self._trouble)
-        silent = [row.label for row in self._catalog.suppliers() if row.supplier not in online]
+        rows = self._catalog.suppliers()
+        silent = [row.label for row in rows if row.is_hired and row.supplier not in online]
+        lost = [row.label for row in rows if row.standing is Standing.LOST]
         code = self._writer.code()
         if code is None:
             found.insert(0, "no supplier is hired: everything exists only on this machine")
@@ -217,6 +224,12 @@ class Reporter:
             found.insert(0, f"nothing can be changed now: {refusal}")
         if silent:
             found.append(f"no answer from {', '.join(silent)}")
+        if lost:
+            found.append(f"lost, so what they held is made again elsewhere: {', '.join(lost)}")
+        if self._monitor.is_doubtful:
+            found.append(
+                "most suppliers do not answer: rather this machine is cut off, so none is given up meanwhile"
+            )
         return found
 
 

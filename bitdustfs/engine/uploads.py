@@ -119,15 +119,15 @@ class Uploads:
                 nursery.cancel_scope.cancel()
 
     def hired(self) -> int:
-        """How many suppliers there are."""
-        return len(self._catalog.suppliers())
+        """How many suppliers are hired."""
+        return sum(row.is_hired for row in self._catalog.suppliers())
 
     def answering(self) -> int:
         """How many suppliers could take a fragment now."""
         return len(self.candidates())
 
     def candidates(self) -> list[placement.Candidate]:
-        """The suppliers that answer now, with their room."""
+        """The hired suppliers that answer now, with their room."""
         online = set(self._sink.online())
         space = self._sink.space()
         return [
@@ -135,7 +135,7 @@ class Uploads:
                 row.supplier, row.owner, placement.failure_network(row.address), *space.get(row.supplier, (0, 0))
             )
             for row in self._catalog.suppliers()
-            if row.supplier in online
+            if row.is_hired and row.supplier in online
         ]
 
     async def place(self, shipment: Shipment, record: Callable[[], None]) -> None:

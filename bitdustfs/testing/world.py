@@ -21,13 +21,14 @@ from typing import Any
 import trio
 
 from bitdustfs.core.certificate import Identity
+from bitdustfs.core.grace import Patience
 from bitdustfs.core.report import StatusReport
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.edges.catalog_changes import SqliteChanges
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.node import Node, NodeOptions
 from bitdustfs.engine.tree import Caller
-from bitdustfs.model import ROOT_INO, Code, Ino
+from bitdustfs.model import ROOT_INO, Code, Ino, Standing
 from bitdustfs.testing.clock import InlineCrunch
 from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.swarm import Swarm
@@ -38,7 +39,7 @@ _READ_BYTES = 128 * 1024
 
 
 class World:
-    """A customer and `suppliers` suppliers. `node` and `swarm` are there while it runs.
+    """A customer, suppliers and, numbered behind them, candidates. `node` and `swarm` are there while it runs.
 
     Args:
         coat: put around the ports "catalog", "spool", "entropy" and "suppliers", to let them fail.
@@ -54,15 +55,18 @@ class World:
         self,
         *,
         suppliers: int = 5,
+        candidates: int = 0,
         code: Code | None = None,
         spool_limit: int = 64 << 20,
         contract_bytes: int = 1 << 30,
         seed: int = 0,
+        patience: Patience | None = None,
         coat: Callable[[str, Any], Any] = lambda _name, port: port,
     ) -> None:
         self._coat = coat
-        self._count = suppliers
-        self._options = NodeOptions(spool_limit=spool_limit, code=code)
+        self._hired = suppliers
+        self._count = suppliers + candidates
+        self._options = NodeOptions(spool_limit=spool_limit, code=code, patience=patience or Patience())
         self._contract_bytes = contract_bytes
         self._seed = seed
         self.boot = b""
@@ -82,7 +86,8 @@ class World:
             self.swarm = Swarm(nursery, self._count, seed=self._seed)
             self.swarm.entropy = self._coat("entropy", self.swarm.entropy)
             for row in await self.swarm.hire_all(self._contract_bytes):
-                self.catalog.put_supplier(row)
+                standing = Standing.HIRED if row.supplier <= self._hired else Standing.CANDIDATE
+                self.catalog.put_supplier(replace(row, standing=standing))
             self.catalog.commit()
             yield self
             nursery.cancel_scope.cancel()

@@ -43,7 +43,14 @@ def status_report(state: FileState, *, margin: int = 2, practice: bool = False) 
         recovery_checked_s=0,
         suppliers=[
             SupplierReport(
-                label="anna", node="ab" * 32, address="192.0.2.7:1", answers=False, used_bytes=0, capacity_bytes=1024
+                label="anna",
+                node="ab" * 32,
+                address="192.0.2.7:1",
+                answers=False,
+                state="offline",
+                since_s=0,
+                used_bytes=0,
+                capacity_bytes=1024,
             )
         ],
         trouble=["no answer from anna"],

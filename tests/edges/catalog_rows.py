@@ -27,6 +27,7 @@ from bitdustfs.model import (
     Suite,
     Supplier,
     SupplierNo,
+    Wanting,
 )
 
 CODE = Code(3, 5)
@@ -71,3 +72,7 @@ def replicated_rows(catalog: SqliteCatalog) -> dict[str, Sequence[tuple[Any, ...
         table: sorted(catalog.connection.execute(f"SELECT * FROM {table}").fetchall())
         for table in replicated_tables(catalog)
     }
+
+
+def blocks_of(wanting: Sequence[Wanting]) -> list[BlockNo]:
+    return [each.block for each in wanting]

@@ -31,7 +31,7 @@ from bitdustfs.model import (
     SupplierNo,
 )
 from bitdustfs.ports import Catalog
-from tests.edges.catalog_rows import DIRECTORY, FILE, SUPPLIER, block, chunk, file, fragment
+from tests.edges.catalog_rows import DIRECTORY, FILE, SUPPLIER, block, blocks_of, chunk, file, fragment
 
 ALL = 1 << 40
 
@@ -314,8 +314,8 @@ def test_wanting_blocks_come_with_the_fewest_above_k_first(catalog: Catalog) -> 
         catalog.put_block(block(number, code))
         for index in range(held):
             catalog.put_fragment(fragment(number, index, index + 1))
-    assert catalog.wanting_blocks(10) == [4, 3, 1]
-    assert catalog.wanting_blocks(1) == [4]
+    assert blocks_of(catalog.wanting_blocks(10)) == [4, 3, 1]
+    assert blocks_of(catalog.wanting_blocks(1)) == [4]
     assert catalog.held_histogram() == [
         (Code(3, 5), 2, 1),
         (Code(1, 3), 1, 1),
@@ -338,15 +338,15 @@ def test_wanting_blocks_follow_every_change_of_fragments_and_of_n(catalog: Catal
     for index in range(2):
         catalog.put_fragment(fragment(1, index, index + 1))
     catalog.put_block(block(1, Code(1, 2)))
-    assert catalog.wanting_blocks(10) == []
+    assert blocks_of(catalog.wanting_blocks(10)) == []
     catalog.put_fragment(fragment(1, 0, 1, FragmentState.LOST))
-    assert catalog.wanting_blocks(10) == [1]
+    assert blocks_of(catalog.wanting_blocks(10)) == [1]
     catalog.put_fragment(fragment(1, 0, 3))
-    assert catalog.wanting_blocks(10) == []
+    assert blocks_of(catalog.wanting_blocks(10)) == []
     catalog.drop_fragment(BlockNo(1), 1, SupplierNo(2))
-    assert catalog.wanting_blocks(10) == [1]
+    assert blocks_of(catalog.wanting_blocks(10)) == [1]
     catalog.put_block(block(1, Code(1, 1)))
-    assert catalog.wanting_blocks(10) == []
+    assert blocks_of(catalog.wanting_blocks(10)) == []
 
 
 # --- suppliers ------------------------------------------------------------------------------------------------

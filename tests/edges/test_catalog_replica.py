@@ -21,7 +21,7 @@ from bitdustfs.model import (
     ImageChunk,
     SupplierNo,
 )
-from tests.edges.catalog_rows import CODE, block, chunk, fragment, replicated_rows
+from tests.edges.catalog_rows import CODE, block, blocks_of, chunk, fragment, replicated_rows
 
 
 @pytest.fixture
@@ -116,8 +116,8 @@ def test_questions_about_all_blocks_count_local_ones_too(catalog: SqliteCatalog)
         catalog.put_block(replace(block(5, code), block=BlockNo(number)))
         for index in range(held):
             catalog.put_fragment(fragment(number, index, index + 1))
-    assert catalog.wanting_blocks(10) == [-2, -1, 1]
-    assert catalog.wanting_blocks(2) == [-2, -1]
+    assert blocks_of(catalog.wanting_blocks(10)) == [-2, -1, 1]
+    assert blocks_of(catalog.wanting_blocks(2)) == [-2, -1]
     assert catalog.held_histogram() == [(Code(1, 3), 1, 1), (Code(3, 5), 4, 2), (Code(3, 5), 5, 1)]
     everybody = [SupplierNo(number) for number in range(1, 6)]
     assert catalog.least_margin(everybody) == 0

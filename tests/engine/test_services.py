@@ -83,6 +83,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[World], Any]]] = {
     "uploads": ("catalog", "uploads", do_nothing),
     "reads": ("catalog", "fragments", read_from_a_silent_supplier),
     "writer": ("catalog", "suppliers", write_something),
+    "monitor": ("catalog", "fragments_at", do_nothing),
     "rebuilder": ("catalog", "wanting_blocks", do_nothing),
     "publisher": ("suppliers", "revoked_in", do_nothing),
     "replica": ("catalog", "outbox", write_something),

@@ -27,14 +27,21 @@ _PATIENCE_S = 120
 
 
 class Practice:
-    """A mounted practice swarm. `path` is the mount, `home` the customer's state directory."""
+    """A mounted practice swarm. `path` is the mount, `home` the customer's state directory.
 
-    def __init__(self, directory: Path, *, suppliers: int = 5, spares: int = 0, code: str = "3/5") -> None:
+    Args:
+        patience: with suppliers that stay away. The default is that tests of other things replace nobody.
+    """
+
+    def __init__(
+        self, directory: Path, *, suppliers: int = 5, spares: int = 0, code: str = "3/5", patience: str = "1h"
+    ) -> None:
         self.directory = directory
         self.home = directory / "home"
         self.path = directory / "mnt"
         self.code = code
         self.words = self.home / "demo" / "recovery-words"  # the customer's
+        self._patience = patience
         self._up = ["--suppliers", str(suppliers), "--spares", str(spares), "--code", code]
 
     def __enter__(self) -> Practice:
@@ -53,6 +60,9 @@ class Practice:
 
     def up(self) -> str:
         """`demo up`: start what does not run."""
+        if not self.home.exists():
+            self.home.mkdir(mode=0o700)
+            (self.home / "config.toml").write_text(f'patience = "{self._patience}"\n')
         return self.run("demo", "up", str(self.path), *self._up).stdout
 
     def run(

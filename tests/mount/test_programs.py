@@ -15,7 +15,8 @@ import pytest
 
 from tests.mount import bookkeeper
 from tests.mount.practice import Practice, wait_until
-from tests.mount.test_swarm import REPOSITORY, digest, real_tree, run
+from tests.mount.test_swarm import REPOSITORY, digest
+from tests.mount.trees import real_tree, run
 
 WRITERS = 2  # of each database
 ENDS_S = 60  # whoever writes to a dead mount is told so

@@ -10,7 +10,7 @@ import pytest
 
 from bitdustfs.edges.home import Home
 from tests.mount.practice import Practice
-from tests.mount.test_swarm import real_tree, run
+from tests.mount.trees import real_tree, run
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,45 @@
+"""The catalog's local tables about suppliers: what this machine saw of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bitdustfs.edges.catalog_store import Store
+from bitdustfs.model import Absence, Observation, SupplierNo
+
+_OBSERVATIONS = "SELECT supplier, away_ms, since_ns FROM l_observation ORDER BY supplier"
+_PUT_OBSERVATION = """
+    INSERT INTO l_observation (supplier, away_ms, since_ns) VALUES (?, ?, ?)
+    ON CONFLICT (supplier) DO UPDATE SET away_ms = excluded.away_ms, since_ns = excluded.since_ns
+"""
+_ABSENCES = "SELECT ended_ns, away_ms FROM l_absence WHERE supplier = ? ORDER BY ended_ns"
+_PUT_ABSENCE = """
+    INSERT INTO l_absence (supplier, ended_ns, away_ms) VALUES (?, ?, ?)
+    ON CONFLICT (supplier, ended_ns) DO UPDATE SET away_ms = max(away_ms, excluded.away_ms)
+"""
+_FORGET_ABSENCES = "DELETE FROM l_absence WHERE supplier = ? AND ended_ns < ?"
+_MS = 1000
+
+
+class ObservedTables(Store):
+    """Observations and absences of suppliers."""
+
+    def observations(self) -> Sequence[Observation]:
+        """What was seen of suppliers; those that were never seen to come or go are left out."""
+        return [
+            Observation(number, away_ms / _MS, since_ns) for number, away_ms, since_ns in self._rows(_OBSERVATIONS)
+        ]
+
+    def put_observation(self, seen: Observation) -> None:
+        """Insert or replace."""
+        self._change(_PUT_OBSERVATION, (seen.supplier, round(seen.away_s * _MS), seen.since_ns))
+
+    def absences(self, supplier: SupplierNo) -> Sequence[Absence]:
+        """The absences of a supplier that ended, oldest first."""
+        return [Absence(ended_ns, away_ms / _MS) for ended_ns, away_ms in self._rows(_ABSENCES, (supplier,))]
+
+    def note_absence(self, supplier: SupplierNo, absence: Absence, forget_before_ns: int) -> None:
+        """Add one, and forget those that ended before a wall time."""
+        with self.savepoint():
+            self._change(_PUT_ABSENCE, (supplier, absence.ended_ns, round(absence.length_s * _MS)))
+            self._change(_FORGET_ABSENCES, (supplier, forget_before_ns))

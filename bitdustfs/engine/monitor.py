@@ -1,0 +1,251 @@
+"""The monitor: who answers, who has been away for too long, and who takes their place.
+
+    connection comes or goes, time passes -> standing (core/standing) -> the catalog
+                                                 lost: its fragments stop counting, a candidate is hired
+                                                 back: they count again
+
+The rebuilder does the rest: a block whose fragments stopped counting lacks some, and is in its queue. Fragments are
+moved between HELD and ABSENT in small steps, found from the catalog alone, so that a killed process goes on where it
+was; the standing is committed first.
+
+Two things keep a mistake of ours from costing anybody's bandwidth. Only time that was spent looking counts as
+absence: a machine that slept, or was off, saw nothing. And while fewer than half of the hired suppliers answer, we
+take it that we are the ones who are cut off, and nobody's absence grows.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final, Protocol
+
+import trio
+
+from bitdustfs.core import grace, placement, standing
+from bitdustfs.core.grace import Patience
+from bitdustfs.core.standing import Event, State
+from bitdustfs.engine.journal import Journal
+from bitdustfs.model import (
+    Absence,
+    Code,
+    FragmentState,
+    Observation,
+    Standing,
+    Supplier,
+    SupplierNo,
+)
+from bitdustfs.ports import Catalog, Wall
+
+ABSENT_S: Final = 60.0  # silent for so long: offline, not just between two connections
+TICK_S: Final = 5.0  # between two looks, if nothing happens
+NOTE_S: Final = 60.0  # between two notes of how long somebody is away: what a crash may forget
+STEP: Final = 100  # fragments moved in one turn: some milliseconds
+_NOWHERE: Final = frozenset({State.CANDIDATE, State.LOST, State.FIRED})  # nobody expects an answer
+_log = logging.getLogger(__name__)
+
+
+class Watched(Protocol):
+    """What the monitor needs of the suppliers."""
+
+    def online(self) -> Sequence[SupplierNo]: ...
+
+    def space(self) -> Mapping[SupplierNo, tuple[int, int]]: ...
+
+    def add(self, row: Supplier) -> None: ...
+
+    async def wait_for_change(self) -> None: ...
+
+
+class Monitor:
+    """Keep the standing of every supplier true, and the set of hired ones complete.
+
+    Args:
+        patience: how long suppliers may stay away.
+    """
+
+    def __init__(
+        self, catalog: Catalog, journal: Journal, suppliers: Watched, wall: Wall, patience: Patience
+    ) -> None:
+        self._catalog = catalog
+        self._journal = journal
+        self._suppliers = suppliers
+        self._wall = wall
+        self._patience = patience
+        self._tick_s = min(TICK_S, patience.at_none_s / 10)
+        self._absent_s = min(ABSENT_S, patience.at_none_s / 2)
+        self._states: dict[SupplierNo, State] = {}
+        self._away_s: dict[SupplierNo, float] = {}
+        self._since_ns: dict[SupplierNo, int] = {}
+        self.is_doubtful = False  # whether it seems that we are the ones who are cut off
+
+    def state(self, supplier: SupplierNo) -> State:
+        """What a supplier is to us now."""
+        return self._states.get(supplier, State.HIRED)
+
+    def since_ns(self, supplier: SupplierNo) -> int:
+        """The wall time since when it answers, or does not; 0: not known."""
+        return self._since_ns.get(supplier, 0)
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        self._remember()
+        looked_at = noted_at = trio.current_time()
+        while True:
+            now = trio.current_time()
+            if self._journal.refusal is None:
+                self._look(grace.seen_s(now - looked_at, self._tick_s))
+                self._hire_replacements()
+                await self._move_fragments()
+                if now - noted_at >= NOTE_S:
+                    self._note_absences()
+                    noted_at = now
+            looked_at = now
+            with trio.move_on_after(self._tick_s):
+                await self._suppliers.wait_for_change()
+
+    # -- who is there ------------------------------------------------------------------------------------------
+
+    def _remember(self) -> None:
+        for seen in self._catalog.observations():
+            self._away_s[seen.supplier] = seen.away_s
+            self._since_ns[seen.supplier] = seen.since_ns
+
+    def _look(self, elapsed_s: float) -> None:
+        rows = self._catalog.suppliers()
+        for row in rows:  # the person may have hired or fired meanwhile
+            state = self._states.get(row.supplier)
+            if state is None or standing.kept(state) is not row.standing:
+                self._states[row.supplier] = standing.at_start(row.standing)
+        online = set(self._suppliers.online())
+        expected = {row.supplier for row in rows if self._states[row.supplier] not in _NOWHERE}
+        self._doubt(grace.are_we_the_ones(len(online & expected), len(expected)))
+        for row in rows:
+            if row.supplier in online:
+                self._answers(row)
+            else:
+                self._is_silent(row, 0.0 if self.is_doubtful else elapsed_s)
+        for row in rows:
+            if self._states[row.supplier] is State.OFFLINE and not self.is_doubtful:
+                self._judge(row, len(expected - online))
+
+    def _doubt(self, doubtful: bool) -> None:
+        if doubtful and not self.is_doubtful:
+            _log.info("most suppliers do not answer: nobody is judged until it is clear that we are not cut off")
+        self.is_doubtful = doubtful
+
+    def _answers(self, row: Supplier) -> None:
+        before = self._states[row.supplier]
+        if before in (State.ONLINE, State.FIRED):
+            return
+        away_s = self._away_s.get(row.supplier, 0.0)
+        self._away_s[row.supplier] = 0.0
+        state = self._meets(row, Event.ANSWER)
+        now_ns = self._wall.now_ns()
+        if away_s >= self._absent_s:
+            _log.info("supplier %s is back after %.0f s", row.label, away_s)
+        if state is before and away_s == 0:
+            return
+        self._since_ns[row.supplier] = now_ns
+        with self._journal.operation():
+            self._catalog.put_observation(Observation(row.supplier, 0.0, now_ns))
+            if away_s >= self._absent_s:
+                forget = now_ns - grace.MEMORY_DAYS * grace.DAY_S * 10**9
+                self._catalog.note_absence(row.supplier, Absence(now_ns, away_s), forget)
+
+    def _is_silent(self, row: Supplier, elapsed_s: float) -> None:
+        state = self._states[row.supplier]
+        if state is State.ONLINE:
+            self._since_ns[row.supplier] = self._wall.now_ns()
+            self._meets(row, Event.SILENCE)
+            return
+        if state in (State.FIRED, State.CANDIDATE):
+            return
+        self._away_s[row.supplier] = self._away_s.get(row.supplier, 0.0) + elapsed_s
+        if state in (State.HIRED, State.SUSPECT) and self._away_s[row.supplier] >= self._absent_s:
+            self._since_ns.setdefault(row.supplier, self._wall.now_ns())
+            self._meets(row, Event.ABSENCE)
+
+    def _judge(self, row: Supplier, silent: int) -> None:
+        away_s = self._away_s[row.supplier]
+        if away_s < min(self._patience.at_none_s, self._patience.at_one_s, self._patience.else_s):
+            return
+        longest_s = grace.longest_s(self._catalog.absences(row.supplier), self._wall.now_ns())
+        spare = self._least_spare() - silent
+        if away_s >= (patience_s := grace.grace_s(self._patience, spare, longest_s)):
+            _log.warning(
+                "supplier %s is lost, and what it held is made again elsewhere: it was away for %.0f s, and with %d "
+                "fragments to spare we wait for %.0f s",
+                row.label,
+                away_s,
+                spare,
+                patience_s,
+            )
+            self._meets(row, Event.PATIENCE_ENDS)
+
+    def _least_spare(self) -> int:
+        """Held fragments minus k of the worst block; of the codes in use if no block lacks any."""
+        worst = self._catalog.wanting_blocks(1)
+        spares = [wanting.spare for wanting in worst] + [code.n - code.k for code in self._catalog.codes()]
+        return min(spares, default=0)
+
+    def _meets(self, row: Supplier, event: Event) -> State:
+        state = standing.after(self._states[row.supplier], event)
+        kept = standing.kept(state)
+        if kept is not row.standing:
+            with self._journal.operation():
+                self._put_standing(row, kept)
+        _log.debug("supplier %s: %s -> %s", row.label, self._states[row.supplier].value, state.value)
+        self._states[row.supplier] = state
+        return state
+
+    def _put_standing(self, row: Supplier, kept: Standing) -> None:
+        changed = replace(row, standing=kept)
+        self._catalog.put_supplier(changed)
+        self._suppliers.add(changed)
+
+    def _note_absences(self) -> None:
+        away = {number: away_s for number, away_s in self._away_s.items() if away_s > 0}
+        if away:
+            with self._journal.operation():
+                for number, away_s in away.items():
+                    seen = Observation(number, away_s, self._since_ns.get(number, 0))
+                    self._catalog.put_observation(seen)
+
+    # -- what follows ------------------------------------------------------------------------------------------
+
+    def _hire_replacements(self) -> None:
+        """Hire candidates that answer while there are fewer suppliers than some block has fragments."""
+        rows = self._catalog.suppliers()
+        hired = [row for row in rows if row.is_hired]
+        codes: list[Code] = list(self._catalog.codes())
+        missing = max((code.n for code in codes), default=0) - len(hired)
+        if missing <= 0 or self.is_doubtful:
+            return
+        online, space = set(self._suppliers.online()), self._suppliers.space()
+
+        def seen(row: Supplier) -> placement.Candidate:
+            network = placement.failure_network(row.address)
+            return placement.Candidate(row.supplier, row.owner, network, *space.get(row.supplier, (0, 0)))
+
+        spares = [row for row in rows if row.standing is Standing.CANDIDATE and row.supplier in online]
+        chosen = placement.choose(map(seen, spares), missing, fragment_bytes=1, taken=map(seen, hired))
+        for row in spares:
+            if row.supplier in chosen:
+                _log.warning("supplier %s is hired: %d are missing", row.label, missing)
+                self._meets(row, Event.HIRE)
+
+    async def _move_fragments(self) -> None:
+        """Let the fragments of lost suppliers count no more, and those of suppliers that are back count again."""
+        for row in self._catalog.suppliers():
+            if row.standing is Standing.LOST:
+                await self._move(row.supplier, FragmentState.HELD, FragmentState.ABSENT)
+            elif row.is_hired:
+                await self._move(row.supplier, FragmentState.ABSENT, FragmentState.HELD)
+
+    async def _move(self, supplier: SupplierNo, old: FragmentState, new: FragmentState) -> None:
+        while rows := self._catalog.fragments_at(supplier, old, STEP):
+            with self._journal.operation():
+                for row in rows:
+                    self._catalog.put_fragment(replace(row, state=new))
+            await trio.lowlevel.checkpoint()
