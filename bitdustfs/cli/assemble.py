@@ -267,7 +267,7 @@ def hired_suppliers(home: Home) -> Sequence[Supplier]:
     if not home.catalog.exists():
         return ()
     with closing(_open_catalog(home, read_only=True)) as catalog:
-        return catalog.suppliers()
+        return [row for row in catalog.suppliers() if row.is_hired]
 
 
 async def _agree(suppliers: Suppliers, catalog: SqliteCatalog, wish: HireWish) -> Supplier:

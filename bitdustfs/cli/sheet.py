@@ -53,7 +53,9 @@ def hired_places(home: Home) -> Sequence[Place]:
 
     try:
         report = cast(StatusReport, ask(home.control, "status", {"path": "/"}, silence_s=_SILENCE_S))
-        return [Place(each["label"], each["node"], each["address"]) for each in report["suppliers"]]
+        unheld = ("candidate", "lost", "fired")  # they hold nothing that a recovery could count on
+        hired = [each for each in report["suppliers"] if each["state"] not in unheld]
+        return [Place(each["label"], each["node"], each["address"]) for each in hired]
     except NotServed:
         check_free(home)
 

@@ -139,7 +139,7 @@ class Cast:
     def object_block(self, kind: str) -> bytes:
         """The block of a delta, a manifest or a chunk of the catalog."""
         seal = self.secrets.seal_of(self.ids[kind], 0, Suite.AES_256_GCM, OBJECTS[kind])
-        return block.build(seal, replica.cut(self.packed[kind]))[0]
+        return bytes(block.build(seal, replica.cut(self.packed[kind]))[0])
 
     def reference(self, kind: str) -> ObjectRef:
         """To that block, with code 1/5, when suppliers 1 and 2 had fragments 0 and 3."""
