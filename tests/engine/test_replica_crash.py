@@ -99,6 +99,7 @@ class Machine:
 
     async def _steps(self) -> None:
         world, customer, node = self.world, self.customer, self.world.node
+        node.attributes.set_xattr(ROOT_INO, b"user.x", FILLER[0])  # most of what the first snapshot's chunks hold
         await customer.write(world, b"large", LARGE)
         await customer.write(world, b"small", SMALL)
         await world.sync()
@@ -109,6 +110,7 @@ class Machine:
         for number in range(replica.MERGE_RUN):
             node.tree.mkdir(ROOT_INO, b"%d" % number, 0o755, CALLER)
             await node.replica.make_safe()
+        node.attributes.set_xattr(ROOT_INO, b"user.x", b"")  # now they are hardly worth keeping
         for number, filler in enumerate(FILLER):
             made = node.tree.mkdir(ROOT_INO, b"d%d" % number, 0o755, CALLER)
             node.attributes.set_xattr(made.ino, b"user.x", filler)
