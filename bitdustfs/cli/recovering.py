@@ -89,7 +89,7 @@ async def run_recover(
             "if your sheet shows another one, some of them are wrong"
         ) from error
     if not wish.accept:
-        _refuse_older(home, found)
+        refuse_older(home, found)
     may_write = found.is_certain or wish.accept
     identity = certify(seeker.epoch + 1) if may_write else certify(seeker.epoch, Role.READER)
     write_atomically(home.recovering, b"")
@@ -130,8 +130,8 @@ async def find_state(seeker: Seeks, friends: Sequence[tuple[NodeId, str]], wish:
         await trio.sleep(WAIT_S)
 
 
-def _refuse_older(home: Home, found: Found) -> None:
-    """Raises Unavailable: a newer state was recovered here before, to be read."""
+def refuse_older(home: Home, found: Found) -> None:
+    """Refuse a state that is older than the one that was recovered here before, to be read. Raises Unavailable."""
     if not home.keys.exists():
         return
     try:

@@ -309,6 +309,8 @@ def test_revoke_of_a_home_in_use_is_refused_before_the_words_are_asked_for(home:
         ([f"{NODE}@h:1", "--all"], "give --mount"),
         (["--check", f"{NODE}@h:1"], "--check takes the suppliers of this machine"),
         (["--check", "--accept"], "--check takes the suppliers of this machine"),
+        (["--check", "--all"], "--check takes the suppliers of this machine"),
+        ([f"{NODE}@h:1", "--accept", "--wait"], "choose one"),
     ],
 )
 def test_recover_with_nonsense_is_refused(tmp_path: Path, call: Call, words: list[str], sentence: str) -> None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from bitdustfs.cli.recovering import WAIT_S, Seeks, Wish, find_state
+from bitdustfs.cli.recovering import WAIT_S, Seeks, Wish, find_state, refuse_older
 from bitdustfs.core import head as heads
 from bitdustfs.core.head import NO_HEAD, Head
 from bitdustfs.core.recovery import Answer, Found
 from bitdustfs.core.replica import HeadContent, SupplierEntry
-from bitdustfs.errors import NotFound
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.edges.home import Home
+from bitdustfs.engine.publisher import keep_head
+from bitdustfs.errors import NotFound, Unavailable
 from bitdustfs.model import NodeId
 from bitdustfs.testing.swarm import make_identity
 
@@ -77,3 +82,14 @@ async def test_waiting_does_not_end_with_an_older_state_than_was_seen(autojump_c
 async def test_nobody_who_knows_the_volume_ends_even_a_recovery_that_waits() -> None:
     with pytest.raises(NotFound):
         await find_state(Script([None]), [], Wish(accept=False, wait=True), lambda _found: None)
+
+
+def test_older_state_than_the_one_that_is_only_read_is_refused(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.keys.touch()
+    with closing(SqliteCatalog(home.catalog, create=True)) as catalog:
+        keep_head(catalog, HEAD.raw)
+        catalog.commit()
+    refuse_older(home, found(1))
+    with pytest.raises(Unavailable, match=r"show version 1, and version 2 is here"):
+        refuse_older(home, found(2, OLDER))
