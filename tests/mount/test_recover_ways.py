@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
-from datetime import date
+import re
 from pathlib import Path
 
 import apsw
 import pytest
 
+from bitdustfs.edges.home import Home
+from bitdustfs.edges.keys_disk import identity_of, read_keys
+from bitdustfs.model import Role
 from tests.mount.practice import Practice
 from tests.mount.support import code_of
 
@@ -46,8 +49,11 @@ def test_recovery_is_tried_on_a_living_machine_and_with_too_few_suppliers_it_is_
         said = swarm.run("recover", swarm.places()[2], *words, "--mount", str(swarm.path), home=new, ok=(14,)).stdout
         try:
             assert "confirmed by 1 of 3 suppliers" in said
-            assert "and only to be read" in said
-            assert f"Read-only: this is the state of {date.today().isoformat()}" in said
+            as_of = re.search(r"as of (\S+ \S+), and only to be read\.$", said, re.MULTILINE)
+            assert as_of is not None
+            assert f"Read-only: this is the state of {as_of[1]}, and a newer one may exist" in said
+            reader, writer = (identity_of(read_keys(Home(home))).certificate for home in (new, swarm.home))
+            assert (reader.role, reader.epoch) == (Role.READER, writer.epoch)  # it revokes nobody
             assert (swarm.path / "letter").read_bytes() == LETTER
             assert code_of((swarm.path / "new").touch) == errno.EROFS
             assert "a newer one may exist" in swarm.run("status", home=new, ok=(30,)).stdout
