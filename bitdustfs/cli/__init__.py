@@ -1,1 +1,1 @@
-"""One file per verb; `assemble` builds the real thing."""
+"""One file per verb; `assemble` and `assemble_supplier` build the real thing."""

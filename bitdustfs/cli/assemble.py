@@ -1,4 +1,4 @@
-"""Assembly: the one file that builds the real thing, for a mount, for a supplier and for hiring.
+"""Assembly: the one file that builds the real thing, for a mount and for hiring; `assemble_supplier` is its twin.
 
 Each `run_…` is called by its verb under the home's lock and gets what the person asked for as a plain value.
 `ready` is called once, with lines for that person, when it serves.
@@ -9,31 +9,25 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import trio
 
+from bitdustfs.cli.assemble_supplier import Ready, cancel_on_signal, unlock
 from bitdustfs.cli.common import only_here, only_read
 from bitdustfs.cli.mount_options import MountWish, default_spool_bytes, wanted_code
-from bitdustfs.core.certificate import Identity
 from bitdustfs.core.grace import Patience
 from bitdustfs.core.report import PRACTICE_BANNER, HireReport
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.edges import control_server, fuse, mounts
 from bitdustfs.edges.catalog_changes import SqliteChanges
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
-from bitdustfs.edges.contracts_disk import DiskContracts
 from bitdustfs.edges.control import Args
 from bitdustfs.edges.durable import move_durably, translated
 from bitdustfs.edges.fuse_tuning import MAX_BACKGROUND, MountOptions
 from bitdustfs.edges.home import Home
-from bitdustfs.edges.keys_disk import identity_of, read_keys
-from bitdustfs.edges.own_address import dialable
-from bitdustfs.edges.shelf_disk import DiskShelf
 from bitdustfs.edges.spool_disk import OPEN_FILES, DiskSpool
 from bitdustfs.edges.system import (
     SystemEntropy,
@@ -44,33 +38,19 @@ from bitdustfs.edges.system import (
     boot_id,
     tune_process,
 )
-from bitdustfs.edges.tcp import TcpDialer, join_address, listening, split_address
-from bitdustfs.engine.keeper import Keeper
+from bitdustfs.edges.tcp import TcpDialer
 from bitdustfs.engine.node import Node, NodeOptions
-from bitdustfs.engine.reception import Reception
 from bitdustfs.engine.reporter import note_checked
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.tree import Caller
 from bitdustfs.errors import BadFormat, CatalogDamaged, DiskFault, LogDamaged, ReadOnly, Unavailable
-from bitdustfs.model import Code, NodeId, OwnerId, Role, Standing, Supplier
+from bitdustfs.model import Code, NodeId, Role, Standing, Supplier
 
-_SHELF_THREADS = 8  # they wait for the disk more than they compute
 _VOLUME_ID = "volume_id"  # in the catalog: which volume it describes
 _HIRE_S = 30.0
 _FLUSH_S = 10.0  # for the kernel's dirty pages at umount
 
-Ready = Callable[[Sequence[str]], None]
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ShelfWish:
-    """What the person wants to keep for others."""
-
-    listen: str
-    shelf: Path
-    donate_bytes: int
-    allowed: Mapping[OwnerId, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +74,7 @@ async def run_mount(home: Home, wish: MountWish, ready: Ready) -> None:
         BadFormat, BadRequest, InUse, SetupMissing …: before anything was changed.
     """
     tune_process()
-    identity, secrets = _unlock(home)
+    identity, secrets = unlock(home)
     if identity.certificate.role is Role.READER:
         wish = replace(wish, read_only=True)
     with _catalog(home, secrets, lambda hired: wanted_code(wish, hired), read_only=wish.read_only) as (catalog, code):
@@ -174,7 +154,7 @@ class _Mounted:
                 self._node.journal.forbid(ReadOnly(what=only_read(content.time_s if content is not None else None)))
             with self._scope:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_cancel_on_signal, self._scope)
+                    nursery.start_soon(cancel_on_signal, self._scope)
                     await nursery.start(control_server.serve, self._home.control, handlers)
                     await nursery.start(self._serve_kernel, options)
                     ready(self._greeting())
@@ -249,7 +229,7 @@ class _Mounted:
 
 async def hire_unmounted(home: Home, wishes: Sequence[HireWish]) -> list[HireReport]:
     """Hire suppliers for a home that no process serves. One after another: the code goes by their number."""
-    identity, secrets = _unlock(home)
+    identity, secrets = unlock(home)
     with _catalog(home, secrets, lambda _hired: None) as (catalog, _code):
         wall, entropy = SystemWall(), SystemEntropy()
         suppliers = Suppliers(identity, TcpDialer(identity.key), catalog.suppliers(), entropy=entropy, wall=wall)
@@ -297,46 +277,7 @@ def _told(row: Supplier) -> HireReport:
     )
 
 
-# --- serve ------------------------------------------------------------------------------------------------
-
-
-async def run_serve(home: Home, wish: ShelfWish, ready: Ready) -> None:
-    """Keep fragments until told by a signal.
-
-    Raises:
-        InUse: the port is taken. AlreadyThere: the shelf's directory holds something else.
-    """
-    tune_process()
-    allow_open_files()
-    identity, _secrets = _unlock(home)
-    with trio.CancelScope() as scope:
-        async with listening(wish.listen, identity.key) as listener, trio.open_nursery() as nursery:
-            reception = _reception(home, wish, identity)  # makes directories: not before the port is ours
-            nursery.start_soon(_cancel_on_signal, scope)
-            nursery.start_soon(reception.run, listener)
-            host, port = split_address(listener.address)
-            ready([f"{identity.node.hex()}@{join_address(dialable(host), port)}"])
-    log.info("stopped")
-
-
-def _reception(home: Home, wish: ShelfWish, identity: Identity) -> Reception:
-    keeper = Keeper(
-        identity,
-        DiskShelf.open_or_create(wish.shelf, home.shelf_id, donated_bytes=wish.donate_bytes),
-        DiskContracts(home.contracts),
-        allowed=wish.allowed,
-        crunch=ThreadCrunch(_SHELF_THREADS),
-        wall=SystemWall(),
-    )
-    return Reception(identity, keeper, knows=keeper.has_contract, entropy=SystemEntropy())
-
-
 # --- parts ------------------------------------------------------------------------------------------------
-
-
-def _unlock(home: Home) -> tuple[Identity, VolumeSecrets]:
-    keys = read_keys(home)
-    return identity_of(keys), VolumeSecrets(keys.volume.volume)
 
 
 @contextmanager
@@ -394,13 +335,6 @@ def _make_catalog(home: Home, secrets: VolumeSecrets) -> None:
         move_durably(new, home.catalog)
     except OSError as error:
         raise translated(error, new) from error
-
-
-async def _cancel_on_signal(scope: trio.CancelScope) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        async for number in signals:
-            log.info("ending: %s", signal.Signals(number).name)
-            scope.cancel()
 
 
 def _flush_kernel(place: str) -> None:

@@ -1,4 +1,4 @@
-"""Running our own verbs as processes: to their end, or as daemons that tell when they serve."""
+"""Running our own verbs as processes: daemons that tell when they serve."""
 
 from __future__ import annotations
 
@@ -22,37 +22,6 @@ _KINDS = {code: kind for kind, code in EXIT.items()}
 def command(home: Home, *words: str) -> list[str]:
     """The command line of a verb. -P, so that no module is taken from the directory it starts in."""
     return [sys.executable, "-P", "-m", MODULE, "--home", str(home), *words]
-
-
-@dataclass(frozen=True, slots=True)
-class Verb:
-    """A verb that runs."""
-
-    process: subprocess.Popen[str]
-
-    def finish(self) -> str:
-        """Wait for its end and return what it printed.
-
-        Raises:
-            BitdustError: what it said on stderr, with the kind that its exit code names.
-        """
-        printed, complaint = self.process.communicate()
-        if self.process.returncode:
-            raise said_by(complaint, self.process.returncode)
-        return printed
-
-
-def start_verb(home: Home, *words: str) -> Verb:
-    """Start a verb that ends by itself."""
-    return Verb(
-        subprocess.Popen(
-            command(home, *words),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    )
 
 
 def said_by(complaint: str, returncode: int) -> BitdustError:

@@ -54,7 +54,7 @@ def serve(
 
     import trio
 
-    from bitdustfs.cli.assemble import ShelfWish, run_serve
+    from bitdustfs.cli.assemble_supplier import ShelfWish, run_serve
     from bitdustfs.cli.logs import log_to_file, log_to_stderr
 
     wish = ShelfWish(

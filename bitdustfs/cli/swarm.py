@@ -1,13 +1,15 @@
 """The practice swarm: suppliers on this machine, in HOME/demo/supplierN, and the customer, which is HOME itself.
 
-Everything is done with the verbs of the command line, as processes, so that practice is the real thing. What runs is
-known from the homes' locks; `swarm.json` keeps what must stay over a restart: ports, code, mountpoint.
+Everything is done with the verbs of the command line, so that practice is the real thing: those that end are called
+in this process, those that stay are processes of their own. What runs is known from the homes' locks; `swarm.json`
+keeps what must stay over a restart: ports, code, mountpoint.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import re
 import shutil
@@ -17,8 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
+
+from bitdustfs.cli.common import Asked
+from bitdustfs.cli.hire import hire
+from bitdustfs.cli.identify import identify
+from bitdustfs.cli.init import init
 from bitdustfs.cli.logs import LOG_FILES
-from bitdustfs.cli.processes import Starting, is_verb_of, send, start_daemon, start_verb, wait_until_free
+from bitdustfs.cli.mount import mount
+from bitdustfs.cli.processes import Starting, is_verb_of, send, start_daemon, wait_until_free
+from bitdustfs.cli.umount import umount
 from bitdustfs.edges import mounts
 from bitdustfs.edges.config import load, store
 from bitdustfs.edges.durable import TEMPORARY
@@ -152,9 +162,9 @@ class Swarm:
 
     def mounted(self) -> str | None:
         """Where this home is mounted and served."""
-        for mount in reversed(mounts.read_mounts()):
-            if mount.is_ours and mount.home == str(self.home):
-                return mount.mountpoint if holder(self.home) is not None else None
+        for each in reversed(mounts.read_mounts()):
+            if each.is_ours and each.home == str(self.home):
+                return each.mountpoint if holder(self.home) is not None else None
         return None
 
     # -- up -----------------------------------------------------------------------------------------------------
@@ -184,14 +194,14 @@ class Swarm:
         self.start(plan, [m for m in plan.members if not self.is_running(m)])
         self.hire(plan, plan.members)
         if mounted is None:
-            start_verb(self.home, "mount", f"--code={plan.code}", "--", place).finish()
+            _call(mount, self.home, f"--code={plan.code}", "--", place)
         return plan
 
     def start(self, plan: Plan, members: Sequence[Member]) -> None:
         """Start suppliers, all at once, and wait until each serves."""
         if not members:
             return
-        owner = start_verb(self.home, "id", "--owner").finish().strip()
+        owner = _call(identify, self.home, "--owner").strip()
         starting: list[tuple[Member, Starting]] = []
         for member in members:
             starting.append((member, self._start(member, owner, member.place.partition("@")[2] or _ANY_PORT)))
@@ -223,20 +233,17 @@ class Swarm:
             return self._start(member, owner, _ANY_PORT).first_line()
 
     def _make_keys(self, plan: Plan) -> None:
-        """Run `init` for everybody who has no keys, all at once."""
+        """Run `init` for everybody who has no keys."""
         if not self._is_marked():  # first: keys in a home that is not marked are those of a real volume
             store(self.home.config, "practice", "true")
             if not load(self.home.config).patience:
                 store(self.home.config, "patience", PATIENCE)
         homes = [self.home, *(self._home_of(member) for member in plan.members)]
         words = [self.home.demo / WORDS, *(self.home.demo / f"{m.name}.words" for m in plan.members)]
-        making = []
         for home, file in zip(homes, words, strict=True):
             if not home.keys.exists():
                 file.unlink(missing_ok=True)
-                making.append(start_verb(home, "init", "--words-file", str(file)))
-        for verb in making:
-            verb.finish()
+                _call(init, home, "--words-file", str(file))
         for file in words[1:]:
             file.unlink(missing_ok=True)  # nobody will ever recover a practice supplier
 
@@ -247,7 +254,7 @@ class Swarm:
             if wanted:
                 how = ["--candidate"] if spare else []
                 labels = [word for member in wanted for word in ("--label", member.name)]
-                start_verb(self.home, "hire", "--size", SHARE, *how, *labels, *(m.place for m in wanted)).finish()
+                _call(hire, self.home, "--size", SHARE, *how, *labels, *(m.place for m in wanted))
                 for member in wanted:
                     member.hired = True
                 self._save(plan)
@@ -266,10 +273,9 @@ class Swarm:
 
     def down(self, members: Sequence[Member]) -> None:
         """Unmount, and end these suppliers."""
-        listed = mounts.read_mounts()
-        for mount in listed:
-            if mount.is_ours and mount.home == str(self.home):
-                start_verb(self.home, "umount", "--", mount.mountpoint).finish()
+        for each in mounts.read_mounts():
+            if each.is_ours and each.home == str(self.home):
+                _call(umount, self.home, "--", each.mountpoint)
         running = [(m, holder(self._home_of(m))) for m in members]
         for member, pid in running:
             if pid is not None:
@@ -332,6 +338,16 @@ class Swarm:
     def _save(self, plan: Plan) -> None:
         said = {"version": _VERSION, **dataclasses.asdict(plan)}
         write_atomically(self._file, json.dumps(said, indent=1).encode() + b"\n")
+
+
+def _call(verb: click.Command, home: Home, *words: str) -> str:
+    """Do what the command line does for a verb that ends, and return what it printed.
+
+    In this process: starting one, with all that it loads, would take longer than what it does.
+    """
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        verb.main(list(words), prog_name="bitdustfs", standalone_mode=False, obj=Asked(home=str(home)))
+    return printed.getvalue()
 
 
 def _no_swarm(home: Home) -> BadRequest:
