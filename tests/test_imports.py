@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -53,38 +54,70 @@ def tier(module: str) -> str:
     return module.removeprefix("bitdustfs").removeprefix(".").partition(".")[0]
 
 
-TREES = {module: ast.parse(path.read_text()) for module, path in MODULES.items()}
-IMPORTS = {module: set(imports_of(module, tree)) for module, tree in TREES.items()}
-OURS = {module: {name for name in names if name in MODULES} for module, names in IMPORTS.items()}
+@cache
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text())
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    return frozenset(imports_of(module, tree_of(module)))
+
+
+def ours(module: str) -> set[str]:
+    return {name for name in imports(module) if name in MODULES}
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_module_imports_only_what_its_tier_may(module: str) -> None:
     allowed = MAY_IMPORT[tier(module)] | {tier(module), ""}
-    assert {name for name in OURS[module] if tier(name) not in allowed} == set()
+    assert {name for name in ours(module) if tier(name) not in allowed} == set()
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if tier(module) != "cli"])
 def test_module_imports_at_its_top_only(module: str) -> None:
-    top = {id(node) for node in ast.walk(TREES[module]) if isinstance(node, ast.Module) for node in node.body}
+    top = {id(node) for node in ast.walk(tree_of(module)) if isinstance(node, ast.Module) for node in node.body}
     inner = [
         node.lineno
-        for node in ast.walk(TREES[module])
+        for node in ast.walk(tree_of(module))
         if isinstance(node, ast.Import | ast.ImportFrom) and id(node) not in top
     ]
     assert inner == []
 
 
 def test_modules_import_each_other_without_a_cycle() -> None:
-    TopologicalSorter({module: names - {module} for module, names in OURS.items()}).prepare()
+    TopologicalSorter({module: ours(module) - {module} for module in MODULES}).prepare()
 
 
 @pytest.mark.parametrize("library", ONLY_IN)
 def test_foreign_library_is_imported_by_one_module_only(library: str) -> None:
-    users = {m for m, names in IMPORTS.items() if any(n.partition(".")[0] == library for n in names)}
+    users = {m for m in MODULES if any(n.partition(".")[0] == library for n in imports(m))}
     assert users <= {ONLY_IN[library]}
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if tier(module) == "core"])
 def test_core_imports_no_clock_no_dice_no_disk_and_no_network(module: str) -> None:
-    assert {name.partition(".")[0] for name in IMPORTS[module]} & IMPURE == set()
+    assert {name.partition(".")[0] for name in imports(module)} & IMPURE == set()
+
+
+def loaded_with(module: str) -> set[str]:
+    """Our modules that are loaded as soon as this one is: what is imported inside functions comes later, if ever."""
+    seen, left = set[str](), [module]
+    while left:
+        name = left.pop()
+        if name not in seen:
+            seen.add(name)
+            left += [each for each in imports_of(name, _at_top(tree_of(name))) if each in MODULES]
+    return seen
+
+
+def _at_top(tree: ast.Module) -> ast.Module:
+    kept: list[ast.stmt] = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    return ast.Module(body=kept, type_ignores=[])
+
+
+def test_supplier_loads_nothing_of_a_mount() -> None:
+    loaded = loaded_with("bitdustfs.cli.assemble_supplier") | loaded_with("bitdustfs.cli.main")
+    assert "bitdustfs.edges.shelf_disk" in loaded
+    foreign = {name.partition(".")[0] for module in loaded for name in imports_of(module, _at_top(tree_of(module)))}
+    assert foreign & {"apsw", "pyfuse3", "zfec", "rich"} == set()

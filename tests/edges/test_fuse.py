@@ -335,7 +335,9 @@ async def test_bug_in_forget_is_nobodys_error(names: Names, caplog: pytest.LogCa
 
 
 @pytest.mark.parametrize(
-    ("handler", "args"), [*((name, REQUESTS[name]) for name in sorted(MAY_WAIT)), TRUNCATING], ids=str
+    ("handler", "args"),
+    [*((name, REQUESTS[name]) for name in sorted(MAY_WAIT)), TRUNCATING],
+    ids=[*sorted(MAY_WAIT), "truncating"],
 )
 async def test_what_may_wait_has_a_deadline(
     names: Names, autojump_clock: trio.testing.MockClock, handler: str, args: tuple[object, ...]

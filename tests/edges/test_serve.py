@@ -31,7 +31,7 @@ CUSTOMER = make_identity("customer")
 STRANGER = make_identity("stranger")
 RECOVERED = make_identity("new laptop", owner="customer", epoch=2)
 NAME = FragmentName(b"n" * 32)
-CONTENT = bytes(i % 255 for i in range(1_500_000))
+CONTENT = (bytes(range(255)) * 6000)[:1_500_000]
 ROOT = fragment.root(CONTENT)
 S1 = SupplierNo(1)
 
