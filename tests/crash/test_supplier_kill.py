@@ -54,7 +54,7 @@ def _kill_at_each(yard: Yard, points: Sequence[tuple[str, str]]) -> None:
             practice.sync()
             assert _stored(case) == practice.status()["suppliers"][0]["used_bytes"], f"{when} {point}"
         practice.forget()
-        practice.run("demo", "kill", "2")
+        practice.kill_supplier(2)
         for name, content in contents.items():
             assert (practice.path / name).read_bytes() == content
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from bitdustfs.cli.sync import exit_code, sentence, wait_until_placed
 from bitdustfs.edges import mounts
 from bitdustfs.edges.control import Args, ask
 from bitdustfs.edges.home import Home, holder
@@ -80,18 +81,19 @@ class Practice:
         assert done.returncode in ok, f"{' '.join(words)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
-    def status(self) -> dict[str, Any]:
-        """What `status --json` says."""
-        found: dict[str, Any] = json.loads(self.run("status", "--json", ok=(0, 30, 31, 32, 33)).stdout)
-        return found
+    def status(self) -> Args:
+        """What `status --json` says, without a process of its own."""
+        return self.ask("status", path="/")
 
     def sync(self) -> None:
-        """Everything at all suppliers."""
-        self.run("sync", str(self.path))
+        """Everything at all suppliers, without a process of its own."""
+        mount = mounts.mounted_at(str(self.path), mounts.read_mounts())
+        report = wait_until_placed(Home(self.home), mount, "/", _PATIENCE_S)
+        assert exit_code(report) == 0, sentence(report)
 
     def forget(self) -> None:
         """The next read comes from suppliers."""
-        self.run("cache", "drop")
+        self.ask("cache-drop")
 
     def log(self) -> str:
         """What the mounting process logged so far."""

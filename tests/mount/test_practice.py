@@ -31,7 +31,7 @@ def test_a_supplier_whose_port_was_taken_gets_another_and_is_hired_there(tmp_pat
             assert {s["label"]: s["node"] for s in found} == numbers
             assert place not in [s["address"] for s in found]
             wait_until("supplier1 answers", lambda: all(s["answers"] for s in swarm.status()["suppliers"]))
-            swarm.run("demo", "kill", "2")
+            swarm.kill_supplier(2)
             swarm.forget()
             assert (swarm.path / "file").read_bytes() == b"kept"
 

@@ -172,8 +172,8 @@ def test_mount_ends_in_time_with_stalled_reads_and_uploads_and_goes_on_later(swa
 def test_mount_starts_and_works_without_a_network(swarm: Practice) -> None:
     swarm.sync()  # what other tests left
     swarm.umount()
-    for number in ("1", "2", "3"):
-        swarm.run("demo", "kill", number)
+    for number in (1, 2, 3):
+        swarm.kill_supplier(number)
     port = int(swarm.places()[0].rpartition(":")[2])
     with socket.socket() as hole:  # takes connections, and never answers; the other two refuse them
         hole.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

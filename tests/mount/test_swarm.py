@@ -51,7 +51,7 @@ def test_a_real_tree_survives_cache_drop_and_n_minus_k_dead_suppliers(tmp_path: 
         assert before["held"] == before["wanted"] == 5
         practice.forget()
         practice.run("demo", "kill", "1")
-        practice.run("demo", "kill", "3")
+        practice.kill_supplier(3)
         wait_until("margin 0", lambda: practice.status()["margin"] == 0)
         run("diff", "-r", source, practice.path / "tree")
         assert digest(practice.path / "large") == digest(large)
@@ -99,8 +99,8 @@ def test_reads_fail_in_time_when_too_few_suppliers_are_left_and_work_again_when_
     (own_swarm.path / "file").write_bytes(content)
     own_swarm.sync()
     own_swarm.forget()
-    for number in ("1", "2", "3"):
-        own_swarm.run("demo", "kill", number)
+    for number in (1, 2, 3):
+        own_swarm.kill_supplier(number)
     wait_until("margin -1", lambda: own_swarm.status()["margin"] == -1)
     with pytest.raises(TimeoutError):
         (own_swarm.path / "file").read_bytes()
