@@ -5,6 +5,7 @@
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$top/.venv
 python=${PYTHON:-python3}
+unset PYTHONDONTWRITEBYTECODE # a swarm is many processes: each would compile everything again
 
 say() { printf '%s\n' "$*"; }
 die() {
