@@ -1,7 +1,7 @@
 """A real practice swarm for tests: supplier processes, a customer and a mount, made by the verbs of the program.
 
-Everything lives under one temporary directory. Leaving the context takes it all down, whatever happened: by
-`demo down`, then by the ids of processes that have this directory in their environment, then by detaching the mount.
+Everything lives under one temporary directory. Leaving the context takes it all down, whatever happened: the
+processes that have this directory in their environment are killed, and the mount is detached.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -183,12 +183,10 @@ class Practice:
         return {**os.environ, "BITDUSTFS_HOME": str(self.home), "BITDUSTFS_TEST": str(self.directory)}
 
     def _clean(self) -> None:
-        try:
-            self.run("demo", "down", "--purge", ok=tuple(range(256)))
-        except subprocess.TimeoutExpired:
-            pass
         for pid, _ in _processes(self.directory):
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_until("all processes have ended", lambda: not _processes(self.directory))
         if any(str(self.path) in line for line in Path("/proc/self/mountinfo").read_text().splitlines()):
             subprocess.run(["umount", "-l", str(self.path)], check=False)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import io
 import os
 import shutil
 import signal
@@ -19,6 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from bitdustfs.cli.common import Asked
+from bitdustfs.cli.init import init
 from bitdustfs.edges import mounts
 
 NOBODY = 65534
@@ -83,8 +86,9 @@ class Mount:
         return code
 
     def _prepare(self) -> None:
-        words = self._directory / "words"
-        self._run("init", "--words-file", str(words))
+        words = ["--words-file", str(self._directory / "words")]
+        with contextlib.redirect_stdout(io.StringIO()):  # in this process: it makes a key file and nothing else
+            init.main(words, standalone_mode=False, obj=Asked(home=str(self.state)))
 
     def _take_down(self) -> None:
         """Undo what `_prepare` did outside of the directory."""
@@ -92,12 +96,6 @@ class Mount:
     def _command(self) -> Sequence[str]:
         options = [f"-o{','.join(self._options)}"] if self._options else []
         return [*_PROGRAM, "--home", str(self.state), "mount", "-f", *options, str(self.path)]
-
-    def _run(self, *words: str) -> None:
-        done = subprocess.run(
-            [*_PROGRAM, "--home", str(self.state), *words], capture_output=True, text=True, cwd=_ROOT, check=False
-        )
-        assert done.returncode == 0, done.stderr
 
     def _put_away(self) -> None:
         self._watchdog.cancel()

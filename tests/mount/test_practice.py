@@ -36,6 +36,20 @@ def test_a_supplier_whose_port_was_taken_gets_another_and_is_hired_there(tmp_pat
             assert (swarm.path / "file").read_bytes() == b"kept"
 
 
+def test_down_ends_everything_and_up_brings_it_back(tmp_path: Path) -> None:
+    with Practice(tmp_path, suppliers=1, code="1/1") as swarm:
+        (swarm.path / "file").write_bytes(b"kept")
+        swarm.run("demo", "down")
+        assert not os.path.ismount(swarm.path)
+        assert swarm.supplier_pids() == []
+        swarm.up()
+        assert (swarm.path / "file").read_bytes() == b"kept"
+        swarm.run("demo", "down", "--purge")
+        assert not os.path.ismount(swarm.path)
+        assert swarm.supplier_pids() == []
+        assert not swarm.home.exists()
+
+
 def test_purge_ends_a_running_swarm_whose_plan_is_damaged(tmp_path: Path) -> None:
     with Practice(tmp_path, suppliers=1, code="1/1") as swarm:
         (swarm.home / "demo" / "swarm.json").write_text("{")
