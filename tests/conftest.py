@@ -12,9 +12,6 @@ from hypothesis import settings
 settings.register_profile("bitdustfs", deadline=None)
 settings.load_profile("bitdustfs")
 
-# what is made once for many tests, and would be made again by each worker that gets some of them
-_SHARED = ("rough_swarm", "mount", "yard")
-
 # hundreds of processes are started: with bytecode kept none has to compile everything again
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -26,23 +23,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """For several workers: keep together what shares something costly, and begin with what takes longest."""
-    if not getattr(config.option, "loadgroup", False):
+    """For several workers: begin with what takes longest."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
         return
-    slow = set[str]()
-    for item in items:
-        fixtures: list[str] = getattr(item, "fixturenames", [])
-        group = next((name for name in _SHARED if name in fixtures), f"{item.path.parent.name}/{item.path.name}")
-        item.add_marker(pytest.mark.xdist_group(group))
-        if item.get_closest_marker("slow"):
-            slow.add(group)
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path.parent.name, reverse=True)  # `mount` first, `core` and `cli` last
-    items.sort(key=lambda item: _group(item) not in slow)
-
-
-def _group(item: pytest.Item) -> str:
-    marker = item.get_closest_marker("xdist_group")
-    assert marker is not None
-    return str(marker.args[0])
+    items.sort(key=lambda item: item.path not in slow)

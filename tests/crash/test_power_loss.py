@@ -21,6 +21,7 @@ from tests.mount.support import code_of
 
 CONTENT = random.Random(9).randbytes(50_000)
 _LOSSES = (Manner.ORDERED, Manner.STRICT)
+ENOUGH_PAIRS = 100  # of a workload and a point of it that is worth a kill
 
 
 @pytest.mark.slow
@@ -30,6 +31,11 @@ def test_promises_survive_a_crash_at_random_moments(yard: Yard, workload: str) -
     dice = random.Random(workload)
     moments = [run.length, *(dice.randint(run.started, run.length) for _ in range(8))]
     assert _faults(yard, run, moments, Manner) == []
+
+
+@pytest.mark.slow
+def test_there_are_enough_points_in_all_workloads(yard: Yard) -> None:
+    assert sum(len(yard.recorded(workload).points) for workload in WORKLOADS) >= ENOUGH_PAIRS
 
 
 @pytest.mark.slow
