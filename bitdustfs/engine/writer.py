@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 import trio
 
@@ -55,7 +56,7 @@ YIELD_S = 0.25  # (tune) 16 MiB/s leave this machine even while somebody writes 
 _BUSY_LOOK_S = 0.02
 BREATHE = 16  # files published in one turn of the loop: a few milliseconds
 STREAM_EVERY_S = 0.1  # looking through the extents of a file takes time if there are many
-_TICK_S = 0.25
+_TICK_S = 0.25  # while something is dirty: it becomes due with time, and suppliers come and go
 _LOOK_S = 0.02  # between two looks for work
 _LOOK_SHARE = 4  # a look takes as long as there are dirty files: at most a fifth of the time goes into looking
 _ZEROS = bytes(CHUNK_BYTES)
@@ -116,6 +117,7 @@ class Writer:
         self._code = code
         self._deduplicate = deduplicate
         self._window = trio.Semaphore(WINDOW)
+        self._idle = False  # nothing was dirty when we looked last: `changed` tells when something is
         self._hurry = 0
 
     def code(self) -> Code | None:
@@ -166,7 +168,7 @@ class Writer:
     async def _run(self) -> None:
         async with trio.open_nursery() as nursery:
             while True:
-                with trio.move_on_after(_TICK_S):
+                with trio.move_on_after(inf if self._idle else _TICK_S):
                     await self._files.changed.wait()
                 self._files.changed = trio.Event()
                 await self._yield()
@@ -192,10 +194,11 @@ class Writer:
     # -- finding work --------------------------------------------------------------------------------------
 
     def _find_jobs(self) -> list[_Job]:
-        answering = self._uploads.answering()
+        answering, self._idle = self._uploads.answering(), False
         if not answering or self._journal.refusal is not None:  # a block leaves only after it was noted durably
             return []
         lives = self._files.dirty_lives()
+        self._idle = not lives
         now = trio.current_time()
         # small blocks are dear, and so is publishing many files: while somebody writes more of them, wait for more
         least = BUSY_FREEZE_BYTES if self._files.is_busy() else FREEZE_BYTES

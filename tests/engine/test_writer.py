@@ -11,6 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from bitdustfs.engine.filestate import FileLife
+from bitdustfs.engine.writer import _Job
 from bitdustfs.model import BLOCK_BYTES, CHUNK_BYTES, HOLE, Code, FileState, FragmentState
 from tests.engine.volume import Volume
 
@@ -54,6 +55,27 @@ async def test_dirty_files_are_not_looked_through_while_no_supplier_answers(auto
         assert looks == 0
         volume.remote.gone = set()
         await volume.flush()
+
+
+async def test_nothing_is_looked_for_while_nothing_is_dirty(autojump_clock: MockClock) -> None:
+    volume, looks = Volume(), 0
+    look = volume.writer._find_jobs
+
+    def counted() -> list[_Job]:
+        nonlocal looks
+        looks += 1
+        return look()
+
+    async with volume.running():
+        await volume.write_all(b"x")
+        await volume.flush()
+        await trio.sleep(10)
+        volume.writer._find_jobs = counted  # type: ignore[method-assign]
+        await trio.sleep(3600)
+        assert looks == 0
+        ino = await volume.write_all(b"after a quiet hour")
+        await trio.sleep(10)
+        assert volume.files.state(ino) is FileState.PLACED
 
 
 async def test_change_is_uploaded_by_itself_within_seconds(autojump_clock: MockClock) -> None:
