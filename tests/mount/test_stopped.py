@@ -124,14 +124,15 @@ def test_two_hundred_stalled_readers_keep_nobody_back(swarm: Practice) -> None:
 
 
 def test_no_reader_is_kept_back_either_where_the_kernel_takes_many(swarm: Practice) -> None:
-    swarm.remount(f"read_timeout={10 * DEADLINE_S:g}")
+    deadline_s = 10 * DEADLINE_S  # nobody who waits for it is through when we look
+    swarm.remount(f"read_timeout={deadline_s:g}")
     here = make_local(swarm)
     swarm.forget()
     with swarm.stopped():
         readers = Readers(swarm, MAX_BACKGROUND)
         wait_until("all but a few gave way", lambda: len(readers.codes) >= MAX_BACKGROUND * 3 // 4 - STALLED_MOST)
-        assert took(lambda: uncached(here)) < AT_ONCE_S
-        assert took(lambda: write_and_fsync(swarm.path / "new")) < AT_ONCE_S
+        assert took(lambda: uncached(here)) < deadline_s / 4
+        assert took(lambda: write_and_fsync(swarm.path / "new")) < deadline_s / 4
     readers.join()
     assert set(readers.codes) <= {errno.ETIMEDOUT, None}
     wait_until("reads work again", lambda: code_of(lambda: uncached(swarm.path / "cold0")) is None)
