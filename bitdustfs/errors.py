@@ -307,7 +307,7 @@ class PeerRefused(PeerError):
 
 
 class NodeRevoked(PeerRefused):
-    """The peer knows a newer epoch of our owner: `detail`."""
+    """The peer has shown a certificate of a newer epoch of our owner: `detail`."""
 
     text = (
         "{peer} refused: this machine was revoked, a newer certificate of its owner is known there (epoch {detail}); "

@@ -622,11 +622,11 @@ class ContractStore(Protocol):
         """Replace, durably: returns only after it survives a power loss. Raises DiskFull, DiskFault."""
         ...
 
-    def epochs(self) -> Mapping[OwnerId, int]:
-        """The highest certificate epoch seen of each owner."""
+    def epochs(self) -> Mapping[OwnerId, tuple[int, bytes]]:
+        """The highest certificate epoch seen of each owner, and a certificate of it as signed; b"": none was kept."""
         ...
 
-    def save_epoch(self, owner: OwnerId, epoch: int) -> None:
+    def save_epoch(self, owner: OwnerId, epoch: int, proof: bytes) -> None:
         """Replace, durably. Raises DiskFull, DiskFault."""
         ...
 

@@ -7,7 +7,7 @@ that everything a node signs can be checked with its certificate alone.
     offset  bytes
     0       1     format version, 1
     1       1     role: 1 writer, 2 reader, 3 supplier
-    2       8     epoch, big-endian; a higher one revokes every lower one
+    2       8     epoch, big-endian, 1 … 2^32 − 1; a higher one revokes every lower one
     10      32    owner's Ed25519 public key
     42      32    node's Ed25519 public key
     74      64    Ed25519 signature by the owner over the label and bytes 0 … 73
@@ -30,6 +30,7 @@ from bitdustfs.model import NodeId, OwnerId, Role, short
 VERSION: Final = 1
 SIGNATURE_BYTES: Final = 64
 CERTIFICATE_BYTES: Final = 138
+MAX_EPOCH: Final = (1 << 32) - 1  # one more for each recovery or revocation: nobody gets there, and none is the last
 _CONTENT = struct.Struct(">BBQ32s32s")
 _OWNER_LABEL = b"bitdustfs 1 owner certificate\0"
 _NODE_LABEL = b"bitdustfs 1 node signs "
@@ -107,7 +108,8 @@ def parse(raw: bytes) -> Certificate:
     """Read and verify a certificate.
 
     Raises:
-        BadFormat: an unknown version or role, a wrong length, or not signed by the owner it names.
+        BadFormat: an unknown version or role, a wrong length, an epoch out of bounds, or not signed by the owner
+            it names.
     """
     if raw[:1] and raw[0] != VERSION:
         raise BadFormat(what=f"a certificate has version {raw[0]}; this bitdustfs reads version {VERSION}")
@@ -121,7 +123,18 @@ def parse(raw: bytes) -> Certificate:
         raise BadFormat(what="a certificate is not signed by the owner it names") from bad
     if role not in Role.__members__.values():
         raise BadFormat(what=f"a certificate names a role that is not known here: {role}")
+    if not 1 <= epoch <= MAX_EPOCH:
+        raise BadFormat(what=f"a certificate cannot be of epoch {epoch}")
     return Certificate(raw, Role(role), epoch, owner_public, node_public)
+
+
+def proves_newer(raw: bytes, than: Certificate) -> Certificate | None:
+    """The certificate in `raw`, if it shows that the owner of another one certified in a higher epoch since."""
+    try:
+        found = parse(raw)
+    except BadFormat:
+        return None
+    return found if found.owner_public == than.owner_public and found.epoch > than.epoch else None
 
 
 def _node_message(purpose: str, content: bytes) -> bytes:

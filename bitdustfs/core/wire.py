@@ -23,13 +23,14 @@ from typing import Annotated, Final, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
+from bitdustfs.core.certificate import CERTIFICATE_BYTES
 from bitdustfs.core.contract import CONTRACT_BYTES
 from bitdustfs.core.fragment import HASH_BYTES, MAX_FRAGMENT_BYTES, leaf_count
 from bitdustfs.core.head import LINK_BYTES, MAX_HEAD_BYTES, MAX_KEPT_BYTES
 from bitdustfs.errors import ProtocolViolation
 from bitdustfs.model import LEAF_BYTES
 
-PROTOCOL_VERSION: Final = 2
+PROTOCOL_VERSION: Final = 3
 MAX_HEADER_BYTES: Final = 64 * 1024
 MAX_BODY_BYTES: Final = MAX_FRAGMENT_BYTES + HASH_BYTES * leaf_count(MAX_FRAGMENT_BYTES)
 HELLO_HEADER_BYTES: Final = 4 * 1024  # before HELLO nobody is anybody: the smallest budget that holds one
@@ -57,7 +58,7 @@ class Refused(IntEnum):
     NOT_FOUND = 5  # no such fragment
     TAKEN = 6  # the name holds another fragment
     BAD_ROOT = 7  # the bytes that arrived do not have the root that was said
-    STALE = 8  # a newer epoch of this owner is known
+    STALE = 8  # a newer epoch of this owner is known, and `proof` shows it
     UNAVAILABLE = 9  # not now: the shelf's disk is not there, or too much is going on
     BAD_REQUEST = 10  # makes no sense: a contract that does not chain, a length that does not fit
     FAULT = 11  # the supplier's own fault
@@ -198,6 +199,7 @@ class Refusal(_Message, frozen=True, tag=134):
     code: Refused
     text: Annotated[str, Meta(max_length=200)]
     detail: U63 = 0  # STALE: the newest epoch known; BEHIND, FORKED: the version of the head that is held
+    proof: Annotated[bytes, Meta(max_length=CERTIFICATE_BYTES)] = b""  # STALE: a certificate of that epoch
 
 
 Request: TypeAlias = Ping | Put | Get | Delete | List | Stat | Propose | Bulk | PutHead | GetHead

@@ -1,6 +1,6 @@
 """Contracts on disk: HOME/contracts/<owner>.contract as signed, <owner>.epoch, and <owner>.head with links behind it.
 
-An epoch is a version byte, 1, and the epoch in 8 big-endian bytes.
+An epoch is a version byte, 2, the epoch in 8 big-endian bytes, and a certificate of that epoch. Version 1 had none.
 
 A damaged contract or epoch stops us: without them we would not know who has which rights. A head gives no rights, so
 a damaged one is handed on as it is, and costs its owner only (engine/heads).
@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from bitdustfs.core.certificate import CERTIFICATE_BYTES
 from bitdustfs.core.contract import CONTRACT_BYTES
 from bitdustfs.core.head import MAX_KEPT_BYTES
 from bitdustfs.edges.durable import NO_DESCRIPTORS, replace_file, sync_directory, translated
@@ -22,7 +23,7 @@ from bitdustfs.model import OwnerId
 log = logging.getLogger(__name__)
 
 _EPOCH = struct.Struct(">BQ")
-_EPOCH_VERSION = 1
+_EPOCH_VERSION = 2
 
 
 class DiskContracts:
@@ -37,21 +38,23 @@ class DiskContracts:
             raise translated(error, directory) from error
 
     def contracts(self) -> Mapping[OwnerId, bytes]:
-        return dict(self._whole(".contract", CONTRACT_BYTES))
+        return dict(self._whole(".contract", (CONTRACT_BYTES,)))
 
     def save_contract(self, owner: OwnerId, contract: bytes) -> None:
         self._save(owner, ".contract", contract)
 
-    def epochs(self) -> Mapping[OwnerId, int]:
+    def epochs(self) -> Mapping[OwnerId, tuple[int, bytes]]:
         found = {}
-        for owner, content in self._whole(".epoch", _EPOCH.size):
-            version, found[owner] = _EPOCH.unpack(content)
-            if version != _EPOCH_VERSION:
+        for owner, content in self._whole(".epoch", (_EPOCH.size, _EPOCH.size + CERTIFICATE_BYTES)):
+            version, epoch = _EPOCH.unpack_from(content)
+            proof = content[_EPOCH.size :]
+            if version != (_EPOCH_VERSION if proof else 1):
                 raise BadFormat(what=f"{self._directory}: an epoch is of another version of bitdustfs")
+            found[owner] = epoch, proof
         return found
 
-    def save_epoch(self, owner: OwnerId, epoch: int) -> None:
-        self._save(owner, ".epoch", _EPOCH.pack(_EPOCH_VERSION, epoch))
+    def save_epoch(self, owner: OwnerId, epoch: int, proof: bytes) -> None:
+        self._save(owner, ".epoch", _EPOCH.pack(_EPOCH_VERSION, epoch) + proof)
 
     def heads(self) -> Mapping[OwnerId, bytes]:
         return {owner: self._read_head(path) for owner, path in self._files(".head")}
@@ -69,13 +72,13 @@ class DiskContracts:
             log.error("%s cannot be read: %s", path, error.strerror)
             return b""
 
-    def _whole(self, suffix: str, length: int) -> Iterator[tuple[OwnerId, bytes]]:
+    def _whole(self, suffix: str, lengths: tuple[int, ...]) -> Iterator[tuple[OwnerId, bytes]]:
         for owner, path in self._files(suffix):
             try:
                 content = path.read_bytes()
             except OSError as error:
                 raise translated(error, path) from error
-            if len(content) != length:
+            if len(content) not in lengths:
                 raise BadFormat(what=f"{path} is damaged: put a copy of it back, or take it away")
             yield owner, content
 

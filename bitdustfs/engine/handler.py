@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Protocol
 
-from bitdustfs.core import wire
+from bitdustfs.core import certificate, wire
 from bitdustfs.core.certificate import Certificate
 from bitdustfs.errors import HeadBehind, HeadForked, NodeRevoked, PeerError, PeerFull, PeerLacks, PeerRefused
 
@@ -21,7 +21,6 @@ _ERRORS: Mapping[wire.Refused, type[PeerError]] = MappingProxyType(
         wire.Refused.NOT_FOUND: PeerLacks,
         wire.Refused.UNAVAILABLE: PeerError,
         wire.Refused.FAULT: PeerError,
-        wire.Refused.STALE: NodeRevoked,
         wire.Refused.BEHIND: HeadBehind,
         wire.Refused.FORKED: HeadForked,
     }
@@ -63,7 +62,16 @@ class RefuseAll:
         return wire.Done(), ()
 
 
-def error_of(refusal: wire.Refusal, peer: str) -> PeerError:
-    """The error that a refusal is on the side that asked; its facts have `code` and `detail`."""
+def error_of(refusal: wire.Refusal, peer: str, asker: Certificate) -> PeerError:
+    """The error that a refusal is on the side that asked; its facts have `code` and `detail`.
+
+    That the asker was revoked is believed to nobody but its owner: what the peer says without a certificate of a
+    higher epoch is a plain refusal, with detail 0.
+    """
     what = wire.printable(refusal.text) or refusal.code.name.lower()
+    if refusal.code is wire.Refused.STALE:
+        newer = certificate.proves_newer(refusal.proof, asker)
+        if newer is not None:
+            return NodeRevoked(peer=peer, what=what, code=refusal.code, detail=newer.epoch)
+        return PeerRefused(peer=peer, what=f"{what}; it shows no proof of that", code=refusal.code)
     return _ERRORS.get(refusal.code, PeerRefused)(peer=peer, what=what, code=refusal.code, detail=refusal.detail)

@@ -8,7 +8,8 @@ ever a claim to rights. What an owner stored is deleted by nobody but that owner
 only moves to the shelf's trash, which counts in his quota; nothing empties that trash yet.
 
 An owner revokes a node by certifying others in a higher epoch. From the first request, or the first head, of a node
-of that epoch on, every request of an older one is refused, also one whose body was still under way.
+of that epoch on, every request of an older one is refused, also one whose body was still under way. The refusal has
+that node's certificate in it: nobody needs to believe us.
 """
 
 from __future__ import annotations
@@ -91,7 +92,9 @@ class Keeper:
         self._crunch = crunch
         self._wall = wall
         self._contracts = {owner: contract.parse(raw) for owner, raw in store.contracts().items()}
-        self._epochs = dict(store.epochs())
+        seen = store.epochs()
+        self._epochs = {owner: epoch for owner, (epoch, _) in seen.items()}
+        self._proofs = {owner: proof for owner, (_, proof) in seen.items()}  # a certificate of that epoch
         self._heads = Heads(store, crunch)
         self._reserved: dict[OwnerId, tuple[int, int]] = {}  # (bytes, fragments) admitted and not stored yet
         self._agreeing: set[OwnerId] = set()  # owners whose contract is being saved
@@ -298,13 +301,18 @@ class Keeper:
 
     async def _note_epoch(self, seen: Certificate) -> None:
         """Remember the newest epoch of an owner with a contract, durably, before acting on it."""
-        if seen.owner not in self._contracts or seen.epoch <= self._epochs.get(seen.owner, 0):
+        if seen.owner not in self._contracts or not self._tells_more(seen):
             return
         async with self._noting:  # two epochs must not be saved in the wrong order
-            if seen.epoch > self._epochs.get(seen.owner, 0):
-                await self._crunch.run(self._store.save_epoch, seen.owner, seen.epoch)
-                self._epochs[seen.owner] = seen.epoch
+            if self._tells_more(seen):
+                await self._crunch.run(self._store.save_epoch, seen.owner, seen.epoch, seen.raw)
+                self._epochs[seen.owner], self._proofs[seen.owner] = seen.epoch, seen.raw
                 log.info("owner %s certifies in epoch %d now", short(seen.owner), seen.epoch)
+
+    def _tells_more(self, seen: Certificate) -> bool:
+        """It is of a newer epoch than we know, or of the newest one, which we could not prove."""
+        newest = self._epochs.get(seen.owner, 0)
+        return seen.epoch > newest or (seen.epoch == newest and not self._proofs.get(seen.owner))
 
     def _outdates(self, caller: Certificate, request: wire.Request) -> Refusal | None:
         """Refuse everything of a revoked node, and changes by one that does not know the newest head."""
@@ -315,7 +323,7 @@ class Keeper:
         if node.epoch >= newest:
             return None
         text = "this owner has certified nodes anew: the certificate is not valid any more"
-        return Refusal(Refused.STALE, text, min(newest, wire.MAX_NUMBER))
+        return Refusal(Refused.STALE, text, newest, self._proofs.get(node.owner, b""))
 
     # -- quota ------------------------------------------------------------------------------------------------
 

@@ -382,7 +382,7 @@ class Peer:
 
     def _expect(self, answer: wire.Answer, expected: type[A]) -> A:
         if isinstance(answer, wire.Refusal):
-            raise error_of(answer, self.label)
+            raise error_of(answer, self.label, self._identity.certificate)
         if not isinstance(answer, expected):
             violation = self._violation(f"a {type(answer).__name__} where a {expected.__name__} was due")
             self._end(violation)

@@ -32,7 +32,7 @@ from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.replica import keep_covered
 from bitdustfs.engine.suppliers import Suppliers
-from bitdustfs.errors import BitdustError, NotFound, PeerRefused
+from bitdustfs.errors import BitdustError, NodeRevoked, NotFound
 from bitdustfs.model import (
     IMAGE_CHUNK_BYTES,
     BlockNo,
@@ -61,8 +61,8 @@ class Seeker:
     """Ask suppliers for heads, and find the newest.
 
     Args:
-        certify: makes the identity to ask with, in the epoch given. A supplier that knows a higher one says so, and
-            is asked again with that.
+        certify: makes the identity to ask with, in the epoch given. A supplier that can prove a higher one is asked
+            again with that.
     """
 
     def __init__(self, dialer: Dialer, certify: Certify, secrets: VolumeSecrets, owner: OwnerId) -> None:
@@ -113,10 +113,8 @@ class Seeker:
             epoch = self.epoch
             try:
                 return await fetch_head(self._dialer, self._certify(epoch), node, address)
-            except PeerRefused as refused:
-                if refused.code is not wire.Refused.STALE or refused.detail <= epoch:
-                    raise
-                self.epoch = max(self.epoch, refused.detail)
+            except NodeRevoked as revoked:  # the owner has signed that
+                self.epoch = max(self.epoch, revoked.detail)
 
     def _judged(self, raw: bytes, links: bytes) -> Answer:
         """Check what a supplier shows before anything of it is used. Raises BadFormat, SealBroken."""

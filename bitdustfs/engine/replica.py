@@ -392,7 +392,7 @@ class Replica:
 
 def _disowned() -> ReadOnly:
     return ReadOnly(
-        what="the suppliers say that the owner has certified his machines anew, and this one is not among them: "
+        what="the owner has certified his machines anew, and this one is not among them: "
         "the volume goes on where `bitdustfs recover` or `revoke` was run"
     )
 

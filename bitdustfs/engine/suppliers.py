@@ -123,7 +123,7 @@ class Suppliers:
         return relation.carrier.quiet_s if relation is not None and relation.carrier is not None else 0.0
 
     def revoked_in(self) -> Mapping[SupplierNo, int]:
-        """The suppliers that say that this node was revoked, and in which epoch. They may lie."""
+        """The suppliers that have proven that this node was revoked, and in which epoch."""
         return {no: relation.revoked_in for no, relation in self._relations.items() if relation.revoked_in}
 
     def doubt(self, supplier: SupplierNo) -> None:

@@ -156,8 +156,11 @@ class MuteHandler:
         self.is_mute = False
         self.delay_s = 0.0
         self.refuses_heads = False
+        self.refusal: wire.Refusal | None = None  # the answer to everything
 
     def admit(self, caller: Certificate, request: wire.Request) -> wire.Refusal | None:
+        if self.refusal is not None:
+            return self.refusal
         if self.refuses_heads and isinstance(request, wire.PutHead | wire.GetHead):
             return wire.Refusal(wire.Refused.UNAVAILABLE, "no heads now")
         return self._inner.admit(caller, request)
@@ -178,7 +181,7 @@ class MemoryContracts:
 
     def __init__(self) -> None:
         self._contracts: dict[OwnerId, bytes] = {}
-        self._epochs: dict[OwnerId, int] = {}
+        self._epochs: dict[OwnerId, tuple[int, bytes]] = {}
         self._heads: dict[OwnerId, bytes] = {}
 
     def contracts(self) -> Mapping[OwnerId, bytes]:
@@ -187,11 +190,11 @@ class MemoryContracts:
     def save_contract(self, owner: OwnerId, contract: bytes) -> None:
         self._contracts[owner] = contract
 
-    def epochs(self) -> Mapping[OwnerId, int]:
+    def epochs(self) -> Mapping[OwnerId, tuple[int, bytes]]:
         return dict(self._epochs)
 
-    def save_epoch(self, owner: OwnerId, epoch: int) -> None:
-        self._epochs[owner] = epoch
+    def save_epoch(self, owner: OwnerId, epoch: int, proof: bytes) -> None:
+        self._epochs[owner] = epoch, proof
 
     def heads(self) -> Mapping[OwnerId, bytes]:
         return dict(self._heads)

@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitdustfs.core import certificate
-from bitdustfs.core.certificate import CERTIFICATE_BYTES, Identity, certify, node_id, parse
+from bitdustfs.core.certificate import (
+    CERTIFICATE_BYTES,
+    MAX_EPOCH,
+    Identity,
+    certify,
+    node_id,
+    parse,
+    proves_newer,
+)
 from bitdustfs.core.keys import owner_id, public_bytes
 from bitdustfs.errors import BadFormat
 from bitdustfs.model import Role
@@ -37,12 +45,28 @@ def test_certificate_has_the_bytes_it_always_had() -> None:
 
 
 def test_parsing_gives_back_what_was_certified() -> None:
-    made = certify(OWNER, public_bytes(NODE), Role.SUPPLIER, epoch=2**40)
+    made = certify(OWNER, public_bytes(NODE), Role.SUPPLIER, epoch=MAX_EPOCH)
     read = parse(made.raw)
     assert read == made
-    assert (read.role, read.epoch) == (Role.SUPPLIER, 2**40)
+    assert (read.role, read.epoch) == (Role.SUPPLIER, MAX_EPOCH)
     assert (read.owner_public, read.node_public) == (public_bytes(OWNER), public_bytes(NODE))
     assert (read.owner, read.node) == (owner_id(public_bytes(OWNER)), node_id(public_bytes(NODE)))
+
+
+@pytest.mark.parametrize("epoch", [0, MAX_EPOCH + 1, 2**63 - 1, 2**64 - 1])
+def test_epoch_after_which_none_could_come_is_refused(epoch: int) -> None:
+    with pytest.raises(BadFormat, match=f"epoch {epoch}"):
+        certify(OWNER, public_bytes(NODE), Role.WRITER, epoch=epoch)
+
+
+def test_only_a_higher_epoch_of_the_same_owner_proves_that_a_certificate_is_old() -> None:
+    mine = certify(OWNER, public_bytes(NODE), Role.WRITER, epoch=2)
+    newer = certify(OWNER, public_bytes(OTHER), Role.SUPPLIER, epoch=3)
+    assert proves_newer(newer.raw, mine) == newer
+    assert proves_newer(certify(OTHER, public_bytes(OTHER), Role.WRITER, epoch=3).raw, mine) is None
+    assert proves_newer(certify(OWNER, public_bytes(OTHER), Role.WRITER, epoch=2).raw, mine) is None
+    assert proves_newer(newer.raw[:-1] + b"x", mine) is None
+    assert proves_newer(b"", mine) is None
 
 
 def test_node_id_is_the_hash_of_the_spki() -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitdustfs.core import wire
+from bitdustfs.core.certificate import CERTIFICATE_BYTES
 from bitdustfs.core.head import LINK_BYTES, MAX_HEAD_BYTES, MAX_KEPT_BYTES
 from bitdustfs.core.wire import Arriving, Frame, Parser
 from bitdustfs.errors import ProtocolViolation
@@ -47,7 +48,7 @@ VECTORS = {
         "22222222222222222222222222222222222222222222222222222222222205010768656c6c6f"
     ),
     "Get": ("000000290000000092079503c42011111111111111111111111111111111111111111111111111111111111111110203c3"),
-    "Refusal": ("0000000c00000000920794cc8603a466756c6c00"),
+    "Refusal": ("0000000e00000000920795cc8603a466756c6c00c400"),
     "PutHead": (
         "00000006000000ce920793090401686561640000000000000000000000000000000000000000000000000000000000000000"
         "0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000"
@@ -330,6 +331,16 @@ def test_answer_with_a_head_is_bounded() -> None:
     assert wire.most_body(wire.GetHead()) == MAX_KEPT_BYTES
     assert wire.most_body(wire.PutHead(1, 0)) == 0
     assert wire.most_body(wire.Get(NAME, 0, 2**32 - 1, True)) == wire.MAX_BODY_BYTES
+
+
+def test_proof_of_a_refusal_is_no_longer_than_a_certificate() -> None:
+    refusal = wire.Refusal(wire.Refused.STALE, "old", 2, b"c" * CERTIFICATE_BYTES)
+    parser = opened()
+    parser.feed(wire.encode(1, refusal))
+    assert parser.next() == Frame(1, refusal, b"")
+    parser.feed(raw_frame(encoded([1, [134, 8, "old", 2, b"c" * (CERTIFICATE_BYTES + 1)]])))
+    with pytest.raises(ProtocolViolation):
+        parser.next()
 
 
 def test_refusal_without_a_detail_has_none() -> None:

@@ -53,9 +53,9 @@ def case(yard: Yard) -> Case:
             acknowledged.write(b"x")
         shelf.delete(OWNER, DELETED, now_s=1)
         acknowledged.write(b"x")
-        DiskContracts(case.path / "contracts").save_epoch(OWNER, 1)
+        DiskContracts(case.path / "contracts").save_epoch(OWNER, 1, bytes(138))
         acknowledged.write(b"x")
-        DiskContracts(case.path / "contracts").save_epoch(OWNER, 2)
+        DiskContracts(case.path / "contracts").save_epoch(OWNER, 2, bytes(138))
         acknowledged.write(b"x")
     return case
 
@@ -97,7 +97,7 @@ def _check(yard: Yard, case: Case, moment: int, manner: Manner, seeds: Iterable[
         if steps > len(CONTENTS):
             assert not is_there(shelf, DELETED)
         _put_again(shelf)
-        epoch = DiskContracts(place / "contracts").epochs().get(OWNER, 0)
+        epoch = DiskContracts(place / "contracts").epochs().get(OWNER, (0, b""))[0]
         assert max(0, steps - 4) <= epoch <= max(0, steps - 3), f"{manner} {moment} {seed}"
 
 

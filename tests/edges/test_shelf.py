@@ -460,14 +460,14 @@ def test_contract_stores_keep_the_newest(tmp_path: Path, kind: str) -> None:
     store.save_contract(OWNER, b"a" * 685)
     store.save_contract(OWNER, b"b" * 685)
     store.save_contract(OTHER, b"c" * 685)
-    store.save_epoch(OWNER, 7)
-    store.save_epoch(OWNER, 2**63)
+    store.save_epoch(OWNER, 7, b"p" * 138)
+    store.save_epoch(OWNER, 2**63, b"q" * 138)
     store.save_head(OWNER, b"first")
     store.save_head(OWNER, b"second head")
     store.save_head(OTHER, b"")
     again = store if kind == "memory" else DiskContracts(tmp_path / "contracts")
     assert again.contracts() == {OWNER: b"b" * 685, OTHER: b"c" * 685}
-    assert again.epochs() == {OWNER: 2**63}
+    assert again.epochs() == {OWNER: (2**63, b"q" * 138)}
     assert again.heads() == {OWNER: b"second head", OTHER: b""}
 
 
@@ -493,11 +493,18 @@ def test_giant_file_in_place_of_a_head_is_not_read_whole(tmp_path: Path) -> None
 
 def test_epoch_of_another_version_is_refused(tmp_path: Path) -> None:
     store = DiskContracts(tmp_path / "contracts")
-    store.save_epoch(OWNER, 7)
+    store.save_epoch(OWNER, 7, b"p" * 138)
     (path,) = (tmp_path / "contracts").iterdir()
-    path.write_bytes(b"\x02" + path.read_bytes()[1:])
-    with pytest.raises(BadFormat):
-        store.epochs()
+    for version, length in ((3, 147), (1, 147), (2, 9), (2, 146)):
+        path.write_bytes((bytes([version]) + path.read_bytes()[1:]).ljust(147, b"p")[:length])
+        with pytest.raises(BadFormat):
+            store.epochs()
+
+
+def test_epoch_of_the_first_version_has_no_proof(tmp_path: Path) -> None:
+    store = DiskContracts(tmp_path / "contracts")
+    (tmp_path / "contracts" / f"{OWNER.hex()}.epoch").write_bytes(b"\x01" + (7).to_bytes(8, "big"))
+    assert store.epochs() == {OWNER: (7, b"")}
 
 
 @pytest.mark.parametrize("file", ["nohex" + "z" * 59 + ".contract", "00" * 32 + ".epoch", "00.head"])

@@ -15,7 +15,7 @@ from trio.testing import MockClock
 
 from bitdustfs.core import contract, fragment, wire
 from bitdustfs.core import head as heads
-from bitdustfs.core.certificate import Identity
+from bitdustfs.core.certificate import MAX_EPOCH, Identity
 from bitdustfs.core.contract import NO_CONTRACT, Party, Terms
 from bitdustfs.core.head import LINK_BYTES, NO_HEAD, Head
 from bitdustfs.core.wire import Refusal, Refused
@@ -392,6 +392,7 @@ async def test_revoked_node_is_refused_whatever_it_asks(asked: type[wire.Request
         answer, content = await kept.ask(LAPTOP, request, body)
         assert isinstance(answer, Refusal)
         assert (answer.code, answer.detail, content) == (Refused.STALE, 2, b"")
+        assert answer.proof == NEW_LAPTOP.certificate.raw
         kept.start()
     assert await kept.held(NEW_LAPTOP) == LINE[0].raw
     assert kept.shelf.used(LAPTOP.owner) == (len(CONTENT), 1)
@@ -414,7 +415,7 @@ async def test_head_of_a_newer_epoch_revokes_who_brings_it() -> None:
     newer = line(1, by=NEW_LAPTOP)[0]
     answer = await kept.put(newer, by=LAPTOP)
     assert isinstance(answer, Refusal) and (answer.code, answer.detail) == (Refused.STALE, 2)
-    assert kept.store.epochs() == {LAPTOP.owner: 2}
+    assert kept.store.epochs() == {LAPTOP.owner: (2, NEW_LAPTOP.certificate.raw)}
     assert await kept.held(NEW_LAPTOP) == b""
 
 
@@ -443,15 +444,17 @@ async def test_head_told_to_a_new_epoch_is_changed_by_no_revoked_node_any_more(s
     assert (saved[-1], tuple(store.saved)) == (told, saved)
 
 
-async def test_epoch_beyond_all_numbers_of_the_protocol_can_still_be_told() -> None:
+async def test_refusal_of_a_revoked_node_fits_its_message() -> None:
     kept = Kept()
-    await kept.ask(make_identity("far laptop", owner="customer", epoch=2**64 - 1), wire.Ping())
+    far = make_identity("far laptop", owner="customer", epoch=MAX_EPOCH)
+    await kept.ask(far, wire.Ping())
     answer, _ = await kept.ask(LAPTOP, wire.Ping())
     assert isinstance(answer, Refusal)
     parser = wire.Parser("supplier")
     parser.open_up()
     parser.feed(wire.encode(1, answer))
-    assert parser.next() == wire.Frame(1, wire.Refusal(Refused.STALE, answer.text, 2**63 - 1), b"")
+    expected = wire.Refusal(Refused.STALE, answer.text, MAX_EPOCH, far.certificate.raw)
+    assert parser.next() == wire.Frame(1, expected, b"")
 
 
 async def test_epoch_said_must_be_that_of_the_certificate() -> None:

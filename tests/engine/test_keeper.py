@@ -39,6 +39,7 @@ GET = wire.Get(NAME, 0, 3, False)
 DELETE = wire.Delete((NAME,), 1, 0)
 LIST = wire.List(b"", 10)
 MIB = 1 << 20
+STALE_TEXT = "this owner has certified nodes anew: the certificate is not valid any more"
 
 
 class World:
@@ -310,14 +311,14 @@ async def test_older_epoch_is_refused_once_a_newer_was_seen(autojump_clock: Mock
         await assert_refused(old, GET, Refused.STALE)
         await assert_refused(old, DELETE, Refused.STALE)
         await assert_refused(await w.connect(CUSTOMER), PUT, Refused.STALE, CONTENT)
-        assert w.store.epochs() == {CUSTOMER.owner: 2}
+        assert w.store.epochs() == {CUSTOMER.owner: (2, newer.certificate.raw)}
 
 
 async def test_epoch_that_cannot_be_kept_is_not_acted_on(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     class BrokenEpochs(MemoryContracts):
-        def save_epoch(self, owner: OwnerId, epoch: int) -> None:
+        def save_epoch(self, owner: OwnerId, epoch: int, proof: bytes) -> None:
             if epoch > 1:
                 raise DiskFault(path="/contracts", why="broken")
 
@@ -340,6 +341,22 @@ async def test_newest_epoch_survives_a_restart(autojump_clock: MockClock) -> Non
         caller = CUSTOMER.certificate
         refusal = w.keeper.admit(caller, GET)
         assert refusal is not None and refusal.code is Refused.STALE
+
+
+async def test_epoch_that_was_noted_without_its_certificate_is_proven_by_the_next_one(
+    autojump_clock: MockClock,
+) -> None:
+    newer = make_identity("new laptop", owner="customer", epoch=2)
+    async with world() as w:
+        await w.customer()
+        w.store.save_epoch(CUSTOMER.owner, 2, b"")
+        w.start()
+        assert w.keeper.admit(CUSTOMER.certificate, GET) == wire.Refusal(Refused.STALE, STALE_TEXT, 2, b"")
+        await w.keeper.answer(newer.certificate, wire.Stat(), b"")
+        assert w.keeper.admit(CUSTOMER.certificate, GET) == (
+            wire.Refusal(Refused.STALE, STALE_TEXT, 2, newer.certificate.raw)
+        )
+        assert w.store.epochs() == {CUSTOMER.owner: (2, newer.certificate.raw)}
 
 
 async def test_claimed_epoch_must_be_that_of_the_certificate(autojump_clock: MockClock) -> None:
