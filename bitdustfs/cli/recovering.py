@@ -91,7 +91,14 @@ async def run_recover(
     if not wish.accept:
         refuse_older(home, found)
     may_write = found.is_certain or wish.accept
-    identity = certify(seeker.epoch + 1) if may_write else certify(seeker.epoch, Role.READER)
+    if may_write:
+        first = found
+        found, identity = await seeker.take_over()
+        if (found.head, found.answered) != (first.head, first.answered):
+            say(found)
+        may_write = found.is_certain or wish.accept  # some may have gone meanwhile
+    if not may_write:
+        identity = certify(seeker.epoch, Role.READER)
     write_atomically(home.recovering, b"")
     report = await _restore(home, identity, secrets, found, progress)
     made = NodeKeys(

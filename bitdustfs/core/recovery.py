@@ -21,6 +21,7 @@ class Answer:
     head: Head | None  # that it holds and that is genuine; None: nothing, or no answer
     links: bytes = b""  # of heads before it, oldest first, as far as they are genuine
     trouble: str = ""  # why there is no answer
+    content: HeadContent | None = None  # what is sealed in the head
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,14 @@ class Found:
     head: Head
     content: HeadContent
     answers: Mapping[NodeId, Answer]
+
+    @property
+    def older(self) -> tuple[Found, ...]:
+        """The states before this one that some supplier still shows, newest first: for when it cannot be fetched."""
+        shown = {each.head.digest: (each.head, each.content) for each in self.answers.values() if each.head}
+        states = [Found(head, content, self.answers) for head, content in shown.values() if content is not None]
+        before = (each for each in states if rank(each.head) < rank(self.head))
+        return tuple(sorted(before, key=lambda each: rank(each.head), reverse=True))
 
     @property
     def suppliers(self) -> tuple[Supplier, ...]:
@@ -76,4 +85,9 @@ def newest(heads: Iterable[Head]) -> Head | None:
     A higher epoch is the owner's own word, given with the recovery phrase: it goes over anything that an older
     certificate wrote.
     """
-    return max(heads, key=lambda head: (head.epoch, head.version, head.digest), default=None)
+    return max(heads, key=rank, default=None)
+
+
+def rank(head: Head) -> tuple[int, int, bytes]:
+    """What orders heads of one volume."""
+    return head.epoch, head.version, head.digest

@@ -1,7 +1,10 @@
 """Recovery: from the volume key and a supplier or two to the whole catalog.
 
-    a friend -> its head -> the suppliers that it lists -> their heads -> the newest
+    a friend -> its head -> the suppliers that it lists -> their heads -> all once more, in a new epoch -> the newest
     manifest -> image chunks, deltas (each fetched, checked and decoded like any block) -> catalog
+
+The second question, under a certificate of a higher epoch than anybody has seen, takes the volume over: a supplier
+that has heard it takes nothing from the old machine any more. So no head comes between that answer and the fetching.
 
 Nothing here needs a catalog of this volume: references in the head tell block ids, codes and roots, from which
 names follow. Where the fragments went is told as a hint; whoever denies it is passed over, and then every supplier is
@@ -71,7 +74,9 @@ class Seeker:
         self._secrets = secrets
         self._owner = owner
         self._contents: dict[bytes, HeadContent] = {}  # by digest
-        self.epoch = 1  # the highest that anybody knows
+        self._seen: dict[bytes, Head] = {}  # by digest: whoever showed one may be silent later
+        self._addresses: dict[NodeId, str] = {}  # of everybody who was asked
+        self.epoch = 1  # the highest that anybody knows, or that we have taken
 
     async def find(self, friends: Iterable[tuple[NodeId, str]]) -> Found:
         """Ask these, and all that the newest head lists, until nobody names a newer one.
@@ -81,14 +86,35 @@ class Seeker:
         Raises:
             NotFound: nobody holds a head of this volume; says who said what.
         """
+        return await self._find(dict(friends), None)
+
+    async def take_over(self) -> tuple[Found, Identity]:
+        """Ask everybody again in a new epoch, which ends the rights of every other node where it is heard.
+
+        Returns:
+            What there is, as `find` does, and who to be from now on. Only answers to this question count: a supplier
+            that gave the first one and not this one may still take a head of the old machine.
+        Raises:
+            NotFound: as for `find`.
+        """
+        while True:
+            mine = self.epoch + 1
+            found = await self._find(dict(self._addresses), mine)
+            if self.epoch < mine:
+                self.epoch = mine
+                return found, self._certify(mine)
+
+    # -- private ---------------------------------------------------------------------------------------------
+
+    async def _find(self, waiting: dict[NodeId, str], epoch: int | None) -> Found:
+        """Ask in this epoch; None: in the highest that anybody knows, as it gets known."""
         answers: dict[NodeId, Answer] = {}
-        waiting = dict(friends)
         best: Head | None = None
         while waiting:
             async with trio.open_nursery() as nursery:
                 for node, address in waiting.items():
-                    nursery.start_soon(self._ask, answers, node, address)
-            best = recovery.newest(answer.head for answer in answers.values() if answer.head is not None)
+                    nursery.start_soon(self._ask, answers, node, address, epoch)
+            best = recovery.newest(self._seen.values())
             listed = self._contents[best.digest].suppliers if best is not None else ()
             waiting = {NodeId(each.node): each.address for each in listed if NodeId(each.node) not in answers}
         if best is None:
@@ -96,25 +122,25 @@ class Seeker:
             raise NotFound(what=f"no supplier has shown a state of this volume: {said}")
         return Found(best, self._contents[best.digest], answers)
 
-    # -- private ---------------------------------------------------------------------------------------------
-
-    async def _ask(self, answers: dict[NodeId, Answer], node: NodeId, address: str) -> None:
+    async def _ask(self, answers: dict[NodeId, Answer], node: NodeId, address: str, epoch: int | None) -> None:
+        self._addresses[node] = address
         try:
             with trio.fail_after(ASK_S):
-                raw, links = await self._ask_in_epoch(node, address)
+                raw, links = await self._ask_in_epoch(node, address, epoch)
             answers[node] = self._judged(raw, links)
         except trio.TooSlowError:
             answers[node] = Answer(None, trouble=f"{address} did not answer in {ASK_S:g} s")
         except BitdustError as error:
             answers[node] = Answer(None, trouble=str(error))
 
-    async def _ask_in_epoch(self, node: NodeId, address: str) -> tuple[bytes, bytes]:
+    async def _ask_in_epoch(self, node: NodeId, address: str, epoch: int | None) -> tuple[bytes, bytes]:
         while True:
-            epoch = self.epoch
             try:
-                return await fetch_head(self._dialer, self._certify(epoch), node, address)
+                return await fetch_head(self._dialer, self._certify(epoch or self.epoch), node, address)
             except NodeRevoked as revoked:  # the owner has signed that
                 self.epoch = max(self.epoch, revoked.detail)
+                if epoch is not None:
+                    raise
 
     def _judged(self, raw: bytes, links: bytes) -> Answer:
         """Check what a supplier shows before anything of it is used. Raises BadFormat, SealBroken."""
@@ -123,9 +149,10 @@ class Seeker:
         head = heads.parse(raw)
         if head.signer.owner != self._owner or head.handle != self._secrets.handle:
             return Answer(None, trouble="it shows the state of another volume")
-        self._contents[head.digest] = replica.unseal_head(self._secrets, head.sealed)
+        content = self._contents[head.digest] = replica.unseal_head(self._secrets, head.sealed)
+        self._seen[head.digest] = head
         self.epoch = max(self.epoch, head.epoch)
-        return Answer(head, heads.genuine_links(head, links))
+        return Answer(head, heads.genuine_links(head, links), content=content)
 
 
 async def fetch_head(dialer: Dialer, identity: Identity, node: NodeId, address: str) -> tuple[bytes, bytes]:

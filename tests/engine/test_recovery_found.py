@@ -11,9 +11,9 @@ from trio.testing import MockClock
 from bitdustfs.core import wire
 from bitdustfs.core.certificate import Identity
 from bitdustfs.engine.recovery import Seeker
-from bitdustfs.model import Code
+from bitdustfs.model import ROOT_INO, Code
 from bitdustfs.testing.swarm import make_identity
-from bitdustfs.testing.world import SECRETS, World
+from bitdustfs.testing.world import CALLER, SECRETS, World
 
 CODE = Code(3, 5)
 FAR = 2**63 - 1
@@ -88,3 +88,47 @@ async def test_one_supplier_that_proves_it_stops_a_mounted_machine(autojump_cloc
         await trio.sleep(200)
         assert world.node.publisher.is_disowned
         assert "certified his machines anew" in str(world.node.journal.refusal)
+
+
+async def test_head_that_the_old_machine_places_while_it_is_recovered_is_not_missed(
+    autojump_clock: MockClock,
+) -> None:
+    async with World(code=CODE).running() as world:
+        await world.sync()
+        seeking, first = seeker(world), world.swarm.suppliers[0]
+        before = await seeking.find([(first.node, first.address)])
+        await world.write("late", b"safe just in time")
+        assert await world.sync() == "safe"
+        found, identity = await seeking.take_over()
+        assert found.head.version > before.head.version
+        assert (found.answered, identity.certificate.epoch) == (5, 2)
+        newest = [each.keeper.head_version(identity.owner) for each in world.swarm.suppliers]
+        world.node.tree.mkdir(ROOT_INO, b"too late", 0o755, CALLER)
+        await trio.sleep(200)
+        assert [each.keeper.head_version(identity.owner) for each in world.swarm.suppliers] == newest
+        assert world.node.publisher.is_disowned
+
+
+async def test_only_suppliers_that_heard_of_the_take_over_count(autojump_clock: MockClock) -> None:
+    async with World(code=CODE).running() as world:
+        await world.sync()
+        seeking, first = seeker(world), world.swarm.suppliers[0]
+        before = await seeking.find([(first.node, first.address)])
+        for number in (1, 2, 3):
+            world.swarm.cut(number)
+        found, _ = await seeking.take_over()
+        assert found.head == before.head
+        assert (before.is_certain, found.is_certain) == (True, False)
+        assert (found.answered, found.needed) == (2, 3)
+
+
+async def test_take_over_goes_above_an_epoch_that_it_learns_of_on_the_way(autojump_clock: MockClock) -> None:
+    async with World(code=CODE).running() as world:
+        await world.sync()
+        seeking, first = seeker(world), world.swarm.suppliers[0]
+        await seeking.find([(first.node, first.address)])
+        await world.swarm.suppliers[3].keeper.answer(
+            make_identity("third machine", owner="customer", epoch=6).certificate, wire.Ping(), b""
+        )
+        found, identity = await seeking.take_over()
+        assert (found.answered, identity.certificate.epoch) == (5, 7)
