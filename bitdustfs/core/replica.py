@@ -14,7 +14,7 @@ Everything here is msgpack inside what is sealed: read only after it was authent
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Annotated, Final, TypeAlias
 
@@ -314,24 +314,39 @@ def quorum(suppliers: int) -> int:
     return suppliers // 2 + 1
 
 
+def has_quorums(some: Set[int], lists: Iterable[frozenset[int]], gone: Set[int] = frozenset()) -> bool:
+    """Say whether these are a quorum of every list; or all of it that are not gone, where too few are left for one."""
+    return all(len(some & these) >= min(quorum(len(these)), len(these - gone)) for these in lists)
+
+
 @dataclass(frozen=True, slots=True)
 class Holders:
     """Who has the newest head, by supplier number, and who should."""
 
     listed: frozenset[int]  # in this head's list
-    before: frozenset[int]  # in the list of the head before it
+    before: tuple[frozenset[int], ...]  # lists of heads before it that somebody may still go by: each by itself
     have: frozenset[int]
+    gone: frozenset[int] = frozenset()  # were given up: of lists before, the others are enough, or it would never end
 
     @property
     def is_quorate(self) -> bool:
-        """More than half of the list, and of the list before it, have the head."""
-        return all(
-            len(self.have & these) >= quorum(len(these)) for these in (self.listed, self.before or self.listed)
-        )
+        """More than half of each list have the head: whoever goes by one of them asks somebody who has it."""
+        return has_quorums(self.have, (self.listed,)) and has_quorums(self.have, self.before, self.gone)
 
     def is_safe(self, losses: int) -> bool:
-        """So many have it that after `losses` of them it is still there, and a quorum has it."""
-        return self.is_quorate and len(self.have & self.listed) >= copies_needed(len(self.listed), losses)
+        """So many of each list have it that after `losses` of them it is still there, and a quorum has it."""
+        lists = ((self.listed, frozenset[int]()), *((each, self.gone) for each in self.before))
+        return self.is_quorate and all(
+            len(self.have & these) >= min(copies_needed(len(these), losses), len(these - gone))
+            for these, gone in lists
+        )
+
+    @property
+    def listed_before(self) -> tuple[frozenset[int], ...]:
+        """What the next head has as `before`. A head without its quorum may have been taken all the same."""
+        return tuple(
+            dict.fromkeys((() if self.is_quorate else self.before) + ((self.listed,) if self.listed else ()))
+        )
 
 
 def copies_needed(suppliers: int, losses: int) -> int:

@@ -34,7 +34,7 @@ PATIENCE_S = 30.0  # for one supplier to take a head
 AGAIN_S = 5.0  # after a supplier did not
 _TICK_S = 0.5
 _HEAD = "head"  # in the catalog: the newest head, whole
-_BEFORE = "listed before"  # in the catalog: the suppliers whose quorum the newest head needs as well, by number
+_BEFORE = "listed before"  # in the catalog: lists of suppliers, by number; of each the newest head needs a quorum too
 _log = logging.getLogger(__name__)
 
 
@@ -92,7 +92,7 @@ class Publisher:
         self._failed_at: dict[SupplierNo, float] = {}
         self._busy: set[SupplierNo] = set()
         listed_before = catalog.local_value(_BEFORE)
-        self._before = frozenset(json.loads(listed_before)) if listed_before else frozenset[int]()
+        self._before = _read_lists(listed_before) if listed_before else ()
         self.changed = trio.Event()  # set, and made anew, when somebody has a newer head than before
         self.foreign: Foreign | None = None
         self.on_foreign: Callable[[Foreign], None] = lambda _found: None
@@ -116,9 +116,14 @@ class Publisher:
 
     @property
     def confirmed(self) -> bool:
-        """A quorum of the suppliers has answered since we started, and nobody knows more than we do."""
-        hired = {row.supplier for row in self._catalog.suppliers() if row.is_hired}
-        return self.foreign is None and bool(hired) and len(hired & self._answered) >= replica.quorum(len(hired))
+        """A quorum of the suppliers has answered since we started, and nobody knows more than we do.
+
+        Of every list that a head was made by, for each may be somebody's whole knowledge.
+        """
+        hired = self._hired()
+        lists = (hired, self._listed, *self._before)
+        is_answered = replica.has_quorums(self._answered, lists, self._given_up())
+        return self.foreign is None and bool(hired) and is_answered
 
     @property
     def can_reach_quorum(self) -> bool:
@@ -133,8 +138,7 @@ class Publisher:
 
     def holders(self) -> Holders:
         """Who has the newest head."""
-        listed = frozenset(entry.number for entry in self.content.suppliers) if self.content else frozenset()
-        return Holders(listed, self._before, frozenset(self._have))
+        return Holders(self._listed, self._before, frozenset(self._have), self._given_up())
 
     async def publish(self, content: HeadContent) -> None:
         """Make the next head and have it brought to all suppliers. It is durable here when this returns.
@@ -152,12 +156,10 @@ class Publisher:
             previous=before.digest if before is not None else heads.NO_HEAD,
             sealed=sealed,
         )
-        holders = self.holders()
-        # a head without its quorum may have been taken somewhere: its list counts as well
-        listed_before = holders.listed if holders.is_quorate else holders.listed | self._before
+        listed_before = self.holders().listed_before
         with self._journal.operation():
             keep_head(self._catalog, made.raw)
-            self._catalog.put_local_value(_BEFORE, json.dumps(sorted(listed_before)).encode())
+            self._catalog.put_local_value(_BEFORE, json.dumps([sorted(each) for each in listed_before]).encode())
             self._catalog.put_link(made.version, made.link)
         await self._journal.durable()
         self.head, self.content, self._before = made, content, listed_before
@@ -181,6 +183,17 @@ class Publisher:
                     await changed.wait()
 
     # -- private ---------------------------------------------------------------------------------------------
+
+    def _hired(self) -> frozenset[int]:
+        return frozenset(int(row.supplier) for row in self._catalog.suppliers() if row.is_hired)
+
+    def _given_up(self) -> frozenset[int]:
+        """Those of the lists that are not hired any more."""
+        return self._listed.union(*self._before) - self._hired()
+
+    @property
+    def _listed(self) -> frozenset[int]:
+        return frozenset(entry.number for entry in self.content.suppliers) if self.content else frozenset()
 
     def _lacks(self, supplier: SupplierNo) -> bool:
         """It was not asked yet, or has an older head and would take ours."""
@@ -270,6 +283,13 @@ class Publisher:
     def _note_change(self) -> None:
         self.changed.set()
         self.changed = trio.Event()
+
+
+def _read_lists(raw: bytes) -> tuple[frozenset[int], ...]:
+    lists = json.loads(raw)
+    if lists and isinstance(lists[0], int):  # one list, as it was kept before there could be several
+        lists = [lists]
+    return tuple(frozenset(each) for each in lists)
 
 
 def keep_head(catalog: Catalog, raw: bytes) -> None:

@@ -106,11 +106,35 @@ def test_small_objects_are_copied_and_large_ones_survive_as_many_losses_as_any_f
 
 def test_head_is_safe_when_a_quorum_and_enough_for_the_losses_have_it() -> None:
     five = frozenset({1, 2, 3, 4, 5})
-    assert not Holders(five, five, frozenset({1, 2})).is_quorate
-    assert Holders(five, five, frozenset({1, 2, 3})).is_safe(2)
-    assert not Holders(five, five, frozenset({1, 2, 3})).is_safe(3)
-    assert not Holders(five, frozenset({4, 5, 6}), frozenset({1, 2, 3})).is_quorate
-    assert Holders(five, frozenset(), five).is_safe(9)
+    assert not Holders(five, (five,), frozenset({1, 2})).is_quorate
+    assert Holders(five, (five,), frozenset({1, 2, 3})).is_safe(2)
+    assert not Holders(five, (five,), frozenset({1, 2, 3})).is_safe(3)
+    assert Holders(five, (), five).is_safe(9)
+
+
+def test_head_that_changes_the_list_needs_its_suppliers_in_each_list() -> None:
+    five, old, older = frozenset({1, 2, 3, 4, 5}), frozenset({4, 5, 6}), frozenset({6, 7})
+    assert not Holders(five, (old,), frozenset({1, 2, 3})).is_quorate
+    assert Holders(five, (old,), frozenset({1, 4, 5})).is_quorate
+    assert not Holders(five, (old, older), frozenset({1, 4, 5, 6})).is_quorate  # of all together they are
+    assert not Holders(five, (old,), frozenset({1, 2, 4, 5})).is_safe(2)  # 6 would be the last one that is asked
+    assert Holders(five, (old,), frozenset({1, 4, 5, 6})).is_safe(2)
+
+
+def test_all_that_are_left_of_a_list_are_enough_when_most_of_it_was_given_up() -> None:
+    new, old = frozenset({1, 4, 5}), frozenset({1, 2, 3})
+    assert not Holders(new, (old,), frozenset({1, 4, 5}), frozenset({3})).is_quorate
+    assert Holders(new, (old,), frozenset({1, 4, 5}), frozenset({2, 3})).is_safe(2)
+    assert not Holders(new, (old,), frozenset({4, 5}), frozenset({2, 3})).is_quorate
+    assert not Holders(new, (), frozenset({4}), frozenset({1, 5})).is_quorate  # its own list has no such exception
+
+
+def test_lists_before_count_until_a_head_had_its_quorum_in_all_of_them() -> None:
+    five, old, older = frozenset({1, 2, 3, 4, 5}), frozenset({1, 2, 3}), frozenset({1, 2})
+    assert Holders(five, (old,), frozenset({3, 4, 5})).listed_before == (old, five)
+    assert Holders(five, (old, older), frozenset({2, 3, 4})).listed_before == (old, older, five)
+    assert Holders(five, (old,), frozenset({1, 2, 5})).listed_before == (five,)
+    assert Holders(frozenset(), (), frozenset()).listed_before == ()
 
 
 @given(st.lists(st.integers(100, 200_000), max_size=300))

@@ -62,15 +62,7 @@ class Rig:
         self.volume = Volume(suppliers=code.n, code=code)
         volume, secrets = self.volume, VolumeSecrets(b"v" * 32)
         self.catalog, self.journal, self.remote = volume.catalog, volume.journal, volume.remote
-        self.publisher = Publisher(
-            catalog=volume.catalog,
-            journal=volume.journal,
-            keepers=volume.remote,
-            identity=make_identity("customer"),
-            entropy=volume.entropy,
-            secrets=secrets,
-            suite=Suite.AES_256_GCM,
-        )
+        self.publisher = self.another_publisher()
         self.objects = SlowObjects(
             catalog=volume.catalog,
             journal=volume.journal,
@@ -92,6 +84,18 @@ class Rig:
             wall=volume.wall,
         )
         volume.uploads.may_release = lambda: self.publisher.confirmed
+
+    def another_publisher(self) -> Publisher:
+        """One that knows what the catalog says."""
+        return Publisher(
+            catalog=self.volume.catalog,
+            journal=self.volume.journal,
+            keepers=self.volume.remote,
+            identity=make_identity("customer"),
+            entropy=self.volume.entropy,
+            secrets=VolumeSecrets(b"v" * 32),
+            suite=Suite.AES_256_GCM,
+        )
 
     def _image(self) -> Image:
         return self.catalog.image(Path(":memory:.image"))
@@ -165,6 +169,26 @@ async def test_what_the_safe_head_needs_stays_until_the_next_one_is_safe_too(aut
         rig.change(100)
         await trio.sleep(200)
         assert not needed & {row.block for row in rig.catalog.local_blocks()}
+
+
+async def test_new_suppliers_alone_never_make_a_head_count(autojump_clock: MockClock) -> None:
+    async with Rig(Code(1, 3)).running() as rig:
+        await rig.replica.make_safe()
+        rig.remote.silent = {1, 2}
+        rig.remote.count = 5
+        for row in rig.remote.rows()[3:]:
+            rig.catalog.put_supplier(row)
+        for _ in range(3):  # one without its quorum, and others after it
+            rig.change(100)
+            await trio.sleep(100)
+        assert rig.publisher.holders().have == {3, 4, 5}
+        assert not rig.publisher.holders().is_quorate  # who asks 1 and 2 by the list of three sees none of it
+        restarted = rig.another_publisher()
+        assert restarted.holders().before == rig.publisher.holders().before
+        rig.remote.reconnect()
+        rig.change(100)
+        await rig.replica.make_safe()
+        assert rig.publisher.holders().have == {1, 2, 3, 4, 5}
 
 
 class WatchedJournal(Journal):
