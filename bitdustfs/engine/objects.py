@@ -17,7 +17,7 @@ from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.uploads import Shipment, Uploads
 from bitdustfs.errors import NotFound, Unavailable
-from bitdustfs.model import BlockId, BlockNo, BlockRow, Code, FragmentState, Root, Suite
+from bitdustfs.model import BlockId, BlockNo, BlockRow, Code, FragmentState, Root, Suite, SupplierNo
 from bitdustfs.ports import Catalog, Crunch, Entropy
 
 Record = Callable[[BlockNo, tuple[Placed, ...]], None]
@@ -73,6 +73,8 @@ class Objects:
             raise Unavailable(what="no supplier is hired")
         fragments_each = max((each.n for each in self._codes()), default=1)
         code = replica.code_for(sum(map(len, pieces)), hired, fragments_each, self.losses())
+        if self._uploads.answering() < code.quorum:
+            code = Code(1, code.n)  # too few to hold it well in pieces: each of them gets all of it
         block_id = BlockId(self._entropy.bytes(32))
         seal = self._secrets.seal_of(block_id, self._secrets.scope, self._suite, kind)
 
@@ -98,6 +100,17 @@ class Objects:
         if row.code.k == 1:
             return held >= min(row.code.n, replica.copies_needed(self._uploads.hired(), self.losses()))
         return held >= row.code.quorum
+
+    def is_thin(self, number: BlockNo) -> bool:
+        """Whether it is cut into pieces, and so few of them are held that it does not survive what any file does."""
+        return self._row(number).code.k > 1 and not self.is_well_held(number)
+
+    def lacks_its_copy(self, number: BlockNo, supplier: SupplierNo) -> bool:
+        """Whether others have copies of a block, but too few of them, and this supplier none."""
+        if self._row(number).code.k > 1 or self.is_well_held(number):
+            return False
+        rows = self._catalog.fragments(number)
+        return not any(each.supplier == supplier and each.state is FragmentState.HELD for each in rows)
 
     def release(self, number: BlockNo) -> None:
         """Forget a block; what suppliers hold of it is let go later. Only after no head needs it any more."""

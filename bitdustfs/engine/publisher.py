@@ -96,6 +96,9 @@ class Publisher:
         self.changed = trio.Event()  # set, and made anew, when somebody has a newer head than before
         self.foreign: Foreign | None = None
         self.on_foreign: Callable[[Foreign], None] = lambda _found: None
+        self.may_have: Callable[[SupplierNo], bool] = lambda _supplier: (
+            True
+        )  # the newest head, in place of an older one
         self.head: Head | None = None
         self.content: HeadContent | None = None
         raw = kept_head(catalog)
@@ -198,7 +201,9 @@ class Publisher:
     def _lacks(self, supplier: SupplierNo) -> bool:
         """It was not asked yet, or has an older head and would take ours."""
         held = self._held.get(supplier)
-        return held is None or (held != self.version and not self.is_outdated)
+        if held is None:
+            return True
+        return held != self.version and not self.is_outdated and (held == 0 or self.may_have(supplier))
 
     def _is_due(self, supplier: SupplierNo) -> bool:
         failed_at = self._failed_at.get(supplier)

@@ -13,6 +13,11 @@ long because nobody took it, it is dropped, and a new snapshot closes the gap.
 **Safe** is what a head names that a quorum has, and enough suppliers for every loss that a file survives; with its
 manifest and deltas as well held. `safe_change` only grows.
 
+**Never thinner.** A head takes the place of the one before wherever it is taken, and what is safe by that one must
+not become less so. So a head waits until the blocks that it names and that are cut into pieces are well held; and
+while there are too few copies of one that is copied, the head goes only to suppliers that have their copy. Then,
+whichever suppliers a file survives the loss of, one is left with a head that it can be recovered by.
+
 **Letting go.** A block of the replica is released when the newest head is safe, and neither it nor what the next head
 will name needs that block. A quorum alone is not enough: the suppliers that have the newest head may be fewer than a
 file survives the loss of, and then the one before is what comes back.
@@ -34,15 +39,17 @@ from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.objects import Objects
 from bitdustfs.engine.publisher import Foreign, Publisher
 from bitdustfs.engine.snapshots import Snapshots
-from bitdustfs.errors import BitdustError, ReadOnly
-from bitdustfs.model import BlockNo, DeltaRow, Ino, short
+from bitdustfs.errors import BitdustError, ReadOnly, Unavailable
+from bitdustfs.model import BlockNo, DeltaRow, Ino, SupplierNo, short
 from bitdustfs.ports import Catalog, Changes, Crunch, Wall
 
 SHIP_AFTER_S = 3.0  # (tune) after the first change: what is done in one go goes in one delta
 HEAD_EVERY_S = 30.0  # (tune) at most, while changes go on and nobody waits
 LOOK_S = 0.5
 AGAIN_S = 5.0  # after a failure
+LATE_S = 5.0  # (tune) for the last fragments of what was placed, before a head waits for more than these
 OUTBOX_MOST_BYTES = 16 * 1024 * 1024  # (tune) of changes that nobody takes, or a quarter of the base
+_LATE_LOOK_S = 0.1
 _COVERED = "covered"  # in the catalog: the last change that base and deltas hold
 _GAP = "gap"  # in the catalog: the last change that was dropped without being sent
 _log = logging.getLogger(__name__)
@@ -81,6 +88,7 @@ class Replica:
         self.safe_change = 0
         self.trouble = ""  # why nothing is shipped now; "" if nothing is wrong
         publisher.on_foreign = self._stop
+        publisher.may_have = self._may_have
 
     # -- what others ask -------------------------------------------------------------------------------------
 
@@ -303,6 +311,14 @@ class Replica:
         newest = self._snapshots.newest
         if newest is None or self._lacks_base() or not self._publisher.confirmed:
             return
+        with trio.move_on_after(LATE_S):
+            while self._thin():
+                await trio.sleep(_LATE_LOOK_S)
+        if thin := self._thin():  # no await from here until the content is made
+            raise Unavailable(
+                what=f"{thin} parts of the catalog are not at enough suppliers yet; "
+                "until they are, the state before stays the newest there"
+            )
         content = HeadContent(
             version=replica.VERSION,
             time_s=self._wall.now_ns() // 1_000_000_000,
@@ -360,6 +376,16 @@ class Replica:
         if not all(bytes(ref.block_id) in known for ref in refs):
             return None
         return {known[bytes(ref.block_id)] for ref in refs} | set(newest.image_blocks)
+
+    def _thin(self) -> int:
+        """How many blocks the next head would name that are thin, and that the newest one does not name."""
+        if self._publisher.content is None:
+            return 0  # anything is more than nothing
+        return sum(self._objects.is_thin(block) for block in self._needed() - (self._named() or set()))
+
+    def _may_have(self, supplier: SupplierNo) -> bool:
+        """Whether the newest head can be brought to a supplier that holds an older one."""
+        return not any(self._objects.lacks_its_copy(block, supplier) for block in self._named() or ())
 
     def _needed(self) -> set[BlockNo]:
         """The blocks that the next head would name."""

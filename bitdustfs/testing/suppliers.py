@@ -41,6 +41,7 @@ class MemorySuppliers:
         self.halving: set[int] = set()  # return half of what was asked for
         self.swapping: set[int] = set()  # return another fragment
         self.forgetting: set[int] = set()  # say that they do not have it
+        self.headless: set[int] = set()  # take no head
         self.heads: dict[SupplierNo, bytes] = {}
         self.head_version = 0
         self.gets: list[tuple[int, int]] = []  # (supplier, bytes returned)
@@ -129,6 +130,8 @@ class MemorySuppliers:
     async def put_head(self, supplier: SupplierNo, head: bytes, links: bytes) -> None:
         """Take it; whether it may be taken is the business of `engine.keeper`."""
         await self._answer(supplier)
+        if supplier in self.headless:
+            raise PeerFull(peer=f"s{supplier}", what="no room")
         self.heads[supplier] = head
 
     async def _answer(self, supplier: SupplierNo) -> None:

