@@ -26,7 +26,7 @@ from bitdustfs.edges.keys_disk import write_keys
 from bitdustfs.edges.system import SystemEntropy, SystemWall, ThreadCrunch
 from bitdustfs.edges.tcp import TcpDialer
 from bitdustfs.engine.publisher import kept_head
-from bitdustfs.engine.recovery import Recovery, Seeker
+from bitdustfs.engine.recovery import Recovery, Seeker, fetch_newest
 from bitdustfs.engine.reporter import note_checked
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.errors import BadFormat, BitdustError, NotFound, Unavailable
@@ -66,7 +66,7 @@ async def run_recover(
     """Make catalog and keys in a home without, or with those of a reader. Can be run again until this is a writer.
 
     What nobody can be sure of is recovered for a reader: its certificate is of the epoch that the suppliers know, so
-    it revokes nobody, and no supplier lets it write.
+    it revokes nobody, and no supplier lets it write. So is a state that is not the newest, which could not be fetched.
 
     Raises:
         NotFound: no supplier shows a state of this volume. Unavailable: they show an older one than is here.
@@ -100,7 +100,18 @@ async def run_recover(
     if not may_write:
         identity = certify(seeker.epoch, Role.READER)
     write_atomically(home.recovering, b"")
-    report = await _restore(home, identity, secrets, found, progress)
+
+    async def fetch(state: Found) -> RestoreReport:
+        if state is not newest_found:
+            say(state)
+            if not wish.accept:
+                refuse_older(home, state)
+        return await _restore(home, identity, secrets, state, progress)
+
+    newest_found = found
+    found, report = await fetch_newest(newest_found, fetch)
+    if found is not newest_found and not wish.accept:
+        may_write, identity = False, certify(seeker.epoch, Role.READER)
     made = NodeKeys(
         seed=node.private_bytes_raw(),
         owner_public=keys.public_bytes(owner),

@@ -79,6 +79,8 @@ class Heads:
         """Refuse what a node asks that does not know the newest head.
 
         A PUT of the node that wrote the newest head is only under way for longer, and takes nothing from anybody.
+        One of a node of a higher epoch than the head was put by somebody who takes the volume over, perhaps from an
+        older state: he needs its place before he can bring a head.
         """
         held = self._held.get(caller.owner)
         match request:
@@ -87,7 +89,8 @@ class Heads:
             case wire.Delete(head_version=version) if held is not None and version < held.version:
                 return _behind(held)
             case wire.Put(head_version=version) if held is not None and version < held.version:
-                return _behind(held) if held.signer.node != caller.node else None
+                is_rival = held.signer.node != caller.node and held.epoch >= caller.epoch
+                return _behind(held) if is_rival else None
         return None
 
     async def read(self, request: wire.PutHead, body: bytes | memoryview) -> Head:

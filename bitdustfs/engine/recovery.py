@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import trio
 from blake3 import blake3
@@ -35,7 +36,7 @@ from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.replica import keep_covered
 from bitdustfs.engine.suppliers import Suppliers
-from bitdustfs.errors import BitdustError, NodeRevoked, NotFound
+from bitdustfs.errors import BitdustError, DiskFault, DiskFull, NodeRevoked, NotFound, Unavailable
 from bitdustfs.model import (
     IMAGE_CHUNK_BYTES,
     BlockNo,
@@ -56,6 +57,7 @@ LOOK_S = 0.1
 AT_ONCE = 3  # blocks on their way: 4 MiB each
 _log = logging.getLogger(__name__)
 
+Fetched = TypeVar("Fetched")
 Certify = Callable[[int], Identity]
 Progress = Callable[[int, int], Awaitable[None]]
 
@@ -165,6 +167,30 @@ async def fetch_head(dialer: Dialer, identity: Identity, node: NodeId, address: 
     """
     answer, body = await ask_once(dialer, identity, node, address, wire.GetHead(), wire.HeadIs)
     return bytes(body[: answer.head_bytes]), bytes(body[answer.head_bytes :])
+
+
+async def fetch_newest(found: Found, fetch: Callable[[Found], Awaitable[Fetched]]) -> tuple[Found, Fetched]:
+    """Fetch a state; if that cannot be done, the newest older one that a supplier still shows.
+
+    Whoever gets an older one must not write over what is newer, unless the owner gives that up: a supplier can always
+    show an old state.
+
+    Args:
+        fetch: brings one state here. What it left is worth nothing when it fails.
+    Raises:
+        Unavailable: none can be fetched. DiskFull, DiskFault
+    """
+    older = found.older
+    for state in (found, *older):
+        try:
+            return state, await fetch(state)
+        except (DiskFull, DiskFault):
+            raise
+        except BitdustError as error:
+            _log.error("version %d cannot be fetched: %s", state.head.version, error)
+            if not older:
+                raise
+    raise Unavailable(what="no version that the suppliers show can be fetched now: the log says why; try again later")
 
 
 @dataclass(slots=True)

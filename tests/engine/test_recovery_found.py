@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 import trio
@@ -10,8 +12,13 @@ from trio.testing import MockClock
 
 from bitdustfs.core import wire
 from bitdustfs.core.certificate import Identity
-from bitdustfs.engine.recovery import Seeker
+from bitdustfs.core.recovery import Found
+from bitdustfs.edges.catalog_restore import Restore
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.engine.recovery import Recovery, Seeker, fetch_newest
 from bitdustfs.model import ROOT_INO, Code
+from bitdustfs.testing.clock import InlineCrunch
+from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.swarm import make_identity
 from bitdustfs.testing.world import CALLER, SECRETS, World
 
@@ -132,3 +139,68 @@ async def test_take_over_goes_above_an_epoch_that_it_learns_of_on_the_way(autoju
         )
         found, identity = await seeking.take_over()
         assert (found.answered, identity.certificate.epoch) == (5, 7)
+
+
+async def restore(world: World, path: Path, state: Found, identity: Identity) -> None:
+    """Fetch one state into a catalog at `path`."""
+    path.unlink(missing_ok=True)
+    side = world.swarm.customer_side(list(state.suppliers), identity)
+    recovery = Recovery(state, side, SECRETS, InlineCrunch(), SqliteCatalog(":memory:", create=True))
+    with closing(Restore(path)) as restored:
+        await recovery.fetch(restored, say_nothing)
+        restored.finish(last_change=state.content.change)
+    with closing(SqliteCatalog(path)) as catalog:
+        recovery.note(catalog)
+        catalog.commit()
+
+
+async def say_nothing(*_: object) -> None:
+    return
+
+
+async def a_state_that_nobody_can_fetch(world: World) -> None:
+    """Sync `old`, then bring a head to three suppliers whose blocks get lost."""
+    await world.write("old", b"old" * 30_000)
+    assert await world.sync() == "safe"
+    owner = world.swarm.identity.owner
+    shelves = [each.memory_shelf for each in world.swarm.suppliers]
+    before = [set(shelf.names(owner, b"", 1000)) for shelf in shelves]
+    for number in (4, 5):
+        world.swarm.suppliers[number - 1].mute.refuses_heads = True
+    await world.write("new", b"new" * 30_000)
+    await world.sync()
+    for shelf, there in zip(shelves, before, strict=True):
+        for name, _ in set(shelf.names(owner, b"", 1000)) - there:
+            shelf.delete(owner, name, now_s=0)
+    for supplier in world.swarm.suppliers:
+        supplier.mute.refuses_heads = False
+
+
+async def test_state_before_comes_back_when_the_newest_cannot_be_fetched(
+    autojump_clock: MockClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "catalog"
+    async with World(code=CODE).hired() as world:
+        async with world.machine(world.catalog, world.spool):
+            await a_state_that_nobody_can_fetch(world)
+        seeking, first = seeker(world), world.swarm.suppliers[0]
+        await seeking.find([(first.node, first.address)])
+        found, identity = await seeking.take_over()
+        assert (found.is_certain, found.confirming) == (True, 3)
+        (older,) = found.older
+        assert (older.head.version, older.confirming) == (found.head.version - 1, 2)
+
+        async def fetch(state: Found) -> None:
+            await restore(world, path, state, identity)
+
+        taken, _ = await fetch_newest(found, fetch)
+        assert taken.head == older.head
+        with closing(SqliteCatalog(path)) as catalog:
+            async with world.machine(catalog, MemorySpool(), identity=identity):
+                assert await world.read("old") == b"old" * 30_000
+                await world.write("after", b"after" * 30_000)
+                assert await world.sync() == "safe"  # suppliers take it although they know a higher version
+                await trio.sleep(60)
+                versions = {each.keeper.head_version(identity.owner) for each in world.swarm.suppliers}
+                assert len(versions) == 1
+        assert "cannot be fetched" in caplog.text
