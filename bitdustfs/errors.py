@@ -337,6 +337,12 @@ class PeerFull(PeerError):
     text = "{peer} has no room: {what}"
 
 
+class PeerFault(PeerError):
+    """A fault of the peer's own: its disk failed, or what it stored is damaged."""
+
+    kind = Kind.UNAVAILABLE
+
+
 class PeerLacks(PeerError):
     """The peer says that it does not have what we asked for."""
 

@@ -28,7 +28,7 @@ acts for the right owner, and whether the version is the newest, is for those wh
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
@@ -104,14 +104,36 @@ def parse(raw: bytes | memoryview) -> Head:
     if not _SEALED_AT <= len(raw) <= MAX_HEAD_BYTES:
         raise BadFormat(what=f"a head has {_SEALED_AT} to {MAX_HEAD_BYTES} bytes, this has {len(raw)}")
     raw = bytes(raw)
-    link, sealed = raw[:LINK_BYTES], raw[_SEALED_AT:]
-    _format, handle, version, epoch, previous, sealed_hash, sealed_bytes = _LINK.unpack(link)
+    sealed = raw[_SEALED_AT:]
+    *_, sealed_hash, sealed_bytes = _LINK.unpack_from(raw)
+    if len(sealed) != sealed_bytes:
+        raise BadFormat(what=f"a head has {len(sealed)} sealed bytes, and says {sealed_bytes}")
+    if blake3(sealed).digest() != sealed_hash:
+        raise BadFormat(what="a head has other sealed bytes than were signed")
+    return _signed(raw, sealed)
+
+
+def salvage(raw: bytes) -> Head | None:
+    """What is left of a head whose sealed part is damaged: all that `judge` needs, with `raw` and `sealed` empty.
+
+    None: what is signed is damaged too.
+    """
+    if len(raw) < _SEALED_AT or raw[0] != VERSION:
+        return None
+    try:
+        return replace(_signed(raw[:_SEALED_AT], b""), raw=b"")
+    except BadFormat:
+        return None
+
+
+def _signed(raw: bytes, sealed: bytes) -> Head:
+    """Verify what is in front of the sealed part."""
+    link = raw[:LINK_BYTES]
+    _format, handle, version, epoch, previous, _sealed_hash, _sealed_bytes = _LINK.unpack(link)
     if not 0 < version < _LATE:
         raise BadFormat(what=f"a head cannot have version {version}")
     if (version == 1) != (previous == NO_HEAD):
         raise BadFormat(what="a head does not say which head it follows")
-    if len(sealed) != sealed_bytes:
-        raise BadFormat(what=f"a head has {len(sealed)} sealed bytes, and says {sealed_bytes}")
     signer = certificate.parse(raw[LINK_BYTES : LINK_BYTES + CERTIFICATE_BYTES])
     if signer.role is not Role.WRITER:
         raise BadFormat(what=f"a head is signed by a {signer.role.name.lower()}, who may not change anything")
@@ -119,8 +141,6 @@ def parse(raw: bytes | memoryview) -> Head:
         raise BadFormat(what="a head is of another epoch than the certificate of its signer")
     if not signer.vouches(_PURPOSE, link, raw[_SEALED_AT - SIGNATURE_BYTES : _SEALED_AT]):
         raise BadFormat(what="the signature under a head is not genuine")
-    if blake3(sealed).digest() != sealed_hash:
-        raise BadFormat(what="a head has other sealed bytes than were signed")
     return Head(raw, link, handle, version, epoch, previous, signer, sealed)
 
 

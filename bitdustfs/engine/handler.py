@@ -11,7 +11,16 @@ from typing import Protocol
 
 from bitdustfs.core import certificate, wire
 from bitdustfs.core.certificate import Certificate
-from bitdustfs.errors import HeadBehind, HeadForked, NodeRevoked, PeerError, PeerFull, PeerLacks, PeerRefused
+from bitdustfs.errors import (
+    HeadBehind,
+    HeadForked,
+    NodeRevoked,
+    PeerError,
+    PeerFault,
+    PeerFull,
+    PeerLacks,
+    PeerRefused,
+)
 
 # A refusal that is not named here is a plain PeerRefused.
 _ERRORS: Mapping[wire.Refused, type[PeerError]] = MappingProxyType(
@@ -20,7 +29,7 @@ _ERRORS: Mapping[wire.Refused, type[PeerError]] = MappingProxyType(
         wire.Refused.DISK_FULL: PeerFull,
         wire.Refused.NOT_FOUND: PeerLacks,
         wire.Refused.UNAVAILABLE: PeerError,
-        wire.Refused.FAULT: PeerError,
+        wire.Refused.FAULT: PeerFault,
         wire.Refused.BEHIND: HeadBehind,
         wire.Refused.FORKED: HeadForked,
     }

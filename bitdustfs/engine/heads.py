@@ -5,8 +5,10 @@
 
 A head on our disk that is damaged costs its owner only. It is not the same as none: an owner who recovers counts the
 suppliers that have nothing newer, so while it is damaged we say that we cannot tell. Nor do we delete anything for
-him, for we do not know whether the one who asks is behind. The next head that he puts, whatever its version, heals
-it; until then this supplier does not protect him from being set back, and the quorum of the others does.
+him, for we do not know whether the one who asks is behind. The next head that he puts heals it. If what is signed of
+the damaged one can still be read, that head must be the same or follow it, as ever. If not, any head will do that a
+node of the newest epoch signed: then this supplier does not protect him from being set back, and the quorum of the
+others does, which his machine asks before it puts one.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ class Heads:
         self._crunch = crunch
         self._held: dict[OwnerId, Head] = {}
         self._links: dict[OwnerId, bytes] = {}  # of heads before it
-        self._damaged: set[OwnerId] = set()
+        self._damaged: dict[OwnerId, Head | None] = {}  # what can still be read of it
         self._locks: defaultdict[OwnerId, trio.Lock] = defaultdict(trio.Lock)
         for owner, raw in store.heads().items():
             try:
@@ -51,7 +53,8 @@ class Heads:
                 self._held[owner] = heads.parse(head)
                 self._links[owner] = heads.genuine_links(self._held[owner], links)
             except BadFormat as bad:
-                self._damaged.add(owner)
+                left = heads.salvage(raw)
+                self._damaged[owner] = left if left is not None and left.signer.owner == owner else None
                 log.error("the head of owner %s is damaged, and waits for a new one: %s", short(owner), bad)
 
     def version(self, owner: OwnerId) -> int:
@@ -82,7 +85,7 @@ class Heads:
         One of a node of a higher epoch than the head was put by somebody who takes the volume over, perhaps from an
         older state: he needs its place before he can bring a head.
         """
-        held = self._held.get(caller.owner)
+        held = self._held.get(caller.owner) or self._damaged.get(caller.owner)
         match request:
             case wire.Delete() if caller.owner in self._damaged:
                 return _DAMAGED
@@ -100,11 +103,11 @@ class Heads:
     async def put(self, head: Head, links: bytes | memoryview) -> wire.Answer:
         """Keep a head of its signer's owner if it is newer than the one that is held. The caller has the lock."""
         owner = head.signer.owner
-        held = self._held.get(owner)
+        held = self._held.get(owner) or self._damaged.get(owner)
         verdict, kept = await self._crunch.run(self._judge_and_save, owner, head, links, held)
         if verdict is Verdict.NEWER:
             self._held[owner], self._links[owner] = head, kept
-            self._damaged.discard(owner)
+            self._damaged.pop(owner, None)
         if verdict in (Verdict.NEWER, Verdict.SAME):
             return wire.Done()
         assert held is not None, "nothing is behind nothing"
@@ -117,6 +120,8 @@ class Heads:
     ) -> tuple[Verdict, bytes]:
         """In a worker. Returns the links to keep, too."""
         verdict = heads.judge(head, links, held)
+        if owner in self._damaged and held is not None and head.link == held.link:
+            verdict = Verdict.NEWER  # the very one, whole
         if verdict is not Verdict.NEWER:
             return verdict, b""
         kept = heads.kept_links(head, links, held, self._links.get(owner, b""))

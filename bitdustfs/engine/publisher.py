@@ -26,7 +26,7 @@ from bitdustfs.core.head import Head
 from bitdustfs.core.replica import HeadContent, Holders
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.journal import Journal
-from bitdustfs.errors import BadFormat, BitdustError, PeerError, SealBroken
+from bitdustfs.errors import BadFormat, BitdustError, HeadForked, PeerError, PeerFault, SealBroken
 from bitdustfs.model import BlockId, Suite, SupplierNo, short
 from bitdustfs.ports import Catalog, Entropy
 
@@ -214,7 +214,7 @@ class Publisher:
         try:
             with trio.fail_after(PATIENCE_S):
                 if supplier not in self._held:
-                    self._judge(supplier, await self._keepers.head(supplier))
+                    await self._ask(supplier)
                 while self.foreign is None and supplier in self._held and self._lacks(supplier):
                     assert self.head is not None
                     newest, held = self.head, self._held[supplier]
@@ -233,6 +233,25 @@ class Publisher:
             _log.exception("bringing the newest head to supplier %d failed", supplier)
         finally:
             self._busy.discard(supplier)
+
+    async def _ask(self, supplier: SupplierNo) -> None:
+        try:
+            raw = await self._keepers.head(supplier)
+        except PeerFault:
+            if not self.confirmed or self.head is None or self.is_outdated or not self.may_have(supplier):
+                raise
+            await self._heal(supplier, self.head)
+            return
+        self._judge(supplier, raw)
+
+    async def _heal(self, supplier: SupplierNo, newest: Head) -> None:
+        """Bring the newest head to a supplier whose own is damaged. The others have shown nothing newer."""
+        try:
+            await self._keepers.put_head(supplier, newest.raw, b"")
+        except HeadForked as forked:  # it can still tell which version it held
+            await self._keepers.put_head(supplier, newest.raw, self._catalog.links(forked.detail, newest.version))
+        _log.info("supplier %d had lost its head, and has the newest again", supplier)
+        self._note_held(supplier, newest.version)
 
     def _judge(self, supplier: SupplierNo, raw: bytes) -> None:
         """Note what a supplier holds, or that it is not ours. Raises BadFormat, SealBroken: it is garbage."""

@@ -293,3 +293,13 @@ def test_genuine_links_are_those_that_the_head_goes_back_to(newest: int, missing
     other = chain(newest, sealed=b"other")
     assert heads.genuine_links(made[-1], links(other[:-1])) == b""
     assert [heads.version_of(each.link) for each in made] == list(range(1, newest + 1))
+
+
+@given(st.integers(0, len(CHAIN[1].raw) - 1), st.integers(1, 255), st.integers(0, len(CHAIN[1].raw)))
+def test_what_is_salvaged_of_a_damaged_head_is_what_was_signed(at: int, bits: int, end: int) -> None:
+    raw = bytearray(CHAIN[1].raw)
+    raw[at] ^= bits
+    found = heads.salvage(bytes(raw[:end]))
+    is_signed_part_whole = at >= len(raw) - len(SEALED) and end >= len(raw) - len(SEALED)
+    assert (found is not None) is (is_signed_part_whole or at >= end >= len(raw) - len(SEALED))
+    assert found is None or (found.link, found.digest, found.raw) == (CHAIN[1].link, CHAIN[1].digest, b"")

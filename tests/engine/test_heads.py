@@ -534,6 +534,27 @@ async def test_next_head_heals_a_damaged_one(caplog: pytest.LogCaptureFixture) -
     assert "waits for a new one" in caplog.text
 
 
+async def test_damaged_head_whose_signed_part_is_whole_still_prevents_going_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    kept = Kept()
+    damaged = LINE[2].raw[:-1] + b"!"
+    kept.store.save_head(LAPTOP.owner, damaged)
+    kept.start()
+    assert await kept.refuses(Refused.BEHIND, 3, LINE[1])
+    assert await kept.refuses(Refused.BEHIND, 3, FORK[2])
+    assert await kept.refuses(Refused.FORKED, 3, FORK[3])
+    assert await kept.refuses(Refused.FORKED, 3, LINE[4])
+    assert isinstance((await kept.ask(LAPTOP, GET_HEAD))[0], Refusal)
+    assert await kept.put(LINE[4], links(LINE[3:4])) == wire.Done()
+    assert await kept.held() == LINE[4].raw
+    kept.store.save_head(LAPTOP.owner, damaged)
+    kept.start()
+    assert await kept.put(LINE[2]) == wire.Done()  # the very one
+    assert await kept.held() == LINE[2].raw
+    assert len(caplog.records) >= 2
+
+
 async def test_head_that_cannot_be_saved_is_not_acknowledged_nor_held(caplog: pytest.LogCaptureFixture) -> None:
     class BrokenHeads(MemoryContracts):
         is_broken = True

@@ -12,6 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from bitdustfs.core import head as heads
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine import replica
 from bitdustfs.errors import ReadOnly
@@ -239,3 +240,45 @@ async def test_nothing_is_released_before_a_quorum_has_shown_its_heads(autojump_
 
 async def nothing(_step: object) -> None:
     return
+
+
+@pytest.mark.parametrize("kept", [40, 303, -1], ids=["nothing is left", "the signed part is left", "one byte lacks"])
+async def test_supplier_whose_head_is_damaged_gets_the_newest_again(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, kept: int
+) -> None:
+    async with World(code=CODE).running() as world:
+        await world.sync()
+        supplier, owner = world.swarm.suppliers[1], world.swarm.identity.owner
+        supplier.kill()
+        await trio.sleep(1)
+        raw, _links = heads.split(supplier.contracts.heads()[owner])
+        supplier.contracts.save_head(owner, raw[:kept])
+        await world.write("file", CONTENT)
+        await world.node.sync(nothing, 60)
+        supplier.start()
+        await trio.sleep(120)
+        assert await world.sync() == "safe"
+        assert len(set(heads_at(world))) == 1
+        assert "waits for a new one" in caplog.text
+
+
+async def test_damaged_head_is_not_replaced_before_a_quorum_has_shown_theirs(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with World(code=CODE).hired() as world:
+        async with world.machine(world.catalog, world.spool):
+            await world.sync()
+        supplier, owner = world.swarm.suppliers[0], world.swarm.identity.owner
+        supplier.kill()
+        await trio.sleep(1)
+        supplier.contracts.save_head(owner, b"damaged")
+        supplier.start()
+        for number in (2, 3, 4):
+            world.swarm.suppliers[number - 1].mute.refuses_heads = True
+        async with world.machine(world.catalog, world.spool):
+            await trio.sleep(60)
+            assert supplier.contracts.heads()[owner] == b"damaged"
+            world.swarm.suppliers[1].mute.refuses_heads = False
+            world.swarm.suppliers[2].mute.refuses_heads = False
+            await trio.sleep(60)
+            assert supplier.contracts.heads()[owner] == world.swarm.suppliers[1].contracts.heads()[owner]
