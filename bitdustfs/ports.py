@@ -218,6 +218,14 @@ class Catalog(Protocol):
         """At most `limit` of the fragments at a supplier that are in that state."""
         ...
 
+    def newest_blocks(self) -> tuple[int, int]:
+        """What tells the blocks that there are now, for `missing_fragments`."""
+        ...
+
+    def missing_fragments(self, until: tuple[int, int]) -> int:
+        """How many fragments are not held of the blocks that there were when `newest_blocks` was asked."""
+        ...
+
     def count_blocks(self) -> int:
         """How many there are, without local ones."""
         ...

@@ -55,6 +55,8 @@ class Pair:
             SELECT held - k, block FROM {block} WHERE held < n AND (held - k, block) > (?, ?)
             ORDER BY held - k, block LIMIT ?
         """
+        self.newest = f"SELECT coalesce(max(abs(block)), 0) FROM {block}"  # numbers of local blocks go down
+        self.missing = f"SELECT coalesce(sum(n - held), 0) FROM {block} WHERE held < n AND abs(block) <= ?"
         self.histogram = f"SELECT k, n, held, count(*) FROM {block} GROUP BY k, n, held"
         self.least_margin = f"""
             SELECT min((SELECT count(DISTINCT f.idx) FROM {fragment} AS f WHERE f.block = b.block
@@ -146,6 +148,15 @@ class BlockTables(Store):
         start = (after.spare, after.block) if after is not None else (-_MOST_FRAGMENTS, 0)
         rows = heapq.merge(*(self._rows(pair.wanting, (*start, limit)) for pair in (LOCAL, REPLICATED)))
         return [Wanting(spare, block) for spare, block in rows][:limit]
+
+    def newest_blocks(self) -> tuple[int, int]:
+        """What tells the blocks that there are now, for `missing_fragments`."""
+        local, replicated = (self._rows(pair.newest)[0][0] for pair in (LOCAL, REPLICATED))
+        return local, replicated
+
+    def missing_fragments(self, until: tuple[int, int]) -> int:
+        """How many fragments are not held of the blocks that there were when `newest_blocks` was asked."""
+        return sum(self._rows(pair.missing, (no,))[0][0] for pair, no in zip((LOCAL, REPLICATED), until, strict=True))
 
     def count_blocks(self) -> int:
         """How many blocks of files there are."""

@@ -50,6 +50,14 @@ _log = logging.getLogger(__name__)
 Report = Callable[[Mapping[str, object]], Awaitable[None]]
 
 
+@dataclass(slots=True)
+class _Wanted:
+    """What a `sync` waits for."""
+
+    change: int | None = None  # the last change of the catalog that must become safe, once that is known
+    is_full: bool = False  # all blocks are that there were when no new one was needed
+
+
 @dataclass(frozen=True, slots=True)
 class NodeOptions:
     """How one mount behaves."""
@@ -259,19 +267,24 @@ class Node:
     async def sync(self, report: Report, timeout_s: float | None) -> SyncReport:
         """Bring everything to suppliers, all n fragments of each block; return what was reached.
 
+        Everything is what there is now: what comes meanwhile is not waited for, and not counted if all else is done.
         Waits as long as something moves. Fragments whose suppliers do not answer are waited for only a grace time.
         """
         self.suppliers.nudge()
-        wanted: list[int] = []
+        wanted = _Wanted()
         with trio.move_on_after(timeout_s if timeout_s is not None else float("inf")):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._show_progress, report)
                 await self._until_full(wanted)
                 nursery.cancel_scope.cancel()
+        if wanted.is_full and wanted.change is not None and self.replica.safe_change >= wanted.change:
+            return SyncReport(
+                state=FileState.SAFE.value, missing=[], missing_fragments=0, files_local=0, bytes_local=0
+            )
         files_local, bytes_local = self.files.dirty_totals()
         state = self.reporter.state()
-        if state is FileState.PLACED and wanted and self.replica.safe_change >= wanted[0]:
-            state = FileState.SAFE  # everything that was there when it was asked; what came since is not meant
+        if state is FileState.PLACED and wanted.change is not None and self.replica.safe_change >= wanted.change:
+            state = FileState.SAFE
         return SyncReport(
             state=state.value,
             missing=self._waited_for(),
@@ -310,20 +323,27 @@ class Node:
 
     # -- private ---------------------------------------------------------------------------------------------
 
-    async def _until_full(self, wanted: list[int]) -> None:
-        """Wait; `wanted` gets the number of the last change that must become safe, once it is known."""
+    async def _until_full(self, wanted: _Wanted) -> None:
+        """Wait, and find out what for."""
         last: tuple[int, ...] = ()
         quiet_since = trio.current_time()
+        dirty = self.writer.dirty_changes()
+        blocks: tuple[int, int] | None = None  # until which each must be full, when no new one is needed any more
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.writer.flush)
             nursery.start_soon(self._until_safe, wanted)
             while True:
                 await trio.sleep(_LOOK_S)
-                files, waiting = self.files.dirty_totals()
-                missing = self.reporter.missing_fragments()
-                if not missing and (not nursery.child_tasks or (not files and self._is_current())):
-                    break
-                now = (files, waiting, self.uploads.sent_bytes, self.replica.safe_change)
+                files, _ = self.files.dirty_totals()
+                if blocks is None and (not nursery.child_tasks or (not files and self._is_current())):
+                    blocks = self._catalog.newest_blocks()
+                if blocks is not None:
+                    now: tuple[int, ...] = (self._catalog.missing_fragments(blocks),)
+                    if not now[0]:
+                        wanted.is_full = True
+                        break
+                else:
+                    now = (self.writer.count_waiting(dirty), self.uploads.sent_bytes, self.replica.safe_change)
                 if now != last:
                     last, quiet_since = now, trio.current_time()
                 if trio.current_time() - quiet_since > SYNC_GRACE_S:
@@ -333,13 +353,13 @@ class Node:
             with trio.move_on_after(SYNC_GRACE_S):
                 await self._make_safe()
 
-    async def _until_safe(self, wanted: list[int]) -> None:
+    async def _until_safe(self, wanted: _Wanted) -> None:
         """Bring the catalog to suppliers, also what changes meanwhile, until all that was dirty is named there."""
         awaited = self.writer.dirty_changes()
         while self.writer.is_waiting_for(awaited):
             await trio.sleep(_LOOK_S)
         self.journal.commit()
-        wanted.append(self._catalog.last_change)
+        wanted.change = self._catalog.last_change
         await self._make_safe()
 
     async def _make_safe(self) -> None:

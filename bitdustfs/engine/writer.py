@@ -156,6 +156,10 @@ class Writer:
         """Whether some of it is not published yet."""
         return any(_still_dirty(life, change) for life, change in awaited.items())
 
+    def count_waiting(self, awaited: Mapping[FileLife, int]) -> int:
+        """How many of them are not published yet."""
+        return sum(_still_dirty(life, change) for life, change in awaited.items())
+
     async def run(self) -> None:
         """Find work and start uploads until cancelled."""
         try:

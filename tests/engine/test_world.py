@@ -172,6 +172,46 @@ async def test_sync_says_what_is_missing_when_a_supplier_stays_away(autojump_clo
         assert trio.current_time() - started < 120
 
 
+async def test_sync_ends_while_somebody_goes_on_writing(autojump_clock: MockClock) -> None:
+    async with World(code=CODE).running() as world, trio.open_nursery() as nursery:
+
+        async def write_on() -> None:
+            for number in range(10**6):
+                await world.write(f"later {number % 20}", CONTENT[number : number + 20_000])
+                await trio.sleep(0.2)
+
+        for supplier in world.swarm.suppliers[3:]:
+            supplier.mute.delay_s = 2  # some fragment is always under way
+        await world.write("file", CONTENT)
+        nursery.start_soon(write_on)
+        with trio.fail_after(300):
+            report = await world.node.sync(_listen, None)
+        assert (report["state"], report["missing_fragments"], report["files_local"]) == ("safe", 0, 0)
+        assert world.node.files.dirty_totals() != (0, 0)
+        nursery.cancel_scope.cancel()
+
+
+async def test_sync_gives_up_on_a_supplier_that_is_away_while_somebody_goes_on_writing(
+    autojump_clock: MockClock,
+) -> None:
+    async with World(code=CODE).running() as world, trio.open_nursery() as nursery:
+
+        async def write_on() -> None:
+            for number in range(10**6):
+                await world.write(f"later {number % 20}", CONTENT[number : number + 20_000])
+                await trio.sleep(5)
+
+        world.swarm.suppliers[4].kill()
+        await trio.sleep(60)
+        await world.write("file", CONTENT)
+        nursery.start_soon(write_on)
+        with trio.fail_after(300):
+            report = await world.node.sync(_listen, None)
+        assert report["missing"] == ["s5"]
+        assert report["missing_fragments"] > 0
+        nursery.cancel_scope.cancel()
+
+
 async def _listen(_step: object) -> None:
     return
 
