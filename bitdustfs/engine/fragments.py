@@ -313,6 +313,10 @@ class Fragments:
             return None
         return leaves[part.start - first * LEAF_BYTES : part.end - first * LEAF_BYTES]
 
+    async def is_at(self, supplier: SupplierNo, block: BlockRow, index: int) -> bool:
+        """Whether a supplier shows that it has a fragment: one leaf of it, and the hash list."""
+        return await self._leaves_from(supplier, block, index, 0, 1) is not None
+
     def _known_leaves(self, block: BlockNo, index: int, first: int, count: int) -> bytes | None:
         if count > SMALL_LEAVES:
             return None

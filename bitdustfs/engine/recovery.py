@@ -8,7 +8,8 @@ that has heard it takes nothing from the old machine any more. So no head comes 
 
 Nothing here needs a catalog of this volume: references in the head tell block ids, codes and roots, from which
 names follow. Where the fragments went is told as a hint; whoever denies it is passed over, and then every supplier is
-asked for every index.
+asked for every index. At the end each one is asked for a leaf of what it should have: only what it shows counts as
+held, and is counted; the rest is sent again.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from typing import TypeVar
 import trio
 from blake3 import blake3
 
+from bitdustfs.core import erasure, recovery, replica, wire
 from bitdustfs.core import head as heads
-from bitdustfs.core import recovery, replica, wire
 from bitdustfs.core.block import Placed
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.head import Head
@@ -55,6 +56,7 @@ ASK_S = 15.0  # for one supplier to tell its head
 CONNECT_S = 15.0  # for enough suppliers to come online, once their heads are known
 LOOK_S = 0.1
 AT_ONCE = 3  # blocks on their way: 4 MiB each
+CONFIRM_AT_ONCE = 16  # questions whether a fragment is there: a leaf each
 _log = logging.getLogger(__name__)
 
 Fetched = TypeVar("Fetched")
@@ -202,6 +204,7 @@ class _Known:
     chunks: list[ImageChunk] = field(default_factory=list)
     image_blocks: list[BlockNo] = field(default_factory=list)
     deltas: list[tuple[DeltaRow, bytes]] = field(default_factory=list)
+    held: set[tuple[BlockNo, int, SupplierNo]] = field(default_factory=set)  # fragments that were shown
 
 
 class Recovery:
@@ -240,6 +243,7 @@ class Recovery:
             try:
                 await self._until_online()
                 await self._fetch(restore, progress)
+                await self._confirm()
                 failed: BitdustError | None = None
             except BitdustError as error:  # raised outside the nursery, which would wrap it in a group
                 failed = error
@@ -258,10 +262,7 @@ class Recovery:
             numbers = {row.block: catalog.new_local_block_no() for row, _ in known.blocks}
             for row, ref in known.blocks:
                 catalog.put_block(replace(row, block=numbers[row.block]))
-                for index, supplier in enumerate(ref.at):
-                    if supplier:
-                        held = FragmentRow(numbers[row.block], index, SupplierNo(supplier), FragmentState.HELD)
-                        catalog.put_fragment(held)
+                self._note_fragments(catalog, row, ref, numbers[row.block])
             catalog.put_image_chunks([replace(chunk, block=numbers[chunk.block]) for chunk in known.chunks])
             for delta, packed in known.deltas:
                 catalog.put_delta(replace(delta, block=numbers[delta.block]), packed)
@@ -278,6 +279,43 @@ class Recovery:
                 catalog.put_link(heads.version_of(link), link)
 
     # -- private ---------------------------------------------------------------------------------------------
+
+    def _note_fragments(self, catalog: Catalog, row: BlockRow, ref: ObjectRef, number: BlockNo) -> None:
+        """Those that were shown are held; those that should be there are meant to be."""
+        length = erasure.fragment_length(row.length, row.code.k)
+        shown = {index: supplier for block, index, supplier in self._known.held if block == row.block}
+        for index, hint in enumerate(ref.at):
+            if index in shown:
+                catalog.put_fragment(FragmentRow(number, index, shown[index], FragmentState.HELD))
+                catalog.charge_supplier(shown[index], length, 1)
+            elif hint:
+                catalog.put_fragment(FragmentRow(number, index, SupplierNo(hint), FragmentState.WANTED))
+
+    async def _confirm(self) -> None:
+        """Ask for a leaf of every fragment that somebody should have."""
+        silent: set[SupplierNo] = set()  # asked once in vain: never again
+        slots = trio.Semaphore(CONFIRM_AT_ONCE)
+
+        async def ask(row: BlockRow, index: int, holders: Sequence[SupplierNo]) -> None:
+            async with slots:
+                for supplier in holders:
+                    if supplier in silent or supplier not in self._suppliers.online():
+                        continue
+                    with trio.move_on_after(ASK_S) as scope:
+                        if await self._fragments.is_at(supplier, row, index):
+                            self._known.held.add((row.block, index, supplier))
+                            return
+                    if scope.cancelled_caught:
+                        silent.add(supplier)
+
+        async with trio.open_nursery() as nursery:
+            for row, _ref in self._known.blocks:
+                holders: dict[int, list[SupplierNo]] = {}
+                for each in self._scratch.fragments(row.block):
+                    if each.state is FragmentState.HELD:
+                        holders.setdefault(each.index, []).append(each.supplier)
+                for index, those in holders.items():
+                    nursery.start_soon(ask, row, index, those)
 
     def _links(self) -> list[bytes]:
         head = self._found.head

@@ -16,7 +16,7 @@ from bitdustfs.core.recovery import Found
 from bitdustfs.edges.catalog_restore import Restore
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.recovery import Recovery, Seeker, fetch_newest
-from bitdustfs.model import ROOT_INO, Code
+from bitdustfs.model import ROOT_INO, Code, FragmentState
 from bitdustfs.testing.clock import InlineCrunch
 from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.swarm import make_identity
@@ -204,3 +204,58 @@ async def test_state_before_comes_back_when_the_newest_cannot_be_fetched(
                 versions = {each.keeper.head_version(identity.owner) for each in world.swarm.suppliers}
                 assert len(versions) == 1
         assert "cannot be fetched" in caplog.text
+
+
+def local_fragments(catalog: SqliteCatalog, supplier: int) -> list[FragmentState]:
+    """What is known of a supplier's fragments of the replica."""
+    rows = [row for block in catalog.local_blocks() for row in catalog.fragments(block.block)]
+    return [row.state for row in rows if row.supplier == supplier]
+
+
+async def recovered(world: World, path: Path) -> Identity:
+    seeking, first = seeker(world), world.swarm.suppliers[0]
+    await seeking.find([(first.node, first.address)])
+    found, identity = await seeking.take_over()
+    await restore(world, path, found, identity)
+    return identity
+
+
+async def test_recovered_machine_counts_what_suppliers_hold_of_the_catalog(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with World(code=CODE).hired() as world:
+        async with world.machine(world.catalog, world.spool):
+            await world.write("file", b"file" * 30_000)
+            await world.sync()
+            await trio.sleep(60)
+        await recovered(world, tmp_path / "catalog")
+        with closing(SqliteCatalog(tmp_path / "catalog")) as catalog:
+            used = [(row.used_bytes, row.used_fragments) for row in catalog.suppliers()]
+        assert used == [(row.used_bytes, row.used_fragments) for row in world.catalog.suppliers()]
+        assert used == [each.memory_shelf.used(world.swarm.identity.owner) for each in world.swarm.suppliers]
+
+
+async def test_only_fragments_that_a_supplier_shows_are_held_after_a_recovery(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    path = tmp_path / "catalog"
+    async with World(code=CODE).hired() as world:
+        async with world.machine(world.catalog, world.spool):
+            await world.sync()
+            world.node.tree.mkdir(ROOT_INO, b"directory", 0o755, CALLER)
+            await world.sync()
+        owner, forgetful = world.swarm.identity.owner, world.swarm.suppliers[1]
+        for name, _ in forgetful.memory_shelf.names(owner, b"", 1000):
+            forgetful.memory_shelf.delete(owner, name, now_s=0)
+        world.swarm.suppliers[2].mute.is_mute = True  # it answers STAT, and shows nothing
+        identity = await recovered(world, path)
+        world.swarm.suppliers[2].mute.is_mute = False
+        with closing(SqliteCatalog(path)) as catalog:
+            for number, state in ((1, FragmentState.HELD), (2, FragmentState.WANTED), (3, FragmentState.WANTED)):
+                assert set(local_fragments(catalog, number)) == {state}
+            assert [row.used_fragments > 0 for row in catalog.suppliers()] == [True, False, False, True, True]
+            async with world.machine(catalog, MemorySpool(), identity=identity):
+                await trio.sleep(120)
+                assert await world.sync() == "safe"
+                assert set(local_fragments(catalog, 2)) == set(local_fragments(catalog, 3)) == {FragmentState.HELD}
+        assert forgetful.memory_shelf.names(owner, b"", 1000)
