@@ -132,10 +132,13 @@ class Hardener:
         try:
             yield
         except BitdustError as e:
-            self._failed = True
-            if str(e) not in self._said:
-                self._said.add(str(e))
-                _log.warning("%s could not be made durable: %s", what, e)
+            self._say_once(f"{what} could not be made durable: {e}")
+
+    def _say_once(self, sentence: str) -> None:
+        self._failed = True
+        if sentence not in self._said:
+            self._said.add(sentence)
+            _log.warning("%s", sentence)
 
     async def _harden_or_forget(self, life: FileLife) -> None:
         """Harden; what fails and are only copies of what suppliers have is forgotten."""
@@ -147,7 +150,10 @@ class Hardener:
             self._forget_copies(life, e)
 
     def _forget_copies(self, life: FileLife, why: BitdustError) -> None:
-        _log.warning("inode %d: its local copy is forgotten: %s", life.ino, why)
+        self._say_once(
+            f"inode {life.ino}: its local copy is forgotten, and comes from the suppliers when it is read: {why}. "
+            "If this goes on, have the disk looked at"
+        )
         life.drop_clean(_FOREVER)
         self._table.save(life)
 

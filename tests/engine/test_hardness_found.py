@@ -349,3 +349,22 @@ async def test_synced_bytes_are_read_although_a_power_loss_took_the_end_of_their
     async with volume.running(upload=False):
         await volume.files.fsync(ino)
         assert await content_of(volume, ino) == content
+
+
+async def test_copy_that_is_gone_from_the_disk_is_said_once_and_what_to_do(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    volume, content = Volume(), DICE.randbytes(LARGE)
+    async with volume.running():
+        ino = await volume.write_all(content)
+        await volume.flush()
+    volume.spool.remove(ino)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(volume.files.keep_hard)  # alone, as when nothing can be given back
+        await trio.sleep(20 * LOOK_EVERY_S)
+        nursery.cancel_scope.cancel()
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert f"inode {ino}: its local copy is forgotten" in said
+    assert "have the disk looked at" in said
+    async with volume.running():
+        assert await content_of(volume, ino) == content
