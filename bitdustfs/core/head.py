@@ -47,6 +47,7 @@ LINK_BYTES: Final = 101
 _SEALED_AT: Final = LINK_BYTES + CERTIFICATE_BYTES + SIGNATURE_BYTES
 MAX_SEALED_BYTES: Final = MAX_HEAD_BYTES - _SEALED_AT
 KEPT_LINKS: Final = 256  # (tune) that a supplier keeps behind a head: who recovers can bring laggards on with them
+RUN_LINKS: Final = 1 << 16  # (tune) that a writer keeps: 6.6 MB, for three weeks with a head each half minute
 MAX_KEPT_BYTES: Final = MAX_HEAD_BYTES + KEPT_LINKS * LINK_BYTES
 _LATE: Final = 1 << 63  # versions are below: they must fit the catalog's integers
 _PURPOSE = "head"

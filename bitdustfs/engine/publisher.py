@@ -7,6 +7,11 @@ bytes. Each supplier that comes online is asked first what it holds. That is how
 more than we do: until a quorum has answered that they do not, `confirmed` is false, and nothing is published,
 released or collected. A head that we did not write is never overwritten: `foreign` tells of it, and from then on this
 machine changes nothing.
+
+The chain of links is kept for so many versions and no more. A supplier that is further behind cannot be shown that
+the newest head descends from the one it has, and takes it from nobody: else it would take a fork. It keeps the old
+one, which no quorum counts, and goes on with fragments, until the owner certifies anew: a head of a new epoch needs
+no chain.
 """
 
 from __future__ import annotations
@@ -77,6 +82,7 @@ class Publisher:
         entropy: Entropy,
         secrets: VolumeSecrets,
         suite: Suite,
+        links_kept: int = heads.RUN_LINKS,
     ) -> None:
         self._catalog = catalog
         self._journal = journal
@@ -85,6 +91,8 @@ class Publisher:
         self._entropy = entropy
         self._secrets = secrets
         self._suite = suite
+        self._links_kept = links_kept
+        self._far_behind: set[SupplierNo] = set()  # was said of them
         self._held: dict[SupplierNo, int] = {}  # version that a supplier showed on this connection; 0: none
         self._answered: set[SupplierNo] = set()  # have shown what they hold since we started
         self._have: set[SupplierNo] = set()  # took the newest head, and have not shown an older one since
@@ -164,6 +172,7 @@ class Publisher:
             keep_head(self._catalog, made.raw)
             self._catalog.put_local_value(_BEFORE, json.dumps([sorted(each) for each in listed_before]).encode())
             self._catalog.put_link(made.version, made.link)
+            self._catalog.drop_links(self._oldest_for(made))
         await self._journal.durable()
         self.head, self.content, self._before = made, content, listed_before
         self._have.clear()
@@ -203,7 +212,17 @@ class Publisher:
         held = self._held.get(supplier)
         if held is None:
             return True
-        return held != self.version and not self.is_outdated and (held == 0 or self.may_have(supplier))
+        if held == self.version or self.is_outdated or self._is_far_behind(held):
+            return False
+        return held == 0 or self.may_have(supplier)
+
+    def _oldest_for(self, newest: Head) -> int:
+        """The oldest version from which links lead to this head."""
+        return newest.version - self._links_kept
+
+    def _is_far_behind(self, version: int) -> bool:
+        """No links lead from there to our head any more."""
+        return self.head is not None and 0 < version < self._oldest_for(self.head)
 
     def _is_due(self, supplier: SupplierNo) -> bool:
         failed_at = self._failed_at.get(supplier)
@@ -267,6 +286,18 @@ class Publisher:
             raise BadFormat(what=f"supplier {supplier} shows a head that cannot be opened") from bad
         if self._is_known(theirs):
             self._note_held(supplier, theirs.version)
+            return
+        if self._is_far_behind(theirs.version) and theirs.epoch == self._identity.certificate.epoch:
+            self._note_held(supplier, theirs.version)  # nobody can tell any more whether it is ours
+            if supplier not in self._far_behind:
+                self._far_behind.add(supplier)
+                _log.warning(
+                    "supplier %d holds head %d, and links are kept for %d versions only: "
+                    "it gets no newer one until `bitdustfs revoke` or `recover` begins a new epoch",
+                    supplier,
+                    theirs.version,
+                    self._links_kept,
+                )
             return
         if theirs.epoch < self._identity.certificate.epoch:
             self._note_held(supplier, 0)  # of before the owner certified us: ours goes over it without a chain

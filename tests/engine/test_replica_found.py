@@ -33,6 +33,7 @@ from tests.engine.volume import Volume
 
 CODE = Code(3, 5)
 DICE = random.Random(8)
+LINKS_KEPT = 5
 
 
 @pytest.fixture
@@ -100,6 +101,7 @@ class Rig:
             entropy=self.volume.entropy,
             secrets=VolumeSecrets(b"v" * 32),
             suite=Suite.AES_256_GCM,
+            links_kept=LINKS_KEPT,
         )
 
     def _image(self) -> Image:
@@ -235,6 +237,30 @@ async def test_head_goes_to_nobody_without_his_copy_while_copies_are_few(autojum
         rig.remote.full = set()
         await rig.replica.make_safe()
         assert [rig.held_version(number) for number in (1, 2, 3)] == [safe + 1] * 3
+
+
+@pytest.mark.parametrize("missed", [LINKS_KEPT, LINKS_KEPT + 1])
+async def test_supplier_gets_the_newest_head_as_long_as_links_lead_to_it(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, missed: int
+) -> None:
+    async with Rig().running() as rig:
+        rig.change(10)
+        await rig.replica.make_safe()
+        first = rig.publisher.version
+        rig.remote.gone = {5}
+        for _ in range(missed):
+            rig.change(10)
+            await rig.replica.make_safe()
+        assert rig.publisher.version == first + missed
+        assert len(rig.catalog.links(0, 10**6)) == heads.LINK_BYTES * min(first + missed, LINKS_KEPT + 1)
+        rig.remote.gone = set()
+        await trio.sleep(60)
+        assert rig.publisher.foreign is None
+        is_near = missed <= LINKS_KEPT
+        assert rig.held_version(5) == (first + missed if is_near else first)
+        assert [record.levelname for record in caplog.records] == ([] if is_near else ["WARNING"])
+        rig.change(10)
+        await rig.replica.make_safe()  # the others are enough
 
 
 class WatchedJournal(Journal):
