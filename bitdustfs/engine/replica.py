@@ -84,6 +84,7 @@ class Replica:
         self._headed_at = -HEAD_EVERY_S  # trio time of the last head
         self._pending_since: float | None = None
         self._swept_version = 0
+        self._merged_until = 0  # the last change of deltas that together are no delta
         self._start_change = catalog.last_change  # what of it was shipped, only a head can tell
         self.safe_change = 0
         self.trouble = ""  # why nothing is shipped now; "" if nothing is wrong
@@ -235,7 +236,7 @@ class Replica:
     async def _merge(self) -> None:
         """Make few deltas of many."""
         cut = self._snapshots.cut
-        rows = [row for row in self._catalog.deltas() if cut is None or row.first > cut]
+        rows = [row for row in self._catalog.deltas() if row.first > max(cut or 0, self._merged_until)]
         start = replica.merge_from([row.content_bytes for row in rows])
         while start is not None and start < len(rows) and rows[start].part:
             start += 1  # parts of one change stay together
@@ -248,8 +249,10 @@ class Replica:
             return self._squeezed([replica.expand(content, 1 << 30) for content in contents])
 
         parts = await self._crunch.run(merged)
-        if len(parts) == 1:
-            await self._place_delta(old[0].first, old[-1].last, 0, parts[0], is_last=True, instead=old)
+        if len(parts) != 1:
+            self._merged_until = old[-1].last  # too much for one delta: to try it in each round would cost a core
+            return
+        await self._place_delta(old[0].first, old[-1].last, 0, parts[0], is_last=True, instead=old)
 
     # -- snapshots ---------------------------------------------------------------------------------------------
 

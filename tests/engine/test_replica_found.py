@@ -57,6 +57,17 @@ class SlowObjects(Objects):
         return await super().place(kind, pieces, record)
 
 
+class CountingChanges(SqliteChanges):
+    """Notes how many change sets were joined each time."""
+
+    def __init__(self) -> None:
+        self.merged: list[int] = []
+
+    def merge(self, change_sets: Sequence[bytes]) -> bytes:
+        self.merged.append(len(change_sets))
+        return super().merge(change_sets)
+
+
 class Rig:
     """A volume without files, and the replica of its catalog."""
 
@@ -75,13 +86,14 @@ class Rig:
             suite=Suite.AES_256_GCM,
             code=lambda: code,
         )
+        self.changes = CountingChanges()
         self.replica = Replica(
             catalog=volume.catalog,
             journal=volume.journal,
             publisher=self.publisher,
             snapshots=Snapshots(volume.catalog, volume.journal, self.objects, InlineCrunch(), self._image),
             objects=self.objects,
-            changes=SqliteChanges(),
+            changes=self.changes,
             crunch=InlineCrunch(),
             wall=volume.wall,
         )
@@ -115,12 +127,12 @@ class Rig:
             yield self
             nursery.cancel_scope.cancel()
 
-    def change(self, length: int, *, times: int = 1) -> None:
-        """One change of the catalog that cannot be compressed, of about `length` bytes `times` over."""
+    def change(self, length: int, *, times: int = 1, is_random: bool = True) -> None:
+        """One change of the catalog, of about `length` bytes `times` over; random ones cannot be compressed."""
         with self.journal.operation():
             for number in range(times):
                 name = f"user.{self.catalog.last_change}.{number}".encode()
-                self.catalog.put_xattr(ROOT_INO, name, DICE.randbytes(length))
+                self.catalog.put_xattr(ROOT_INO, name, DICE.randbytes(length) if is_random else bytes(length))
         self.journal.commit()
 
 
@@ -157,6 +169,19 @@ async def test_merging_never_drops_a_part_of_a_change(autojump_clock: MockClock)
         rows = rig.catalog.deltas()
         assert [(row.first, row.part) for row in rows][:2] == parts
         assert len(rows) < 2 + 3 * objects_of.MERGE_RUN  # others were merged
+
+
+async def test_deltas_that_are_too_much_for_one_are_merged_once_and_not_in_each_round(
+    autojump_clock: MockClock,
+) -> None:
+    async with Rig().running() as rig:
+        rig.change(10)
+        await rig.replica.make_safe()
+        for _ in range(objects_of.MERGE_RUN + 4):
+            rig.change(60_000, times=8, is_random=False)  # small when it is compressed
+            await rig.replica.make_safe()
+        assert len(rig.catalog.deltas()) == objects_of.MERGE_RUN + 4
+        assert [count for count in rig.changes.merged if count > 1] == [objects_of.MERGE_RUN]
 
 
 async def test_what_the_safe_head_needs_stays_until_the_next_one_is_safe_too(autojump_clock: MockClock) -> None:
