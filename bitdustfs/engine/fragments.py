@@ -4,6 +4,8 @@ Healthy, a range of a block is fetched as leaves of one or a few primary fragmen
 fragment's root before anything else looks at it. Whatever fails (no connection, no answer, wrong bytes) is replaced
 by the same columns of any k fragments and a decode. Wrong bytes are proof: that fragment is lost.
 
+If too few fragments are known to be anywhere, others are looked for (`strays`) before a read fails.
+
 `look` goes over everything that suppliers are asked for now, as `core.patience` says: others are asked instead of
 one that is quiet, if they are enough to do without it; else there is nothing better than to wait for it.
 """
@@ -16,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import trio
 
@@ -24,6 +26,7 @@ from bitdustfs.core import erasure, fragment
 from bitdustfs.core.patience import ELSEWHERE_S, SILENT_S
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.strays import Strays, put_bounded
 from bitdustfs.errors import (
     BadLeaf,
     BitdustError,
@@ -56,8 +59,6 @@ LEAF_MEMORY = 256  # leaves kept, 4 MiB
 HASH_MEMORY = 1024  # hash lists kept, about 3 KiB each for a full block
 THREAD_BYTES = 128 * 1024  # below this a hop into a worker costs more than the work
 _log = logging.getLogger(__name__)
-K = TypeVar("K")
-V = TypeVar("V")
 
 
 class FragmentSource(Protocol):
@@ -113,6 +114,7 @@ class Fragments:
         self._source = source
         self._crunch = crunch
         self._secrets = secrets
+        self._strays = Strays(catalog, journal)
         self._hashes: OrderedDict[tuple[BlockNo, int], bytes] = OrderedDict()
         self._leaves: OrderedDict[tuple[BlockNo, int, int], bytes] = OrderedDict()
         self._asks: dict[BlockNo, list[_Ask]] = {}
@@ -151,9 +153,11 @@ class Fragments:
         return min((self._source.quiet_s(ask.supplier) for ask in self._asks.get(block, ())), default=0.0)
 
     def too_few(self, block: BlockRow) -> BitdustError | None:
-        """Why a block cannot be decoded now, if fewer than k of its suppliers are reachable."""
+        """Why a block cannot be decoded now, if fewer than k suppliers that may have some of it are reachable."""
         have = len(self._holders(block.block))
-        return self._error(block, have) if have < block.code.k else None
+        if have >= block.code.k or have + self._strays.chances(block, self.reachable()) >= block.code.k:
+            return None
+        return self._error(block, have)
 
     def forget(self) -> None:
         """Drop every remembered leaf."""
@@ -254,6 +258,8 @@ class Fragments:
         while (need := block.code.k - len(have)) > 0:
             asked = self._next_to_ask(block, have, failed)[:need]
             if len(asked) < need:
+                if await self._find_stray(block):
+                    continue
                 raise self._error(block, len(have))
             got = await self._parts(block, [_Part(index, start, end) for index in asked])
             have.update({part.index: content for part, content in got.items()})
@@ -263,6 +269,16 @@ class Fragments:
         else:
             decoded = erasure.decode(have, block.code.k)
         return decoded
+
+    async def _find_stray(self, block: BlockRow) -> bool:
+        """Look for one more fragment where none is known to be. False: it is nowhere."""
+        for index, supplier in self._strays.places(block, self.reachable()):
+            if await self._leaves_from(supplier, block, index, 0, 1, is_known=False) is not None:
+                length = erasure.fragment_length(block.length, block.code.k)
+                self._strays.note_found(block, index, supplier, length)
+                return True
+            self._strays.note_denied(block, index, supplier)
+        return False
 
     def _next_to_ask(
         self, block: BlockRow, have: Mapping[int, bytes | memoryview], failed: Mapping[int, int]
@@ -294,6 +310,9 @@ class Fragments:
         for row in self._catalog.fragments(block):
             if row.state is FragmentState.HELD and row.supplier in reachable:
                 holders.setdefault(row.index, []).append(row.supplier)
+        for index, supplier in self._strays.holders(block).items():
+            if index not in holders and supplier in reachable:
+                holders[index] = [supplier]
         return holders
 
     def _reluctance(self, holders: Sequence[SupplierNo]) -> int:
@@ -324,9 +343,9 @@ class Fragments:
         return b"".join(leaf for leaf in known if leaf is not None) if None not in known else None
 
     async def _leaves_from(
-        self, supplier: SupplierNo, block: BlockRow, index: int, first: int, count: int
+        self, supplier: SupplierNo, block: BlockRow, index: int, first: int, count: int, *, is_known: bool = True
     ) -> bytes | memoryview | None:
-        """Ask one supplier and check what it says. Its faults are noted here, once."""
+        """Ask one supplier and check what it says. Its faults are noted here, once, if it is known to hold it."""
         row = self._supplier(supplier)
         name = self._secrets.fragment_name(block.block_id, index, row.node)
         hashes = self._hashes.get((block.block, index))
@@ -335,6 +354,8 @@ class Fragments:
             with self._asked(supplier, block):
                 leaves = await self._source.get(supplier, name, first, count, hashes=hashes is None)
         except PeerLacks as e:
+            if not is_known:
+                return None
             _log.warning("%s: fragment %d of block %s is lost: %s", row.label, index, short(block.block_id), e)
             self._lost(block, index, supplier)
             return None
@@ -352,7 +373,8 @@ class Fragments:
         checked = hashes or leaves.hashes
         if not await self._genuine(block, index, first, count, leaves, checked):
             _log.warning("%s", BadLeaf(peer=row.label, fragment=f"{index} of block {short(block.block_id)}"))
-            self._lost(block, index, supplier)
+            if is_known:
+                self._lost(block, index, supplier)
             return None
         self.fetched_bytes += len(leaves.content)
         put_bounded(self._hashes, (block.block, index), checked, HASH_MEMORY)
@@ -388,6 +410,7 @@ class Fragments:
         return await self._crunch.run(fragment.leaves_are_genuine, hashes, first, leaves.content)
 
     def _lost(self, block: BlockRow, index: int, supplier: SupplierNo) -> None:
+        self._strays.note_denied(block, index, supplier)
         try:
             with self._journal.operation():
                 self._catalog.put_fragment(FragmentRow(block.block, index, supplier, FragmentState.LOST))
@@ -398,11 +421,3 @@ class Fragments:
         if number not in self._rows:
             self._rows = {row.supplier: row for row in self._catalog.suppliers()}
         return self._rows[number]
-
-
-def put_bounded(memory: OrderedDict[K, V], key: K, value: V, most: int) -> None:
-    """Remember a value, and forget the oldest ones beyond `most`."""
-    memory[key] = value
-    memory.move_to_end(key)
-    while len(memory) > most:
-        memory.popitem(last=False)

@@ -17,7 +17,8 @@ import trio
 
 from bitdustfs.core.patience import ELSEWHERE_S, SILENT_S
 from bitdustfs.core.volume import VolumeSecrets
-from bitdustfs.engine.fragments import THREAD_BYTES, Fragments, put_bounded
+from bitdustfs.engine.fragments import THREAD_BYTES, Fragments
+from bitdustfs.engine.strays import put_bounded
 from bitdustfs.errors import BitdustError, BlockLost, ChunkMissing, Unavailable
 from bitdustfs.model import HOLE, SEAL_BYTES, ChunkNo, ChunkRow, Ino, SupplierNo
 from bitdustfs.ports import Catalog, Crunch

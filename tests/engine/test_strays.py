@@ -1,0 +1,100 @@
+"""Fragments that suppliers hold and the catalog does not know of are found before a read fails."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from bitdustfs.engine.strays import DENIED_S
+from bitdustfs.errors import BitdustError, BlockLost, ReadOnly
+from bitdustfs.model import BlockNo, FragmentState, Ino
+from tests.engine.volume import Volume
+
+CONTENT = random.Random(6).randbytes(200_000)
+
+
+@pytest.fixture
+def autojump_clock() -> Iterator[MockClock]:
+    yield MockClock(autojump_threshold=0)
+
+
+async def forgetful(volume: Volume, *, keep: int) -> tuple[Ino, BlockNo]:
+    """A file whose block the catalog knows only `keep` fragments of, as one that came back from suppliers may."""
+    ino = await volume.write_all(CONTENT)
+    await volume.flush()
+    (block,) = volume.catalog.blocks_of(ino)
+    await trio.sleep(1)
+    for row in volume.catalog.fragments(block)[keep:]:
+        volume.catalog.drop_fragment(block, row.index, row.supplier)
+        volume.catalog.charge_supplier(row.supplier, -1, -1)
+    volume.journal.commit()
+    await volume.forget()
+    return ino, block
+
+
+async def test_fragments_that_the_catalog_does_not_know_are_found(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    async with volume.running():
+        ino, block = await forgetful(volume, keep=1)
+    async with volume.running(upload=False):
+        volume.files.open(ino)
+        assert await volume.files.read(ino, 0, len(CONTENT)) == CONTENT
+        held = [row for row in volume.catalog.fragments(block) if row.state is FragmentState.HELD]
+        assert len(held) == 3
+        assert [row.used_fragments for row in volume.catalog.suppliers()] == [
+            1 if row.supplier in {each.supplier for each in held} else 0 for row in volume.catalog.suppliers()
+        ]
+        await volume.forget()
+        asked = len(volume.remote.gets)
+        assert await volume.files.read(ino, 0, len(CONTENT)) == CONTENT
+        assert len(volume.remote.gets) - asked <= 3  # it knows now
+
+
+async def test_volume_that_takes_no_changes_finds_them_too(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    async with volume.running():
+        ino, _ = await forgetful(volume, keep=2)
+    async with volume.running(upload=False):
+        volume.journal.forbid(ReadOnly(what="a test"))
+        volume.files.open(ino)
+        assert await volume.files.read(ino, 0, len(CONTENT)) == CONTENT
+
+
+async def test_who_has_nothing_is_asked_again_only_after_a_while(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    async with volume.running():
+        ino, _ = await forgetful(volume, keep=2)
+    async with volume.running(upload=False):
+        volume.files.open(ino)
+        volume.remote.forgetting = {3, 4, 5}
+        await fails(volume, ino)
+        volume.remote.forgetting = set()
+        await trio.sleep(DENIED_S / 2)
+        await fails(volume, ino)
+        await trio.sleep(DENIED_S)
+        assert await volume.files.read(ino, 0, len(CONTENT)) == CONTENT
+
+
+async def test_fragment_that_was_proven_lost_counts_again_when_nothing_else_is_left(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    volume = Volume()
+    async with volume.running():
+        ino, _ = await forgetful(volume, keep=5)
+    async with volume.running(upload=False):
+        volume.files.open(ino)
+        volume.remote.flipping = {1, 2, 3}
+        await fails(volume, ino)
+        volume.remote.flipping = set()
+        await trio.sleep(2 * DENIED_S)
+        assert await volume.files.read(ino, 0, len(CONTENT)) == CONTENT
+
+
+async def fails(volume: Volume, ino: Ino) -> None:
+    with pytest.raises(BitdustError) as failed:
+        await volume.files.read(ino, 0, len(CONTENT))
+    assert isinstance(failed.value, BlockLost)
