@@ -9,6 +9,7 @@ from bitdustfs.model import ROOT_INO, FileState
 from bitdustfs.ports import Catalog
 from bitdustfs.testing.world import World
 
+PAUSE_S = 0.1  # five times what a change waits for its commit
 Content = bytes | None  # None: there is no such name
 
 
@@ -23,6 +24,8 @@ class Customer:
         self.margin = 0
         self._contents: dict[bytes, list[Content]] = {}
         self._safe: dict[bytes, int] = {}  # which of them was the newest that was safe
+        self._here: dict[bytes, int] = {}  # … that a killed process leaves
+        self._hard: dict[bytes, int] = {}  # … that survives a power loss
 
     # -- what he does ------------------------------------------------------------------------------------------
 
@@ -44,15 +47,38 @@ class Customer:
         self._note(name, None)
         world.node.tree.unlink(ROOT_INO, name)
 
+    async def fsync(self, world: World, name: bytes) -> None:
+        """What a file shows now is to survive a power loss, if there is one."""
+        entry = world.node.tree.lookup(ROOT_INO, name)
+        if entry is not None:
+            number = len(self._contents[name]) - 1
+            await world.node.files.fsync(entry.ino)
+            self._hard[name] = number
+
+    async def pause(self) -> None:
+        """Until everything survives a killed process."""
+        numbers = {name: len(contents) - 1 for name, contents in self._contents.items()}
+        await trio.sleep(PAUSE_S)
+        self._here |= numbers
+
     def now(self) -> dict[bytes, bytes]:
         """What he sees in his volume."""
         newest = ((name, contents[-1]) for name, contents in self._contents.items())
         return {name: content for name, content in newest if content is not None}
 
+    def burn(self) -> None:
+        """Nothing of this machine is left."""
+        self._here, self._hard = {}, {}
+
+    def lose_power(self) -> None:
+        """Only what was synced is left."""
+        self._here = dict(self._hard)
+
     async def see(self, world: World) -> None:
-        """Take over what the volume shows after a crash. It must be something that was there since it was safe."""
-        found = {name: await world.read(name.decode()) for name in self._names_in(world)}
-        self.check(found)
+        """Take over what the volume shows after a crash. It must be something that was there since it was kept."""
+        shown = [name for name in self._contents if world.node.tree.lookup(ROOT_INO, name) is not None]
+        found = {name: await world.read(name.decode()) for name in shown}
+        self.check(found, here=True)
         for name in self._contents:
             if self._contents[name][-1] != found.get(name):
                 self._note(name, found.get(name))
@@ -74,21 +100,22 @@ class Customer:
             if is_safe:
                 self._safe[name] = len(contents) - 1
 
-    def check(self, found: dict[bytes, bytes]) -> None:
-        """Every name shows what was safe, or something later."""
+    def check(self, found: dict[bytes, bytes], *, here: bool = False) -> None:
+        """Every name shows what was safe, or something later.
+
+        Args:
+            here: it is what the same machine shows after it died: what it had is not lost either.
+        """
         for name in found.keys() | self._contents.keys():
-            contents, safe = self._contents.get(name, [None]), self._safe.get(name, 0)
-            if found.get(name) not in contents[safe:]:
+            contents, kept = self._contents.get(name, [None]), self._safe.get(name, 0)
+            if here:
+                kept = max(kept, self._here.get(name, 0), self._hard.get(name, 0))
+            if found.get(name) not in contents[kept:]:
                 old = contents.index(found.get(name)) if found.get(name) in contents else "unknown"
-                raise AssertionError(
-                    f"{name!r} shows version {old} of {len(contents) - 1}, and version {safe} was safe"
-                )
+                raise AssertionError(f"{name!r} shows version {old} of {len(contents) - 1}, and {kept} was kept")
 
     def _note(self, name: bytes, content: Content) -> None:
         self._contents.setdefault(name, [None]).append(content)
-
-    def _names_in(self, world: World) -> list[bytes]:
-        return [name for name in self._contents if world.node.tree.lookup(ROOT_INO, name) is not None]
 
 
 async def say_nothing(_step: object) -> None:

@@ -115,11 +115,12 @@ class DoomedCatalog(SqliteCatalog):
         self._doom.moment("after", what)
 
     async def harden(self) -> None:
-        """What is committed now survives a power loss."""
+        """What is committed now survives a power loss. The dead never hear that it does."""
         now = self.committed
         await super().harden()
-        if not self._doom.dead:
-            self.hard = now
+        if self._doom.dead:
+            await trio.sleep_forever()
+        self.hard = now
 
     def put_upload(self, block_id: bytes, fragments: Sequence[tuple[SupplierNo, FragmentName]]) -> None:
         super().put_upload(block_id, fragments)
