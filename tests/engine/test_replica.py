@@ -166,6 +166,22 @@ async def test_replaced_file_comes_back_with_its_old_content_until_the_new_one_i
         await read_on(world, tmp_path / "catalog", {"file": CONTENT})
 
 
+async def test_file_that_was_removed_and_made_anew_is_gone_until_it_is_there_and_never_empty(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with World(code=CODE).running() as world:
+        await world.write("file", CONTENT)
+        await world.write("other", CONTENT[:1000])
+        assert await world.sync() == "safe"
+        world.node.tree.unlink(ROOT_INO, b"file")
+        await world.write("file", b"x" * 200_000)
+        await world.node.replica.make_safe()  # the names, and no byte of the file
+        await recover(world, tmp_path / "catalog", SECOND)
+        with closing(SqliteCatalog(tmp_path / "catalog")) as catalog:
+            assert catalog.name(ROOT_INO, b"file") is None  # there was such a moment, unlike with rename
+        await read_on(world, tmp_path / "catalog", {"other": CONTENT[:1000]})
+
+
 async def test_machine_that_was_set_back_changes_nothing_and_says_so(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
