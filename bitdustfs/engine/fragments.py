@@ -144,13 +144,24 @@ class Fragments:
                     got[part] = primaries[part.index]
         return b"".join(got[part] for part in parts)
 
+    def at_hand(self, block: BlockRow, start: int, end: int) -> bytes | None:
+        """The same of a short range whose leaves are remembered; they were checked when they came. Does not wait."""
+        length = erasure.fragment_length(block.length, block.code.k)
+        index, low = divmod(start, length)
+        high, first = low + end - start, low // LEAF_BYTES
+        if high > length:
+            return None
+        leaves = self._known_leaves(block.block, index, first, (high - 1) // LEAF_BYTES + 1 - first)
+        return None if leaves is None else leaves[low - first * LEAF_BYTES : high - first * LEAF_BYTES]
+
     def reachable(self) -> frozenset[SupplierNo]:
         """The suppliers that are connected and not silent."""
         return frozenset(s for s in self._source.online() if self._source.quiet_s(s) < SILENT_S)
 
     def quiet_s(self, block: BlockNo) -> float:
         """How long nothing has come for a block that suppliers are asked for; 0 while nobody is asked for it."""
-        return min((self._source.quiet_s(ask.supplier) for ask in self._asks.get(block, ())), default=0.0)
+        asks = self._asks.get(block)
+        return min(self._source.quiet_s(ask.supplier) for ask in asks) if asks else 0.0
 
     def too_few(self, block: BlockRow) -> BitdustError | None:
         """Why a block cannot be decoded now, if fewer than k suppliers that may have some of it are reachable."""

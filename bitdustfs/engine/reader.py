@@ -16,17 +16,19 @@ from dataclasses import dataclass, field
 import trio
 
 from bitdustfs.core.patience import ELSEWHERE_S, SILENT_S
+from bitdustfs.core.seal import BlockSeal
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.fragments import THREAD_BYTES, Fragments
 from bitdustfs.engine.strays import put_bounded
 from bitdustfs.errors import BitdustError, BlockLost, ChunkMissing, Unavailable
-from bitdustfs.model import HOLE, SEAL_BYTES, ChunkNo, ChunkRow, Ino, SupplierNo
+from bitdustfs.model import HOLE, SEAL_BYTES, BlockNo, BlockRow, ChunkNo, ChunkRow, Ino, SupplierNo
 from bitdustfs.ports import Catalog, Crunch
 
 MEMORY_BYTES = 24 * 1024 * 1024  # unsealed chunks on their way to a reader: three read-ahead windows of 8 MiB
 AHEAD_MOST = 64  # chunks fetched ahead at one time, over all files
 FAILED_S = 2.0  # (tune) how long a chunk that failed is not tried again
 FAILED_MEMORY = 4096  # chunks that failed lately
+SEAL_MEMORY = 64  # (tune) blocks whose row and key are kept: small files of one block are read after each other
 _log = logging.getLogger(__name__)
 
 
@@ -75,6 +77,7 @@ class Reader:
         self._memory_bytes = 0
         self._coming: dict[ChunkNo, Coming] = {}
         self._failed: OrderedDict[ChunkNo, _Failed] = OrderedDict()
+        self._seals: OrderedDict[BlockNo, tuple[BlockRow, BlockSeal]] = OrderedDict()  # of a number they never change
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -198,14 +201,11 @@ class Reader:
                 each.done.set()
 
     async def _unsealed(self, rows: Sequence[ChunkRow]) -> list[bytes]:
-        block = self._catalog.block(rows[0].block)
-        if block is None:
-            raise BlockLost(block=rows[0].block, have=0, need=1)
+        block, seal = self._block(rows[0].block)
         start = rows[0].offset
         sealed = memoryview(
             await self._fragments.block_range(block, start, rows[-1].offset + rows[-1].length + SEAL_BYTES)
         )
-        seal = self._secrets.seal_of(block.block_id, block.scope, block.suite)
 
         def unseal() -> list[bytes]:
             return [
@@ -215,8 +215,26 @@ class Reader:
 
         return await self._crunch.run(unseal) if len(sealed) >= THREAD_BYTES else unseal()
 
+    def _block(self, number: BlockNo) -> tuple[BlockRow, BlockSeal]:
+        known = self._seals.get(number)
+        if known is None:
+            block = self._catalog.block(number)
+            if block is None:
+                raise BlockLost(block=number, have=0, need=1)
+            known = block, self._secrets.seal_of(block.block_id, block.scope, block.suite)
+            put_bounded(self._seals, number, known, SEAL_MEMORY)
+        return known
+
     def _at_hand(self, row: ChunkRow | None) -> bytes | None:
-        return b"" if row is None else self._remembered(row.chunk)
+        if row is None:
+            return b""
+        return self._remembered(row.chunk) or self._from_leaves(row)
+
+    def _from_leaves(self, row: ChunkRow) -> bytes | None:
+        """A small chunk whose leaves came with the one beside it: a task for it would cost more than it does."""
+        block, seal = self._block(row.block)
+        sealed = self._fragments.at_hand(block, row.offset, row.offset + row.length + SEAL_BYTES)
+        return None if sealed is None else seal.unseal(row.slot, sealed)
 
     def _failed_lately(self, chunk: ChunkNo) -> BitdustError | None:
         failed = self._failed.get(chunk)

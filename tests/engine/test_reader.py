@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from bitdustfs.errors import BlockLost, TooFewFragments
@@ -96,17 +97,32 @@ async def test_small_read_fetches_only_the_leaves_it_needs(autojump_clock: MockC
         assert fetched <= CHUNK_BYTES + 2 * 16 * 1024
 
 
+async def many_small(volume: Volume) -> tuple[list[Ino], list[bytes]]:
+    """Files of one block that only the suppliers have."""
+    dice = random.Random(2)
+    contents = [dice.randbytes(4096) for _ in range(200)]
+    inos = [await volume.write_all(content) for content in contents]
+    await volume.flush()
+    assert volume.catalog.count_blocks() == 1
+    await volume.forget()
+    return inos, contents
+
+
 async def test_small_file_is_read_without_its_block(autojump_clock: MockClock) -> None:
     volume = Volume()
     async with volume.running():
-        dice = random.Random(2)
-        contents = [dice.randbytes(4096) for _ in range(200)]
-        inos = [await volume.write_all(content) for content in contents]
-        await volume.flush()
-        assert volume.catalog.count_blocks() == 1
-        await volume.forget()
+        inos, contents = await many_small(volume)
         assert await volume.files.read(inos[150], 0, 4096) == contents[150]
         assert sum(length for _, length in volume.remote.gets) <= 3 * 16 * 1024
+
+
+async def test_small_file_whose_leaf_came_with_another_is_read_without_waiting(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    async with volume.running():
+        inos, contents = await many_small(volume)
+        await volume.files.read(inos[0], 0, 4096)
+        with trio.testing.assert_no_checkpoints():
+            assert await volume.files.read(inos[1], 0, 4096) == contents[1]
 
 
 async def test_one_fetch_serves_all_who_wait_for_a_chunk(autojump_clock: MockClock) -> None:
