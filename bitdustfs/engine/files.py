@@ -514,7 +514,7 @@ class Files:
             if self._room.has(end):
                 self._barren = False
                 life.inline = plaintext[:end].ljust(end, b"\0")
-                self._table.save(life)
+                self._table.save_later(life)
             else:
                 self._make_way()
             return
@@ -533,7 +533,7 @@ class Files:
                 self._barren = False
                 life.extents.lay(Extent(piece.start, piece.end, life.spool_end, Hold.CLEAN))
                 life.spool_end += len(content)
-        self._table.save(life)
+        self._table.save_later(life)
 
     def _follow(self, life: FileLife, offset: int, end: int) -> None:
         """See whether the file is being read in sequence; if so, fetch ahead of the reader."""

@@ -35,6 +35,7 @@ class FileTable:
         journal.before_commit(self._flush)
         self._rescue = catalog.failure is not None  # of a damaged catalog, what is not asked for is not looked at
         self.inline_bytes = 0 if self._rescue else catalog.inline_bytes()  # kept in the catalog, dirty and clean
+        self.coming_bytes = 0  # and will be with the next commit, at most
         if self._rescue:
             return
         for row in catalog.local_files():
@@ -138,6 +139,13 @@ class FileTable:
             self._unsaved[life.ino] = life
         self._journal.note()
 
+    def save_later(self, life: FileLife) -> None:
+        """The same where only clean bytes came: no hurry."""
+        if not life.dead:
+            self._unsaved[life.ino] = life
+            self.coming_bytes += len(life.inline or b"")
+        self._journal.note_later()
+
     def let_go(self, life: FileLife) -> None:
         """Keep no closed, clean, stored file in memory."""
         if life.idle and life.ino not in self._unsaved:
@@ -217,5 +225,6 @@ class FileTable:
                 life.stored_inline = inline
         done = list(self._unsaved.values())
         self._unsaved.clear()
+        self.coming_bytes = 0
         for life in done:
             self.let_go(life)

@@ -2,7 +2,8 @@
 
 Operations are savepoints in one open transaction. It is committed 20 ms after its first change, after 500 changes,
 or when somebody needs durability; concurrent needs share one commit and one fdatasync. What the engine keeps in
-memory for speed (live sizes, extents) is flushed into the transaction right before each commit.
+memory for speed (live sizes, extents) is flushed into the transaction right before each commit. Copies of what
+suppliers have may be lost, so they alone make no commit for a second: a read must not cost one.
 
 While the disk takes no commit, what was done before stays in the open transaction, is seen by reads, and is tried
 again each second. Nothing more is taken on (`admit`): it would only grow in memory. So a full disk makes the volume
@@ -12,8 +13,8 @@ read-only for as long as it is full, and a damaged catalog until it was repaired
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from types import TracebackType
 
 import trio
 
@@ -22,6 +23,8 @@ from bitdustfs.ports import Catalog
 
 COMMIT_AFTER_S = 0.020  # (tune) what a `kill -9` may cost at most
 COMMIT_AFTER_CHANGES = 500  # (tune) bounds the pause of one commit on the loop
+LATER_S = 1.0  # (tune) after what a crash may take
+LATER_CHANGES = 100  # (tune) of that kind, up to 16 KiB each, are in memory twice at most
 _RETRY_S = 1.0  # after a failed commit, for instance on a full disk
 _RETRY_SOONEST_S = 0.1  # each try does the whole transaction again, and a storm of fsyncs must not stop the loop
 _log = logging.getLogger(__name__)
@@ -33,10 +36,12 @@ class Journal:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._flushers: list[Callable[[], None]] = []
-        self._armed = trio.Event()
-        self._full = trio.Event()
+        self._noted = trio.Event()  # there is something to commit
+        self._armed = trio.Event()  # and soon
+        self._full = trio.Event()  # and now
         self._committed = trio.Event()
         self._changes = 0
+        self._later = 0
         self._afterwards: list[Callable[[], None]] | None = None
         self._failed: BitdustError | None = None  # how the last commit ended
         self._failed_at = 0.0  # trio time
@@ -65,8 +70,7 @@ class Journal:
         """Call `flush` right before each commit, to put what is kept in memory into the transaction."""
         self._flushers.append(flush)
 
-    @contextmanager
-    def operation(self, *, admitted: bool = False) -> Iterator[None]:
+    def operation(self, *, admitted: bool = False) -> Operation:
         """Make the changes inside all or nothing, and have them committed soon.
 
         Args:
@@ -74,26 +78,7 @@ class Journal:
         Raises:
             DiskFull, DiskFault, ReadOnly: nothing was done; see `admit`.
         """
-        outermost = self._afterwards is None
-        if outermost and not admitted:
-            self.admit()
-        if self._afterwards is None:
-            self._afterwards = []
-        afterwards = self._afterwards
-        mark = len(afterwards)
-        try:
-            with self._catalog.savepoint():
-                yield
-        except BaseException:
-            del afterwards[mark:]
-            raise
-        finally:
-            if outermost:
-                self._afterwards = None
-        if outermost:
-            for change in afterwards:
-                change()
-        self.note()
+        return Operation(self, admitted=admitted)
 
     def afterwards(self, change: Callable[[], None]) -> None:
         """Change something in memory once the operation around this call has succeeded; at once without one."""
@@ -105,9 +90,17 @@ class Journal:
     def note(self) -> None:
         """Say that something changed that a flusher will write."""
         self._changes += 1
+        self._noted.set()
         self._armed.set()
         if self._changes >= COMMIT_AFTER_CHANGES:
             self._full.set()
+
+    def note_later(self) -> None:
+        """The same of something that a crash may take."""
+        self._later += 1
+        self._noted.set()
+        if self._later >= LATER_CHANGES:
+            self._armed.set()
 
     def commit(self) -> None:
         """Flush and commit now. Survives `kill -9`. Raises DiskFull, DiskFault; nothing is forgotten."""
@@ -125,8 +118,10 @@ class Journal:
         if self._failed is not None:
             _log.info("changes are stored again")
             self._failed = None
-        self._changes = 0
-        if self._armed.is_set():  # else `run` waits for this one, and would for ever
+        self._changes = self._later = 0
+        if self._noted.is_set():  # else `run` waits for this one, and would for ever
+            self._noted = trio.Event()
+        if self._armed.is_set():
             self._armed = trio.Event()
         self._full = trio.Event()
         self._committed.set()
@@ -150,7 +145,10 @@ class Journal:
 
     async def _commit(self) -> None:
         while True:
-            await self._armed.wait()
+            await self._noted.wait()
+            if not self._armed.is_set():
+                with trio.move_on_after(LATER_S):
+                    await self._armed.wait()
             with trio.move_on_after(COMMIT_AFTER_S):
                 await self._full.wait()
             try:
@@ -169,3 +167,45 @@ class Journal:
             except BitdustError as e:
                 _log.debug("the log of the catalog stays as it is for now: %s", e)
                 await trio.sleep(_RETRY_S)
+
+
+class Operation:
+    """See `Journal.operation`. A class, because each request does one: a generator costs three times as much."""
+
+    __slots__ = ("_admitted", "_journal", "_mark", "_outermost", "_savepoint")
+
+    def __init__(self, journal: Journal, *, admitted: bool) -> None:
+        self._journal = journal
+        self._admitted = admitted
+
+    def __enter__(self) -> None:
+        journal = self._journal
+        self._outermost = journal._afterwards is None
+        if journal._afterwards is None:
+            if not self._admitted:
+                journal.admit()
+            journal._afterwards = []
+        self._mark = len(journal._afterwards)
+        self._savepoint = journal._catalog.savepoint()
+        self._savepoint.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        journal = self._journal
+        afterwards = journal._afterwards
+        assert afterwards is not None
+        if self._outermost:
+            journal._afterwards = None
+        try:
+            self._savepoint.__exit__(kind, error, trace)
+        except BaseException:
+            del afterwards[self._mark :]
+            raise
+        if kind is not None:
+            del afterwards[self._mark :]
+            return
+        if self._outermost:
+            for change in afterwards:
+                change()
+        journal.note()

@@ -177,4 +177,4 @@ class Room:
             self._table.save(life)
 
     def _used(self) -> int:
-        return self._spool.used_bytes() + self._table.inline_bytes
+        return self._spool.used_bytes() + self._table.inline_bytes + self._table.coming_bytes

@@ -125,6 +125,17 @@ async def test_small_file_whose_leaf_came_with_another_is_read_without_waiting(a
             assert await volume.files.read(inos[1], 0, 4096) == contents[1]
 
 
+async def test_copies_that_reads_leave_are_stored_later(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    async with volume.running():
+        inos, _ = await many_small(volume)
+        await volume.files.read(inos[0], 0, 4096)
+        await trio.sleep(0.1)
+        assert volume.catalog.inline(inos[0]) is None
+        await trio.sleep(2)
+        assert volume.catalog.inline(inos[0]) is not None
+
+
 async def test_one_fetch_serves_all_who_wait_for_a_chunk(autojump_clock: MockClock) -> None:
     async with published() as (volume, ino):
         async with trio.open_nursery() as nursery:
