@@ -1,7 +1,8 @@
 """The catalog's tree: inodes, names, extended attributes.
 
 Inodes are read far more often than written, so the last used ones are kept as objects. The cache is right because
-every change of an inode goes through `put_inode` and `drop_inode`, and a rollback empties it.
+every change of an inode goes through `put_inode` and `drop_inode`, and a rollback empties it. Whoever makes a file
+asks for its name three times before it is there, so the name that was looked for in vain last is kept as well.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class TreeTables(Store):
     def __init__(self, path: str | Path, **options: Any) -> None:
         super().__init__(path, **options)
         self._inodes: OrderedDict[Ino, Inode | None] = OrderedDict()
+        self._absent: tuple[Ino, bytes] | None = None
 
     # -- inodes ------------------------------------------------------------------------------------------
     def new_ino(self) -> Ino:
@@ -132,7 +134,7 @@ class TreeTables(Store):
     # -- names -------------------------------------------------------------------------------------------
     def name(self, parent: Ino, name: bytes) -> Name | None:
         """The live name in a directory, if it is there."""
-        rows = self._rows(_NAME, (parent, name))
+        rows = self._name_rows(parent, name)
         if not rows:
             return None
         ino, cookie, superseded = rows[0]
@@ -140,7 +142,8 @@ class TreeTables(Store):
 
     def put_name(self, parent: Ino, name: bytes, ino: Ino, *, superseded: Ino = NO_INO) -> Name:
         """Insert with a new cookie, or replace in place and keep the cookie."""
-        rows = self._rows(_NAME, (parent, name))
+        rows = self._name_rows(parent, name)
+        self._absent = None
         cookie = Cookie(rows[0][1] if rows else self._take("cookie"))
         for shown in (rows[0][0], ino) if rows else (ino,):
             self._touched.add(shown)
@@ -196,6 +199,14 @@ class TreeTables(Store):
         return [(name, value) for name, value in self._rows(_XATTRS, (ino,))]
 
     # -- private -----------------------------------------------------------------------------------------
+    def _name_rows(self, parent: Ino, name: bytes) -> list[tuple[Any, ...]]:
+        if self._absent == (parent, name):
+            return []
+        rows = self._rows(_NAME, (parent, name))
+        if not rows:
+            self._absent = parent, name
+        return rows
+
     def _keep(self, ino: Ino, inode: Inode | None) -> None:
         self._inodes[ino] = inode
         self._inodes.move_to_end(ino)
@@ -204,6 +215,7 @@ class TreeTables(Store):
 
     def _undone(self) -> None:
         self._inodes.clear()
+        self._absent = None
 
 
 def _file_bytes(inode: Inode | None) -> int:

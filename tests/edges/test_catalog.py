@@ -117,6 +117,22 @@ def test_name_is_found_by_exact_bytes(catalog: Catalog) -> None:
     assert catalog.name(Ino(2), b"a\xff\n") is None
 
 
+def test_name_that_was_looked_for_in_vain_is_found_once_it_is_there(catalog: Catalog) -> None:
+    assert catalog.name(ROOT_INO, b"f") is None
+    catalog.put_name(ROOT_INO, b"f", Ino(7))
+    found = catalog.name(ROOT_INO, b"f")
+    assert found is not None and found.ino == 7
+
+
+def test_name_is_there_again_when_its_removal_is_undone(catalog: Catalog) -> None:
+    catalog.put_name(ROOT_INO, b"f", Ino(7))
+    with pytest.raises(InterruptedError), catalog.savepoint():
+        catalog.drop_name(ROOT_INO, b"f")
+        assert catalog.name(ROOT_INO, b"f") is None
+        raise InterruptedError
+    assert catalog.name(ROOT_INO, b"f") is not None
+
+
 def test_replaced_name_keeps_its_cookie_and_a_new_life_gets_a_new_one(catalog: Catalog) -> None:
     first = catalog.put_name(ROOT_INO, b"a", Ino(7))
     replaced = catalog.put_name(ROOT_INO, b"a", Ino(8), superseded=Ino(7))
