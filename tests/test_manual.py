@@ -65,6 +65,7 @@ def test_all_pages_of_the_manual_are_there() -> None:
         "bitdustfs-formats.5",
         "bitdustfs-glossary.7",
         "bitdustfs-security.7",
+        "bitdustfs-suppliers.7",
         "bitdustfs.1",
     ]
 
