@@ -66,7 +66,8 @@ async def run_recover(
     """Make catalog and keys in a home without, or with those of a reader. Can be run again until this is a writer.
 
     What nobody can be sure of is recovered for a reader: its certificate is of the epoch that the suppliers know, so
-    it revokes nobody, and no supplier lets it write. So is a state that is not the newest, which could not be fetched.
+    it revokes nobody, and no supplier lets it write. So is a state that is not the newest, if that one cannot be
+    fetched.
 
     Raises:
         NotFound: no supplier shows a state of this volume. Unavailable: they show an older one than is here.

@@ -315,7 +315,7 @@ def quorum(suppliers: int) -> int:
 
 
 def has_quorums(some: Set[int], lists: Iterable[frozenset[int]], gone: Set[int] = frozenset()) -> bool:
-    """Say whether these are a quorum of every list; or all of it that are not gone, where too few are left for one."""
+    """Say whether these are a quorum of every list, or all that are left of it where those are too few for one."""
     return all(len(some & these) >= min(quorum(len(these)), len(these - gone)) for these in lists)
 
 

@@ -40,8 +40,7 @@ async def highest_epoch(dialer: Dialer, identity: Identity, suppliers: Iterable[
                 head = heads.parse(body[: found.head_bytes])
                 known.append(head.epoch if head.signer.owner == identity.owner else 0)
         except NodeRevoked as revoked:
-            if revoked.detail < wire.MAX_NUMBER:  # else it lies: so far nobody has counted
-                known.append(revoked.detail)
+            known.append(revoked.detail)  # the owner has signed that
 
     await _all(suppliers, ask)
     return max(known)

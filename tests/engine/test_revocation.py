@@ -51,7 +51,7 @@ async def restart_with_epoch(swarm: Swarm, epoch: int) -> None:
     first = swarm.suppliers[0]
     first.kill()
     await trio.sleep(1)  # until its address is free
-    first.contracts.save_epoch(CUSTOMER.owner, epoch)
+    first.contracts.save_epoch(CUSTOMER.owner, epoch, b"")
     first.start()
 
 
@@ -98,7 +98,7 @@ async def test_supplier_that_knows_a_higher_epoch_is_not_said_to_be_told(
         assert (await tell(swarm, rows, node_of("customer", 3))).keys() == {2}
 
 
-async def test_epoch_above_which_none_is_left_is_a_lie(autojump_clock: MockClock) -> None:
+async def test_epoch_that_no_certificate_shows_is_a_lie(autojump_clock: MockClock) -> None:
     async with hired(2) as (swarm, rows):
         await restart_with_epoch(swarm, wire.MAX_NUMBER)
         assert await highest(swarm, rows) == 1
