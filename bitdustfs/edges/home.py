@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
+import signal
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,11 @@ from bitdustfs.errors import AlreadyThere, BadRequest, BitdustError, Forbidden, 
 
 ENV_HOME = "BITDUSTFS_HOME"
 _LOCK_TRIES = 5  # somebody who only asks "is it held?" holds the lock for microseconds
+_ENDING_TRIES = 100  # 2 s: a process that was killed has the lock until its last thread is back from the disk
 _LOCK_PAUSE_S = 0.02
+_PROCESSES = Path("/proc")
+_FLAGS = 6  # of the fields of stat behind the name; with the bit of one that is on its way out
+_EXITING = 0x4
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +150,7 @@ def check_home(home: Home) -> None:
 
 
 @contextmanager
-def hold(home: Home) -> Iterator[None]:
+def hold(home: Home, *, pause: Callable[[float], None] = time.sleep) -> Iterator[None]:
     """Hold the home for this process. The lock ends with the `with`, or with the process.
 
     Raises:
@@ -152,14 +158,12 @@ def hold(home: Home) -> Iterator[None]:
     """
     descriptor = _open_lock(home)
     try:
-        for last in (False,) * (_LOCK_TRIES - 1) + (True,):
+        for tries in itertools.count(1):
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except BlockingIOError as bad:
-                if last:
-                    raise _in_use(home, _pid_in(descriptor)) from bad
-                time.sleep(_LOCK_PAUSE_S)
+            except BlockingIOError:
+                _wait_for_it(home, _pid_in(descriptor), tries, pause)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
@@ -182,11 +186,32 @@ def holder(home: Home) -> int | None:
         os.close(descriptor)
 
 
-def check_free(home: Home) -> None:
-    """Refuse a home that a process holds. Raises InUse."""
-    pid = holder(home)
-    if pid is not None:
+def check_free(home: Home, *, pause: Callable[[float], None] = time.sleep) -> None:
+    """Refuse a home that a process holds, unless that is just ending. Raises InUse."""
+    for tries in itertools.count(1):
+        pid = holder(home)
+        if pid is None:
+            return
+        _wait_for_it(home, pid, tries, pause)
+
+
+def _wait_for_it(home: Home, pid: int, tries: int, pause: Callable[[float], None]) -> None:
+    """Pause after a try that found the home held. Raises InUse when that were enough."""
+    if tries >= (_ENDING_TRIES if pid and _is_ending(pid) else _LOCK_TRIES):
         raise _in_use(home, pid)
+    pause(_LOCK_PAUSE_S)
+
+
+def _is_ending(pid: int) -> bool:
+    """The process is dead or was killed, whatever its threads still wait for. Source: proc_pid_stat(5)."""
+    try:
+        fields = (_PROCESSES / f"{pid}" / "stat").read_text(errors="replace").rpartition(")")[2].split()
+        status = (_PROCESSES / f"{pid}" / "status").read_text(errors="replace")
+    except OSError:
+        return True
+    pending = (int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigPnd:", "ShdPnd:")))
+    is_killed = any(signals >> (signal.SIGKILL - 1) & 1 for signals in pending)
+    return is_killed or fields[0] in "ZX" or bool(int(fields[_FLAGS]) & _EXITING)
 
 
 def _open_lock(home: Home) -> int:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from bitdustfs.core.keyfile import NodeKeys, encode_keys
 from bitdustfs.core.keys import VolumeKeys
-from bitdustfs.edges.home import Home, check_home, find_home, hold, holder, make_home, write_atomically, write_new
+from bitdustfs.edges.home import (
+    Home,
+    check_free,
+    check_home,
+    find_home,
+    hold,
+    holder,
+    make_home,
+    write_atomically,
+    write_new,
+)
 from bitdustfs.edges.keys_disk import identity_of, read_keys, write_keys
 from bitdustfs.errors import AlreadyThere, BadFormat, BadRequest, BitdustError, Forbidden, InUse, NotFound
 
@@ -100,6 +111,52 @@ def test_a_second_process_is_told_who_holds_the_home(home: Home) -> None:
     assert holder(home) is None
     with hold(home):
         assert holder(home) == os.getpid()
+
+
+class Lock:
+    """The lock of a home as process `pid` would have it, until there was a number of pauses."""
+
+    def __init__(self, home: Home, pid: int, *, pauses: int) -> None:
+        self._descriptor = os.open(home.lock, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        os.write(self._descriptor, f"{pid}\n".encode())
+        self._pauses = pauses
+        self.paused = 0
+
+    def pause(self, _seconds: float) -> None:
+        self.paused += 1
+        if self.paused == self._pauses:
+            os.close(self._descriptor)
+
+
+@pytest.fixture
+def ended() -> Iterator[int]:
+    """The id of a process that has ended, and that nobody has waited for."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    yield process.pid
+    process.wait()
+
+
+@pytest.mark.parametrize("take", [check_free, lambda home, pause: hold(home, pause=pause).__enter__()])
+def test_a_process_that_is_just_ending_is_waited_for(home: Home, ended: int, take: Callable[..., None]) -> None:
+    lock = Lock(home, ended, pauses=90)
+    take(home, pause=lock.pause)
+    assert lock.paused == 90
+
+
+def test_a_lock_that_a_dead_process_left_to_another_is_not_waited_for_for_ever(home: Home, ended: int) -> None:
+    lock = Lock(home, ended, pauses=1000)
+    with pytest.raises(InUse):
+        check_free(home, pause=lock.pause)
+    assert lock.paused < 100
+
+
+def test_a_process_that_lives_is_not_waited_for(home: Home) -> None:
+    lock = Lock(home, os.getppid(), pauses=1000)
+    with pytest.raises(InUse):
+        check_free(home, pause=lock.pause)
+    assert lock.paused < 5
 
 
 def test_a_home_that_nobody_holds_has_no_holder(home: Home) -> None:
