@@ -40,7 +40,8 @@ from bitdustfs.model import Code, FileState, Ino, Space, Standing, Suite
 from bitdustfs.ports import Catalog, Changes, Crunch, Entropy, Image, Spool, Wall
 
 SYNC_GRACE_S = 30.0  # how long `sync` waits for fragments when nothing more is acknowledged
-STOP_PATIENCE_S = 10.0  # for the last commit and the last acknowledgements at umount
+SETTLE_S = 10.0  # (tune) for what nobody synced to become hard at umount
+DURABLE_S = 8.0  # (tune) then for the last commit, which is what was acknowledged; all together is below 30 s
 LAST_HEAD_S = 5.0  # (tune) for the catalog to reach the suppliers at umount
 _RESTART_S = 1.0
 _LOOK_S = 0.05
@@ -200,8 +201,9 @@ class Node:
             finally:
                 if not readable_only:
                     await self._last_head()
-                    with trio.CancelScope(deadline=trio.current_time() + STOP_PATIENCE_S, shield=True):
+                    with trio.CancelScope(deadline=trio.current_time() + SETTLE_S, shield=True):
                         await self.files.settle_all()
+                    with trio.CancelScope(deadline=trio.current_time() + DURABLE_S, shield=True):
                         await self.journal.durable()
 
     async def _last_head(self) -> None:

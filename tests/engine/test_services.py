@@ -10,7 +10,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from bitdustfs.model import ROOT_INO, Code
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.engine.node import DURABLE_S, SETTLE_S
+from bitdustfs.model import ROOT_INO, Code, Ino
+from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.world import World
 
 CONTENT = random.Random(9).randbytes(100_000)
@@ -121,3 +124,31 @@ async def test_failed_service_is_started_again_and_nothing_is_lost(autojump_cloc
         assert await world.sync() == "safe"
         await world.node.drop_cache()
         assert await world.read("file") == await world.read("after") == CONTENT
+
+
+class Hanging(MemorySpool):
+    """A spool on a disk that never answers a sync of one of its files."""
+
+    async def harden(self, ino: Ino) -> None:
+        await trio.sleep_forever()
+
+
+class Watched(SqliteCatalog):
+    """A catalog that tells when it was made durable."""
+
+    hardened_at = -1.0
+
+    async def harden(self) -> None:
+        await super().harden()
+        self.hardened_at = trio.current_time()
+
+
+async def test_names_are_durable_at_the_end_although_the_bytes_of_a_file_never_are(autojump_clock: MockClock) -> None:
+    catalog, spool = Watched(":memory:", create=True), Hanging()
+    async with World(suppliers=1).hired() as world:
+        async with world.machine(catalog, spool, wait=False):
+            await world.write("file", CONTENT)
+            await trio.sleep(2)  # so that the hardener's own turn is not at the end as well
+            left_at = trio.current_time()
+        assert catalog.hardened_at >= left_at + SETTLE_S
+        assert trio.current_time() <= left_at + SETTLE_S + DURABLE_S
