@@ -92,9 +92,13 @@ class Extents:
     __slots__ = ("_dirty_bytes", "_items", "_starts", "_touched")
 
     def __init__(self, extents: Iterable[Extent] = ()) -> None:
-        self._items: list[Extent] = sorted(extents, key=lambda e: e.start)
-        self._starts: list[int] = [e.start for e in self._items]
-        self._dirty_bytes = sum(e.end - e.start for e in self._items if e.hold is Hold.DIRTY)
+        self._items: list[Extent] = []
+        self._starts: list[int] = []
+        self._dirty_bytes = 0
+        if extents:  # each file begins with two that are empty
+            self._items = sorted(extents, key=lambda e: e.start)
+            self._starts = [e.start for e in self._items]
+            self._dirty_bytes = sum(e.end - e.start for e in self._items if e.hold is Hold.DIRTY)
         self._touched: set[int] = set()  # chunks in which a row began or begins that changed
 
     def __iter__(self) -> Iterator[Extent]:

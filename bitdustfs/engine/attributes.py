@@ -25,6 +25,7 @@ STATE_XATTR = b"user.bitdustfs.state"  # virtual: how safe the file is; never li
 _OURS = b"user.bitdustfs."
 _USER = b"user."
 _PERMISSIONS = 0o7777
+_NOT_KEPT = FileError(errno=errno.ENODATA, what="only user attributes are kept")
 _TIME_NS = (1 << 63) - 1  # the catalog's integers: from the year 1677 to 2262
 
 
@@ -89,9 +90,9 @@ class Attributes:
             FileError: ENODATA, there is none; ENOTSUP, a namespace that we do not have.
         """
         if not name.startswith(_USER):
-            # the kernel asks for security.capability before every write: no look at the catalog
-            code = errno.ENODATA if name.startswith(b"security.") else errno.ENOTSUP
-            raise FileError(errno=code, what="only user attributes are kept")
+            if name.startswith(b"security."):  # the kernel asks for one before the first write to each file
+                raise _NOT_KEPT.with_traceback(None)
+            raise FileError(errno=errno.ENOTSUP, what="only user attributes are kept")
         value = self._virtual(ino, name) if name.startswith(_OURS) else self._catalog.xattr(ino, name)
         if value is None:
             raise FileError(errno=errno.ENODATA, what="no such attribute")
