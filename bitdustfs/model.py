@@ -306,6 +306,18 @@ class RestoreReport:
     reverted: tuple[bytes, ...]  # names that show what they showed before such a file was moved there
 
 
+@dataclass(frozen=True, slots=True)
+class Deeds:
+    """What change sets did to the tree, in terms of inodes. What they undid again is not in it."""
+
+    created: frozenset[Ino]
+    rewritten: frozenset[Ino]  # files with another published version
+    altered: frozenset[Ino]  # mode, owner, extended attributes
+    named: frozenset[Ino]  # got a name
+    unnamed: tuple[tuple[Ino, bytes, Ino], ...]  # names that went: directory, name, what they showed
+    hired: tuple[str, ...]  # labels of new suppliers
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class BulkPass:
     """What opens one bulk connection, as one side of it sees it. Agreed inside a TLS session."""

@@ -24,6 +24,7 @@ from bitdustfs.model import (
     ChunkRow,
     Code,
     Cookie,
+    Deeds,
     DeltaRow,
     Extent,
     Fingerprint,
@@ -482,6 +483,10 @@ class Changes(Protocol):
         Returns:
             Change sets of about `most_bytes` at most, each with one change at least; none of an empty one.
         """
+        ...
+
+    def deeds(self, change_sets: Sequence[bytes]) -> Deeds:
+        """Say what change sets, oldest first, did to the tree. Raises BadFormat: one of them is none."""
         ...
 
 

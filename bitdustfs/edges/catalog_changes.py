@@ -6,11 +6,16 @@ key, what it was and what it is. Joined in their order, two changes of one row b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import apsw
 
 from bitdustfs.errors import BadFormat
+from bitdustfs.model import Deeds, Ino
+
+_PARENT, _NAME, _SHOWN = 0, 4, 5  # columns of r_name
+_ATTRIBUTES, _VERSION = (3, 4, 5), 13  # columns of r_inode: mode, owner and group; how often it was published
+_LABEL = 3  # column of r_supplier
 
 
 class SqliteChanges:
@@ -49,6 +54,52 @@ class SqliteChanges:
                 parts.append(builder.output())
                 builder, held = apsw.ChangesetBuilder(), 0  # type: ignore[no-untyped-call]
         return [*parts, builder.output()] if held else parts
+
+    def deeds(self, change_sets: Sequence[bytes]) -> Deeds:
+        """Say what change sets, oldest first, did to the tree. Raises BadFormat: one of them is none."""
+        created, rewritten, altered, named = set[Ino](), set[Ino](), set[Ino](), set[Ino]()
+        unnamed: list[tuple[Ino, bytes, Ino]] = []
+        hired: list[str] = []
+        for change in self._each(self.merge(change_sets)):
+            old, new = change.old or (), change.new or ()
+            match change.name:
+                case "r_inode" if change.op == "INSERT":
+                    created.add(_ino(new[0]))
+                case "r_inode" if change.op == "UPDATE":
+                    rewritten |= {_ino(old[0])} if _has(new, _VERSION) else set()
+                    altered |= {_ino(old[0])} if any(_has(new, column) for column in _ATTRIBUTES) else set()
+                case "r_map":
+                    rewritten.add(_ino((old or new)[0]))
+                case "r_xattr":
+                    altered.add(_ino((old or new)[0]))
+                case "r_name" if change.op == "DELETE":
+                    unnamed.append((_ino(old[_PARENT]), _bytes(old[_NAME]), _ino(old[_SHOWN])))
+                case "r_name" if _has(new, _SHOWN):
+                    named.add(_ino(new[_SHOWN]))
+                case "r_supplier" if change.op == "INSERT":
+                    hired.append(str(new[_LABEL]))
+        inos = (frozenset(created), frozenset(rewritten), frozenset(altered), frozenset(named))
+        return Deeds(*inos, unnamed=tuple(unnamed), hired=tuple(hired))
+
+    @staticmethod
+    def _each(changes: bytes) -> Iterator[apsw.TableChange]:
+        if changes:
+            yield from apsw.Changeset.iter(changes)
+
+
+def _has(new: Sequence[object], column: int) -> bool:
+    """Whether an inserted or updated row has a new value in this column."""
+    return bool(new) and new[column] is not apsw.no_change
+
+
+def _ino(value: object) -> Ino:
+    assert isinstance(value, int), "the schema is STRICT"
+    return Ino(value)
+
+
+def _bytes(value: object) -> bytes:
+    assert isinstance(value, bytes), "the schema is STRICT"
+    return value
 
 
 def _size(value: object) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from contextlib import closing
+from dataclasses import replace
 
 import apsw
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from bitdustfs.edges.catalog_changes import SqliteChanges
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.errors import BadFormat
+from bitdustfs.model import ROOT_INO, Deeds, Ino, Inode
 from bitdustfs.ports import Changes
 from tests.edges.catalog_rows import FILE, file, replicated_rows
 from tests.edges.catalog_work import Work
@@ -85,3 +87,39 @@ def test_change_set_that_was_cut_does_the_same_part_by_part(most_bytes: int) -> 
         assert replicated_rows(copy) == replicated_rows(original)
         assert CHANGES.split(whole, len(whole)) == [whole]
         assert CHANGES.split(b"", most_bytes) == []
+
+
+def test_deeds_of_change_sets_are_told_by_inode() -> None:
+    catalog = SqliteCatalog(":memory:")
+    for number in (10, 11, 12, 13):
+        catalog.put_inode(Inode(Ino(number), 0o100644, 0, 0, 1, 0, 1, 1, 1, version=1))
+        catalog.put_name(ROOT_INO, b"%d" % number, Ino(number))
+    catalog.commit()
+    before = catalog.last_change
+    for inode in map(catalog.inode, (Ino(10), Ino(11))):
+        assert inode is not None
+        catalog.put_inode(replace(inode, version=2) if inode.ino == 10 else replace(inode, mode=0o100600))
+    catalog.put_xattr(Ino(13), b"user.x", b"x")
+    catalog.drop_name(ROOT_INO, b"12")
+    catalog.commit()
+    catalog.put_name(ROOT_INO, b"twelve", Ino(12))
+    catalog.put_inode(Inode(Ino(14), 0o100644, 0, 0, 1, 0, 1, 1, 1))
+    catalog.put_name(ROOT_INO, b"13", Ino(14))  # in the place of another
+    catalog.put_inode(Inode(Ino(15), 0o100644, 0, 0, 1, 0, 1, 1, 1))
+    catalog.commit()
+    catalog.drop_inode(Ino(15))
+    catalog.commit()
+    deeds = CHANGES.deeds([changes for _, changes in catalog.outbox(before, 1 << 30)])
+    assert deeds == Deeds(
+        created=inos(14),
+        rewritten=inos(10),
+        altered=inos(11, 13),
+        named=inos(12, 14),
+        unnamed=((ROOT_INO, b"12", Ino(12)),),
+        hired=(),
+    )
+    assert CHANGES.deeds([]) == Deeds(inos(), inos(), inos(), inos(), (), ())
+
+
+def inos(*numbers: int) -> frozenset[Ino]:
+    return frozenset(Ino(number) for number in numbers)
