@@ -10,18 +10,21 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import trio
 
+from bitdustfs.cli.adopting import fetch_newer, put_aside
 from bitdustfs.cli.assemble_supplier import Ready, cancel_on_signal, unlock
 from bitdustfs.cli.common import only_here, only_read
 from bitdustfs.cli.mount_options import MountWish, default_spool_bytes, wanted_code
+from bitdustfs.core.certificate import Identity
 from bitdustfs.core.grace import Patience
 from bitdustfs.core.report import PRACTICE_BANNER, HireReport
 from bitdustfs.core.volume import VolumeSecrets
-from bitdustfs.edges import control_server, fuse, mounts
+from bitdustfs.edges import control_server, fuse, mounts, old_states
 from bitdustfs.edges.catalog_changes import SqliteChanges
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.control import Args
@@ -77,7 +80,8 @@ async def run_mount(home: Home, wish: MountWish, ready: Ready) -> None:
     identity, secrets = unlock(home)
     if identity.certificate.role is Role.READER:
         wish = replace(wish, read_only=True)
-    with _catalog(home, secrets, lambda hired: wanted_code(wish, hired), read_only=wish.read_only) as (catalog, code):
+    with ExitStack() as stack:
+        catalog, code, news = await _newest_catalog(home, wish, identity, secrets, stack)
         if mounts.check_mountpoint(wish.place, str(home), mounts.read_mounts()):
             log.warning("the process that served %s before was killed: its mount is taken away", wish.place)
             mounts.detach(wish.place, lazy=True)
@@ -107,18 +111,41 @@ async def run_mount(home: Home, wish: MountWish, ready: Ready) -> None:
                 ),
             )
             node.tree.plant(None, Caller(uid=os.geteuid(), gid=os.getegid()))
-            await _Mounted(home, wish, node, catalog, identity.certificate.role).run(ready)
+            if not wish.read_only:
+                stack.enter_context(put_aside(home, identity, secrets, catalog, node))
+            await _Mounted(home, wish, node, catalog, identity.certificate.role, news).run(ready)
+
+
+async def _newest_catalog(
+    home: Home, wish: MountWish, identity: Identity, secrets: VolumeSecrets, stack: ExitStack
+) -> tuple[SqliteCatalog, Code | None, Sequence[str]]:
+    """Open the catalog of a home, or the newer one that suppliers hold in its place; with what to say of that."""
+    choose = partial(wanted_code, wish)
+    catalog, code = stack.enter_context(_catalog(home, secrets, choose, read_only=wish.read_only))
+    if wish.read_only:
+        return catalog, code, ()
+    old_states.tidy(home)
+    adopted = await fetch_newer(home, identity, secrets, catalog)
+    if adopted is None:
+        return catalog, code, ()
+    stack.close()
+    old_states.take(home)
+    catalog, code = stack.enter_context(_catalog(home, secrets, choose))
+    return catalog, code, adopted.lines()
 
 
 class _Mounted:
     """A node behind a mount, with the verbs that can be asked of it."""
 
-    def __init__(self, home: Home, wish: MountWish, node: Node, catalog: SqliteCatalog, role: Role) -> None:
+    def __init__(
+        self, home: Home, wish: MountWish, node: Node, catalog: SqliteCatalog, role: Role, news: Sequence[str]
+    ) -> None:
         self._home = home
         self._wish = wish
         self._node = node
         self._catalog = catalog
         self._role = role
+        self._news = news
         self._operations = fuse.Operations(
             tree=node.tree,
             attributes=node.attributes,
@@ -168,7 +195,7 @@ class _Mounted:
         self._scope.cancel()  # somebody unmounted it
 
     def _greeting(self) -> list[str]:
-        lines = [f"Mounted {self._wish.place}."]
+        lines = [f"Mounted {self._wish.place}.", *self._news]
         hired = _hired(self._catalog)
         if self._wish.settings.practice:
             lines.append(PRACTICE_BANNER)
@@ -293,6 +320,7 @@ def _catalog(
         BadFormat: the catalog is of an unknown version, or describes another volume than the keys.
         CatalogDamaged, LogDamaged: nothing was changed.
     """
+    old_states.complete(home)
     if not home.catalog.exists() or not home.catalog.stat().st_size:
         choose(0)
         _make_catalog(home, secrets)

@@ -64,6 +64,16 @@ class Home:
         return self.path / "catalog.trial"
 
     @property
+    def adopting(self) -> Path:
+        """A newer catalog in the making; see `old_states`."""
+        return self.path / "adopting"
+
+    @property
+    def aside(self) -> Path:
+        """Older states of this home that have something that nobody else has."""
+        return self.path / "aside"
+
+    @property
     def spool(self) -> Path:
         return self.path / "spool"
 

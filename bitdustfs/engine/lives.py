@@ -142,6 +142,10 @@ class Lives:
         if nlink == 0:
             self._nameless.add(ino)
 
+    def nameless(self, ino: Ino) -> None:
+        """An inode was made that has no name yet: it goes with its last close, unless it gets one."""
+        self._nameless.add(ino)
+
     # -- private -------------------------------------------------------------------------------------------
 
     def _held(self, ino: Ino) -> bool:

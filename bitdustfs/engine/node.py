@@ -167,7 +167,7 @@ class Node:
             practice=options.practice,
         )
         self.files.out_of_quota = self.writer.out_of_room
-        self.services: Mapping[str, Callable[[], Awaitable[None]]] = {  # each is started again when it fails
+        self.services: dict[str, Callable[[], Awaitable[None]]] = {  # each is started again when it fails
             "journal": self.journal.run,
             "suppliers": self.suppliers.run,
             "files": self.files.run,
@@ -321,7 +321,7 @@ class Node:
     def stop_report(self) -> StopReport:
         """What exists only here."""
         files_local, bytes_local = self.files.dirty_totals()
-        return StopReport(files_local=files_local, bytes_local=bytes_local)
+        return StopReport(files_local=files_local + self.reporter.files_aside(), bytes_local=bytes_local)
 
     # -- private ---------------------------------------------------------------------------------------------
 
@@ -337,7 +337,8 @@ class Node:
             while True:
                 await trio.sleep(_LOOK_S)
                 files, _ = self.files.dirty_totals()
-                if blocks is None and (not nursery.child_tasks or (not files and self._is_current())):
+                is_done = not files and not self._is_putting_aside() and self._is_current()
+                if blocks is None and (not nursery.child_tasks or is_done):
                     blocks = self._catalog.newest_blocks()
                 if blocks is not None:
                     now: tuple[int, ...] = (self._catalog.missing_fragments(blocks),)
@@ -357,12 +358,18 @@ class Node:
 
     async def _until_safe(self, wanted: _Wanted) -> None:
         """Bring the catalog to suppliers, also what changes meanwhile, until all that was dirty is named there."""
+        while self._is_putting_aside():
+            await trio.sleep(_LOOK_S)
         awaited = self.writer.dirty_changes()
         while self.writer.is_waiting_for(awaited):
             await trio.sleep(_LOOK_S)
         self.journal.commit()
         wanted.change = self._catalog.last_change
         await self._make_safe()
+
+    def _is_putting_aside(self) -> bool:
+        """An older state of this machine still gives files, and nothing keeps it from that."""
+        return any(each.left and not each.trouble for each in self.reporter.aside)
 
     async def _make_safe(self) -> None:
         try:

@@ -107,8 +107,8 @@ class Publisher:
         self.may_have: Callable[[SupplierNo], bool] = lambda _supplier: (
             True
         )  # the newest head, in place of an older one
-        self.head: Head | None = None
         self.content: HeadContent | None = None
+        self.head: Head | None = None
         raw = kept_head(catalog)
         if raw is not None:
             self.head = heads.parse(raw)

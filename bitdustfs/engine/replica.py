@@ -35,6 +35,7 @@ from bitdustfs.core import replica
 from bitdustfs.core.block import Placed
 from bitdustfs.core.replica import DeltaRef, HeadContent, SupplierEntry
 from bitdustfs.core.seal import Kind
+from bitdustfs.engine import snapshots
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.objects import Objects
 from bitdustfs.engine.publisher import Foreign, Publisher
@@ -52,6 +53,7 @@ OUTBOX_MOST_BYTES = 16 * 1024 * 1024  # (tune) of changes that nobody takes, or 
 _LATE_LOOK_S = 0.1
 _COVERED = "covered"  # in the catalog: the last change that base and deltas hold
 _GAP = "gap"  # in the catalog: the last change that was dropped without being sent
+_SAFE = "safe"  # in the catalog: the last change that was known to be safe
 _log = logging.getLogger(__name__)
 
 
@@ -359,6 +361,9 @@ class Replica:
         if content is not None and content.change > self.safe_change and self._is_head_safe():
             self.safe_change = content.change
             self._catalog.forget_changed(content.change)
+            if self._journal.refusal is None:
+                with self._journal.operation():  # a copy of this catalog that is mounted later goes by it
+                    self._catalog.put_local_value(_SAFE, content.change.to_bytes(8, "big"))
             self._advanced.set()
             self._advanced = trio.Event()
 
@@ -421,9 +426,31 @@ class Replica:
 
 def _disowned() -> ReadOnly:
     return ReadOnly(
-        what="the owner has certified his machines anew, and this one is not among them: "
-        "the volume goes on where `bitdustfs recover` or `revoke` was run"
+        what="the owner has certified his machines anew, and this one is not among them: the volume goes on where "
+        "`bitdustfs recover` or `revoke` was run, and nothing is changed here any more. Copy what is only here to "
+        "another place; to write on this machine, run `bitdustfs recover` into a new --home"
     )
+
+
+def kept_safe(catalog: Catalog) -> int | None:
+    """The last change that was ever known to be safe; None: none was."""
+    raw = catalog.local_value(_SAFE)
+    return int.from_bytes(raw, "big") if raw else None
+
+
+def changes_since(catalog: Catalog, change: int) -> list[bytes] | None:
+    """All change sets above a number, oldest first; None: not all of them are kept.
+
+    A delta that begins before that number comes whole.
+    """
+    gap, note = catalog.local_value(_GAP), snapshots.kept_note(catalog)
+    if max(int.from_bytes(gap or b"", "big"), note.change if note is not None else 0) > change:
+        return None
+    found = [replica.expand(catalog.delta_content(row), 1 << 30) for row in catalog.deltas() if row.last > change]
+    while rows := catalog.outbox(change, replica.DELTA_BYTES):
+        found += [changes for _, changes in rows]
+        change = rows[-1][0]
+    return found
 
 
 def keep_covered(catalog: Catalog, change: int) -> None:
@@ -436,7 +463,8 @@ def _foreign_error(found: Foreign) -> ReadOnly:
     if found.is_newer:
         return ReadOnly(
             what=f"the suppliers hold a newer state of this volume (version {found.head.version}), written by {who}: "
-            "nothing is changed here now. Copy out what is only here, and run `bitdustfs recover` into a new home"
+            "nothing is changed here now. Unmount it and mount it again: the next mount takes the newer state, and "
+            "puts what was never sent from here into a folder 'Put aside …' in it"
         )
     return ReadOnly(
         what=f"a supplier holds another state of this volume (version {found.head.version}), written by {who}: "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import trio
 
@@ -23,6 +24,20 @@ from bitdustfs.ports import Catalog, Spool
 _TROUBLE = 20  # sentences kept
 _BREATHE = 200  # inodes looked at before others get a turn
 _CHECKED = "recovery_checked"  # in the catalog, local: 8 bytes, wall time in seconds
+
+
+class Leftover(Protocol):
+    """What an older state of this machine has and the tree not yet. `engine.aside.Aside` is one."""
+
+    @property
+    def left(self) -> int:
+        """How many files."""
+        ...
+
+    @property
+    def trouble(self) -> str:
+        """Why they wait; "" if nothing is wrong."""
+        ...
 
 
 @dataclass(slots=True)
@@ -72,6 +87,7 @@ class Reporter:
         self._spool_limit = spool_limit
         self._practice = practice
         self._trouble: list[str] = []
+        self.aside: list[Leftover] = []  # what of older states of this machine is still to be put into the tree
 
     def note_trouble(self, sentence: str) -> None:
         """Keep a sentence for `status`, newest first, each once."""
@@ -81,9 +97,13 @@ class Reporter:
         """Fragments that no supplier holds, over all blocks."""
         return sum((code.n - held) * count for code, held, count in self._catalog.held_histogram() if held < code.n)
 
+    def files_aside(self) -> int:
+        """How many files are only in older states of this machine."""
+        return sum(each.left for each in self.aside)
+
     def state(self) -> FileState:
         """The state of the worst file."""
-        if self._files.dirty_totals()[0]:
+        if self._files.dirty_totals()[0] or self.files_aside():
             return FileState.LOCAL
         histogram = self._catalog.held_histogram()
         found = health.worst([health.block_state(code, held, local_copy=False) for code, held, _ in histogram])
@@ -219,6 +239,10 @@ class Reporter:
             found.insert(0, "the contracts are full: nothing new can leave this machine; hire more space")
         if self._replica.trouble:
             found.insert(0, f"the catalog could not be brought to the suppliers: {self._replica.trouble}")
+        for each in self.aside:
+            if each.left:
+                why = f" ({each.trouble})" if each.trouble else ""
+                found.insert(0, f"{each.left} files of this machine's older state are not put aside yet{why}")
         refusal = self._journal.refusal
         if refusal is not None:
             found.insert(0, f"nothing can be changed now: {refusal}")

@@ -62,8 +62,7 @@ class Snapshots:
         self._crunch = crunch
         self._image = image
         self.cut: int | None = None  # the change that a snapshot in the making will hold; no delta goes across it
-        raw = catalog.local_value(_NOTE)
-        self.newest: ManifestNote | None = replica.decode_note(raw) if raw is not None else None
+        self.newest = kept_note(catalog)
 
     async def take(self) -> ManifestNote:
         """Bring a snapshot of the catalog as it is now to suppliers.
@@ -212,6 +211,12 @@ class Snapshots:
             after = rows[-1].print
             await trio.lowlevel.checkpoint()
             rows = self._catalog.image_chunks(after=after, limit=_PAGE)
+
+
+def kept_note(catalog: Catalog) -> ManifestNote | None:
+    """What a catalog notes of the newest placed manifest."""
+    raw = catalog.local_value(_NOTE)
+    return replica.decode_note(raw) if raw is not None else None
 
 
 def keep_note(catalog: Catalog, note: ManifestNote) -> None:

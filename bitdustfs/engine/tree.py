@@ -164,6 +164,41 @@ class Tree:
             self._changed(directory, now, names=1)
         return self.attributes(ino)
 
+    def make_nameless(self, like: Inode) -> Inode:
+        """Make an empty regular file without a name, and open it, as open(2) with O_TMPFILE does.
+
+        Until `give_name` nothing shows it, and a crash leaves nothing of it. The caller closes it (`lives.closed`).
+
+        Args:
+            like: has its mode, owner and access time.
+        """
+        now = self._wall.now_ns()
+        with self._journal.operation():
+            inode = replace(
+                like,
+                ino=self._catalog.new_ino(),
+                nlink=0,
+                size=0,
+                mtime_ns=now,
+                ctime_ns=now,
+                code=None,
+                version=0,
+            )
+            self._catalog.put_inode(inode)
+            self._files.created(inode)
+        self.lives.nameless(inode.ino)
+        self.lives.opened(inode.ino)
+        return inode
+
+    def give_name(self, ino: Ino, parent: Ino, name: bytes) -> None:
+        """Let a name show a file that has none. Its code becomes that of the directory."""
+        directory, inode = self._free_place(parent, name), self._row(ino)
+        now = self._wall.now_ns()
+        with self._journal.operation():
+            self._catalog.put_name(parent, name, ino)
+            self._catalog.put_inode(replace(inode, nlink=1, code=directory.code, ctime_ns=now))
+            self._changed(directory, now, names=1)
+
     # -- removing ------------------------------------------------------------------------------------------
 
     def unlink(self, parent: Ino, name: bytes) -> None:

@@ -208,7 +208,8 @@ async def test_machine_that_was_set_back_changes_nothing_and_says_so(
                 with pytest.raises(ReadOnly):
                     await world.write("more", b"more")
                 assert await world.read("another") == b"another"
-                assert "newer state" in (await world.status())["trouble"][0]
+                trouble = (await world.status())["trouble"][0]
+                assert "newer state" in trouble and "the next mount takes" in trouble
         assert heads_at(world) == newest
 
 

@@ -1,0 +1,218 @@
+"""Adoption, decided: what a machine does whose disk was set back, and what of it only that disk has.
+
+The suppliers then hold a newer head than ours, written in our own epoch: mostly by this very machine, in the life
+that the older disk does not know of. That head is taken, and what was never sent from here is put aside.
+
+**What was sent.** Changes have numbers, and a head says up to which it brings everything back. If the newer head goes
+back to ours, it contains what ours did. Suppliers keep the links of a few hundred heads only; beyond them we go by
+the last head of ours that was known to be safe: every later head that counts goes back to that one. What is not known
+to be sent is put aside, rather once too often.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from bitdustfs.core import head as heads
+from bitdustfs.core.head import LINK_BYTES, Head
+from bitdustfs.core.recovery import Found
+from bitdustfs.core.replica import quorum
+from bitdustfs.errors import BadFormat
+
+_PLAN_VERSION: Final = 1
+LETTER: Final = b"What was put aside.txt"
+
+
+class Verdict(Enum):
+    """What to do about the newest head that suppliers show."""
+
+    CURRENT = "current"  # nothing: it is ours, or older
+    ADOPT = "adopt"
+    UNSURE = "unsure"  # too few suppliers answer to know that it is the newest
+    REVOKED = "revoked"  # the owner has certified his machines anew, without this one
+
+
+class Descent(Enum):
+    """How a head relates to an older one."""
+
+    PROVEN = "proven"  # it goes back to it
+    UNKNOWN = "unknown"  # the links that are left do not reach so far back
+    FORKED = "forked"
+
+
+def judge(own: Head | None, found: Found, *, epoch: int) -> Verdict:
+    """Say what a machine does that finds this at its suppliers when it starts.
+
+    Args:
+        own: the newest head that it knows; None: there was none yet.
+        epoch: of its certificate.
+    """
+    theirs = found.head
+    if theirs.epoch > epoch:
+        return Verdict.REVOKED
+    if theirs.epoch < epoch:
+        return Verdict.CURRENT  # of before the owner certified us
+    if own is not None and (theirs.digest == own.digest or theirs.version < own.version):
+        return Verdict.CURRENT
+    if descent(own, found) is Descent.FORKED and found.confirming < quorum(len(found.content.suppliers)):
+        return Verdict.CURRENT  # it does not count, and ours may: two machines write, and a person must choose
+    return Verdict.ADOPT if found.is_certain else Verdict.UNSURE
+
+
+def descent(own: Head | None, found: Found) -> Descent:
+    """Say whether the head that was found goes back to ours. Everything goes back to none."""
+    theirs = found.head
+    if own is None or theirs.digest == own.digest:
+        return Descent.PROVEN
+    if theirs.version <= own.version:
+        return Descent.FORKED
+    chains = (each.links for each in found.answers.values() if each.head is not None and each.head == theirs)
+    for links in chains:
+        for at in range(0, len(links) - LINK_BYTES + 1, LINK_BYTES):
+            link = links[at : at + LINK_BYTES]
+            if heads.version_of(link) == own.version:
+                return Descent.PROVEN if link == own.link else Descent.FORKED
+    if theirs.version == own.version + 1:
+        return Descent.PROVEN if theirs.previous == own.digest else Descent.FORKED
+    return Descent.UNKNOWN
+
+
+def contained(own_change: int, safe_change: int | None, how: Descent) -> int | None:
+    """Up to which of our changes a newer head that counts contains all.
+
+    Args:
+        own_change: what our newest head says of itself; 0: there is none.
+        safe_change: what the last head of ours said that was known to be safe; None: none was.
+    Returns:
+        None: that cannot be told.
+    """
+    return own_change if how is Descent.PROVEN else safe_change
+
+
+# --- the plan ---------------------------------------------------------------------------------------------
+
+
+class Entry(Struct, array_like=True, frozen=True):
+    """Something to put aside."""
+
+    ino: int  # in the old state
+    paths: tuple[bytes, ...]  # all its names there, from the root of the volume
+
+
+class Plan(Struct, array_like=True, frozen=True):
+    """What to put aside of an old state, and what to say of the rest."""
+
+    version: int
+    folder: str  # how the folder is called if there is none of that name
+    notes: tuple[str, ...]  # lines for the person
+    entries: tuple[Entry, ...]
+
+
+class Progress(Struct, array_like=True, frozen=True):
+    """How far a plan was followed. Stored in the same transaction as what was put aside."""
+
+    folder: int = 0  # its inode; 0: there is none yet
+    following: int = 0  # entries before this one were tried
+    waiting: tuple[int, ...] = ()  # entries before that are to be tried again
+    failed: tuple[tuple[int, str], ...] = ()  # entries that never can be read, and why
+    finished: bool = False
+
+    def is_left(self, index: int) -> bool:
+        """Say whether an entry is still to be put aside."""
+        return not self.finished and (index >= self.following or index in self.waiting)
+
+    def left(self, plan: Plan) -> int:
+        """How many entries are."""
+        return 0 if self.finished else len(plan.entries) - self.following + len(self.waiting)
+
+    def tried(self, index: int, *, waits: bool = False, why: str = "") -> Progress:
+        """The same after an entry was tried.
+
+        Args:
+            waits: it is to be tried again. why: it is not, although it could not be put aside.
+        """
+        waiting = (set(self.waiting) - {index}) | ({index} if waits else set())
+        return msgspec.structs.replace(
+            self,
+            following=max(self.following, index + 1),
+            waiting=tuple(sorted(waiting)),
+            failed=(*self.failed, (index, why)) if why else self.failed,
+        )
+
+    def into(self, folder: int) -> Progress:
+        """The same with this folder."""
+        return msgspec.structs.replace(self, folder=folder)
+
+    def ended(self) -> Progress:
+        """The same with nothing left to do."""
+        return msgspec.structs.replace(self, finished=True)
+
+
+_plans = msgspec.msgpack.Decoder(Plan)
+_progresses = msgspec.msgpack.Decoder(Progress)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def make_plan(folder: str, notes: Sequence[str], entries: Sequence[Entry]) -> Plan:
+    """A plan of this version of bitdustfs."""
+    return Plan(_PLAN_VERSION, folder, tuple(notes), tuple(entries))
+
+
+def encode(value: Plan | Progress) -> bytes:
+    """Write it."""
+    return _encoder.encode(value)
+
+
+def decode_plan(content: bytes) -> Plan:
+    """Read a plan. Raises BadFormat."""
+    try:
+        plan = _plans.decode(content)
+    except (msgspec.MsgspecError, RecursionError) as bad:
+        raise BadFormat(what=f"the list of what is to be put aside cannot be read: {bad}") from bad
+    if plan.version != _PLAN_VERSION:
+        raise BadFormat(what=f"a list of what is to be put aside has version {plan.version}")
+    return plan
+
+
+def decode_progress(content: bytes | None) -> Progress:
+    """Read what was noted; nothing was if there is none. It is our own: raises msgspec.MsgspecError if damaged."""
+    return _progresses.decode(content) if content else Progress()
+
+
+def numbered(name: bytes, number: int) -> bytes:
+    """The `number`th name to try where one is taken, from 1: as it is, then `name (2)`, as file managers count."""
+    if number == 1:
+        return name
+    tail = b" (%d)" % number
+    return name[: 255 - len(tail)] + tail
+
+
+def letter(plan: Plan, put: Sequence[bytes], failed: Sequence[tuple[bytes, str]], kept_in: str) -> bytes:
+    """What the text file in the folder says.
+
+    Args:
+        put: paths below the folder.
+        failed: paths in the old state, and why each cannot be read.
+        kept_in: where the old state is; it stays there if anything failed.
+    """
+    lines = [
+        "This machine's disk was older than what the suppliers hold of this volume, so the newer state was taken.",
+        "What was changed on the older disk and had never been sent lies in this folder.",
+    ]
+    if put:
+        lines += ["", "Put aside:", *(f"  {_shown(path)}" for path in put)]
+    if failed:
+        lines += ["", f"Not put aside, because it cannot be read; what is left of it is kept in {kept_in}:"]
+        lines += [f"  {_shown(path)}: {why}" for path, why in failed]
+    if plan.notes:
+        lines += ["", "Not done again in the newer state:", *(f"  {note}" for note in plan.notes)]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _shown(path: bytes) -> str:
+    return path.decode("utf-8", "backslashreplace")

@@ -1,0 +1,136 @@
+"""Adoption: a machine whose disk was set back takes the newer state that its suppliers hold.
+
+    start -> ask suppliers for heads -> a newer one? -> the newest -> its catalog, beside ours
+          -> what only ours has: a plan -> the newer catalog in the place of ours -> mount; `aside` follows the plan
+
+Asked is before each mount, and not for long: as soon as a quorum shows nothing newer the mount goes on. What is
+learned later, while mounted, makes it read-only until the next start.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import trio
+
+from bitdustfs.core import adoption, replica
+from bitdustfs.core import head as heads
+from bitdustfs.core.adoption import Plan, Verdict
+from bitdustfs.core.certificate import Identity
+from bitdustfs.core.head import Head
+from bitdustfs.core.recovery import Found
+from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.engine.publisher import kept_head
+from bitdustfs.engine.recovery import Seeker, fetch_head
+from bitdustfs.engine.replica import changes_since, kept_safe
+from bitdustfs.engine.unsent import find_entries, find_notes, restore_notes
+from bitdustfs.errors import BitdustError
+from bitdustfs.model import RestoreReport, Supplier
+from bitdustfs.ports import Catalog, Changes, Dialer
+
+LOOK_S = 3.0  # (tune) how long a mount waits for suppliers that say nothing: a mobile line needs half of it
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Poll:
+    """What was heard so far."""
+
+    asked: int
+    same: int = 0  # show our head or an older one
+    failed: int = 0
+    is_newer: bool = False
+
+    @property
+    def is_decided(self) -> bool:
+        enough = replica.quorum(self.asked)
+        return self.is_newer or self.same >= enough or self.failed > self.asked - enough
+
+
+async def find_newer(dialer: Dialer, identity: Identity, secrets: VolumeSecrets, catalog: Catalog) -> Found | None:
+    """Ask the hired suppliers whether they hold a state to adopt; None: none is known now."""
+    own, suppliers = _own_head(catalog), [row for row in catalog.suppliers() if row.is_hired]
+    if not suppliers or not await _shows_newer(dialer, identity, secrets, own, suppliers):
+        return None
+    seeker = Seeker(dialer, lambda _epoch: identity, secrets, identity.owner)
+    try:
+        found = await seeker.find([(row.node, row.address) for row in suppliers])
+    except BitdustError as error:
+        _log.warning("the newer state that a supplier showed is not there any more: %s", error)
+        return None
+    verdict = adoption.judge(own, found, epoch=identity.certificate.epoch)
+    if verdict is not Verdict.ADOPT:
+        _log.warning("suppliers show version %d of this volume: %s", found.head.version, verdict.value)
+        return None
+    return found
+
+
+def make_plan(
+    old: Catalog,
+    new: Catalog,
+    found: Found,
+    secrets: VolumeSecrets,
+    changes: Changes,
+    report: RestoreReport,
+    *,
+    folder: str,
+) -> Plan:
+    """Say what of an old state is put aside. Nothing is changed.
+
+    Args:
+        report: of the restore that made the new catalog.
+        folder: how the folder is to be called.
+    Raises:
+        BadFormat, CatalogDamaged
+    """
+    own = _own_head(old)
+    own_change = replica.unseal_head(secrets, own.sealed).change if own is not None else 0
+    sent = adoption.contained(own_change, kept_safe(old), adoption.descent(own, found))
+    sets = changes_since(old, sent) if sent is not None else None
+    deeds = changes.deeds(sets) if sets is not None else None
+    entries = find_entries(old, new, deeds)
+    notes = [*find_notes(old, deeds, entries), *restore_notes(report)]
+    return adoption.make_plan(folder, notes, entries)
+
+
+def _own_head(catalog: Catalog) -> Head | None:
+    raw = kept_head(catalog)
+    return heads.parse(raw) if raw is not None else None
+
+
+async def _shows_newer(
+    dialer: Dialer, identity: Identity, secrets: VolumeSecrets, own: Head | None, suppliers: Sequence[Supplier]
+) -> bool:
+    """Whether one of the suppliers shows a head that ours does not go back to, as far as that can be told now."""
+    poll, heard = _Poll(len(suppliers)), trio.Event()
+
+    async def ask(row: Supplier) -> None:
+        try:
+            raw, _links = await fetch_head(dialer, identity, row.node, row.address)
+            if _is_newer(heads.parse(raw) if raw else None, own, identity, secrets):
+                poll.is_newer = True
+            else:
+                poll.same += 1
+        except BitdustError as error:
+            _log.debug("%s did not say what it holds: %s", row.label, error)
+            poll.failed += 1
+        if poll.is_decided:
+            heard.set()
+
+    with trio.move_on_after(LOOK_S):
+        async with trio.open_nursery() as nursery:
+            for row in suppliers:
+                nursery.start_soon(ask, row)
+            await heard.wait()
+            nursery.cancel_scope.cancel()
+    return poll.is_newer
+
+
+def _is_newer(theirs: Head | None, own: Head | None, identity: Identity, secrets: VolumeSecrets) -> bool:
+    if theirs is None or theirs.signer.owner != identity.owner or theirs.handle != secrets.handle:
+        return False
+    if own is None or theirs.epoch != own.epoch:
+        return theirs.epoch == identity.certificate.epoch
+    return theirs.version >= own.version and theirs.digest != own.digest

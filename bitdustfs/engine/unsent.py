@@ -1,0 +1,140 @@
+"""Unsent: what only an old state of a volume has, compared with the newer one that takes its place.
+
+By name and by content: files that were made or written in the changes that no head ever named, or that are dirty,
+and that the newer state does not show with the same content at the same path. Of a file that was only renamed,
+removed or given other attributes the newer state has the bytes: a line is said of it.
+
+Where it cannot be told which changes were sent, everything that differs counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bitdustfs.core.adoption import Entry
+from bitdustfs.model import HOLE, NO_INO, ROOT_INO, Cookie, Deeds, Fingerprint, Ino, Inode, Name, RestoreReport
+from bitdustfs.ports import Catalog
+
+_PAGE = 1000
+_ALL = (1 << 62) - 1
+
+
+def find_entries(old: Catalog, new: Catalog, deeds: Deeds | None) -> list[Entry]:
+    """What to put aside, directories before what is in them.
+
+    Args:
+        deeds: what was never sent, apart from dirty files; None: that is not known.
+    """
+    dirty = {row.ino for row in old.local_files() if row.dirty_since_ns}
+    found: list[Entry] = []
+    for ino in _all_inos(old) if deeds is None else deeds.created | deeds.rewritten | dirty:
+        inode = old.inode(ino)
+        paths = paths_of(old, ino)
+        if inode is None or ino == ROOT_INO or not paths:
+            continue  # without a name it was needed by who had it open
+        if ino not in dirty and is_same(old, inode, new, find(new, paths[0])):
+            continue
+        found.append(Entry(ino, tuple(paths)))
+    return sorted(found, key=lambda entry: entry.paths)
+
+
+def find_notes(old: Catalog, deeds: Deeds | None, entries: list[Entry]) -> list[str]:
+    """Lines for a person on what was done to the old state and is not done again."""
+    if deeds is None:
+        return ["Which changes had been sent could not be told: everything that differed was put aside."]
+    aside = {entry.ino for entry in entries}
+    notes = [f"hired: {label}; hire it again" for label in deeds.hired]
+    told: set[Ino] = set()
+    for parent, name, ino in deeds.unnamed:
+        above = paths_of(old, parent) if parent != ROOT_INO else [b""]
+        if not above or ino in aside:
+            continue
+        was, now = _join(above[0], name), paths_of(old, ino)
+        if now:
+            notes.append(f"renamed: {_shown(was)} to {', '.join(map(_shown, now))}")
+        elif old.name(parent, name) is None:
+            notes.append(f"removed: {_shown(was)}")
+        told.add(ino)
+    for ino in sorted(deeds.named - told - aside - deeds.created):
+        notes.append(f"given a further name: {', '.join(map(_shown, paths_of(old, ino)))}")
+    for ino in sorted(deeds.altered - aside - deeds.created):
+        if paths := paths_of(old, ino):
+            notes.append(f"given other attributes: {_shown(paths[0])}")
+    return sorted(notes)
+
+
+def restore_notes(report: RestoreReport) -> list[str]:
+    """Lines on what the newer state lacks, because it was never sent in the life that made it."""
+    lost = [f"named in the newer state, but never sent: {_shown(path)}" for path in report.removed]
+    back = [f"in the newer state in the version before the last: {_shown(path)}" for path in report.reverted]
+    return lost + back
+
+
+def is_same(old: Catalog, inode: Inode, new: Catalog, other: Inode | None) -> bool:
+    """Whether another state shows the same published content, or the same thing without content."""
+    if other is None or inode.mode >> 12 != other.mode >> 12:
+        return False
+    if inode.is_file:
+        return inode.size == other.size and prints(old, inode.ino) == prints(new, other.ino)
+    return (inode.target, inode.rdev) == (other.target, other.rdev)
+
+
+def prints(catalog: Catalog, ino: Ino) -> dict[int, Fingerprint]:
+    """The fingerprints of a published file's chunks, by index, without holes."""
+    found: dict[int, Fingerprint] = {}
+    for row in catalog.map_rows(ino, 0, _ALL):
+        chunk = catalog.chunk(row.chunk) if row.chunk != HOLE else None
+        if chunk is not None:
+            found[row.index] = chunk.fingerprint
+    return found
+
+
+def find(catalog: Catalog, path: bytes) -> Inode | None:
+    """What lies at a path from the root of a volume."""
+    ino = ROOT_INO
+    for part in path.split(b"/"):
+        name = catalog.name(ino, part)
+        if name is None:
+            return None
+        ino = name.ino
+    return catalog.inode(ino)
+
+
+def paths_of(catalog: Catalog, ino: Ino) -> list[bytes]:
+    """All paths of an inode from the root of the volume; none if nothing leads to it."""
+    found = (_path(catalog, name) for name in catalog.names_of(ino))
+    return sorted(path for path in found if path)
+
+
+def _path(catalog: Catalog, name: Name) -> bytes:
+    parts, seen = [name.name], set[Ino]()
+    while name.parent != ROOT_INO:
+        above = catalog.names_of(name.parent)
+        if not above or name.parent in seen:
+            return b""
+        seen.add(name.parent)
+        name = above[0]  # a directory has one name
+        parts.append(name.name)
+    return b"/".join(reversed(parts))
+
+
+def _all_inos(catalog: Catalog) -> Iterator[Ino]:
+    seen, directories = {ROOT_INO}, [ROOT_INO]
+    while directories:
+        parent, after = directories.pop(), Cookie(0)
+        while page := catalog.names(parent, after, _PAGE):
+            for name, inode in page:
+                if name.ino != NO_INO and name.ino not in seen:
+                    seen.add(name.ino)
+                    yield name.ino
+                    if inode.is_dir:
+                        directories.append(name.ino)
+            after = page[-1][0].cookie
+
+
+def _join(directory: bytes, name: bytes) -> bytes:
+    return directory + b"/" + name if directory else name
+
+
+def _shown(path: bytes) -> str:
+    return path.decode("utf-8", "backslashreplace")

@@ -1,0 +1,123 @@
+"""Which head a machine adopts that was set back, what that head contains, and what the letter says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from bitdustfs.core import adoption
+from bitdustfs.core import head as heads
+from bitdustfs.core.adoption import Descent, Entry, Progress, Verdict, contained, descent, judge
+from bitdustfs.core.certificate import Identity, certify
+from bitdustfs.core.head import Head
+from bitdustfs.core.keys import public_bytes
+from bitdustfs.core.recovery import Answer, Found
+from bitdustfs.core.replica import HeadContent, SupplierEntry
+from bitdustfs.errors import BadFormat
+from bitdustfs.model import NodeId, Role
+from tests.core.test_head import HANDLE, NODE, OWNER, WRITER, chain, links
+
+EPOCH = WRITER.certificate.epoch
+NODES = [NodeId(bytes([number]) * 32) for number in range(5)]
+CONTENT = HeadContent(
+    version=1,
+    time_s=0,
+    change=0,
+    manifest=(),
+    deltas=(),
+    suppliers=tuple(SupplierEntry(number + 1, node, node, "s", "a:1") for number, node in enumerate(NODES)),
+)
+LIFE = chain(6)
+FORK = chain(2, after=LIFE[2], sealed=b"of another life")
+
+
+def found(head: Head, before: Sequence[Head] = (), *, holding: int = 5, answering: int = 5) -> Found:
+    """What five suppliers say, of which so many hold this head and so many answer."""
+    holders = [Answer(head, links(list(before))) for _ in range(holding)]
+    others = [Answer(None) for _ in range(answering - holding)]
+    silent = [Answer(None, trouble="no answer") for _ in range(5 - answering)]
+    return Found(head, CONTENT, dict(zip(NODES, [*holders, *others, *silent], strict=True)))
+
+
+def of_epoch(epoch: int) -> Head:
+    writer = Identity(NODE, certify(OWNER, public_bytes(NODE), Role.WRITER, epoch=epoch))
+    return heads.sign(writer, handle=HANDLE, version=9, previous=LIFE[0].digest, sealed=b"")
+
+
+@pytest.mark.parametrize(
+    ("own", "seen", "verdict"),
+    [
+        (LIFE[2], found(LIFE[5], LIFE[:5]), Verdict.ADOPT),
+        (None, found(LIFE[5], LIFE[:5]), Verdict.ADOPT),
+        (LIFE[2], found(LIFE[5]), Verdict.ADOPT),  # the links do not reach back so far
+        (LIFE[2], found(LIFE[5], LIFE[:5], holding=1), Verdict.ADOPT),  # whoever holds it takes no other
+        (LIFE[2], found(LIFE[5], LIFE[:5], holding=1, answering=2), Verdict.UNSURE),
+        (LIFE[5], found(LIFE[5], LIFE[:5]), Verdict.CURRENT),
+        (LIFE[5], found(LIFE[4], LIFE[:4]), Verdict.CURRENT),
+        (LIFE[3], found(FORK[0], LIFE[:3], holding=2), Verdict.CURRENT),
+        (LIFE[3], found(FORK[1], [*LIFE[:3], FORK[0]], holding=2), Verdict.CURRENT),
+        (LIFE[3], found(FORK[1], [*LIFE[:3], FORK[0]], holding=3), Verdict.ADOPT),
+        (LIFE[2], found(of_epoch(EPOCH + 1)), Verdict.REVOKED),
+        (LIFE[2], found(of_epoch(EPOCH - 1)), Verdict.CURRENT),
+    ],
+)
+def test_newest_head_of_the_same_epoch_is_adopted_and_no_fork_that_does_not_count(
+    own: Head | None, seen: Found, verdict: Verdict
+) -> None:
+    assert judge(own, seen, epoch=EPOCH) is verdict
+
+
+@pytest.mark.parametrize(
+    ("own", "seen", "how"),
+    [
+        (LIFE[2], found(LIFE[5], LIFE[2:5]), Descent.PROVEN),
+        (LIFE[2], found(LIFE[3]), Descent.PROVEN),
+        (LIFE[3], found(LIFE[3]), Descent.PROVEN),
+        (None, found(LIFE[3]), Descent.PROVEN),
+        (LIFE[2], found(LIFE[5], LIFE[3:5]), Descent.UNKNOWN),
+        (LIFE[3], found(FORK[1], [*LIFE[:3], FORK[0]]), Descent.FORKED),
+        (LIFE[3], found(FORK[0], LIFE[:3]), Descent.FORKED),
+        (FORK[0], found(LIFE[4]), Descent.FORKED),
+    ],
+)
+def test_links_tell_whether_a_head_goes_back_to_ours(own: Head | None, seen: Found, how: Descent) -> None:
+    assert descent(own, seen) is how
+
+
+def test_what_was_sent_is_what_our_head_says_if_the_newer_one_goes_back_to_it_and_else_what_was_safe() -> None:
+    assert contained(7, 5, Descent.PROVEN) == 7
+    assert contained(7, 5, Descent.UNKNOWN) == contained(7, 5, Descent.FORKED) == 5
+    assert contained(7, None, Descent.UNKNOWN) is None
+
+
+def test_plan_is_read_as_it_was_written_and_nothing_else_is_one() -> None:
+    plan = adoption.make_plan("folder", ["note"], [Entry(3, (b"a/\xff", b"b"))])
+    assert adoption.decode_plan(adoption.encode(plan)) == plan
+    for bad in (b"", b"\x80", adoption.encode(plan)[:-1], adoption.encode(plan) + b"x"):
+        with pytest.raises(BadFormat):
+            adoption.decode_plan(bad)
+
+
+def test_progress_counts_what_is_left() -> None:
+    plan = adoption.make_plan("folder", [], [Entry(number, (b"%d" % number,)) for number in range(4)])
+    progress = Progress().tried(0).tried(1, waits=True).tried(2, why="damaged").into(9)
+    assert [progress.is_left(index) for index in range(4)] == [False, True, False, True]
+    assert progress.left(plan) == 2
+    progress = progress.tried(3).tried(1)
+    assert (progress.left(plan), progress.folder, progress.failed) == (0, 9, ((2, "damaged"),))
+    assert adoption.decode_progress(adoption.encode(progress)) == progress
+    assert adoption.decode_progress(None) == Progress()
+
+
+def test_taken_name_gets_a_number_and_stays_short_enough() -> None:
+    assert adoption.numbered(b"a", 1) == b"a"
+    assert adoption.numbered(b"a", 2) == b"a (2)"
+    assert adoption.numbered(b"x" * 255, 12) == b"x" * 250 + b" (12)"
+
+
+def test_letter_says_what_lies_there_what_does_not_and_why() -> None:
+    plan = adoption.make_plan("folder", ["removed: x"], [])
+    said = adoption.letter(plan, [b"a/\xff"], [(b"bad", "damaged")], "/home/aside/1").decode().splitlines()
+    assert "  a/\\xff" in said and "  bad: damaged" in said and "  removed: x" in said
+    assert any("/home/aside/1" in line for line in said)
