@@ -27,6 +27,7 @@ Cookie = NewType("Cookie", int)  # position of a name in its directory; grows, n
 NO_INO = Ino(0)
 ROOT_INO = Ino(1)
 HOLE = ChunkNo(0)
+NO_BLOCK = BlockNo(0)
 
 CHUNK_BYTES = 256 * 1024  # (tune) unit of deduplication and sealing; a power of two
 SEAL_BYTES = 16  # AES-GCM and ChaCha20-Poly1305 tag

@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 
 from bitdustfs.errors import BitdustError
 from bitdustfs.model import (
+    NO_BLOCK,
     NO_INO,
     Absence,
     BlockNo,
@@ -185,6 +186,10 @@ class Catalog(Protocol):
 
     def local_blocks(self) -> Sequence[BlockRow]:
         """All local blocks, the one made first first."""
+        ...
+
+    def blocks(self, *, after: BlockNo = NO_BLOCK, limit: int = -1) -> Sequence[BlockRow]:
+        """Blocks of files with numbers above `after`, in order; at most `limit`, or all."""
         ...
 
     def blocks_of(self, ino: Ino) -> Sequence[BlockNo]:

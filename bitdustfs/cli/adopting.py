@@ -28,7 +28,7 @@ from bitdustfs.edges.spool_disk import DiskSpool
 from bitdustfs.edges.system import SystemEntropy, SystemWall, ThreadCrunch, boot_id
 from bitdustfs.edges.tcp import TcpDialer
 from bitdustfs.engine.adoption import find_newer, make_plan
-from bitdustfs.engine.aside import Aside, OldState
+from bitdustfs.engine.aside import Aside, OldState, Unreadable
 from bitdustfs.engine.node import Node
 from bitdustfs.engine.recovery import Recovery
 from bitdustfs.engine.suppliers import Suppliers
@@ -112,7 +112,7 @@ def put_aside(
                 old = _open(place, identity, stack)
             except BitdustError as error:
                 _log.error("the older state in %s cannot be read: %s", place.path, error)
-                node.reporter.note_trouble(f"the older state in {place.path} cannot be read: {error}")
+                node.reporter.aside.append(Unreadable(f"the older state in {place.path} cannot be read: {error}"))
                 continue
             aside = Aside(old, node, catalog, secrets, ThreadCrunch(), SystemWall())
             node.services[f"aside {place.key}"] = aside.run

@@ -111,7 +111,9 @@ async def run_mount(home: Home, wish: MountWish, ready: Ready) -> None:
                 ),
             )
             node.tree.plant(None, Caller(uid=os.geteuid(), gid=os.getegid()))
-            if not wish.read_only:
+            if wish.read_only:
+                node.orphans.may_look = lambda: False  # older states may need them
+            else:
                 stack.enter_context(put_aside(home, identity, secrets, catalog, node))
             await _Mounted(home, wish, node, catalog, identity.certificate.role, news).run(ready)
 

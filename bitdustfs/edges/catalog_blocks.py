@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from bitdustfs.edges.catalog_store import Store
 from bitdustfs.model import (
+    NO_BLOCK,
     BlockId,
     BlockNo,
     BlockRow,
@@ -77,6 +78,7 @@ class Pair:
 
 REPLICATED = Pair("r_block", "r_fragment", "r_chunk")
 LOCAL = Pair("l_block", "l_fragment", "l_image")
+_BLOCKS = f"SELECT {_BLOCK_COLUMNS} FROM r_block WHERE block > ? ORDER BY block LIMIT ?"
 _LOCAL_BLOCKS = f"SELECT {_BLOCK_COLUMNS} FROM l_block ORDER BY block DESC"
 
 _SUPPLIER_COLUMNS = (
@@ -129,6 +131,10 @@ class BlockTables(Store):
     def local_blocks(self) -> Sequence[BlockRow]:
         """All local blocks, the one made first first."""
         return [_block(*row) for row in self._rows(_LOCAL_BLOCKS)]
+
+    def blocks(self, *, after: BlockNo = NO_BLOCK, limit: int = -1) -> Sequence[BlockRow]:
+        """Blocks of files with numbers above `after`, in order; at most `limit`, or all."""
+        return [_block(*row) for row in self._rows(_BLOCKS, (after, limit))]
 
     def put_block(self, row: BlockRow) -> None:
         """Insert or replace."""

@@ -64,6 +64,15 @@ class OldState:
     let_go: Callable[[], Awaitable[None]]
 
 
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """An old state that cannot be opened: a `Leftover` that stays."""
+
+    trouble: str
+    left: int = 1
+    is_gone: bool = False
+
+
 class Aside:
     """Follows the plan of one old state."""
 
@@ -83,6 +92,7 @@ class Aside:
         self._reader = Reader(old.catalog, self._fragments, crunch, secrets)
         self._old_files = Files(old.catalog, old.spool, journal, wall, self._reader, spool_limit=0)
         self.trouble = ""  # why something waits; "" if nothing is wrong
+        self.is_gone = False  # the old state, and with it all that it needs at suppliers
 
     @property
     def left(self) -> int:
@@ -100,6 +110,7 @@ class Aside:
         await self._journal.durable()
         if not self._progress.failed:
             await self._old.let_go()
+            self.is_gone = True
 
     async def _is_ended(self) -> bool:
         """Do what can be done now. Says whether that was all."""

@@ -24,6 +24,7 @@ from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.monitor import Monitor
 from bitdustfs.engine.objects import Objects
+from bitdustfs.engine.orphans import Orphans
 from bitdustfs.engine.publisher import Publisher
 from bitdustfs.engine.reader import Reader
 from bitdustfs.engine.reads import Reads
@@ -151,6 +152,15 @@ class Node:
             crunch=crunch,
             wall=wall,
         )
+        self.orphans = Orphans(
+            catalog=catalog,
+            journal=self.journal,
+            shelves=suppliers,
+            secrets=secrets,
+            crunch=crunch,
+            entropy=entropy,
+        )
+        self.orphans.may_look = self._may_look_for_orphans
         self.uploads.may_release = self._may_release
         self.files.is_safe = self.replica.is_safe
         self.reporter = Reporter(
@@ -179,6 +189,7 @@ class Node:
             "rebuilder": self.rebuilder.run,
             "publisher": self.publisher.run,
             "replica": self.replica.run,
+            "orphans": self.orphans.run,
         }
 
     @asynccontextmanager
@@ -218,6 +229,11 @@ class Node:
 
     def _may_release(self) -> bool:
         return self.publisher.confirmed and self.journal.refusal is None
+
+    def _may_look_for_orphans(self) -> bool:
+        """All that is needed is known here, and nobody else can publish: no older state waits to be put aside."""
+        is_ours = self._may_release() and not self.publisher.is_outdated
+        return is_ours and self.replica.is_head_safe() and all(each.is_gone for each in self.reporter.aside)
 
     async def _clean_up(self) -> None:
         """Drop what a process that died left behind."""

@@ -35,6 +35,7 @@ from bitdustfs.engine import publisher, snapshots
 from bitdustfs.engine.errand import ask_once
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.orphans import expect_orphans
 from bitdustfs.engine.replica import keep_covered
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.errors import BitdustError, DiskFault, DiskFull, NodeRevoked, NotFound, Unavailable
@@ -275,6 +276,7 @@ class Recovery:
             snapshots.keep_note(catalog, note)
             keep_covered(catalog, self._found.content.change)
             publisher.keep_head(catalog, head.raw)
+            expect_orphans(catalog)
             for link in self._links():
                 catalog.put_link(heads.version_of(link), link)
 

@@ -107,6 +107,13 @@ class Replica:
                 self._journal.commit()  # most of what is pending is of this machine alone, and is no change
         return self.safe_change >= self._catalog.last_change and not self._catalog.pending
 
+    def is_head_safe(self) -> bool:
+        """Enough suppliers have the newest head, and what it names is as well held as any file."""
+        if self._publisher.foreign is not None or not self._publisher.holders().is_safe(self._objects.losses()):
+            return False
+        named = self._named()
+        return named is not None and all(self._objects.is_well_held(block) for block in named)
+
     @property
     def base_change(self) -> int:
         """The last change that the newest snapshot holds; 0: there is none."""
@@ -351,14 +358,14 @@ class Replica:
             self._note_safe()
             if self._publisher.is_disowned:
                 self._journal.forbid(_disowned())
-            if self._publisher.confirmed and self.has_leftovers and self._is_head_safe():
+            if self._publisher.confirmed and self.has_leftovers and self.is_head_safe():
                 await self._sweep()
             with trio.move_on_after(LOOK_S):
                 await changed.wait()
 
     def _note_safe(self) -> None:
         content = self._publisher.content
-        if content is not None and content.change > self.safe_change and self._is_head_safe():
+        if content is not None and content.change > self.safe_change and self.is_head_safe():
             self.safe_change = content.change
             self._catalog.forget_changed(content.change)
             if self._journal.refusal is None:
@@ -366,13 +373,6 @@ class Replica:
                     self._catalog.put_local_value(_SAFE, content.change.to_bytes(8, "big"))
             self._advanced.set()
             self._advanced = trio.Event()
-
-    def _is_head_safe(self) -> bool:
-        """Enough suppliers have the newest head, and what it names is as well held as any file."""
-        if self._publisher.foreign is not None or not self._publisher.holders().is_safe(self._objects.losses()):
-            return False
-        named = self._named()
-        return named is not None and all(self._objects.is_well_held(block) for block in named)
 
     def _named(self) -> set[BlockNo] | None:
         """The blocks that the newest head names; None: not all of them are known here any more."""

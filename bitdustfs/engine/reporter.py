@@ -39,6 +39,11 @@ class Leftover(Protocol):
         """Why they wait; "" if nothing is wrong."""
         ...
 
+    @property
+    def is_gone(self) -> bool:
+        """Nothing of the older state is needed any more, here or at suppliers."""
+        ...
+
 
 @dataclass(slots=True)
 class _Found:

@@ -20,6 +20,7 @@ from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.journal import Journal
 from bitdustfs.errors import BitdustError, DiskFault, DiskFull, PeerError, ReadOnly, Unavailable
 from bitdustfs.model import (
+    NO_BLOCK,
     BlockId,
     BlockNo,
     BlockRow,
@@ -40,7 +41,6 @@ SEND_PATIENCE_S = 60.0  # (tune) for one fragment, over a slow line
 OUTSTANDING = 12  # blocks with a fragment still on its way: 4 MiB · n/k each, in memory
 RELEASE_EVERY_S = 10.0
 LOOK_S = 0.5  # while nothing may be released yet
-NO_BLOCK = BlockNo(0)
 _log = logging.getLogger(__name__)
 
 

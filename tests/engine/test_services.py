@@ -12,6 +12,7 @@ from trio.testing import MockClock
 
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.node import DURABLE_S, SETTLE_S
+from bitdustfs.engine.orphans import expect_orphans
 from bitdustfs.model import ROOT_INO, Code, Ino
 from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.world import World
@@ -73,6 +74,10 @@ async def write_while_nobody_takes_it(world: World) -> None:
         world.swarm.heal(number)
 
 
+async def recover_here(world: World) -> None:
+    expect_orphans(world.catalog)
+
+
 async def do_nothing(_world: World) -> None:
     return
 
@@ -90,6 +95,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[World], Any]]] = {
     "rebuilder": ("catalog", "wanting_blocks", do_nothing),
     "publisher": ("suppliers", "revoked_in", do_nothing),
     "replica": ("catalog", "outbox", write_something),
+    "orphans": ("catalog", "blocks", recover_here),
 }
 
 

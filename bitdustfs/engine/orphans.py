@@ -1,0 +1,153 @@
+"""Orphans: fragments of ours at suppliers that nothing names, because the machine that sent them named them nowhere.
+
+    after a recovery or an adoption, once a head of ours is safe:
+    each supplier -> LIST, page by page -> names that no block of the catalog has -> released like any given-up upload
+
+Fragments have keyed names, so the wanted ones are computed: every index of every block, of the replica too. What is
+on its way while a supplier is asked is wanted: its rows were there before its first byte left, and what became a
+block since the names were computed is looked at once more before anything is let go. No retained head names an
+orphan: the newest is safe, and all that it names is in the catalog.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+import trio
+
+from bitdustfs.core.namefilter import NameFilter
+from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.engine.journal import Journal
+from bitdustfs.errors import BitdustError
+from bitdustfs.model import BlockNo, BlockRow, FragmentName, Supplier, SupplierNo
+from bitdustfs.ports import Catalog, Crunch, Entropy
+
+LOOK_EVERY_S = 10.0
+ASK_S = 60.0  # for one page
+_PAGE = 256  # blocks whose names are computed in one go: some milliseconds
+_DUE = "orphans"  # in the catalog: the suppliers that were gone through; b"": nothing is to be done
+_log = logging.getLogger(__name__)
+
+
+class Shelves(Protocol):
+    """What is needed of the suppliers."""
+
+    def online(self) -> Sequence[SupplierNo]: ...
+
+    async def names(self, supplier: SupplierNo, after: bytes) -> Sequence[tuple[FragmentName, int]]:
+        """A page of our fragments there, in order of name."""
+        ...
+
+
+class Orphans:
+    """Finds orphans, once after each recovery or adoption."""
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        journal: Journal,
+        shelves: Shelves,
+        secrets: VolumeSecrets,
+        crunch: Crunch,
+        entropy: Entropy,
+    ) -> None:
+        self._catalog = catalog
+        self._journal = journal
+        self._shelves = shelves
+        self._secrets = secrets
+        self._crunch = crunch
+        self._entropy = entropy
+        self.may_look: Callable[[], bool] = lambda: False  # a head that is safe names all that is wanted
+
+    async def run(self) -> None:
+        """Go through all suppliers when it is due, each when it is there; for ever."""
+        while True:
+            if not await self._swept_one():
+                await trio.sleep(LOOK_EVERY_S)
+
+    # -- private ---------------------------------------------------------------------------------------------
+
+    async def _swept_one(self) -> bool:
+        """Go through one of those that are due. Says whether that was done."""
+        swept = self._swept()
+        if swept is None:
+            return False
+        for row in self._catalog.suppliers():
+            if row.supplier in swept or row.supplier not in self._shelves.online() or not self.may_look():
+                continue
+            try:
+                if await self._sweep(row):
+                    self._note(swept | {row.supplier})
+                    return True
+            except (BitdustError, trio.TooSlowError) as error:
+                _log.info("%s is looked through later: %s", row.label, error or "no answer in time")
+        return False
+
+    def _swept(self) -> set[int] | None:
+        """The suppliers that are done; None: nothing is due."""
+        raw = self._catalog.local_value(_DUE)
+        return set(json.loads(raw)) if raw else None
+
+    def _note(self, swept: set[int]) -> None:
+        is_done = swept >= {row.supplier for row in self._catalog.suppliers()}
+        with self._journal.operation():
+            self._catalog.put_local_value(_DUE, b"" if is_done else json.dumps(sorted(swept)).encode())
+
+    async def _sweep(self, row: Supplier) -> bool:
+        """Go through one supplier. False: it is not the time any more."""
+        known, last = await self._known(row)
+        lowest = min((block.block for block in self._catalog.local_blocks()), default=BlockNo(0))
+        known.add(self._names(row, self._catalog.local_blocks()))
+        after, found = b"", 0
+        while True:
+            with trio.fail_after(ASK_S):
+                page = await self._shelves.names(row.supplier, after)
+            if not page:
+                break
+            # no await until they are noted: what is wanted now is wanted then
+            if not self.may_look():
+                return False
+            strangers = [name for name, _length in page if name not in known]
+            if strangers:
+                recent = self._recent(row, last, lowest)
+                strangers = [name for name in strangers if name not in recent]
+            if strangers:
+                with self._journal.operation():
+                    self._catalog.put_upload(self._entropy.bytes(32), [(row.supplier, name) for name in strangers])
+            after, found = page[-1][0], found + len(strangers)
+        _log.info("%s holds %d fragments that nothing names: they are released", row.label, found)
+        return True
+
+    async def _known(self, row: Supplier) -> tuple[NameFilter, BlockNo]:
+        """The names of all blocks of files, and the number of the last of these."""
+        wanting = sum(code.n * count for code, _held, count in self._catalog.held_histogram())
+        known, last = NameFilter(wanting), BlockNo(0)
+        while blocks := self._catalog.blocks(after=last, limit=_PAGE):
+            names = await self._crunch.run(self._names, row, blocks)
+            known.add(names)
+            last = blocks[-1].block
+        return known, last
+
+    def _recent(self, row: Supplier, last: BlockNo, lowest: BlockNo) -> set[FragmentName]:
+        """The names of blocks that came since, and of what is on its way or waits to be released."""
+        since = [block for block in self._catalog.local_blocks() if block.block < lowest]
+        names = set(self._names(row, [*self._catalog.blocks(after=last), *since]))
+        for _block_id, fragments in self._catalog.uploads():
+            names |= {name for supplier, name in fragments if supplier == row.supplier}
+        return names
+
+    def _names(self, row: Supplier, blocks: Iterable[BlockRow]) -> list[FragmentName]:
+        return [
+            self._secrets.fragment_name(block.block_id, index, row.node)
+            for block in blocks
+            for index in range(block.code.n)
+        ]
+
+
+def expect_orphans(catalog: Catalog) -> None:
+    """Note that suppliers may hold what this catalog does not know. The caller commits."""
+    catalog.put_local_value(_DUE, b"[]")

@@ -1,0 +1,203 @@
+"""Fragments that the lost machine sent and never named are released, and no other."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.orphans import Orphans, expect_orphans
+from bitdustfs.model import (
+    BlockId,
+    BlockNo,
+    BlockRow,
+    Code,
+    FragmentName,
+    FragmentState,
+    NodeId,
+    Root,
+    Suite,
+    SupplierNo,
+)
+from bitdustfs.testing.clock import InlineCrunch
+from bitdustfs.testing.entropy import SeededEntropy
+from bitdustfs.testing.spool import MemorySpool
+from bitdustfs.testing.suppliers import MemorySuppliers
+from bitdustfs.testing.swarm import make_identity
+from bitdustfs.testing.world import SECRETS, World
+from tests.engine.recovered import recover
+
+CODE = Code(3, 5)
+SECOND = make_identity("second machine", owner="customer", epoch=2)
+LONG = random.Random(5).randbytes(900_000)
+FIRST = SupplierNo(1)
+
+
+@pytest.fixture
+def autojump_clock() -> Iterator[MockClock]:
+    yield MockClock(autojump_threshold=0)
+
+
+def stored(world: World) -> list[set[bytes]]:
+    """The names of our fragments at each supplier, without its trash."""
+    owner = world.swarm.identity.owner
+    return [
+        {bytes(name) for name, _ in each.memory_shelf.names(owner, b"", 10_000)} for each in world.swarm.suppliers
+    ]
+
+
+def wanted(world: World, catalog: SqliteCatalog) -> set[bytes]:
+    """The names of all fragments of all blocks that a catalog knows."""
+    return {
+        bytes(SECRETS.fragment_name(block.block_id, index, supplier.node))
+        for block in [*catalog.blocks(), *catalog.local_blocks()]
+        for index in range(block.code.n)
+        for supplier in world.swarm.suppliers
+    }
+
+
+def held(catalog: SqliteCatalog, supplier: int) -> set[bytes]:
+    """The names of all fragments that a supplier holds by a catalog."""
+    nodes = {row.supplier: row.node for row in catalog.suppliers()}
+    return {
+        bytes(SECRETS.fragment_name(block.block_id, row.index, nodes[row.supplier]))
+        for block in [*catalog.blocks(), *catalog.local_blocks()]
+        for row in catalog.fragments(block.block)
+        if row.supplier == supplier and row.state is FragmentState.HELD
+    }
+
+
+async def lost_machine(world: World) -> None:
+    """What it leaves: a file that is safe, and another that is placed and that no head names."""
+    async with world.machine(world.catalog, world.spool) as node:
+        await world.write("file", LONG[:300_000])
+        await world.sync()
+        for supplier in world.swarm.suppliers:
+            supplier.mute.refuses_heads = True
+        await world.write("never named", LONG[300_000:])
+        await node.writer.flush()
+        await trio.sleep(20)  # the rest of its fragments
+
+
+async def test_what_the_lost_machine_never_named_is_released_after_a_recovery(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with World(code=CODE).hired() as world:
+        await lost_machine(world)
+        left = stored(world)
+        for supplier in world.swarm.suppliers:
+            supplier.mute.refuses_heads = False
+        await recover(world, tmp_path / "catalog", SECOND)
+        with closing(SqliteCatalog(tmp_path / "catalog")) as catalog:
+            assert all(names - wanted(world, catalog) for names in left)
+            world.swarm.suppliers[4].kill()
+            async with world.machine(catalog, MemorySpool(), identity=SECOND, wait=False):
+                await trio.sleep(300)
+                here = stored(world)
+                assert all(names <= wanted(world, catalog) for names in here[:4])
+                assert all(held(catalog, number) <= here[number - 1] for number in range(1, 5))
+                assert held(catalog, 1)
+                assert here[4] - wanted(world, catalog)
+                world.swarm.suppliers[4].start()
+                await trio.sleep(300)
+                assert stored(world)[4] <= wanted(world, catalog)
+                assert await world.read("file") == LONG[:300_000]
+                assert await world.sync() == "safe"
+                assert catalog.local_value("orphans") == b""
+
+
+async def test_nothing_is_looked_for_before_a_head_of_the_new_machine_is_safe(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with World(code=CODE).hired() as world:
+        await lost_machine(world)
+        left = stored(world)
+        for supplier in world.swarm.suppliers:
+            supplier.mute.refuses_heads = False
+        await recover(world, tmp_path / "catalog", SECOND)
+        for supplier in world.swarm.suppliers[:3]:
+            supplier.mute.refuses_heads = True
+        with closing(SqliteCatalog(tmp_path / "catalog")) as catalog:
+            async with world.machine(catalog, MemorySpool(), identity=SECOND):
+                await trio.sleep(300)
+                assert all(before <= after for before, after in zip(left, stored(world), strict=True))
+                assert not catalog.uploads()
+
+
+class PagedShelf(MemorySuppliers):
+    """One supplier that lists what it is told, a few names at a time; `meanwhile` happens before each answer."""
+
+    def __init__(self, names: list[bytes]) -> None:
+        super().__init__(1)
+        self.listed = sorted(names)
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    async def names(self, supplier: SupplierNo, after: bytes) -> Sequence[tuple[FragmentName, int]]:
+        await trio.lowlevel.checkpoint()
+        self.meanwhile()
+        return [(FragmentName(name), 1) for name in self.listed if name > after][:2]
+
+
+def block(number: int, seed: int) -> BlockRow:
+    block_id = BlockId(bytes([seed]) * 32)
+    return BlockRow(BlockNo(number), block_id, 0, Suite.AES_256_GCM, Code(1, 1), 9, (Root(bytes(32)),))
+
+
+def name_of(seed: int) -> FragmentName:
+    return SECRETS.fragment_name(BlockId(bytes([seed]) * 32), 0, NodeId(bytes([1]) * 32))
+
+
+async def test_what_is_on_its_way_or_became_a_block_meanwhile_is_no_orphan(autojump_clock: MockClock) -> None:
+    with closing(SqliteCatalog(":memory:", create=True)) as catalog:
+        shelf = PagedShelf([name_of(seed) for seed in range(1, 7)])
+        for row in shelf.rows():
+            catalog.put_supplier(row)
+        catalog.put_block(block(catalog.new_block_no(), 1))
+        catalog.put_block(block(catalog.new_local_block_no(), 2))
+        catalog.put_upload(b"u" * 32, [(FIRST, name_of(3))])
+        expect_orphans(catalog)
+        catalog.commit()
+        orphans = Orphans(
+            catalog=catalog,
+            journal=Journal(catalog),
+            shelves=shelf,
+            secrets=SECRETS,
+            crunch=InlineCrunch(),
+            entropy=SeededEntropy(1),
+        )
+        orphans.may_look = lambda: True
+
+        def placed() -> None:
+            if catalog.count_blocks() == 1:
+                catalog.put_block(block(catalog.new_block_no(), 4))
+                catalog.put_block(block(catalog.new_local_block_no(), 5))
+
+        shelf.meanwhile = placed
+        with trio.move_on_after(60):
+            await orphans.run()
+        found = [names for block_id, names in catalog.uploads() if block_id != b"u" * 32]
+        assert found == [[(FIRST, name_of(6))]]
+
+
+async def test_without_a_recovery_nothing_is_looked_for(autojump_clock: MockClock) -> None:
+    with closing(SqliteCatalog(":memory:", create=True)) as catalog:
+        shelf = PagedShelf([name_of(6)])
+        orphans = Orphans(
+            catalog=catalog,
+            journal=Journal(catalog),
+            shelves=shelf,
+            secrets=SECRETS,
+            crunch=InlineCrunch(),
+            entropy=SeededEntropy(1),
+        )
+        orphans.may_look = lambda: True
+        with trio.move_on_after(60):
+            await orphans.run()
+        assert not catalog.uploads()
