@@ -151,7 +151,7 @@ class Aside:
                 _log.info("inode %d of the older state is put aside later: %s", entry.ino, error)
                 self.trouble = str(error)
                 self._journal.admit()  # if it takes nothing now, nothing else could be done either
-                self._note_alone(self._progress.tried(index, waits=True))
+                self._progress = self._progress.tried(index, waits=True)  # stored with the next that is done
             self._old_journal.commit()
             await trio.lowlevel.checkpoint()
         return not self.left

@@ -272,6 +272,66 @@ async def test_everything_that_differs_is_put_aside_where_it_cannot_be_told_what
             assert tree(catalog) == sorted(["same", "changed later", FOLDER, *both])
 
 
+async def test_what_suppliers_must_give_is_put_aside_when_they_are_back_and_the_rest_before(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with setback(tmp_path) as case:
+        world = case.world
+        async with case.living():
+            await world.write("a long one", LONG)
+            await world.sync()
+        case.copy()
+        async with case.living():
+            await world.write("later", b"later")
+            await world.sync()
+        case.old_spool = MemorySpool()
+        async with case.set_back():
+            await world.node.drop_cache()
+            await world.write("a long one", b"CHANGED", offset=300_000)
+            await world.write("only here", b"only here")
+        async with case.adopted() as (bench, catalog):
+            for number in (1, 2, 3):
+                world.swarm.cut(number)
+            job = bench.job(world.node, catalog)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(job.run)
+                await trio.sleep(60)
+                assert await content(world, catalog, f"{FOLDER}/only here") == b"only here"
+                assert (job.left, bench.is_gone) == (1, False) and job.trouble
+                for number in (1, 2, 3):
+                    world.swarm.heal(number)
+            changed = LONG[:300_000] + b"CHANGED" + LONG[300_007:]
+            assert await content(world, catalog, f"{FOLDER}/a long one") == changed
+            assert (job.left, bench.is_gone) == (0, True)
+
+
+async def test_damaged_old_file_is_named_in_the_letter_and_its_state_is_kept(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with setback(tmp_path) as case:
+        world = case.world
+        async with case.living():
+            await world.write("before", b"before")
+            await world.sync()
+        case.copy()
+        async with case.living():
+            await world.write("later", b"later")
+            await world.sync()
+        async with case.set_back():
+            damaged = await world.write("damaged", LONG)
+            await world.write("whole", b"whole")
+        case.old_spool.flip(damaged, 200_000)
+        async with case.adopted() as (bench, catalog):
+            await bench.job(world.node, catalog).run()
+            assert tree(catalog) == sorted(["before", "later", FOLDER, f"{FOLDER}/whole"])
+            said = letter(await content(world, catalog, f"{FOLDER}/{LETTER.decode()}"))
+            assert any(line.startswith("damaged: ") for line in said)
+            assert any("/home/aside/1-old" in line for line in said)
+            assert not bench.is_gone
+            await bench.job(world.node, catalog).run()  # at the next start
+            assert not bench.is_gone and len(tree(catalog)) == 4
+
+
 class Killed:
     """Copies of catalog and spool as a `kill -9` would leave them, one after each step of either."""
 
