@@ -33,6 +33,7 @@ from bitdustfs.engine.node import Node
 from bitdustfs.engine.recovery import Recovery
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.errors import BadFormat, BitdustError
+from bitdustfs.model import Standing
 
 _OPEN_FILES = 16  # of an old spool: it is read file by file
 _log = logging.getLogger(__name__)
@@ -125,9 +126,8 @@ def _open(place: old_states.OldPlace, identity: Identity, outer: ExitStack) -> O
     stack = outer.enter_context(ExitStack())
     catalog = stack.enter_context(closing(SqliteCatalog(place.catalog)))
     spool = stack.enter_context(closing(DiskSpool(place.spool, open_files=_OPEN_FILES)))
-    suppliers = Suppliers(
-        identity, TcpDialer(identity.key), catalog.suppliers(), entropy=SystemEntropy(), wall=SystemWall()
-    )
+    known = [row for row in catalog.suppliers() if row.standing is not Standing.FIRED]
+    suppliers = Suppliers(identity, TcpDialer(identity.key), known, entropy=SystemEntropy(), wall=SystemWall())
 
     async def let_go() -> None:
         stack.close()

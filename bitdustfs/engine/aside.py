@@ -138,7 +138,7 @@ class Aside:
 
     async def _round(self) -> bool:
         """Try each entry that is left. Says whether none is."""
-        self.trouble = ""
+        trouble = ""
         for index, entry in enumerate(self._old.plan.entries):
             if not self._progress.is_left(index):
                 continue
@@ -149,11 +149,12 @@ class Aside:
                 self._note_alone(self._progress.tried(index, why=str(gone)))
             except BitdustError as error:
                 _log.info("inode %d of the older state is put aside later: %s", entry.ino, error)
-                self.trouble = str(error)
+                trouble = self.trouble = str(error)
                 self._journal.admit()  # if it takes nothing now, nothing else could be done either
                 self._progress = self._progress.tried(index, waits=True)  # stored with the next that is done
             self._old_journal.commit()
             await trio.lowlevel.checkpoint()
+        self.trouble = trouble
         return not self.left
 
     # -- one entry -------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from bitdustfs.core.namefilter import NameFilter
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.journal import Journal
 from bitdustfs.errors import BitdustError
-from bitdustfs.model import BlockNo, BlockRow, FragmentName, Supplier, SupplierNo
+from bitdustfs.model import BlockNo, BlockRow, FragmentName, Standing, Supplier, SupplierNo
 from bitdustfs.ports import Catalog, Crunch, Entropy
 
 LOOK_EVERY_S = 10.0
@@ -76,7 +76,7 @@ class Orphans:
         swept = self._swept()
         if swept is None:
             return False
-        for row in self._catalog.suppliers():
+        for row in self._asked():
             if row.supplier in swept or row.supplier not in self._shelves.online() or not self.may_look():
                 continue
             try:
@@ -87,13 +87,17 @@ class Orphans:
                 _log.info("%s is looked through later: %s", row.label, error or "no answer in time")
         return False
 
+    def _asked(self) -> list[Supplier]:
+        """Who may hold something of ours; also one that is lost, when it comes back."""
+        return [row for row in self._catalog.suppliers() if row.standing is not Standing.FIRED]
+
     def _swept(self) -> set[int] | None:
         """The suppliers that are done; None: nothing is due."""
         raw = self._catalog.local_value(_DUE)
         return set(json.loads(raw)) if raw else None
 
     def _note(self, swept: set[int]) -> None:
-        is_done = swept >= {row.supplier for row in self._catalog.suppliers()}
+        is_done = swept >= {row.supplier for row in self._asked()}
         with self._journal.operation():
             self._catalog.put_local_value(_DUE, b"" if is_done else json.dumps(sorted(swept)).encode())
 
