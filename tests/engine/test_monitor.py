@@ -15,7 +15,7 @@ from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.model import BlockNo, Code, FragmentState, Standing, SupplierNo
 from bitdustfs.testing.world import World
 
-PATIENCE_S = 300.0
+PATIENCE_S = 90.0
 CODE = Code(3, 5)
 CONTENT = bytes(range(256)) * 2000
 
@@ -82,7 +82,7 @@ async def test_nobody_is_given_up_while_most_are_away(autojump_clock: MockClock)
     async with world_with_a_file(candidates=2) as world:
         for number in range(1, 8):
             world.swarm.cut(number)
-        await trio.sleep(PATIENCE_S * 20)
+        await trio.sleep(PATIENCE_S * 6)
         assert world.node.monitor.is_doubtful
         assert standings(world) == [Standing.HIRED] * 5 + [Standing.CANDIDATE] * 2
         for number in range(2, 8):
