@@ -246,6 +246,15 @@ class Absence:
     length_s: float  # as far as we were there to see it
 
 
+@dataclass(frozen=True, slots=True)
+class AuditTally:
+    """How the audits of a supplier ended."""
+
+    proven: int = 0  # fragments of which what was asked for was right
+    wrong: int = 0  # fragments that it denied, or had wrong
+    last_ns: int = 0  # wall time of the last answer; 0: none yet
+
+
 class Standing(IntEnum):
     """What a supplier is to us, as far as it outlives a restart (see core/standing)."""
 

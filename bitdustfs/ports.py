@@ -18,6 +18,7 @@ from bitdustfs.model import (
     NO_BLOCK,
     NO_INO,
     Absence,
+    AuditTally,
     BlockNo,
     BlockRow,
     BulkPass,
@@ -220,8 +221,22 @@ class Catalog(Protocol):
         """
         ...
 
-    def fragments_at(self, supplier: SupplierNo, state: FragmentState, limit: int) -> Sequence[FragmentRow]:
-        """At most `limit` of the fragments at a supplier that are in that state."""
+    def fragments_at(
+        self, supplier: SupplierNo, state: FragmentState, limit: int, start: BlockNo | None = None
+    ) -> Sequence[FragmentRow]:
+        """At most `limit` of the fragments at a supplier that are in that state, by block, from block `start` on."""
+        ...
+
+    def block_numbers(self) -> tuple[BlockNo, BlockNo]:
+        """The least and the greatest number of a block, local or not; (0, 0) without one."""
+        ...
+
+    def audits(self) -> Mapping[SupplierNo, AuditTally]:
+        """How audits ended, for each supplier that was audited."""
+        ...
+
+    def put_audits(self, supplier: SupplierNo, tally: AuditTally) -> None:
+        """Insert or replace."""
         ...
 
     def newest_blocks(self) -> tuple[int, int]:

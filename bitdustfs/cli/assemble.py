@@ -172,6 +172,7 @@ class _Mounted:
         handlers: Mapping[str, control_server.Handler] = {
             "status": self._status,
             "sync": self._sync,
+            "audit": self._audit,
             "cache-drop": self._drop_cache,
             "stop": self._stop,
             "hire": self._hire,
@@ -216,6 +217,9 @@ class _Mounted:
 
     async def _sync(self, args: Args, report: control_server.Report) -> Mapping[str, object]:
         return {**await self._node.sync(report, args.get("timeout"))}
+
+    async def _audit(self, args: Args, report: control_server.Report) -> Mapping[str, object]:
+        return {"suppliers": await self._node.audit(str(args.get("label", "")), report)}
 
     async def _drop_cache(self, _args: Args, _report: control_server.Report) -> Mapping[str, object]:
         dropped = await self._node.drop_cache()

@@ -13,6 +13,7 @@ from typing import NoReturn
 import click
 
 from bitdustfs.cli import (
+    audit,
     cache,
     config,
     demo,
@@ -56,8 +57,8 @@ For real:
 
 Exit codes: 0 done, 2 wrong usage, 10 not found, 11 exists already, 12 in use, 13 not allowed, 14 not reachable,
 15 disk full, 16 contracts full, 17 lost or damaged, 18 read-only, 19 unreadable format, 20 a peer cheated,
-21 something is not installed, 30 to 33 see `status --help`, 34 see `sync --help`, 70 a fault of ours,
-130 interrupted.
+21 something is not installed, 30 to 33 see `status --help`, 34 see `sync --help`, 35 see `audit --help`,
+70 a fault of ours, 130 interrupted.
 """
 
 
@@ -83,6 +84,7 @@ for verb in (
     umount.umount,
     status.status,
     sync.sync,
+    audit.audit,
     cache.cache,
     config.config,
     demo.demo,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from types import MappingProxyType
 from typing import cast
 
@@ -113,4 +114,11 @@ def _margin(margin: int) -> str:
 def _supplier(supplier: SupplierReport) -> str:
     answers = "silent" if supplier["state"] == "hired" and not supplier["answers"] else supplier["state"]
     used = f"{format_size(supplier['used_bytes'])} of {format_size(supplier['capacity_bytes'])}"
-    return f"  supplier   {answers:<9}  {supplier['label']}  {supplier['address']}  {used}"
+    return f"  supplier   {answers:<9}  {supplier['label']}  {supplier['address']}  {used}{_audited(supplier)}"
+
+
+def _audited(supplier: SupplierReport) -> str:
+    if not supplier["audited_s"]:
+        return ""
+    wrong = f", {count(supplier['audits_wrong'], 'fragment')} wrong so far" if supplier["audits_wrong"] else ""
+    return f"  audited {datetime.fromtimestamp(supplier['audited_s']):%Y-%m-%d %H:%M}{wrong}"

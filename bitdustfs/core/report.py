@@ -19,6 +19,8 @@ class SupplierReport(TypedDict):
     answers: bool
     state: str  # a word of core.standing.State
     since_s: int  # wall time since when it answers, or does not; 0: not known
+    audited_s: int  # wall time of its last answer to an audit; 0: none yet
+    audits_wrong: int  # fragments that audits found wrong or gone
     used_bytes: int
     capacity_bytes: int
 
@@ -77,6 +79,15 @@ class DropReport(TypedDict):
     """What `cache drop` gave back."""
 
     dropped_bytes: int
+
+
+class AuditReport(TypedDict):
+    """How it went to ask a supplier for all that it should hold."""
+
+    label: str
+    fragments: int  # asked for
+    wrong: int  # of them wrong or gone
+    silent: bool  # it stopped answering before all was asked for
 
 
 class HireReport(TypedDict):

@@ -13,6 +13,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from bitdustfs.edges.catalog_store import Store
 from bitdustfs.model import (
@@ -35,6 +36,11 @@ _ROOT_BYTES = 32
 _BLOCK_COLUMNS = "block, block_id, scope, suite, k, n, length, roots"
 _HELD = FragmentState.HELD
 _MOST_FRAGMENTS = 256  # of a block, and more
+_FIRST_BLOCK = -(2**62)  # and less
+_ENDS = """
+    SELECT coalesce((SELECT min(block) FROM l_block), (SELECT min(block) FROM r_block), 0),
+    coalesce((SELECT max(block) FROM r_block), (SELECT max(block) FROM l_block), 0)
+"""
 
 
 class Pair:
@@ -70,7 +76,8 @@ class Pair:
             ON CONFLICT (block, idx, supplier) DO UPDATE SET state = excluded.state
         """
         self.fragments_at = f"""
-            SELECT block, idx, supplier, state FROM {fragment} WHERE supplier = ? AND state = ? ORDER BY block LIMIT ?
+            SELECT block, idx, supplier, state FROM {fragment}
+            WHERE supplier = ? AND state = ? AND block >= ? ORDER BY block LIMIT ?
         """
         self.drop_fragment = f"DELETE FROM {fragment} WHERE block = ? AND idx = ? AND supplier = ?"
         self.drop_fragments = f"DELETE FROM {fragment} WHERE block = ?"
@@ -212,12 +219,21 @@ class BlockTables(Store):
         count: int = self._rows(_pair(block).held, (block,))[0][0]
         return count
 
-    def fragments_at(self, supplier: SupplierNo, state: FragmentState, limit: int) -> Sequence[FragmentRow]:
-        """At most `limit` of the fragments at a supplier that are in that state."""
-        rows = [
-            row for pair in (LOCAL, REPLICATED) for row in self._rows(pair.fragments_at, (supplier, state, limit))
-        ]
-        return [FragmentRow(b, i, s, FragmentState(kept)) for b, i, s, kept in rows[:limit]]
+    def fragments_at(
+        self, supplier: SupplierNo, state: FragmentState, limit: int, start: BlockNo | None = None
+    ) -> Sequence[FragmentRow]:
+        """At most `limit` of the fragments at a supplier that are in that state, by block, from block `start` on."""
+        bound = _FIRST_BLOCK if start is None else start
+        rows: list[tuple[Any, ...]] = []
+        for pair in (LOCAL, REPLICATED):
+            if len(rows) < limit:
+                rows += self._rows(pair.fragments_at, (supplier, state, bound, limit - len(rows)))
+        return [FragmentRow(b, i, s, FragmentState(kept)) for b, i, s, kept in rows]
+
+    def block_numbers(self) -> tuple[BlockNo, BlockNo]:
+        """The least and the greatest number of a block, local or not; (0, 0) without one."""
+        least, greatest = self._rows(_ENDS)[0]
+        return BlockNo(least), BlockNo(greatest)
 
     # -- suppliers ---------------------------------------------------------------------------------------
     def suppliers(self) -> Sequence[Supplier]:

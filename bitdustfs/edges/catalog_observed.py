@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bitdustfs.edges.catalog_store import Store
-from bitdustfs.model import Absence, Observation, SupplierNo
+from bitdustfs.model import Absence, AuditTally, Observation, SupplierNo
 
 _OBSERVATIONS = "SELECT supplier, away_ms, since_ns FROM l_observation ORDER BY supplier"
 _PUT_OBSERVATION = """
@@ -18,11 +18,16 @@ _PUT_ABSENCE = """
     ON CONFLICT (supplier, ended_ns) DO UPDATE SET away_ms = max(away_ms, excluded.away_ms)
 """
 _FORGET_ABSENCES = "DELETE FROM l_absence WHERE supplier = ? AND ended_ns < ?"
+_AUDITS = "SELECT supplier, proven, wrong, last_ns FROM l_audit"
+_PUT_AUDITS = """
+    INSERT INTO l_audit (supplier, proven, wrong, last_ns) VALUES (?, ?, ?, ?) ON CONFLICT (supplier) DO UPDATE SET
+    proven = excluded.proven, wrong = excluded.wrong, last_ns = excluded.last_ns
+"""
 _MS = 1000
 
 
 class ObservedTables(Store):
-    """Observations and absences of suppliers."""
+    """Observations, absences and audits of suppliers."""
 
     def observations(self) -> Sequence[Observation]:
         """What was seen of suppliers; those that were never seen to come or go are left out."""
@@ -43,3 +48,11 @@ class ObservedTables(Store):
         with self.savepoint():
             self._change(_PUT_ABSENCE, (supplier, absence.ended_ns, round(absence.length_s * _MS)))
             self._change(_FORGET_ABSENCES, (supplier, forget_before_ns))
+
+    def audits(self) -> Mapping[SupplierNo, AuditTally]:
+        """How audits ended, for each supplier that was audited."""
+        return {supplier: AuditTally(*tally) for supplier, *tally in self._rows(_AUDITS)}
+
+    def put_audits(self, supplier: SupplierNo, tally: AuditTally) -> None:
+        """Insert or replace."""
+        self._change(_PUT_AUDITS, (supplier, tally.proven, tally.wrong, tally.last_ns))

@@ -254,6 +254,14 @@ CREATE TABLE l_observation (
     since_ns INTEGER NOT NULL -- wall time since when it has answered, or not: for people
 ) STRICT;
 
+-- How the audits of suppliers ended.
+CREATE TABLE l_audit (
+    supplier INTEGER NOT NULL PRIMARY KEY, -- r_supplier.supplier
+    proven   INTEGER NOT NULL, -- fragments of which what was asked for was right
+    wrong    INTEGER NOT NULL, -- fragments that it denied, or had wrong
+    last_ns  INTEGER NOT NULL -- wall time of the last answer
+) STRICT;
+
 -- Absences that ended.
 CREATE TABLE l_absence (
     supplier INTEGER NOT NULL, -- r_supplier.supplier

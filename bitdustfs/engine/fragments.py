@@ -347,6 +347,10 @@ class Fragments:
         """Whether a supplier shows that it has a fragment: one leaf of it, and the hash list."""
         return await self._leaves_from(supplier, block, index, 0, 1) is not None
 
+    async def shows(self, supplier: SupplierNo, block: BlockRow, index: int, first: int, count: int) -> bool:
+        """Whether a supplier shows these leaves of a fragment. If it denies them, or they are wrong, it is LOST."""
+        return await self._leaves_from(supplier, block, index, first, count) is not None
+
     def _known_leaves(self, block: BlockNo, index: int, first: int, count: int) -> bytes | None:
         if count > SMALL_LEAVES:
             return None

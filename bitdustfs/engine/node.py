@@ -7,7 +7,7 @@ and never the mount. The verbs of the command line (`status`, `sync`, …) are m
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -16,9 +16,10 @@ import trio
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.grace import Patience
 from bitdustfs.core.placement import usable_bytes
-from bitdustfs.core.report import DropReport, StatusReport, StopReport, SyncProgress, SyncReport
+from bitdustfs.core.report import AuditReport, DropReport, StatusReport, StopReport, SyncProgress, SyncReport
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.attributes import Attributes
+from bitdustfs.engine.auditor import AUDITS_A_DAY, Auditor
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
@@ -36,7 +37,7 @@ from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.tree import Tree
 from bitdustfs.engine.uploads import Uploads
 from bitdustfs.engine.writer import Writer
-from bitdustfs.errors import BitdustError
+from bitdustfs.errors import BitdustError, NotFound
 from bitdustfs.model import Code, FileState, Ino, Space, Standing, Suite
 from bitdustfs.ports import Catalog, Changes, Crunch, Entropy, Image, Spool, Wall
 
@@ -70,6 +71,7 @@ class NodeOptions:
     practice: bool = False  # all suppliers are on this machine
     suite: Suite = Suite.AES_256_GCM
     boot: bytes = b""  # which boot of this machine it is; b"": nobody can tell
+    audits_a_day: int = AUDITS_A_DAY  # leaves of each supplier
     patience: Patience = field(default_factory=Patience)  # with suppliers that do not answer
 
 
@@ -122,6 +124,9 @@ class Node:
             deduplicate=options.deduplicate,
         )
         self.monitor = Monitor(catalog, self.journal, suppliers, wall, options.patience)
+        self.auditor = Auditor(
+            catalog, self.journal, self.fragments, entropy, wall, audits_a_day=options.audits_a_day
+        )
         self.rebuilder = Rebuilder(catalog, self.journal, self.fragments, suppliers, self.uploads, crunch, secrets)
         self.publisher = Publisher(
             catalog=catalog,
@@ -186,6 +191,7 @@ class Node:
             "reads": self.reads.run,
             "writer": self.writer.run,
             "monitor": self.monitor.run,
+            "auditor": self.auditor.run,
             "rebuilder": self.rebuilder.run,
             "publisher": self.publisher.run,
             "replica": self.replica.run,
@@ -333,6 +339,27 @@ class Node:
         dropped = await self.files.drop_clean()
         self.reader.forget()
         return DropReport(dropped_bytes=dropped)
+
+    async def audit(self, label: str, report: Report) -> Sequence[AuditReport]:
+        """Ask the hired suppliers with that label, or all for an empty one, for everything that they should hold.
+
+        Raises:
+            NotFound: nobody has that label.
+        """
+        rows = [row for row in self._catalog.suppliers() if row.is_hired and label in ("", row.label)]
+        if not rows:
+            raise NotFound(what=f"no hired supplier is called {label!r}" if label else "no supplier is hired")
+        told = []
+        for row in rows:
+
+            async def progress(fragments: int, wrong: int, name: str = row.label) -> None:
+                await report(AuditReport(label=name, fragments=fragments, wrong=wrong, silent=False))
+
+            found = await self.auditor.scan(row, progress)
+            told.append(
+                AuditReport(label=row.label, fragments=found.fragments, wrong=found.wrong, silent=found.is_silent)
+            )
+        return told
 
     def stop_report(self) -> StopReport:
         """What exists only here."""

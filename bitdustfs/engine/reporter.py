@@ -18,7 +18,7 @@ from bitdustfs.engine.replica import Replica
 from bitdustfs.engine.tree import Tree
 from bitdustfs.engine.writer import Writer
 from bitdustfs.errors import NotFound
-from bitdustfs.model import ROOT_INO, BlockNo, FileState, FragmentState, Ino, Inode, Standing, SupplierNo
+from bitdustfs.model import ROOT_INO, AuditTally, BlockNo, FileState, FragmentState, Ino, Inode, Standing, SupplierNo
 from bitdustfs.ports import Catalog, Spool
 
 _TROUBLE = 20  # sentences kept
@@ -216,6 +216,7 @@ class Reporter:
         return ino
 
     def _supplier_reports(self, online: Set[SupplierNo]) -> list[SupplierReport]:
+        audits, none = self._catalog.audits(), AuditTally()
         return [
             SupplierReport(
                 label=row.label,
@@ -224,6 +225,8 @@ class Reporter:
                 answers=row.supplier in online,
                 state=self._monitor.state(row.supplier).value,
                 since_s=self._monitor.since_ns(row.supplier) // 1_000_000_000,
+                audited_s=audits.get(row.supplier, none).last_ns // 1_000_000_000,
+                audits_wrong=audits.get(row.supplier, none).wrong,
                 used_bytes=row.used_bytes,
                 capacity_bytes=row.capacity_bytes,
             )

@@ -61,12 +61,15 @@ class World:
         contract_bytes: int = 1 << 30,
         seed: int = 0,
         patience: Patience | None = None,
+        audits_a_day: int = 16,
         coat: Callable[[str, Any], Any] = lambda _name, port: port,
     ) -> None:
         self._coat = coat
         self._hired = suppliers
         self._count = suppliers + candidates
-        self._options = NodeOptions(spool_limit=spool_limit, code=code, patience=patience or Patience())
+        self._options = NodeOptions(
+            spool_limit=spool_limit, code=code, patience=patience or Patience(), audits_a_day=audits_a_day
+        )
         self._contract_bytes = contract_bytes
         self._seed = seed
         self.boot = b""

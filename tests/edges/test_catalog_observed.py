@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
-from bitdustfs.model import Absence, BlockNo, FragmentState, Observation, Standing, SupplierNo, Wanting
+from bitdustfs.model import Absence, AuditTally, BlockNo, FragmentState, Observation, Standing, SupplierNo, Wanting
 from tests.edges.catalog_rows import SUPPLIER, block, blocks_of, fragment
 
 ONE = SupplierNo(1)
@@ -72,3 +72,20 @@ def test_repair_queue_can_be_walked_page_by_page(catalog: SqliteCatalog) -> None
     rest = catalog.wanting_blocks(9, page[-1])
     assert blocks_of(rest) == [-1, 1]
     assert catalog.wanting_blocks(9, rest[-1]) == []
+
+
+def test_audits_of_a_supplier_come_back(catalog: SqliteCatalog) -> None:
+    catalog.put_audits(ONE, AuditTally(3, 1, 7))
+    catalog.put_audits(ONE, AuditTally(4, 1, 9))
+    assert catalog.audits() == {ONE: AuditTally(4, 1, 9)}
+
+
+def test_fragments_at_a_supplier_can_be_walked_from_any_block_on(catalog: SqliteCatalog) -> None:
+    assert catalog.block_numbers() == (0, 0)
+    for number in (-2, -1, 1, 2):
+        catalog.put_block(replace(block(abs(number)), block=BlockNo(number)))
+        catalog.put_fragment(fragment(number, 0, 1))
+    assert catalog.block_numbers() == (-2, 2)
+    found = catalog.fragments_at(ONE, FragmentState.HELD, 2, BlockNo(-1))
+    assert [row.block for row in found] == [-1, 1]
+    assert [row.block for row in catalog.fragments_at(ONE, FragmentState.HELD, 9, BlockNo(2))] == [2]

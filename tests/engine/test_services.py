@@ -92,6 +92,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[World], Any]]] = {
     "reads": ("catalog", "fragments", read_from_a_silent_supplier),
     "writer": ("catalog", "suppliers", write_something),
     "monitor": ("catalog", "fragments_at", do_nothing),
+    "auditor": ("catalog", "audits", do_nothing),
     "rebuilder": ("catalog", "wanting_blocks", do_nothing),
     "publisher": ("suppliers", "revoked_in", do_nothing),
     "replica": ("catalog", "outbox", write_something),
@@ -112,7 +113,8 @@ async def test_failed_service_is_started_again_and_nothing_is_lost(autojump_cloc
     def set_trap(name: str, real: object) -> Trap:
         return traps.setdefault(name, Trap(real))
 
-    async with World(code=Code(3, 5), coat=set_trap).running() as world:
+    audits_a_day = 20_000 if service == "auditor" else 16
+    async with World(code=Code(3, 5), coat=set_trap, audits_a_day=audits_a_day).running() as world:
         await world.write("file", CONTENT)
         await world.write("old", CONTENT)
         await world.sync()

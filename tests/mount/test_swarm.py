@@ -92,6 +92,24 @@ def test_a_flipped_bit_in_a_stored_fragment_is_noticed_and_harmless(own_swarm: P
     assert any("supplier1" in line and "WARNING" in line for line in own_swarm.log().splitlines())
 
 
+def test_an_audit_finds_what_a_disk_lost_and_it_is_made_again(own_swarm: Practice) -> None:
+    for number in range(12):
+        (own_swarm.path / f"file {number}").write_bytes(random.Random(number).randbytes(600_000))
+    own_swarm.sync()
+    stored = sorted((own_swarm.supplier_home(1) / "shelf").rglob("*"))
+    largest = [path for path in stored if path.is_file() and path.stat().st_size > 100_000]
+    for path in largest[::2]:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    said = own_swarm.run("audit", ok=(35,)).stdout.splitlines()
+    assert said[0].startswith("supplier1: ")
+    assert "wrong or gone, and are made again" in said[0]
+    assert all("all of" in line for line in said[1:])
+    wait_until("made again", lambda: not own_swarm.status()["missing_fragments"])
+    assert "all of" in own_swarm.run("audit", "supplier1").stdout
+
+
 def test_reads_fail_in_time_when_too_few_suppliers_are_left_and_work_again_when_they_are_back(
     own_swarm: Practice,
 ) -> None:

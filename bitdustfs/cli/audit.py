@@ -1,0 +1,75 @@
+"""`bitdustfs audit`: ask suppliers for all that they should hold."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import click
+
+from bitdustfs.cli.common import Asked, count, show_json, with_common_options, with_json
+from bitdustfs.core.report import AuditReport
+from bitdustfs.edges.control import ask
+
+EXIT_FOUND = 35  # something was wrong or gone
+
+
+@click.command()
+@click.argument("name", required=False)
+@with_json
+@with_common_options
+def audit(asked: Asked, name: str | None) -> int:
+    """Ask a supplier, or all of them, for everything that they should hold, and check it.
+
+    Small audits happen all the time; this one fetches all. What is wrong or gone is made again.
+
+    \b
+    Exit codes: 0 all of it is there, 35 something was wrong or gone, or a supplier did not answer.
+
+    \b
+    Examples:
+      bitdustfs audit
+      bitdustfs audit anna
+    """
+    home, _, _ = asked.home_of(None)
+    with _shown() as progress:
+        answer = ask(home.control, "audit", {"label": name or ""}, silence_s=None, progress=progress)
+    reports = cast("list[AuditReport]", answer["suppliers"])
+    if asked.as_json:
+        show_json(answer)
+    else:
+        for report in reports:
+            click.echo(sentence(report))
+    return EXIT_FOUND if any(report["wrong"] or report["silent"] for report in reports) else 0
+
+
+def sentence(report: AuditReport) -> str:
+    """Say how the audit of one supplier went."""
+    fragments = count(report["fragments"], "fragment")
+    if report["wrong"]:
+        said = f"{report['wrong']} of {fragments} are wrong or gone, and are made again"
+    else:
+        said = f"all of {fragments} there" if report["fragments"] else "nothing to ask for"
+    return f"{report['label']}: {said}" + ("; then it did not answer." if report["silent"] else ".")
+
+
+@contextmanager
+def _shown() -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """A line on a terminal that counts fragments, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _step: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, TextColumn
+
+    columns = (TextColumn("{task.description}"), TextColumn("{task.fields[told]}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("asking", total=None, told="")
+
+        def show(step: Mapping[str, Any]) -> None:
+            told = f"{count(int(step['fragments']), 'fragment')}, {step['wrong']} wrong"
+            bar.update(task, description=str(step["label"]), told=told)
+
+        yield show
