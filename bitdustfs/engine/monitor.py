@@ -125,9 +125,10 @@ class Monitor:
                 self._answers(row)
             else:
                 self._is_silent(row, 0.0 if self.is_doubtful else elapsed_s)
-        for row in rows:
-            if self._states[row.supplier] is State.OFFLINE and not self.is_doubtful:
-                self._judge(row, len(expected - online))
+        # who only was not there at this moment, as everybody is after a start, is not counted as away
+        offline = [row for row in rows if self._states[row.supplier] is State.OFFLINE]
+        for row in offline if not self.is_doubtful else ():
+            self._judge(row, len(offline))
 
     def _doubt(self, doubtful: bool) -> None:
         if doubtful and not self.is_doubtful:
@@ -166,12 +167,12 @@ class Monitor:
             self._since_ns.setdefault(row.supplier, self._wall.now_ns())
             self._meets(row, Event.ABSENCE)
 
-    def _judge(self, row: Supplier, silent: int) -> None:
+    def _judge(self, row: Supplier, offline: int) -> None:
         away_s = self._away_s[row.supplier]
         if away_s < min(self._patience.at_none_s, self._patience.at_one_s, self._patience.else_s):
             return
         longest_s = grace.longest_s(self._catalog.absences(row.supplier), self._wall.now_ns())
-        spare = self._least_spare() - silent
+        spare = self._least_spare() - offline
         if away_s >= (patience_s := grace.grace_s(self._patience, spare, longest_s)):
             _log.warning(
                 "supplier %s is lost, and what it held is made again elsewhere: it was away for %.0f s, and with %d "

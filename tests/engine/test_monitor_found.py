@@ -1,0 +1,56 @@
+"""Mistakes that a reader found in how suppliers are watched, each held fast."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+from trio.testing import MockClock
+
+from bitdustfs.core.grace import Patience
+from bitdustfs.model import Code, Standing
+from bitdustfs.testing.world import World
+
+CODE = Code(2, 4)
+NONE_S = 300.0
+PATIENCE = Patience(at_none_s=NONE_S, at_one_s=NONE_S * 20, else_s=NONE_S * 20)
+
+
+def standings(world: World) -> list[Standing]:
+    return [row.standing for row in world.catalog.suppliers()]
+
+
+@asynccontextmanager
+async def one_away(world: World) -> AsyncIterator[None]:
+    """One of four suppliers is away, for longer than we would wait if no other fragment could be spared."""
+    async with world.machine(world.catalog, world.spool):
+        await world.write("letter", bytes(range(256)) * 2000)
+        await world.sync()
+        world.swarm.suppliers[0].kill()
+        await trio.sleep(NONE_S * 3)
+        assert standings(world) == [Standing.HIRED] * 4
+        yield
+
+
+async def test_connection_that_breaks_for_a_moment_makes_nobody_else_lost(autojump_clock: MockClock) -> None:
+    world = World(suppliers=4, code=CODE, patience=PATIENCE)
+    async with world.hired(), one_away(world):
+        world.swarm.cut(2)
+        await trio.sleep(1)
+        world.swarm.heal(2)
+        await trio.sleep(60)
+        assert standings(world) == [Standing.HIRED] * 4
+
+
+async def test_supplier_that_connects_late_after_a_start_makes_nobody_else_lost(autojump_clock: MockClock) -> None:
+    world = World(suppliers=4, code=CODE, patience=PATIENCE)
+    async with world.hired():
+        async with one_away(world):
+            pass
+        world.swarm.cut(2)
+        async with world.machine(world.catalog, world.spool, wait=False):
+            await trio.sleep(30)
+            world.swarm.heal(2)
+            await trio.sleep(60)
+            assert standings(world) == [Standing.HIRED] * 4
