@@ -3,7 +3,8 @@
 A supplier that was away when a block was sent, or a send that broke off, leaves fragments WANTED; wrong bytes leave
 one LOST. They are made again from k verified fragments, without any key, checked against the root that was recorded
 when the block was made (invariant I10), and sent to a supplier that holds no other fragment of that block. A fragment
-that its supplier lost goes back to it, once, if there is nobody else.
+that its supplier lost goes back to it, once, if there is nobody else. A supplier that does not take what it is sent,
+whatever room it says it has, is passed over for a while: others may take it.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.uploads import SEND_PATIENCE_S, FragmentSink, Uploads
-from bitdustfs.errors import BitdustError, DiskFault
+from bitdustfs.errors import BitdustError, DiskFault, PeerError
 from bitdustfs.model import BlockNo, BlockRow, FragmentRow, FragmentState, Supplier, SupplierNo, Wanting, short
 from bitdustfs.ports import Catalog, Crunch
 
 LOOK_EVERY_S = 2.0
 BATCH = 16  # blocks looked at before others get a turn
+PASS_OVER_S = 30.0  # (tune) a supplier that did not take a fragment
 AT_ONCE = 3  # (tune) blocks being rebuilt: each takes up to twice 4 MiB of memory
 _log = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class Rebuilder:
         self._crunch = crunch
         self._secrets = secrets
         self._given_back: set[tuple[BlockNo, int]] = set()  # sent once more to the supplier that lost them
+        self._passed_over: dict[SupplierNo, float] = {}  # until when
 
     async def run(self) -> None:
         """Look for work until cancelled."""
@@ -103,12 +106,25 @@ class Rebuilder:
 
         taken = 0
         for (index, supplier), each in zip(plan, await self._crunch.run(make), strict=True):
-            name = self._secrets.fragment_name(block.block_id, index, supplier.node)
-            with trio.fail_after(SEND_PATIENCE_S):
-                await self._sink.put(supplier.supplier, name, block.roots[index], each)
-            self._held(block, index, supplier, len(each))
-            taken += 1
+            if await self._send(block, index, supplier, each):
+                self._held(block, index, supplier, len(each))
+                taken += 1
         return taken
+
+    async def _send(self, block: BlockRow, index: int, supplier: Supplier, content: bytes | memoryview) -> bool:
+        """Whether the supplier took a fragment."""
+        name = self._secrets.fragment_name(block.block_id, index, supplier.node)
+        try:
+            with trio.fail_after(SEND_PATIENCE_S):
+                await self._sink.put(supplier.supplier, name, block.roots[index], content)
+        except (PeerError, trio.TooSlowError) as e:
+            self._passed_over[supplier.supplier] = trio.current_time() + PASS_OVER_S
+            why = str(e) or f"no answer within {SEND_PATIENCE_S:.0f} s"
+            _log.info(
+                "%s did not take fragment %d of block %s: %s", supplier.label, index, short(block.block_id), why
+            )
+            return False
+        return True
 
     def _plan(self, block: BlockRow) -> list[tuple[int, Supplier]]:
         """Which fragment could go to whom now, at most one to each supplier."""
@@ -118,7 +134,12 @@ class Rebuilder:
         lost = {row.index: row.supplier for row in rows if row.state is FragmentState.LOST and row.index not in held}
         busy = {row.supplier for row in rows if row.state is not FragmentState.WANTED}
         length = erasure.fragment_length(block.length, block.code.k)
-        room = {c.supplier: c for c in self._uploads.candidates() if c.free_bytes >= length and c.free_fragments > 0}
+        now = trio.current_time()
+        room = {
+            c.supplier: c
+            for c in self._uploads.candidates()
+            if c.free_bytes >= length and c.free_fragments > 0 and self._passed_over.get(c.supplier, now) <= now
+        }
         free = {supplier: c for supplier, c in room.items() if supplier not in busy}
         suppliers = {row.supplier: row for row in self._catalog.suppliers()}
         plan = []
@@ -145,15 +166,15 @@ class Rebuilder:
         others = placement.choose([c for s, c in free.items() if s not in reserved], 1, fragment_bytes=0)
         if others:
             return others[0]
-        again = (block.block, index)
-        if lost.get(index) in room and again not in self._given_back:
-            self._given_back.add(again)
+        if lost.get(index) in room and (block.block, index) not in self._given_back:
             return lost[index]
         return None
 
     def _held(self, block: BlockRow, index: int, supplier: Supplier, length: int) -> None:
         with self._journal.operation():
             for row in self._catalog.fragments(block.block):
+                if (row.index, row.supplier, row.state) == (index, supplier.supplier, FragmentState.LOST):
+                    self._given_back.add((block.block, index))
                 if row.index == index and row.supplier != supplier.supplier and row.state is not FragmentState.ABSENT:
                     self._catalog.drop_fragment(block.block, index, row.supplier)
             row = FragmentRow(block.block, index, supplier.supplier, FragmentState.HELD)

@@ -10,7 +10,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from bitdustfs.model import FragmentState, Root
+from bitdustfs.errors import PeerRefused
+from bitdustfs.model import FragmentName, FragmentState, Root, SupplierNo
+from bitdustfs.testing.suppliers import MemorySuppliers
 from tests.engine.volume import Volume
 
 CONTENT = random.Random(12).randbytes(700_000)
@@ -75,4 +77,53 @@ async def test_rebuild_needs_no_more_than_k_suppliers(autojump_clock: MockClock)
         assert volume.catalog.held(block) == 3
         volume.remote.gone = set()
         await trio.sleep(60)
+        assert volume.catalog.held(block) == 5
+
+
+class Refusing(MemorySuppliers):
+    """Some have much room, as they say, and take nothing: their disk was pulled out, or they lie."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.refusing: set[int] = set()
+
+    async def put(self, supplier: SupplierNo, name: FragmentName, root: Root, body: bytes | memoryview) -> None:
+        if supplier in self.refusing:
+            await trio.sleep(self.delay_s)
+            raise PeerRefused(peer=f"s{supplier}", what="not now")
+        await super().put(supplier, name, root, body)
+
+
+async def test_supplier_that_takes_nothing_keeps_no_block_from_the_others(autojump_clock: MockClock) -> None:
+    volume = Volume(suppliers=7)
+    volume.remote = remote = Refusing(7)
+    volume.start()
+    async with volume.running():
+        remote.gone = {6, 7}
+        ino = await volume.write_all(CONTENT)
+        await volume.flush()
+        await volume.forget()
+        remote.gone, remote.refusing, remote.forgetting = set(), {6}, {1}
+        await volume.files.read(ino, 0, len(CONTENT))
+        await trio.sleep(60)
+        block = volume.catalog.blocks_of(ino)[0]
+        held = {r.supplier for r in volume.catalog.fragments(block) if r.state is FragmentState.HELD}
+        assert held == {2, 3, 4, 5, 7}
+
+
+async def test_fragment_is_given_back_as_often_as_it_is_not_taken(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    volume.remote = remote = Refusing(5)
+    volume.start()
+    async with volume.running():
+        ino = await volume.write_all(CONTENT)
+        await volume.flush()
+        await volume.forget()
+        remote.forgetting, remote.refusing = {1}, {1}
+        await volume.files.read(ino, 0, len(CONTENT))
+        await trio.sleep(60)
+        block = volume.catalog.blocks_of(ino)[0]
+        assert volume.catalog.held(block) == 4
+        remote.forgetting, remote.refusing = set(), set()
+        await trio.sleep(120)
         assert volume.catalog.held(block) == 5
