@@ -127,7 +127,7 @@ class Objects:
         length = erasure.fragment_length(row.length, row.code.k)
         with self._journal.operation():
             for each in fragments:
-                if each.state is FragmentState.HELD:
+                if each.state is not FragmentState.WANTED:
                     self._catalog.charge_supplier(each.supplier, -length, -1)
             self._catalog.put_upload(row.block_id, left)
             self._catalog.drop_block(number)

@@ -172,11 +172,19 @@ class Rebuilder:
 
     def _held(self, block: BlockRow, index: int, supplier: Supplier, length: int) -> None:
         with self._journal.operation():
+            was_counted = False
             for row in self._catalog.fragments(block.block):
-                if (row.index, row.supplier, row.state) == (index, supplier.supplier, FragmentState.LOST):
-                    self._given_back.add((block.block, index))
-                if row.index == index and row.supplier != supplier.supplier and row.state is not FragmentState.ABSENT:
+                if row.index != index:
+                    continue
+                is_lost = row.state is FragmentState.LOST
+                if row.supplier == supplier.supplier:
+                    was_counted = row.state is not FragmentState.WANTED
+                    if is_lost:
+                        self._given_back.add((block.block, index))
+                elif is_lost or row.state is FragmentState.WANTED:  # what others have, they have, also while away
                     self._catalog.drop_fragment(block.block, index, row.supplier)
-            row = FragmentRow(block.block, index, supplier.supplier, FragmentState.HELD)
-            self._catalog.put_fragment(row)
-            self._catalog.charge_supplier(supplier.supplier, length, 1)
+                    if is_lost:
+                        self._catalog.charge_supplier(row.supplier, -length, -1)
+            self._catalog.put_fragment(FragmentRow(block.block, index, supplier.supplier, FragmentState.HELD))
+            if not was_counted:
+                self._catalog.charge_supplier(supplier.supplier, length, 1)

@@ -77,9 +77,12 @@ class Strays:
         was_counted = any(row.supplier == supplier and row.state is not FragmentState.WANTED for row in rows)
         try:
             with self._journal.operation():
-                for row in rows:
-                    if row.state is not FragmentState.HELD:
+                for row in rows:  # what others have, they have, also while away
+                    is_lost = row.state is FragmentState.LOST
+                    if row.supplier != supplier and (is_lost or row.state is FragmentState.WANTED):
                         self._catalog.drop_fragment(block.block, index, row.supplier)
+                        if is_lost:
+                            self._catalog.charge_supplier(row.supplier, -length, -1)
                 self._catalog.put_fragment(FragmentRow(block.block, index, supplier, FragmentState.HELD))
                 if not was_counted:
                     self._catalog.charge_supplier(supplier, length, 1)

@@ -127,3 +127,42 @@ async def test_fragment_is_given_back_as_often_as_it_is_not_taken(autojump_clock
         remote.forgetting, remote.refusing = set(), set()
         await trio.sleep(120)
         assert volume.catalog.held(block) == 5
+
+
+def used(volume: Volume) -> list[int]:
+    return [row.used_fragments for row in volume.catalog.suppliers()]
+
+
+async def test_fragment_of_a_supplier_that_comes_back_meanwhile_stays(autojump_clock: MockClock) -> None:
+    volume = Volume(suppliers=6)
+    async with volume.running():
+        ino = await volume.write_all(CONTENT)
+        await volume.flush()
+        await trio.sleep(1)
+        (block,) = volume.catalog.blocks_of(ino)
+        first = volume.catalog.fragments(block)[0]
+        assert first.supplier == 1
+        volume.remote.delay_s = 10
+        with volume.journal.operation():
+            volume.catalog.put_fragment(replace(first, state=FragmentState.ABSENT))
+        await trio.sleep(25)  # it is on its way to somebody else
+        with volume.journal.operation():
+            volume.catalog.put_fragment(first)
+        await trio.sleep(60)
+        held = [r.supplier for r in volume.catalog.fragments(block) if r.state is FragmentState.HELD and r.index == 0]
+        assert held == [1, 6]
+        assert used(volume) == [1] * 6
+
+
+async def test_lost_fragment_is_not_counted_twice(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    async with volume.running():
+        ino = await volume.write_all(CONTENT)
+        await volume.flush()
+        await volume.forget()
+        volume.remote.forgetting = {1}
+        await volume.files.read(ino, 0, len(CONTENT))
+        volume.remote.forgetting = set()
+        await trio.sleep(60)
+        assert volume.catalog.held(volume.catalog.blocks_of(ino)[0]) == 5
+        assert used(volume) == [1] * 5

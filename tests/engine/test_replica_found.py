@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from bitdustfs.engine.publisher import Publisher
 from bitdustfs.engine.replica import Replica
 from bitdustfs.engine.snapshots import Snapshots
 from bitdustfs.engine.uploads import Uploads
-from bitdustfs.model import ROOT_INO, BlockNo, Code, FragmentName, Suite, SupplierNo
+from bitdustfs.model import ROOT_INO, BlockNo, Code, FragmentName, FragmentState, Suite, SupplierNo
 from bitdustfs.ports import Image
 from bitdustfs.testing.clock import InlineCrunch
 from bitdustfs.testing.suppliers import MemorySuppliers
@@ -324,3 +325,18 @@ async def test_nothing_is_let_go_before_that_is_durable(autojump_clock: MockCloc
             await uploads.run()
         assert remote.deletes == [True]
         assert not catalog.uploads()
+
+
+async def test_what_suppliers_hold_is_counted_off_when_it_is_let_go_while_they_are_away(
+    autojump_clock: MockClock,
+) -> None:
+    async with Rig().running() as rig:
+        rig.change(10)
+        await rig.replica.make_safe()
+        await trio.sleep(1)
+        before = [row.used_fragments for row in rig.catalog.suppliers()]
+        block = rig.catalog.local_blocks()[0].block
+        first = next(iter(rig.catalog.fragments(block)))
+        rig.catalog.put_fragment(replace(first, state=FragmentState.ABSENT))
+        rig.objects.release(block)
+        assert [row.used_fragments for row in rig.catalog.suppliers()] == [count - 1 for count in before]

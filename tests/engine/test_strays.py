@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import trio
 from trio.testing import MockClock
 
+from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.strays import DENIED_S
 from bitdustfs.errors import BitdustError, BlockLost, ReadOnly
-from bitdustfs.model import BlockNo, FragmentState, Ino
+from bitdustfs.model import BlockNo, FragmentName, FragmentState, Ino, SupplierNo
 from tests.engine.volume import Volume
 
 CONTENT = random.Random(6).randbytes(200_000)
@@ -98,3 +100,25 @@ async def fails(volume: Volume, ino: Ino) -> None:
     with pytest.raises(BitdustError) as failed:
         await volume.files.read(ino, 0, len(CONTENT))
     assert isinstance(failed.value, BlockLost)
+
+
+async def test_what_a_supplier_has_that_is_away_is_not_forgotten_for_what_is_found(autojump_clock: MockClock) -> None:
+    volume = Volume(suppliers=6)
+    async with volume.running():
+        ino, number = await forgetful(volume, keep=5)
+    async with volume.running(upload=False):
+        block, (first, *_) = volume.catalog.block(number), volume.catalog.fragments(number)
+        assert block is not None
+        nodes = {row.supplier: row.node for row in volume.catalog.suppliers()}
+
+        def place(supplier: SupplierNo) -> tuple[SupplierNo, FragmentName]:
+            return supplier, VolumeSecrets(b"v" * 32).fragment_name(block.block_id, first.index, nodes[supplier])
+
+        volume.remote.stored[place(SupplierNo(6))] = volume.remote.stored[place(first.supplier)]
+        volume.remote.gone = {1, 2, 3}
+        for row in volume.catalog.fragments(number)[:3]:
+            volume.catalog.put_fragment(replace(row, state=FragmentState.ABSENT))
+        volume.files.open(ino)
+        assert await volume.files.read(ino, 0, len(CONTENT)) == CONTENT
+        rows = {row.supplier: row.state for row in volume.catalog.fragments(number) if row.index == first.index}
+        assert rows == {1: FragmentState.ABSENT, 6: FragmentState.HELD}
