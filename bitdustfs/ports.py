@@ -221,6 +221,10 @@ class Catalog(Protocol):
         """
         ...
 
+    def blocks_for(self, takers: Iterable[SupplierNo], blocks: Iterable[BlockNo]) -> set[BlockNo]:
+        """Those of the blocks of which one of these suppliers has nothing, as far as is known."""
+        ...
+
     def fragments_at(
         self, supplier: SupplierNo, state: FragmentState, limit: int, start: BlockNo | None = None
     ) -> Sequence[FragmentRow]:

@@ -58,9 +58,18 @@ class Pair:
         self.drop_block = f"DELETE FROM {block} WHERE block = ?"
         self.drop_content = f"DELETE FROM {content} WHERE block = ?"
         self.recount = f"UPDATE {block} SET held = ({self.held}) WHERE block = ?1 AND held <> ({self.held})"
-        self.wanting = f"""
-            SELECT held - k, block FROM {block} WHERE held < n AND (held - k, block) > (?, ?)
-            ORDER BY held - k, block LIMIT ?
+        # in two, for with both in one row value the index is walked from its start
+        self.wanting_alike = f"""
+            SELECT held - k, block FROM {block} WHERE held < n AND held - k = ? AND block > ? ORDER BY block LIMIT ?
+        """
+        self.wanting_less = f"""
+            SELECT held - k, block FROM {block} WHERE held < n AND held - k > ? ORDER BY held - k, block LIMIT ?
+        """
+        self.takeable = f"""
+            SELECT b.value FROM json_each(?1) AS b WHERE EXISTS (
+                SELECT 1 FROM json_each(?2) AS s WHERE NOT EXISTS (
+                    SELECT 1 FROM {fragment} WHERE block = b.value AND supplier = s.value
+                    AND state IN ({_HELD}, {FragmentState.ABSENT})))
         """
         self.newest = f"SELECT coalesce(max(abs(block)), 0) FROM {block}"  # numbers of local blocks go down
         self.missing = f"SELECT coalesce(sum(n - held), 0) FROM {block} WHERE held < n AND abs(block) <= ?"
@@ -158,9 +167,18 @@ class BlockTables(Store):
 
     def wanting_blocks(self, limit: int, after: Wanting | None = None) -> Sequence[Wanting]:
         """Blocks with fewer held fragments than their code's n, fewest above k first, local ones before others."""
-        start = (after.spare, after.block) if after is not None else (-_MOST_FRAGMENTS, 0)
-        rows = heapq.merge(*(self._rows(pair.wanting, (*start, limit)) for pair in (LOCAL, REPLICATED)))
+        start = after if after is not None else Wanting(-_MOST_FRAGMENTS, BlockNo(0))
+        rows = heapq.merge(*(self._wanting(pair, limit, start) for pair in (LOCAL, REPLICATED)))
         return [Wanting(spare, block) for spare, block in rows][:limit]
+
+    def blocks_for(self, takers: Iterable[SupplierNo], blocks: Iterable[BlockNo]) -> set[BlockNo]:
+        """Those of the blocks of which one of these suppliers has nothing."""
+        numbers, given = json.dumps([int(number) for number in takers]), list(blocks)
+        found: set[BlockNo] = set()
+        for pair in (LOCAL, REPLICATED):
+            some = json.dumps([int(block) for block in given if _pair(block) is pair])
+            found |= {BlockNo(block) for (block,) in self._rows(pair.takeable, (some, numbers))}
+        return found
 
     def newest_blocks(self) -> tuple[int, int]:
         """What tells the blocks that there are now, for `missing_fragments`."""
@@ -234,6 +252,10 @@ class BlockTables(Store):
         """The least and the greatest number of a block, local or not; (0, 0) without one."""
         least, greatest = self._rows(_ENDS)[0]
         return BlockNo(least), BlockNo(greatest)
+
+    def _wanting(self, pair: Pair, limit: int, after: Wanting) -> list[tuple[int, BlockNo]]:
+        alike = self._rows(pair.wanting_alike, (after.spare, after.block, limit))
+        return [*alike, *self._rows(pair.wanting_less, (after.spare, limit - len(alike)))]
 
     # -- suppliers ---------------------------------------------------------------------------------------
     def suppliers(self) -> Sequence[Supplier]:

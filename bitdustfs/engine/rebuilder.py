@@ -25,7 +25,10 @@ from bitdustfs.model import BlockNo, BlockRow, FragmentRow, FragmentState, Suppl
 from bitdustfs.ports import Catalog, Crunch
 
 LOOK_EVERY_S = 2.0
-BATCH = 16  # blocks looked at before others get a turn
+LOOK_SELDOM_S = (
+    30.0  # (tune) at most, if a look takes long and there is nothing to do: it shall cost a tenth of a core
+)
+BATCH = 256  # (tune) blocks looked at before others get a turn: 2 ms
 PASS_OVER_S = 30.0  # (tune) a supplier that did not take a fragment
 AT_ONCE = 3  # (tune) blocks being rebuilt: each takes up to twice 4 MiB of memory
 _log = logging.getLogger(__name__)
@@ -57,11 +60,12 @@ class Rebuilder:
     async def run(self) -> None:
         """Look for work until cancelled."""
         while True:
-            taken = 0
+            taken, began = 0, trio.current_time()
             if self._journal.refusal is None:
                 taken = await self._walk_queue()
             if not taken:
-                await trio.sleep(LOOK_EVERY_S)
+                took_s = trio.current_time() - began
+                await trio.sleep(min(max(LOOK_EVERY_S, 10 * took_s), LOOK_SELDOM_S))
 
     async def _walk_queue(self) -> int:
         """Try every block that lacks fragments, most urgent first. Returns how many fragments were taken."""
@@ -77,11 +81,13 @@ class Rebuilder:
                     _log.info("block %d stays incomplete for now: %s", number, e)
 
         at: Wanting | None = None
-        while page := self._catalog.wanting_blocks(BATCH, at):
+        while (takers := self._takers()) and (page := self._catalog.wanting_blocks(BATCH, at)):
             at = page[-1]
+            # nearly all of the queue may wait for somebody new: they are not even looked at one by one
+            possible = self._catalog.blocks_for(takers, [wanting.block for wanting in page])
             async with trio.open_nursery() as nursery:
                 for wanting in page:
-                    if wanting.block not in self._uploads.on_their_way:
+                    if wanting.block in possible and wanting.block not in self._uploads.on_their_way:
                         nursery.start_soon(rebuild, wanting.block)
             await trio.lowlevel.checkpoint()
         return taken
@@ -126,6 +132,15 @@ class Rebuilder:
             return False
         return True
 
+    def _takers(self) -> Mapping[SupplierNo, Candidate]:
+        """Who may take something now."""
+        now = trio.current_time()
+        return {
+            c.supplier: c
+            for c in self._uploads.candidates()
+            if c.free_bytes > 0 and c.free_fragments > 0 and self._passed_over.get(c.supplier, now) <= now
+        }
+
     def _plan(self, block: BlockRow) -> list[tuple[int, Supplier]]:
         """Which fragment could go to whom now, at most one to each supplier."""
         rows = self._catalog.fragments(block.block)
@@ -134,12 +149,7 @@ class Rebuilder:
         lost = {row.index: row.supplier for row in rows if row.state is FragmentState.LOST and row.index not in held}
         busy = {row.supplier for row in rows if row.state is not FragmentState.WANTED}
         length = erasure.fragment_length(block.length, block.code.k)
-        now = trio.current_time()
-        room = {
-            c.supplier: c
-            for c in self._uploads.candidates()
-            if c.free_bytes >= length and c.free_fragments > 0 and self._passed_over.get(c.supplier, now) <= now
-        }
+        room = {supplier: c for supplier, c in self._takers().items() if c.free_bytes >= length}
         free = {supplier: c for supplier, c in room.items() if supplier not in busy}
         suppliers = {row.supplier: row for row in self._catalog.suppliers()}
         plan = []

@@ -89,3 +89,15 @@ def test_fragments_at_a_supplier_can_be_walked_from_any_block_on(catalog: Sqlite
     found = catalog.fragments_at(ONE, FragmentState.HELD, 2, BlockNo(-1))
     assert [row.block for row in found] == [-1, 1]
     assert [row.block for row in catalog.fragments_at(ONE, FragmentState.HELD, 9, BlockNo(2))] == [2]
+
+
+def test_blocks_of_which_a_supplier_has_nothing_are_told(catalog: SqliteCatalog) -> None:
+    states = {-1: FragmentState.HELD, 1: FragmentState.ABSENT, 2: FragmentState.WANTED, 3: FragmentState.LOST}
+    for number, state in states.items():
+        catalog.put_fragment(fragment(number, 0, 1, state))
+        catalog.put_fragment(fragment(number, 1, 2))
+    blocks = [BlockNo(number) for number in (-2, *states)]
+    assert catalog.blocks_for([ONE], blocks) == {-2, 2, 3}
+    assert catalog.blocks_for([SupplierNo(2)], blocks) == {-2}
+    assert catalog.blocks_for([ONE, SupplierNo(3)], blocks) == set(blocks)
+    assert catalog.blocks_for([], blocks) == set()

@@ -10,8 +10,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.engine.rebuilder import Rebuilder
 from bitdustfs.errors import PeerRefused
-from bitdustfs.model import FragmentName, FragmentState, Root, SupplierNo
+from bitdustfs.model import BlockNo, FragmentName, FragmentState, Root, SupplierNo
+from bitdustfs.testing.clock import InlineCrunch
 from bitdustfs.testing.suppliers import MemorySuppliers
 from tests.engine.volume import Volume
 
@@ -166,3 +169,35 @@ async def test_lost_fragment_is_not_counted_twice(autojump_clock: MockClock) -> 
         await trio.sleep(60)
         assert volume.catalog.held(volume.catalog.blocks_of(ino)[0]) == 5
         assert used(volume) == [1] * 5
+
+
+class Counting(Rebuilder):
+    """Notes how often it takes up a block."""
+
+    looks = 0
+
+    async def complete(self, number: BlockNo) -> int:
+        self.looks += 1
+        return await super().complete(number)
+
+
+async def test_blocks_that_nobody_could_take_anything_of_are_not_looked_at(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    volume.rebuilder = rebuilder = Counting(
+        volume.catalog,
+        volume.journal,
+        volume.fragments,
+        volume.remote,
+        volume.uploads,
+        InlineCrunch(),
+        VolumeSecrets(b"v" * 32),
+    )
+    async with volume.running():
+        volume.remote.gone = {5}
+        ino = await volume.write_all(CONTENT)
+        await volume.flush()
+        await trio.sleep(60)
+        assert rebuilder.looks == 0
+        volume.remote.gone = set()
+        await trio.sleep(60)
+        assert volume.catalog.held(volume.catalog.blocks_of(ino)[0]) == 5
