@@ -37,8 +37,10 @@ class Customer:
         await world.write(name.decode(), content)
 
     async def replace(self, world: World, name: bytes, content: bytes) -> None:
-        """As an editor saves."""
+        """As an editor saves. What was not there before, a power loss may leave empty."""
         await self.write(world, b"." + name, content)
+        if self._contents.get(name, [None])[-1] is None:
+            self._note(name, b"")
         self._note(name, content)
         self._note(b"." + name, None)
         await world.node.tree.rename(ROOT_INO, b"." + name, ROOT_INO, name)

@@ -86,6 +86,10 @@ class Watch:
     def newest(self) -> tuple[int, int]:
         return max(self._newest.values(), default=(0, 0))
 
+    @property
+    def with_heads(self) -> list[int]:
+        return sorted(self._newest)
+
     def is_behind(self, number: int) -> bool:
         return self._newest.get(number, (0, 0)) < self.newest
 
@@ -135,6 +139,7 @@ class Story:
             newest.spool.lose_power()
             self.customer.lose_power()
             self.boots += 1
+            self.straighten()  # what was only here is gone: every fragment may be needed
             self.start(replace(newest, image=self.doom.hard))
         elif fate == "burn" and self.watch.newest > (0, 0) and not self.bad():
             await self.burn()
@@ -180,7 +185,7 @@ class Story:
         epoch = 2 if self.identity is None else self.identity.certificate.epoch + 1
         identity = make_identity(f"machine {epoch}", owner="customer", epoch=epoch)
         path = self.path / f"recovered {epoch}"
-        found = await recover(self.world, path, identity, friend=self.dice.randrange(1, CODE.n + 1))
+        found = await recover(self.world, path, identity, friend=self.dice.choice(self.watch.with_heads))
         assert (found.head.epoch, found.head.version) == self.watch.newest
         with closing(SqliteCatalog(path)) as catalog:
             image = bytearray(catalog.connection.serialize("main"))
@@ -252,6 +257,7 @@ class Story:
             supplier.mute.refuses_heads = self.dice.random() < 0.3
         elif what == 20:
             supplier.kill() if supplier.is_up else supplier.start()
+            await trio.sleep(0.01)
         elif what == 21:
             self.bend(number, supplier)
         elif what == 22:
@@ -287,7 +293,10 @@ class Story:
             self.world.node.attributes.set_xattr(made.ino, b"user.x", self.dice.randbytes(60_000))
 
     async def read(self) -> None:
-        """From suppliers: what was written, or an error."""
+        """From suppliers: what was written, or an error. Nobody lets go of copies that he may need."""
+        self.look()
+        if len(self.bad()) > self.customer.margin:
+            return
         await self.world.node.drop_cache()
         for name, content in self.customer.now().items():
             try:
@@ -324,6 +333,11 @@ class Story:
         elif held:
             older.append(held)
 
+    def straighten(self) -> None:
+        """Nobody gives back wrong bytes any more."""
+        for supplier in self.world.swarm.suppliers:
+            supplier.shelf.bend = None
+
     def heal_lines(self) -> None:
         """Everybody answers again; what is wrong with them otherwise stays."""
         for number, supplier in enumerate(self.world.swarm.suppliers, start=1):
@@ -353,8 +367,7 @@ class Story:
     async def end(self) -> None:
         """All is well again: everything is safe, and comes back."""
         self.heal_lines()
-        for supplier in self.world.swarm.suppliers:
-            supplier.shelf.bend = None
+        self.straighten()
         async with self.world.machine(self.catalog, self.spool, identity=self.identity) as node:
             await self.customer.see(self.world)
             with trio.fail_after(3600):
