@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
+from bitdustfs.cli.audit import EXIT_FOUND
 from bitdustfs.cli.main import EXIT_INTERRUPTED, EXIT_UNHEARD, group
 from bitdustfs.cli.mount_options import parse_options
 from bitdustfs.cli.status import STATE_EXIT
@@ -117,7 +118,15 @@ def test_every_key_of_the_configuration_is_in_the_manual() -> None:
 def test_every_exit_code_is_in_the_manual() -> None:
     section = page("bitdustfs.1").partition(".SH EXIT STATUS")[2].partition(".SH ")[0]
     said = {int(number) for number in re.findall(r"^ *(\d+)  ", section, flags=re.MULTILINE)}
-    assert said == {0, *EXIT.values(), *STATE_EXIT.values(), EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_UNHEARD}
+    assert said == {
+        0,
+        *EXIT.values(),
+        *STATE_EXIT.values(),
+        EXIT_INCOMPLETE,
+        EXIT_FOUND,
+        EXIT_INTERRUPTED,
+        EXIT_UNHEARD,
+    }
 
 
 def test_every_key_of_a_status_report_is_in_the_manual() -> None:
