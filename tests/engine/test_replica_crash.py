@@ -70,7 +70,8 @@ class Machine:
     def __init__(self, at: int | None = None) -> None:
         self.customer = Customer()
         self.spool = MemorySpool()
-        self.doom = Doom(at)
+        self.doom = Doom()
+        self._at = at
         self.catalog = DoomedCatalog(self.doom)
         self.world = World(code=CODE, coat=self._coat)
         self.world.boot = b"one"
@@ -86,7 +87,9 @@ class Machine:
         self.customer.look(self.world.node, self.catalog)
 
     async def work(self) -> None:
-        """Pass every kind of moment at least once; until it dies, or to the end."""
+        """Pass every kind of moment at least once; until it dies, or to the end. Moments count from here on."""
+        self.doom.passed.clear()
+        self.doom.at = self._at
         async with self.world.machine(self.catalog, self.spool), trio.open_nursery() as nursery:
 
             async def steps() -> None:
@@ -162,7 +165,6 @@ class Witness:
         self.machine = Machine()
         self.burnt: dict[int, Burnt] = {}
         self._chosen = frozenset(chosen)
-        self.machine.doom.looks = self._look
 
     def _look(self) -> None:
         at = len(self.machine.doom.passed) - 1
@@ -173,6 +175,7 @@ class Witness:
     async def work(self) -> None:
         """To the end."""
         async with self.machine.world.hired():
+            self.machine.doom.looks = self._look
             await self.machine.work()
 
     async def faults(self, path: Path) -> list[str]:
