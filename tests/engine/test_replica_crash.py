@@ -90,14 +90,15 @@ class Machine:
         """Pass every kind of moment at least once; until it dies, or to the end. Moments count from here on."""
         self.doom.passed.clear()
         self.doom.at = self._at
-        async with self.world.machine(self.catalog, self.spool), trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery:
 
-            async def steps() -> None:
-                await self._steps()
+            async def live() -> None:
+                async with self.world.machine(self.catalog, self.spool):
+                    await self._steps()
                 nursery.cancel_scope.cancel()
 
-            nursery.start_soon(steps)
-            await self.doom.struck.wait()
+            nursery.start_soon(live)
+            await self.doom.struck.wait()  # perhaps before it was up
             nursery.cancel_scope.cancel()
 
     async def _steps(self) -> None:

@@ -152,20 +152,20 @@ class Story:
         """Do so many things, unless the machine dies before."""
         self.heal_lines()
         self.doom.last_look = self.look
-        machine = self.world.machine(self.catalog, self.spool, identity=self.identity)
-        async with machine, trio.open_nursery() as nursery:
-            await self.customer.see(self.world)
+        async with trio.open_nursery() as nursery:
 
-            async def steps_of_customer() -> None:
-                for _ in range(steps):
-                    await self.step()
-                    await self.check()
-                if is_killed:
-                    self.doom.strike()
+            async def live() -> None:
+                async with self.world.machine(self.catalog, self.spool, identity=self.identity):
+                    await self.customer.see(self.world)
+                    for _ in range(steps):
+                        await self.step()
+                        await self.check()
+                    if is_killed:
+                        self.doom.strike()
                 nursery.cancel_scope.cancel()
 
-            nursery.start_soon(steps_of_customer)
-            await self.doom.struck.wait()
+            nursery.start_soon(live)
+            await self.doom.struck.wait()  # perhaps before it was up
             nursery.cancel_scope.cancel()
         if not self.doom.dead:
             self.doom.strike()  # it is unmounted: this is what it leaves
