@@ -105,6 +105,10 @@ class Objects:
         """Whether it is cut into pieces, and so few of them are held that it does not survive what any file does."""
         return self._row(number).code.k > 1 and not self.is_well_held(number)
 
+    def is_stuck(self, number: BlockNo) -> bool:
+        """Whether it is thin, and so few suppliers answer that it stays so."""
+        return self.is_thin(number) and self._uploads.answering() < self._row(number).code.quorum
+
     def lacks_its_copy(self, number: BlockNo, supplier: SupplierNo) -> bool:
         """Whether others have copies of a block, but too few of them, and this supplier none."""
         if self._row(number).code.k > 1 or self.is_well_held(number):

@@ -16,7 +16,8 @@ manifest and deltas as well held. `safe_change` only grows.
 **Never thinner.** A head takes the place of the one before wherever it is taken, and what is safe by that one must
 not become less so. So a head waits until the blocks that it names and that are cut into pieces are well held; and
 while there are too few copies of one that is copied, the head goes only to suppliers that have their copy. Then,
-whichever suppliers a file survives the loss of, one is left with a head that it can be recovered by.
+whichever suppliers a file survives the loss of, one is left with a head that it can be recovered by. A delta in
+pieces that those who answer cannot complete is sent again, as copies: the head would wait for ever.
 
 **Letting go.** A block of the replica is released when the newest head is safe, and neither it nor what the next head
 will name needs that block. A quorum alone is not enough: the suppliers that have the newest head may be fewer than a
@@ -326,6 +327,7 @@ class Replica:
         with trio.move_on_after(LATE_S):
             while self._thin():
                 await trio.sleep(_LATE_LOOK_S)
+        await self._send_again()
         if thin := self._thin():  # no await from here until the content is made
             raise Unavailable(
                 what=f"{thin} parts of the catalog are not at enough suppliers yet; "
@@ -348,6 +350,17 @@ class Replica:
         )
         await self._publisher.publish(content)
         self._headed_at = trio.current_time()
+
+    async def _send_again(self) -> None:
+        """Copy deltas that were cut into pieces to those who answer, where these are too few to complete them.
+
+        Who was to have the others may never be back, and no head would be made any more.
+        """
+        named = self._named() or set()
+        for row in self._catalog.deltas():
+            if row.block not in named and self._objects.is_stuck(row.block):
+                content = self._catalog.delta_content(row)
+                await self._place_delta(row.first, row.last, row.part, content, is_last=False)
 
     # -- what the head has reached -------------------------------------------------------------------------------
 

@@ -340,3 +340,17 @@ async def test_what_suppliers_hold_is_counted_off_when_it_is_let_go_while_they_a
         rig.catalog.put_fragment(replace(first, state=FragmentState.ABSENT))
         rig.objects.release(block)
         assert [row.used_fragments for row in rig.catalog.suppliers()] == [count - 1 for count in before]
+
+
+async def test_delta_in_pieces_that_nobody_completes_does_not_end_all_heads(autojump_clock: MockClock) -> None:
+    async with Rig().running() as rig:
+        rig.change(10)
+        await rig.replica.make_safe()
+        rig.remote.silent = {4, 5}
+        rig.change(200_000)
+        await trio.sleep(50)  # placed with three pieces, for want of more
+        rig.remote.silent, rig.remote.gone = set(), {4, 5}
+        with trio.fail_after(300):
+            await rig.replica.make_safe()
+        assert rig.publisher.content is not None
+        assert [ref.object.k for ref in rig.publisher.content.deltas] == [1]
