@@ -285,16 +285,24 @@ def hired_suppliers(home: Home) -> Sequence[Supplier]:
 
 async def _agree(suppliers: Suppliers, catalog: SqliteCatalog, wish: HireWish) -> Supplier:
     """Sign a contract with a supplier and note it in the catalog. The caller commits."""
-    label = wish.label or f"s{len(catalog.suppliers()) + 1}"
-    known = next((row for row in catalog.suppliers() if row.node == wish.node), None)
     with trio.move_on_after(_HIRE_S) as waiting:
-        row = await suppliers.hire(
-            wish.address, wish.node, wish.bytes, label=wish.label if known is not None else label
-        )
+        row = await suppliers.hire(wish.address, wish.node, wish.bytes, label=wish.label)
     if waiting.cancelled_caught:
         raise Unavailable(what=f"{wish.address} did not answer in {_HIRE_S:g} s")
-    if wish.as_candidate:
-        row = replace(row, standing=known.standing if known is not None else Standing.CANDIDATE)
+    # no await from here on: what is known of it changes all the time, and `suppliers` knows it as it was at the start
+    known = next((each for each in catalog.suppliers() if each.node == wish.node), None)
+    standing = Standing.CANDIDATE if wish.as_candidate else Standing.HIRED
+    if known is None:
+        row = replace(row, label=wish.label or f"s{len(catalog.suppliers()) + 1}", standing=standing)
+    else:
+        row = replace(
+            row,
+            supplier=known.supplier,
+            label=wish.label or known.label,
+            used_bytes=known.used_bytes,
+            used_fragments=known.used_fragments,
+            standing=known.standing if wish.as_candidate else standing,
+        )
     catalog.put_supplier(row)
     return next(kept for kept in catalog.suppliers() if kept.node == wish.node)
 

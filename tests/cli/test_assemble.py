@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from trio.testing import MockClock
 
-from bitdustfs.cli.assemble import _catalog
+from bitdustfs.cli.assemble import HireWish, _agree, _catalog
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.edges.home import Home
 from bitdustfs.errors import BadFormat
+from bitdustfs.model import Standing
+from bitdustfs.testing.world import World
 
 SECRETS = VolumeSecrets(b"v" * 32)
 TAILS = ("", "-wal", "-shm", "-journal")
@@ -42,3 +46,22 @@ def test_a_catalog_of_another_volume_is_refused_and_kept(tmp_path: Path) -> None
     with pytest.raises(BadFormat, match="does not belong to the keys"):
         opened(tmp_path, VolumeSecrets(b"w" * 32))
     assert (tmp_path / "catalog.db").read_bytes() == before
+
+
+async def test_supplier_that_is_hired_again_keeps_its_number_and_what_it_holds(autojump_clock: MockClock) -> None:
+    async with World(suppliers=3).running() as world:
+        await world.write("letter", bytes(100_000))
+        await world.write("picture", bytes(range(256)) * 1000)
+        await world.sync()
+        before = world.catalog.suppliers()
+        world.catalog.put_supplier(replace(before[2], standing=Standing.FIRED))
+        forgetful = world.swarm.customer_side(list(before[:1]))  # fired ones are not among those that are called
+        for row in before:
+            wish = HireWish(node=row.node, address=row.address, bytes=2 << 30, label="")
+            world.catalog.charge_supplier(row.supplier, 1000, 1)
+            await _agree(forgetful, world.catalog, wish)
+        after = world.catalog.suppliers()
+        assert [(row.supplier, row.label, row.standing) for row in after] == [
+            (row.supplier, row.label, Standing.HIRED) for row in before
+        ]
+        assert [row.used_fragments for row in after] == [row.used_fragments + 1 for row in before]
