@@ -32,8 +32,9 @@ the supplier between these states:
 
 _GRACE = r""".SH HOW LONG A SUPPLIER MAY STAY AWAY
 Away is a supplier without a connection. Only time during which the mounting process was there to see it counts: not
-that of a machine that slept, or was off, and none while fewer than half of the hired suppliers answer, because then
-it is more likely that this machine is cut off. An absence goes on over a restart.
+that of a machine that slept, or was off, and none while fewer than half of the hired suppliers answer, and fewer than
+half of them and the candidates together, because then it is more likely that this machine is cut off. An absence goes
+on over a restart.
 .PP
 The wait depends on how many fragments the worst block could still spare without the suppliers that do not answer:
 .PP

@@ -65,6 +65,6 @@ def are_we_the_ones(answering: int, expected: int) -> bool:
     """Say whether it is more likely that we are cut off than that so many suppliers are away.
 
     Args:
-        answering, expected: of the hired suppliers that are not lost.
+        answering, expected: of suppliers that are not lost.
     """
     return answering * 2 < expected

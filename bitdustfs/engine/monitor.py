@@ -9,8 +9,8 @@ moved between HELD and ABSENT in small steps, found from the catalog alone, so t
 was; the standing is committed first.
 
 Two things keep a mistake of ours from costing anybody's bandwidth. Only time that was spent looking counts as
-absence: a machine that slept, or was off, saw nothing. And while fewer than half of the hired suppliers answer, we
-take it that we are the ones who are cut off, and nobody's absence grows.
+absence: a machine that slept, or was off, saw nothing. And while fewer than half of the hired suppliers answer, and
+fewer than half with the candidates, we take it that we are the ones who are cut off, and nobody's absence grows.
 """
 
 from __future__ import annotations
@@ -119,7 +119,8 @@ class Monitor:
                 self._states[row.supplier] = standing.at_start(row.standing)
         online = set(self._suppliers.online())
         expected = {row.supplier for row in rows if self._states[row.supplier] not in _NOWHERE}
-        self._doubt(grace.are_we_the_ones(len(online & expected), len(expected)))
+        with_candidates = expected | {row.supplier for row in rows if row.standing is Standing.CANDIDATE}
+        self._doubt(all(grace.are_we_the_ones(len(online & some), len(some)) for some in (expected, with_candidates)))
         for row in rows:
             if row.supplier in online:
                 self._answers(row)

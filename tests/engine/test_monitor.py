@@ -93,6 +93,19 @@ async def test_nobody_is_given_up_while_most_are_away(autojump_clock: MockClock)
         assert standings(world)[0] is Standing.LOST
 
 
+async def test_candidates_that_answer_show_that_it_is_not_us(autojump_clock: MockClock) -> None:
+    patience = Patience.of(PATIENCE_S)
+    async with World(suppliers=3, candidates=3, code=Code(1, 3), patience=patience).running() as world:
+        await world.write("letter", CONTENT)
+        await world.sync()
+        for supplier in world.swarm.suppliers[:2]:
+            supplier.kill()
+        await trio.sleep(PATIENCE_S * 2)
+        assert not world.node.monitor.is_doubtful
+        assert holders(world) > {3}
+        assert len(holders(world)) == 3
+
+
 async def test_suppliers_that_are_mute_for_longer_than_a_ping_are_waited_for(autojump_clock: MockClock) -> None:
     async with world_with_a_file(candidates=2) as world:
         for number in range(1, 8):
