@@ -25,7 +25,7 @@ import apsw
 from bitdustfs.edges.catalog_errors import from_sqlite
 from bitdustfs.edges.catalog_format import check_or_make, connect
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
-from bitdustfs.edges.durable import sync_directory, translated, write_all
+from bitdustfs.edges.durable import sync_directory, translated, write_all_at
 from bitdustfs.errors import BadFormat, CatalogDamaged, DiskFault
 from bitdustfs.model import IMAGE_CHUNK_BYTES, ROOT_INO, FragmentState, Name, RestoreReport
 
@@ -64,14 +64,16 @@ class Restore:
             raise translated(e, path) from e
 
     def write(self, index: int, content: bytes) -> None:
-        """Put one chunk of the image in its place. All come before the first change set, in any order."""
+        """Put one chunk of the image in its place. All come before the first change set, in any order.
+
+        Several workers may do so at once.
+        """
         if self._descriptor < 0:
             raise RuntimeError("an image comes before what was changed since")
         if len(content) != IMAGE_CHUNK_BYTES:
             raise BadFormat(what=f"a piece of a catalog snapshot has {len(content)} bytes")
         try:
-            os.lseek(self._descriptor, index * IMAGE_CHUNK_BYTES, os.SEEK_SET)
-            write_all(self._descriptor, content)
+            write_all_at(self._descriptor, content, index * IMAGE_CHUNK_BYTES)
         except OSError as e:
             raise translated(e, self._path) from e
 

@@ -30,6 +30,14 @@ def write_all(descriptor: int, content: bytes | memoryview) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+def write_all_at(descriptor: int, content: bytes | memoryview, at: int) -> None:
+    """Write everything from position `at` on; several threads may, each its own range. Raises OSError."""
+    view = memoryview(content)
+    while view:
+        done = os.pwrite(descriptor, view, at)
+        view, at = view[done:], at + done
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """Put a whole file, mode 0600, in place of another, durably: after a crash the old or the new one is there.
 

@@ -7,6 +7,7 @@ import random
 import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -428,3 +429,10 @@ def test_finished_restore_is_one_file(restore: RestorePort, path: Path) -> None:
 def test_place_that_cannot_be_written_is_named(path: Path) -> None:
     with pytest.raises(DiskFault, match="missing"):
         Restore(path / "missing" / "catalog")
+
+
+def test_chunks_that_several_workers_write_at_once_are_all_in_their_places(path: Path, restore: RestorePort) -> None:
+    chunks = [index.to_bytes(4, "big") * (IMAGE_CHUNK_BYTES // 4) for index in range(1500)]
+    with ThreadPoolExecutor(4) as workers:
+        list(workers.map(restore.write, range(len(chunks)), chunks))
+    assert path.read_bytes() == b"".join(chunks)
