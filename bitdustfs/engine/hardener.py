@@ -224,7 +224,9 @@ class Hardener:
     def _doubt(self, life: FileLife, *, power_lost: bool) -> None:
         """At the start: see to dirty bytes that were summed because a sync of them failed."""
         hard = life.hard
-        if power_lost and Hold.DIRTY in life.holds(unit_floor(hard.until), hard.until) and hard.until < hard.summed:
+        if hard.until >= hard.summed:
+            return
+        if power_lost and Hold.DIRTY in life.holds(unit_floor(hard.until), hard.until):
             self._spooled.sum_again(life)
         elif not power_lost and Hold.DIRTY in life.holds(hard.until, hard.summed):
             self._spool.distrust(life.ino)

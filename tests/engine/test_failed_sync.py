@@ -118,6 +118,22 @@ async def test_what_is_written_after_a_failed_sync_gets_sums_too(
             await volume.files.read(ino, 200_000, 4096)
 
 
+async def test_what_was_written_behind_a_good_sync_is_trusted_when_the_process_is_killed(
+    autojump_clock: MockClock, spool: DroppingSpool
+) -> None:
+    volume = Volume(spool=spool)
+    async with volume.running(upload=False):
+        ino = volume.create()
+        await volume.files.write(ino, 0, OLD)
+        await volume.files.fsync(ino)
+        await volume.files.write(ino, len(OLD), NEW)
+        volume.journal.commit()
+    volume.start()
+    volume.files.open(ino)
+    await volume.files.fsync(ino)
+    assert await volume.files.read(ino, len(OLD), 4096) == NEW[:4096]
+
+
 async def test_failed_sync_is_not_forgotten_when_the_process_is_killed(
     autojump_clock: MockClock, spool: DroppingSpool
 ) -> None:
