@@ -102,8 +102,8 @@ def test_two_hundred_stalled_readers_keep_nobody_back(swarm: Practice) -> None:
     with swarm.stopped():
         readers = Readers(swarm, READERS)
         at_first_s = took(lambda: uncached(here))  # it stands behind all of them in the kernel's queue
+        # no fewer; more where it takes so long that silent suppliers count as gone: see tests/engine/test_reads
         wait_until("all but six gave way", lambda: len(readers.codes) >= READERS - STALLED_MOST)
-        assert len(readers.codes) == READERS - STALLED_MOST
         measured = {
             "read": took(lambda: uncached(here)),
             "stat": took(lambda: (place / "cold0").stat()),
