@@ -12,7 +12,6 @@ import heapq
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from bitdustfs.edges.catalog_store import Store
@@ -260,7 +259,7 @@ class BlockTables(Store):
     # -- suppliers ---------------------------------------------------------------------------------------
     def suppliers(self) -> Sequence[Supplier]:
         """All suppliers, whatever their standing, by number."""
-        return [replace(Supplier(*row[:-1]), standing=Standing(row[-1])) for row in self._rows(_SUPPLIERS)]
+        return [Supplier(*row[:-1], Standing(row[-1])) for row in self._rows(_SUPPLIERS)]
 
     def put_supplier(self, supplier: Supplier) -> None:
         """Insert or replace by number; a number of 0 takes a new one."""

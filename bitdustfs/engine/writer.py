@@ -208,8 +208,10 @@ class Writer:
         least = BUSY_FREEZE_BYTES if self._files.is_busy() else FREEZE_BYTES
         enough = sum(life.dirty_bytes for life in lives) >= least
         jobs: list[_Job] = []
+        usual = self.code()
         for life in sorted(lives, key=lambda each: each.dirty_at):
-            code = self._code_of(life)
+            inode = self._catalog.inode(life.ino)
+            code = (inode.code if inode else None) or usual
             if life.frozen is not None or life.damaged or code is None or answering < code.k:
                 continue
             age = now - life.dirty_at
@@ -221,10 +223,6 @@ class Writer:
                 life.stream_at = now + STREAM_EVERY_S
                 jobs += self._stream(life, code)
         return jobs
-
-    def _code_of(self, life: FileLife) -> Code | None:
-        inode = self._catalog.inode(life.ino)
-        return (inode.code if inode else None) or self.code()
 
     def _freeze(self, life: FileLife, code: Code) -> list[_Job]:
         frozen = self._files.freeze(life)
