@@ -171,6 +171,7 @@ class _Mounted:
         )
         handlers: Mapping[str, control_server.Handler] = {
             "status": self._status,
+            "without": self._without,
             "sync": self._sync,
             "audit": self._audit,
             "cache-drop": self._drop_cache,
@@ -214,6 +215,9 @@ class _Mounted:
 
     async def _status(self, args: Args, _report: control_server.Report) -> Mapping[str, object]:
         return {**await self._node.status(args.get("path"))}
+
+    async def _without(self, args: Args, _report: control_server.Report) -> Mapping[str, object]:
+        return {**await self._node.without(str(args["label"]))}
 
     async def _sync(self, args: Args, report: control_server.Report) -> Mapping[str, object]:
         return {**await self._node.sync(report, args.get("timeout"))}

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import sys
+import time
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from datetime import datetime
 from types import MappingProxyType
 from typing import cast
@@ -10,11 +14,14 @@ from typing import cast
 import click
 
 from bitdustfs.cli.common import Asked, count, show_json, with_common_options, with_json
-from bitdustfs.core.report import PRACTICE_BANNER, StatusReport, SupplierReport
+from bitdustfs.core.report import PRACTICE_BANNER, StatusReport, SupplierReport, WithoutReport
 from bitdustfs.core.units import format_size
 from bitdustfs.edges.control import ask
+from bitdustfs.errors import BadRequest
 from bitdustfs.model import FileState
 
+_WATCH_S = 2.0
+_HOME = "\x1b[H\x1b[J"  # to the corner of the terminal, and wipe what is there
 _SILENCE_S = 30  # the mount answers from its catalog; a deep tree takes a while
 
 STATE_EXIT: Mapping[FileState, int] = MappingProxyType(
@@ -42,9 +49,11 @@ _IN_PRACTICE = "would survive the loss of this machine, were the suppliers not o
 
 @click.command()
 @click.argument("path", required=False)
+@click.option("--watch", is_flag=True, help="Show it again every 2 seconds, until interrupted.")
+@click.option("--without", metavar="NAME", help="Say what would be if this supplier went now.")
 @with_json
 @with_common_options
-def status(asked: Asked, path: str | None) -> int:
+def status(asked: Asked, path: str | None, watch: bool, without: str | None) -> int:
     """Say how safe the files are.
 
     PATH is a file or directory in the mount; without it the whole volume of the home is meant.
@@ -61,7 +70,25 @@ def status(asked: Asked, path: str | None) -> int:
     Examples:
       bitdustfs status
       bitdustfs status ~/BitDust/letters --json
+      bitdustfs status --without anna
     """
+    if without is not None:
+        return _without(asked, path, without, watch)
+    if not watch:
+        return _show(asked, path)
+    try:
+        while True:
+            shown = io.StringIO()
+            with redirect_stdout(shown):
+                _show(asked, path)
+            # one write, so that nothing flickers; what was below is wiped
+            click.echo((_HOME if sys.stdout.isatty() else "") + shown.getvalue(), nl=not sys.stdout.isatty())
+            time.sleep(_WATCH_S)
+    except KeyboardInterrupt:
+        return 0
+
+
+def _show(asked: Asked, path: str | None) -> int:
     home, mount, inside = asked.home_of(path)
     report = cast(StatusReport, ask(home.control, "status", {"path": inside}, silence_s=_SILENCE_S))
     state = FileState(report["state"])
@@ -71,6 +98,50 @@ def status(asked: Asked, path: str | None) -> int:
         for line in lines(report, mount.mountpoint if mount else str(home)):
             click.echo(line)
     return STATE_EXIT[state]
+
+
+def _without(asked: Asked, path: str | None, label: str, watch: bool) -> int:
+    if path is not None or watch:
+        raise BadRequest(what="--without speaks of the whole volume, once: give neither PATH nor --watch with it")
+    home, _, _ = asked.home_of(None)
+    report = cast(WithoutReport, ask(home.control, "without", {"label": label}, silence_s=None))
+    if asked.as_json:
+        show_json({**report})
+    else:
+        for line in lines_without(report):
+            click.echo(line)
+    state = FileState(report["state"])
+    return 0 if state is FileState.PLACED else STATE_EXIT[state]
+
+
+def lines_without(report: WithoutReport) -> list[str]:
+    """Write for a person what would be without a supplier."""
+    holds = f"{count(report['fragments'], 'fragment')}, {format_size(report['used_bytes'])}"
+    shown = [f"Without {report['label']}, which holds {holds}:"]
+    if report["files_lost"]:
+        lost = f"{count(report['files_lost'], 'file')}, {format_size(report['bytes_lost'])}"
+        shown.append(f"  lost       {lost}: fewer fragments would be left than their blocks need")
+        shown += [f"               {path}" for path in report["examples"]]
+        if report["files_lost"] > len(report["examples"]):
+            shown.append(f"               and {report['files_lost'] - len(report['examples'])} more")
+    elif report["blocks_lost"]:
+        lost = count(report["blocks_lost"], "block")
+        shown.append(f"  lost       nothing, but {lost} would be left on this machine only")
+    else:
+        shown.append("  lost       nothing")
+    if report["wanted"]:
+        shown.append(
+            f"  blocks     the worst would have {report['held']} of {report['wanted']} fragments, "
+            f"and any {report['needed']} restore it"
+        )
+        shown.append(f"  margin     {report['margin']}: {_margin(report['margin'])}")
+    if report["fragments"] and not report["blocks_lost"]:
+        if report["others"] >= report["most_wanted"]:
+            shown.append("  repair     others could take what it holds")
+        else:
+            missing = count(report["most_wanted"] - report["others"], "supplier")
+            shown.append(f"  repair     nobody could take what it holds: hire {missing} first")
+    return shown
 
 
 def lines(report: StatusReport, place: str) -> list[str]:

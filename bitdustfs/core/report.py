@@ -49,6 +49,26 @@ class StatusReport(TypedDict):
     trouble: list[str]  # sentences, newest first
 
 
+class WithoutReport(TypedDict):
+    """What would be if one supplier went now."""
+
+    label: str
+    fragments: int  # that it holds
+    used_bytes: int  # of them
+    state: str  # of the worst block then; a word of model.FileState
+    blocks_lost: int  # with fewer fragments left than they need
+    blocks_degraded: int
+    files_lost: int  # that need one of the lost blocks and are not whole on this machine
+    bytes_lost: int  # of these files
+    examples: list[str]  # paths of some of them, from "/"
+    held: int  # fragments of the worst block then; 0 without a block
+    needed: int  # k of that block
+    wanted: int  # n of that block
+    margin: int  # least over all blocks then: suppliers that answer now and hold a fragment, minus k
+    others: int  # hired suppliers and candidates beside it
+    most_wanted: int  # the greatest n of any block
+
+
 class SyncProgress(TypedDict):
     """One step of a `sync` that goes on."""
 

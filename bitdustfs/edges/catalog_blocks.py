@@ -259,7 +259,7 @@ class BlockTables(Store):
     # -- suppliers ---------------------------------------------------------------------------------------
     def suppliers(self) -> Sequence[Supplier]:
         """All suppliers, whatever their standing, by number."""
-        return [Supplier(*row[:-1], Standing(row[-1])) for row in self._rows(_SUPPLIERS)]
+        return [Supplier(*row[:10], *map(Standing, row[10:])) for row in self._rows(_SUPPLIERS)]
 
     def put_supplier(self, supplier: Supplier) -> None:
         """Insert or replace by number; a number of 0 takes a new one."""

@@ -157,7 +157,14 @@ class Files:
         found = worst(states)
         if found is FileState.PLACED and self.is_safe(ino):
             return FileState.SAFE
-        return FileState.LOCAL if found is FileState.LOST and self._is_whole_here(ino) else found
+        return FileState.LOCAL if found is FileState.LOST and self.is_whole_here(ino) else found
+
+    def is_whole_here(self, ino: Ino) -> bool:
+        """Whether every byte of a file is in the spool."""
+        life = self._table.life(ino)
+        whole = life.inline is not None or all(p.extent is not None for p in life.extents.pieces(0, life.size))
+        self._table.let_go(life)
+        return whole
 
     def dirty_bytes(self, ino: Ino) -> int:
         """Bytes of a file that exist only here."""
@@ -426,12 +433,6 @@ class Files:
         return len(orphans)
 
     # -- private ---------------------------------------------------------------------------------------------
-
-    def _is_whole_here(self, ino: Ino) -> bool:
-        life = self._table.life(ino)
-        whole = life.inline is not None or all(p.extent is not None for p in life.extents.pieces(0, life.size))
-        self._table.let_go(life)
-        return whole
 
     def _changed(self, life: FileLife) -> None:
         if not life.dirty:

@@ -16,7 +16,15 @@ import trio
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.grace import Patience
 from bitdustfs.core.placement import usable_bytes
-from bitdustfs.core.report import AuditReport, DropReport, StatusReport, StopReport, SyncProgress, SyncReport
+from bitdustfs.core.report import (
+    AuditReport,
+    DropReport,
+    StatusReport,
+    StopReport,
+    SyncProgress,
+    SyncReport,
+    WithoutReport,
+)
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.attributes import Attributes
 from bitdustfs.engine.auditor import AUDITS_A_DAY, Auditor
@@ -26,6 +34,7 @@ from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.monitor import Monitor
 from bitdustfs.engine.objects import Objects
 from bitdustfs.engine.orphans import Orphans
+from bitdustfs.engine.outlook import Outlook
 from bitdustfs.engine.publisher import Publisher
 from bitdustfs.engine.reader import Reader
 from bitdustfs.engine.reads import Reads
@@ -181,6 +190,7 @@ class Node:
             spool_limit=options.spool_limit,
             practice=options.practice,
         )
+        self._outlook = Outlook(catalog, self.files, self.tree, self.fragments)
         self.files.out_of_quota = self.writer.out_of_room
         self.services: dict[str, Callable[[], Awaitable[None]]] = {  # each is started again when it fails
             "journal": self.journal.run,
@@ -287,6 +297,10 @@ class Node:
     async def status(self, path: str | None = None) -> StatusReport:
         """How safe the volume is, or what lies at `path` (from the root of the volume, "/" first)."""
         return await self.reporter.status(path)
+
+    async def without(self, label: str) -> WithoutReport:
+        """What would be if the supplier with this label went now. Raises NotFound: none is meant, or several."""
+        return await self._outlook.without(label)
 
     async def sync(self, report: Report, timeout_s: float | None) -> SyncReport:
         """Bring everything to suppliers, all n fragments of each block; return what was reached.

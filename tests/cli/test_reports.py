@@ -13,11 +13,11 @@ import trio
 
 from bitdustfs.cli.status import STATE_EXIT, lines
 from bitdustfs.cli.sync import EXIT_INCOMPLETE, Pace, exit_code, sentence
-from bitdustfs.core.report import StatusReport, SupplierReport, SyncProgress, SyncReport
+from bitdustfs.core.report import StatusReport, SupplierReport, SyncProgress, SyncReport, WithoutReport
 from bitdustfs.edges import control_server
 from bitdustfs.edges.control import Args
 from bitdustfs.edges.control_server import Handler, Report
-from bitdustfs.errors import EXIT
+from bitdustfs.errors import EXIT, Kind
 from bitdustfs.model import FileState
 from tests.cli.conftest import Call, Said
 
@@ -166,3 +166,85 @@ async def test_cache_drop_says_how_much_it_gave_back(home: Path, call: Call) -> 
         as_json = await called(call, "--home", home, "cache", "drop", "--json")
     assert said.out == "Dropped 3.00 MiB of local copies.\n"
     assert json.loads(as_json.out) == {"dropped_bytes": 3 * 1024**2}
+
+
+def without_report(**changes: object) -> WithoutReport:
+    report = WithoutReport(
+        label="anna",
+        fragments=12,
+        used_bytes=4096,
+        state="placed",
+        blocks_lost=0,
+        blocks_degraded=0,
+        files_lost=0,
+        bytes_lost=0,
+        examples=[],
+        held=4,
+        needed=3,
+        wanted=5,
+        margin=1,
+        others=5,
+        most_wanted=5,
+    )
+    report.update(changes)  # type: ignore[typeddict-item]
+    return report
+
+
+@pytest.mark.parametrize(
+    ("changes", "exits", "says"),
+    [
+        ({}, 0, "others could take"),
+        ({"others": 4}, 0, "hire 1 supplier first"),
+        ({"state": "degraded", "blocks_degraded": 3, "held": 3}, 31, "3 of 5 fragments"),
+        ({"state": "lost", "blocks_lost": 1}, 33, "on this machine only"),
+        (
+            {"state": "lost", "blocks_lost": 1, "files_lost": 2, "examples": ["/letters/a"], "bytes_lost": 9},
+            33,
+            "/letters/a",
+        ),
+    ],
+)
+async def test_status_without_a_supplier_says_what_would_be_lost(
+    home: Path, call: Call, changes: Mapping[str, object], exits: int, says: str
+) -> None:
+    asked: list[Args] = []
+
+    async def without(args: Args, _report: Report) -> Mapping[str, object]:
+        asked.append(args)
+        return {**without_report(**changes)}
+
+    async with served(home, {"without": without}):
+        said = await called(call, "--home", home, "status", "--without", "anna")
+        as_json = await called(call, "status", "--without", "anna", "--home", home, "--json")
+    assert said.code == as_json.code == exits
+    assert says in said.out
+    assert json.loads(as_json.out) == without_report(**changes)
+    assert asked[0]["label"] == "anna"
+
+
+async def test_status_is_shown_again_until_interrupted(
+    home: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+
+    def look(_s: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            raise KeyboardInterrupt
+
+    async def status(_args: Args, _report: Report) -> Mapping[str, object]:
+        return {**status_report(FileState.SAFE)}
+
+    monkeypatch.setattr("bitdustfs.cli.status.time.sleep", look)
+    async with served(home, {"status": status}):
+        said = await called(call, "--home", home, "status", "--watch")
+    assert said.code == 0
+    assert said.out.count("holds") == 3
+
+
+@pytest.mark.parametrize("more", [["/somewhere"], ["--watch"]])
+async def test_without_takes_neither_path_nor_watch(home: Path, call: Call, more: list[str]) -> None:
+    said = await called(call, "--home", home, "status", "--without", "anna", *more)
+    assert said.code == EXIT[Kind.USAGE]
+    assert "--without" in said.err
