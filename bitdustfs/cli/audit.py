@@ -42,7 +42,7 @@ def audit(asked: Asked, name: str | None) -> int:
     else:
         for report in reports:
             click.echo(sentence(report))
-    return EXIT_FOUND if any(report["wrong"] or report["silent"] for report in reports) else 0
+    return EXIT_FOUND if any(report["wrong"] or report["refused"] or report["silent"] for report in reports) else 0
 
 
 def sentence(report: AuditReport) -> str:
@@ -52,6 +52,10 @@ def sentence(report: AuditReport) -> str:
         said = f"{report['wrong']} of {fragments} are wrong or gone, and are made again"
     else:
         said = f"all of {fragments} there" if report["fragments"] else "nothing to ask for"
+    if report["refused"]:
+        others = f" of {fragments}" if not report["wrong"] else ""
+        refused = f"{report['refused']}{others} it neither gave nor denied"
+        said = f"{said}; {refused}" if report["wrong"] else refused
     return f"{report['label']}: {said}" + ("; then it did not answer." if report["silent"] else ".")
 
 

@@ -107,6 +107,7 @@ class AuditReport(TypedDict):
     label: str
     fragments: int  # asked for
     wrong: int  # of them wrong or gone
+    refused: int  # of them neither shown nor denied: its disk may have failed
     silent: bool  # it stopped answering before all was asked for
 
 

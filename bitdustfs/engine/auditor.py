@@ -43,6 +43,10 @@ class Proving(Protocol):
         """Whether a supplier shows these leaves of a fragment. If it denies them, or they are wrong, it is LOST."""
         ...
 
+    def refusals(self, held: FragmentRow) -> int:
+        """How often in a row its supplier has neither shown nor denied it."""
+        ...
+
 
 @dataclass(slots=True)
 class Scan:
@@ -50,6 +54,7 @@ class Scan:
 
     fragments: int = 0
     wrong: int = 0
+    refused: int = 0  # neither shown nor denied: it may come to be lost (core.refusals)
     is_silent: bool = False  # it stopped answering before all was seen
 
 
@@ -104,16 +109,19 @@ class Auditor:
         start: BlockNo | None = None
         while page := self._catalog.fragments_at(row.supplier, FragmentState.HELD, PAGE, start):
             for each in page:
+                refusals = self._fragments.refusals(each)
                 proven = await self._all_of(each)
-                if proven is None:
+                if proven is None and self._fragments.refusals(each) == refusals:
                     found.is_silent = True
                     return found
                 found.fragments += 1
-                found.wrong += not proven
+                found.wrong += proven is False
+                found.refused += proven is None
                 if progress is not None:
                     await progress(found.fragments, found.wrong)
             start = BlockNo(page[-1].block + 1)
-        self._count(row.supplier, proven=found.fragments - found.wrong, wrong=found.wrong)
+        proven_ones = found.fragments - found.wrong - found.refused
+        self._count(row.supplier, proven=proven_ones, wrong=found.wrong)
         if found.wrong:
             _log.warning("%s: %d of %d fragments are lost", row.label, found.wrong, found.fragments)
         return found

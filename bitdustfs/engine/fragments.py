@@ -2,7 +2,9 @@
 
 Healthy, a range of a block is fetched as leaves of one or a few primary fragments, each leaf checked against the
 fragment's root before anything else looks at it. Whatever fails (no connection, no answer, wrong bytes) is replaced
-by the same columns of any k fragments and a decode. Wrong bytes are proof: that fragment is lost.
+by the same columns of any k fragments and a decode. Wrong bytes are proof: that fragment is lost. A supplier that
+is there, and for days gives something else than an answer each time (its disk fails, or it talks nonsense), has lost
+it too (`core.refusals`).
 
 If too few fragments are known to be anywhere, others are looked for (`strays`) before a read fails.
 
@@ -24,6 +26,7 @@ import trio
 
 from bitdustfs.core import erasure, fragment
 from bitdustfs.core.patience import ELSEWHERE_S, SILENT_S
+from bitdustfs.core.refusals import Refusals
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.strays import Strays, put_bounded
@@ -32,8 +35,10 @@ from bitdustfs.errors import (
     BitdustError,
     BlockLost,
     PeerError,
+    PeerFault,
     PeerGone,
     PeerLacks,
+    ProtocolViolation,
     TooFewFragments,
 )
 from bitdustfs.model import (
@@ -115,6 +120,7 @@ class Fragments:
         self._crunch = crunch
         self._secrets = secrets
         self._strays = Strays(catalog, journal)
+        self._refusals: Refusals[tuple[BlockNo, int, SupplierNo]] = Refusals()
         self._hashes: OrderedDict[tuple[BlockNo, int], bytes] = OrderedDict()
         self._leaves: OrderedDict[tuple[BlockNo, int, int], bytes] = OrderedDict()
         self._asks: dict[BlockNo, list[_Ask]] = {}
@@ -351,6 +357,10 @@ class Fragments:
         """Whether a supplier shows these leaves of a fragment. If it denies them, or they are wrong, it is LOST."""
         return await self._leaves_from(supplier, block, index, first, count) is not None
 
+    def refusals(self, held: FragmentRow) -> int:
+        """How often in a row its supplier has neither shown nor denied it."""
+        return self._refusals.times((held.block, held.index, held.supplier))
+
     def _known_leaves(self, block: BlockNo, index: int, first: int, count: int) -> bytes | None:
         if count > SMALL_LEAVES:
             return None
@@ -374,6 +384,11 @@ class Fragments:
             _log.warning("%s: fragment %d of block %s is lost: %s", row.label, index, short(block.block_id), e)
             self._lost(block, index, supplier)
             return None
+        except (PeerFault, ProtocolViolation) as e:
+            _log.warning("%s: fragment %d of block %s: %s", row.label, index, short(block.block_id), e)
+            if is_known and self._refusals.note((block.block, index, supplier), trio.current_time()):
+                self._lost(block, index, supplier)
+            return None
         except PeerError as e:
             level = logging.DEBUG if isinstance(e, PeerGone) else logging.WARNING
             _log.log(level, "%s: fragment %d of block %s: %s", row.label, index, short(block.block_id), e)
@@ -392,6 +407,7 @@ class Fragments:
                 self._lost(block, index, supplier)
             return None
         self.fetched_bytes += len(leaves.content)
+        self._refusals.clear((block.block, index, supplier))
         put_bounded(self._hashes, (block.block, index), checked, HASH_MEMORY)
         if count <= SMALL_LEAVES:
             for i in range(count):

@@ -367,11 +367,17 @@ class Node:
         for row in rows:
 
             async def progress(fragments: int, wrong: int, name: str = row.label) -> None:
-                await report(AuditReport(label=name, fragments=fragments, wrong=wrong, silent=False))
+                await report(AuditReport(label=name, fragments=fragments, wrong=wrong, refused=0, silent=False))
 
             found = await self.auditor.scan(row, progress)
             told.append(
-                AuditReport(label=row.label, fragments=found.fragments, wrong=found.wrong, silent=found.is_silent)
+                AuditReport(
+                    label=row.label,
+                    fragments=found.fragments,
+                    wrong=found.wrong,
+                    refused=found.refused,
+                    silent=found.is_silent,
+                )
             )
         return told
 
