@@ -3,13 +3,15 @@
 A supplier that was away when a block was sent, or a send that broke off, leaves fragments WANTED; wrong bytes leave
 one LOST. They are made again from k verified fragments, without any key, checked against the root that was recorded
 when the block was made (invariant I10), and sent to a supplier that holds no other fragment of that block. A fragment
-that its supplier lost goes back to it, once, if there is nobody else. A supplier that does not take what it is sent,
+that its supplier lost goes back to it, once, if there is nobody else; and who lost a fragment of a block gets another
+of that block only if there is nobody else, or two that cheat would hand it to and fro for ever. A supplier that does not take what it is sent,
 whatever room it says it has, is passed over for a while: others may take it.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
 import trio
@@ -19,6 +21,7 @@ from bitdustfs.core.placement import Candidate
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.strays import put_bounded
 from bitdustfs.engine.uploads import SEND_PATIENCE_S, FragmentSink, Uploads
 from bitdustfs.errors import BitdustError, DiskFault, PeerError
 from bitdustfs.model import BlockNo, BlockRow, FragmentRow, FragmentState, Supplier, SupplierNo, Wanting, short
@@ -30,6 +33,7 @@ LOOK_SELDOM_S = (
 )
 BATCH = 256  # (tune) blocks looked at before others get a turn: 2 ms
 PASS_OVER_S = 30.0  # (tune) a supplier that did not take a fragment
+REMEMBERED = 4096  # blocks of which suppliers lost something
 AT_ONCE = 3  # (tune) blocks being rebuilt: each takes up to twice 4 MiB of memory
 _log = logging.getLogger(__name__)
 
@@ -55,6 +59,7 @@ class Rebuilder:
         self._crunch = crunch
         self._secrets = secrets
         self._given_back: set[tuple[BlockNo, int]] = set()  # sent once more to the supplier that lost them
+        self._losers: OrderedDict[BlockNo, set[SupplierNo]] = OrderedDict()  # whose rows made room for others
         self._passed_over: dict[SupplierNo, float] = {}  # until when
 
     async def run(self) -> None:
@@ -173,9 +178,11 @@ class Rebuilder:
         if meant.get(index) in free:
             return meant[index]
         reserved = {supplier for i, supplier in meant.items() if i != index}
-        others = placement.choose([c for s, c in free.items() if s not in reserved], 1, fragment_bytes=0)
-        if others:
-            return others[0]
+        losers = self._losers.get(block.block, set())
+        others = [c for s, c in free.items() if s not in reserved]
+        for some in ([c for c in others if c.supplier not in losers], others):
+            if chosen := placement.choose(some, 1, fragment_bytes=0):
+                return chosen[0]
         if lost.get(index) in room and (block.block, index) not in self._given_back:
             return lost[index]
         return None
@@ -195,6 +202,8 @@ class Rebuilder:
                     self._catalog.drop_fragment(block.block, index, row.supplier)
                     if is_lost:
                         self._catalog.charge_supplier(row.supplier, -length, -1)
+                        losers = self._losers.get(block.block, set()) | {row.supplier}
+                        put_bounded(self._losers, block.block, losers, REMEMBERED)
             self._catalog.put_fragment(FragmentRow(block.block, index, supplier.supplier, FragmentState.HELD))
             if not was_counted:
                 self._catalog.charge_supplier(supplier.supplier, length, 1)

@@ -83,6 +83,23 @@ async def test_rebuild_needs_no_more_than_k_suppliers(autojump_clock: MockClock)
         assert volume.catalog.held(block) == 5
 
 
+async def test_two_that_lose_everything_do_not_hand_a_fragment_to_and_fro(autojump_clock: MockClock) -> None:
+    volume = Volume(suppliers=7)
+    async with volume.running():
+        volume.remote.gone = {6, 7}
+        ino = await volume.write_all(CONTENT)
+        await volume.flush()
+        volume.remote.gone = set()
+        volume.remote.swapping = {1, 6}
+        for _ in range(4):
+            await volume.forget()
+            await volume.files.read(ino, 0, len(CONTENT))
+            await trio.sleep(30)
+        block = volume.catalog.blocks_of(ino)[0]
+        held = {r.supplier for r in volume.catalog.fragments(block) if r.state is FragmentState.HELD}
+        assert held == {2, 3, 4, 5, 7}
+
+
 class Refusing(MemorySuppliers):
     """Some have much room, as they say, and take nothing: their disk was pulled out, or they lie."""
 
