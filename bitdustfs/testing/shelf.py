@@ -35,6 +35,11 @@ class MemoryShelf:
         made._trash = {owner: dict(gone) for owner, gone in self._trash.items()}
         return made
 
+    def content(self, owner: OwnerId, name: FragmentName) -> bytes | None:
+        """A fragment, for those who want to know what is true."""
+        kept = self._fragments.get(owner, {}).get(name)
+        return kept[1] if kept is not None else None
+
     def put(self, owner: OwnerId, name: FragmentName, root: Root, content: bytes | memoryview) -> None:
         self._check()
         if fragment.root(content) != root:

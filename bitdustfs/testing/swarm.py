@@ -17,16 +17,20 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bitdustfs.core.certificate import Identity, certify
 from bitdustfs.core.keys import public_bytes
+from bitdustfs.engine.budget import Memory
 from bitdustfs.engine.handler import Handler
 from bitdustfs.engine.keeper import Keeper
 from bitdustfs.engine.peer import Peer
 from bitdustfs.engine.reception import Reception
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.model import NodeId, OwnerId, Role, Supplier, SupplierNo
+from bitdustfs.testing.byzantine import Byzantine, Conduct
 from bitdustfs.testing.clock import FakeWall, InlineCrunch
 from bitdustfs.testing.entropy import SeededEntropy
 from bitdustfs.testing.network import Break, Line, MemoryListener, MemoryNetwork
 from bitdustfs.testing.shelf import BentShelf, MemoryContracts, MemoryShelf, MuteHandler
+
+MOST_NAMES = 1 << 30
 
 
 def make_identity(name: str, *, owner: str = "", role: Role = Role.WRITER, epoch: int = 1) -> Identity:
@@ -39,7 +43,7 @@ def make_identity(name: str, *, owner: str = "", role: Role = Role.WRITER, epoch
 class SupplierNode:
     """One supplier: what is kept over a restart, and the process that serves while `is_up`.
 
-    Set `shelf.bend` to one of testing.shelf's lies, or `mute.is_mute`.
+    Set `conduct.tricks` (testing.byzantine), `shelf.bend` to one of testing.shelf's lies, or `mute.is_mute`.
     """
 
     def __init__(self, number: int, network: MemoryNetwork, nursery: trio.Nursery, wall: FakeWall) -> None:
@@ -49,6 +53,7 @@ class SupplierNode:
         self.memory_shelf = MemoryShelf()
         self.shelf = BentShelf(self.memory_shelf)
         self.contracts = MemoryContracts()
+        self.conduct = Conduct()
         self.allowed: dict[OwnerId, int] = {}
         self._network = network
         self._nursery = nursery
@@ -70,7 +75,7 @@ class SupplierNode:
         self.keeper = Keeper(
             self.identity, self.shelf, self.contracts, allowed=self.allowed, crunch=InlineCrunch(), wall=self._wall
         )
-        self.mute = MuteHandler(self.keeper)
+        self.mute = MuteHandler(Byzantine(self.keeper, self.conduct))
         self._scope = trio.CancelScope()
         listener = self._network.listen(self.node, self.address)
         self._nursery.start_soon(self._serve, self._scope, listener, self.mute)
@@ -81,6 +86,12 @@ class SupplierNode:
         self._scope.cancel()
         self._scope = None
         self._network.break_links(self.node)
+
+    def wipe(self) -> None:
+        """Lose every fragment, and know it: what is asked for is denied."""
+        for owner in self.contracts.contracts():
+            names = self.memory_shelf.names(owner, b"", MOST_NAMES)
+            self.conduct.dropped |= {(bytes(owner), bytes(name)) for name, _length in names}
 
     async def _serve(self, scope: trio.CancelScope, listener: MemoryListener, handler: Handler) -> None:
         with scope:
@@ -109,6 +120,7 @@ class Swarm:
         self.wall = FakeWall()
         self.identity = make_identity("customer")
         self.entropy = SeededEntropy(seed)
+        self.memory = Memory()  # of the customer's connections
         self.suppliers = [SupplierNode(n, self.network, nursery, self.wall) for n in range(1, suppliers + 1)]
         for supplier in self.suppliers:
             supplier.allowed[self.identity.owner] = allowed_bytes
@@ -125,7 +137,9 @@ class Swarm:
     def customer_side(self, rows: list[Supplier] | tuple[()], identity: Identity | None = None) -> Suppliers:
         """The customer's Suppliers, or those of another of his nodes; the caller runs it."""
         who = identity or self.identity
-        return Suppliers(who, self.network.dialer(who.node), rows, entropy=self.entropy, wall=self.wall)
+        return Suppliers(
+            who, self.network.dialer(who.node), rows, entropy=self.entropy, wall=self.wall, memory=self.memory
+        )
 
     def cut(self, number: int) -> None:
         """Cut supplier `number` (from 1) off."""
