@@ -169,6 +169,12 @@ class Fragments:
         asks = self._asks.get(block)
         return min(self._source.quiet_s(ask.supplier) for ask in asks) if asks else 0.0
 
+    def quiet(self) -> Mapping[BlockNo, float]:
+        """`quiet_s` of every block that suppliers are asked for; each of them is looked at once, not once a read."""
+        suppliers = {ask.supplier for asks in self._asks.values() for ask in asks}
+        quiet = {supplier: self._source.quiet_s(supplier) for supplier in suppliers}
+        return {block: min(quiet[ask.supplier] for ask in asks) for block, asks in self._asks.items()}
+
     def too_few(self, block: BlockRow) -> BitdustError | None:
         """Why a block cannot be decoded now, if fewer than k suppliers that may have some of it are reachable."""
         have = len(self._holders(block.block))

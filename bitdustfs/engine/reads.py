@@ -98,8 +98,8 @@ class Reads:
     def _to_end(self) -> list[int]:
         if len(self._waiting) <= STALLED_MOST:
             return []
+        quiet = self._fragments.quiet()
         waiting = [
-            WaitingRead(number, self._fragments.quiet_s(each.coming.row.block))
-            for number, each in self._waiting.items()
+            WaitingRead(number, quiet.get(each.coming.row.block, 0.0)) for number, each in self._waiting.items()
         ]
         return reads_to_end(waiting, slots=self._slots)
