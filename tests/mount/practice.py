@@ -6,18 +6,22 @@ processes that have this directory in their environment are killed, and the moun
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from bitdustfs.cli.main import run as run_verb
 from bitdustfs.cli.sync import exit_code, sentence, wait_until_placed
 from bitdustfs.edges import mounts
 from bitdustfs.edges.control import Args, ask
@@ -32,10 +36,19 @@ class Practice:
 
     Args:
         patience: with suppliers that stay away. The default is that tests of other things replace nobody.
+        apart: each verb is a process of its own, as for a person. Else it is called here, which spares what starting
+            one takes; those that go on (a supplier, a mount) are processes in any case.
     """
 
     def __init__(
-        self, directory: Path, *, suppliers: int = 5, spares: int = 0, code: str = "3/5", patience: str = "1h"
+        self,
+        directory: Path,
+        *,
+        suppliers: int = 5,
+        spares: int = 0,
+        code: str = "3/5",
+        patience: str = "1h",
+        apart: bool = False,
     ) -> None:
         self.directory = directory
         self.home = directory / "home"
@@ -43,6 +56,7 @@ class Practice:
         self.code = code
         self.words = self.home / "demo" / "recovery-words"  # the customer's
         self._patience = patience
+        self._call = self._start if apart else self._do_here
         self._up = ["--suppliers", str(suppliers), "--spares", str(spares), "--code", code]
 
     def __enter__(self) -> Practice:
@@ -70,14 +84,7 @@ class Practice:
         self, *words: str, ok: tuple[int, ...] = (0,), home: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a verb for this home, or another. Fails the test unless it ends with one of these exit codes."""
-        done = subprocess.run(
-            [*PROGRAM, "--home", str(home or self.home), *words],
-            capture_output=True,
-            text=True,
-            timeout=_PATIENCE_S,
-            env=self._environment(),
-            check=False,
-        )
+        done = self._call(["--home", str(home or self.home), *words])
         assert done.returncode in ok, f"{' '.join(words)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
@@ -179,16 +186,58 @@ class Practice:
         """The processes of the suppliers."""
         return [pid for pid, words in _processes(self.directory) if "serve" in words]
 
+    def _start(self, words: list[str]) -> subprocess.CompletedProcess[str]:
+        command = [*PROGRAM, *words]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=_PATIENCE_S, env=self._environment(), check=False
+        )
+
+    def _do_here(self, words: list[str]) -> subprocess.CompletedProcess[str]:
+        watchdog = threading.Timer(_PATIENCE_S, self._kill_all)  # then what waits for them fails
+        watchdog.start()
+        try:
+            with (
+                _as_in_a_process(self._environment()),
+                redirect_stdout(io.StringIO()) as out,
+                redirect_stderr(io.StringIO()) as err,
+            ):
+                code = run_verb(words)
+        finally:
+            watchdog.cancel()
+        return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "BITDUSTFS_HOME": str(self.home), "BITDUSTFS_TEST": str(self.directory)}
 
-    def _clean(self) -> None:
+    def _kill_all(self) -> None:
         for pid, _ in _processes(self.directory):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+    def _clean(self) -> None:
+        self._kill_all()
         wait_until("all processes have ended", lambda: not _processes(self.directory))
         if any(str(self.path) in line for line in Path("/proc/self/mountinfo").read_text().splitlines()):
             subprocess.run(["umount", "-l", str(self.path)], check=False)
+
+
+@contextmanager
+def _as_in_a_process(environment: dict[str, str]) -> Iterator[None]:
+    """Let a verb change what it would have for itself in a process of its own."""
+    root, before, umask = logging.getLogger(), dict(os.environ), os.umask(0o022)
+    handlers, level = root.handlers[:], root.level
+    root.handlers.clear()
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        for handler in root.handlers:
+            handler.close()
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        os.environ.clear()
+        os.environ.update(before)
+        os.umask(umask)
 
 
 def _processes(directory: Path) -> list[tuple[int, list[str]]]:

@@ -37,7 +37,7 @@ def test_a_supplier_whose_port_was_taken_gets_another_and_is_hired_there(tmp_pat
 
 
 def test_down_ends_everything_and_up_brings_it_back(tmp_path: Path) -> None:
-    with Practice(tmp_path, suppliers=1, code="1/1") as swarm:
+    with Practice(tmp_path, suppliers=1, code="1/1", apart=True) as swarm:
         (swarm.path / "file").write_bytes(b"kept")
         swarm.run("demo", "down")
         assert not os.path.ismount(swarm.path)

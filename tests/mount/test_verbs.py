@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -12,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from bitdustfs.cli.common import Asked
+from bitdustfs.cli.init import init
 from bitdustfs.edges import mounts
 from bitdustfs.edges.home import Home, find_home, holder
 
@@ -30,7 +34,9 @@ class Machine:
     def home(self, name: str) -> Path:
         """A home with keys."""
         home = self.directory / name
-        self.run("--home", home, "init", "--words-file", self.directory / f"{name}.words")
+        words = ["--words-file", str(self.directory / f"{name}.words")]
+        with contextlib.redirect_stdout(io.StringIO()):  # in this process: it makes a key file and nothing else
+            init.main(words, standalone_mode=False, obj=Asked(home=str(home)))
         return home
 
     def place(self, name: str = "mnt") -> Path:
