@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from bitdustfs.model import ROOT_INO, Cookie, Ino
 from tests.crash import served
 from tests.crash.disk import Case, Disk
 from tests.crash.loss import Image, Manner, power_loss
-from tests.crash.model import Found, fault_of, story
+from tests.crash.model import Found, Story, fault_of, story
 from tests.crash.oplog import Entry
 from tests.crash.trace import read
 from tests.crash.workloads import CHECKS, lay_out_source
@@ -46,6 +46,7 @@ class Yard:
         self.disk = disk
         self.directory = directory
         self.source = directory / "source"
+        self.again = directory / "again"  # where one image after another is laid out
         lay_out_source(self.source)
         self._recorded: dict[str, Run] = {}
 
@@ -195,18 +196,22 @@ def _until_committed(mount: Watched, case: Case) -> None:
 
 def check_mounted(yard: Yard, run: Run) -> str | None:
     """Mount what a killed process left, as it lies, and say what is wrong with it."""
-    entries = run.case.entries()
+    past = _past(run.case.entries())
     with Watched(yard, run.case.path, run.suppliers, "trace-after") as mount:
         found = dict(_walk(mount.path, ""))
-    return _fault(yard, run, entries, found, Manner.KILL)
+    return _fault(yard, run, past, found, Manner.KILL)
 
 
-def check_image(yard: Yard, run: Run, upto: int, manner: Manner, seed: int) -> str | None:
-    """Say what is wrong after a crash when the first `upto` entries were done."""
-    entries = run.case.entries()[:upto]
-    boot = b"" if manner is Manner.KILL else b"another boot"
-    found = _shown(yard, run, power_loss(entries, manner, seed), boot)
-    return _fault(yard, run, entries, found, manner)
+def faults_of_crashes(yard: Yard, run: Run, moments: Iterable[int], manners: Collection[Manner]) -> list[str]:
+    """Say what is wrong after crashes in each manner, when so many entries were done."""
+    log, faults = run.case.entries(), []
+    for upto in moments:
+        past = _past(log[:upto])
+        for manner in manners:
+            fault = _fault(yard, run, past, _shown(yard, run, past.image(manner, upto), _boot(manner)), manner)
+            if fault is not None:
+                faults.append(f"{manner.value} at {upto} of {run.started} to {run.length}: {fault}")
+    return faults
 
 
 def check_crash_of_recovery(yard: Yard, run: Run, upto: int, manner: Manner, *, step: int = 1) -> list[str]:
@@ -215,9 +220,9 @@ def check_crash_of_recovery(yard: Yard, run: Run, upto: int, manner: Manner, *, 
     Returns:
         What is wrong after the second crash.
     """
-    entries = run.case.entries()[:upto]
-    case, boot = yard.disk.case(), b"" if manner is Manner.KILL else b"another boot"
-    power_loss(entries, manner, upto).lay_out(case.path)
+    past, boot = _past(run.case.entries()[:upto]), _boot(manner)
+    case = yard.disk.case()
+    past.image(manner, upto).lay_out(case.path)
     began = len(case.entries())
     suppliers = yard.fresh("suppliers") if run.suppliers is not None else None
     if run.suppliers is not None and suppliers is not None:
@@ -229,33 +234,53 @@ def check_crash_of_recovery(yard: Yard, run: Run, upto: int, manner: Manner, *, 
         for second in Manner:
             third = boot if second is Manner.KILL else b"a third boot"
             found = _shown(yard, again, power_loss(log[:moment], second, moment), third)
-            fault = _fault(yard, run, entries, found, manner if second is Manner.KILL else second)
+            fault = _fault(yard, run, past, found, manner if second is Manner.KILL else second)
             if fault is not None:
                 faults.append(f"{manner.value} at {upto}, then {second.value} at {moment} of {len(log)}: {fault}")
     return faults
 
 
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """What was done until a crash."""
+
+    entries: Sequence[Entry]
+    seen: Image  # as programs saw it in the end
+    told: Story
+
+    def image(self, manner: Manner, seed: int) -> Image:
+        """What the crash leaves."""
+        return self.seen if manner is Manner.KILL else power_loss(self.entries, manner, seed)
+
+
+def _past(entries: Sequence[Entry]) -> _Past:
+    seen = power_loss(entries, Manner.KILL, 0)
+    return _Past(entries, seen, story(read(seen.files[TRACE])))
+
+
+def _boot(manner: Manner) -> bytes:
+    return b"" if manner is Manner.KILL else b"another boot"
+
+
 def _shown(yard: Yard, run: Run, image: Image, boot: bytes) -> Found:
     """What a node shows of an image."""
-    place = yard.fresh("after")
+    image.lay_out_instead(yard.again)
+    suppliers = yard.fresh("suppliers") if run.suppliers is not None else None
     try:
-        image.lay_out(place / "state")
-        suppliers = place / "suppliers" if run.suppliers is not None else None
-        if run.suppliers is not None:
-            shutil.copytree(run.suppliers, place / "suppliers")
-        return trio.run(tree_in, place / "state", suppliers, boot)
+        if run.suppliers is not None and suppliers is not None:
+            shutil.copytree(run.suppliers, suppliers, dirs_exist_ok=True)
+        return trio.run(tree_in, yard.again, suppliers, boot)
     finally:
-        shutil.rmtree(place)
+        if suppliers is not None:
+            shutil.rmtree(suppliers)
 
 
-def _fault(yard: Yard, run: Run, entries: Sequence[Entry], found: Found, manner: Manner) -> str | None:
-    seen = power_loss(entries, Manner.KILL, 0).files
-    told = story(read(seen[TRACE]))
-    fault = fault_of(found, told, power_loss=manner is not Manner.KILL)
+def _fault(yard: Yard, run: Run, past: _Past, found: Found, manner: Manner) -> str | None:
+    fault = fault_of(found, past.told, power_loss=manner is not Manner.KILL)
     if fault is None and run.workload in CHECKS:
         place = yard.fresh("tree")
         _lay_out(found, place)
-        fault = CHECKS[run.workload](place, len(seen.get(PROMISES, b"")))
+        fault = CHECKS[run.workload](place, len(past.seen.files.get(PROMISES, b"")))
         shutil.rmtree(place)
     return fault
 

@@ -46,6 +46,24 @@ class Image:
         for path in ("", *self.directories):
             sync_directory(place / path)
 
+    def lay_out_instead(self, place: Path) -> None:
+        """Write it below `place` instead of everything there. Directories that it has too stay: that is quicker."""
+        place.mkdir(mode=0o700, exist_ok=True)
+        wanted, there = {os.path.join(place, path) for path in self.directories}, {os.fspath(place)}
+        for directory, names, files in os.walk(place, topdown=False):
+            for name in files:
+                os.unlink(os.path.join(directory, name))
+            for below in (os.path.join(directory, name) for name in names):
+                if below in wanted:
+                    there.add(below)
+                else:
+                    os.rmdir(below)
+        for path in (os.path.join(place, path) for path in self.directories):
+            if path not in there:
+                os.mkdir(path, mode=0o700)
+        for path, content in self.files.items():
+            (place / path).write_bytes(content)
+
 
 def power_loss(entries: Sequence[Entry], manner: Manner, seed: int) -> Image:
     """The disk after it lost power when `entries` were done.

@@ -8,12 +8,11 @@ from __future__ import annotations
 import errno
 import os
 import random
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from tests.crash.harness import TRACE, Run, Watched, Yard, check_crash_of_recovery, check_image, run_by_hand
+from tests.crash.harness import TRACE, Watched, Yard, check_crash_of_recovery, faults_of_crashes, run_by_hand
 from tests.crash.loss import Manner
 from tests.crash.oplog import Did
 from tests.crash.workloads import WORKLOADS
@@ -30,7 +29,7 @@ def test_promises_survive_a_crash_at_random_moments(yard: Yard, workload: str) -
     run = yard.recorded(workload)
     dice = random.Random(workload)
     moments = [run.length, *(dice.randint(run.started, run.length) for _ in range(8))]
-    assert _faults(yard, run, moments, Manner) == []
+    assert faults_of_crashes(yard, run, moments, tuple(Manner)) == []
 
 
 @pytest.mark.slow
@@ -59,7 +58,7 @@ def test_start_after_any_crash_may_crash_at_any_moment(yard: Yard, workload: str
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_promises_survive_a_crash_before_and_after_each_step(yard: Yard, workload: str) -> None:
     run = yard.recorded(workload)
-    assert _faults(yard, run, range(run.started, run.length + 1), Manner) == []
+    assert faults_of_crashes(yard, run, range(run.started, run.length + 1), tuple(Manner)) == []
 
 
 @pytest.mark.slow
@@ -79,7 +78,7 @@ def test_failed_fsync_is_told_and_never_succeeds_by_another_try(yard: Yard, poin
     assert codes == {errno.EIO}
     run = run_by_hand(case)
     first = next(n for n, entry in enumerate(case.entries()) if entry.did is Did.BAD_SYNC)
-    assert _faults(yard, run, range(first, run.length + 1, 3), _LOSSES) == []
+    assert faults_of_crashes(yard, run, range(first, run.length + 1, 3), _LOSSES) == []
 
 
 def _fsync(path: Path) -> None:
@@ -88,14 +87,3 @@ def _fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _faults(yard: Yard, run: Run, moments: Iterable[int], manners: Iterable[Manner]) -> list[str]:
-    manners = tuple(manners)
-    found = []
-    for moment in moments:
-        for manner in manners:
-            fault = check_image(yard, run, moment, manner, seed=moment)
-            if fault is not None:
-                found.append(f"{manner.value} at {moment} of {run.started} to {run.length}: {fault}")
-    return found
