@@ -1,4 +1,5 @@
-"""The spool on disk: one sparse file per inode, `SPOOL/<low byte of ino>/<ino>`, both in hex.
+"""The spool on disk: one sparse file per inode, `SPOOL/<low byte of ino>/<ino>`, both in hex; folders are made when
+they are needed.
 
 Reading, writing and punching go through the page cache and are done on the loop; only fsync waits for the disk, and
 that happens in a worker. Up to `OPEN_FILES` descriptors are kept. One that a worker syncs is never closed meanwhile.
@@ -31,6 +32,7 @@ RESERVE_BYTES = 16 * 1024 * 1024  # (tune) of the disk, for the catalog: with it
 LOOK_BYTES = 1024 * 1024  # (tune) written between two looks at the disk, as long as it has plenty
 THREAD_BYTES = 256 * 1024  # below this a hop into a worker costs more than summing
 _STEP_BYTES = 64 * SUM_UNIT_BYTES  # read at once for summing
+_FOLDERS = 256
 _STAT_BLOCK_BYTES = 512  # unit of st_blocks, whatever the file system
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2  # fallocate(2)
 
@@ -76,12 +78,13 @@ class DiskSpool:
         self._failures: dict[Ino, BitdustError] = {}  # of inodes whose fsync failed
         self._blocks: dict[Ino, int] = {}  # disk blocks of each file
         self._total_blocks = 0
+        self._loose: set[int] = set()  # folders whose name may not survive a power loss
         try:
-            self._make_directories()
+            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._scan()
         except OSError as e:
             raise self._translated(e) from e
-        self._unnamed = set(self._blocks)  # files whose name may not survive a power loss
+        self._unnamed = set(self._blocks)  # files of which the same is true
 
     def write(self, ino: Ino, at: int, content: bytes | memoryview) -> None:
         """Write at a position. Raises DiskFull, DiskFault; then any part of it may have been written."""
@@ -197,7 +200,7 @@ class DiskSpool:
 
     # -- private -----------------------------------------------------------------------------------------
     def _path(self, ino: Ino) -> Path:
-        return self._root / f"{ino & 0xFF:02x}" / f"{ino:x}"
+        return self._root / f"{_folder(ino):02x}" / f"{ino:x}"
 
     def _file(self, ino: Ino, *, create: bool) -> _OpenFile:
         file = self._open.get(ino)
@@ -221,6 +224,12 @@ class DiskSpool:
     def _open_file(self, ino: Ino, flags: int) -> int:
         try:
             return os.open(self._path(ino), flags, 0o600)
+        except FileNotFoundError:
+            if not flags & os.O_CREAT:
+                raise
+            self._path(ino).parent.mkdir(mode=0o700)
+            self._loose.add(_folder(ino))
+            return self._open_file(ino, flags)
         except OSError as e:
             if e.errno not in NO_DESCRIPTORS or not self._open:
                 raise
@@ -256,6 +265,10 @@ class DiskSpool:
         self._sync(descriptor)
         if ino in self._unnamed:
             sync_directory(self._path(ino).parent)
+            loose = self._loose.copy()
+            if _folder(ino) in loose:
+                sync_directory(self._root)
+                self._loose -= loose
             self._unnamed.discard(ino)
 
     def _measure(self, ino: Ino) -> None:
@@ -265,26 +278,25 @@ class DiskSpool:
             self._total_blocks += blocks - self._blocks[ino]
             self._blocks[ino] = blocks
 
-    def _make_directories(self) -> None:
-        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        there = set(os.listdir(self._root))
-        missing = [name for name in (f"{number:02x}" for number in range(256)) if name not in there]
-        for name in missing:
-            (self._root / name).mkdir(mode=0o700)
-        if missing:
-            sync_directory(self._root)
-
     def _scan(self) -> None:
-        for number in range(256):
-            with os.scandir(self._root / f"{number:02x}") as entries:
-                for entry in entries:
-                    ino = _ino_of(entry.name)
-                    if ino is not None and ino & 0xFF == number:
-                        self._blocks[ino] = entry.stat(follow_symlinks=False).st_blocks
+        for number, folder in enumerate(self._root / f"{number:02x}" for number in range(_FOLDERS)):
+            try:
+                with os.scandir(folder) as entries:
+                    self._loose.add(number)
+                    for entry in entries:
+                        ino = _ino_of(entry.name)
+                        if ino is not None and _folder(ino) == number:
+                            self._blocks[ino] = entry.stat(follow_symlinks=False).st_blocks
+            except FileNotFoundError:
+                continue
         self._total_blocks = sum(self._blocks.values())
 
     def _translated(self, error: OSError) -> BitdustError:
         return translated(error, self._root)
+
+
+def _folder(ino: Ino) -> int:
+    return ino % _FOLDERS
 
 
 def _ino_of(name: str) -> Ino | None:

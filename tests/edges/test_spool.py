@@ -235,7 +235,7 @@ def test_files_lie_under_the_low_byte_of_their_ino(tmp_path: Path) -> None:
 
 
 def test_foreign_files_in_the_spool_are_no_inodes(tmp_path: Path) -> None:
-    DiskSpool(tmp_path).close()
+    (tmp_path / "07").mkdir()
     for name in ("readme", "0x7", "+7", "08", "8"):
         (tmp_path / "07" / name).write_bytes(b"?")
     spool = DiskSpool(tmp_path)
