@@ -132,9 +132,9 @@ class Practice:
         plan = json.loads((self.home / "demo" / "swarm.json").read_bytes())
         return [str(member["place"]) for member in plan["members"]]
 
-    def ask(self, verb: str, **args: object) -> Args:
-        """Ask the mounting process, without a process of its own."""
-        return ask(Home(self.home).control, verb, args, silence_s=_PATIENCE_S)
+    def ask(self, verb: str, *, of: Path | None = None, **args: object) -> Args:
+        """Ask the process that mounts this home, or another, without a process of its own."""
+        return ask(Home(of or self.home).control, verb, args, silence_s=_PATIENCE_S)
 
     def kill_mount(self) -> None:
         """End the mounting process by SIGKILL. The dead mount stays."""
@@ -165,11 +165,11 @@ class Practice:
             self.run("demo", "revive", str(number))
         self.wait_for_suppliers()
 
-    def wait_for_suppliers(self) -> None:
-        """Until exactly those hired suppliers are connected that run."""
+    def wait_for_suppliers(self, of: Path | None = None) -> None:
+        """Until exactly those hired suppliers are connected that run; to this home's mount, or to another's."""
 
         def all_answer() -> bool:
-            rows = self.ask("status", path="/")["suppliers"]
+            rows = self.ask("status", of=of, path="/")["suppliers"]
             running = {f"supplier{n}" for n in range(1, len(rows) + 1) if holder(Home(self.supplier_home(n)))}
             return {row["label"] for row in rows if row["answers"]} == running
 

@@ -45,6 +45,7 @@ def test_tree_comes_back_from_the_words_and_one_address_when_the_margin_is_dead_
         assert "confirmed by 3 of 5 suppliers" in said
         practice.run("mount", "--code=3/5", "--", str(practice.path), home=new)
         try:
+            practice.wait_for_suppliers(of=new)
             assert (
                 run(
                     "rsync",
