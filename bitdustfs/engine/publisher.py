@@ -133,7 +133,7 @@ class Publisher:
         """
         hired = self._hired()
         lists = (hired, self._listed, *self._before)
-        is_answered = replica.has_quorums(self._answered, lists, self._given_up())
+        is_answered = replica.has_quorums(self._answered, lists, self._given_up(hired))
         return self.foreign is None and bool(hired) and is_answered
 
     @property
@@ -149,7 +149,7 @@ class Publisher:
 
     def holders(self) -> Holders:
         """Who has the newest head."""
-        return Holders(self._listed, self._before, frozenset(self._have), self._given_up())
+        return Holders(self._listed, self._before, frozenset(self._have), self._given_up(self._hired()))
 
     async def publish(self, content: HeadContent) -> None:
         """Make the next head and have it brought to all suppliers. It is durable here when this returns.
@@ -199,9 +199,9 @@ class Publisher:
     def _hired(self) -> frozenset[int]:
         return frozenset(int(row.supplier) for row in self._catalog.suppliers() if row.is_hired)
 
-    def _given_up(self) -> frozenset[int]:
+    def _given_up(self, hired: frozenset[int]) -> frozenset[int]:
         """Those of the lists that are not hired any more."""
-        return self._listed.union(*self._before) - self._hired()
+        return self._listed.union(*self._before) - hired
 
     @property
     def _listed(self) -> frozenset[int]:
