@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -254,9 +254,17 @@ async def kill(at: int, path: Path, power_loss: bool) -> None:
         assert found == machine.customer.now()
 
 
-@pytest.mark.parametrize(
-    "point", [each if each in FEW else pytest.param(each, marks=pytest.mark.slow) for each in sorted(POINTS)]
-)
+def marked(points: Iterable[str]) -> Iterator[Any]:
+    """Of both points of a step one is for every run, in turn the one before it and the one after it."""
+    steps = sorted({point.partition(" ")[2] for point in points})
+    for point in sorted(points):
+        word, _, step = point.partition(" ")
+        in_turn = ("before", "after")[steps.index(step) % 2]
+        mark = pytest.mark.slow if word == in_turn else pytest.mark.long
+        yield point if point in FEW else pytest.param(point, marks=mark)
+
+
+@pytest.mark.parametrize("point", list(marked(POINTS)))
 def test_machine_that_died_at_a_named_point_goes_on(moments: list[list[str]], point: str, tmp_path: Path) -> None:
     at = passings(moments, point)[FEW.get(point, 1) - 1]
     in_virtual_time(kill, at, tmp_path, point.startswith("after"))  # only killed before it, without power after it
