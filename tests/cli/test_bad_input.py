@@ -212,6 +212,7 @@ def program(*words: str | Path, before: Sequence[str] = ()) -> subprocess.Comple
     )
 
 
+@pytest.mark.slow
 def test_fewer_suppliers_than_k_are_refused_before_a_catalog_is_made(home: Path, place: Path) -> None:
     done = program("--home", home, "mount", place, "--code", "3/5")
     assert done.returncode == 2
@@ -221,6 +222,7 @@ def test_fewer_suppliers_than_k_are_refused_before_a_catalog_is_made(home: Path,
     assert not (home / "spool").exists()
 
 
+@pytest.mark.slow
 def test_a_catalog_of_an_unknown_version_is_refused_and_kept(home: Path, place: Path) -> None:
     connection = apsw.Connection(str(home / "catalog.db"))
     connection.execute(f"PRAGMA application_id = {0x42446673}; PRAGMA user_version = 99; CREATE TABLE t (a)")
@@ -233,6 +235,7 @@ def test_a_catalog_of_an_unknown_version_is_refused_and_kept(home: Path, place: 
     assert not (home / "spool").exists()
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_refused(home: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -243,6 +246,7 @@ def test_a_port_in_use_is_refused(home: Path) -> None:
     assert {path.name for path in home.iterdir()} == {"keys", "lock"}
 
 
+@pytest.mark.slow
 def test_a_supplier_that_is_not_there_is_not_hired(home: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -252,6 +256,7 @@ def test_a_supplier_that_is_not_there_is_not_hired(home: Path) -> None:
     assert address in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv takes the right to mount away")
 def test_a_failure_inside_the_serving_process_is_told_with_its_kind(home: Path, place: Path) -> None:
     without_right = ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin"]
@@ -343,6 +348,7 @@ def test_recover_check_without_suppliers_says_so(home: Path, call: Call) -> None
     assert "no supplier is hired" in said.err
 
 
+@pytest.mark.slow
 def test_recover_that_was_interrupted_before_the_keys_may_be_run_again(home: Path, tmp_path: Path) -> None:
     (home / "keys").unlink()
     (home / "catalog.db").write_bytes(b"of the recovery before")

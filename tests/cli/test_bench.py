@@ -36,6 +36,7 @@ def bench(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, TOOLS / "bench", *words], capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_bench_measures_everything_on_a_plain_directory(tmp_path: Path, tree: Path) -> None:
     place, written = tmp_path / "place", tmp_path / "bench.json"
     place.mkdir()
@@ -53,6 +54,7 @@ def test_bench_measures_everything_on_a_plain_directory(tmp_path: Path, tree: Pa
     assert list(place.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_bench_runs_only_what_is_asked_for(tmp_path: Path) -> None:
     written = tmp_path / "bench.json"
 

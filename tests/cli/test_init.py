@@ -75,6 +75,7 @@ def test_init_does_not_touch_a_home_that_has_keys(tmp_path: Path, home: Path, ca
     assert not (tmp_path / "other-words").exists()
 
 
+@pytest.mark.slow
 def test_init_shows_the_words_once_on_a_terminal(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     subprocess.run(

@@ -99,6 +99,7 @@ def test_the_version_is_told(call: Call) -> None:
     assert call("--version").out.startswith("bitdustfs 0.")
 
 
+@pytest.mark.slow
 def test_help_and_status_load_no_heavy_modules() -> None:
     script = "import sys; import bitdustfs.cli.main; print(*sys.modules, sep='\\n')"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -106,6 +107,7 @@ def test_help_and_status_load_no_heavy_modules() -> None:
     assert not heavy & set(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_who_reads_our_output_may_leave() -> None:
     ours, theirs = os.pipe()
     os.close(ours)

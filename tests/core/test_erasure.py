@@ -18,6 +18,7 @@ def test_code_3_5_makes_the_fragments_of_the_manual() -> None:
     assert [bytes(f).hex() for f in made] == ["68656c6c6f", "2c20657261", "7375726521", "281760aaa6", "2dd4b48aa9"]
 
 
+@pytest.mark.slow
 @given(blocks, codes, st.data())
 def test_any_k_fragments_restore_the_block(block: bytes, code: Code, data: st.DataObject) -> None:
     made = encode(block, code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,6 +58,7 @@ def test_hash_list_has_one_hash_for_each_leaf(length: int) -> None:
     assert fragment.root(bytes(length)) == fragment.root_of(hashes, length)
 
 
+@pytest.mark.slow
 @given(st.data(), st.integers(1, 3 * LEAF_BYTES + 7))
 def test_any_run_of_leaves_proves_itself_and_nothing_else_does(data: st.DataObject, length: int) -> None:
     content = data.draw(st.randoms(use_true_random=False)).randbytes(length)

@@ -266,6 +266,7 @@ def test_head_whose_links_are_missing_is_no_newer_one_yet() -> None:
     assert heads.judge(CHAIN[5], links(CHAIN[2:5]), CHAIN[1]) is Verdict.NEWER
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.tuples(st.sampled_from([CHAIN, FORK, MIXED]), st.integers(0, 5), st.integers(0, 5), st.integers(0, 5)),
@@ -284,6 +285,7 @@ def test_held_head_only_ever_goes_forward_on_its_own_line(offers: list[tuple[lis
         assert came_from is None or (came_from in line[:newest] and came_from.version < held.version)
 
 
+@pytest.mark.slow
 @given(st.integers(2, 9), st.integers(0, 9), st.binary(max_size=LINK_BYTES))
 def test_genuine_links_are_those_that_the_head_goes_back_to(newest: int, missing: int, garbage: bytes) -> None:
     made = chain(newest)

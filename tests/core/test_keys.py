@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,6 +35,7 @@ def test_keys_below_a_known_volume_key_never_change() -> None:
     assert keys.volume_id(volume).hex() == "3e121bad161cd4b70df44a4806ecec5d"
 
 
+@pytest.mark.slow
 @given(st.binary(min_size=32, max_size=32), st.text("abc ", min_size=1), st.binary(max_size=40))
 def test_derived_key_is_one_step_of_rfc_5869(key: bytes, label: str, context: bytes) -> None:
     written_out = b"bitdustfs 1 " + label.encode() + b"\0" + context + b"\x01"

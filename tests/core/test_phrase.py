@@ -26,6 +26,7 @@ def test_phrase_is_that_of_bip_39() -> None:
     assert phrase.phrase_of(SECRET) == PHRASE
 
 
+@pytest.mark.slow
 @given(secrets)
 def test_phrase_leads_back_to_its_secret(secret: Secret) -> None:
     words = phrase.phrase_of(secret)

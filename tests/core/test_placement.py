@@ -58,6 +58,7 @@ def test_failure_network_is_the_24_or_48(address: str, network: str) -> None:
     assert failure_network(address) == network
 
 
+@pytest.mark.slow
 @given(crowds, st.integers(0, 12))
 def test_chosen_suppliers_have_room_and_take_one_fragment_each(crowd: list[Candidate], count: int) -> None:
     chosen = choose(crowd, count, fragment_bytes=100)
@@ -66,6 +67,7 @@ def test_chosen_suppliers_have_room_and_take_one_fragment_each(crowd: list[Candi
     assert set(chosen) <= room
 
 
+@pytest.mark.slow
 @given(crowds, st.integers(0, 12))
 def test_owners_are_spread_while_there_is_a_choice(crowd: list[Candidate], count: int) -> None:
     chosen = choose(crowd, count, fragment_bytes=100)
@@ -74,6 +76,7 @@ def test_owners_are_spread_while_there_is_a_choice(crowd: list[Candidate], count
     assert len({owner_of[number] for number in chosen}) == min(len(chosen), len(owners))
 
 
+@pytest.mark.slow
 @given(crowds.flatmap(lambda crowd: st.tuples(st.just(crowd), st.permutations(crowd))), st.integers(0, 12))
 def test_choice_does_not_depend_on_the_order_of_candidates(
     orders: tuple[list[Candidate], list[Candidate]], count: int
@@ -82,6 +85,7 @@ def test_choice_does_not_depend_on_the_order_of_candidates(
     assert choose(one, count, fragment_bytes=100) == choose(other, count, fragment_bytes=100)
 
 
+@pytest.mark.slow
 @given(crowds, crowds, st.integers(0, 12))
 def test_supplier_that_has_a_fragment_of_the_block_gets_no_other(
     crowd: list[Candidate], taken: list[Candidate], count: int
@@ -101,6 +105,7 @@ def test_a_little_more_space_does_not_move_a_volume() -> None:
     assert choose(crowd, 2, fragment_bytes=1) == (3, 1)
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 60), max_size=7), st.integers(1, 4), st.integers(0, 4))
 def test_usable_bytes_are_the_largest_by_the_formula(free: list[int], k: int, more: int) -> None:
     positive = [f for f in free if f > 0]

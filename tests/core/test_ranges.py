@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -91,6 +92,7 @@ def run_of(steps: Iterable[tuple[str, tuple[int, int]]]) -> Run:
     return run
 
 
+@pytest.mark.slow
 @given(steps, ranges)
 def test_pieces_cover_any_range_with_what_was_laid_last(
     steps: list[tuple[str, tuple[int, int]]], window: tuple[int, int]
@@ -114,6 +116,7 @@ def _cells(piece: Piece) -> list[tuple[Hold, int] | None]:
     return [(piece.extent.hold, piece.extent.at // UNIT + step * i) for i in range(count)]
 
 
+@pytest.mark.slow
 @given(steps)
 def test_extents_are_sorted_apart_and_joined_where_they_can_be(steps: list[tuple[str, tuple[int, int]]]) -> None:
     extents = list(run_of(steps).extents)
@@ -123,6 +126,7 @@ def test_extents_are_sorted_apart_and_joined_where_they_can_be(steps: list[tuple
         assert not (left.end == right.start and left.hold is right.hold and follows)
 
 
+@pytest.mark.slow
 @given(steps)
 def test_every_spool_byte_is_referenced_or_was_given_back_exactly_once(
     steps: list[tuple[str, tuple[int, int]]],
@@ -131,6 +135,7 @@ def test_every_spool_byte_is_referenced_or_was_given_back_exactly_once(
     assert sorted(model.referenced + model.returned) == list(range(model.spool_end))
 
 
+@pytest.mark.slow
 @given(steps)
 def test_storing_what_was_touched_is_enough(steps: list[tuple[str, tuple[int, int]]]) -> None:
     run = run_of(steps)
@@ -138,6 +143,7 @@ def test_storing_what_was_touched_is_enough(steps: list[tuple[str, tuple[int, in
     assert sorted(run.rows.values(), key=lambda e: e.start) == list(run.extents)
 
 
+@pytest.mark.slow
 @given(steps)
 def test_rows_that_were_stored_make_equal_extents(steps: list[tuple[str, tuple[int, int]]]) -> None:
     run = run_of(steps)
@@ -146,6 +152,7 @@ def test_rows_that_were_stored_make_equal_extents(steps: list[tuple[str, tuple[i
     assert again.touched == []
 
 
+@pytest.mark.slow
 @given(steps, ranges)
 def test_between_gives_whole_extents_that_touch_the_range(
     steps: list[tuple[str, tuple[int, int]]], window: tuple[int, int]
@@ -156,6 +163,7 @@ def test_between_gives_whole_extents_that_touch_the_range(
     assert list(run.extents.between(start, end)) == expected
 
 
+@pytest.mark.slow
 @given(steps, ranges)
 def test_dirty_is_counted_by_bytes_chunks_and_ranges(
     steps: list[tuple[str, tuple[int, int]]], window: tuple[int, int]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ from bitdustfs.core.tally import Tally
 STEPS = st.lists(st.tuples(st.integers(0, 600), st.integers(-3, 3)), max_size=60)
 
 
+@pytest.mark.slow
 @given(STEPS)
 def test_tally_counts_like_a_dictionary(steps: list[tuple[int, int]]) -> None:
     tally, expected = Tally(), Counter[int]()

@@ -46,6 +46,7 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         parse_size(text)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**62))
 def test_an_exact_size_is_read_back_as_it_was(size: int) -> None:
     assert parse_size(exact_size(size)) == size

@@ -92,6 +92,7 @@ def test_frames_have_the_bytes_they_always_had(name: str) -> None:
     assert (wire.encode(7, message, len(body)) + body).hex() == VECTORS[name]
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from(EVERY_MESSAGE), max_size=8), st.data())
 def test_frames_do_not_depend_on_how_the_stream_was_cut(
     sent: list[tuple[wire.Message, bytes]], data: st.DataObject
@@ -288,6 +289,7 @@ NESTED = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(NESTED, st.integers(0, 16) | st.integers(126, 140))
 def test_no_structure_crashes_the_parser(fields: object, tag: int) -> None:
     parser = opened()

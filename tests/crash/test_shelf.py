@@ -60,6 +60,7 @@ def case(yard: Yard) -> Case:
     return case
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("manner", Manner)
 def test_shelf_keeps_what_it_acknowledged_and_counts_it_once(yard: Yard, case: Case, manner: Manner) -> None:
     for moment in range(1, len(case.entries()) + 1):

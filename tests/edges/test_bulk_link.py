@@ -292,6 +292,7 @@ async def test_nothing_but_a_ticket_and_its_proof_is_read(said: bytes, caplog: p
     assert refusals(caplog)[0].isprintable()
 
 
+@pytest.mark.slow
 async def test_idle_connections_do_not_keep_a_ticket_out(caplog: pytest.LogCaptureFixture) -> None:
     async with supplier() as (listener, waiting):
         idle = [await dial_raw(listener) for _ in range(tcp.MAX_UNPROVEN + 20)]

@@ -150,6 +150,7 @@ async def test_damage_that_is_met_ends_all_writing(path: Path) -> None:
     assert Path(f"{path}-wal").stat().st_size  # what is good in it was not copied over the damage
 
 
+@pytest.mark.slow
 def test_of_a_large_catalog_both_ends_of_each_table_are_read(path: Path) -> None:
     connection = connect(str(path), None)
     check_file(connection, str(path), size_bytes=1 << 30)

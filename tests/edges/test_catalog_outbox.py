@@ -163,6 +163,7 @@ for step in range(100_000):
 """
 
 
+@pytest.mark.slow
 def test_after_kill_9_the_outbox_has_every_committed_change_and_no_other(path: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", CHILD, str(path)], stdout=subprocess.PIPE)
     assert child.stdout is not None

@@ -153,6 +153,7 @@ def test_commit_inside_a_savepoint_is_refused(catalog: SqliteCatalog) -> None:
         catalog.commit()
 
 
+@pytest.mark.slow
 def test_inode_that_leaves_the_cache_is_read_again(catalog: SqliteCatalog) -> None:
     for ino in range(100, 100 + catalog_tree.CACHED_INODES + 10):
         catalog.put_inode(file(ino))
@@ -503,6 +504,7 @@ time.sleep(100)
 """
 
 
+@pytest.mark.slow
 def test_kill_9_keeps_what_was_committed_and_nothing_else(path: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", CHILD, str(path)], stdout=subprocess.PIPE)
     assert child.stdout is not None
@@ -673,6 +675,7 @@ async def test_checkpoint_leaves_a_small_log_alone(catalog: SqliteCatalog, path:
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 async def test_log_stays_bounded_while_writing_goes_on(catalog: SqliteCatalog, path: Path) -> None:
     largest = 0
 

@@ -296,6 +296,7 @@ async def test_connection_that_closes_at_once_is_refused(caplog: pytest.LogCaptu
     assert len(refusals(caplog)) == 1
 
 
+@pytest.mark.slow
 async def test_idle_connections_do_not_keep_a_friend_out(caplog: pytest.LogCaptureFixture) -> None:
     async with supplier() as listener:
         idle = [await dial_raw(listener) for _ in range(tcp.MAX_UNPROVEN + 20)]

@@ -88,6 +88,7 @@ def letter(text: bytes) -> list[str]:
     return [line.strip() for line in text.decode().splitlines()]
 
 
+@pytest.mark.slow
 async def test_old_disk_takes_the_newer_state_and_puts_aside_what_was_never_sent(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
@@ -140,6 +141,7 @@ async def test_old_disk_takes_the_newer_state_and_puts_aside_what_was_never_sent
             assert await look(world, catalog) is None
 
 
+@pytest.mark.slow
 async def test_old_disk_without_unsent_changes_leaves_no_folder(autojump_clock: MockClock, tmp_path: Path) -> None:
     async with setback(tmp_path) as case:
         async with case.living():
@@ -157,6 +159,7 @@ async def test_old_disk_without_unsent_changes_leaves_no_folder(autojump_clock: 
             assert bench.is_gone
 
 
+@pytest.mark.slow
 async def test_nothing_is_adopted_where_nothing_is_newer_or_nobody_answers(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
@@ -179,6 +182,7 @@ async def test_nothing_is_adopted_where_nothing_is_newer_or_nobody_answers(
             assert await look(world, catalog) is not None
 
 
+@pytest.mark.slow
 async def test_changes_that_were_sent_after_the_copy_was_made_are_not_put_aside(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
@@ -204,6 +208,7 @@ async def test_changes_that_were_sent_after_the_copy_was_made_are_not_put_aside(
             assert await content(world, catalog, f"{FOLDER}/other") == b"other"
 
 
+@pytest.mark.slow
 async def test_disk_so_old_that_no_link_reaches_it_goes_by_what_was_safe_last(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
@@ -227,6 +232,7 @@ async def test_disk_so_old_that_no_link_reaches_it_goes_by_what_was_safe_last(
         assert [entry.paths for entry in plan.entries] == [(b"only here",)]
 
 
+@pytest.mark.slow
 async def test_revoked_machine_adopts_nothing(autojump_clock: MockClock, tmp_path: Path) -> None:
     async with setback(tmp_path) as case:
         world = case.world
@@ -247,6 +253,7 @@ async def test_revoked_machine_adopts_nothing(autojump_clock: MockClock, tmp_pat
                 assert "run `bitdustfs recover` into a new --home" in str(node.journal.refusal)
 
 
+@pytest.mark.slow
 async def test_everything_that_differs_is_put_aside_where_it_cannot_be_told_what_was_sent(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
@@ -272,6 +279,7 @@ async def test_everything_that_differs_is_put_aside_where_it_cannot_be_told_what
             assert tree(catalog) == sorted(["same", "changed later", FOLDER, *both])
 
 
+@pytest.mark.slow
 async def test_what_suppliers_must_give_is_put_aside_when_they_are_back_and_the_rest_before(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
@@ -305,6 +313,7 @@ async def test_what_suppliers_must_give_is_put_aside_when_they_are_back_and_the_
             assert (job.left, bench.is_gone) == (0, True)
 
 
+@pytest.mark.slow
 async def test_damaged_old_file_is_named_in_the_letter_and_its_state_is_kept(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
@@ -377,6 +386,7 @@ class WatchedSpool(MemorySpool):
         await super().harden(ino)
 
 
+@pytest.mark.slow
 async def test_putting_aside_goes_on_after_a_kill_anywhere_and_puts_each_thing_there_once(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
@@ -419,6 +429,7 @@ async def test_putting_aside_goes_on_after_a_kill_anywhere_and_puts_each_thing_t
             assert len(found_there) > 3, "there were kills in the middle"
 
 
+@pytest.mark.slow
 async def test_volume_is_not_safe_before_all_is_put_aside(autojump_clock: MockClock, tmp_path: Path) -> None:
     async with setback(tmp_path) as case:
         world = case.world

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -46,6 +47,7 @@ def wrong_in_every_second(world: World) -> None:
     shelf.get = get  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 async def test_supplier_with_wrong_bytes_is_found_and_all_of_it_gone_through(autojump_clock: MockClock) -> None:
     async with audited_world(audits_a_day=A_LEAF_A_SECOND) as world:
         held = at_first(world, FragmentState.HELD)
@@ -61,6 +63,7 @@ async def test_supplier_with_wrong_bytes_is_found_and_all_of_it_gone_through(aut
         assert told["audited_s"]
 
 
+@pytest.mark.slow
 async def test_what_an_audit_found_lost_is_made_again(autojump_clock: MockClock) -> None:
     async with audited_world(audits_a_day=1, files=3) as world:
         shelf = world.swarm.suppliers[0].memory_shelf
@@ -87,6 +90,7 @@ async def test_silence_proves_nothing(autojump_clock: MockClock) -> None:
         assert FIRST not in world.catalog.audits()
 
 
+@pytest.mark.slow
 async def test_honest_suppliers_pass_audits(autojump_clock: MockClock) -> None:
     async with audited_world(audits_a_day=A_LEAF_A_SECOND, files=2) as world:
         await trio.sleep(A_MINUTE_S)

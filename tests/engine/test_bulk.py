@@ -172,6 +172,7 @@ async def test_everything_goes_over_tls_to_who_offers_nothing_else(autojump_cloc
             await (await b.peer()).request(wire.Bulk(KEY), wire.Ticket)
 
 
+@pytest.mark.slow
 async def test_bulk_connections_that_do_not_get_through_are_tried_ever_less(autojump_clock: MockClock) -> None:
     async with bob() as b:
         side = await b.customer()

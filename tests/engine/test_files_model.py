@@ -73,6 +73,7 @@ async def some_steps(volume: Volume, model: Model, dice: random.Random, steps: i
             await trio.sleep(0.005)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_files_read_as_a_dictionary_would_through_crashes_and_losses(seed: int) -> None:
     async def story() -> None:

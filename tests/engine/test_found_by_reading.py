@@ -175,6 +175,7 @@ async def test_file_that_cannot_be_read_does_not_keep_others_here(
         assert volume.files.state(innocent) is FileState.PLACED
 
 
+@pytest.mark.slow
 async def test_files_that_nobody_uses_are_not_kept_in_memory(autojump_clock: MockClock) -> None:
     volume = Volume()
     async with volume.running():

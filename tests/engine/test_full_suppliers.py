@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -15,6 +16,7 @@ DICE = random.Random(12)
 CONTENT = DICE.randbytes(700_000)
 
 
+@pytest.mark.slow
 async def test_fragments_of_a_supplier_with_a_full_disk_go_elsewhere(autojump_clock: MockClock) -> None:
     async with World(suppliers=6, code=CODE).running() as world:
         full = world.swarm.suppliers[0]
@@ -30,6 +32,7 @@ async def test_fragments_of_a_supplier_with_a_full_disk_go_elsewhere(autojump_cl
             assert await world.read(f"file {number}") == CONTENT[number:]
 
 
+@pytest.mark.slow
 async def test_files_stay_here_while_all_disks_are_full_and_leave_when_there_is_room(
     autojump_clock: MockClock,
 ) -> None:

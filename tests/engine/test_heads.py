@@ -240,6 +240,7 @@ OFFERS = st.tuples(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(st.lists(OFFERS, min_size=1, max_size=4), max_size=6))
 @settings(max_examples=40)
 def test_supplier_never_goes_back_and_never_forks(rounds: list[list[tuple[list[Head], int, int, int]]]) -> None:

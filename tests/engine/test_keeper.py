@@ -502,6 +502,7 @@ async def test_a_hundred_idle_connections_cost_nobody_else_anything(autojump_clo
         assert len(idle) == 100
 
 
+@pytest.mark.slow
 async def test_strangers_give_way_when_there_are_too_many(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

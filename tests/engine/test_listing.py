@@ -72,11 +72,13 @@ async def test_children_are_all_in_a_directory(names: Names) -> None:
     assert [inode.ino for inode in names.tree.children(ROOT_INO)] == inos
 
 
+@pytest.mark.slow
 async def test_listing_takes_steps_in_proportion_to_the_names() -> None:
     steps = {count: steps_of_a_listing(count) for count in (500, 4_000)}
     assert steps[4_000] < 10 * steps[500]
 
 
+@pytest.mark.slow
 async def test_making_and_finding_a_name_takes_the_same_steps_in_any_directory(names: Names) -> None:
     made = []
     for number in range(2_000):

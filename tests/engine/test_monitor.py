@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -41,6 +42,7 @@ def blocks_are_full(catalog: SqliteCatalog) -> bool:
     return not catalog.wanting_blocks(1)
 
 
+@pytest.mark.slow
 async def test_supplier_that_is_away_is_offline_and_what_it_holds_counts(autojump_clock: MockClock) -> None:
     async with world_with_a_file(candidates=1) as world:
         world.swarm.suppliers[0].kill()
@@ -50,6 +52,7 @@ async def test_supplier_that_is_away_is_offline_and_what_it_holds_counts(autojum
         assert holders(world) == {1, 2, 3, 4, 5}
 
 
+@pytest.mark.slow
 async def test_lost_supplier_is_replaced_and_its_fragments_made_again(autojump_clock: MockClock) -> None:
     async with world_with_a_file(candidates=2) as world:
         for supplier in world.swarm.suppliers[:2]:
@@ -66,6 +69,7 @@ async def test_lost_supplier_is_replaced_and_its_fragments_made_again(autojump_c
         assert await world.read("letter") == CONTENT
 
 
+@pytest.mark.slow
 async def test_fragments_of_a_supplier_that_returns_count_again(autojump_clock: MockClock) -> None:
     async with world_with_a_file() as world:
         world.swarm.suppliers[4].kill()
@@ -78,6 +82,7 @@ async def test_fragments_of_a_supplier_that_returns_count_again(autojump_clock: 
         assert [each.length_s >= PATIENCE_S for each in world.catalog.absences(SupplierNo(5))] == [True]
 
 
+@pytest.mark.slow
 async def test_nobody_is_given_up_while_most_are_away(autojump_clock: MockClock) -> None:
     async with world_with_a_file(candidates=2) as world:
         for number in range(1, 8):
@@ -93,6 +98,7 @@ async def test_nobody_is_given_up_while_most_are_away(autojump_clock: MockClock)
         assert standings(world)[0] is Standing.LOST
 
 
+@pytest.mark.slow
 async def test_candidates_that_answer_show_that_it_is_not_us(autojump_clock: MockClock) -> None:
     patience = Patience.of(PATIENCE_S)
     async with World(suppliers=3, candidates=3, code=Code(1, 3), patience=patience).running() as world:
@@ -106,6 +112,7 @@ async def test_candidates_that_answer_show_that_it_is_not_us(autojump_clock: Moc
         assert len(holders(world)) == 3
 
 
+@pytest.mark.slow
 async def test_suppliers_that_are_mute_for_longer_than_a_ping_are_waited_for(autojump_clock: MockClock) -> None:
     async with world_with_a_file(candidates=2) as world:
         for number in range(1, 8):
@@ -119,6 +126,7 @@ async def test_suppliers_that_are_mute_for_longer_than_a_ping_are_waited_for(aut
         assert holders(world) == {1, 2, 3, 4, 5}
 
 
+@pytest.mark.slow
 async def test_absence_goes_on_over_a_restart(autojump_clock: MockClock) -> None:
     world = World(candidates=1, code=CODE, patience=Patience.of(PATIENCE_S))
     async with world.hired():
@@ -156,6 +164,7 @@ async def test_candidate_gets_no_fragment(autojump_clock: MockClock) -> None:
         assert world.swarm.suppliers[5].memory_shelf.used(world.swarm.identity.owner) == (0, 0)
 
 
+@pytest.mark.slow
 async def test_supplier_with_long_absences_is_waited_for_longer(autojump_clock: MockClock) -> None:
     async with world_with_a_file(patience=Patience(at_none_s=100, at_one_s=PATIENCE_S, else_s=PATIENCE_S)) as world:
         world.swarm.suppliers[0].kill()

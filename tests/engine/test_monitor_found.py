@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -33,6 +34,7 @@ async def one_away(world: World) -> AsyncIterator[None]:
         yield
 
 
+@pytest.mark.slow
 async def test_connection_that_breaks_for_a_moment_makes_nobody_else_lost(autojump_clock: MockClock) -> None:
     world = World(suppliers=4, code=CODE, patience=PATIENCE)
     async with world.hired(), one_away(world):
@@ -43,6 +45,7 @@ async def test_connection_that_breaks_for_a_moment_makes_nobody_else_lost(autoju
         assert standings(world) == [Standing.HIRED] * 4
 
 
+@pytest.mark.slow
 async def test_supplier_that_connects_late_after_a_start_makes_nobody_else_lost(autojump_clock: MockClock) -> None:
     world = World(suppliers=4, code=CODE, patience=PATIENCE)
     async with world.hired():

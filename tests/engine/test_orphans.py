@@ -86,6 +86,7 @@ async def lost_machine(world: World) -> None:
         await trio.sleep(20)  # the rest of its fragments
 
 
+@pytest.mark.slow
 async def test_what_the_lost_machine_never_named_is_released_after_a_recovery(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
@@ -113,6 +114,7 @@ async def test_what_the_lost_machine_never_named_is_released_after_a_recovery(
                 assert catalog.local_value("orphans") == b""
 
 
+@pytest.mark.slow
 async def test_nothing_is_looked_for_before_a_head_of_the_new_machine_is_safe(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:

@@ -345,6 +345,7 @@ async def test_more_requests_than_allowed_wait_for_answers(autojump_clock: MockC
     assert len(script.got) == 3 * MAX_IN_FLIGHT
 
 
+@pytest.mark.slow
 async def test_two_busy_peers_do_not_lock_each_other_up(autojump_clock: MockClock) -> None:
     """Both send long bodies, and ask for long answers, on a line that holds little."""
     network = MemoryNetwork(Line(latency_s=0.05, bytes_per_s=5_000_000))
@@ -444,6 +445,7 @@ async def test_peer_that_does_not_read_is_given_up(autojump_clock: MockClock) ->
         assert bob.memory.outbound.free_bytes == Memory().outbound.free_bytes
 
 
+@pytest.mark.slow
 async def test_flood_of_requests_is_not_read(autojump_clock: MockClock) -> None:
     script = Script()
     script.gate = trio.Event()

@@ -92,6 +92,7 @@ def silence(world: World, *numbers: int) -> None:
         world.swarm.silence(number)
 
 
+@pytest.mark.slow
 async def test_of_many_stalled_reads_six_stay_and_all_end_within_the_deadline(autojump_clock: MockClock) -> None:
     async with cold_world() as world, trio.open_nursery() as nursery:
         silence(world)
@@ -120,6 +121,7 @@ async def test_further_read_makes_the_longest_stalled_end_at_once(autojump_clock
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_few_reads_wait_until_suppliers_that_were_busy_answer(autojump_clock: MockClock) -> None:
     async with cold_world() as world, trio.open_nursery() as nursery:
         readers = Readers(world, nursery)
@@ -130,6 +132,7 @@ async def test_few_reads_wait_until_suppliers_that_were_busy_answer(autojump_clo
         assert readers.served == set(range(STALLED_MOST))
 
 
+@pytest.mark.slow
 async def test_many_reads_of_slow_suppliers_are_all_served(autojump_clock: MockClock) -> None:
     line = Line(latency_s=0.4, bytes_per_s=100_000)
     async with cold_world(line=line, bytes_each=60_000) as world, trio.open_nursery() as nursery:
@@ -140,6 +143,7 @@ async def test_many_reads_of_slow_suppliers_are_all_served(autojump_clock: MockC
         assert len(readers.served) == FILES
 
 
+@pytest.mark.slow
 async def test_one_silent_supplier_costs_reads_a_moment_and_later_ones_nothing(autojump_clock: MockClock) -> None:
     async with cold_world() as world, trio.open_nursery() as nursery:
         silence(world, 1, 2)
@@ -166,6 +170,7 @@ async def test_reads_fail_at_once_while_too_few_suppliers_are_reachable(autojump
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_silent_suppliers_are_found_offline_soon_after_somebody_asked_them(autojump_clock: MockClock) -> None:
     async with cold_world() as world, trio.open_nursery() as nursery:
         silence(world)
@@ -175,6 +180,7 @@ async def test_silent_suppliers_are_found_offline_soon_after_somebody_asked_them
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_status_says_who_is_silent(autojump_clock: MockClock) -> None:
     async with cold_world() as world, trio.open_nursery() as nursery:
         silence(world)
@@ -201,6 +207,7 @@ async def test_failed_range_is_remembered_for_a_moment(autojump_clock: MockClock
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_failed_range_is_tried_again_at_once_when_another_supplier_is_back(autojump_clock: MockClock) -> None:
     async with cold_world() as world, trio.open_nursery() as nursery:
         for number in (1, 2, 3):

@@ -75,6 +75,7 @@ async def test_supplier_that_proves_a_newer_epoch_is_asked_again_in_it(autojump_
         assert (seeking.epoch, found.answered) == (7, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("proof", LIES.values(), ids=LIES)
 async def test_suppliers_that_cannot_prove_it_stop_no_mounted_machine(
     autojump_clock: MockClock, proof: bytes
@@ -88,6 +89,7 @@ async def test_suppliers_that_cannot_prove_it_stop_no_mounted_machine(
         await world.write("file", b"still written")
 
 
+@pytest.mark.slow
 async def test_one_supplier_that_proves_it_stops_a_mounted_machine(autojump_clock: MockClock) -> None:
     async with World(code=CODE).running() as world:
         await world.sync()
@@ -97,6 +99,7 @@ async def test_one_supplier_that_proves_it_stops_a_mounted_machine(autojump_cloc
         assert "certified his machines anew" in str(world.node.journal.refusal)
 
 
+@pytest.mark.slow
 async def test_head_that_the_old_machine_places_while_it_is_recovered_is_not_missed(
     autojump_clock: MockClock,
 ) -> None:
@@ -176,6 +179,7 @@ async def a_state_that_nobody_can_fetch(world: World) -> None:
         supplier.mute.refuses_heads = False
 
 
+@pytest.mark.slow
 async def test_state_before_comes_back_when_the_newest_cannot_be_fetched(
     autojump_clock: MockClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -220,6 +224,7 @@ async def recovered(world: World, path: Path) -> Identity:
     return identity
 
 
+@pytest.mark.slow
 async def test_recovered_machine_counts_what_suppliers_hold_of_the_catalog(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
@@ -235,6 +240,7 @@ async def test_recovered_machine_counts_what_suppliers_hold_of_the_catalog(
         assert used == [each.memory_shelf.used(world.swarm.identity.owner) for each in world.swarm.suppliers]
 
 
+@pytest.mark.slow
 async def test_only_fragments_that_a_supplier_shows_are_held_after_a_recovery(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:

@@ -62,6 +62,7 @@ async def contents(world: World, path: Path) -> dict[str, bytes]:
             return {name: await world.read(name) for name in FILES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bend", [garbage, half, other_fragment])
 async def test_tree_comes_back_past_an_old_head_wrong_bytes_and_a_gap(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, bend: Bend, tmp_path: Path
@@ -79,6 +80,7 @@ async def test_tree_comes_back_past_an_old_head_wrong_bytes_and_a_gap(
         assert await contents(world, tmp_path / "catalog") == FILES
 
 
+@pytest.mark.slow
 async def test_supplier_whose_head_is_garbage_counts_as_one_that_did_not_answer(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:

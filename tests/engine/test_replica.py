@@ -64,6 +64,7 @@ async def test_synced_volume_is_safe_and_comes_back_from_keys_and_one_address(
         await read_on(world, tmp_path / "catalog", {"file": CONTENT, "small": b"few bytes"})
 
 
+@pytest.mark.slow
 async def test_change_reaches_the_suppliers_by_itself_within_seconds(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
@@ -79,6 +80,7 @@ async def test_change_reaches_the_suppliers_by_itself_within_seconds(
         assert heads_at(world) == [before + 1] * 5  # nothing changes: no head
 
 
+@pytest.mark.slow
 async def test_heads_are_rare_while_changes_go_on(autojump_clock: MockClock) -> None:
     async with World(code=CODE).running() as world:
         await world.sync()
@@ -89,6 +91,7 @@ async def test_heads_are_rare_while_changes_go_on(autojump_clock: MockClock) -> 
         assert 300 / replica.HEAD_EVERY_S - 2 <= max(heads_at(world)) - before <= 300 / replica.HEAD_EVERY_S + 1
 
 
+@pytest.mark.slow
 async def test_file_is_only_placed_while_too_few_suppliers_have_the_head(autojump_clock: MockClock) -> None:
     async with World(code=CODE).running() as world:
         await world.sync()
@@ -108,6 +111,7 @@ async def test_file_is_only_placed_while_too_few_suppliers_have_the_head(autojum
         assert world.node.files.state(ino) is FileState.SAFE
 
 
+@pytest.mark.slow
 async def test_supplier_that_was_away_gets_the_newest_head_and_all_objects(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
@@ -127,6 +131,7 @@ async def test_supplier_that_was_away_gets_the_newest_head_and_all_objects(
         await read_on(world, tmp_path / "catalog", {f"file{number}": CONTENT[number:] for number in range(5)})
 
 
+@pytest.mark.slow
 async def test_many_changes_leave_few_deltas_and_a_new_snapshot_and_nothing_is_left_over(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
@@ -166,6 +171,7 @@ async def test_replaced_file_comes_back_with_its_old_content_until_the_new_one_i
         await read_on(world, tmp_path / "catalog", {"file": CONTENT})
 
 
+@pytest.mark.slow
 async def test_file_that_was_removed_and_made_anew_is_gone_until_it_is_there_and_never_empty(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
@@ -182,6 +188,7 @@ async def test_file_that_was_removed_and_made_anew_is_gone_until_it_is_there_and
         await read_on(world, tmp_path / "catalog", {"other": CONTENT[:1000]})
 
 
+@pytest.mark.slow
 async def test_machine_that_was_set_back_changes_nothing_and_says_so(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
@@ -213,6 +220,7 @@ async def test_machine_that_was_set_back_changes_nothing_and_says_so(
         assert heads_at(world) == newest
 
 
+@pytest.mark.slow
 async def test_recovered_machine_goes_on_and_the_old_one_changes_nothing_any_more(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
@@ -238,6 +246,7 @@ async def test_recovered_machine_goes_on_and_the_old_one_changes_nothing_any_mor
         await read_on(world, tmp_path / "again", {"file": CONTENT, "second": b"2", "third": b"3"})
 
 
+@pytest.mark.slow
 async def test_nothing_is_released_before_a_quorum_has_shown_its_heads(autojump_clock: MockClock) -> None:
     async with World(code=CODE).hired() as world:
         world.catalog.put_upload(b"u" * 32, [(SupplierNo(5), FragmentName(b"n" * 32))])
@@ -259,6 +268,7 @@ async def nothing(_step: object) -> None:
     return
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [40, 303, -1], ids=["nothing is left", "the signed part is left", "one byte lacks"])
 async def test_supplier_whose_head_is_damaged_gets_the_newest_again(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, kept: int
@@ -279,6 +289,7 @@ async def test_supplier_whose_head_is_damaged_gets_the_newest_again(
         assert "waits for a new one" in caplog.text
 
 
+@pytest.mark.slow
 async def test_damaged_head_is_not_replaced_before_a_quorum_has_shown_theirs(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -220,10 +220,12 @@ def passings(moments: list[list[str]], point: str) -> list[int]:
     return [at for at, names in enumerate(moments) if point in names]
 
 
+@pytest.mark.slow
 def test_all_named_points_are_passed(moments: list[list[str]]) -> None:
     assert {name for names in moments for name in names} >= POINTS
 
 
+@pytest.mark.slow
 def test_what_was_safe_comes_back_when_the_machine_burns_at_any_named_point(
     moments: list[list[str]], tmp_path: Path
 ) -> None:
@@ -264,6 +266,7 @@ def marked(points: Iterable[str]) -> Iterator[Any]:
         yield point if point in FEW else pytest.param(point, marks=mark)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", list(marked(POINTS)))
 def test_machine_that_died_at_a_named_point_goes_on(moments: list[list[str]], point: str, tmp_path: Path) -> None:
     at = passings(moments, point)[FEW.get(point, 1) - 1]

@@ -156,6 +156,7 @@ async def test_no_delta_is_named_after_a_base_that_holds_it_already(autojump_clo
         assert all(delta.first > rig.replica.base_change for delta in rig.publisher.content.deltas)
 
 
+@pytest.mark.slow
 async def test_merging_never_drops_a_part_of_a_change(autojump_clock: MockClock) -> None:
     async with Rig().running() as rig:
         rig.change(60_000, times=500)  # a base that is large enough for many deltas
@@ -172,6 +173,7 @@ async def test_merging_never_drops_a_part_of_a_change(autojump_clock: MockClock)
         assert len(rows) < 2 + 3 * objects_of.MERGE_RUN  # others were merged
 
 
+@pytest.mark.slow
 async def test_deltas_that_are_too_much_for_one_are_merged_once_and_not_in_each_round(
     autojump_clock: MockClock,
 ) -> None:
@@ -185,6 +187,7 @@ async def test_deltas_that_are_too_much_for_one_are_merged_once_and_not_in_each_
         assert [count for count in rig.changes.merged if count > 1] == [objects_of.MERGE_RUN]
 
 
+@pytest.mark.slow
 async def test_what_the_safe_head_needs_stays_until_the_next_one_is_safe_too(autojump_clock: MockClock) -> None:
     code = Code(1, 3)  # its quorum of 2 is less than the 3 that survive every loss of 2
     async with Rig(code).running() as rig:
@@ -204,6 +207,7 @@ async def test_what_the_safe_head_needs_stays_until_the_next_one_is_safe_too(aut
         assert not needed & {row.block for row in rig.catalog.local_blocks()}
 
 
+@pytest.mark.slow
 async def test_new_suppliers_alone_never_make_a_head_count(autojump_clock: MockClock) -> None:
     async with Rig(Code(1, 3)).running() as rig:
         await rig.replica.make_safe()
@@ -223,6 +227,7 @@ async def test_new_suppliers_alone_never_make_a_head_count(autojump_clock: MockC
         assert len(rig.publisher.holders().have) >= 4
 
 
+@pytest.mark.slow
 async def test_head_names_nothing_that_one_more_loss_would_take(autojump_clock: MockClock) -> None:
     async with Rig().running() as rig:
         rig.change(10)
@@ -251,6 +256,7 @@ async def test_catalog_is_copied_where_too_few_suppliers_answer_for_its_pieces(a
         assert [row.code for row in rows if row] == [Code(1, 5)]
 
 
+@pytest.mark.slow
 async def test_head_goes_to_nobody_without_his_copy_while_copies_are_few(autojump_clock: MockClock) -> None:
     async with Rig(Code(1, 3)).running() as rig:
         rig.change(10)

@@ -96,6 +96,7 @@ def test_order_of_use_is_exact_up_to_its_size() -> None:
 # -- who waits ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("full", "error"), [(False, SpoolFull), (True, ContractsFull)])
 async def test_dirty_bytes_are_never_dropped_and_a_write_gives_up_after_its_patience(
     autojump_clock: MockClock, full: bool, error: type[Exception]
@@ -115,6 +116,7 @@ async def test_dirty_bytes_are_never_dropped_and_a_write_gives_up_after_its_pati
         await volume.write_all(bytes(200_000))
 
 
+@pytest.mark.slow
 async def test_full_spool_sends_at_once_what_is_dirty(autojump_clock: MockClock) -> None:
     volume = Volume(spool_limit=2 * MIB)
     async with volume.running():
@@ -126,6 +128,7 @@ async def test_full_spool_sends_at_once_what_is_dirty(autojump_clock: MockClock)
         assert trio.current_time() - started < FREEZE_AFTER_S
 
 
+@pytest.mark.slow
 async def test_write_waits_no_longer_for_many_files_that_hold_nothing_to_drop(autojump_clock: MockClock) -> None:
     volume = Volume(spool_limit=3 * MIB)
     async with volume.running(upload=False):
@@ -144,6 +147,7 @@ async def test_write_waits_no_longer_for_many_files_that_hold_nothing_to_drop(au
         assert trio.current_time() - started < 5
 
 
+@pytest.mark.slow
 async def test_many_times_the_limit_in_small_files_goes_through(autojump_clock: MockClock) -> None:
     volume = Volume(spool_limit=MIB // 8)
     contents = [DICE.randbytes(1024) for _ in range(1300)]

@@ -105,6 +105,7 @@ async def test_table_of_faults_is_complete(autojump_clock: MockClock) -> None:
         assert set(world.node.services) == set(FAULTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("service", FAULTS)
 async def test_failed_service_is_started_again_and_nothing_is_lost(autojump_clock: MockClock, service: str) -> None:
     port, method, provoke = FAULTS[service]

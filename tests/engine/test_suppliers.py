@@ -195,6 +195,7 @@ async def test_full_supplier_has_no_space(autojump_clock: MockClock) -> None:
 # -- connections -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_supplier_that_comes_back_is_used_again(autojump_clock: MockClock) -> None:
     async with swarm() as (world, side):
         await side.put(S1, NAME, ROOT, CONTENT)
@@ -208,6 +209,7 @@ async def test_supplier_that_comes_back_is_used_again(autojump_clock: MockClock)
         assert (await side.get(S1, NAME, 0, 99, hashes=False)).content == CONTENT
 
 
+@pytest.mark.slow
 async def test_nudge_tries_at_once(autojump_clock: MockClock) -> None:
     async with swarm() as (world, side):
         world.suppliers[0].kill()

@@ -24,6 +24,7 @@ def autojump_clock() -> Iterator[MockClock]:
     yield MockClock(autojump_threshold=0)
 
 
+@pytest.mark.slow
 async def test_what_was_synced_is_read_back_without_n_minus_k_suppliers(autojump_clock: MockClock) -> None:
     async with World(code=CODE).running() as world:
         await world.write("file", CONTENT)
@@ -37,6 +38,7 @@ async def test_what_was_synced_is_read_back_without_n_minus_k_suppliers(autojump
         assert await world.read("file") == CONTENT
 
 
+@pytest.mark.slow
 async def test_reads_fail_while_too_few_suppliers_answer_and_work_when_one_is_back(autojump_clock: MockClock) -> None:
     async with World(code=CODE).running() as world:
         await world.write("file", CONTENT)
@@ -54,6 +56,7 @@ async def test_reads_fail_while_too_few_suppliers_answer_and_work_when_one_is_ba
         assert await world.read("file") == CONTENT
 
 
+@pytest.mark.slow
 async def test_bulk_connections_that_come_and_go_change_nothing_that_is_stored(autojump_clock: MockClock) -> None:
     async with World(code=CODE).running() as world:
         network = world.swarm.network
@@ -104,6 +107,7 @@ async def test_supplier_that_stops_answering_delays_a_read_but_never_stops_it(au
             assert await world.read("file") == CONTENT
 
 
+@pytest.mark.slow
 async def test_full_contracts_keep_the_rest_here_and_say_so(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -121,6 +125,7 @@ async def test_full_contracts_keep_the_rest_here_and_say_so(
             assert len(await world.read(f"more {number}")) == 1_000_000
 
 
+@pytest.mark.slow
 async def test_supplier_that_was_away_gets_its_fragments_when_it_is_back(autojump_clock: MockClock) -> None:
     async with World(code=CODE).running() as world:
         world.swarm.suppliers[4].kill()
@@ -145,6 +150,7 @@ async def test_statfs_counts_what_contracts_leave(autojump_clock: MockClock) -> 
         assert after.total_bytes - after.free_bytes == len(CONTENT)
 
 
+@pytest.mark.slow
 async def test_fragment_that_rotted_is_given_back_to_its_supplier(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -160,6 +166,7 @@ async def test_fragment_that_rotted_is_given_back_to_its_supplier(
         assert (status["held"], status["missing_fragments"]) == (5, 0)
 
 
+@pytest.mark.slow
 async def test_sync_says_what_is_missing_when_a_supplier_stays_away(autojump_clock: MockClock) -> None:
     async with World(code=CODE).running() as world:
         world.swarm.suppliers[4].kill()
@@ -172,6 +179,7 @@ async def test_sync_says_what_is_missing_when_a_supplier_stays_away(autojump_clo
         assert trio.current_time() - started < 120
 
 
+@pytest.mark.slow
 async def test_sync_ends_while_somebody_goes_on_writing(autojump_clock: MockClock) -> None:
     async with World(code=CODE).running() as world, trio.open_nursery() as nursery:
 
@@ -191,6 +199,7 @@ async def test_sync_ends_while_somebody_goes_on_writing(autojump_clock: MockCloc
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_sync_gives_up_on_a_supplier_that_is_away_while_somebody_goes_on_writing(
     autojump_clock: MockClock,
 ) -> None:
@@ -228,6 +237,7 @@ async def test_status_of_a_path_speaks_of_that_path_only(autojump_clock: MockClo
         assert (await world.status())["bytes"] == len(CONTENT) + 9
 
 
+@pytest.mark.slow
 async def test_write_ends_with_a_quota_error_when_contracts_and_spool_are_full(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

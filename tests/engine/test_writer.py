@@ -57,6 +57,7 @@ async def test_dirty_files_are_not_looked_through_while_no_supplier_answers(auto
         await volume.flush()
 
 
+@pytest.mark.slow
 async def test_nothing_is_looked_for_while_nothing_is_dirty(autojump_clock: MockClock) -> None:
     volume, looks = Volume(), 0
     look = volume.writer._find_jobs
@@ -86,6 +87,7 @@ async def test_change_is_uploaded_by_itself_within_seconds(autojump_clock: MockC
         assert volume.files.state(ino) is FileState.PLACED
 
 
+@pytest.mark.slow
 async def test_replicated_tables_never_name_a_block_with_fewer_than_k_fragments(autojump_clock: MockClock) -> None:
     volume = Volume()
     async with volume.running():
@@ -281,6 +283,7 @@ async def test_code_of_new_blocks_goes_by_the_number_of_suppliers_if_nobody_chos
         assert block is not None and block.code == Code(2, 6)
 
 
+@pytest.mark.slow
 async def test_files_that_are_deleted_before_their_turn_are_no_damage(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

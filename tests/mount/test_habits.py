@@ -25,6 +25,7 @@ def trash(mount: Mount) -> Iterator[Path]:
     shutil.rmtree(place, ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_trash_is_made_filled_and_emptied_as_its_specification_says(place: Path, trash: Path) -> None:
     (place / "d").mkdir()
     (place / "d/f").write_bytes(b"thrown away")
@@ -80,6 +81,7 @@ def test_file_saved_by_rename_is_never_empty_after_a_kill(lines: int) -> None:
             found = int(versions[0])
 
 
+@pytest.mark.slow
 def test_killed_mount_is_mounted_again_though_the_kernel_remembers_it() -> None:
     with Mount() as mount:
         mount.path.stat()

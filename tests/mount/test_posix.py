@@ -349,6 +349,7 @@ def list_while_it_changes(directory: Path, *, names: int, changes: int) -> None:
     assert len(seen) == len(set(seen))
 
 
+@pytest.mark.slow
 def test_listing_ends_though_every_name_is_renamed_as_it_is_listed(place: Path) -> None:
     for number in range(300):
         (place / f"f{number}").touch()
