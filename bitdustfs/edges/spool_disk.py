@@ -78,13 +78,14 @@ class DiskSpool:
         self._failures: dict[Ino, BitdustError] = {}  # of inodes whose fsync failed
         self._blocks: dict[Ino, int] = {}  # disk blocks of each file
         self._total_blocks = 0
-        self._loose: set[int] = set()  # folders whose name may not survive a power loss
+        self._folders: set[int] = set()
         try:
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._scan()
         except OSError as e:
             raise self._translated(e) from e
-        self._unnamed = set(self._blocks)  # files of which the same is true
+        self._unnamed = set(self._blocks)  # files whose name may not survive a power loss
+        self._loose = self._folders.copy()  # folders of which the same is true
 
     def write(self, ino: Ino, at: int, content: bytes | memoryview) -> None:
         """Write at a position. Raises DiskFull, DiskFault; then any part of it may have been written."""
@@ -209,6 +210,8 @@ class DiskSpool:
             file_is_written = create
         else:
             flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+            if create and _folder(ino) not in self._folders:
+                self._make_folder(ino)
             descriptor = self._open_file(ino, flags)
             file = _OpenFile(descriptor, SharedSync(lambda: self._make_durable(ino, descriptor), self._translated))
             self._open[ino] = file
@@ -221,15 +224,14 @@ class DiskSpool:
             file.sync.changed()
         return file
 
+    def _make_folder(self, ino: Ino) -> None:
+        self._path(ino).parent.mkdir(mode=0o700)
+        self._folders.add(_folder(ino))
+        self._loose.add(_folder(ino))
+
     def _open_file(self, ino: Ino, flags: int) -> int:
         try:
             return os.open(self._path(ino), flags, 0o600)
-        except FileNotFoundError:
-            if not flags & os.O_CREAT:
-                raise
-            self._path(ino).parent.mkdir(mode=0o700)
-            self._loose.add(_folder(ino))
-            return self._open_file(ino, flags)
         except OSError as e:
             if e.errno not in NO_DESCRIPTORS or not self._open:
                 raise
@@ -282,7 +284,7 @@ class DiskSpool:
         for number, folder in enumerate(self._root / f"{number:02x}" for number in range(_FOLDERS)):
             try:
                 with os.scandir(folder) as entries:
-                    self._loose.add(number)
+                    self._folders.add(number)
                     for entry in entries:
                         ino = _ino_of(entry.name)
                         if ino is not None and _folder(ino) == number:
