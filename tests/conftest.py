@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 
 import pytest
 from hypothesis import settings
@@ -27,6 +28,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """For several workers: begin with what takes longest."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path.parent.name, reverse=True)  # `mount` first, `core` and `cli` last
-    items.sort(key=lambda item: item.path not in slow)
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    storeys = ("mount", "crash", "engine")  # by what their files take; a file goes to one worker, as a whole
+    places = {name: number for number, name in enumerate(storeys)}
+
+    def place(item: pytest.Item) -> tuple[int, int]:
+        return places.get(item.path.parent.name, len(places)), -slow[item.path]
+
+    items.sort(key=lambda item: (item.path not in slow, *place(item)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import re
 import subprocess
@@ -45,6 +46,7 @@ def verbs(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[
             yield from verbs(below, (*path, name))
 
 
+@functools.cache
 def functions_in(path: Path) -> set[str]:
     return {
         node.name

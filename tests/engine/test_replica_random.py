@@ -35,9 +35,8 @@ from tests.engine.customer import Customer, say_nothing
 from tests.engine.doomed import Doom, DoomedCatalog, DoomedSuppliers
 from tests.engine.recovered import Survivors, recover, stocks
 
-FAST, SLOW, LONG = range(2), range(2, 8), range(8, 1000)
+SLOW, LONG = range(8), range(8, 1000)
 SEEDS = [
-    *FAST,
     *(pytest.param(seed, marks=pytest.mark.slow) for seed in SLOW),
     *(pytest.param(seed, marks=pytest.mark.long) for seed in LONG),
 ]
