@@ -6,7 +6,7 @@ changes what the replica is of.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from bitdustfs.core import block as blocks
 from bitdustfs.core import erasure, fragment, replica
@@ -17,7 +17,7 @@ from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.uploads import Shipment, Uploads
 from bitdustfs.errors import NotFound, Unavailable
-from bitdustfs.model import BlockId, BlockNo, BlockRow, Code, FragmentState, Root, Suite, SupplierNo
+from bitdustfs.model import BlockId, BlockNo, BlockRow, Code, FragmentState, Suite, SupplierNo
 from bitdustfs.ports import Catalog, Crunch, Entropy
 
 Record = Callable[[BlockNo, tuple[Placed, ...]], None]
@@ -78,14 +78,16 @@ class Objects:
         block_id = BlockId(self._entropy.bytes(32))
         seal = self._secrets.seal_of(block_id, self._secrets.scope, self._suite, kind)
 
-        def build() -> tuple[tuple[Placed, ...], tuple[bytes | memoryview, ...], tuple[Root, ...]]:
+        def build() -> tuple[tuple[Placed, ...], Shipment]:
             content, places = blocks.build(seal, pieces, k=code.k)
+            length = blocks.layout([len(piece) for piece in pieces])[1]
             fragments = erasure.encode(content, code)
-            return places, fragments, tuple(fragment.root(each) for each in fragments)
+            roots = tuple(fragment.root(each) for each in fragments)
+            return places, Shipment(
+                block_id, self._secrets.scope, self._suite, code, length, roots, fragments, local=True
+            )
 
-        places, fragments, roots = await self._crunch.run(build)
-        length = blocks.layout([len(piece) for piece in pieces])[1]
-        shipment = Shipment(block_id, self._secrets.scope, self._suite, code, length, roots, fragments, local=True)
+        places, shipment = await self._crunch.run(build)
         await self._uploads.place(shipment, lambda: record(shipment.block, places))
         return shipment.block
 
@@ -93,28 +95,34 @@ class Objects:
         """Refer to a block, with who holds it now. Raises NotFound."""
         return replica.reference(self._row(number), content_bytes, self._catalog.fragments(number))
 
-    def is_well_held(self, number: BlockNo) -> bool:
-        """Whether a block survives what any file survives."""
-        row = self._row(number)
-        held = self._catalog.held(number)
-        if row.code.k == 1:
-            return held >= min(row.code.n, replica.copies_needed(self._uploads.hired(), self.losses()))
-        return held >= row.code.quorum
+    def are_well_held(self, numbers: Iterable[BlockNo]) -> bool:
+        """Whether all of these blocks survive what any file survives. Raises NotFound."""
+        enough = self._enough()
+        return all(self._catalog.held(each) >= enough(self._row(each).code) for each in numbers)
 
-    def is_thin(self, number: BlockNo) -> bool:
-        """Whether it is cut into pieces, and so few of them are held that it does not survive what any file does."""
-        return self._row(number).code.k > 1 and not self.is_well_held(number)
+    def thin(self, numbers: Iterable[BlockNo]) -> list[BlockNo]:
+        """Those that are cut into pieces, and of which too few are held to survive what any file survives."""
+        rows = [self._row(each) for each in numbers]
+        return [row.block for row in rows if row.code.k > 1 and self._catalog.held(row.block) < row.code.quorum]
 
-    def is_stuck(self, number: BlockNo) -> bool:
-        """Whether it is thin, and so few suppliers answer that it stays so."""
-        return self.is_thin(number) and self._uploads.answering() < self._row(number).code.quorum
+    def stuck(self, numbers: Iterable[BlockNo]) -> list[BlockNo]:
+        """Those that are thin, and so few suppliers answer that they stay so."""
+        answering = self._uploads.answering()
+        return [each for each in self.thin(numbers) if answering < self._row(each).code.quorum]
 
-    def lacks_its_copy(self, number: BlockNo, supplier: SupplierNo) -> bool:
-        """Whether others have copies of a block, but too few of them, and this supplier none."""
-        if self._row(number).code.k > 1 or self.is_well_held(number):
-            return False
-        rows = self._catalog.fragments(number)
-        return not any(each.supplier == supplier and each.state is FragmentState.HELD for each in rows)
+    def lacking_copies(self, numbers: Iterable[BlockNo], suppliers: Iterable[SupplierNo]) -> set[SupplierNo]:
+        """Those suppliers that have no copy of a block of which others have copies, but too few of them."""
+        enough, lacking, asked = self._enough(), set[SupplierNo](), frozenset(suppliers)
+        for row in map(self._row, numbers):
+            if row.code.k == 1 and self._catalog.held(row.block) < enough(row.code):
+                rows = self._catalog.fragments(row.block)
+                lacking |= asked - {each.supplier for each in rows if each.state is FragmentState.HELD}
+        return lacking
+
+    def _enough(self) -> Callable[[Code], int]:
+        """How many fragments of a block must be held for it to survive what any file survives, as things are now."""
+        copies = replica.copies_needed(self._uploads.hired(), self.losses())
+        return lambda code: min(code.n, copies) if code.k == 1 else code.quorum
 
     def release(self, number: BlockNo) -> None:
         """Forget a block; what suppliers hold of it is let go later. Only after no head needs it any more."""

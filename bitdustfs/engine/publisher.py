@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -104,9 +104,8 @@ class Publisher:
         self.changed = trio.Event()  # set, and made anew, when somebody has a newer head than before
         self.foreign: Foreign | None = None
         self.on_foreign: Callable[[Foreign], None] = lambda _found: None
-        self.may_have: Callable[[SupplierNo], bool] = lambda _supplier: (
-            True
-        )  # the newest head, in place of an older one
+        # those of some suppliers that are not to get the newest head in place of an older one
+        self.withheld_from: Callable[[Iterable[SupplierNo]], Set[SupplierNo]] = lambda _suppliers: frozenset()
         self.content: HeadContent | None = None
         self.head: Head | None = None
         raw = kept_head(catalog)
@@ -187,8 +186,8 @@ class Publisher:
                 online, self._disowning = set(self._keepers.online()), frozenset(self._keepers.revoked_in())
                 for gone in self._held.keys() - online:
                     del self._held[gone]  # asked anew when it is back
-                for supplier in online - self._busy:
-                    if self._lacks(supplier) and self._is_due(supplier) and self.foreign is None:
+                if self.foreign is None:
+                    for supplier in self._lacking(filter(self._is_due, online - self._busy)):
                         self._busy.add(supplier)
                         nursery.start_soon(self._bring, supplier)
                 with trio.move_on_after(_TICK_S):
@@ -207,14 +206,15 @@ class Publisher:
     def _listed(self) -> frozenset[int]:
         return frozenset(entry.number for entry in self.content.suppliers) if self.content else frozenset()
 
+    def _lacking(self, suppliers: Iterable[SupplierNo]) -> set[SupplierNo]:
+        """Those that were not asked yet, or have an older head and would take ours."""
+        lacking = {each for each in suppliers if self._lacks(each)}
+        older = {each for each in lacking if self._held.get(each)}
+        return lacking - self.withheld_from(older) if older else lacking
+
     def _lacks(self, supplier: SupplierNo) -> bool:
-        """It was not asked yet, or has an older head and would take ours."""
         held = self._held.get(supplier)
-        if held is None:
-            return True
-        if held == self.version or self.is_outdated or self._is_far_behind(held):
-            return False
-        return held == 0 or self.may_have(supplier)
+        return held is None or not (held == self.version or self.is_outdated or self._is_far_behind(held))
 
     def _oldest_for(self, newest: Head) -> int:
         """The oldest version from which links lead to this head."""
@@ -234,7 +234,7 @@ class Publisher:
             with trio.fail_after(PATIENCE_S):
                 if supplier not in self._held:
                     await self._ask(supplier)
-                while self.foreign is None and supplier in self._held and self._lacks(supplier):
+                while self.foreign is None and supplier in self._held and self._lacking([supplier]):
                     assert self.head is not None
                     newest, held = self.head, self._held[supplier]
                     links = self._catalog.links(held, newest.version) if held else b""
@@ -257,7 +257,7 @@ class Publisher:
         try:
             raw = await self._keepers.head(supplier)
         except PeerFault:
-            if not self.confirmed or self.head is None or self.is_outdated or not self.may_have(supplier):
+            if not self.confirmed or self.head is None or self.is_outdated or self.withheld_from([supplier]):
                 raise
             await self._heal(supplier, self.head)
             return

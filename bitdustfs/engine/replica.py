@@ -92,7 +92,7 @@ class Replica:
         self.safe_change = 0
         self.trouble = ""  # why nothing is shipped now; "" if nothing is wrong
         publisher.on_foreign = self._stop
-        publisher.may_have = self._may_have
+        publisher.withheld_from = self._withheld_from
 
     # -- what others ask -------------------------------------------------------------------------------------
 
@@ -113,7 +113,7 @@ class Replica:
         if self._publisher.foreign is not None or not self._publisher.holders().is_safe(self._objects.losses()):
             return False
         named = self._named()
-        return named is not None and all(self._objects.is_well_held(block) for block in named)
+        return named is not None and self._objects.are_well_held(named)
 
     @property
     def base_change(self) -> int:
@@ -357,10 +357,10 @@ class Replica:
         Who was to have the others may never be back, and no head would be made any more.
         """
         named = self._named() or set()
-        for row in self._catalog.deltas():
-            if row.block not in named and self._objects.is_stuck(row.block):
-                content = self._catalog.delta_content(row)
-                await self._place_delta(row.first, row.last, row.part, content, is_last=False)
+        rows = {row.block: row for row in self._catalog.deltas() if row.block not in named}
+        for block in self._objects.stuck(rows):
+            row = rows[block]
+            await self._place_delta(row.first, row.last, row.part, self._catalog.delta_content(row), is_last=False)
 
     # -- what the head has reached -------------------------------------------------------------------------------
 
@@ -402,11 +402,11 @@ class Replica:
         """How many blocks the next head would name that are thin, and that the newest one does not name."""
         if self._publisher.content is None:
             return 0  # anything is more than nothing
-        return sum(self._objects.is_thin(block) for block in self._needed() - (self._named() or set()))
+        return len(self._objects.thin(self._needed() - (self._named() or set())))
 
-    def _may_have(self, supplier: SupplierNo) -> bool:
-        """Whether the newest head can be brought to a supplier that holds an older one."""
-        return not any(self._objects.lacks_its_copy(block, supplier) for block in self._named() or ())
+    def _withheld_from(self, suppliers: Iterable[SupplierNo]) -> set[SupplierNo]:
+        """Those to which the newest head is not brought in place of an older one."""
+        return self._objects.lacking_copies(self._named() or (), suppliers)
 
     def _needed(self) -> set[BlockNo]:
         """The blocks that the next head would name."""

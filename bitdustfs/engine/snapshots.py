@@ -19,9 +19,9 @@ import trio
 from blake3 import blake3
 
 from bitdustfs.core import block as blocks
-from bitdustfs.core import replica
+from bitdustfs.core import replica, snapshot
 from bitdustfs.core.block import Placed
-from bitdustfs.core.replica import Manifest, ManifestNote
+from bitdustfs.core.replica import Manifest, ManifestNote, ObjectRef
 from bitdustfs.core.seal import Kind
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.objects import Objects
@@ -31,7 +31,7 @@ from bitdustfs.ports import Catalog, Crunch, Image
 
 SLICE = 64  # chunks that a worker reads before the loop hears of them: 1 MiB
 KEEP_SHARE = 4  # a block is used again if at least this part of its chunks is needed
-_PAGE = 256  # rows looked at in one turn of the loop
+PAGE = 256  # rows of image chunks looked at, or written, in one turn of the loop
 _NOTE = "manifest"  # in the catalog: what is placed
 _log = logging.getLogger(__name__)
 
@@ -81,8 +81,9 @@ class Snapshots:
             note = await self._place_manifest(draft)
         finally:
             self.cut = None
-            draft.image.close()
-        await self._forget_stale(draft)
+            with trio.CancelScope(shield=True):
+                await self._crunch.run(draft.image.close)  # to unlink a large file takes long
+        await self._forget_stale(note)
         _log.info("a snapshot of %d chunks holds the catalog up to change %d", len(draft.prints), draft.change)
         return note
 
@@ -99,19 +100,31 @@ class Snapshots:
 
     async def _find_known(self, draft: _Draft) -> None:
         """Find the chunks that lie in blocks worth keeping."""
-        wanted, found = set(draft.prints), dict[bytes, ImageChunk]()
+        wanted: frozenset[bytes] = await self._crunch.run(frozenset, draft.prints)
+        found: dict[bytes, ImageChunk] = {}
         needed: Counter[BlockNo] = Counter()
-        after, rows = b"", self._catalog.image_chunks(limit=_PAGE)
-        while rows:
+
+        def look(rows: Sequence[ImageChunk]) -> None:
             for row in rows:
                 if row.print in wanted:
                     found[row.print] = row
                     needed[row.block] += row.length
-            after = rows[-1].print
+
+        await self._each_page(look)
+        kept: set[BlockNo] = set()
+        for block, length in needed.items():
             await trio.lowlevel.checkpoint()
-            rows = self._catalog.image_chunks(after=after, limit=_PAGE)
-        kept = {block for block, length in needed.items() if self._is_worth_keeping(block, length)}
-        draft.known = {print_: row for print_, row in found.items() if row.block in kept}
+            if self._is_worth_keeping(block, length):
+                kept.add(block)
+        draft.known = await self._crunch.run(snapshot.lying_in, found, kept)
+
+    async def _each_page(self, look: Callable[[Sequence[ImageChunk]], None]) -> None:
+        """Show all noted image chunks, a page in each turn of the loop."""
+        rows = self._catalog.image_chunks(limit=PAGE)
+        while rows:
+            look(rows)
+            await trio.lowlevel.checkpoint()
+            rows = self._catalog.image_chunks(after=rows[-1].print, limit=PAGE)
 
     def _is_worth_keeping(self, block: BlockNo, needed_bytes: int) -> bool:
         row = self._catalog.block(block)
@@ -119,52 +132,50 @@ class Snapshots:
 
     def _is_there(self, block: BlockNo) -> bool:
         try:
-            return self._objects.is_well_held(block)
+            return self._objects.are_well_held([block])
         except NotFound:
             return False
 
     async def _send_chunks(self, draft: _Draft) -> None:
-        new = {each: index for index, each in reversed(list(enumerate(draft.prints))) if each not in draft.known}
-        missing = sorted(new.items(), key=lambda pair: pair[1])
+        missing = await self._crunch.run(snapshot.to_send, draft.prints, draft.known)
         image = draft.image
 
         def squeezed(some: Sequence[tuple[bytes, int]]) -> list[tuple[bytes, bytes]]:
             return [(print_, replica.compress_chunk(image.chunk(index))) for print_, index in some]
 
-        waiting: list[tuple[bytes, bytes]] = []
+        waiting, lengths = list[tuple[bytes, bytes]](), list[int]()
         for at in range(0, len(missing), SLICE):
             for each in await self._crunch.run(squeezed, missing[at : at + SLICE]):
-                if not blocks.fits([len(piece) for _, piece in waiting], len(each[1])):
+                if not blocks.fits(lengths, len(each[1])):
                     await self._send_block(draft, waiting)
-                    waiting = []
+                    waiting, lengths = [], []
                 waiting.append(each)
+                lengths.append(len(each[1]))
         if waiting:
             await self._send_block(draft, waiting)
 
     async def _send_block(self, draft: _Draft, chunks: Sequence[tuple[bytes, bytes]]) -> None:
+        """Send a block of chunks, and note where each lies. One that was not noted is sent again, if need be."""
         rows: list[ImageChunk] = []
 
         def record(block: BlockNo, places: tuple[Placed, ...]) -> None:
             for (print_, _), place in zip(chunks, places, strict=True):
                 rows.append(ImageChunk(print_, block, place.slot, place.offset, place.length))
-            self._catalog.put_image_chunks(rows)
 
         await self._objects.place(Kind.IMAGE, [piece for _, piece in chunks], record)
+        for at in range(0, len(rows), PAGE):
+            with self._journal.operation():
+                self._catalog.put_image_chunks(rows[at : at + PAGE])
+            await trio.lowlevel.checkpoint()
         draft.known |= {row.print: row for row in rows}
 
     async def _place_manifest(self, draft: _Draft) -> ManifestNote:
-        rows = [draft.known[each] for each in draft.prints]
-        sizes: Counter[BlockNo] = Counter()
-        for row in draft.known.values():
-            sizes[row.block] += row.length
-        used = sorted({row.block for row in rows}, reverse=True)
-        turn = {block: index for index, block in enumerate(used)}
-        manifest = Manifest(
-            version=replica.VERSION,
-            change=draft.change,
-            order=tuple((turn[row.block], row.slot, row.offset, row.length) for row in rows),
-            blocks=tuple(self._objects.reference(block, sizes[block]) for block in used),
-        )
+        layout = await self._crunch.run(snapshot.layout, draft.prints, draft.known)
+        references: list[ObjectRef] = []
+        for block, needed_bytes in layout.blocks:
+            references.append(self._objects.reference(block, needed_bytes))
+            await trio.lowlevel.checkpoint()
+        manifest = Manifest(replica.VERSION, draft.change, layout.order, tuple(references))
         content = await self._crunch.run(replica.encode_manifest, manifest)
         parts: list[tuple[BlockNo, int]] = []
         note: ManifestNote | None = None
@@ -179,8 +190,9 @@ class Snapshots:
                 nonlocal note
                 parts.append((block, size))
                 if last:
-                    image_bytes = sum(sizes[each] for each in used)
-                    note = ManifestNote(draft.change, tuple(parts), tuple(used), image_bytes)
+                    used = tuple(block for block, _ in layout.blocks)
+                    image_bytes = sum(needed_bytes for _, needed_bytes in layout.blocks)
+                    note = ManifestNote(draft.change, tuple(parts), used, image_bytes)
                     self._note(note)
 
             await self._objects.place(Kind.MANIFEST, replica.cut(part), record)
@@ -199,18 +211,17 @@ class Snapshots:
     def _take_over(self, note: ManifestNote) -> None:
         self.newest = note
 
-    async def _forget_stale(self, draft: _Draft) -> None:
+    async def _forget_stale(self, note: ManifestNote) -> None:
         """Forget the chunks of blocks that the manifest does not use."""
-        used = {draft.known[each].block for each in draft.prints}
-        after, rows = b"", self._catalog.image_chunks(limit=_PAGE)
-        while rows:
+        used = frozenset(note.image_blocks)
+
+        def look(rows: Sequence[ImageChunk]) -> None:
             stale = [row.print for row in rows if row.block not in used]
             if stale:
                 with self._journal.operation():
                     self._catalog.drop_image_chunks(stale)
-            after = rows[-1].print
-            await trio.lowlevel.checkpoint()
-            rows = self._catalog.image_chunks(after=after, limit=_PAGE)
+
+        await self._each_page(look)
 
 
 def kept_note(catalog: Catalog) -> ManifestNote | None:
