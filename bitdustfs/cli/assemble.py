@@ -19,6 +19,7 @@ import trio
 from bitdustfs.cli.adopting import fetch_newer, put_aside
 from bitdustfs.cli.assemble_supplier import Ready, cancel_on_signal, unlock
 from bitdustfs.cli.common import only_here, only_read
+from bitdustfs.cli.limits import follow_limits, pacer_of
 from bitdustfs.cli.mount_options import MountWish, default_spool_bytes, wanted_code
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.grace import Patience
@@ -87,7 +88,7 @@ async def run_mount(home: Home, wish: MountWish, ready: Ready) -> None:
             mounts.detach(wish.place, lazy=True)
         known = [row for row in catalog.suppliers() if row.standing is not Standing.FIRED]
         patience_s = wish.settings.patience
-        entropy, wall = SystemEntropy(), SystemWall()
+        entropy, wall, pacer = SystemEntropy(), SystemWall(), pacer_of(wish.settings)
         open_files = min(OPEN_FILES, allow_open_files() // 4)
         with closing(DiskSpool(home.spool, open_files=open_files)) as spool:
             node = Node(
@@ -96,7 +97,9 @@ async def run_mount(home: Home, wish: MountWish, ready: Ready) -> None:
                 changes=SqliteChanges(),
                 image=lambda: catalog.image(home.image),
                 spool=spool,
-                suppliers=Suppliers(identity, TcpDialer(identity.key), known, entropy=entropy, wall=wall),
+                suppliers=Suppliers(
+                    identity, TcpDialer(identity.key), known, entropy=entropy, wall=wall, pacer=pacer
+                ),
                 crunch=ThreadCrunch(),
                 entropy=entropy,
                 wall=wall,
@@ -186,6 +189,7 @@ class _Mounted:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(cancel_on_signal, self._scope)
+                    nursery.start_soon(follow_limits, self._home, self._wish.settings, self._node.suppliers.pacer)
                     await nursery.start(control_server.serve, self._home.control, handlers)
                     await nursery.start(self._serve_kernel, options)
                     ready(self._greeting())

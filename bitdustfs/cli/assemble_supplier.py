@@ -13,8 +13,10 @@ from pathlib import Path
 
 import trio
 
+from bitdustfs.cli.limits import follow_limits, pacer_of
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.edges.config import Settings
 from bitdustfs.edges.contracts_disk import DiskContracts
 from bitdustfs.edges.home import Home
 from bitdustfs.edges.keys_disk import identity_of, read_keys
@@ -23,6 +25,7 @@ from bitdustfs.edges.shelf_disk import DiskShelf
 from bitdustfs.edges.system import SystemEntropy, SystemWall, ThreadCrunch, allow_open_files, tune_process
 from bitdustfs.edges.tcp import join_address, listening, split_address
 from bitdustfs.engine.keeper import Keeper
+from bitdustfs.engine.pacer import Pacer
 from bitdustfs.engine.reception import Reception
 from bitdustfs.model import OwnerId
 
@@ -40,6 +43,7 @@ class ShelfWish:
     shelf: Path
     donate_bytes: int
     allowed: Mapping[OwnerId, int]
+    settings: Settings  # as the file said when we began
 
 
 async def run_serve(home: Home, wish: ShelfWish, ready: Ready) -> None:
@@ -51,17 +55,19 @@ async def run_serve(home: Home, wish: ShelfWish, ready: Ready) -> None:
     tune_process()
     allow_open_files()
     identity, _secrets = unlock(home)
+    pacer = pacer_of(wish.settings)
     with trio.CancelScope() as scope:
         async with listening(wish.listen, identity.key) as listener, trio.open_nursery() as nursery:
-            reception = _reception(home, wish, identity)  # makes directories: not before the port is ours
+            reception = _reception(home, wish, identity, pacer)  # makes directories: not before the port is ours
             nursery.start_soon(cancel_on_signal, scope)
             nursery.start_soon(reception.run, listener)
+            nursery.start_soon(follow_limits, home, wish.settings, pacer)
             host, port = split_address(listener.address)
             ready([f"{identity.node.hex()}@{join_address(dialable(host), port)}"])
     log.info("stopped")
 
 
-def _reception(home: Home, wish: ShelfWish, identity: Identity) -> Reception:
+def _reception(home: Home, wish: ShelfWish, identity: Identity, pacer: Pacer) -> Reception:
     keeper = Keeper(
         identity,
         DiskShelf.open_or_create(wish.shelf, home.shelf_id, donated_bytes=wish.donate_bytes),
@@ -70,7 +76,7 @@ def _reception(home: Home, wish: ShelfWish, identity: Identity) -> Reception:
         crunch=ThreadCrunch(_SHELF_THREADS),
         wall=SystemWall(),
     )
-    return Reception(identity, keeper, knows=keeper.has_contract, entropy=SystemEntropy())
+    return Reception(identity, keeper, knows=keeper.has_contract, entropy=SystemEntropy(), pacer=pacer)
 
 
 def unlock(home: Home) -> tuple[Identity, VolumeSecrets]:

@@ -40,7 +40,10 @@ def get(asked: Asked, key: str) -> None:
 @click.argument("value")
 @with_common_options
 def set_(asked: Asked, key: str, value: str) -> None:
-    """Set KEY to VALUE. What runs already takes it when it starts the next time."""
+    """Set KEY to VALUE.
+
+    What runs already takes `limits.up` and `limits.down` within seconds, and all others when it starts again.
+    """
     store(asked.open_home().config, key, value)
 
 

@@ -62,6 +62,7 @@ def serve(
         shelf=shelf_path,
         donate_bytes=settings.donate if donate is None else donate,
         allowed=allowed,
+        settings=settings,
     )
     with hold(home):
         if foreground:

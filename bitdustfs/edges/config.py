@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fcntl
+import logging
 import math
 import os
 import tomllib
@@ -22,17 +23,19 @@ from typing import TypeVar, cast
 
 import tomli_w
 
+from bitdustfs.core.pace import LEAST_LIMIT_BYTES_S
 from bitdustfs.core.units import exact_size, format_duration, parse_duration, parse_size
 from bitdustfs.edges.home import translated, write_atomically
-from bitdustfs.errors import BadFormat, BadRequest
+from bitdustfs.errors import BadFormat, BadRequest, BitdustError
 from bitdustfs.model import Code, OwnerId
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 DEFAULT_PORT = 4878
 CONFIG_BYTES = 1024 * 1024  # more than anybody writes by hand
 LOG_LEVELS = ("debug", "info", "warning", "error")
-TABLE = "allow"  # the one key that is a table: `allow.OWNERID = SIZE`
+TABLE = "allow"  # the one key that is a table of the person's own entries: `allow.OWNERID = SIZE`
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -94,6 +97,13 @@ def _size(value: object) -> int:
     return parse_size(_text(value))
 
 
+def _limit(value: object) -> int:
+    size = _size(value.removesuffix("/s") if isinstance(value, str) else value)
+    if 0 < size < LEAST_LIMIT_BYTES_S:
+        raise BadRequest(what=f"{value!r} is too little: at least {LEAST_LIMIT_BYTES_S // 1024}K, or 0 for no limit")
+    return size
+
+
 def _duration(value: object) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
         return float(value)
@@ -135,9 +145,14 @@ def _allow(value: object) -> Mapping[str, int]:
     return MappingProxyType({parse_owner(str(owner)).hex(): _size(size) for owner, size in value.items()})
 
 
-def _key(default: T, parse: Callable[[object], T], meaning: str) -> T:
-    """A field with its parser and its meaning. To the type checker it is its default."""
-    spec: T = field(default_factory=lambda: default, metadata={"parse": parse, "meaning": meaning})
+def _key(default: T, parse: Callable[[object], T], meaning: str, *, name: str = "") -> T:
+    """A field with its parser and its meaning. To the type checker it is its default.
+
+    Args:
+        name: of the key, if it has a dot and so lies in a table of the file.
+    """
+    metadata = {"parse": parse, "meaning": meaning, "name": name}
+    spec: T = field(default_factory=lambda: default, metadata=metadata)
     return spec
 
 
@@ -159,12 +174,21 @@ class Settings:
         _duration,
         "how long a supplier may stay away before it is replaced; 0: 6 h to 3 days, by what can be spared",
     )
+    limits_up: int = _key(
+        0, _limit, "bytes a second that leave this machine for other nodes, at most; 0: no limit", name="limits.up"
+    )
+    limits_down: int = _key(
+        0, _limit, "bytes a second that come from other nodes, at most; 0: no limit", name="limits.down"
+    )
     practice: bool = _key(False, _bool, "all suppliers are on this machine; nothing is ever called safe")
     log_level: str = _key("info", _level, "least important lines that go to the log: " + ", ".join(LOG_LEVELS))
 
 
-KEYS: Mapping[str, dataclasses.Field[object]] = MappingProxyType({f.name: f for f in dataclasses.fields(Settings)})
-_SIZES = ("donate", "spool")
+KEYS: Mapping[str, dataclasses.Field[object]] = MappingProxyType(
+    {f.metadata["name"] or f.name: f for f in dataclasses.fields(Settings)}
+)
+_TABLES = frozenset(name.partition(".")[0] for name in KEYS if "." in name)  # of keys with a dot
+_SIZES = ("donate", "spool", "limits.up", "limits.down")
 _DURATIONS = ("read_timeout", "patience")
 
 
@@ -185,6 +209,35 @@ def load(path: Path) -> Settings:
         raise BadRequest(what=f"{path}: {bad}") from bad
 
 
+class Watched:
+    """The settings of a file that may change while we run. What cannot be read leaves them as they were."""
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        self._path = path
+        self._stamp = self._look()
+        self.settings = settings
+
+    def has_changed(self) -> bool:
+        """Read the file again if it is another one than at the last look; say whether it says something else."""
+        stamp = self._look()
+        if stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        before = self.settings
+        try:
+            self.settings = load(self._path)
+        except BitdustError as bad:
+            log.warning("the settings stay as they were: %s", bad)
+        return self.settings != before
+
+    def _look(self) -> tuple[int, ...]:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return ()
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def show(settings: Settings, name: str) -> str:
     """The value of a key, `allow.OWNERID` included, as the file and the person write it.
 
@@ -192,7 +245,7 @@ def show(settings: Settings, name: str) -> str:
         BadRequest: no such key.
     """
     known, entry = _split(name)
-    value = getattr(settings, known)
+    value = getattr(settings, KEYS[known].name)
     if known != TABLE:
         return _shown(known, value)
     if entry:
@@ -215,12 +268,14 @@ def _store(path: Path, known: str, entry: str, text: str) -> Settings:
     said = _read(path)
     _settings(said)
     if known != TABLE:
-        said[known] = _stored(known, text)
+        table, _, entry = known.rpartition(".")
+        place = cast("dict[str, object]", said.setdefault(table, {})) if table else said
+        place[entry] = _stored(known, text)
     elif entry:
         size = parse_size(text)
-        table = {str(owner).lower(): kept for owner, kept in cast("dict[str, object]", said.get(TABLE, {})).items()}
-        table.pop(entry, None)
-        said[TABLE] = table | ({entry: exact_size(size)} if size else {})
+        allow = {str(owner).lower(): kept for owner, kept in cast("dict[str, object]", said.get(TABLE, {})).items()}
+        allow.pop(entry, None)
+        said[TABLE] = allow | ({entry: exact_size(size)} if size else {})
     else:
         raise BadRequest(what="`allow` is a table: set allow.OWNERID to a size")
     settings = _settings(said)
@@ -257,22 +312,35 @@ def _read(path: Path) -> dict[str, object]:
 
 def _settings(said: Mapping[str, object]) -> Settings:
     parsed: dict[str, object] = {}
-    for name, value in said.items():
+    for name, value in _flat(said):
         _split(name)
         parse = cast("Callable[[object], object]", KEYS[name].metadata["parse"])
         try:
-            parsed[name] = parse(value)
+            parsed[KEYS[name].name] = parse(value)
         except BadRequest as bad:
             raise BadRequest(what=f"{name}: {bad}") from bad
     return Settings(**parsed)  # type: ignore[arg-type]  # each value went through its field's own parser
 
 
+def _flat(said: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """The keys of the file, those in a table of ours with its name before a dot."""
+    for name, value in said.items():
+        if name not in _TABLES:
+            yield name, value
+        elif isinstance(value, Mapping):
+            yield from ((f"{name}.{entry}", each) for entry, each in value.items())
+        else:
+            raise BadRequest(what=f"{name}: it is a table, with the keys of which `config list` tells")
+
+
 def _split(name: str) -> tuple[str, str]:
-    known, dot, entry = name.partition(".")
-    if known not in KEYS or (dot and known != TABLE):
+    known, _, entry = name.partition(".")
+    if name in KEYS:
+        return name, ""
+    if known != TABLE:
         near = difflib.get_close_matches(name.lower(), KEYS, n=1, cutoff=0.0)
         raise BadRequest(what=f"there is no key {name!r}: did you mean {near[0]!r}? See `bitdustfs config list`")
-    return known, parse_owner(entry).hex() if dot else ""
+    return known, parse_owner(entry).hex()
 
 
 def _stored(name: str, text: str) -> object:

@@ -29,6 +29,7 @@ from bitdustfs.core import wire
 from bitdustfs.core.certificate import Certificate, Identity
 from bitdustfs.engine.budget import Memory
 from bitdustfs.engine.handler import Handler, RefuseAll
+from bitdustfs.engine.pacer import Pacer
 from bitdustfs.engine.peer import Peer
 from bitdustfs.errors import PeerError, PeerGone
 from bitdustfs.model import LEAF_BYTES, BulkPass, OwnerId
@@ -82,6 +83,11 @@ class Carrier:
         heard = max(each.last_heard for each in connections)
         return min((quiet for each in connections if (quiet := each.quiet_s(heard)) is not None), default=0.0)
 
+    @property
+    def pushed_at(self) -> float:
+        """When a part of a body last left for the peer, or had to wait for our own limit."""
+        return max(each.pushed_at for each in self._connections())
+
     def _connections(self) -> list[Peer]:
         return [self.peer, *(lane.bulk for lane in (self._puts, self._gets) if lane.bulk is not None)]
 
@@ -95,6 +101,8 @@ class Carrier:
 
     async def put(self, request: wire.Put, body: bytes | memoryview) -> None:
         """Raises like Peer.request. The caller sets the deadline."""
+        if len(body) >= FROM_BYTES and not self.peer.pacer.up.is_open:
+            await self._puts.until_open()  # a long body would keep pings and heads waiting for as long as it takes
         if len(body) < FROM_BYTES or not await self._puts.put(request, body):
             await self.peer.request(request, wire.Done, body)
 
@@ -114,6 +122,8 @@ class _Lane:
         self._entropy = entropy
         self._wanted = trio.Event()
         self.bulk: Peer | None = None  # while it is open
+        self._may_come = wire.FEATURE_BULK in control.offers  # nothing speaks against it
+        self._tried = trio.Event()  # it is open, or failed
 
     async def run(self) -> None:
         """Open it when it is wanted, and use it until it ends; for ever."""
@@ -129,9 +139,19 @@ class _Lane:
                 log.debug("no bulk connection to %s: %s", self._control.label, error)
             except Exception:  # a fault of ours costs speed, not the connection
                 log.exception("the bulk connection to %s failed", self._control.label)
+            self._may_come = trio.current_time() - since > STEADY_S
+            self._tried.set()
+            self._tried = trio.Event()
             self._wanted = trio.Event()
             await trio.sleep(pause_s)
             pause_s = min(2 * pause_s, RETRY_CAP_S)
+
+    async def until_open(self) -> None:
+        """Wait until it is open, or has failed."""
+        self._wanted.set()
+        with trio.move_on_after(OPEN_S):
+            while self.bulk is None and self._may_come:
+                await self._tried.wait()
 
     async def put(self, request: wire.Put, body: bytes | memoryview) -> bool:
         """Ask there. False: it was not answered there, ask elsewhere."""
@@ -177,7 +197,7 @@ class _Lane:
         bulk = BulkPass(told.ticket, key_out=key, key_in=told.key)
         with trio.fail_after(OPEN_S):
             link = await self._dialer.dial_bulk(self._control.address, self._control.node, bulk)
-        peer = Peer(link, self._identity, RefuseAll(), self._control.memory)
+        peer = Peer(link, self._identity, RefuseAll(), self._control.memory, pacer=self._control.pacer)
         peer.trust(self._control.certificate)
         peer.round_trip_s = self._control.round_trip_s  # the same line, for a start
         return peer
@@ -187,6 +207,7 @@ class _Lane:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(bulk.run)
             self.bulk = bulk
+            self._tried.set()
             try:
                 while not bulk.closed.is_set():
                     with trio.move_on_after(SILENT_S):
@@ -244,6 +265,7 @@ class Door:
         identity: Identity,
         memory: Memory,
         entropy: Entropy | None,
+        pacer: Pacer,
     ) -> None:
         self._handler = handler
         self._listener = listener
@@ -251,6 +273,7 @@ class Door:
         self._identity = identity
         self._entropy = entropy
         self._memory = memory
+        self._pacer = pacer
         self._nursery: trio.Nursery | None = None
 
     @property
@@ -294,7 +317,7 @@ class Door:
             with trio.move_on_after(TICKET_S):
                 link = await self._listener.accept_bulk(caller.node, bulk)
             if link is not None:
-                peer = Peer(link, self._identity, _FragmentsOnly(self._handler), self._memory)
+                peer = Peer(link, self._identity, _FragmentsOnly(self._handler), self._memory, pacer=self._pacer)
                 peer.trust(caller)
                 await peer.run()
         except PeerError as error:

@@ -75,6 +75,10 @@ class FragmentSource(Protocol):
         """How long not a byte has come from a supplier that owes an answer; see core.patience."""
         ...
 
+    def is_held_back(self) -> bool:
+        """Whether a limit of our own keeps answers waiting."""
+        ...
+
     def doubt(self, supplier: SupplierNo) -> None:
         """Find out whether the connection is alive."""
         ...
@@ -200,10 +204,11 @@ class Fragments:
         self._looked_at = now
         quiet = {supplier: self._source.quiet_s(supplier) for supplier in self._source.online()}
         asks = [ask for asks in self._asks.values() for ask in asks]
-        self._late = {ask.supplier for ask in asks if now - ask.since > LATE_S}
+        late_s = inf if self._source.is_held_back() else LATE_S  # then it is not they who are slow
+        self._late = {ask.supplier for ask in asks if now - ask.since > late_s}
         answering = {supplier for supplier in quiet if self._answers(supplier)}
         for ask in asks:
-            quiet_s, late = quiet.get(ask.supplier, 0.0), now - ask.since > LATE_S
+            quiet_s, late = quiet.get(ask.supplier, 0.0), now - ask.since > late_s
             if quiet_s >= SILENT_S:
                 self._source.doubt(ask.supplier)
             if now - ask.since > ASK_MOST_S or (

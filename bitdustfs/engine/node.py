@@ -47,7 +47,7 @@ from bitdustfs.engine.tree import Tree
 from bitdustfs.engine.uploads import Uploads
 from bitdustfs.engine.writer import Writer
 from bitdustfs.errors import BitdustError, NotFound
-from bitdustfs.model import Code, FileState, Ino, Space, Standing, Suite
+from bitdustfs.model import BLOCK_BYTES, Code, FileState, Ino, Space, Standing, Suite
 from bitdustfs.ports import Catalog, Changes, Crunch, Entropy, Image, Spool, Wall
 
 SYNC_GRACE_S = 30.0  # how long `sync` waits for fragments when nothing more is acknowledged
@@ -410,14 +410,23 @@ class Node:
                         break
                 else:
                     now = (self.writer.count_waiting(dirty), self.uploads.sent_bytes, self.replica.safe_change)
-                if now != last:
+                if now != last or (blocks is None and self._is_sending()):
                     last, quiet_since = now, trio.current_time()
-                if trio.current_time() - quiet_since > SYNC_GRACE_S:
+                if trio.current_time() - quiet_since > self._grace_s():
                     nursery.cancel_scope.cancel()
                     return
         if not self._is_current():  # the last fragments were noted after the head that we waited for
             with trio.move_on_after(SYNC_GRACE_S):
                 await self._make_safe()
+
+    def _is_sending(self) -> bool:
+        """Fragments leave, or wait for our own limit: on a slow line, one takes longer than any grace."""
+        since = trio.current_time() - SYNC_GRACE_S
+        return any(self.suppliers.pushed_at(supplier) > since for supplier in self.suppliers.online())
+
+    def _grace_s(self) -> float:
+        """How long `sync` waits when nothing is acknowledged: also for two blocks to leave within our own limit."""
+        return SYNC_GRACE_S + 2 * BLOCK_BYTES / self.suppliers.pacer.up.bytes_per_s
 
     async def _until_safe(self, wanted: _Wanted) -> None:
         """Bring the catalog to suppliers, also what changes meanwhile, until all that was dirty is named there."""

@@ -31,6 +31,7 @@ from bitdustfs.core.hello import check_hello, make_hello
 from bitdustfs.engine.budget import Memory
 from bitdustfs.engine.frames import Frames
 from bitdustfs.engine.handler import Handler, RefuseAll, error_of
+from bitdustfs.engine.pacer import Pacer
 from bitdustfs.errors import BitdustError, PeerError, PeerGone, ProtocolViolation
 from bitdustfs.model import NodeId, OwnerId
 from bitdustfs.ports import Link
@@ -99,9 +100,11 @@ class Peer:
         handler: Handler | None = None,
         memory: Memory | None = None,
         *,
+        pacer: Pacer | None = None,
         features: Collection[str] = (),
     ) -> None:
-        self._frames = Frames(link)
+        self.pacer = pacer or Pacer()
+        self._frames = Frames(link, self.pacer)
         self._identity = identity
         self._features = features
         self.offers: frozenset[str] = frozenset()  # features of the other side
@@ -165,6 +168,11 @@ class Peer:
         """How long what we sent may still be under way on the slowest line that we put up with."""
         return self._frames.backlog_s
 
+    @property
+    def pushed_at(self) -> float:
+        """When a part of a body last left for the peer, or had to wait for our own limit."""
+        return self._frames.pushed_at
+
     def quiet_s(self, heard: float) -> float | None:
         """How long nothing has come while a quick answer is due, beyond what the line takes anyway. None: none is.
 
@@ -173,6 +181,8 @@ class Peer:
         Args:
             heard: when bytes last came from this peer on any connection.
         """
+        if self._frames.is_held_back:
+            return None  # something has come, and we do not take it yet
         alive = max(heard, self._frames.last_progress)
         due = (w.asked_at for w in self._waiting.values() if w.is_quick and not (w.abandoned and w.asked_at <= alive))
         oldest = next(due, None)
@@ -261,7 +271,7 @@ class Peer:
 
     async def _send(self, head: bytes, body: tuple[bytes | memoryview, ...]) -> None:
         """Send one whole frame, or end the connection."""
-        async with self._send_lock:
+        async with self._frames.turn(body), self._send_lock:
             await trio.lowlevel.checkpoint_if_cancelled()
             if self.ended is not None:
                 raise self._gone_again()

@@ -21,8 +21,9 @@ from bitdustfs.core.placement import Candidate
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.sending import FragmentSink, send
 from bitdustfs.engine.strays import put_bounded
-from bitdustfs.engine.uploads import SEND_PATIENCE_S, FragmentSink, Uploads
+from bitdustfs.engine.uploads import Uploads
 from bitdustfs.errors import BitdustError, DiskFault, PeerError
 from bitdustfs.model import BlockNo, BlockRow, FragmentRow, FragmentState, Supplier, SupplierNo, Wanting, short
 from bitdustfs.ports import Catalog, Crunch
@@ -126,14 +127,10 @@ class Rebuilder:
         """Whether the supplier took a fragment."""
         name = self._secrets.fragment_name(block.block_id, index, supplier.node)
         try:
-            with trio.fail_after(SEND_PATIENCE_S):
-                await self._sink.put(supplier.supplier, name, block.roots[index], content)
+            await send(self._sink, supplier.supplier, name, block.roots[index], content)
         except (PeerError, trio.TooSlowError) as e:
             self._passed_over[supplier.supplier] = trio.current_time() + PASS_OVER_S
-            why = str(e) or f"no answer within {SEND_PATIENCE_S:.0f} s"
-            _log.info(
-                "%s did not take fragment %d of block %s: %s", supplier.label, index, short(block.block_id), why
-            )
+            _log.info("%s did not take fragment %d of block %s: %s", supplier.label, index, short(block.block_id), e)
             return False
         return True
 

@@ -18,6 +18,7 @@ from bitdustfs.core.wire import printable
 from bitdustfs.engine.budget import Memory
 from bitdustfs.engine.bulk import Door, Seats
 from bitdustfs.engine.handler import Handler
+from bitdustfs.engine.pacer import Pacer
 from bitdustfs.engine.peer import Peer
 from bitdustfs.errors import PeerError, PeerGone
 from bitdustfs.model import NodeId, OwnerId, short
@@ -48,6 +49,7 @@ class Reception:
         on_peer: Callable[[Peer], object] = lambda peer: None,
         memory: Memory | None = None,
         entropy: Entropy | None = None,
+        pacer: Pacer | None = None,
     ) -> None:
         self._identity = identity
         self._handler = handler
@@ -55,6 +57,7 @@ class Reception:
         self._on_peer = on_peer
         self._memory = memory or Memory()
         self._entropy = entropy
+        self._pacer = pacer or Pacer()
         self._seats = Seats()
         self._unknown: dict[trio.CancelScope, None] = {}  # connections that give way, oldest first
         self._connections = 0
@@ -90,8 +93,10 @@ class Reception:
         self._unknown[scope] = None
         try:
             with scope:
-                door = Door(self._handler, listener, self._seats, self._identity, self._memory, self._entropy)
-                peer = Peer(link, self._identity, door, self._memory, features=door.features)
+                door = Door(
+                    self._handler, listener, self._seats, self._identity, self._memory, self._entropy, self._pacer
+                )
+                peer = Peer(link, self._identity, door, self._memory, pacer=self._pacer, features=door.features)
                 with trio.fail_after(HELLO_S):
                     await peer.greet()
                 log.debug("owner %s, node %s is connected", short(peer.owner), peer.label)

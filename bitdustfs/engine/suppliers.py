@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from math import inf
 from typing import Final
 
 import trio
@@ -26,6 +27,7 @@ from bitdustfs.engine.budget import Memory
 from bitdustfs.engine.bulk import Carrier
 from bitdustfs.engine.handler import Handler
 from bitdustfs.engine.hiring import hire
+from bitdustfs.engine.pacer import Pacer
 from bitdustfs.engine.peer import Peer
 from bitdustfs.engine.relation import BACKOFF_S, Relation, end_when_silent, until_doubtful
 from bitdustfs.errors import NodeRevoked, PeerError, PeerFull, PeerGone, ProtocolViolation
@@ -60,6 +62,7 @@ class Suppliers:
         wall: Wall,
         handler: Handler | None = None,
         memory: Memory | None = None,
+        pacer: Pacer | None = None,
         head_version: int = 0,
     ) -> None:
         self._identity = identity
@@ -68,6 +71,7 @@ class Suppliers:
         self._wall = wall
         self._handler = handler
         self._memory = memory or Memory()
+        self.pacer = pacer or Pacer()
         self.head_version = head_version
         self._relations = {row.supplier: Relation(row) for row in suppliers}
         self._nursery: trio.Nursery | None = None
@@ -121,6 +125,15 @@ class Suppliers:
         """How long not a byte has come from a supplier that owes an answer; 0 without a connection."""
         relation = self._relations.get(supplier)
         return relation.carrier.quiet_s if relation is not None and relation.carrier is not None else 0.0
+
+    def pushed_at(self, supplier: SupplierNo) -> float:
+        """When a part of what is put there last left for a supplier, or had to wait for our own limit."""
+        relation = self._relations.get(supplier)
+        return relation.carrier.pushed_at if relation is not None and relation.carrier is not None else -inf
+
+    def is_held_back(self) -> bool:
+        """Whether what has come, or what we ask, waits for our own limit."""
+        return self.pacer.down.is_crowded or self.pacer.up.is_crowded
 
     def revoked_in(self) -> Mapping[SupplierNo, int]:
         """The suppliers that have proven that this node was revoked, and in which epoch."""
@@ -300,7 +313,7 @@ class Suppliers:
 
     async def _dial(self, address: str, expected: NodeId) -> Peer:
         link = await self._dialer.dial(address, expected)
-        peer = Peer(link, self._identity, self._handler, self._memory)
+        peer = Peer(link, self._identity, self._handler, self._memory, pacer=self.pacer)
         await peer.greet()
         return peer
 

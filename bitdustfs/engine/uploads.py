@@ -1,23 +1,24 @@
 """Uploads: bring the fragments of one block to suppliers and know when it is placed.
 
-A block is placed when W of its n fragments are acknowledged, or after 30 s with at least k (degraded); fewer, and it
-is given up: what arrived is released and its chunks are sealed again under a new block id. A row in the catalog,
-durable before the first byte leaves, names what an unplaced block may leave behind, so that a restart releases it.
+A block is placed when W of its n fragments are acknowledged, or after 30 s with at least k (degraded). With fewer it
+waits as long as its fragments move, on a slow line or within a limit of our own. When they do not, it is given up:
+what arrived is released and its chunks are sealed again under a new block id. A row in the catalog, durable before
+the first byte leaves, names what an unplaced block may leave behind, so that a restart releases it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import trio
 
 from bitdustfs.core import placement
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.sending import SEND_PATIENCE_S, FragmentSink, send
 from bitdustfs.errors import BitdustError, DiskFault, DiskFull, PeerError, ReadOnly, Unavailable
 from bitdustfs.model import (
     NO_BLOCK,
@@ -37,23 +38,10 @@ from bitdustfs.model import (
 from bitdustfs.ports import Catalog
 
 PLACE_PATIENCE_S = 30.0  # (tune) then k acknowledgements are enough
-SEND_PATIENCE_S = 60.0  # (tune) for one fragment, over a slow line
 OUTSTANDING = 12  # blocks with a fragment still on its way: 4 MiB · n/k each, in memory
 RELEASE_EVERY_S = 10.0
 LOOK_S = 0.5  # while nothing may be released yet
 _log = logging.getLogger(__name__)
-
-
-class FragmentSink(Protocol):
-    """What uploads need of the suppliers."""
-
-    def online(self) -> Sequence[SupplierNo]: ...
-
-    def space(self) -> Mapping[SupplierNo, tuple[int, int]]: ...
-
-    async def put(self, supplier: SupplierNo, name: FragmentName, root: Root, body: bytes | memoryview) -> None: ...
-
-    async def delete(self, supplier: SupplierNo, names: Sequence[FragmentName]) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -70,7 +58,7 @@ class Shipment:
     local: bool = False  # it belongs to the replica: no replicated table may name it
     block: BlockNo = NO_BLOCK  # its number once it is placed
     acknowledged: dict[int, SupplierNo] = field(default_factory=dict)
-    sending: int = 0
+    awaited: set[SupplierNo] = field(default_factory=set)  # that fragments are on their way to
     holders: int = 0
     changed: trio.Event = field(default_factory=trio.Event)
     sends: list[trio.CancelScope] = field(default_factory=list)
@@ -158,7 +146,7 @@ class Uploads:
         except BaseException:
             self._ended(shipment)
             raise
-        shipment.sending = len(targets)
+        shipment.awaited = {target.row.supplier for target in targets}
         shipment.holders = len(targets) + 1  # we too: until it is recorded, nobody may take it for given up
         for target in targets:
             self._nursery.start_soon(self._send, shipment, target)
@@ -199,23 +187,22 @@ class Uploads:
     async def _send(self, shipment: Shipment, target: _Target) -> None:
         content = shipment.fragments[target.index]
         try:
-            with trio.fail_after(SEND_PATIENCE_S) as send:
-                shipment.sends.append(send)
-                await self._sink.put(target.row.supplier, target.name, shipment.roots[target.index], content)
+            with trio.CancelScope() as scope:
+                shipment.sends.append(scope)
+                await send(self._sink, target.row.supplier, target.name, shipment.roots[target.index], content)
                 self._acknowledged(shipment, target, len(content))
         except (BitdustError, trio.TooSlowError) as e:
-            what = str(e) or f"no answer within {SEND_PATIENCE_S:.0f} s"
             _log.info(
                 "%s did not take fragment %d of block %s: %s",
                 target.row.label,
                 target.index,
                 short(shipment.block_id),
-                what,
+                e,
             )
         except Exception:  # noqa: BLE001 - a fault in one send costs this fragment, not the mount (I12)
             _log.exception("sending a fragment to %s failed", target.row.label)
         finally:
-            shipment.sending -= 1
+            shipment.awaited.discard(target.row.supplier)
             shipment.note()
             self._let_go(shipment)
 
@@ -231,8 +218,14 @@ class Uploads:
         self._catalog.charge_supplier(supplier, len(shipment.fragments[index]), 1)
 
     async def _until_placed(self, shipment: Shipment) -> None:
-        with trio.move_on_after(PLACE_PATIENCE_S):
-            while len(shipment.acknowledged) < shipment.code.quorum and shipment.sending:
+        began = trio.current_time()
+        while len(shipment.acknowledged) < shipment.code.quorum and shipment.awaited:
+            since = began
+            if len(shipment.acknowledged) < shipment.code.k or self._sink.is_held_back():
+                since = max(began, *(self._sink.pushed_at(supplier) for supplier in shipment.awaited))
+            if trio.current_time() >= since + PLACE_PATIENCE_S:
+                break
+            with trio.move_on_at(since + PLACE_PATIENCE_S):
                 await shipment.changed.wait()
         have = len(shipment.acknowledged)
         if have < shipment.code.k:
@@ -255,7 +248,7 @@ class Uploads:
         except BaseException:
             shipment.block = NO_BLOCK  # nothing was recorded: what arrived is released like any interrupted upload
             raise
-        if shipment.sending:
+        if shipment.awaited:
             self.on_their_way.add(shipment.block)
 
     def _record_all(self, shipment: Shipment, targets: Sequence[_Target], record: Callable[[], None]) -> None:

@@ -6,6 +6,7 @@ Faults are data: sets of suppliers that are gone, silent, full, or change what t
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
+from math import inf
 
 import trio
 
@@ -73,6 +74,12 @@ class MemorySuppliers:
     def quiet_s(self, supplier: SupplierNo) -> float:
         asked = self._asked.get(supplier)
         return trio.current_time() - asked[0] if asked else 0.0
+
+    def is_held_back(self) -> bool:
+        return False
+
+    def pushed_at(self, supplier: SupplierNo) -> float:
+        return -inf
 
     def doubt(self, supplier: SupplierNo) -> None:
         self.doubted.append(supplier)

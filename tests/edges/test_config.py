@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from bitdustfs.edges.config import KEYS, Settings, load, meaning, parse_address, parse_code, parse_owner, show, store
+from bitdustfs.edges.config import (
+    KEYS,
+    Settings,
+    Watched,
+    load,
+    meaning,
+    parse_address,
+    parse_code,
+    parse_owner,
+    show,
+    store,
+)
 from bitdustfs.errors import BadFormat, BadRequest
 from bitdustfs.model import Code
 
@@ -154,3 +165,29 @@ def test_settings_that_two_store_at_once_are_both_kept(tmp_path: Path) -> None:
     settings = load(path)
     assert {key: show(settings, key) for key in keys} == keys
     assert [left.name for left in tmp_path.iterdir()] == ["config.toml"]
+
+
+def test_limits_lie_in_a_table(tmp_path: Path) -> None:
+    path = written(tmp_path, '[limits]\nup = "1 MiB"\n')
+    store(path, "limits.down", "500K/s")
+    settings = load(path)
+    assert (settings.limits_up, settings.limits_down) == (1 << 20, 500 * 1024)
+    assert (show(settings, "limits.up"), show(settings, "limits.down")) == ("1 MiB", "500 KiB")
+
+
+@pytest.mark.parametrize("text", ['limits = "1M"', '[limits]\nsideways = "1M"', '[limits]\nup = "1K"'])
+def test_wrong_limits_are_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(BadRequest, match="limits"):
+        load(written(tmp_path, text + "\n"))
+
+
+def test_a_file_that_changes_is_read_again_and_one_that_cannot_be_read_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    watched = Watched(path, load(path))
+    assert not watched.has_changed()
+    store(path, "limits.up", "1M")
+    assert watched.has_changed()
+    assert watched.settings.limits_up == 1 << 20
+    path.write_text("limits = ")
+    assert not watched.has_changed()
+    assert watched.settings.limits_up == 1 << 20

@@ -86,6 +86,9 @@ class Survivors:
             raise NotFound(what="no survivor has a head")
         return Found(best, replica.unseal_head(SECRETS, best.sealed), answers)
 
+    def is_held_back(self) -> bool:
+        return False
+
     async def recover(self, path: Path) -> dict[bytes, bytes]:
         """Make a catalog at `path`, and read all files that its root directory shows, by name.
 
