@@ -12,6 +12,9 @@ from typing import Final
 BURST_S: Final = 0.25  # (tune) of the limit may be saved up while nothing moves
 PIECE_S: Final = 1 / 16  # (tune) how long one piece may keep all others waiting
 LEAST_PIECE_BYTES: Final = 4 * 1024  # shorter ones cost more than they are worth
+SHARE: Final = 0.5  # (tune) of the time that repair and scans take, while a block can lose two fragments and be read
+READERS_SHARE: Final = 0.2  # (tune) while somebody reads, who is to keep seven tenths of the speed
+URGENT_SHARE: Final = 0.5  # (tune) while somebody reads, for blocks that cannot lose one fragment more
 _TICK_S: Final = 1e-6  # less is not worth waking up for, and may be too little to move a clock
 LEAST_LIMIT_BYTES_S: Final = 64 * 1024  # no slower limit: peers give a line up that is slower than a quarter of this
 
@@ -67,3 +70,20 @@ class Bucket:
             earned = max(0.0, now - self._at) * self._bytes_per_s
             self._tokens = min(self._tokens + earned, BURST_S * self._bytes_per_s)
         self._at = now
+
+
+def background_share(spare: int, *, is_reading: bool) -> float:
+    """The part of the line, or of the time, that repair and audits may take.
+
+    Args:
+        spare: held fragments of the block that it is for, minus k.
+        is_reading: somebody waits for bytes from suppliers.
+    """
+    if is_reading:
+        return URGENT_SHARE if spare < 1 else READERS_SHARE
+    return SHARE if spare > 1 else 1.0
+
+
+def pause_s(busy_s: float, share: float) -> float:
+    """How long to pause after so many seconds of work, to be busy for a share of the time."""
+    return busy_s * (1.0 / share - 1.0)

@@ -20,6 +20,7 @@ import trio
 
 from bitdustfs.core import erasure, fragment
 from bitdustfs.core.grace import DAY_S
+from bitdustfs.engine.courtesy import Courtesy
 from bitdustfs.engine.journal import Journal
 from bitdustfs.model import AuditTally, BlockNo, BlockRow, FragmentRow, FragmentState, Supplier, SupplierNo, short
 from bitdustfs.ports import Catalog, Entropy, Wall
@@ -72,6 +73,7 @@ class Auditor:
         fragments: Proving,
         entropy: Entropy,
         wall: Wall,
+        courtesy: Courtesy,
         *,
         audits_a_day: int = AUDITS_A_DAY,
     ) -> None:
@@ -81,6 +83,7 @@ class Auditor:
         self._fragments = fragments
         self._entropy = entropy
         self._wall = wall
+        self._courtesy = courtesy
         self._owed: dict[SupplierNo, tuple[BlockNo, int]] = {}  # asked for, and not answered: block and leaf
         self._broken: set[SupplierNo] = set()  # to be gone through
 
@@ -102,7 +105,7 @@ class Auditor:
         """Ask a supplier for every leaf of every fragment that it should hold.
 
         Args:
-            progress: told how many fragments were asked for, and how many of them were wrong.
+            progress: told how many fragments were asked for, and how many of them were wrong. Somebody waits for it.
         """
         found = Scan()
         self._broken.discard(row.supplier)
@@ -110,6 +113,7 @@ class Auditor:
         while page := self._catalog.fragments_at(row.supplier, FragmentState.HELD, PAGE, start):
             for each in page:
                 refusals = self._fragments.refusals(each)
+                began = trio.current_time()
                 proven = await self._all_of(each)
                 if proven is None and self._fragments.refusals(each) == refusals:
                     found.is_silent = True
@@ -117,8 +121,12 @@ class Auditor:
                 found.fragments += 1
                 found.wrong += proven is False
                 found.refused += proven is None
+                spare = 0
                 if progress is not None:
                     await progress(found.fragments, found.wrong)
+                elif (block := self._catalog.block(each.block)) is not None:
+                    spare = self._catalog.held(each.block) - block.code.k
+                await self._courtesy.pause(trio.current_time() - began, spare)
             start = BlockNo(page[-1].block + 1)
         proven_ones = found.fragments - found.wrong - found.refused
         self._count(row.supplier, proven=proven_ones, wrong=found.wrong)

@@ -28,6 +28,7 @@ from bitdustfs.core.report import (
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.attributes import Attributes
 from bitdustfs.engine.auditor import AUDITS_A_DAY, Auditor
+from bitdustfs.engine.courtesy import Courtesy
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
@@ -131,12 +132,16 @@ class Node:
             suite=options.suite,
             code=options.code,
             deduplicate=options.deduplicate,
+            is_reading=self.reads.is_busy,
         )
+        courtesy = Courtesy(self.reads.is_busy)
         self.monitor = Monitor(catalog, self.journal, suppliers, wall, options.patience)
         self.auditor = Auditor(
-            catalog, self.journal, self.fragments, entropy, wall, audits_a_day=options.audits_a_day
+            catalog, self.journal, self.fragments, entropy, wall, courtesy, audits_a_day=options.audits_a_day
         )
-        self.rebuilder = Rebuilder(catalog, self.journal, self.fragments, suppliers, self.uploads, crunch, secrets)
+        self.rebuilder = Rebuilder(
+            catalog, self.journal, self.fragments, suppliers, self.uploads, crunch, secrets, courtesy
+        )
         self.publisher = Publisher(
             catalog=catalog,
             journal=self.journal,

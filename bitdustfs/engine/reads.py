@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 
 import trio
 
@@ -20,6 +21,7 @@ from bitdustfs.errors import Unavailable
 from bitdustfs.model import Ino
 
 LOOK_EVERY_S = 0.05  # while somebody is asked
+BUSY_S = 0.5  # (tune) after a read that waited, the next one is probably not far
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +40,15 @@ class Reads:
         self._waiting: dict[int, _Waiting] = {}
         self._slots = KERNEL_SLOTS
         self._looked_at = trio.current_time()
+        self._ended_at = -inf
 
     def __len__(self) -> int:
         """How many wait."""
         return len(self._waiting)
+
+    def is_busy(self) -> bool:
+        """Whether somebody waits, or did a moment ago."""
+        return bool(self._waiting) or trio.current_time() - self._ended_at < BUSY_S
 
     def allow(self, slots: int) -> None:
         """The kernel hands over so many reads at a time."""
@@ -61,6 +68,7 @@ class Reads:
                 await found.done.wait()
             finally:
                 del self._waiting[number]
+                self._ended_at = trio.current_time()
                 if not found.done.is_set():  # also when the deadline of the request has come
                     self._reader.note_failed(found.row.chunk, late)
         if not found.done.is_set():

@@ -6,6 +6,9 @@ when the block was made (invariant I10), and sent to a supplier that holds no ot
 that its supplier lost goes back to it, once, if there is nobody else; and who lost a fragment of a block gets another
 of that block only if there is nobody else, or two that cheat would hand it to and fro for ever. A supplier that does
 not take what it is sent, whatever room it says it has, is passed over for a while: others may take it.
+
+It leaves most of the line to reads that somebody waits for, and half of it to everybody while no block is in danger
+(engine/courtesy).
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import trio
 from bitdustfs.core import erasure, fragment, placement
 from bitdustfs.core.placement import Candidate
 from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.engine.courtesy import Courtesy
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.sending import FragmentSink, send
@@ -36,6 +40,7 @@ BATCH = 256  # (tune) blocks looked at before others get a turn: 2 ms
 PASS_OVER_S = 30.0  # (tune) a supplier that did not take a fragment
 REMEMBERED = 4096  # blocks of which suppliers lost something
 AT_ONCE = 3  # (tune) blocks being rebuilt: each takes up to twice 4 MiB of memory
+QUICK_S = 1.0  # (tune) where a block takes longer, one at a time fills the line, and can be stopped sooner
 _log = logging.getLogger(__name__)
 
 
@@ -51,6 +56,7 @@ class Rebuilder:
         uploads: Uploads,
         crunch: Crunch,
         secrets: VolumeSecrets,
+        courtesy: Courtesy,
     ) -> None:
         self._catalog = catalog
         self._journal = journal
@@ -59,6 +65,8 @@ class Rebuilder:
         self._uploads = uploads
         self._crunch = crunch
         self._secrets = secrets
+        self._courtesy = courtesy
+        self._took_s = QUICK_S  # for the block that was made last
         self._given_back: set[tuple[BlockNo, int]] = set()  # sent once more to the supplier that lost them
         self._losers: OrderedDict[BlockNo, set[SupplierNo]] = OrderedDict()  # whose rows made room for others
         self._passed_over: dict[SupplierNo, float] = {}  # until when
@@ -78,25 +86,42 @@ class Rebuilder:
         taken = 0
         places = trio.CapacityLimiter(AT_ONCE)
 
-        async def rebuild(number: BlockNo) -> None:
+        async def rebuild(wanting: Wanting) -> None:
             nonlocal taken
             async with places:
+                if self._is_outdated(least_spare):
+                    return
+                is_free = self._courtesy.is_free(wanting.spare) and self._took_s < QUICK_S
+                places.total_tokens = AT_ONCE if is_free else 1
+                began = trio.current_time()
                 try:
-                    taken += await self.complete(number)
+                    sent = await self.complete(wanting.block)
                 except (BitdustError, trio.TooSlowError) as e:
-                    _log.info("block %d stays incomplete for now: %s", number, e)
+                    _log.info("block %d stays incomplete for now: %s", wanting.block, e)
+                    return
+                taken += sent
+                if sent:
+                    self._took_s = trio.current_time() - began
+                    await self._courtesy.pause(self._took_s, wanting.spare)
 
         at: Wanting | None = None
+        least_spare = min((wanting.spare for wanting in self._catalog.wanting_blocks(1)), default=0)
         while (takers := self._takers()) and (page := self._catalog.wanting_blocks(BATCH, at)):
             at = page[-1]
+            if self._is_outdated(least_spare):
+                break
             # nearly all of the queue may wait for somebody new: they are not even looked at one by one
             possible = self._catalog.blocks_for(takers, [wanting.block for wanting in page])
             async with trio.open_nursery() as nursery:
                 for wanting in page:
                     if wanting.block in possible and wanting.block not in self._uploads.on_their_way:
-                        nursery.start_soon(rebuild, wanting.block)
+                        nursery.start_soon(rebuild, wanting)
             await trio.lowlevel.checkpoint()
         return taken
+
+    def _is_outdated(self, least_spare: int) -> bool:
+        """There is something more urgent than all there was when the walk began."""
+        return any(wanting.spare < least_spare for wanting in self._catalog.wanting_blocks(1))
 
     async def complete(self, number: BlockNo) -> int:
         """Send the missing fragments of a block to suppliers that can take them. Returns how many were taken."""

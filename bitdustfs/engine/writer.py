@@ -13,7 +13,7 @@ leaves, and released if the block is given up or the process dies.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
@@ -21,6 +21,7 @@ import trio
 
 from bitdustfs.core import block as blocks
 from bitdustfs.core import erasure, fragment, placement
+from bitdustfs.core.pace import READERS_SHARE, pause_s
 from bitdustfs.core.ranges import Piece
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.files import Fetch, Files
@@ -53,6 +54,7 @@ HOT_MOST_S = 300.0  # a file that changes all the time is uploaded at least this
 WINDOW = 4  # (tune) blocks on their way to W: enough to hide latency, few enough for memory
 STREAM_CHUNKS = 16 * BLOCK_CHUNKS  # of one file on their way ahead of its version, or waiting for the window
 YIELD_S = 0.25  # (tune) 16 MiB/s leave this machine even while somebody writes as fast as he can
+YIELD_MOST_S = 10.0  # (tune) between two blocks while somebody reads
 _BUSY_LOOK_S = 0.02
 BREATHE = 16  # files published in one turn of the loop: a few milliseconds
 STREAM_EVERY_S = 0.1  # looking through the extents of a file takes time if there are many
@@ -104,6 +106,7 @@ class Writer:
         suite: Suite,
         code: Code | None,
         deduplicate: bool = True,
+        is_reading: Callable[[], bool] = lambda: False,
     ) -> None:
         self._catalog = catalog
         self._files = files
@@ -116,6 +119,9 @@ class Writer:
         self._suite = suite
         self._code = code
         self._deduplicate = deduplicate
+        self._is_reading = is_reading
+        self._took_s = 0.0  # from the start of the block that was placed last until it was
+        self._placed_at = -inf
         self._window = trio.Semaphore(WINDOW)
         self._idle = False  # nothing was dirty when we looked last: `changed` tells when something is
         self._hurry = 0
@@ -190,10 +196,20 @@ class Writer:
         """Leave the machine to whoever writes now: then a block starts only every YIELD_S, as long as there is room.
 
         Sealing, coding and sending take more of the processor than writing does, and can wait; the writer cannot.
+        Whoever reads what is not here cannot wait either: for him the line is kept free most of the time.
         """
-        until = trio.current_time() + YIELD_S
-        while not self._hurry and self._files.is_busy() and trio.current_time() < until:
+        began = trio.current_time()
+        while not self._hurry and trio.current_time() < self._yields_until(began):
             await trio.sleep(_BUSY_LOOK_S)
+
+    def _yields_until(self, began: float) -> float:
+        """Until when, as things are now, whoever began to yield then has to."""
+        if self._is_reading() and not self._files.is_pressed():
+            if self._window.value < WINDOW:  # one block at a time
+                return began + YIELD_MOST_S
+            pause = min(pause_s(self._took_s, READERS_SHARE), YIELD_MOST_S)
+            return max(began + YIELD_S, self._placed_at + pause)
+        return began + YIELD_S if self._files.is_busy() else began
 
     # -- finding work --------------------------------------------------------------------------------------
 
@@ -264,6 +280,7 @@ class Writer:
 
     async def _place(self, batch: list[_Job]) -> None:
         """Bring a batch of chunks to suppliers, or tell their versions that it failed."""
+        began = trio.current_time()
         try:
             await self._read(batch)
             new, old, answered = await self._known([job for job in batch if job.plaintext])
@@ -274,6 +291,8 @@ class Writer:
                 elif job not in answered:
                     self._done(job, rows[job.print])
                 await _breathe(turn)
+            self._placed_at = trio.current_time()
+            self._took_s = self._placed_at - began
         except BitdustError as e:
             _log.warning("%d chunks could not be placed now: %s", len(batch), e)
             self._failed(batch)

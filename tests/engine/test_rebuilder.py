@@ -11,6 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.engine.courtesy import Courtesy
 from bitdustfs.engine.rebuilder import Rebuilder
 from bitdustfs.errors import PeerRefused
 from bitdustfs.model import BlockNo, FragmentName, FragmentState, Root, SupplierNo
@@ -208,6 +209,7 @@ async def test_blocks_that_nobody_could_take_anything_of_are_not_looked_at(autoj
         volume.uploads,
         InlineCrunch(),
         VolumeSecrets(b"v" * 32),
+        Courtesy(lambda: False),
     )
     async with volume.running():
         volume.remote.gone = {5}

@@ -9,6 +9,7 @@ import trio
 
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.engine.courtesy import Courtesy
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
@@ -85,7 +86,14 @@ class Volume:
         )
         self.files.out_of_quota = self.writer.out_of_room
         self.rebuilder = Rebuilder(
-            self.catalog, self.journal, self.fragments, self.remote, self.uploads, crunch, secrets
+            self.catalog,
+            self.journal,
+            self.fragments,
+            self.remote,
+            self.uploads,
+            crunch,
+            secrets,
+            Courtesy(self.reads.is_busy),
         )
 
     @asynccontextmanager
