@@ -16,16 +16,19 @@ import errno
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from math import inf
 from typing import Protocol
 
 import trio
 
 from bitdustfs.core.health import block_state, worst
 from bitdustfs.core.ranges import Piece, Region, chunk_count, chunk_parts, map_runs
+from bitdustfs.engine.endangered import needed_chunks
 from bitdustfs.engine.filestate import FileLife, Frozen, freeze
 from bitdustfs.engine.filetable import FileTable
 from bitdustfs.engine.hardener import Hardener
 from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.recency import RECENT_FILES
 from bitdustfs.engine.room import Room
 from bitdustfs.engine.spooled import Spooled
 from bitdustfs.errors import DiskFault, DiskFull, FileError, NotFound, SpoolDamaged
@@ -47,6 +50,7 @@ BUSY_S = 0.05  # (tune) a write this short ago means that more are coming
 COLLECT_EVERY_S = 5.0  # how often unneeded spool bytes are given back
 READ_AHEAD_CHUNKS = 32  # 8 MiB: two blocks, so that one is fetched while one is read
 MAKE_WAY_EVERY_S = 0.1  # (tune) how often reads that find the spool full have it make room for later ones
+KEPT_LOOK_S = 5.0  # (tune) until kept copies are looked through again: their blocks may be well held by then
 DROP_FILES = 256  # files looked at in one go when clean bytes are dropped
 _FOREVER = 1 << 62
 _log = logging.getLogger(__name__)
@@ -77,7 +81,8 @@ class Files:
         self._fetch = fetch
         self._written_at = -BUSY_S
         self._table = FileTable(catalog, journal)
-        self._barren = False  # no file has clean bytes
+        self._barren_until = 0.0  # trio time: until then no file has clean bytes that may go
+        self._kept_bytes = self._kept_files = 0  # refused since `_make_room` began
         self._way_at = 0.0  # trio time before which reads make no room
         self._spooled = Spooled(catalog, spool)
         self._hardener = Hardener(catalog, journal, spool, self._table, self._spooled)
@@ -348,7 +353,7 @@ class Files:
         life.version = inode.version + 1
         life.published_size = frozen.size
         life.absorb(frozen)
-        self._barren = False
+        self._barren_until = 0.0
         self._table.save(life)
         self._room.freed()
         self._table.let_go(life)
@@ -357,7 +362,7 @@ class Files:
     # -- the cache ---------------------------------------------------------------------------------------------
 
     async def drop_clean(self) -> int:
-        """Forget all clean bytes. Returns how many."""
+        """Forget all clean bytes but those of endangered blocks (engine/endangered). Returns how many."""
         self._journal.commit()
         dropped, after = 0, NO_INO
         while True:
@@ -370,16 +375,31 @@ class Files:
             await trio.lowlevel.checkpoint()
 
     async def _make_room(self, need_bytes: int) -> int:
-        """Forget clean bytes of the files that nobody used for longest, some if there are any. Returns how many."""
+        """Forget clean bytes of the files that nobody used for longest, some if there are any. Returns how many.
+
+        Those of endangered blocks are kept, but not more of them than half of the spool: writes must go on.
+        """
+        if trio.current_time() < self._barren_until:
+            return 0
+        self._kept_bytes = self._kept_files = 0
+        dropped = await self._drop_until_some(need_bytes)
+        kept_bytes = self._kept_bytes
+        if not dropped and kept_bytes > self._room.kept_most:
+            _log.warning("the spool is full of what too few suppliers hold: some of it is let go")
+            dropped = await self._drop_until_some(need_bytes, even_needed=True)
+        if not dropped:
+            self._barren_until = trio.current_time() + KEPT_LOOK_S if kept_bytes else inf
+            self.changed.set()  # only uploads, or repair, can make room now
+        return dropped
+
+    async def _drop_until_some(self, need_bytes: int, *, even_needed: bool = False) -> int:
         looked_at = 0
-        while not self._barren and (self._table.has_strangers or looked_at < self._table.recent):
+        while (self._table.has_strangers and self._kept_files < RECENT_FILES) or looked_at < self._table.recent:
             looked_at += 0 if self._table.has_strangers else DROP_FILES
-            dropped = self._drop_some(need_bytes)
+            dropped = self._drop_some(need_bytes, even_needed=even_needed)
             if dropped:
                 return dropped
             await trio.lowlevel.checkpoint()
-        self._barren = True
-        self.changed.set()  # only uploads can make room now
         return 0
 
     def _make_way(self) -> None:
@@ -389,18 +409,23 @@ class Files:
             self._way_at = now + MAKE_WAY_EVERY_S
             self._drop_some(self._room.step)
 
-    def _drop_some(self, need_bytes: int) -> int:
+    def _drop_some(self, need_bytes: int, *, even_needed: bool = False) -> int:
         """The same, looking at a few files only."""
-        return self._drop(self._table.least_used(DROP_FILES), need_bytes)
+        return self._drop(self._table.least_used(DROP_FILES), need_bytes, even_needed=even_needed)
 
-    def _drop(self, lives: Iterable[FileLife], need_bytes: int) -> int:
+    def _drop(self, lives: Iterable[FileLife], need_bytes: int, *, even_needed: bool = False) -> int:
         dropped = 0
+        needed = None if even_needed else needed_chunks(self._catalog)
         for life in lives:
-            let_go = life.drop_clean(need_bytes - dropped) if dropped < need_bytes else 0
+            let_go = life.drop_clean(need_bytes - dropped, needed) if dropped < need_bytes else 0
             if let_go:
                 self._table.save(life)
                 dropped += let_go
             else:
+                if needed is not None and dropped < need_bytes and (kept := life.clean_bytes):
+                    self._kept_bytes += kept
+                    self._kept_files += 1
+                    self._table.used(life)  # else it would be looked at again and again
                 self._table.let_go(life)
         return dropped
 
@@ -513,7 +538,7 @@ class Files:
             return
         if index == 0 and end == life.published_size <= INLINE_BYTES and not len(life.extents) and not life.dirty:
             if self._room.has(end):
-                self._barren = False
+                self._barren_until = 0.0
                 life.inline = plaintext[:end].ljust(end, b"\0")
                 self._table.save_later(life)
             else:
@@ -531,7 +556,7 @@ class Files:
                 except (DiskFull, DiskFault) as e:  # a cache that cannot grow is no error of the read
                     _log.warning("a fetched chunk could not be kept: %s", e)
                     return
-                self._barren = False
+                self._barren_until = 0.0
                 life.extents.lay(Extent(piece.start, piece.end, life.spool_end, Hold.CLEAN))
                 life.spool_end += len(content)
         self._table.save_later(life)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from bitdustfs.core.ranges import Extents, Piece, Region, chunk_count, chunk_parts, clip
 from bitdustfs.core.sums import ROW_BYTES, ROW_SUMS, unit_ceil, unit_floor
+from bitdustfs.engine.endangered import Needed
 from bitdustfs.engine.hardness import Hardness
 from bitdustfs.model import CHUNK_BYTES, SUM_UNIT_BYTES, ChunkNo, Code, Extent, Hold, Ino, Layer
 
@@ -231,10 +232,21 @@ class FileLife:
             return not self.dirty and self.version > 0
         return any(e.hold is Hold.CLEAN for e in self.extents)
 
-    def drop_clean(self, need_bytes: int) -> int:
-        """Forget clean bytes, at least `need_bytes` if there are. Returns how many."""
+    @property
+    def clean_bytes(self) -> int:
+        """How many bytes the spool holds of it that suppliers have too."""
         if self.inline is not None:
-            if not self.has_clean:
+            return len(self.inline) if self.has_clean else 0
+        return sum(e.end - e.start for e in self.extents if e.hold is Hold.CLEAN)
+
+    def drop_clean(self, need_bytes: int, needed: Needed | None = None) -> int:
+        """Forget clean bytes, at least `need_bytes` if there are. Returns how many.
+
+        Args:
+            needed: chunks of which nothing is forgotten.
+        """
+        if self.inline is not None:
+            if not self.has_clean or (needed is not None and needed(self.ino, 0)):
                 return 0
             dropped, self.inline = len(self.inline), None
             return dropped
@@ -245,8 +257,22 @@ class FileLife:
                 break
             chunks = -(-(extent.start + need_bytes - dropped) // CHUNK_BYTES)
             end = min(extent.end, chunks * CHUNK_BYTES)
-            self.drop_regions(self.extents.cut(extent.start, end))
-            dropped += end - extent.start
+            if needed is None:
+                self.drop_regions(self.extents.cut(extent.start, end))
+                dropped += end - extent.start
+            else:
+                dropped += self._drop_unneeded(extent, need_bytes - dropped, needed)
+        return dropped
+
+    def _drop_unneeded(self, extent: Extent, need_bytes: int, needed: Needed) -> int:
+        dropped = 0
+        for part in chunk_parts(extent.start, extent.end - extent.start):
+            if dropped >= need_bytes:
+                break
+            if not needed(self.ino, part.index):
+                start = part.index * CHUNK_BYTES + part.start
+                self.drop_regions(self.extents.cut(start, start + part.end - part.start))
+                dropped += part.end - part.start
         return dropped
 
     def _clean(self, was: Extent) -> None:

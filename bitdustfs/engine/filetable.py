@@ -60,6 +60,10 @@ class FileTable:
         self._recency.used(ino)
         return life
 
+    def used(self, life: FileLife) -> None:
+        """Let a file be the last of which clean bytes go."""
+        self._recency.used(life.ino)
+
     @property
     def recent(self) -> int:
         """How many files are remembered in the order of their last use."""

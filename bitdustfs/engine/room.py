@@ -24,6 +24,7 @@ from bitdustfs.ports import Spool
 
 PATIENCE_S = 30.0  # (tune) how long a write waits for a full spool when nothing becomes free
 _LOOK_AGAIN_S = 1.0  # clean bytes are looked for a few files at a time
+_KEPT = 2  # (tune) a half
 _STEP = 16  # a sixteenth of the spool is made free at a time, so that not every write has to
 
 
@@ -37,6 +38,7 @@ class Room:
         self._table = table
         self._limit = limit
         self.step = limit // _STEP  # so many clean bytes are dropped at a time
+        self.kept_most = limit // _KEPT  # so many of them may be kept because too few suppliers hold them
         self._doomed: set[Ino] = set()
         self._freed = trio.Event()
         self._collecting = trio.Lock()
