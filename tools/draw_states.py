@@ -16,7 +16,9 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(CHECKOUT))
 
 from bitdustfs.core import grace  # noqa: E402
+from bitdustfs.core.pace import READERS_SHARE, SHARE, URGENT_SHARE  # noqa: E402
 from bitdustfs.core.standing import TABLE, Event, State  # noqa: E402
+from bitdustfs.engine.monitor import FRUITLESS_S  # noqa: E402
 
 PAGE = CHECKOUT / "man" / "bitdustfs-suppliers.7"
 
@@ -33,8 +35,14 @@ the supplier between these states:
 _GRACE = r""".SH HOW LONG A SUPPLIER MAY STAY AWAY
 Away is a supplier without a connection. Only time during which the mounting process was there to see it counts: not
 that of a machine that slept, or was off, and none while fewer than half of the hired suppliers answer, and fewer than
-half of them and the candidates together, because then it is more likely that this machine is cut off. An absence goes
-on over a restart.
+half of them and the candidates together, because then it is more likely that this machine is cut off. Who was away
+before that began, while others answered, is away all the same, as long as anybody answers. An absence goes on over a
+restart.
+.PP
+When most have been silent for as long as we wait at least ({none:g} hours), nobody can tell whether what they hold is
+there. Nobody is given up for that, but nothing is called safe or placed any more until they answer:
+.B status
+says degraded, and why.
 .PP
 The wait depends on how many fragments the worst block could still spare without the suppliers that do not answer:
 .PP
@@ -45,14 +53,20 @@ more     {more:g} hours
 .fi
 .PP
 With one or more to spare, a supplier that was away for long in the last {days} days is waited for {habit:g} times as
-long as its longest absence, if that is more. The key
+long as its longest absence, as far as that lies in these {days} days, if that is more. The key
 .B patience
 of the configuration replaces the three numbers by one; a practice swarm waits for 30 s.
 .SH WHAT FOLLOWS
 When a supplier is lost, a candidate that answers is hired, if fewer suppliers are hired than a block has fragments.
+One that was hired, answers, and has taken nothing for {fruitless:g} minutes of what there is to take does not count,
+so the next one is hired too.
 The fragments that the lost one held are made again from others, without any key, each checked against the root that
 was noted when the block was made. Most urgent first: the blocks with the fewest fragments to spare. Nobody erases
 anything: when a lost supplier comes back, what it holds counts again.
+.PP
+While every block could still lose two fragments, this takes {share:.0%} of the time at most, as does an audit that
+goes through all that a supplier holds; with fewer to spare, all of it. While somebody reads what is not on this
+machine, it takes {readers:.0%}, or {urgent:.0%} for blocks that could not lose one fragment more.
 .SH SEE ALSO
 .BR bitdustfs (1),
 .BR bitdustfs-architecture (7),
@@ -70,6 +84,10 @@ def page() -> str:
         more=patience.else_s / hours,
         days=grace.MEMORY_DAYS,
         habit=grace.HABIT,
+        fruitless=FRUITLESS_S / 60,
+        share=SHARE,
+        readers=READERS_SHARE,
+        urgent=URGENT_SHARE,
     )
     return _HEAD + _meanings(State) + _table() + _meanings(Event, title="EVENTS") + tail
 

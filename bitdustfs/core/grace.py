@@ -51,9 +51,9 @@ def grace_s(patience: Patience, spare: int, longest_s: float) -> float:
 
 
 def longest_s(absences: Iterable[Absence], now_ns: int) -> float:
-    """The longest absence that still says something, in seconds."""
+    """The longest absence that still says something, in seconds: what of it may lie in the last MEMORY_DAYS."""
     oldest = now_ns - MEMORY_DAYS * DAY_S * 10**9
-    return max((each.length_s for each in absences if each.ended_ns >= oldest), default=0.0)
+    return max((0.0, *(min(each.length_s, (each.ended_ns - oldest) / 1e9) for each in absences)))
 
 
 def seen_s(elapsed_s: float, tick_s: float) -> float:

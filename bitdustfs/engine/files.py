@@ -90,6 +90,7 @@ class Files:
         self.changed = trio.Event()  # set when there may be work for the writer
         self.out_of_quota: Callable[[], bool] = lambda: False  # uploads wait for more room at suppliers
         self.on_published: Callable[[Ino], None] = lambda ino: None  # in the operation that publishes it
+        self.is_unsure: Callable[[], bool] = lambda: False  # whether suppliers still hold what they took
         self.is_safe: Callable[[Ino], bool] = lambda ino: False  # of a placed file: so is the catalog that names it
 
     # -- what the tree asks ------------------------------------------------------------------------------
@@ -160,6 +161,8 @@ class Files:
             held = self._catalog.held(number)
             states.append(block_state(block.code, held, local_copy=False) if block else FileState.LOST)
         found = worst(states)
+        if self.is_unsure() and found is FileState.PLACED:
+            return FileState.DEGRADED
         if found is FileState.PLACED and self.is_safe(ino):
             return FileState.SAFE
         return FileState.LOCAL if found is FileState.LOST and self.is_whole_here(ino) else found

@@ -10,13 +10,16 @@ was; the standing is committed first.
 
 Two things keep a mistake of ours from costing anybody's bandwidth. Only time that was spent looking counts as
 absence: a machine that slept, or was off, saw nothing. And while fewer than half of the hired suppliers answer, and
-fewer than half with the candidates, we take it that we are the ones who are cut off, and nobody's absence grows.
+fewer than half with the candidates, we take it that we are the ones who are cut off, and nobody's absence grows. But
+who was away before that began, while others went on to answer, is away: his goes on as long as anybody answers. And
+when that has lasted longer than we would wait for anybody, nothing is called safe any more (`is_unsure`): nobody is
+given up for it, but nobody can say either that what the silent ones hold is still there.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -40,8 +43,10 @@ from bitdustfs.ports import Catalog, Wall
 ABSENT_S: Final = 60.0  # silent for so long: offline, not just between two connections
 TICK_S: Final = 5.0  # between two looks, if nothing happens
 NOTE_S: Final = 60.0  # between two notes of how long somebody is away: what a crash may forget
+FRUITLESS_S: Final = 600.0  # (tune) a supplier that is there and takes nothing for so long is no replacement
 STEP: Final = 100  # fragments moved in one turn: some milliseconds
 _NOWHERE: Final = frozenset({State.CANDIDATE, State.LOST, State.FIRED})  # nobody expects an answer
+_DOUBTED = "doubted_s"  # in the catalog, local: 8 bytes, seconds for which most suppliers were silent
 _log = logging.getLogger(__name__)
 
 
@@ -77,11 +82,27 @@ class Monitor:
         self._states: dict[SupplierNo, State] = {}
         self._away_s: dict[SupplierNo, float] = {}
         self._since_ns: dict[SupplierNo, int] = {}
+        self._fruitless_s: dict[
+            SupplierNo, float
+        ] = {}  # for how long it has held nothing, though there was something
+        self._fruitless_after_s = min(FRUITLESS_S, patience.at_none_s)
+        self._away_before: frozenset[SupplierNo] = frozenset()  # who was away when it became doubtful who is
+        self._doubted_s = 0.0
         self.is_doubtful = False  # whether it seems that we are the ones who are cut off
 
     def state(self, supplier: SupplierNo) -> State:
         """What a supplier is to us now."""
         return self._states.get(supplier, State.HIRED)
+
+    @property
+    def is_unsure(self) -> bool:
+        """Most suppliers have been silent for longer than we wait for anybody: nobody knows what they still hold."""
+        return self.is_doubtful and self._doubted_s >= self._patience.at_none_s
+
+    @property
+    def doubted_s(self) -> float:
+        """For how long most suppliers have been silent, as far as we were there to see it; 0: they are not."""
+        return self._doubted_s
 
     def since_ns(self, supplier: SupplierNo) -> int:
         """The wall time since when it answers, or does not; 0: not known."""
@@ -94,8 +115,9 @@ class Monitor:
         while True:
             now = trio.current_time()
             if self._journal.refusal is None:
-                self._look(grace.seen_s(now - looked_at, self._tick_s))
-                self._hire_replacements()
+                elapsed_s = grace.seen_s(now - looked_at, self._tick_s)
+                self._look(elapsed_s)
+                self._hire_replacements(elapsed_s)
                 await self._move_fragments()
                 if now - noted_at >= NOTE_S:
                     self._note_absences()
@@ -110,6 +132,7 @@ class Monitor:
         for seen in self._catalog.observations():
             self._away_s[seen.supplier] = seen.away_s
             self._since_ns[seen.supplier] = seen.since_ns
+        self._doubted_s = float(int.from_bytes(self._catalog.local_value(_DOUBTED) or b"", "big"))
 
     def _look(self, elapsed_s: float) -> None:
         rows = self._catalog.suppliers()
@@ -120,21 +143,32 @@ class Monitor:
         online = set(self._suppliers.online())
         expected = {row.supplier for row in rows if self._states[row.supplier] not in _NOWHERE}
         with_candidates = expected | {row.supplier for row in rows if row.standing is Standing.CANDIDATE}
-        self._doubt(all(grace.are_we_the_ones(len(online & some), len(some)) for some in (expected, with_candidates)))
+        doubtful = all(grace.are_we_the_ones(len(online & some), len(some)) for some in (expected, with_candidates))
+        self._doubt(doubtful, elapsed_s)
         for row in rows:
             if row.supplier in online:
                 self._answers(row)
             else:
-                self._is_silent(row, 0.0 if self.is_doubtful else elapsed_s)
+                self._is_silent(row, elapsed_s if self._is_away(row.supplier, online) else 0.0)
         # who only was not there at this moment, as everybody is after a start, is not counted as away
         offline = [row for row in rows if self._states[row.supplier] is State.OFFLINE]
-        for row in offline if not self.is_doubtful else ():
+        for row in (row for row in offline if self._is_away(row.supplier, online)):
             self._judge(row, len(offline))
 
-    def _doubt(self, doubtful: bool) -> None:
+    def _doubt(self, doubtful: bool, elapsed_s: float) -> None:
         if doubtful and not self.is_doubtful:
             _log.info("most suppliers do not answer: nobody is judged until it is clear that we are not cut off")
+            self._away_before = frozenset(no for no, away_s in self._away_s.items() if away_s >= self._absent_s)
         self.is_doubtful = doubtful
+        if doubtful:
+            self._doubted_s += elapsed_s
+        elif self._doubted_s:
+            self._doubted_s = 0.0
+            self._note_absences()
+
+    def _is_away(self, supplier: SupplierNo, online: Set[SupplierNo]) -> bool:
+        """If a supplier does not answer: whether that is its own fault, and not ours."""
+        return not self.is_doubtful or (bool(online) and supplier in self._away_before)
 
     def _answers(self, row: Supplier) -> None:
         before = self._states[row.supplier]
@@ -208,23 +242,29 @@ class Monitor:
 
     def _note_absences(self) -> None:
         away = {number: away_s for number, away_s in self._away_s.items() if away_s > 0}
-        if away:
+        doubted = int(self._doubted_s).to_bytes(8, "big")
+        if away or doubted != (self._catalog.local_value(_DOUBTED) or bytes(8)):
             with self._journal.operation():
+                self._catalog.put_local_value(_DOUBTED, doubted)
                 for number, away_s in away.items():
                     seen = Observation(number, away_s, self._since_ns.get(number, 0))
                     self._catalog.put_observation(seen)
 
     # -- what follows ------------------------------------------------------------------------------------------
 
-    def _hire_replacements(self) -> None:
-        """Hire candidates that answer while there are fewer suppliers than some block has fragments."""
+    def _hire_replacements(self, elapsed_s: float) -> None:
+        """Hire candidates that answer while there are fewer suppliers than some block has fragments.
+
+        Who was hired, and takes nothing of what there is to take, is no supplier yet.
+        """
         rows = self._catalog.suppliers()
         hired = [row for row in rows if row.is_hired]
+        online, space = set(self._suppliers.online()), self._suppliers.space()
+        self._count_fruitless(hired, online, elapsed_s)
         codes: list[Code] = list(self._catalog.codes())
-        missing = max((code.n for code in codes), default=0) - len(hired)
+        missing = max((code.n for code in codes), default=0) - len(hired) + len(self._fruitless())
         if missing <= 0 or self.is_doubtful:
             return
-        online, space = set(self._suppliers.online()), self._suppliers.space()
 
         def seen(row: Supplier) -> placement.Candidate:
             network = placement.failure_network(row.address)
@@ -236,6 +276,19 @@ class Monitor:
             if row.supplier in chosen:
                 _log.warning("supplier %s is hired: %d are missing", row.label, missing)
                 self._meets(row, Event.HIRE)
+
+    def _count_fruitless(self, hired: Sequence[Supplier], online: Set[SupplierNo], elapsed_s: float) -> None:
+        idle = [row.supplier for row in hired if not row.used_fragments]
+        if idle and self._catalog.wanting_blocks(1):
+            self._fruitless_s = {
+                number: self._fruitless_s.get(number, 0.0) + (elapsed_s if number in online else 0.0)
+                for number in idle
+            }
+        else:
+            self._fruitless_s = {}
+
+    def _fruitless(self) -> list[SupplierNo]:
+        return [number for number, idle_s in self._fruitless_s.items() if idle_s >= self._fruitless_after_s]
 
     async def _move_fragments(self) -> None:
         """Let the fragments of lost suppliers count no more, and those of suppliers that are back count again."""

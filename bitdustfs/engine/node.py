@@ -182,6 +182,7 @@ class Node:
         self.orphans.may_look = self._may_look_for_orphans
         self.uploads.may_release = self._may_release
         self.files.is_safe = self.replica.is_safe
+        self.files.is_unsure = lambda: self.monitor.is_unsure
         self.reporter = Reporter(
             catalog=catalog,
             spool=spool,
@@ -320,7 +321,8 @@ class Node:
                 nursery.start_soon(self._show_progress, report)
                 await self._until_full(wanted)
                 nursery.cancel_scope.cancel()
-        if wanted.is_full and wanted.change is not None and self.replica.safe_change >= wanted.change:
+        is_sure = not self.monitor.is_unsure
+        if is_sure and wanted.is_full and wanted.change is not None and self.replica.safe_change >= wanted.change:
             return SyncReport(
                 state=FileState.SAFE.value, missing=[], missing_fragments=0, files_local=0, bytes_local=0
             )

@@ -10,6 +10,7 @@ import trio
 
 from bitdustfs.core import health
 from bitdustfs.core.report import StatusReport, SupplierReport
+from bitdustfs.core.units import format_eta
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
@@ -112,6 +113,8 @@ class Reporter:
             return FileState.LOCAL
         histogram = self._catalog.held_histogram()
         found = health.worst([health.block_state(code, held, local_copy=False) for code, held, _ in histogram])
+        if found is FileState.PLACED and self._monitor.is_unsure:
+            return FileState.DEGRADED  # nobody knows whether they are held
         return FileState.SAFE if found is FileState.PLACED and self._replica.is_current else found
 
     async def status(self, path: str | None) -> StatusReport:
@@ -180,7 +183,7 @@ class Reporter:
                 self._count_file(found, inode, blocks)
         for number in blocks:
             self._count_block(found, number, online)
-        at_best = FileState.SAFE if self._replica.is_current else FileState.PLACED
+        at_best = FileState.SAFE if self._replica.is_current and not self._monitor.is_unsure else FileState.PLACED
         found.state = health.worst(found.states or [at_best])
         return found
 
@@ -258,7 +261,14 @@ class Reporter:
             found.append(f"no answer from {', '.join(silent)}")
         if lost:
             found.append(f"lost, so what they held is made again elsewhere: {', '.join(lost)}")
-        if self._monitor.is_doubtful:
+        if self._monitor.is_unsure:
+            since = format_eta(self._monitor.doubted_s)
+            found.insert(
+                0,
+                f"most suppliers have not answered for {since}: if it is not this machine that is cut off, what they "
+                "hold is lost, so nothing is called safe until they answer; hire others to have it made again",
+            )
+        elif self._monitor.is_doubtful:
             found.append(
                 "most suppliers do not answer: rather this machine is cut off, so none is given up meanwhile"
             )

@@ -53,9 +53,16 @@ def test_habits_do_not_count_when_nothing_can_be_spared() -> None:
 
 def test_absence_of_more_than_a_month_ago_is_forgotten() -> None:
     seen = [Absence(ended_ns=DAY_NS, length_s=9 * DAY_S), Absence(ended_ns=20 * DAY_NS, length_s=DAY_S)]
-    assert grace.longest_s(seen, now_ns=25 * DAY_NS) == 9 * DAY_S
+    assert grace.longest_s(seen, now_ns=20 * DAY_NS) == 9 * DAY_S
     assert grace.longest_s(seen, now_ns=40 * DAY_NS) == DAY_S
     assert grace.longest_s([], now_ns=0) == 0
+
+
+def test_of_an_absence_only_what_lies_in_the_last_month_counts() -> None:
+    seen = [Absence(ended_ns=100 * DAY_NS, length_s=90 * DAY_S)]
+    assert grace.longest_s(seen, now_ns=101 * DAY_NS) == 29 * DAY_S
+    assert grace.longest_s(seen, now_ns=120 * DAY_NS) == 10 * DAY_S
+    assert grace.longest_s(seen, now_ns=140 * DAY_NS) == 0
 
 
 def test_time_that_this_machine_slept_through_is_not_counted() -> None:
