@@ -14,6 +14,7 @@ import click
 import pytest
 
 from bitdustfs.cli.audit import EXIT_FOUND
+from bitdustfs.cli.fsck import EXIT_WRONG
 from bitdustfs.cli.main import EXIT_INTERRUPTED, EXIT_UNHEARD, group
 from bitdustfs.cli.mount_options import parse_options
 from bitdustfs.cli.status import STATE_EXIT
@@ -126,6 +127,7 @@ def test_every_exit_code_is_in_the_manual() -> None:
         *STATE_EXIT.values(),
         EXIT_INCOMPLETE,
         EXIT_FOUND,
+        EXIT_WRONG,
         EXIT_INTERRUPTED,
         EXIT_UNHEARD,
     }

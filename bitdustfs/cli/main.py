@@ -17,6 +17,7 @@ from bitdustfs.cli import (
     cache,
     config,
     demo,
+    fsck,
     hire,
     identify,
     init,
@@ -58,7 +59,7 @@ For real:
 Exit codes: 0 done, 2 wrong usage, 10 not found, 11 exists already, 12 in use, 13 not allowed, 14 not reachable,
 15 disk full, 16 contracts full, 17 lost or damaged, 18 read-only, 19 unreadable format, 20 a peer cheated,
 21 something is not installed, 30 to 33 see `status --help`, 34 see `sync --help`, 35 see `audit --help`,
-70 a fault of ours, 130 interrupted.
+36 see `fsck --help`, 70 a fault of ours, 130 interrupted.
 """
 
 
@@ -85,6 +86,7 @@ for verb in (
     status.status,
     sync.sync,
     audit.audit,
+    fsck.fsck,
     cache.cache,
     config.config,
     demo.demo,

@@ -1,0 +1,63 @@
+"""`bitdustfs fsck`: check catalog, spool and suppliers against each other, and put right what can be."""
+
+from __future__ import annotations
+
+import click
+
+from bitdustfs.cli.common import Asked, refuse_mounted, show_json, with_common_options, with_json
+from bitdustfs.edges.home import hold
+
+EXIT_WRONG = 36  # something is wrong, and was not put right
+
+
+@click.command()
+@click.option("--repair", is_flag=True, help="Copy the catalog, then put right what can be.")
+@click.option("--offline", is_flag=True, help="Ask no supplier.")
+@with_json
+@with_common_options
+def fsck(asked: Asked, repair: bool, offline: bool) -> int:
+    """Check this volume: its catalog, its spool, and what its suppliers say that they hold.
+
+    The volume must not be mounted. Without --repair nothing is changed. With it, a copy of the catalog is kept in the
+    state directory, and nothing that could be read before is taken away: what has lost its name is put into
+    lost+found, what suppliers lack is made again at the next mount.
+
+    Suppliers are only asked for names; `bitdustfs audit` asks for the bytes.
+
+    \b
+    Exit codes: 0 nothing is wrong, or all of it was put right; 36 something is wrong.
+
+    \b
+    Examples:
+      bitdustfs fsck
+      bitdustfs fsck --repair
+    """
+    from bitdustfs.cli.checking_disk import run_fsck
+    from bitdustfs.cli.logs import log_to_stderr
+
+    home = asked.open_home()
+    refuse_mounted(home)
+    with hold(home):
+        log_to_stderr("error")
+        done = run_fsck(home, repair=repair, offline=offline, say=lambda text: click.echo(text, err=True))
+    if asked.as_json:
+        show_json(
+            {
+                "wrong": done.wrong,
+                "mended": done.mended,
+                "notes": done.notes,
+                "copy": str(done.copy) if done.copy is not None else None,
+            }
+        )
+        return EXIT_WRONG if done.wrong else 0
+    for line in done.notes:
+        click.echo(line)
+    for line in done.mended:
+        click.echo(f"mended   {line}")
+    for line in done.wrong:
+        click.echo(f"wrong    {line}")
+    if done.copy is not None:
+        click.echo(f"The catalog as it was is in {done.copy}.")
+    if done.wrong and not repair:
+        click.echo("Run `bitdustfs fsck --repair` to put right what can be.")
+    return EXIT_WRONG if done.wrong else 0

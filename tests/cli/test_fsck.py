@@ -1,0 +1,114 @@
+"""`fsck` on a home that nobody uses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import apsw
+import pytest
+
+from bitdustfs.cli.checking_disk import Outcome, run_fsck
+from bitdustfs.cli.fsck import EXIT_WRONG
+from bitdustfs.edges.home import Home, hold
+from bitdustfs.edges.spool_disk import DiskSpool
+from bitdustfs.errors import EXIT, CatalogDamaged, Kind, NotFound
+from bitdustfs.model import Ino
+from tests.cli.conftest import Call
+from tests.edges import damage
+
+
+@pytest.fixture
+def volume(home: Path) -> Home:
+    """A home with a volume whose suppliers nobody can ask."""
+    damage.build(home / "catalog.db")
+    with closing(DiskSpool(home / "spool")):
+        pass
+    return Home(home)
+
+
+def check(home: Home, *, repair: bool = False) -> Outcome:
+    with hold(home):
+        return run_fsck(home, repair=repair, offline=True, say=lambda _text: None)
+
+
+def spoil(home: Home, *statements: str) -> None:
+    with closing(apsw.Connection(str(home.catalog))) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def test_sound_volume_is_called_sound(volume: Home) -> None:
+    done = check(volume)
+    assert not done.wrong
+    assert "catalog: sound" in done.notes
+
+
+def test_what_is_wrong_is_told_and_nothing_is_changed(volume: Home) -> None:
+    spoil(volume, "DELETE FROM r_name WHERE cookie = 20", "UPDATE r_block SET held = 1 WHERE block = 2")
+    before = volume.catalog.read_bytes()
+    done = check(volume)
+    assert [line for line in done.wrong if "have no name" in line]
+    assert [line for line in done.wrong if "count their held fragments wrong (2)" in line]
+    assert not done.mended
+    assert done.copy is None
+    assert volume.catalog.read_bytes() == before
+
+
+def test_repair_keeps_a_copy_and_puts_right_what_can_be(volume: Home) -> None:
+    spoil(volume, "DELETE FROM r_name WHERE cookie = 20")
+    before = volume.catalog.read_bytes()
+    done = check(volume, repair=True)
+    assert not done.wrong
+    assert [line for line in done.mended if "have no name" in line]
+    assert done.copy is not None
+    assert (done.copy / "catalog.db").read_bytes() == before
+    assert check(volume).notes[0] == "catalog: sound"
+    with closing(apsw.Connection(str(volume.catalog))) as connection:
+        names = [name for (name,) in connection.execute("SELECT name FROM r_name WHERE parent = 1").fetchall()]
+    assert b"lost+found" in names
+
+
+def test_repair_reaches_the_suppliers_copy(volume: Home) -> None:
+    spoil(volume, "DELETE FROM r_name WHERE cookie = 20", "DELETE FROM l_outbox")
+    check(volume, repair=True)
+    with closing(apsw.Connection(str(volume.catalog))) as connection:
+        found = connection.execute(
+            "SELECT 1 FROM l_outbox WHERE instr(changes, CAST('lost+found' AS BLOB))"
+        ).fetchall()
+    assert len(found) == 1
+
+
+def test_catalog_that_is_no_database_any_more_is_left_alone(volume: Home) -> None:
+    volume.catalog.write_bytes(b"?" * 8192)
+    with pytest.raises(CatalogDamaged):
+        check(volume, repair=True)
+    assert volume.catalog.read_bytes() == b"?" * 8192
+
+
+def test_files_of_the_spool_that_are_gone_are_told(volume: Home) -> None:
+    spoil(volume, "INSERT INTO l_file VALUES (9, 5, 1, 1, 5, 1, 0, 0, 0)")
+    with closing(DiskSpool(volume.spool)) as spool:
+        spool.write(Ino(77), 0, b"?")
+    done = check(volume)
+    assert [line for line in done.wrong if "inodes 9)" in line]
+    assert [line for line in done.notes if "1 file that nothing needs" in line]
+
+
+def test_home_without_a_catalog_is_refused(home: Path) -> None:
+    with pytest.raises(NotFound):
+        check(Home(home))
+
+
+def test_verb_exits_by_what_it_found(volume: Home, call: Call) -> None:
+    command = [sys.executable, "-m", "bitdustfs.cli.main", "--home", str(volume), "fsck", "--offline"]
+    assert subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+    spoil(volume, "UPDATE r_block SET held = 1 WHERE block = 2")
+    found = subprocess.run([*command, "--json"], capture_output=True, timeout=60, text=True)
+    assert found.returncode == EXIT_WRONG
+    assert json.loads(found.stdout)["wrong"]
+    with hold(volume):
+        assert call("--home", str(volume), "fsck").code == EXIT[Kind.BUSY]
