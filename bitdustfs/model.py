@@ -230,6 +230,16 @@ class Wanting:
 
 
 @dataclass(frozen=True, slots=True)
+class Sparse:
+    """A block that holds little, and how much of it is chunks."""
+
+    block: BlockNo
+    code: Code
+    live_bytes: int  # of plaintext
+    length: int  # bytes with padding, before coding
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """What this machine saw of a supplier since it last came or went."""
 

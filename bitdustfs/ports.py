@@ -45,6 +45,7 @@ from bitdustfs.model import (
     OwnerId,
     RestoreReport,
     Root,
+    Sparse,
     Supplier,
     SupplierNo,
     Wanting,
@@ -57,9 +58,9 @@ class Catalog(Protocol):
     """The customer's database. Changes go into one open transaction until `commit`.
 
     `savepoint` makes a group of changes all or nothing inside it. Reads see uncommitted changes.
-    Replicated: inode, name, xattr, map, chunk, block, fragment, supplier, counter. Local: local_file,
-    extent, inline, upload, what suppliers hold, outbox, local block, delta, image chunk, link. Ids and cookies come
-    from replicated counters and are never used twice.
+    Replicated: inode, name, xattr, map, chunk, block, fragment, supplier, counter. Local: local_file, extent, inline,
+    upload, loose chunk, release, what suppliers hold, outbox, local block, delta, image chunk, link. Ids and cookies
+    come from replicated counters and are never used twice.
 
     *Local blocks* have negative numbers. Everything that takes a block number takes theirs, and whatever speaks of
     all blocks speaks of them too, unless it says otherwise.
@@ -171,10 +172,8 @@ class Catalog(Protocol):
         """The newest chunk with this content."""
         ...
 
-    def put_chunk(self, row: ChunkRow) -> None: ...
-
-    def redirect_chunk(self, old: ChunkNo, new: ChunkRow) -> None:
-        """Let chunk `old` lie where `new` lies: older references move to a better placed copy."""
+    def put_chunks(self, chunks: Iterable[ChunkRow]) -> None:
+        """Insert or replace: a chunk that is there already lies elsewhere from now on."""
         ...
 
     def block(self, block: BlockNo) -> BlockRow | None: ...
@@ -199,6 +198,63 @@ class Catalog(Protocol):
 
     def chunks_of_block(self, block: BlockNo) -> Sequence[ChunkRow]: ...
 
+    # -- what nobody needs any more ------------------------------------------------------------------------
+    def last_chunk_no(self) -> ChunkNo:
+        """The chunk number that was given out last."""
+        ...
+
+    def note_loose_chunks(self, after: ChunkNo, until: ChunkNo) -> None:
+        """Note those of the chunks with numbers after … until that no map names.
+
+        Chunks that lose a row of a map are noted by the change that takes it away.
+        """
+        ...
+
+    def loose_chunks(self, after: ChunkNo, limit: int) -> Sequence[tuple[ChunkNo, bool]]:
+        """The noted chunks above `after`, in order, each with whether a map names it all the same."""
+        ...
+
+    def settle_chunks(self, chunks: Iterable[ChunkNo]) -> None:
+        """Note no more that these may be loose."""
+        ...
+
+    def drop_chunks(self, chunks: Iterable[ChunkNo]) -> None:
+        """Forget chunks, also that they were loose. No map may name them."""
+        ...
+
+    def dead_blocks(self, limit: int, after: BlockNo) -> Sequence[BlockNo]:
+        """At most `limit` blocks of files above `after` in which no chunk lies."""
+        ...
+
+    def sparse_blocks(self, limit: int, after: BlockNo) -> Sequence[Sparse]:
+        """At most `limit` blocks of files above `after`, less than half of which is chunks."""
+        ...
+
+    def small_blocks(self, limit: int) -> Sequence[Sparse]:
+        """At most `limit` blocks of files with less than 1 MiB of chunks, the smallest first."""
+        ...
+
+    def put_releases(self, fragments: Iterable[tuple[SupplierNo, FragmentName]], change: int) -> None:
+        """Note fragments that are to be let go once a change is safe; 0: at once. The later change counts."""
+        ...
+
+    def releases(self, supplier: SupplierNo, change: int, limit: int) -> Sequence[FragmentName]:
+        """At most `limit` of the fragments that may go at a supplier when this change is safe."""
+        ...
+
+    def drop_releases(self, supplier: SupplierNo, names: Iterable[FragmentName]) -> None:
+        """They are let go."""
+        ...
+
+    def is_releasing(self, supplier: SupplierNo, name: FragmentName) -> bool:
+        """Whether a fragment is noted to be let go there: until it is, it must not be sent there again."""
+        ...
+
+    def count_releases(self) -> Mapping[SupplierNo, int]:
+        """How many fragments are to be let go, for each supplier that has any."""
+        ...
+
+    # -- fragments -----------------------------------------------------------------------------------------
     def fragments(self, block: BlockNo) -> Sequence[FragmentRow]:
         """All fragments of a block, by index."""
         ...

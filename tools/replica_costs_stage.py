@@ -89,7 +89,7 @@ class Customer:
                 row = ChunkRow(
                     chunk, self.secrets.fingerprint(content), shipment.block, place.slot, place.offset, place.length
                 )
-                self.catalog.put_chunk(row)
+                self.catalog.put_chunks([row])
                 ino = self.catalog.new_ino()
                 inode = Inode(ino, _FILE, CALLER.uid, CALLER.gid, 1, len(content), now, now, now, version=1)
                 self.catalog.put_inode(inode)

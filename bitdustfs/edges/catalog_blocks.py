@@ -45,11 +45,12 @@ _ENDS = """
 class Pair:
     """The statements of a table of blocks, the table of their fragments, and the table of what lies in them."""
 
-    def __init__(self, block: str, fragment: str, content: str) -> None:
+    def __init__(self, block: str, fragment: str, content: str, live: str = "") -> None:
         self.held = f"SELECT count(DISTINCT idx) FROM {fragment} WHERE block = ?1 AND state = {_HELD}"
         self.block = f"SELECT {_BLOCK_COLUMNS} FROM {block} WHERE block = ?"
         self.put_block = f"""
-            INSERT INTO {block} ({_BLOCK_COLUMNS}, held) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ({self.held}))
+            INSERT INTO {block} ({_BLOCK_COLUMNS}, held{live and ", live"})
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ({self.held}){live and ", 0"})
             ON CONFLICT (block) DO UPDATE SET block_id = excluded.block_id, scope = excluded.scope,
             suite = excluded.suite, k = excluded.k, n = excluded.n, length = excluded.length,
             roots = excluded.roots, held = excluded.held
@@ -91,7 +92,7 @@ class Pair:
         self.drop_fragments = f"DELETE FROM {fragment} WHERE block = ?"
 
 
-REPLICATED = Pair("r_block", "r_fragment", "r_chunk")
+REPLICATED = Pair("r_block", "r_fragment", "r_chunk", live="live")
 LOCAL = Pair("l_block", "l_fragment", "l_image")
 _BLOCKS = f"SELECT {_BLOCK_COLUMNS} FROM r_block WHERE block > ? ORDER BY block LIMIT ?"
 _LOCAL_BLOCKS = f"SELECT {_BLOCK_COLUMNS} FROM l_block ORDER BY block DESC"
@@ -155,7 +156,10 @@ class BlockTables(Store):
         """Insert or replace."""
         code = (row.code.k, row.code.n)
         values = (row.block, row.block_id, row.scope, int(row.suite), *code, row.length, b"".join(row.roots))
-        self._change(_pair(row.block).put_block, values)
+        with self.savepoint():
+            self._change(_pair(row.block).put_block, values)
+            if row.block > 0:
+                self._recount_live([row.block])
 
     def drop_block(self, block: BlockNo) -> None:
         """Forget a block, its fragments and the chunks in it."""

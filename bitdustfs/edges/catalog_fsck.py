@@ -26,6 +26,7 @@ _STATES = ", ".join(str(int(state)) for state in FragmentState)
 _STANDINGS = ", ".join(str(int(standing)) for standing in Standing)
 _TYPES = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
 _NO_TYPE = f"mode & {0o170000} NOT IN ({', '.join(map(str, _TYPES))})"
+_NO_MODE = f"(mode NOT BETWEEN 0 AND {0o177777} OR {_NO_TYPE})"
 _IS_DIR = f"mode & {0o170000} = {stat.S_IFDIR}"
 _IS_FILE = f"mode & {0o170000} = {stat.S_IFREG}"
 _LIVE_DIRS = f"SELECT ino FROM r_inode WHERE died = {LIVE} AND {_IS_DIR}"
@@ -87,6 +88,8 @@ _VERSIONED: Final = {"r_inode": "ino", "r_name": "parent, cookie", "r_xattr": "i
 _GENERATION = "(SELECT coalesce(max(value), 1) FROM r_counter WHERE name = 'generation')"
 _OUT_OF_TIME = f"(born NOT BETWEEN 1 AND {_GENERATION} OR died <> {LIVE} AND (died <= born OR died > {_GENERATION}))"
 _NO_CODE = "NOT (k = 0 AND n = 0 OR 1 <= k AND k <= n AND n <= 255)"
+_LIVE_BYTES = """(SELECT coalesce(sum(length), 0) FROM (
+    SELECT max(length) AS length FROM r_chunk c WHERE c.block = r_block.block GROUP BY slot))"""
 _NAME = "n.parent || '/' || hex(n.name)"
 _RULES: Final = (
     *(
@@ -98,8 +101,8 @@ _RULES: Final = (
     ),
     _Rule("inodes have a code that cannot be", f"SELECT ino FROM r_inode WHERE {_NO_CODE}"),
     _Rule(
-        "inodes have a type that there is not",
-        f"SELECT ino FROM r_inode WHERE {_NO_TYPE}",
+        "inodes have a type or mode that there is not",
+        f"SELECT ino FROM r_inode WHERE {_NO_MODE}",
     ),
     _Rule(
         "suppliers have a standing that there is not",
@@ -128,6 +131,7 @@ _RULES: Final = (
         )
         for of, pair in (("", "r"), (" of the replica", "l"))
     ),
+    _Rule("blocks count their chunks wrong", f"SELECT block FROM r_block WHERE live <> {_LIVE_BYTES}"),
     *(
         _Rule(
             f"blocks{of} have a code, a suite or roots that cannot be",
@@ -263,6 +267,7 @@ class CheckedCatalog(SqliteCatalog):
             )
             self._change(f"DELETE FROM {table} WHERE {_OUT_OF_TIME}")  # others are in their place
         self._change(f"UPDATE r_inode SET k = 0, n = 0 WHERE {_NO_CODE}")
+        self._change(f"UPDATE r_inode SET mode = mode & {0o177777} WHERE mode NOT BETWEEN 0 AND {0o177777}")
         self._change(f"UPDATE r_inode SET mode = mode & {0o7777} | {stat.S_IFREG} WHERE {_NO_TYPE}")
         self._change(f"UPDATE r_supplier SET standing = {int(Standing.HIRED)} WHERE standing NOT IN ({_STANDINGS})")
         for pair in ("r", "l"):
@@ -276,6 +281,7 @@ class CheckedCatalog(SqliteCatalog):
                 f"SELECT count(DISTINCT idx) FROM {pair}_fragment f WHERE f.block = {pair}_block.block AND state = 1"
             )
             self._change(f"UPDATE {pair}_block SET held = ({held}) WHERE held <> ({held})")
+        self._change(f"UPDATE r_block SET live = {_LIVE_BYTES} WHERE live <> {_LIVE_BYTES}")
         self._raise_counters()
         self._undone()
 

@@ -32,6 +32,11 @@ _PUT_CHUNK = f"""
     fingerprint = excluded.fingerprint, block = excluded.block, slot = excluded.slot, at = excluded.at,
     length = excluded.length
 """
+_LOOSEN = "INSERT OR IGNORE INTO l_loose (chunk) VALUES (?)"
+_LOOSEN_ALL = f"""
+    INSERT OR IGNORE INTO l_loose (chunk) SELECT chunk FROM r_map WHERE ino = ? AND died = {LIVE} AND chunk <> {HOLE}
+"""
+_BLOCK_OF_CHUNK = "SELECT block FROM r_chunk WHERE chunk = ?"
 _BLOCKS_OF = f"""
     SELECT DISTINCT c.block FROM r_map AS m CROSS JOIN r_chunk AS c ON c.chunk = m.chunk
     WHERE m.ino = ? AND m.died = {LIVE} AND m.chunk <> {HOLE}
@@ -57,6 +62,8 @@ class MapTables(Store):
         with self.savepoint():
             for old in self.map_rows(ino, first, last):
                 self.drop_live(MAP, (ino, old.index))
+                if old.chunk != HOLE:
+                    self._change(_LOOSEN, (old.chunk,))
                 if old.index < first:
                     new.append(replace(old, count=first - old.index))
                 if old.index + old.count - 1 > last:
@@ -79,13 +86,15 @@ class MapTables(Store):
         rows = self._rows(_CHUNK_BY_FINGERPRINT, (fingerprint,))
         return ChunkRow(*rows[0]) if rows else None
 
-    def put_chunk(self, row: ChunkRow) -> None:
-        """Insert or replace."""
-        self._change(_PUT_CHUNK, (row.chunk, row.fingerprint, row.block, row.slot, row.offset, row.length))
-
-    def redirect_chunk(self, old: ChunkNo, new: ChunkRow) -> None:
-        """Let chunk `old` lie where `new` lies: older references move to a better placed copy."""
-        self.put_chunk(replace(new, chunk=old))
+    def put_chunks(self, chunks: Iterable[ChunkRow]) -> None:
+        """Insert or replace: a chunk that is there already lies elsewhere from now on."""
+        blocks: set[BlockNo] = set()
+        with self.savepoint():
+            for row in chunks:
+                blocks.update(block for (block,) in self._rows(_BLOCK_OF_CHUNK, (row.chunk,)))
+                blocks.add(row.block)
+                self._change(_PUT_CHUNK, (row.chunk, row.fingerprint, row.block, row.slot, row.offset, row.length))
+            self._recount_live(blocks)
 
     def blocks_of(self, ino: Ino) -> Sequence[BlockNo]:
         """The blocks that a published file's chunks lie in, each once."""
@@ -94,3 +103,7 @@ class MapTables(Store):
     def chunks_of_block(self, block: BlockNo) -> Sequence[ChunkRow]:
         """All chunks that lie in a block, by slot; several may share one."""
         return [ChunkRow(*row) for row in self._rows(_CHUNKS_OF_BLOCK, (block,))]
+
+    def _drop_map(self, ino: Ino) -> None:
+        self._change(_LOOSEN_ALL, (ino,))
+        self.drop_live(MAP, (ino,))

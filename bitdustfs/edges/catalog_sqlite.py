@@ -1,7 +1,8 @@
 """The catalog in SQLite: `ports.Catalog` put together from its parts.
 
 `catalog_file` is the file and `catalog_store` its transactions; `catalog_tree`, `catalog_maps`, `catalog_blocks`,
-`catalog_local`, `catalog_observed` and `catalog_replica` are the tables, explained in `schema.sql`.
+`catalog_unneeded`, `catalog_local`, `catalog_observed` and `catalog_replica` are the tables, explained in
+`schema.sql`.
 """
 
 from __future__ import annotations
@@ -15,24 +16,25 @@ from bitdustfs.edges.catalog_file import MEMORY
 from bitdustfs.edges.catalog_format import connect
 from bitdustfs.edges.catalog_image import SqliteImage
 from bitdustfs.edges.catalog_local import LocalTables
-from bitdustfs.edges.catalog_maps import MAP, MapTables
+from bitdustfs.edges.catalog_maps import MapTables
 from bitdustfs.edges.catalog_observed import ObservedTables
 from bitdustfs.edges.catalog_replica import ReplicaTables
 from bitdustfs.edges.catalog_tree import XATTRS, TreeTables
+from bitdustfs.edges.catalog_unneeded import UnneededTables
 from bitdustfs.model import Ino
 
 _VALUE = "SELECT value FROM r_value WHERE key = ?"
 _PUT_VALUE = "INSERT INTO r_value (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 
 
-class SqliteCatalog(TreeTables, MapTables, BlockTables, LocalTables, ObservedTables, ReplicaTables):
+class SqliteCatalog(TreeTables, MapTables, BlockTables, UnneededTables, LocalTables, ObservedTables, ReplicaTables):
     """The customer's database. See `ports.Catalog` for the promises and `Store` for the arguments."""
 
     def drop_inode(self, ino: Ino) -> None:
         """Forget an inode with its map, xattrs and all local rows."""
         with self.savepoint():
             self._drop_inode_row(ino)
-            self.drop_live(MAP, (ino,))
+            self._drop_map(ino)
             self.drop_live(XATTRS, (ino,))
             self._drop_local_rows(ino)
 

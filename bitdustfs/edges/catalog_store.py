@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -36,6 +36,11 @@ _LAST_IN_OUTBOX = "SELECT coalesce(max(no), 0) FROM l_outbox"
 _PUT_LOCAL_COUNTER = """
     INSERT INTO l_counter (name, value) VALUES (?, ?)
     ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)
+"""
+_RECOUNT_LIVE = """
+    UPDATE r_block SET live = l.live FROM (SELECT coalesce(sum(length), 0) AS live FROM (
+        SELECT max(length) AS length FROM r_chunk WHERE block = ?1 GROUP BY slot
+    )) AS l WHERE block = ?1 AND r_block.live <> l.live
 """
 _PUT_CHANGES = "INSERT OR REPLACE INTO l_outbox (no, changes) VALUES (?, ?)"
 _log = logging.getLogger(__name__)
@@ -203,6 +208,11 @@ class Store(CatalogFile):
         if more:
             self._counters[counter] += more
             self._stale.add(counter)
+
+    def _recount_live(self, blocks: Iterable[int]) -> None:
+        """Count again how much of these blocks is chunks."""
+        for block in blocks:
+            self._change(_RECOUNT_LIVE, (block,))
 
     def _undone(self) -> None:
         """Called after changes were rolled back: caches must forget."""

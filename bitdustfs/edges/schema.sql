@@ -1,4 +1,4 @@
--- The catalog, format 4: every table and column with meaning, unit and invariant.
+-- The catalog, format 5: every table and column with meaning, unit and invariant.
 --
 -- r_… tables are replicated: their rows go to the suppliers as deltas and snapshots, and come back on recovery.
 -- l_… tables are local: they speak of this machine's spool, and of how the replicated tables get to the suppliers.
@@ -16,7 +16,7 @@
 -- Booleans do not occur; times are nanoseconds since 1970 UTC; ids are positive and never used twice.
 
 PRAGMA application_id = 0x42446673; -- "BDfs"
-PRAGMA user_version = 4;
+PRAGMA user_version = 5;
 
 -- Counters and sums.
 CREATE TABLE r_counter (
@@ -100,6 +100,7 @@ CREATE TABLE r_map (
     chunk INTEGER NOT NULL, -- r_chunk.chunk; 0: a hole
     PRIMARY KEY (ino, idx, born)
 ) WITHOUT ROWID, STRICT;
+CREATE INDEX r_map_by_chunk ON r_map (chunk) WHERE chunk <> 0; -- whether any generation needs a chunk
 
 -- Chunks: the level between maps and blocks, so that compaction and re-encoding change one row for all generations.
 CREATE TABLE r_chunk (
@@ -117,6 +118,7 @@ CREATE INDEX r_chunk_by_block ON r_chunk (block); -- repair, compaction
 CREATE TABLE r_block (
     block    INTEGER NOT NULL PRIMARY KEY,
     held     INTEGER NOT NULL, -- how many different idx of r_fragment are in state 1; kept equal by the same change
+    live     INTEGER NOT NULL, -- bytes of plaintext in the slots that r_chunk names; kept equal by the same change
     k        INTEGER NOT NULL, -- fixed for life
     n        INTEGER NOT NULL, -- the wish
     suite    INTEGER NOT NULL, -- 1: AES-256-GCM, 2: ChaCha20-Poly1305
@@ -127,6 +129,9 @@ CREATE TABLE r_block (
 ) STRICT;
 CREATE INDEX r_block_wanting ON r_block (held - k) WHERE held < n; -- the repair queue, most urgent first
 CREATE INDEX r_block_by_health ON r_block (k, n, held); -- the histogram of `status`
+CREATE INDEX r_block_dead ON r_block (block) WHERE live = 0; -- release
+CREATE INDEX r_block_sparse ON r_block (block) WHERE live * 2 < length AND live > 0; -- compaction
+CREATE INDEX r_block_small ON r_block (live) WHERE live < 1048576; -- compaction
 
 -- Fragments, at whom and in what state.
 CREATE TABLE r_fragment (
@@ -204,6 +209,20 @@ CREATE TABLE l_upload (
     name     BLOB    NOT NULL, -- fragment name, 32 bytes; empty at place -1
     PRIMARY KEY (block_id, place)
 ) WITHOUT ROWID, STRICT;
+
+-- Chunks that may have lost their last row in r_map, or never had one.
+CREATE TABLE l_loose (
+    chunk INTEGER NOT NULL PRIMARY KEY -- r_chunk.chunk
+) STRICT;
+
+-- Fragments that nobody needs once a change is safe: what is let go at suppliers.
+CREATE TABLE l_release (
+    supplier INTEGER NOT NULL, -- r_supplier.supplier
+    name     BLOB    NOT NULL, -- fragment name, 32 bytes
+    change   INTEGER NOT NULL, -- number of the change that made it unneeded; 0: no head ever named it
+    PRIMARY KEY (supplier, name)
+) WITHOUT ROWID, STRICT;
+CREATE INDEX l_release_by_change ON l_release (supplier, change); -- what may go now
 
 -- What suppliers hold for us: acknowledged fragments, by our own count. Local, because storing the replica changes it.
 CREATE TABLE l_usage (

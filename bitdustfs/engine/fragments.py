@@ -453,6 +453,9 @@ class Fragments:
 
     def _lost(self, block: BlockRow, index: int, supplier: SupplierNo) -> None:
         self._strays.note_denied(block, index, supplier)
+        known = {(row.index, row.supplier) for row in self._catalog.fragments(block.block)}
+        if (index, supplier) not in known:
+            return  # it was released meanwhile
         try:
             with self._journal.operation():
                 self._catalog.put_fragment(FragmentRow(block.block, index, supplier, FragmentState.LOST))

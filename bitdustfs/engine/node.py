@@ -28,6 +28,8 @@ from bitdustfs.core.report import (
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.attributes import Attributes
 from bitdustfs.engine.auditor import AUDITS_A_DAY, Auditor
+from bitdustfs.engine.collector import Collector
+from bitdustfs.engine.compactor import Compactor
 from bitdustfs.engine.courtesy import Courtesy
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.fragments import Fragments
@@ -40,6 +42,7 @@ from bitdustfs.engine.publisher import Publisher
 from bitdustfs.engine.reader import Reader
 from bitdustfs.engine.reads import Reads
 from bitdustfs.engine.rebuilder import Rebuilder
+from bitdustfs.engine.releases import Releases
 from bitdustfs.engine.replica import Replica
 from bitdustfs.engine.reporter import Reporter
 from bitdustfs.engine.snapshots import Snapshots
@@ -119,7 +122,8 @@ class Node:
         self.tree = Tree(catalog, self.journal, self.files, wall)
         self.attributes = Attributes(catalog, self.journal, self.files, wall)
         self.files.on_published = self.tree.published
-        self.uploads = Uploads(catalog, self.journal, suppliers, secrets)
+        self.releases = Releases(catalog, self.journal, suppliers, secrets)
+        self.uploads = Uploads(catalog, self.journal, suppliers, self.releases, secrets)
         self.writer = Writer(
             catalog=catalog,
             files=self.files,
@@ -135,12 +139,40 @@ class Node:
             is_reading=self.reads.is_busy,
         )
         courtesy = Courtesy(self.reads.is_busy)
+        self.collector = Collector(
+            catalog,
+            self.journal,
+            self.releases,
+            in_use=self.writer.chunks_in_use,
+            on_their_way=self.uploads.on_their_way,
+        )
+        self.compactor = Compactor(
+            catalog=catalog,
+            journal=self.journal,
+            fragments=self.fragments,
+            uploads=self.uploads,
+            crunch=crunch,
+            entropy=entropy,
+            secrets=secrets,
+            suite=options.suite,
+            is_needed_elsewhere=lambda: (
+                self.files.is_busy() or bool(self.files.dirty_totals()[0]) or self.reads.is_busy()
+            ),
+        )
         self.monitor = Monitor(catalog, self.journal, suppliers, wall, options.patience)
         self.auditor = Auditor(
             catalog, self.journal, self.fragments, entropy, wall, courtesy, audits_a_day=options.audits_a_day
         )
         self.rebuilder = Rebuilder(
-            catalog, self.journal, self.fragments, suppliers, self.uploads, crunch, secrets, courtesy
+            catalog,
+            self.journal,
+            self.fragments,
+            suppliers,
+            self.uploads,
+            self.releases,
+            crunch,
+            secrets,
+            courtesy,
         )
         self.publisher = Publisher(
             catalog=catalog,
@@ -155,6 +187,7 @@ class Node:
             catalog=catalog,
             journal=self.journal,
             uploads=self.uploads,
+            releases=self.releases,
             crunch=crunch,
             entropy=entropy,
             secrets=secrets,
@@ -177,10 +210,13 @@ class Node:
             shelves=suppliers,
             secrets=secrets,
             crunch=crunch,
-            entropy=entropy,
+            releases=self.releases,
         )
         self.orphans.may_look = self._may_look_for_orphans
-        self.uploads.may_release = self._may_release
+        self.releases.may_release = self._may_release
+        self.releases.safe_change = self._released_until
+        self.collector.may_collect = self._may_release
+        self.compactor.may_compact = self._may_release
         self.files.is_safe = self.replica.is_safe
         self.files.is_unsure = lambda: self.monitor.is_unsure
         self.reporter = Reporter(
@@ -204,6 +240,9 @@ class Node:
             "files": self.files.run,
             "hardener": self.files.keep_hard,
             "uploads": self.uploads.run,
+            "releases": self.releases.run,
+            "collector": self.collector.run,
+            "compactor": self.compactor.run,
             "reads": self.reads.run,
             "writer": self.writer.run,
             "monitor": self.monitor.run,
@@ -249,8 +288,17 @@ class Node:
             except BitdustError as error:
                 _log.info("the newest changes are not at the suppliers: %s", error)
 
+    def _is_busy(self) -> bool:
+        """Somebody reads or writes, or waits for what was written to be safe."""
+        return self.files.is_busy() or bool(self.files.dirty_totals()[0]) or len(self.reads) > 0
+
     def _may_release(self) -> bool:
         return self.publisher.confirmed and self.journal.refusal is None
+
+    def _released_until(self) -> int:
+        """The last change by which what it made unneeded may go; 0: none."""
+        is_whole = all(each.is_gone for each in self.reporter.aside)  # an older state may need what ours does not
+        return self.replica.safe_change if is_whole else 0
 
     def _may_look_for_orphans(self) -> bool:
         """All that is needed is known here, and nobody else can publish: no older state waits to be put aside."""

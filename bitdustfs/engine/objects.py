@@ -15,6 +15,7 @@ from bitdustfs.core.replica import ObjectRef
 from bitdustfs.core.seal import Kind
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.releases import Releases
 from bitdustfs.engine.uploads import Shipment, Uploads
 from bitdustfs.errors import NotFound, Unavailable
 from bitdustfs.model import BlockId, BlockNo, BlockRow, Code, FragmentState, Suite, SupplierNo
@@ -36,6 +37,7 @@ class Objects:
         catalog: Catalog,
         journal: Journal,
         uploads: Uploads,
+        releases: Releases,
         crunch: Crunch,
         entropy: Entropy,
         secrets: VolumeSecrets,
@@ -45,6 +47,7 @@ class Objects:
         self._catalog = catalog
         self._journal = journal
         self._uploads = uploads
+        self._releases = releases
         self._crunch = crunch
         self._entropy = entropy
         self._secrets = secrets
@@ -126,23 +129,8 @@ class Objects:
 
     def release(self, number: BlockNo) -> None:
         """Forget a block; what suppliers hold of it is let go later. Only after no head needs it any more."""
-        row = self._catalog.block(number)
-        if row is None or number in self._uploads.on_their_way:
-            return
-        nodes = {each.supplier: each.node for each in self._catalog.suppliers()}
-        fragments = [each for each in self._catalog.fragments(number) if each.supplier in nodes]
-        left = [
-            (each.supplier, self._secrets.fragment_name(row.block_id, each.index, nodes[each.supplier]))
-            for each in fragments
-            if each.state is not FragmentState.LOST
-        ]
-        length = erasure.fragment_length(row.length, row.code.k)
-        with self._journal.operation():
-            for each in fragments:
-                if each.state is not FragmentState.WANTED:
-                    self._catalog.charge_supplier(each.supplier, -length, -1)
-            self._catalog.put_upload(row.block_id, left)
-            self._catalog.drop_block(number)
+        if number not in self._uploads.on_their_way:
+            self._releases.forget_block(number)
 
     def _row(self, number: BlockNo) -> BlockRow:
         row = self._catalog.block(number)

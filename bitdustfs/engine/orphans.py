@@ -1,7 +1,7 @@
 """Orphans: fragments of ours at suppliers that nothing names, because the machine that sent them named them nowhere.
 
     after a recovery or an adoption, once a head of ours is safe:
-    each supplier -> LIST, page by page -> names that no block of the catalog has -> released like any given-up upload
+    each supplier -> LIST, page by page -> names that no block of the catalog has -> released
 
 Fragments have keyed names, so the wanted ones are computed: every index of every block, of the replica too. What is
 on its way while a supplier is asked is wanted: its rows were there before its first byte left, and what became a
@@ -21,9 +21,10 @@ import trio
 from bitdustfs.core.namefilter import NameFilter
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.releases import Releases
 from bitdustfs.errors import BitdustError
 from bitdustfs.model import BlockNo, BlockRow, FragmentName, Standing, Supplier, SupplierNo
-from bitdustfs.ports import Catalog, Crunch, Entropy
+from bitdustfs.ports import Catalog, Crunch
 
 LOOK_EVERY_S = 10.0
 ASK_S = 60.0  # for one page
@@ -53,14 +54,14 @@ class Orphans:
         shelves: Shelves,
         secrets: VolumeSecrets,
         crunch: Crunch,
-        entropy: Entropy,
+        releases: Releases,
     ) -> None:
         self._catalog = catalog
         self._journal = journal
         self._shelves = shelves
         self._secrets = secrets
         self._crunch = crunch
-        self._entropy = entropy
+        self._releases = releases
         self.may_look: Callable[[], bool] = lambda: False  # a head that is safe names all that is wanted
 
     async def run(self) -> None:
@@ -121,7 +122,7 @@ class Orphans:
                 strangers = [name for name in strangers if name not in recent]
             if strangers:
                 with self._journal.operation():
-                    self._catalog.put_upload(self._entropy.bytes(32), [(row.supplier, name) for name in strangers])
+                    self._releases.abandon((row.supplier, name) for name in strangers)
             after, found = page[-1][0], found + len(strangers)
         _log.info("%s holds %d fragments that nothing names: they are released", row.label, found)
         return True
@@ -137,7 +138,7 @@ class Orphans:
         return known, last
 
     def _recent(self, row: Supplier, last: BlockNo, lowest: BlockNo) -> set[FragmentName]:
-        """The names of blocks that came since, and of what is on its way or waits to be released."""
+        """The names of blocks that came since, and of what is on its way."""
         since = [block for block in self._catalog.local_blocks() if block.block < lowest]
         names = set(self._names(row, [*self._catalog.blocks(after=last), *since]))
         for _block_id, fragments in self._catalog.uploads():

@@ -96,14 +96,16 @@ class Reader:
         Raises:
             ChunkMissing: the catalog has no entry. TooFewFragments: not now. BlockLost, SealBroken: for good.
         """
-        row = self._row(ino, index)
-        found = self._at_hand(row)
-        if found is None:
+        while True:
+            row = self._row(ino, index)
+            found = self._at_hand(row)
+            if found is not None:
+                return found
             assert row is not None
             coming = self._coming.get(row.chunk) or self._start([row])[0]
             await coming.done.wait()
-            found = coming.result()
-        return found
+            if not self.is_elsewhere(ino, index, coming):
+                return coming.result()
 
     def begin(self, ino: Ino, index: int) -> bytes | Coming:
         """The plaintext of a chunk, if it is at hand, or else the fetch that brings it. Does not wait.
@@ -120,6 +122,15 @@ class Reader:
         if failed is not None:
             raise failed.with_traceback(None)  # it is raised many times
         return self._coming.get(row.chunk) or self._start([row])[0]
+
+    def is_elsewhere(self, ino: Ino, index: int, coming: Coming) -> bool:
+        """Whether a fetch failed because its block was released: what the file has there lies elsewhere by now."""
+        if coming.error is None:
+            return False
+        try:
+            return self._row(ino, index) != coming.row
+        except ChunkMissing:  # the file became shorter
+            return False
 
     def note_failed(self, chunk: ChunkNo, error: BitdustError) -> None:
         """Let further reads of a chunk fail at once for a moment."""
@@ -196,7 +207,8 @@ class Reader:
             for row, each in zip(rows, coming, strict=True):
                 if each.plaintext is None:
                     each.error = error
-                    self.note_failed(row.chunk, error)
+                    if self._catalog.chunk(row.chunk) == row:
+                        self.note_failed(row.chunk, error)
                 self._coming.pop(row.chunk, None)
                 each.done.set()
 

@@ -56,24 +56,11 @@ class Reads:
 
     async def chunk(self, ino: Ino, index: int) -> bytes:
         """As `Reader.chunk`. Raises Unavailable too, when it has waited longest of too many."""
-        found = self._reader.begin(ino, index)
-        if isinstance(found, bytes):
-            return found
-        number = next(self._numbers)
-        late = Unavailable(what="the suppliers did not answer in time")
-        with trio.CancelScope() as scope:
-            self._waiting[number] = _Waiting(found, scope)
-            self._end_stalled()
-            try:
-                await found.done.wait()
-            finally:
-                del self._waiting[number]
-                self._ended_at = trio.current_time()
-                if not found.done.is_set():  # also when the deadline of the request has come
-                    self._reader.note_failed(found.row.chunk, late)
-        if not found.done.is_set():
-            raise late
-        return found.result()
+        while isinstance(found := self._reader.begin(ino, index), Coming):
+            await self._wait_for(found)
+            if not self._reader.is_elsewhere(ino, index, found):
+                return found.result()
+        return found
 
     def ahead(self, ino: Ino, indexes: Iterable[int]) -> None:
         """As `Reader.ahead`."""
@@ -91,6 +78,22 @@ class Reads:
             self._fragments.look()
             self._looked_at = trio.current_time()
             self._end_stalled()
+
+    async def _wait_for(self, found: Coming) -> None:
+        number = next(self._numbers)
+        late = Unavailable(what="the suppliers did not answer in time")
+        with trio.CancelScope() as scope:
+            self._waiting[number] = _Waiting(found, scope)
+            self._end_stalled()
+            try:
+                await found.done.wait()
+            finally:
+                del self._waiting[number]
+                self._ended_at = trio.current_time()
+                if not found.done.is_set():  # also when the deadline of the request has come
+                    self._reader.note_failed(found.row.chunk, late)
+        if not found.done.is_set():
+            raise late
 
     def _was_late(self) -> bool:
         """Say whether this process did not get to run: then what came meanwhile was not received yet."""

@@ -25,6 +25,7 @@ from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.courtesy import Courtesy
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.releases import Releases
 from bitdustfs.engine.sending import FragmentSink, send
 from bitdustfs.engine.strays import put_bounded
 from bitdustfs.engine.uploads import Uploads
@@ -54,6 +55,7 @@ class Rebuilder:
         fragments: Fragments,
         sink: FragmentSink,
         uploads: Uploads,
+        releases: Releases,
         crunch: Crunch,
         secrets: VolumeSecrets,
         courtesy: Courtesy,
@@ -63,6 +65,7 @@ class Rebuilder:
         self._fragments = fragments
         self._sink = sink
         self._uploads = uploads
+        self._releases = releases
         self._crunch = crunch
         self._secrets = secrets
         self._courtesy = courtesy
@@ -181,11 +184,18 @@ class Rebuilder:
         suppliers = {row.supplier: row for row in self._catalog.suppliers()}
         plan = []
         for index in (i for i in range(block.code.n) if i not in held):
-            target = self._target(block, index, meant, lost, free, room)
+            target = self._target(block, index, meant, lost, self._without_releasing(block, index, free), room)
             if target is not None:
                 free.pop(target, None)
                 plan.append((index, suppliers[target]))
         return plan
+
+    def _without_releasing(
+        self, block: BlockRow, index: int, free: Mapping[SupplierNo, Candidate]
+    ) -> Mapping[SupplierNo, Candidate]:
+        """Those who are not just about to let go the same fragment, which would hit the new one."""
+        names = {supplier: self._releases.name(block, index, supplier) for supplier in free}
+        return {s: free[s] for s, name in names.items() if name and not self._catalog.is_releasing(s, name)}
 
     def _target(
         self,
@@ -211,6 +221,10 @@ class Rebuilder:
 
     def _held(self, block: BlockRow, index: int, supplier: Supplier, length: int) -> None:
         with self._journal.operation():
+            if self._catalog.block(block.block) is None:  # it was released meanwhile
+                name = self._secrets.fragment_name(block.block_id, index, supplier.node)
+                self._releases.abandon([(supplier.supplier, name)])
+                return
             was_counted = False
             for row in self._catalog.fragments(block.block):
                 if row.index != index:

@@ -73,6 +73,8 @@ class Strays:
     def note_found(self, block: BlockRow, index: int, supplier: SupplierNo, length: int) -> None:
         """A genuine one is there."""
         _log.info("fragment %d of block %s was found with supplier %d", index, short(block.block_id), supplier)
+        if self._catalog.block(block.block) is None:
+            return  # it was released meanwhile
         rows = [row for row in self._catalog.fragments(block.block) if row.index == index]
         was_counted = any(row.supplier == supplier and row.state is not FragmentState.WANTED for row in rows)
         try:

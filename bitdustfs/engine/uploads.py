@@ -18,8 +18,9 @@ import trio
 from bitdustfs.core import placement
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.journal import Journal
-from bitdustfs.engine.sending import SEND_PATIENCE_S, FragmentSink, send
-from bitdustfs.errors import BitdustError, DiskFault, DiskFull, PeerError, ReadOnly, Unavailable
+from bitdustfs.engine.releases import Releases
+from bitdustfs.engine.sending import FragmentSink, send
+from bitdustfs.errors import BitdustError, DiskFault, DiskFull, ReadOnly, Unavailable
 from bitdustfs.model import (
     NO_BLOCK,
     BlockId,
@@ -39,8 +40,7 @@ from bitdustfs.ports import Catalog
 
 PLACE_PATIENCE_S = 30.0  # (tune) then k acknowledgements are enough
 OUTSTANDING = 12  # blocks with a fragment still on its way: 4 MiB · n/k each, in memory
-RELEASE_EVERY_S = 10.0
-LOOK_S = 0.5  # while nothing may be released yet
+GIVE_UP_EVERY_S = 5.0
 _log = logging.getLogger(__name__)
 
 
@@ -56,6 +56,7 @@ class Shipment:
     roots: tuple[Root, ...]
     fragments: Sequence[bytes | memoryview]
     local: bool = False  # it belongs to the replica: no replicated table may name it
+    least: int = 0  # acknowledgements without which it is given up; k are always needed
     block: BlockNo = NO_BLOCK  # its number once it is placed
     acknowledged: dict[int, SupplierNo] = field(default_factory=dict)
     awaited: set[SupplierNo] = field(default_factory=set)  # that fragments are on their way to
@@ -83,17 +84,19 @@ class _Target:
 class Uploads:
     """Send fragments; record what was acknowledged."""
 
-    def __init__(self, catalog: Catalog, journal: Journal, sink: FragmentSink, secrets: VolumeSecrets) -> None:
+    def __init__(
+        self, catalog: Catalog, journal: Journal, sink: FragmentSink, releases: Releases, secrets: VolumeSecrets
+    ) -> None:
         self._catalog = catalog
         self._journal = journal
         self._sink = sink
+        self._releases = releases
         self._secrets = secrets
         self._nursery: trio.Nursery | None = None
         self._outstanding = trio.Semaphore(OUTSTANDING)
         self._live: set[bytes] = set()  # ids of blocks with fragments on their way
         self.on_their_way: set[BlockNo] = set()  # placed blocks with fragments still being sent
         self.sent_bytes = 0  # acknowledged fragment bytes
-        self.may_release: Callable[[], bool] = lambda: True  # whether nobody is known to need what we let go
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -161,15 +164,13 @@ class Uploads:
             self._let_go(shipment)
 
     async def run(self) -> None:
-        """Release what given-up blocks, also of earlier runs, left at suppliers; for ever."""
+        """Have what given-up blocks, also of earlier runs, left at suppliers released; for ever."""
         while True:
-            while not self.may_release():
-                await trio.sleep(LOOK_S)
             try:
-                await self._release_all()
+                await self._give_up_all()
             except (DiskFull, DiskFault, ReadOnly) as e:
                 _log.info("nothing is released now: %s", e)
-            await trio.sleep(RELEASE_EVERY_S)
+            await trio.sleep(GIVE_UP_EVERY_S)
 
     # -- private ---------------------------------------------------------------------------------------------
 
@@ -219,7 +220,8 @@ class Uploads:
 
     async def _until_placed(self, shipment: Shipment) -> None:
         began = trio.current_time()
-        while len(shipment.acknowledged) < shipment.code.quorum and shipment.awaited:
+        wanted = max(shipment.code.quorum, shipment.least)
+        while len(shipment.acknowledged) < wanted and shipment.awaited:
             since = began
             if len(shipment.acknowledged) < shipment.code.k or self._sink.is_held_back():
                 since = max(began, *(self._sink.pushed_at(supplier) for supplier in shipment.awaited))
@@ -227,11 +229,9 @@ class Uploads:
                 break
             with trio.move_on_at(since + PLACE_PATIENCE_S):
                 await shipment.changed.wait()
-        have = len(shipment.acknowledged)
-        if have < shipment.code.k:
-            raise Unavailable(
-                what=f"block {short(shipment.block_id)}: {have} of {shipment.code.k} needed suppliers took it"
-            )
+        have, need = len(shipment.acknowledged), max(shipment.code.k, shipment.least)
+        if have < need:
+            raise Unavailable(what=f"block {short(shipment.block_id)}: {have} of {need} needed suppliers took it")
         if have < shipment.code.quorum:
             _log.warning(
                 "block %s is degraded: %d of %d suppliers took it, %d are wanted",
@@ -275,30 +275,11 @@ class Uploads:
         self.on_their_way.discard(shipment.block)
         self._outstanding.release()
 
-    async def _release_all(self) -> None:
-        waiting = self._catalog.uploads()
-        if waiting:
-            await self._journal.durable()  # else a power loss could bring back the rows that need what we let go
-        for block_id, _ in waiting:
+    async def _give_up_all(self) -> None:
+        for block_id, _ in self._catalog.uploads():
             await trio.lowlevel.checkpoint()
             fragments = self._catalog.upload(block_id)  # asked anew: meanwhile it may have been placed
             if fragments is not None and block_id not in self._live:
-                await self._release(block_id, fragments)
-
-    async def _release(self, block_id: bytes, fragments: Sequence[tuple[SupplierNo, FragmentName]]) -> None:
-        online = set(self._sink.online())
-        left = []
-        for supplier, name in fragments:
-            if supplier in online:
-                try:
-                    with trio.fail_after(SEND_PATIENCE_S):
-                        await self._sink.delete(supplier, [name])
-                    continue
-                except (PeerError, trio.TooSlowError) as e:
-                    _log.info("a fragment of given-up block %s stays for now: %s", short(block_id), e)
-            left.append((supplier, name))
-        if len(left) < len(fragments) or not fragments:
-            with self._journal.operation():
-                self._catalog.drop_upload(block_id)
-                if left:
-                    self._catalog.put_upload(block_id, left)
+                with self._journal.operation():
+                    self._releases.abandon(fragments)
+                    self._catalog.drop_upload(block_id)

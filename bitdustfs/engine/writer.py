@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 
 import trio
@@ -123,6 +123,8 @@ class Writer:
         self._took_s = 0.0  # from the start of the block that was placed last until it was
         self._placed_at = -inf
         self._window = trio.Semaphore(WINDOW)
+        self._versions: set[_Version] = set()  # on their way
+        self._fresh: set[ChunkNo] = set()  # placed a moment ago, and in no version yet
         self._idle = False  # nothing was dirty when we looked last: `changed` tells when something is
         self._hurry = 0
 
@@ -166,11 +168,21 @@ class Writer:
         """How many of them are not published yet."""
         return sum(_still_dirty(life, change) for life, change in awaited.items())
 
+    def chunks_in_use(self) -> set[ChunkNo]:
+        """The chunks that versions on their way, or to come, refer to: no map names them yet."""
+        in_use = set(self._fresh)
+        for version in self._versions:
+            in_use.update(version.refs.values())
+        for life in self._files.dirty_lives():
+            in_use.update(life.placed_ahead.values())
+        return in_use
+
     async def run(self) -> None:
         """Find work and start uploads until cancelled."""
         try:
             await self._run()
         finally:
+            self._versions.clear()
             for life in self._files.dirty_lives():  # nobody will finish what was begun
                 life.frozen = None
                 life.going_ahead.clear()
@@ -252,9 +264,10 @@ class Writer:
                 version.refs[index] = HOLE
             else:
                 jobs.append(_Job(life, chunk, code, version))
+        self._versions.add(version)
         version.waiting = len(jobs)
         if not jobs:
-            self._publish(version)
+            self._finish(version)
         return jobs
 
     def _stream(self, life: FileLife, code: Code) -> list[_Job]:
@@ -281,6 +294,7 @@ class Writer:
     async def _place(self, batch: list[_Job]) -> None:
         """Bring a batch of chunks to suppliers, or tell their versions that it failed."""
         began = trio.current_time()
+        rows: dict[Fingerprint, ChunkNo] = {}
         try:
             await self._read(batch)
             new, old, answered = await self._known([job for job in batch if job.plaintext])
@@ -303,6 +317,7 @@ class Writer:
             self._failed(batch)
             raise
         finally:
+            self._fresh.difference_update(rows.values())
             for job in batch:
                 job.plaintext = b""  # a large version has more jobs than fit into memory
             self._window.release()
@@ -416,13 +431,16 @@ class Writer:
         rows: dict[Fingerprint, ChunkNo] = {}
 
         def record() -> None:
+            placed: list[ChunkRow] = []
             for print_, place in zip(prints, places, strict=True):
                 chunk = self._catalog.new_chunk_no()
                 row = ChunkRow(chunk, print_, shipment.block, place.slot, place.offset, place.length)
-                self._catalog.put_chunk(row)
-                if print_ in old:
-                    self._catalog.redirect_chunk(old[print_].chunk, row)
+                placed.append(row)
+                if print_ in old and self._catalog.chunk(old[print_].chunk) is not None:
+                    placed.append(replace(row, chunk=old[print_].chunk))  # older references move to the better copy
                 rows[print_] = chunk
+            self._catalog.put_chunks(placed)
+            self._fresh.update(rows.values())
 
         await self._uploads.place(shipment, record)
         return rows
@@ -453,6 +471,7 @@ class Writer:
                     self._finish(job.version)
 
     def _finish(self, version: _Version) -> None:
+        self._versions.discard(version)
         if not version.failed and self._still_placed(version):
             self._publish(version)
             return

@@ -63,6 +63,7 @@ async def _finish_and_check(state: Path, suppliers: Path) -> list[set[str]]:
                 await volume.node.replica.make_safe()
                 while (
                     volume.catalog.uploads()
+                    or volume.catalog.count_releases()
                     or volume.node.reporter.missing_fragments()
                     or not volume.node.replica.is_current
                     or volume.node.replica.has_leftovers

@@ -104,7 +104,7 @@ class Work:
 
     def _chunk(self) -> None:
         number = self._catalog.new_chunk_no() if self._dice.random() < 0.3 else ChunkNo(self._few())
-        self._catalog.put_chunk(chunk(number, block=self._few(), fingerprint=bytes([self._few()]) * 32))
+        self._catalog.put_chunks([chunk(number, block=self._few(), fingerprint=bytes([self._few()]) * 32)])
 
     def _block(self) -> None:
         if self._dice.random() < 0.3:

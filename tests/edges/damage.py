@@ -40,7 +40,7 @@ DIRECTORIES = 4
 FILES = 25  # in each
 BLOCK_CHUNKS = 16
 Path_ = tuple[bytes, ...]
-_UNREADABLE = (BitdustError, ValueError, LookupError, TypeError, AttributeError)
+_UNREADABLE = (BitdustError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError)
 
 
 def build(path: Path) -> list[Path_]:
@@ -142,8 +142,10 @@ def _blocks(catalog: SqliteCatalog, chunks: list[ChunkNo], dice: random.Random) 
         roots = tuple(Root(dice.randbytes(32)) for _ in range(CODE.n))
         made = BlockRow(number, row.block_id.__class__(dice.randbytes(32)), row.scope, row.suite, CODE, length, roots)
         catalog.put_block(made)
-        for slot, chunk in enumerate(chunks[at : at + BLOCK_CHUNKS]):
-            catalog.put_chunk(ChunkRow(chunk, Fingerprint(dice.randbytes(32)), number, slot, slot * 1016, 1000))
+        catalog.put_chunks(
+            ChunkRow(chunk, Fingerprint(dice.randbytes(32)), number, slot, slot * 1016, 1000)
+            for slot, chunk in enumerate(chunks[at : at + BLOCK_CHUNKS])
+        )
         for index in range(CODE.n):
             catalog.put_fragment(FragmentRow(number, index, SupplierNo(index + 1), FragmentState.HELD))
 

@@ -269,23 +269,23 @@ def test_map_follows_a_list_through_random_replacements(catalog: Catalog) -> Non
 
 
 def test_chunk_comes_back(catalog: Catalog) -> None:
-    catalog.put_chunk(chunk(5, block=2, slot=3))
+    catalog.put_chunks([chunk(5, block=2, slot=3)])
     assert catalog.chunk(ChunkNo(5)) == chunk(5, block=2, slot=3)
     assert catalog.chunk(ChunkNo(6)) is None
 
 
 def test_fingerprint_finds_the_newest_chunk(catalog: Catalog) -> None:
-    catalog.put_chunk(chunk(5))
-    catalog.put_chunk(chunk(6, slot=1))
-    catalog.put_chunk(chunk(7, slot=2, fingerprint=b"g" * 32))
+    catalog.put_chunks([chunk(5)])
+    catalog.put_chunks([chunk(6, slot=1)])
+    catalog.put_chunks([chunk(7, slot=2, fingerprint=b"g" * 32)])
     assert catalog.chunk_by_fingerprint(Fingerprint(b"f" * 32)) == chunk(6, slot=1)
     assert catalog.chunk_by_fingerprint(Fingerprint(b"h" * 32)) is None
 
 
-def test_redirected_chunk_lies_where_the_new_one_lies(catalog: Catalog) -> None:
-    catalog.put_chunk(chunk(5, block=1, slot=0))
-    catalog.put_chunk(chunk(6, block=2, slot=9))
-    catalog.redirect_chunk(ChunkNo(5), chunk(6, block=2, slot=9))
+def test_chunk_that_is_put_again_lies_where_it_was_put_last(catalog: Catalog) -> None:
+    catalog.put_chunks([chunk(5, block=1, slot=0)])
+    catalog.put_chunks([chunk(6, block=2, slot=9)])
+    catalog.put_chunks([chunk(5, block=2, slot=9)])
     assert catalog.chunk(ChunkNo(5)) == chunk(5, block=2, slot=9)
     assert catalog.chunks_of_block(BlockNo(1)) == []
     assert catalog.chunks_of_block(BlockNo(2)) == [chunk(5, block=2, slot=9), chunk(6, block=2, slot=9)]
@@ -302,7 +302,7 @@ def test_block_comes_back_with_its_roots(catalog: Catalog) -> None:
 
 def test_blocks_of_a_file_are_named_once_and_holes_are_in_none(catalog: Catalog) -> None:
     for number, block_no in ((1, 4), (2, 4), (3, 5)):
-        catalog.put_chunk(chunk(number, block=block_no, slot=number))
+        catalog.put_chunks([chunk(number, block=block_no, slot=number)])
     rows = [MapRow(0, 1, ChunkNo(1)), MapRow(1, 1, ChunkNo(2)), hole(2, 7), MapRow(9, 1, ChunkNo(3))]
     catalog.replace_map(FILE.ino, rows, first=0, last=9)
     assert sorted(catalog.blocks_of(FILE.ino)) == [4, 5]

@@ -99,7 +99,7 @@ def test_dropped_block_takes_its_fragments_and_chunks_along(catalog: SqliteCatal
         catalog.put_block(replace(block(5), block=BlockNo(number)))
         catalog.put_fragment(fragment(number, 0))
     for number in (1, 2):
-        catalog.put_chunk(chunk(number, block=number, fingerprint=bytes([number]) * 32))
+        catalog.put_chunks([chunk(number, block=number, fingerprint=bytes([number]) * 32)])
         catalog.put_image_chunks([image(b"%d" % number, -number)])
     catalog.drop_block(BlockNo(1))
     catalog.drop_block(BlockNo(-1))

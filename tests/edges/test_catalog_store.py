@@ -294,7 +294,7 @@ def _fill(catalog: SqliteCatalog) -> None:
         catalog.put_inode(file(ino))
         catalog.put_name(ROOT_INO, b"name%d" % number, ino)
         catalog.put_xattr(ino, b"user.a", b"1")
-        catalog.put_chunk(chunk(catalog.new_chunk_no(), block=number))
+        catalog.put_chunks([chunk(catalog.new_chunk_no(), block=number)])
         catalog.replace_map(ino, [MapRow(0, 1, ChunkNo(number)), MapRow(1, 5, HOLE)], first=0, last=5)
         catalog.put_block(block(catalog.new_block_no()))
         catalog.put_fragment(fragment(number, 0))
@@ -308,7 +308,7 @@ def _change_half(catalog: SqliteCatalog) -> None:
     # an exchange of two names
     catalog.put_name(ROOT_INO, b"name1", Ino(3))
     catalog.put_name(ROOT_INO, b"name2", Ino(2))
-    catalog.redirect_chunk(ChunkNo(1), chunk(2, block=2))
+    catalog.put_chunks([replace(chunk(2, block=2), chunk=ChunkNo(1))])
     catalog.charge_supplier(catalog.suppliers()[0].supplier, 5, 5)
 
 

@@ -14,6 +14,7 @@ from trio.testing import MockClock
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.orphans import Orphans, expect_orphans
+from bitdustfs.engine.releases import Releases
 from bitdustfs.model import (
     BlockId,
     BlockNo,
@@ -27,7 +28,6 @@ from bitdustfs.model import (
     SupplierNo,
 )
 from bitdustfs.testing.clock import InlineCrunch
-from bitdustfs.testing.entropy import SeededEntropy
 from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.suppliers import MemorySuppliers
 from bitdustfs.testing.swarm import make_identity
@@ -130,7 +130,7 @@ async def test_nothing_is_looked_for_before_a_head_of_the_new_machine_is_safe(
             async with world.machine(catalog, MemorySpool(), identity=SECOND):
                 await trio.sleep(300)
                 assert all(before <= after for before, after in zip(left, stored(world), strict=True))
-                assert not catalog.uploads()
+                assert not catalog.count_releases()
 
 
 class PagedShelf(MemorySuppliers):
@@ -166,13 +166,14 @@ async def test_what_is_on_its_way_or_became_a_block_meanwhile_is_no_orphan(autoj
         catalog.put_upload(b"u" * 32, [(FIRST, name_of(3))])
         expect_orphans(catalog)
         catalog.commit()
+        journal = Journal(catalog)
         orphans = Orphans(
             catalog=catalog,
-            journal=Journal(catalog),
+            journal=journal,
             shelves=shelf,
             secrets=SECRETS,
             crunch=InlineCrunch(),
-            entropy=SeededEntropy(1),
+            releases=Releases(catalog, journal, shelf, SECRETS),
         )
         orphans.may_look = lambda: True
 
@@ -184,22 +185,22 @@ async def test_what_is_on_its_way_or_became_a_block_meanwhile_is_no_orphan(autoj
         shelf.meanwhile = placed
         with trio.move_on_after(60):
             await orphans.run()
-        found = [names for block_id, names in catalog.uploads() if block_id != b"u" * 32]
-        assert found == [[(FIRST, name_of(6))]]
+        assert catalog.releases(FIRST, 0, 9) == [name_of(6)]
 
 
 async def test_without_a_recovery_nothing_is_looked_for(autojump_clock: MockClock) -> None:
     with closing(SqliteCatalog(":memory:", create=True)) as catalog:
         shelf = PagedShelf([name_of(6)])
+        journal = Journal(catalog)
         orphans = Orphans(
             catalog=catalog,
-            journal=Journal(catalog),
+            journal=journal,
             shelves=shelf,
             secrets=SECRETS,
             crunch=InlineCrunch(),
-            entropy=SeededEntropy(1),
+            releases=Releases(catalog, journal, shelf, SECRETS),
         )
         orphans.may_look = lambda: True
         with trio.move_on_after(60):
             await orphans.run()
-        assert not catalog.uploads()
+        assert not catalog.count_releases()

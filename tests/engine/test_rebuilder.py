@@ -207,6 +207,7 @@ async def test_blocks_that_nobody_could_take_anything_of_are_not_looked_at(autoj
         volume.fragments,
         volume.remote,
         volume.uploads,
+        volume.releases,
         InlineCrunch(),
         VolumeSecrets(b"v" * 32),
         Courtesy(lambda: False),

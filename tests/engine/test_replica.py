@@ -152,7 +152,7 @@ async def test_many_changes_leave_few_deltas_and_a_new_snapshot_and_nothing_is_l
         await trio.sleep(120)
         known = {bytes(row.block_id) for row in world.catalog.local_blocks()}
         assert len(known) < 60
-        assert not world.catalog.uploads()  # all that was let go is released
+        assert not world.catalog.count_releases()  # all that was let go is released
         await recover(world, tmp_path / "catalog", SECOND)
         await read_on(world, tmp_path / "catalog", names)
 
@@ -256,12 +256,12 @@ async def test_nothing_is_released_before_a_quorum_has_shown_its_heads(autojump_
         async with world.machine(world.catalog, world.spool) as node:
             await trio.sleep(100)
             assert not node.publisher.confirmed
-            assert world.catalog.uploads()
+            assert world.catalog.count_releases()
             for supplier in world.swarm.suppliers:
                 supplier.mute.refuses_heads = False
             await trio.sleep(100)
             assert node.publisher.confirmed
-            assert not world.catalog.uploads()
+            assert not world.catalog.count_releases()
 
 
 async def nothing(_step: object) -> None:

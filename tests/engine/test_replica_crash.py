@@ -139,7 +139,12 @@ class Machine:
             await self.customer.write(self.world, b"after", SMALL)
             assert await self.world.sync() == "safe"
             with trio.fail_after(A_WHILE_S):  # until what was given up is released
-                while not node.replica.is_current or node.replica.has_leftovers or self.catalog.uploads():
+                while (
+                    not node.replica.is_current
+                    or node.replica.has_leftovers
+                    or self.catalog.uploads()
+                    or self.catalog.count_releases()
+                ):
                     await trio.sleep(1)
             assert self._stored() == self.catalog.fragment_names(), "nothing is at suppliers that nobody knows of"
             self.look()

@@ -22,6 +22,7 @@ from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.objects import Objects, Record
 from bitdustfs.engine.publisher import Publisher
+from bitdustfs.engine.releases import Releases
 from bitdustfs.engine.replica import Replica
 from bitdustfs.engine.snapshots import Snapshots
 from bitdustfs.engine.uploads import Uploads
@@ -81,6 +82,7 @@ class Rig:
             catalog=volume.catalog,
             journal=volume.journal,
             uploads=volume.uploads,
+            releases=volume.releases,
             crunch=InlineCrunch(),
             entropy=volume.entropy,
             secrets=secrets,
@@ -98,7 +100,7 @@ class Rig:
             crunch=InlineCrunch(),
             wall=volume.wall,
         )
-        volume.uploads.may_release = lambda: self.publisher.confirmed
+        volume.releases.may_release = lambda: self.publisher.confirmed
 
     def held_version(self, supplier: int) -> int:
         """Of the head that a supplier holds."""
@@ -326,11 +328,15 @@ async def test_nothing_is_let_go_before_that_is_durable(autojump_clock: MockCloc
             catalog.put_supplier(row)
         catalog.put_upload(b"u" * 32, [(SupplierNo(1), FragmentName(b"n" * 32))])
         catalog.put_upload(b"w" * 32, [])
-        uploads = Uploads(catalog, journal, remote, VolumeSecrets(b"v" * 32))
+        releases = Releases(catalog, journal, remote, VolumeSecrets(b"v" * 32))
+        uploads = Uploads(catalog, journal, remote, releases, VolumeSecrets(b"v" * 32))
         with trio.move_on_after(1):
             await uploads.run()
-        assert remote.deletes == [True]
         assert not catalog.uploads()
+        with trio.move_on_after(1):
+            await releases.run()
+        assert remote.deletes == [True]
+        assert not catalog.count_releases()
 
 
 async def test_what_suppliers_hold_is_counted_off_when_it_is_let_go_while_they_are_away(

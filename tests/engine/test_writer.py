@@ -102,6 +102,7 @@ async def test_replicated_tables_never_name_a_block_with_fewer_than_k_fragments(
         await trio.sleep(30)
         assert volume.files.state(ino) is FileState.PLACED
         assert volume.catalog.uploads() == []
+        assert not volume.catalog.count_releases()
 
 
 async def test_block_with_k_but_fewer_than_w_is_degraded_and_completed_later(autojump_clock: MockClock) -> None:
@@ -216,6 +217,7 @@ async def test_interrupted_block_is_released_after_a_restart_and_sealed_under_a_
         await volume.flush()
         await trio.sleep(60)
         assert volume.catalog.uploads() == []
+        assert not volume.catalog.count_releases()
         block = volume.catalog.block(volume.catalog.blocks_of(ino)[0])
         assert block is not None and block.block_id != left
         assert len(volume.remote.stored) == 5

@@ -16,6 +16,7 @@ from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.reader import Reader
 from bitdustfs.engine.reads import Reads
 from bitdustfs.engine.rebuilder import Rebuilder
+from bitdustfs.engine.releases import Releases
 from bitdustfs.engine.uploads import Uploads
 from bitdustfs.engine.writer import Writer
 from bitdustfs.errors import DiskFault, DiskFull
@@ -71,7 +72,8 @@ class Volume:
             spool_limit=self.spool_limit,
         )
         self.files.start(boot)
-        self.uploads = Uploads(self.catalog, self.journal, self.remote, secrets)
+        self.releases = Releases(self.catalog, self.journal, self.remote, secrets)
+        self.uploads = Uploads(self.catalog, self.journal, self.remote, self.releases, secrets)
         self.writer = Writer(
             catalog=self.catalog,
             files=self.files,
@@ -91,6 +93,7 @@ class Volume:
             self.fragments,
             self.remote,
             self.uploads,
+            self.releases,
             crunch,
             secrets,
             Courtesy(self.reads.is_busy),
@@ -106,7 +109,7 @@ class Volume:
             self.reads.run,
         ]
         if upload:
-            services += [self.writer.run, self.uploads.run, self.rebuilder.run]
+            services += [self.writer.run, self.uploads.run, self.releases.run, self.rebuilder.run]
         async with trio.open_nursery() as nursery, self.uploads.running(), self.reader.running():
             for service in services:
                 nursery.start_soon(self._keep_running, service)

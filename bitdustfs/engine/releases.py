@@ -1,0 +1,132 @@
+"""Releases: let go at suppliers what nobody needs any more.
+
+    a transaction forgets a block, or a fragment of one, and notes its names with the number of its change
+    -> a head that holds this change is safe -> DELETE, many names at a time -> the notes are dropped
+
+So what a head names that somebody could recover from is never released: the change that made it unneeded has to be
+at as many suppliers as any file survives the loss of, and one more. The list is durable before anything is asked
+for. A killed process, or a supplier that does not answer, leaves it as it is, and it is worked off later: letting go
+what is gone already is no error.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+import trio
+
+from bitdustfs.core import erasure
+from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.engine.journal import Journal
+from bitdustfs.errors import BitdustError, PeerError
+from bitdustfs.model import BlockNo, BlockRow, FragmentName, FragmentRow, FragmentState, SupplierNo
+from bitdustfs.ports import Catalog
+
+LOOK_EVERY_S = 1.0
+AGAIN_S = 10.0  # after a supplier did not let go
+BATCH = 256  # (tune) names in one DELETE: a supplier syncs its disk for each
+PATIENCE_S = 60.0  # for one DELETE, over a slow line and a slow disk
+_log = logging.getLogger(__name__)
+
+
+class Releaser(Protocol):
+    """What is needed of the suppliers."""
+
+    def online(self) -> Sequence[SupplierNo]: ...
+
+    async def delete(self, supplier: SupplierNo, names: Sequence[FragmentName]) -> None: ...
+
+
+class Releases:
+    """The list of what is to be let go, and who works it off.
+
+    Attributes:
+        may_release: whether nobody is known to know more than we do.
+        safe_change: the last change of the catalog by which it may be judged what is needed.
+    """
+
+    def __init__(self, catalog: Catalog, journal: Journal, suppliers: Releaser, secrets: VolumeSecrets) -> None:
+        self._catalog = catalog
+        self._journal = journal
+        self._suppliers = suppliers
+        self._secrets = secrets
+        self._failed_at: dict[SupplierNo, float] = {}
+        self.may_release: Callable[[], bool] = lambda: True
+        self.safe_change: Callable[[], int] = lambda: 0
+
+    # -- noting ------------------------------------------------------------------------------------------------
+
+    def forget_block(self, number: BlockNo) -> None:
+        """Forget a block that nothing refers to, and let its fragments go when that is safe.
+
+        What holds the catalog itself is not part of it: there, whoever calls has seen that no head needs it.
+        """
+        block = self._catalog.block(number)
+        if block is None:
+            return
+        with self._journal.operation():
+            self._note(block, self._catalog.fragments(number))
+            self._catalog.drop_block(number)
+
+    def forget_fragments(self, block: BlockRow, fragments: Iterable[FragmentRow]) -> None:
+        """Forget fragments of a block that has others instead, and let them go when that is safe."""
+        with self._journal.operation():
+            rows = list(fragments)
+            self._note(block, rows)
+            for row in rows:
+                self._catalog.drop_fragment(row.block, row.index, row.supplier)
+
+    def abandon(self, fragments: Iterable[tuple[SupplierNo, FragmentName]]) -> None:
+        """Let go what never was part of anything. The caller has an operation."""
+        self._catalog.put_releases(fragments, 0)
+
+    def name(self, block: BlockRow, index: int, supplier: SupplierNo) -> FragmentName | None:
+        """What a supplier knows a fragment by; None: nobody has that number."""
+        nodes = {row.supplier: row.node for row in self._catalog.suppliers()}
+        return self._secrets.fragment_name(block.block_id, index, nodes[supplier]) if supplier in nodes else None
+
+    def _note(self, block: BlockRow, fragments: Sequence[FragmentRow]) -> None:
+        nodes = {row.supplier: row.node for row in self._catalog.suppliers()}
+        known = [row for row in fragments if row.supplier in nodes]
+        length = erasure.fragment_length(block.length, block.code.k)
+        for row in known:
+            if row.state is not FragmentState.WANTED:
+                self._catalog.charge_supplier(row.supplier, -length, -1)
+        names = [
+            (row.supplier, self._secrets.fragment_name(block.block_id, row.index, nodes[row.supplier]))
+            for row in known
+        ]
+        self._catalog.put_releases(names, self._catalog.last_change + 1 if block.block > 0 else 0)
+
+    # -- working it off ----------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Let go what may go, for ever."""
+        while True:
+            if self.may_release():
+                async with trio.open_nursery() as nursery:
+                    for supplier in self._suppliers.online():
+                        if self._is_due(supplier):
+                            nursery.start_soon(self._work_off, supplier)
+            await trio.sleep(LOOK_EVERY_S)
+
+    def _is_due(self, supplier: SupplierNo) -> bool:
+        failed_at = self._failed_at.get(supplier)
+        is_patient = failed_at is None or trio.current_time() - failed_at >= AGAIN_S
+        return is_patient and bool(self._catalog.releases(supplier, self.safe_change(), 1))
+
+    async def _work_off(self, supplier: SupplierNo) -> None:
+        try:
+            await self._journal.durable()  # else a power loss could bring back the rows that need what we let go
+            while self.may_release() and (names := self._catalog.releases(supplier, self.safe_change(), BATCH)):
+                with trio.fail_after(PATIENCE_S):
+                    await self._suppliers.delete(supplier, names)
+                with self._journal.operation():
+                    self._catalog.drop_releases(supplier, names)
+            self._failed_at.pop(supplier, None)
+        except (BitdustError, trio.TooSlowError) as error:
+            self._failed_at[supplier] = trio.current_time()
+            level = logging.DEBUG if isinstance(error, PeerError) else logging.INFO
+            _log.log(level, "supplier %d lets nothing go now: %s", supplier, error or "no answer in time")

@@ -1,0 +1,158 @@
+"""What nobody needs any more is let go at the suppliers, and nothing else is."""
+
+from __future__ import annotations
+
+import random
+from contextlib import closing
+from pathlib import Path
+
+import trio
+from trio.testing import MockClock
+
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.engine import collector, releases
+from bitdustfs.model import Code, SupplierNo
+from bitdustfs.testing.spool import MemorySpool
+from bitdustfs.testing.swarm import make_identity
+from bitdustfs.testing.world import World
+from tests.engine.recovered import Survivors, recover, stocks
+from tests.engine.unneeded import delete, held, stored, stored_bytes, until
+
+CODE = Code(3, 5)
+DICE = random.Random(5)
+CONTENT = DICE.randbytes(900_000)
+LONG = DICE.randbytes(6_000_000)  # more than a block
+SECOND = make_identity("second", owner="customer", epoch=2)
+OTHER = DICE.randbytes(300_000)
+A_WHILE_S = 60.0  # until a change is collected, in a safe head, and worked off
+
+
+async def test_bytes_of_a_deleted_file_are_freed_at_the_suppliers(autojump_clock: MockClock) -> None:
+    async with World(code=CODE).running() as world:
+        await world.write("large", CONTENT)
+        await world.sync()
+        before = [row.used_bytes for row in world.catalog.suppliers()]
+        delete(world, "large")
+        await until(lambda: not world.catalog.count_blocks() and not world.catalog.count_releases())
+        assert stored(world) == held(world.catalog)
+        assert stored_bytes(world) < 200_000  # the catalog
+        used = [row.used_bytes for row in world.catalog.suppliers()]
+        assert all(now < then - 290_000 for now, then in zip(used, before, strict=True))
+        assert await world.sync() == "safe"
+
+
+async def test_overwritten_and_shared_chunks_are_kept_as_long_as_a_file_has_them(autojump_clock: MockClock) -> None:
+    async with World(code=CODE).running() as world:
+        await world.write("one", CONTENT)
+        await world.sync()
+        await world.write("two", CONTENT)
+        await world.sync()
+        delete(world, "one")
+        await world.write("two", OTHER, offset=300_000)
+        await world.sync()
+        await trio.sleep(A_WHILE_S)
+        await world.node.drop_cache()
+        expected = CONTENT[:300_000] + OTHER + CONTENT[600_000:]
+        assert await world.read("two") == expected
+        delete(world, "two")
+        await until(lambda: not world.catalog.count_blocks() and not world.catalog.count_releases())
+        assert stored(world) == held(world.catalog)
+
+
+async def test_fragments_stay_until_a_head_without_them_is_safe(autojump_clock: MockClock, tmp_path: Path) -> None:
+    async with World(code=CODE).running() as world:
+        await world.write("large", CONTENT)
+        await world.sync()  # or both would lie in one block
+        await world.write("small", OTHER)
+        await world.sync()
+        for supplier in world.swarm.suppliers[:3]:
+            supplier.mute.refuses_heads = True
+        named = held(world.catalog)
+        delete(world, "large")
+        await trio.sleep(2 * A_WHILE_S)
+        assert world.catalog.count_blocks() == 1  # the chunks are forgotten
+        assert world.catalog.count_releases()
+        assert named <= stored(world)
+        found = await Survivors(stocks(world), without=(4, 5)).recover(tmp_path / "catalog")
+        assert found == {b"large": CONTENT, b"small": OTHER}
+
+
+async def test_supplier_that_was_away_lets_go_when_it_is_back(autojump_clock: MockClock) -> None:
+    async with World(code=CODE).running() as world:
+        await world.write("large", CONTENT)
+        await world.sync()
+        world.swarm.suppliers[1].kill()
+        delete(world, "large")
+        await trio.sleep(A_WHILE_S)
+        assert set(world.catalog.count_releases()) == {SupplierNo(2)}
+        world.swarm.suppliers[1].start()
+        await until(lambda: not world.catalog.count_releases())
+        assert stored(world) == held(world.catalog)
+
+
+async def test_what_a_dead_process_left_half_done_is_done_by_the_next(autojump_clock: MockClock) -> None:
+    async with World(code=CODE).hired() as world:
+        async with world.machine(world.catalog, world.spool):
+            await world.write("large", CONTENT)
+            await world.sync()
+            await world.write("small", OTHER)
+            await world.sync()
+            delete(world, "large")
+            await trio.sleep(collector.LOOK_EVERY_S + releases.LOOK_EVERY_S)
+            assert world.catalog.count_releases()
+        async with world.machine(world.catalog, world.spool):
+            await until(lambda: not world.catalog.count_releases())
+            assert stored(world) == held(world.catalog)
+            await world.node.drop_cache()
+            assert await world.read("small") == OTHER
+
+
+async def test_chunks_that_were_placed_ahead_of_their_version_are_kept_for_it(autojump_clock: MockClock) -> None:
+    async with World(code=CODE).running() as world:
+        ino = await world.write("stream", b"")
+        world.node.tree.lives.opened(ino)
+        await world.node.files.write(ino, 0, LONG)
+        await trio.sleep(1)
+        assert world.catalog.last_chunk_no() == 16
+        await world.node.collector.collect()
+        assert world.catalog.count_blocks() == 1
+        await world.sync()
+        await world.node.collector.collect()
+        assert world.catalog.count_blocks() == 2
+        assert world.catalog.last_chunk_no() == 23
+        await world.node.drop_cache()
+        assert await world.read("stream") == LONG
+
+
+async def test_chunks_of_a_version_that_never_came_are_collected(autojump_clock: MockClock) -> None:
+    async with World(code=CODE).hired() as world:
+        async with world.machine(world.catalog, world.spool):
+            ino = await world.write("stream", b"")
+            world.node.tree.lives.opened(ino)
+            await world.node.files.write(ino, 0, LONG)
+            await trio.sleep(1)
+            assert world.catalog.count_blocks() == 1  # ahead of the version
+            delete(world, "stream")
+        async with world.machine(world.catalog, world.spool):
+            await until(lambda: not world.catalog.count_blocks() and not world.catalog.count_releases())
+            assert stored(world) == held(world.catalog)
+
+
+async def test_recovered_machine_collects_what_the_burnt_one_had_not_yet(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with World(code=CODE).hired() as world:
+        async with world.machine(world.catalog, world.spool) as node:
+            await world.write("large", CONTENT)
+            await world.sync()
+            await world.write("small", OTHER)
+            await world.sync()
+            node.collector.may_collect = lambda: False
+            delete(world, "large")
+            await world.sync()
+        await recover(world, tmp_path / "catalog", SECOND)
+        with closing(SqliteCatalog(tmp_path / "catalog")) as catalog:
+            async with world.machine(catalog, MemorySpool(), identity=SECOND):
+                await until(lambda: catalog.count_blocks() == 1 and not catalog.count_releases())
+                assert stored(world) == held(catalog)
+                assert await world.read("small") == OTHER
