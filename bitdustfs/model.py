@@ -272,6 +272,7 @@ class Standing(IntEnum):
     HIRED = 2
     LOST = 3  # stayed away too long
     FIRED = 4  # given up
+    LEAVING = 5  # to be given up: what it holds is brought to others first
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,8 +293,13 @@ class Supplier:
 
     @property
     def is_hired(self) -> bool:
-        """It gets new fragments, and heads count on it."""
+        """It gets new fragments."""
         return self.standing is Standing.HIRED
+
+    @property
+    def is_listed(self) -> bool:
+        """Heads count on it, and what it holds is needed."""
+        return self.standing in (Standing.HIRED, Standing.LEAVING)
 
 
 @dataclass(frozen=True, slots=True)

@@ -299,6 +299,15 @@ class Catalog(Protocol):
         """Insert or replace."""
         ...
 
+    def crowded_blocks(self, after: BlockNo | None, limit: int) -> tuple[Sequence[BlockNo], BlockNo | None]:
+        """Look at `limit` blocks with numbers above `after`; None: from the first one.
+
+        Returns:
+            Those with more held fragments than their code's n, and the last one that was looked at; None: there was
+            no more.
+        """
+        ...
+
     def newest_blocks(self) -> tuple[int, int]:
         """What tells the blocks that there are now, for `missing_fragments`."""
         ...

@@ -62,11 +62,17 @@ One that was hired, answers, and has taken nothing for {fruitless:g} minutes of 
 so the next one is hired too.
 The fragments that the lost one held are made again from others, without any key, each checked against the root that
 was noted when the block was made. Most urgent first: the blocks with the fewest fragments to spare. Nobody erases
-anything: when a lost supplier comes back, what it holds counts again.
+anything: when a lost supplier comes back, what it holds counts again. Where a fragment is then held twice, one of the
+two is let go, after all the suppliers of its block have answered without a break for the shortest of the waits above.
 .PP
 While every block could still lose two fragments, this takes {share:.0%} of the time at most, as does an audit that
 goes through all that a supplier holds; with fewer to spare, all of it. While somebody reads what is not on this
 machine, it takes {readers:.0%}, or {urgent:.0%} for blocks that could not lose one fragment more.
+.PP
+A supplier that is leaving
+.RB ( "bitdustfs suppliers leave" )
+gets nothing new. Each fragment that it holds is acknowledged by another supplier before it is let go. When nothing is
+left it is fired, and the next head is without it.
 .SH SEE ALSO
 .BR bitdustfs (1),
 .BR bitdustfs-architecture (7),

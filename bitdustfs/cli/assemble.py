@@ -86,7 +86,10 @@ async def run_mount(home: Home, wish: MountWish, ready: Ready) -> None:
         if mounts.check_mountpoint(wish.place, str(home), mounts.read_mounts()):
             log.warning("the process that served %s before was killed: its mount is taken away", wish.place)
             mounts.detach(wish.place, lazy=True)
-        known = [row for row in catalog.suppliers() if row.standing is not Standing.FIRED]
+        letting_go = catalog.count_releases()  # also those that were given up, until they have let go
+        known = [
+            row for row in catalog.suppliers() if row.standing is not Standing.FIRED or row.supplier in letting_go
+        ]
         patience_s = wish.settings.patience
         entropy, wall, pacer = SystemEntropy(), SystemWall(), pacer_of(wish.settings)
         open_files = min(OPEN_FILES, allow_open_files() // 4)
@@ -180,6 +183,8 @@ class _Mounted:
             "cache-drop": self._drop_cache,
             "stop": self._stop,
             "hire": self._hire,
+            "leave": self._leave,
+            "stay": self._stay,
             "recovery-checked": self._recovery_checked,
         }
         async with self._node.running():
@@ -258,6 +263,12 @@ class _Mounted:
         self._node.journal.commit()
         await self._node.journal.durable()
         return {**_told(row)}
+
+    async def _leave(self, args: Args, _report: control_server.Report) -> Mapping[str, object]:
+        return {**await self._node.leave(str(args["label"]))}
+
+    async def _stay(self, args: Args, _report: control_server.Report) -> Mapping[str, object]:
+        return {**await self._node.stay(str(args["label"]))}
 
     async def _recovery_checked(self, args: Args, _report: control_server.Report) -> Mapping[str, object]:
         note_checked(self._catalog, int(args["at_s"]))

@@ -27,6 +27,7 @@ from bitdustfs.cli import (
     serve,
     sheet,
     status,
+    suppliers,
     sync,
     umount,
 )
@@ -52,6 +53,7 @@ For real:
   bitdustfs init                       make your keys; write the 24 words down
   bitdustfs hire NODEID@ADDR:PORT --size 50G
   bitdustfs mount ~/BitDust
+  bitdustfs suppliers leave NAME       when you do not want one any more
   bitdustfs serve --donate 50G         keep things for a friend, on another machine or home
   bitdustfs sheet                      what to keep on paper, with the words
   bitdustfs recover NODEID@ADDR:PORT   on another machine, when this one is gone
@@ -87,6 +89,7 @@ for verb in (
     sync.sync,
     audit.audit,
     fsck.fsck,
+    suppliers.suppliers,
     cache.cache,
     config.config,
     demo.demo,

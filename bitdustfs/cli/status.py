@@ -169,9 +169,16 @@ def lines(report: StatusReport, place: str) -> list[str]:
         shown.append(
             "  recovery   never tried: `bitdustfs recover --check` shows that your words bring everything back"
         )
-    shown += [_supplier(supplier) for supplier in report["suppliers"]]
+    shown += [supplier_line(supplier) for supplier in report["suppliers"]]
     shown += [f"  trouble: {sentence}" for sentence in report["trouble"]]
     return shown
+
+
+def supplier_line(supplier: SupplierReport) -> str:
+    """Write one supplier for a person."""
+    answers = "silent" if supplier["state"] == "hired" and not supplier["answers"] else supplier["state"]
+    used = f"{format_size(supplier['used_bytes'])} of {format_size(supplier['capacity_bytes'])}"
+    return f"  supplier   {answers:<9}  {supplier['label']}  {supplier['address']}  {used}{_audited(supplier)}"
 
 
 def _margin(margin: int) -> str:
@@ -180,12 +187,6 @@ def _margin(margin: int) -> str:
     if margin == 0:
         return "if one more supplier fails, reads fail"
     return f"{count(margin, 'more supplier')} may fail before reads fail"
-
-
-def _supplier(supplier: SupplierReport) -> str:
-    answers = "silent" if supplier["state"] == "hired" and not supplier["answers"] else supplier["state"]
-    used = f"{format_size(supplier['used_bytes'])} of {format_size(supplier['capacity_bytes'])}"
-    return f"  supplier   {answers:<9}  {supplier['label']}  {supplier['address']}  {used}{_audited(supplier)}"
 
 
 def _audited(supplier: SupplierReport) -> str:

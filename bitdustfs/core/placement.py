@@ -71,11 +71,19 @@ def choose(
     ]
     chosen: list[SupplierNo] = []
     while left and len(chosen) < count:
-        best = min(left, key=lambda c: (_crowding(c, already), -_share(c.free_bytes), c.supplier))
+        best = min(left, key=lambda c: (crowding(c, already), -_share(c.free_bytes), c.supplier))
         left.remove(best)
         already.append(best)
         chosen.append(best.supplier)
     return tuple(chosen)
+
+
+def crowding(candidate: Candidate, already: Sequence[Candidate]) -> tuple[int, int]:
+    """How many of the others are of the same owner, and in the same network: what fails together."""
+    return (
+        sum(c.owner == candidate.owner for c in already),
+        sum(c.network == candidate.network for c in already),
+    )
 
 
 def usable_bytes(free_bytes: Sequence[int], code: Code) -> int:
@@ -97,13 +105,6 @@ def usable_bytes(free_bytes: Sequence[int], code: Code) -> int:
             break
         rest -= largest
     return code.k * best
-
-
-def _crowding(candidate: Candidate, already: Sequence[Candidate]) -> tuple[int, int]:
-    return (
-        sum(c.owner == candidate.owner for c in already),
-        sum(c.network == candidate.network for c in already),
-    )
 
 
 def _share(free_bytes: int) -> int:

@@ -111,6 +111,15 @@ class AuditReport(TypedDict):
     silent: bool  # it stopped answering before all was asked for
 
 
+class LeaveReport(TypedDict):
+    """A supplier that is to leave, or to stay after all."""
+
+    label: str
+    state: str  # a word of model.Standing, in small letters
+    bytes: int  # that it keeps
+    fragments: int
+
+
 class HireReport(TypedDict):
     """A supplier that was hired."""
 

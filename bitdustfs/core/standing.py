@@ -25,7 +25,8 @@ class State(Enum):
     SUSPECT = "suspect"  # does not answer since a moment ago
     OFFLINE = "offline"  # does not answer; what it holds still counts
     LOST = "lost"  # stayed away longer than we wait: what it holds does not count, and is made again elsewhere
-    FIRED = "fired"  # given up by the person
+    LEAVING = "leaving"  # gets nothing new, and what it holds is brought to others, until it is given up
+    FIRED = "fired"  # given up
 
 
 class Event(Enum):
@@ -36,29 +37,66 @@ class Event(Enum):
     SILENCE = "silence"  # the connection ended
     ABSENCE = "absence"  # silent for longer than a ping takes
     PATIENCE_ENDS = "patience ends"  # absent for longer than the grace
-    FIRE = "fire"  # by the person
+    LEAVE = "leave"  # by the person: it is to be given up, with no moment of fewer fragments
+    EMPTY = "empty"  # what it held is with others now
+    FIRE = "fire"  # by the person, whatever it holds
 
 
 _S, _E = State, Event
 TABLE: Final[Mapping[State, Mapping[Event, State]]] = MappingProxyType(
     {
-        _S.CANDIDATE: {_E.HIRE: _S.HIRED, _E.ANSWER: _S.CANDIDATE, _E.SILENCE: _S.CANDIDATE, _E.FIRE: _S.FIRED},
+        _S.CANDIDATE: {
+            _E.HIRE: _S.HIRED,
+            _E.ANSWER: _S.CANDIDATE,
+            _E.SILENCE: _S.CANDIDATE,
+            _E.LEAVE: _S.FIRED,
+            _E.FIRE: _S.FIRED,
+        },
         _S.HIRED: {
             _E.HIRE: _S.HIRED,
             _E.ANSWER: _S.ONLINE,
             _E.ABSENCE: _S.OFFLINE,
+            _E.LEAVE: _S.LEAVING,
             _E.FIRE: _S.FIRED,
         },
-        _S.ONLINE: {_E.HIRE: _S.ONLINE, _E.ANSWER: _S.ONLINE, _E.SILENCE: _S.SUSPECT, _E.FIRE: _S.FIRED},
-        _S.SUSPECT: {_E.HIRE: _S.SUSPECT, _E.ANSWER: _S.ONLINE, _E.ABSENCE: _S.OFFLINE, _E.FIRE: _S.FIRED},
+        _S.ONLINE: {
+            _E.HIRE: _S.ONLINE,
+            _E.ANSWER: _S.ONLINE,
+            _E.SILENCE: _S.SUSPECT,
+            _E.LEAVE: _S.LEAVING,
+            _E.FIRE: _S.FIRED,
+        },
+        _S.SUSPECT: {
+            _E.HIRE: _S.SUSPECT,
+            _E.ANSWER: _S.ONLINE,
+            _E.ABSENCE: _S.OFFLINE,
+            _E.LEAVE: _S.LEAVING,
+            _E.FIRE: _S.FIRED,
+        },
         _S.OFFLINE: {
             _E.HIRE: _S.OFFLINE,
             _E.ANSWER: _S.ONLINE,
             _E.PATIENCE_ENDS: _S.LOST,
+            _E.LEAVE: _S.LEAVING,
             _E.FIRE: _S.FIRED,
         },
-        _S.LOST: {_E.HIRE: _S.HIRED, _E.ANSWER: _S.ONLINE, _E.FIRE: _S.FIRED},
-        _S.FIRED: {_E.HIRE: _S.HIRED, _E.ANSWER: _S.FIRED, _E.SILENCE: _S.FIRED, _E.FIRE: _S.FIRED},
+        _S.LOST: {_E.HIRE: _S.HIRED, _E.ANSWER: _S.ONLINE, _E.LEAVE: _S.FIRED, _E.FIRE: _S.FIRED},
+        _S.LEAVING: {
+            _E.HIRE: _S.HIRED,
+            _E.ANSWER: _S.LEAVING,
+            _E.SILENCE: _S.LEAVING,
+            _E.PATIENCE_ENDS: _S.LOST,
+            _E.LEAVE: _S.LEAVING,
+            _E.EMPTY: _S.FIRED,
+            _E.FIRE: _S.FIRED,
+        },
+        _S.FIRED: {
+            _E.HIRE: _S.HIRED,
+            _E.ANSWER: _S.FIRED,
+            _E.SILENCE: _S.FIRED,
+            _E.LEAVE: _S.FIRED,
+            _E.FIRE: _S.FIRED,
+        },
     }
 )
 
@@ -70,6 +108,7 @@ _KEPT: Final[Mapping[State, Standing]] = MappingProxyType(
         _S.SUSPECT: Standing.HIRED,
         _S.OFFLINE: Standing.HIRED,
         _S.LOST: Standing.LOST,
+        _S.LEAVING: Standing.LEAVING,
         _S.FIRED: Standing.FIRED,
     }
 )

@@ -79,6 +79,10 @@ class Pair:
                 AND f.state = {_HELD} AND f.supplier IN (SELECT value FROM json_each(?1))) - b.k)
             FROM {block} AS b
         """
+        self.crowded = f"""
+            SELECT block, (SELECT count(*) FROM {fragment} AS f WHERE f.block = b.block AND f.state = {_HELD}) > n
+            FROM {block} AS b WHERE block > ? ORDER BY block LIMIT ?
+        """
         self.fragments = f"SELECT block, idx, supplier, state FROM {fragment} WHERE block = ? ORDER BY idx, supplier"
         self.put_fragment = f"""
             INSERT INTO {fragment} (block, idx, supplier, state) VALUES (?, ?, ?, ?)
@@ -182,6 +186,14 @@ class BlockTables(Store):
             some = json.dumps([int(block) for block in given if _pair(block) is pair])
             found |= {BlockNo(block) for (block,) in self._rows(pair.takeable, (some, numbers))}
         return found
+
+    def crowded_blocks(self, after: BlockNo | None, limit: int) -> tuple[Sequence[BlockNo], BlockNo | None]:
+        """Look at the next `limit` blocks: those with more held fragments than their n, and the last one."""
+        for pair in (LOCAL, REPLICATED):
+            rows = self._rows(pair.crowded, (_FIRST_BLOCK if after is None else after, limit))
+            if rows:
+                return [block for block, is_crowded in rows if is_crowded], rows[-1][0]
+        return [], None
 
     def newest_blocks(self) -> tuple[int, int]:
         """What tells the blocks that there are now, for `missing_fragments`."""

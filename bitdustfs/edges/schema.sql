@@ -153,7 +153,7 @@ CREATE TABLE r_supplier (
     contract           BLOB    NOT NULL, -- signed for both
     capacity_bytes     INTEGER NOT NULL, -- by contract
     capacity_fragments INTEGER NOT NULL,
-    standing           INTEGER NOT NULL  -- 1 candidate, 2 hired, 3 lost, 4 fired
+    standing           INTEGER NOT NULL  -- 1 candidate, 2 hired, 3 lost, 4 fired, 5 leaving
 ) STRICT;
 
 -- What only this machine knows of a regular file. No row: the published inode is the whole truth.

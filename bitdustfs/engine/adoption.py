@@ -51,7 +51,7 @@ class _Poll:
 
 async def find_newer(dialer: Dialer, identity: Identity, secrets: VolumeSecrets, catalog: Catalog) -> Found | None:
     """Ask the hired suppliers whether they hold a state to adopt; None: none is known now."""
-    own, suppliers = _own_head(catalog), [row for row in catalog.suppliers() if row.is_hired]
+    own, suppliers = _own_head(catalog), [row for row in catalog.suppliers() if row.is_listed]
     if not suppliers or not await _shows_newer(dialer, identity, secrets, own, suppliers):
         return None
     seeker = Seeker(dialer, lambda _epoch: identity, secrets, identity.owner)

@@ -90,7 +90,7 @@ class Auditor:
     async def run(self) -> None:
         """Audit until cancelled."""
         while True:
-            hired = [row for row in self._catalog.suppliers() if row.is_hired]
+            hired = [row for row in self._catalog.suppliers() if row.is_listed]
             await trio.sleep(min(self._pause_s(len(hired)), LOOK_S if self._broken else math.inf))
             if self._journal.refusal is not None:
                 continue

@@ -364,6 +364,13 @@ class Fragments:
         """Whether a supplier shows that it has a fragment: one leaf of it, and the hash list."""
         return await self._leaves_from(supplier, block, index, 0, 1) is not None
 
+    async def whole(self, block: BlockRow, index: int, supplier: SupplierNo) -> bytes | memoryview | None:
+        """A whole fragment from who holds it, checked against its root; None: it was not to be had there."""
+        length = erasure.fragment_length(block.length, block.code.k)
+        if supplier not in self.reachable():
+            return None
+        return await self._leaves_from(supplier, block, index, 0, fragment.leaf_count(length))
+
     async def shows(self, supplier: SupplierNo, block: BlockRow, index: int, first: int, count: int) -> bool:
         """Whether a supplier shows these leaves of a fragment. If it denies them, or they are wrong, it is LOST."""
         return await self._leaves_from(supplier, block, index, first, count) is not None

@@ -104,6 +104,15 @@ class Monitor:
         """For how long most suppliers have been silent, as far as we were there to see it; 0: they are not."""
         return self._doubted_s
 
+    def meets(self, row: Supplier, event: Event) -> State:
+        """Let something happen to a supplier that the person, or somebody else here, brings about.
+
+        Raises:
+            DiskFull, DiskFault, ReadOnly: nothing was changed.
+        """
+        self._states.setdefault(row.supplier, standing.at_start(row.standing))
+        return self._meets(row, event)
+
     def since_ns(self, supplier: SupplierNo) -> int:
         """The wall time since when it answers, or does not; 0: not known."""
         return self._since_ns.get(supplier, 0)
@@ -151,9 +160,14 @@ class Monitor:
             else:
                 self._is_silent(row, elapsed_s if self._is_away(row.supplier, online) else 0.0)
         # who only was not there at this moment, as everybody is after a start, is not counted as away
-        offline = [row for row in rows if self._states[row.supplier] is State.OFFLINE]
+        offline = [row for row in rows if self._is_offline(row.supplier)]
         for row in (row for row in offline if self._is_away(row.supplier, online)):
             self._judge(row, len(offline))
+
+    def _is_offline(self, supplier: SupplierNo) -> bool:
+        state = self._states[supplier]
+        is_away = self._away_s.get(supplier, 0.0) >= self._absent_s
+        return state is State.OFFLINE or (state is State.LEAVING and is_away)
 
     def _doubt(self, doubtful: bool, elapsed_s: float) -> None:
         if doubtful and not self.is_doubtful:
@@ -295,7 +309,7 @@ class Monitor:
         for row in self._catalog.suppliers():
             if row.standing is Standing.LOST:
                 await self._move(row.supplier, FragmentState.HELD, FragmentState.ABSENT)
-            elif row.is_hired:
+            elif row.is_listed:
                 await self._move(row.supplier, FragmentState.ABSENT, FragmentState.HELD)
 
     async def _move(self, supplier: SupplierNo, old: FragmentState, new: FragmentState) -> None:

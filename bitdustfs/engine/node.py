@@ -19,6 +19,7 @@ from bitdustfs.core.placement import usable_bytes
 from bitdustfs.core.report import (
     AuditReport,
     DropReport,
+    LeaveReport,
     StatusReport,
     StopReport,
     SyncProgress,
@@ -31,6 +32,7 @@ from bitdustfs.engine.auditor import AUDITS_A_DAY, Auditor
 from bitdustfs.engine.collector import Collector
 from bitdustfs.engine.compactor import Compactor
 from bitdustfs.engine.courtesy import Courtesy
+from bitdustfs.engine.drainer import Drainer
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
@@ -48,10 +50,11 @@ from bitdustfs.engine.reporter import Reporter
 from bitdustfs.engine.snapshots import Snapshots
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.tree import Tree
+from bitdustfs.engine.trimmer import Trimmer
 from bitdustfs.engine.uploads import Uploads
 from bitdustfs.engine.writer import Writer
 from bitdustfs.errors import BitdustError, NotFound
-from bitdustfs.model import BLOCK_BYTES, Code, FileState, Ino, Space, Standing, Suite
+from bitdustfs.model import BLOCK_BYTES, Code, FileState, Ino, Space, Standing, Suite, Supplier
 from bitdustfs.ports import Catalog, Changes, Crunch, Entropy, Image, Spool, Wall
 
 SYNC_GRACE_S = 30.0  # how long `sync` waits for fragments when nothing more is acknowledged
@@ -174,6 +177,20 @@ class Node:
             secrets,
             courtesy,
         )
+        self.trimmer = Trimmer(
+            catalog, self.journal, self.uploads, self.releases, steady_s=options.patience.at_none_s
+        )
+        self.drainer = Drainer(
+            catalog=catalog,
+            journal=self.journal,
+            fragments=self.fragments,
+            sink=suppliers,
+            uploads=self.uploads,
+            releases=self.releases,
+            rebuilder=self.rebuilder,
+            monitor=self.monitor,
+            crunch=crunch,
+        )
         self.publisher = Publisher(
             catalog=catalog,
             journal=self.journal,
@@ -217,6 +234,8 @@ class Node:
         self.releases.safe_change = self._released_until
         self.collector.may_collect = self._may_release
         self.compactor.may_compact = self._may_release
+        self.trimmer.may_trim = self._may_release
+        self.drainer.may_drain = self._may_release
         self.files.is_safe = self.replica.is_safe
         self.files.is_unsure = lambda: self.monitor.is_unsure
         self.reporter = Reporter(
@@ -233,6 +252,7 @@ class Node:
             practice=options.practice,
         )
         self._outlook = Outlook(catalog, self.files, self.tree, self.fragments)
+        self.reporter.waiting_to_leave = lambda: self.drainer.waiting
         self.files.out_of_quota = self.writer.out_of_room
         self.services: dict[str, Callable[[], Awaitable[None]]] = {  # each is started again when it fails
             "journal": self.journal.run,
@@ -248,6 +268,8 @@ class Node:
             "monitor": self.monitor.run,
             "auditor": self.auditor.run,
             "rebuilder": self.rebuilder.run,
+            "trimmer": self.trimmer.run,
+            "drainer": self.drainer.run,
             "publisher": self.publisher.run,
             "replica": self.replica.run,
             "orphans": self.orphans.run,
@@ -415,7 +437,7 @@ class Node:
         Raises:
             NotFound: nobody has that label.
         """
-        rows = [row for row in self._catalog.suppliers() if row.is_hired and label in ("", row.label)]
+        rows = [row for row in self._catalog.suppliers() if row.is_listed and label in ("", row.label)]
         if not rows:
             raise NotFound(what=f"no hired supplier is called {label!r}" if label else "no supplier is hired")
         told = []
@@ -435,6 +457,18 @@ class Node:
                 )
             )
         return told
+
+    async def leave(self, label: str) -> LeaveReport:
+        """Begin to give a supplier up; durable when this returns. Raises what `Drainer.leave` does."""
+        row = self.drainer.leave(label)
+        await self.journal.durable()
+        return _left(row)
+
+    async def stay(self, label: str) -> LeaveReport:
+        """Keep a supplier that was to leave; durable when this returns. Raises what `Drainer.stay` does."""
+        row = self.drainer.stay(label)
+        await self.journal.durable()
+        return _left(row)
 
     def stop_report(self) -> StopReport:
         """What exists only here."""
@@ -529,3 +563,8 @@ class Node:
         awaited = (Standing.HIRED, Standing.LOST)
         rows = self._catalog.suppliers()
         return [row.label for row in rows if row.standing in awaited and row.supplier not in online]
+
+
+def _left(row: Supplier) -> LeaveReport:
+    state = row.standing.name.lower()
+    return LeaveReport(label=row.label, state=state, bytes=row.used_bytes, fragments=row.used_fragments)

@@ -138,7 +138,7 @@ class Publisher:
     @property
     def can_reach_quorum(self) -> bool:
         """So many suppliers are online that a head could count now."""
-        hired = {row.supplier for row in self._catalog.suppliers() if row.is_hired}
+        hired = {row.supplier for row in self._catalog.suppliers() if row.is_listed}
         return bool(hired) and len(hired & set(self._keepers.online())) >= replica.quorum(len(hired))
 
     @property
@@ -196,7 +196,7 @@ class Publisher:
     # -- private ---------------------------------------------------------------------------------------------
 
     def _hired(self) -> frozenset[int]:
-        return frozenset(int(row.supplier) for row in self._catalog.suppliers() if row.is_hired)
+        return frozenset(int(row.supplier) for row in self._catalog.suppliers() if row.is_listed)
 
     def _given_up(self, hired: frozenset[int]) -> frozenset[int]:
         """Those of the lists that are not hired any more."""

@@ -70,6 +70,7 @@ class Rebuilder:
         self._secrets = secrets
         self._courtesy = courtesy
         self._took_s = QUICK_S  # for the block that was made last
+        self.at_work: set[BlockNo] = set()  # blocks of which a fragment is on its way, also by others
         self._given_back: set[tuple[BlockNo, int]] = set()  # sent once more to the supplier that lost them
         self._losers: OrderedDict[BlockNo, set[SupplierNo]] = OrderedDict()  # whose rows made room for others
         self._passed_over: dict[SupplierNo, float] = {}  # until when
@@ -92,16 +93,19 @@ class Rebuilder:
         async def rebuild(wanting: Wanting) -> None:
             nonlocal taken
             async with places:
-                if self._is_outdated(least_spare):
+                if wanting.block in self.at_work or self._is_outdated(least_spare):
                     return
                 is_free = self._courtesy.is_free(wanting.spare) and self._took_s < QUICK_S
                 places.total_tokens = AT_ONCE if is_free else 1
                 began = trio.current_time()
+                self.at_work.add(wanting.block)
                 try:
                     sent = await self.complete(wanting.block)
                 except (BitdustError, trio.TooSlowError) as e:
                     _log.info("block %d stays incomplete for now: %s", wanting.block, e)
                     return
+                finally:
+                    self.at_work.discard(wanting.block)
                 taken += sent
                 if sent:
                     self._took_s = trio.current_time() - began

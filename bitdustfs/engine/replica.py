@@ -345,7 +345,7 @@ class Replica:
             suppliers=tuple(
                 SupplierEntry(row.supplier, row.node, row.owner, row.label, row.address)
                 for row in self._catalog.suppliers()
-                if row.is_hired
+                if row.is_listed
             ),
         )
         await self._publisher.publish(content)

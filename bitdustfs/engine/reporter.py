@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,7 +10,7 @@ import trio
 
 from bitdustfs.core import health
 from bitdustfs.core.report import StatusReport, SupplierReport
-from bitdustfs.core.units import format_eta
+from bitdustfs.core.units import format_eta, format_size
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
@@ -19,7 +19,18 @@ from bitdustfs.engine.replica import Replica
 from bitdustfs.engine.tree import Tree
 from bitdustfs.engine.writer import Writer
 from bitdustfs.errors import NotFound
-from bitdustfs.model import ROOT_INO, AuditTally, BlockNo, FileState, FragmentState, Ino, Inode, Standing, SupplierNo
+from bitdustfs.model import (
+    ROOT_INO,
+    AuditTally,
+    BlockNo,
+    FileState,
+    FragmentState,
+    Ino,
+    Inode,
+    Standing,
+    Supplier,
+    SupplierNo,
+)
 from bitdustfs.ports import Catalog, Spool
 
 _TROUBLE = 20  # sentences kept
@@ -93,6 +104,7 @@ class Reporter:
         self._spool_limit = spool_limit
         self._practice = practice
         self._trouble: list[str] = []
+        self.waiting_to_leave: Callable[[], Mapping[SupplierNo, int]] = dict  # see `Drainer.waiting`
         self.aside: list[Leftover] = []  # what of older states of this machine is still to be put into the tree
 
     def note_trouble(self, sentence: str) -> None:
@@ -261,6 +273,7 @@ class Reporter:
             found.append(f"no answer from {', '.join(silent)}")
         if lost:
             found.append(f"lost, so what they held is made again elsewhere: {', '.join(lost)}")
+        found += self._leaving(rows)
         if self._monitor.is_unsure:
             since = format_eta(self._monitor.doubted_s)
             found.insert(
@@ -273,6 +286,18 @@ class Reporter:
                 "most suppliers do not answer: rather this machine is cut off, so none is given up meanwhile"
             )
         return found
+
+    def _leaving(self, rows: Sequence[Supplier]) -> list[str]:
+        """How far those who are leaving are."""
+        told = []
+        for row in rows:
+            if row.standing is Standing.LEAVING:
+                left = f"{row.used_fragments} fragments ({format_size(row.used_bytes)})"
+                stuck = self.waiting_to_leave().get(row.supplier, 0)
+                told.append(f"{row.label} is leaving: {left} are still to be brought to others")
+                if stuck:
+                    told.append(f"{stuck} of these nobody takes now: if that stays so, hire another supplier")
+        return told
 
 
 def note_checked(catalog: Catalog, at_s: int) -> None:

@@ -21,9 +21,9 @@ def test_every_state_says_what_hiring_answering_and_firing_do() -> None:
         standing.after(state, Event.ANSWER)
 
 
-def test_only_one_that_is_offline_can_be_lost() -> None:
+def test_only_one_that_is_offline_or_leaving_can_be_lost() -> None:
     losing = {s for s in State for e, to in standing.TABLE[s].items() if to is State.LOST and s is not State.LOST}
-    assert losing == {State.OFFLINE}
+    assert losing == {State.OFFLINE, State.LEAVING}
 
 
 def test_event_that_cannot_happen_is_an_error_and_not_a_default() -> None:

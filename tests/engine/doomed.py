@@ -77,7 +77,8 @@ class Doom:
         verb, _, rest = what.partition(" ")
         if verb == "commit":
             return [f"commit {note}" for note in rest.split(" + ")]
-        return [f"{verb} {self.kinds.get(bytes.fromhex(rest), 'file')}"] if rest else [verb]
+        kinds = {self.kinds.get(bytes.fromhex(name), "file") for name in rest.split()}
+        return [f"{verb} {kind}" for kind in sorted(kinds)] if rest else [verb]
 
 
 class DoomedCatalog(SqliteCatalog):
@@ -131,6 +132,14 @@ class DoomedCatalog(SqliteCatalog):
         super().put_block(row)
         self._ids[row.block] = bytes(row.block_id)
         self._notes.add("block row")
+
+    def put_releases(self, fragments: Iterable[tuple[SupplierNo, FragmentName]], change: int) -> None:
+        super().put_releases(fragments, change)
+        self._notes.add("release rows")
+
+    def drop_releases(self, supplier: SupplierNo, names: Iterable[FragmentName]) -> None:
+        super().drop_releases(supplier, names)
+        self._notes.add("release rows dropped")
 
     def put_delta(self, row: DeltaRow, content: bytes) -> None:
         super().put_delta(row, content)
@@ -211,9 +220,9 @@ class DoomedSuppliers:
         await self._after("put_head")
 
     async def delete(self, supplier: SupplierNo, names: Sequence[FragmentName]) -> None:
-        await self._before(f"delete {names[0].hex()}")
+        await self._before(f"delete {' '.join(name.hex() for name in names)}")
         await self._real.delete(supplier, names)
-        await self._after(f"delete {names[0].hex()}")
+        await self._after(f"delete {' '.join(name.hex() for name in names)}")
 
     async def _before(self, what: str) -> None:
         self._doom.moment("before", what)

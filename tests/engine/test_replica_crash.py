@@ -47,6 +47,8 @@ POINTS = {
         "commit stale chunks dropped",
         "commit block released",
         "commit upload row dropped",
+        "commit release rows",
+        "commit release rows dropped",
         "put file",
         "put delta",
         "put image",

@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from bitdustfs.core.grace import Patience
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.node import DURABLE_S, SETTLE_S
 from bitdustfs.engine.orphans import expect_orphans
@@ -78,6 +79,10 @@ async def recover_here(world: World) -> None:
     expect_orphans(world.catalog)
 
 
+async def let_one_leave(world: World) -> None:
+    world.node.drainer.leave("s1")
+
+
 async def do_nothing(_world: World) -> None:
     return
 
@@ -97,6 +102,8 @@ FAULTS: dict[str, tuple[str, str, Callable[[World], Any]]] = {
     "monitor": ("catalog", "fragments_at", do_nothing),
     "auditor": ("catalog", "audits", do_nothing),
     "rebuilder": ("catalog", "wanting_blocks", do_nothing),
+    "trimmer": ("catalog", "crowded_blocks", do_nothing),
+    "drainer": ("suppliers", "get", let_one_leave),
     "publisher": ("suppliers", "revoked_in", do_nothing),
     "replica": ("catalog", "outbox", write_something),
     "orphans": ("catalog", "blocks", recover_here),
@@ -118,7 +125,11 @@ async def test_failed_service_is_started_again_and_nothing_is_lost(autojump_cloc
         return traps.setdefault(name, Trap(real))
 
     audits_a_day = 20_000 if service == "auditor" else 16
-    async with World(code=Code(3, 5), coat=set_trap, audits_a_day=audits_a_day).running() as world:
+    patience = Patience.of(A_WHILE_S / 3) if service == "trimmer" else None
+    suppliers = 6 if service == "drainer" else 5
+    async with World(
+        suppliers=suppliers, code=Code(3, 5), coat=set_trap, audits_a_day=audits_a_day, patience=patience
+    ).running() as world:
         await world.write("file", CONTENT)
         await world.write("old", CONTENT)
         await world.sync()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import trio
 
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.engine.node import Node
 from bitdustfs.model import ROOT_INO, BlockRow, FragmentState
 from bitdustfs.testing.world import SECRETS, World
 
@@ -14,6 +15,27 @@ from bitdustfs.testing.world import SECRETS, World
 def delete(world: World, name: str) -> None:
     """Take a file of the root directory away."""
     world.node.tree.unlink(ROOT_INO, name.encode())
+
+
+class Watch:
+    """Looks at each commit whether a block has fewer held fragments than before (I9)."""
+
+    def __init__(self, world: World) -> None:
+        self._catalog = world.catalog
+        self._held: dict[bytes, int] = {}
+        self.lowered: list[str] = []
+        self.follow(world.node)
+
+    def follow(self, node: Node) -> None:
+        """Go on with the machine's next process."""
+        node.journal.before_commit(self._look)
+
+    def _look(self) -> None:
+        now = {bytes(row.block_id): self._catalog.held(row.block) for row in blocks(self._catalog)}
+        for block_id, count in now.items():
+            if count < self._held.get(block_id, 0):
+                self.lowered.append(f"{block_id[:4].hex()}: {self._held[block_id]} -> {count}")
+        self._held = now
 
 
 async def until(condition: Callable[[], bool], *, most_s: float = 600.0) -> None:

@@ -1,0 +1,293 @@
+"""The drainer: bring what a leaving supplier holds to others, and then give it up.
+
+    LEAVING -> each fragment it holds: another supplier acknowledges it -> one transaction notes it there, and lets
+    it go here when that is safe -> it holds nothing that is needed -> FIRED -> the next head does not list it
+
+At no moment does a block have fewer held fragments (invariant I9). A fragment comes from the leaving supplier if it
+answers, else it is made again from k others, and its root is checked either way (I10). The catalog is all that is
+remembered: a killed process goes on with what is still there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+import trio
+
+from bitdustfs.core import erasure, fragment, placement
+from bitdustfs.core.placement import Candidate
+from bitdustfs.core.standing import Event
+from bitdustfs.core.surplus import spread
+from bitdustfs.core.units import format_size
+from bitdustfs.engine.fragments import Fragments
+from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.monitor import Monitor
+from bitdustfs.engine.rebuilder import Rebuilder
+from bitdustfs.engine.releases import Releases
+from bitdustfs.engine.sending import FragmentSink, send
+from bitdustfs.engine.uploads import Uploads
+from bitdustfs.errors import BadRequest, BitdustError, DiskFault, NotFound, PeerError
+from bitdustfs.model import BlockNo, BlockRow, FragmentRow, FragmentState, Standing, Supplier, SupplierNo, short
+from bitdustfs.ports import Catalog, Crunch
+
+LOOK_EVERY_S = 5.0
+AT_ONCE = 3  # (tune) fragments on their way: each takes up to 8 MiB of memory
+PAGE = 64  # fragments looked at in one go
+PASS_OVER_S = 30.0  # (tune) a supplier that did not take a fragment
+_log = logging.getLogger(__name__)
+
+
+class Drainer:
+    """Empty the suppliers that are leaving.
+
+    Attributes:
+        may_drain: whether nobody is known to know more than we do.
+        waiting: of suppliers that are leaving, how many fragments nobody takes now, as the last look found.
+    """
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        journal: Journal,
+        fragments: Fragments,
+        sink: FragmentSink,
+        uploads: Uploads,
+        releases: Releases,
+        rebuilder: Rebuilder,
+        monitor: Monitor,
+        crunch: Crunch,
+    ) -> None:
+        self._catalog = catalog
+        self._journal = journal
+        self._fragments = fragments
+        self._sink = sink
+        self._uploads = uploads
+        self._releases = releases
+        self._rebuilder = rebuilder
+        self._monitor = monitor
+        self._crunch = crunch
+        self._passed_over: dict[SupplierNo, float] = {}  # until when
+        self.may_drain: Callable[[], bool] = lambda: True
+        self.waiting: dict[SupplierNo, int] = {}
+
+    async def run(self) -> None:
+        """Drain until cancelled."""
+        while True:
+            leaving = [row for row in self._catalog.suppliers() if row.standing is Standing.LEAVING]
+            for row in leaving:
+                if self._journal.refusal is None and self.may_drain():
+                    await self._drain(row)
+            self.waiting = {s: count for s, count in self.waiting.items() if s in {row.supplier for row in leaving}}
+            await trio.sleep(LOOK_EVERY_S)
+
+    def leave(self, label: str) -> Supplier:
+        """Begin to give a supplier up. Returns its row of now.
+
+        Raises:
+            NotFound: nobody has that label. BadRequest: the others are too few, or have too little room.
+            DiskFull, DiskFault, ReadOnly.
+        """
+        row = self._called(label)
+        if row.standing is Standing.HIRED:
+            self._check_others(row)
+        self._monitor.meets(row, Event.LEAVE)
+        return self._called(label)
+
+    def stay(self, label: str) -> Supplier:
+        """End what `leave` began; what was brought elsewhere stays there. Returns its row of now.
+
+        Raises:
+            NotFound: nobody has that label. BadRequest: it is not leaving. DiskFull, DiskFault, ReadOnly.
+        """
+        row = self._called(label)
+        if row.standing is not Standing.LEAVING:
+            raise BadRequest(what=f"{label} is not leaving; `bitdustfs hire` takes on one that was given up")
+        self._monitor.meets(row, Event.HIRE)
+        return self._called(label)
+
+    def _called(self, label: str) -> Supplier:
+        for row in self._catalog.suppliers():
+            if row.label == label:
+                return row
+        raise NotFound(what=f"no supplier is called {label!r}; `bitdustfs suppliers` lists them")
+
+    def _check_others(self, leaving: Supplier) -> None:
+        """Refuse to drain what the others cannot take."""
+        rows = self._catalog.suppliers()
+        others = [row for row in rows if row.is_hired and row.supplier != leaving.supplier]
+        online = set(self._sink.online())
+        spares = [row for row in rows if row.standing is Standing.CANDIDATE and row.supplier in online]
+        need = max((code.n for code in self._catalog.codes()), default=0)
+        if len(others) + len(spares) < need:
+            raise BadRequest(
+                what=f"without {leaving.label} there are {len(others) + len(spares)} suppliers, and each block has "
+                f"{need} fragments, each with another one: hire another supplier first, then let this one leave"
+            )
+        known = self._sink.space()
+        room = sum(
+            max(0, known[row.supplier][0] if row.supplier in online else row.capacity_bytes - row.used_bytes)
+            for row in [*others, *spares]
+        )
+        if room < leaving.used_bytes:
+            raise BadRequest(
+                what=f"{leaving.label} keeps {format_size(leaving.used_bytes)} for you, and the others have room for "
+                f"{format_size(room)}: hire more space first, then let this one leave"
+            )
+
+    # -- one supplier ------------------------------------------------------------------------------------------
+
+    async def _drain(self, leaving: Supplier) -> None:
+        """Go once through what it holds, and give it up if that is nothing any more."""
+        places = trio.CapacityLimiter(AT_ONCE)
+        left = 0
+
+        async def move(row: FragmentRow) -> None:
+            nonlocal left
+            async with places:
+                try:
+                    left += not await self._move(row, leaving)
+                except BitdustError as error:
+                    left += 1
+                    _log.info("a fragment of block %d stays with %s for now: %s", row.block, leaving.label, error)
+
+        at: BlockNo | None = None
+        while page := self._catalog.fragments_at(leaving.supplier, FragmentState.HELD, PAGE, at):
+            at = BlockNo(page[-1].block + 1)
+            async with trio.open_nursery() as nursery:
+                for row in page:
+                    nursery.start_soon(move, row)
+            await trio.lowlevel.checkpoint()
+        self.waiting[leaving.supplier] = left
+        if not left:
+            await self._give_up(leaving)
+
+    async def _give_up(self, leaving: Supplier) -> None:
+        """Forget what it was to get or has lost, and fire it. What came to it meanwhile is for the next look."""
+        for state in (FragmentState.WANTED, FragmentState.LOST, FragmentState.ABSENT):
+            while page := self._catalog.fragments_at(leaving.supplier, state, PAGE):
+                with self._journal.operation():
+                    for row in page:
+                        block = self._catalog.block(row.block)
+                        if block is not None:
+                            self._releases.forget_fragments(block, [row])
+                await trio.lowlevel.checkpoint()
+        # no await from here on
+        if self._catalog.fragments_at(leaving.supplier, FragmentState.HELD, 1):
+            return
+        now = next((row for row in self._catalog.suppliers() if row.supplier == leaving.supplier), leaving)
+        if now.standing is Standing.LEAVING:
+            self._monitor.meets(now, Event.EMPTY)
+            _log.warning("supplier %s holds nothing any more that is needed, and is given up", now.label)
+
+    # -- one fragment ------------------------------------------------------------------------------------------
+
+    async def _move(self, row: FragmentRow, leaving: Supplier) -> bool:
+        """See that a fragment is not needed any more where it is. False: nobody takes it now."""
+        block = self._catalog.block(row.block)
+        if block is None:
+            return True
+        if row.block in self._uploads.on_their_way or row.block in self._rebuilder.at_work:
+            return False
+        if self._let_go(block, row):
+            return True
+        target = self._target(block, row)
+        if target is None:
+            return False
+        self._rebuilder.at_work.add(row.block)
+        try:
+            content = await self._content(block, row)
+            if not await self._send(block, row.index, target, content):
+                return False
+            self._note(block, row, target, len(content))
+        finally:
+            self._rebuilder.at_work.discard(row.block)
+        return True
+
+    def _let_go(self, block: BlockRow, row: FragmentRow) -> bool:
+        """Let a fragment go at once if its block has as many without it."""
+        held = {(each.index, each.supplier) for each in self._catalog.fragments(block.block) if _is_held(each)}
+        here = (row.index, row.supplier)
+        others = held - {here} - self._leaving_too(held, row.supplier)
+        if here in held:
+            if len({index for index, _ in others}) < min(block.code.n, len({index for index, _ in held})):
+                return False
+            if spread(others) < min(block.code.n, spread(held)):
+                return False
+            self._releases.forget_fragments(block, [row])
+        return True
+
+    def _leaving_too(self, held: set[tuple[int, SupplierNo]], supplier: SupplierNo) -> set[tuple[int, SupplierNo]]:
+        leaving = {row.supplier for row in self._catalog.suppliers() if row.standing is Standing.LEAVING}
+        return {place for place in held if place[1] in leaving and place[1] != supplier}
+
+    def _target(self, block: BlockRow, row: FragmentRow) -> Supplier | None:
+        """Who could take a fragment: hired, with room, and without any of that block."""
+        rows = self._catalog.fragments(block.block)
+        busy = {each.supplier for each in rows if each.state is not FragmentState.WANTED}
+        length = erasure.fragment_length(block.length, block.code.k)
+        now = trio.current_time()
+        answering = self._uploads.candidates()
+        free = [
+            c
+            for c in answering
+            if c.supplier not in busy
+            and self._passed_over.get(c.supplier, now) <= now
+            and not self._is_releasing(block, row.index, c.supplier)
+        ]
+        holding = {each.supplier for each in rows if _is_held(each)} - {row.supplier}
+        taken: Sequence[Candidate] = [c for c in answering if c.supplier in holding]
+        chosen = placement.choose(free, 1, fragment_bytes=length, taken=taken)
+        suppliers: Mapping[SupplierNo, Supplier] = {each.supplier: each for each in self._catalog.suppliers()}
+        return suppliers[chosen[0]] if chosen else None
+
+    def _is_releasing(self, block: BlockRow, index: int, supplier: SupplierNo) -> bool:
+        name = self._releases.name(block, index, supplier)
+        return name is None or self._catalog.is_releasing(supplier, name)
+
+    async def _content(self, block: BlockRow, row: FragmentRow) -> bytes | memoryview:
+        """A fragment as it should be: from who has it, else made again. Raises DiskFault: its root is wrong."""
+        got = await self._fragments.whole(block, row.index, row.supplier)
+        if got is not None:
+            return got
+        content = await self._fragments.block_range(block, 0, block.length)
+
+        def make() -> bytes | memoryview:
+            (made,) = erasure.remake(content, block.code.k, [row.index])
+            if fragment.root(made) != block.roots[row.index]:
+                raise DiskFault(path=f"block {short(block.block_id)}", why=f"fragment {row.index} has a wrong root")
+            return made
+
+        return await self._crunch.run(make)
+
+    async def _send(self, block: BlockRow, index: int, target: Supplier, content: bytes | memoryview) -> bool:
+        name = self._releases.name(block, index, target.supplier)
+        assert name is not None
+        try:
+            await send(self._sink, target.supplier, name, block.roots[index], content)
+        except PeerError as error:
+            self._passed_over[target.supplier] = trio.current_time() + PASS_OVER_S
+            _log.info("%s did not take a fragment: %s", target.label, error)
+            return False
+        return True
+
+    def _note(self, block: BlockRow, row: FragmentRow, target: Supplier, length: int) -> None:
+        """The target holds it: note that, and let it go where it was."""
+        # no await: it is decided by what is there now
+        with self._journal.operation():
+            now = self._catalog.block(block.block)
+            if now is None:  # it was released meanwhile
+                name = self._releases.name(block, row.index, target.supplier)
+                self._releases.abandon([(target.supplier, name)] if name is not None else [])
+                return
+            for each in self._catalog.fragments(block.block):
+                if each.supplier == target.supplier and each.state is FragmentState.WANTED:
+                    self._catalog.drop_fragment(each.block, each.index, each.supplier)
+            self._catalog.put_fragment(FragmentRow(block.block, row.index, target.supplier, FragmentState.HELD))
+            self._catalog.charge_supplier(target.supplier, length, 1)
+            self._let_go(now, row)
+
+
+def _is_held(row: FragmentRow) -> bool:
+    return row.state is FragmentState.HELD

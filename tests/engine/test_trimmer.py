@@ -1,0 +1,52 @@
+"""Fragments of a supplier that came back, and were made again elsewhere meanwhile, are let go in the end."""
+
+from __future__ import annotations
+
+import trio
+from trio.testing import MockClock
+
+from bitdustfs.core.grace import Patience
+from bitdustfs.model import BlockNo, Code, FragmentState
+from bitdustfs.testing.world import World
+from tests.engine.unneeded import held, stored, until
+
+PATIENCE_S = 20.0
+CONTENT = bytes(range(256)) * 2000
+
+
+def holders(world: World) -> set[int]:
+    return {int(row.supplier) for row in world.catalog.fragments(BlockNo(1)) if row.state is FragmentState.HELD}
+
+
+async def with_one_back(world: World) -> None:
+    """A file in a block that six suppliers hold: the first was lost, and is back."""
+    await world.write("letter", CONTENT)
+    await world.sync()
+    world.swarm.suppliers[0].kill()
+    await until(lambda: holders(world) == {2, 3, 4, 5, 6}, most_s=900)
+    world.swarm.suppliers[0].start()
+    await until(lambda: holders(world) == {1, 2, 3, 4, 5, 6})
+
+
+async def test_fragment_that_is_held_twice_is_let_go_after_a_while(autojump_clock: MockClock) -> None:
+    async with World(candidates=1, code=Code(3, 5), patience=Patience.of(PATIENCE_S)).running() as world:
+        await with_one_back(world)
+        await world.node.trimmer.walk()
+        assert len(holders(world)) == 6
+        await until(lambda: len(holders(world)) == 5 and not world.catalog.count_releases())
+        assert world.catalog.held(BlockNo(1)) == 5
+        assert stored(world) == held(world.catalog)
+        await world.node.drop_cache()
+        assert await world.read("letter") == CONTENT
+
+
+async def test_nothing_is_let_go_while_another_supplier_is_away(autojump_clock: MockClock) -> None:
+    patience = Patience(at_none_s=PATIENCE_S, at_one_s=10 * PATIENCE_S, else_s=10 * PATIENCE_S)
+    async with World(candidates=1, code=Code(3, 5), patience=patience).running() as world:
+        await with_one_back(world)
+        world.swarm.suppliers[3].kill()
+        await trio.sleep(8 * PATIENCE_S)
+        assert holders(world) == {1, 2, 3, 4, 5, 6}
+        world.swarm.suppliers[3].start()
+        await until(lambda: len(holders(world)) == 5)
+        assert world.catalog.held(BlockNo(1)) == 5
