@@ -26,12 +26,6 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Practice]:
         yield practice
 
 
-@pytest.fixture
-def own_swarm(tmp_path: Path) -> Iterator[Practice]:
-    with Practice(tmp_path) as practice:
-        yield practice
-
-
 def digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -77,70 +71,85 @@ def test_no_supplier_holds_a_known_plaintext_or_a_known_name(swarm: Practice) ->
     assert searched > len(PLAINTEXT) * 20_000
 
 
-def test_a_flipped_bit_in_a_stored_fragment_is_noticed_and_harmless(own_swarm: Practice) -> None:
+def stored_by(swarm: Practice, number: int) -> set[Path]:
+    """The files on the shelf of a supplier."""
+    return {path for path in (swarm.supplier_home(number) / "shelf").rglob("*") if path.is_file()}
+
+
+def flip_a_bit(path: Path, at: int) -> None:
+    stored = bytearray(path.read_bytes())
+    stored[at] ^= 1
+    path.write_bytes(stored)
+
+
+def test_a_flipped_bit_in_a_stored_fragment_is_noticed_and_harmless(rough_swarm: Practice) -> None:
     content = random.Random(6).randbytes(3_000_000)
-    (own_swarm.path / "file").write_bytes(content)
-    own_swarm.sync()
-    own_swarm.forget()
-    shelf = own_swarm.supplier_home(1) / "shelf"
-    largest = max((p for p in shelf.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-    for path in (p for p in shelf.rglob("*") if p.is_file() and p.stat().st_size == largest.stat().st_size):
-        stored = bytearray(path.read_bytes())
-        stored[-1000] ^= 1
-        path.write_bytes(stored)
-    assert (own_swarm.path / "file").read_bytes() == content
-    assert any("supplier1" in line and "WARNING" in line for line in own_swarm.log().splitlines())
+    rough_swarm.sync()
+    before = stored_by(rough_swarm, 1)
+    (rough_swarm.path / "file").write_bytes(content)
+    rough_swarm.sync()
+    rough_swarm.forget()
+    logged = len(rough_swarm.log())
+    new = stored_by(rough_swarm, 1) - before
+    largest = max(path.stat().st_size for path in new)
+    for path in (path for path in new if path.stat().st_size == largest):
+        flip_a_bit(path, -1000)
+    assert (rough_swarm.path / "file").read_bytes() == content
+    lines = rough_swarm.log()[logged:].splitlines()
+    assert any("supplier1" in line and "WARNING" in line for line in lines)
+    wait_until("made again", lambda: not rough_swarm.status()["missing_fragments"])
 
 
-def test_an_audit_finds_what_a_disk_lost_and_it_is_made_again(own_swarm: Practice) -> None:
+def test_an_audit_finds_what_a_disk_lost_and_it_is_made_again(rough_swarm: Practice) -> None:
+    rough_swarm.sync()
+    before = stored_by(rough_swarm, 1)
     for number in range(12):
-        (own_swarm.path / f"file {number}").write_bytes(random.Random(number).randbytes(600_000))
-    own_swarm.sync()
-    stored = sorted((own_swarm.supplier_home(1) / "shelf").rglob("*"))
-    largest = [path for path in stored if path.is_file() and path.stat().st_size > 100_000]
+        (rough_swarm.path / f"file {number}").write_bytes(random.Random(number).randbytes(600_000))
+    rough_swarm.sync()
+    largest = sorted(path for path in stored_by(rough_swarm, 1) - before if path.stat().st_size > 100_000)
     for path in largest[::2]:
-        content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 1
-        path.write_bytes(content)
-    said = own_swarm.run("audit", ok=(35,)).stdout.splitlines()
+        flip_a_bit(path, path.stat().st_size // 2)
+    said = rough_swarm.run("audit", ok=(35,)).stdout.splitlines()
     assert said[0].startswith("supplier1: ")
     assert "wrong or gone, and are made again" in said[0]
     assert all("all of" in line for line in said[1:])
-    wait_until("made again", lambda: not own_swarm.status()["missing_fragments"])
-    assert "all of" in own_swarm.run("audit", "supplier1").stdout
+    wait_until("made again", lambda: not rough_swarm.status()["missing_fragments"])
+    assert "all of" in rough_swarm.run("audit", "supplier1").stdout
 
 
 def test_reads_fail_in_time_when_too_few_suppliers_are_left_and_work_again_when_they_are_back(
-    own_swarm: Practice,
+    rough_swarm: Practice,
 ) -> None:
     content = random.Random(7).randbytes(1_000_000)
-    (own_swarm.path / "file").write_bytes(content)
-    own_swarm.sync()
-    own_swarm.forget()
+    (rough_swarm.path / "file").write_bytes(content)
+    rough_swarm.sync()
+    rough_swarm.forget()
     for number in (1, 2, 3):
-        own_swarm.kill_supplier(number)
-    wait_until("margin -1", lambda: own_swarm.status()["margin"] == -1)
+        rough_swarm.kill_supplier(number)
+    wait_until("margin -1", lambda: rough_swarm.status()["margin"] == -1)
     with pytest.raises(TimeoutError):
-        (own_swarm.path / "file").read_bytes()
-    assert (own_swarm.path / "file").stat().st_size == len(content)
-    (own_swarm.path / "another").write_bytes(b"writes go on")
-    assert (own_swarm.path / "another").read_bytes() == b"writes go on"
-    own_swarm.run("demo", "revive", "2")
-    wait_until("margin 0", lambda: own_swarm.status()["margin"] == 0)
-    assert (own_swarm.path / "file").read_bytes() == content
+        (rough_swarm.path / "file").read_bytes()
+    assert (rough_swarm.path / "file").stat().st_size == len(content)
+    (rough_swarm.path / "another").write_bytes(b"writes go on")
+    assert (rough_swarm.path / "another").read_bytes() == b"writes go on"
+    rough_swarm.run("demo", "revive", "2")
+    wait_until("margin 0", lambda: rough_swarm.status()["margin"] == 0)
+    assert (rough_swarm.path / "file").read_bytes() == content
+    rough_swarm.revive(1, 3)
 
 
-def test_a_killed_mount_is_mounted_again_without_cleaning_and_keeps_what_was_synced(own_swarm: Practice) -> None:
-    with (own_swarm.path / "file").open("wb") as file:
+def test_a_killed_mount_is_mounted_again_without_cleaning_and_keeps_what_was_synced(rough_swarm: Practice) -> None:
+    with (rough_swarm.path / "file").open("wb") as file:
         file.write(PLAINTEXT)
         file.flush()
         os.fsync(file.fileno())
-    own_swarm.kill_mount()
-    own_swarm.up()
-    assert (own_swarm.path / "file").read_bytes() == PLAINTEXT
-    own_swarm.sync()
-    own_swarm.forget()
-    assert (own_swarm.path / "file").read_bytes() == PLAINTEXT
+    rough_swarm.kill_mount()
+    rough_swarm.up()
+    assert (rough_swarm.path / "file").read_bytes() == PLAINTEXT
+    rough_swarm.wait_for_suppliers()
+    rough_swarm.sync()
+    rough_swarm.forget()
+    assert (rough_swarm.path / "file").read_bytes() == PLAINTEXT
 
 
 def test_demo_up_again_changes_nothing(swarm: Practice) -> None:
@@ -206,19 +215,21 @@ def test_a_file_of_holes_costs_nothing_and_reads_as_zeros(swarm: Practice) -> No
 
 
 @pytest.mark.parametrize("mebibytes", [500, pytest.param(10_000, marks=pytest.mark.long)])
-def test_mount_stays_small_while_much_streams_through_it(own_swarm: Practice, mebibytes: int) -> None:
+def test_mount_stays_small_while_much_streams_through_it(rough_swarm: Practice, mebibytes: int) -> None:
+    rough_swarm.remount()  # the most that a process ever had is asked below
     piece = random.Random(8).randbytes(1 << 20)
-    with (own_swarm.path / "stream").open("wb") as file:
+    with (rough_swarm.path / "stream").open("wb") as file:
         for number in range(mebibytes):
             file.write(number.to_bytes(8, "big") + piece[8:])
-    own_swarm.sync()
-    own_swarm.forget()
-    with (own_swarm.path / "stream").open("rb") as file:
+    rough_swarm.sync()
+    rough_swarm.forget()
+    with (rough_swarm.path / "stream").open("rb") as file:
         for number in range(mebibytes):
             assert file.read(1 << 20) == number.to_bytes(8, "big") + piece[8:]
-    status = Path(f"/proc/{own_swarm.mount_pid()}/status").read_text()
+    status = Path(f"/proc/{rough_swarm.mount_pid()}/status").read_text()
     peak_kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
     assert peak_kib < 300 * 1024
+    (rough_swarm.path / "stream").unlink()
 
 
 @pytest.mark.parametrize("files", [10, pytest.param(1000, marks=pytest.mark.long)])
