@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from types import TracebackType
@@ -196,15 +196,9 @@ class Practice:
         watchdog = threading.Timer(_PATIENCE_S, self._kill_all)  # then what waits for them fails
         watchdog.start()
         try:
-            with (
-                _as_in_a_process(self._environment()),
-                redirect_stdout(io.StringIO()) as out,
-                redirect_stderr(io.StringIO()) as err,
-            ):
-                code = run_verb(words)
+            return done_here(words, self._environment())
         finally:
             watchdog.cancel()
-        return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "BITDUSTFS_HOME": str(self.home), "BITDUSTFS_TEST": str(self.directory)}
@@ -221,8 +215,19 @@ class Practice:
             subprocess.run(["umount", "-l", str(self.path)], check=False)
 
 
+def done_here(words: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Do what the command line says in this process."""
+    with (
+        _as_in_a_process(environment),
+        redirect_stdout(io.StringIO()) as out,
+        redirect_stderr(io.StringIO()) as err,
+    ):
+        code = run_verb(words)
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+
 @contextmanager
-def _as_in_a_process(environment: dict[str, str]) -> Iterator[None]:
+def _as_in_a_process(environment: Mapping[str, str]) -> Iterator[None]:
     """Let a verb change what it would have for itself in a process of its own."""
     root, before, umask = logging.getLogger(), dict(os.environ), os.umask(0o022)
     handlers, level = root.handlers[:], root.level

@@ -18,6 +18,7 @@ from bitdustfs.cli.common import Asked
 from bitdustfs.cli.init import init
 from bitdustfs.edges import mounts
 from bitdustfs.edges.home import Home, find_home, holder
+from tests.mount.practice import done_here
 
 PROGRAM = [sys.executable, "-m", "bitdustfs.cli.main"]
 PATIENCE_S = 120
@@ -29,6 +30,7 @@ class Machine:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.apart = False  # each verb is a process of its own, as for a person; else those that go on are
         self.running: list[subprocess.Popen[str]] = []
 
     def home(self, name: str) -> Path:
@@ -47,16 +49,20 @@ class Machine:
 
     def run(self, *words: str | Path, ends: int = 0) -> str:
         """Run a verb to its end; it must end with this code. Returns what it said."""
-        done = subprocess.run(
-            [*PROGRAM, *map(str, words)],
+        said = [str(word) for word in words]
+        done = self._as_a_person(said) if self.apart else done_here(said, os.environ)
+        assert done.returncode == ends, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def _as_a_person(self, words: list[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*PROGRAM, *words],
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
             timeout=PATIENCE_S,
             check=False,
         )
-        assert done.returncode == ends, done.stdout + done.stderr
-        return done.stdout + done.stderr
 
     def start(self, *words: str | Path) -> tuple[subprocess.Popen[str], str]:
         """Start a verb that goes on. Returns it with its first line."""
@@ -96,6 +102,7 @@ def is_mounted(place: Path) -> bool:
 
 
 def test_a_mount_without_suppliers_works_and_says_so(machine: Machine) -> None:
+    machine.apart = True
     home, place = machine.home("home"), machine.place()
     assert "No supplier is hired" in machine.run("--home", home, "mount", place)
     (place / "letter").write_text("dear all")
@@ -174,6 +181,7 @@ def test_a_read_only_mount_takes_no_writes(machine: Machine) -> None:
 
 
 def test_a_supplier_is_hired_only_if_its_owner_allowed_it(machine: Machine) -> None:
+    machine.apart = True
     home, friend, place = machine.home("home"), machine.home("friend"), machine.place()
     owner = machine.run("--home", home, "id", "--owner").strip()
     serve = ("--home", friend, "serve", "--listen", "127.0.0.1:0")
