@@ -10,12 +10,19 @@ import pytest
 from hypothesis import settings
 
 # a busy machine is not a failure: no example has a deadline
-settings.register_profile("bitdustfs", deadline=None)
-settings.load_profile("bitdustfs")
+settings.register_profile("long", deadline=None)
+settings.register_profile("short", deadline=None, max_examples=50)
+settings.load_profile("long")
 
 # hundreds of processes are started: with bytecode kept none has to compile everything again
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Try half as many examples in the runs that leave soak sizes out."""
+    if "not long" in config.getoption("markexpr"):
+        settings.load_profile("short")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -28,7 +28,7 @@ ENOUGH_PAIRS = 100  # of a workload and a point of it that is worth a kill
 def test_promises_survive_a_crash_at_random_moments(yard: Yard, workload: str) -> None:
     run = yard.recorded(workload)
     dice = random.Random(workload)
-    moments = [run.length, *(dice.randint(run.started, run.length) for _ in range(8))]
+    moments = [run.length, *(dice.randint(run.started, run.length) for _ in range(5))]
     assert faults_of_crashes(yard, run, moments, tuple(Manner)) == []
 
 
@@ -42,7 +42,7 @@ def test_there_are_enough_points_in_all_workloads(yard: Yard) -> None:
 def test_start_after_a_crash_may_crash_as_well(yard: Yard, workload: str) -> None:
     run = yard.recorded(workload)
     upto = (run.started + 2 * run.length) // 3
-    assert check_crash_of_recovery(yard, run, upto, Manner.STRICT, step=8) == []
+    assert check_crash_of_recovery(yard, run, upto, Manner.STRICT, step=12) == []
 
 
 @pytest.mark.long

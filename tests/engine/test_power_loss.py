@@ -21,8 +21,12 @@ from tests.engine.volume import Volume
 
 DICE = random.Random(5)
 LARGE = 300_000
-FAST, SLOW = range(6), range(6, 40)
-SEEDS = [*FAST, *(pytest.param(seed, marks=pytest.mark.slow) for seed in SLOW)]
+FAST, SLOW, LONG = range(6), range(6, 20), range(20, 200)
+SEEDS = [
+    *FAST,
+    *(pytest.param(seed, marks=pytest.mark.slow) for seed in SLOW),
+    *(pytest.param(seed, marks=pytest.mark.long) for seed in LONG),
+]
 
 
 @pytest.fixture

@@ -26,8 +26,8 @@ FILE_BYTES = 100_000
 DEADLINE_S = 30.0
 SOON_S = 1.0
 SEEDS = (
-    *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2)),
-    *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 50)),
+    *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1)),
+    *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 50)),
 )
 
 
