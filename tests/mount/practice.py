@@ -26,9 +26,10 @@ from bitdustfs.cli.sync import exit_code, sentence, wait_until_placed
 from bitdustfs.edges import mounts
 from bitdustfs.edges.control import Args, ask
 from bitdustfs.edges.home import Home, holder
+from tests.mount.support import HANGS_S
 
 PROGRAM = [sys.executable, "-m", "bitdustfs.cli.main"]
-_PATIENCE_S = 120
+_PATIENCE_S = HANGS_S
 
 
 class Practice:

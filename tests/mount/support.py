@@ -27,7 +27,7 @@ from bitdustfs.edges import mounts
 NOBODY = 65534
 libc = ctypes.CDLL(None, use_errno=True)
 AT_FDCWD = -100
-HANGS_S = 300  # a test that takes longer hangs on its mount: without a daemon it fails
+HANGS_S = 300  # what takes longer hangs on its mount, also on a busy machine: without a daemon it fails
 STOPS_S = 30
 
 

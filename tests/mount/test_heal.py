@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.mount.practice import Practice, wait_until
+from tests.mount.support import HANGS_S
 from tests.mount.trees import real_tree, run
 
 pytestmark = pytest.mark.slow
@@ -24,7 +25,7 @@ def test_two_suppliers_killed_under_rsync_are_replaced_by_the_spares_and_two_mor
         copying = subprocess.Popen(["rsync", "-a", f"{source}/", str(practice.path / "tree")])
         practice.run("demo", "kill", "1")
         practice.run("demo", "kill", "3")
-        assert copying.wait(timeout=120) == 0
+        assert copying.wait(timeout=HANGS_S) == 0
         wait_until("the spares hold what the dead ones held", lambda: is_whole(practice))
         states = {each["label"]: each["state"] for each in practice.status()["suppliers"]}
         assert states == {f"supplier{n}": "lost" if n in (1, 3) else "online" for n in range(1, 8)}

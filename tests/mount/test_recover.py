@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_tree_comes_back_from_the_words_and_one_address_when_the_margin_is_dead_too(tmp_path: Path) -> None:
-    source = real_tree(tmp_path / "source", 1000)
+    source = real_tree(tmp_path / "source", 500)
     os.setxattr(source / "abc.py", "user.colour", b"blue")
     os.utime(source / "abc.py", ns=(1, 1_234_567_890_123_456_789))
     (source / os.fsdecode(b"odd \xff\nname")).write_bytes(b"odd")

@@ -8,6 +8,8 @@ import subprocess
 import sysconfig
 from pathlib import Path
 
+from tests.mount.support import HANGS_S
+
 
 def real_tree(target: Path, files: int) -> Path:
     """Copy a part of Python's standard library: real names, sizes and modes, a symlink and a hard link."""
@@ -28,6 +30,6 @@ def real_tree(target: Path, files: int) -> Path:
 
 
 def run(*words: str | Path) -> str:
-    done = subprocess.run([str(w) for w in words], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([str(w) for w in words], capture_output=True, text=True, timeout=HANGS_S, check=False)
     assert done.returncode == 0, f"{words} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
