@@ -356,7 +356,7 @@ class Catalog(Protocol):
         ...
 
     def note_absence(self, supplier: SupplierNo, absence: Absence, forget_before_ns: int) -> None:
-        """Add one, and forget those that ended before a wall time."""
+        """Add one; forget those that ended before a wall time, or days after this one: the clock was wrong."""
         ...
 
     # -- local: files, extents, inline bytes, uploads -----------------------------------------------------

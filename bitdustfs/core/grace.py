@@ -7,15 +7,16 @@ see them: a machine that slept or had no network itself has seen nothing, whatev
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from bitdustfs.model import Absence
+from bitdustfs.model import Absence, SupplierNo
 
 HOUR_S: Final = 3600
 DAY_S: Final = 24 * HOUR_S
 MEMORY_DAYS: Final = 30  # longer ago says little about a supplier's habits
+AT_EASE: Final = 2  # fragments to spare: more of them do not make us wait longer
 HABIT: Final = 1.5  # times its longest absence: who goes away on Friday comes back on Monday
 MOST_MISSED_TICKS: Final = 2.0  # a longer gap between two looks was not spent looking
 
@@ -30,6 +31,11 @@ class Patience:
     at_none_s: float = 6 * HOUR_S  # no fragment could be spared any more
     at_one_s: float = DAY_S  # one
     else_s: float = 3 * DAY_S
+
+    @property
+    def least_s(self) -> float:
+        """Nobody is given up before."""
+        return min(self.at_none_s, self.at_one_s, self.else_s)
 
     @classmethod
     def of(cls, seconds: float) -> Patience:
@@ -48,6 +54,21 @@ def grace_s(patience: Patience, spare: int, longest_s: float) -> float:
         return patience.at_none_s
     wanted = patience.at_one_s if spare == 1 else patience.else_s
     return max(wanted, HABIT * longest_s)
+
+
+def waits_s(patience: Patience, spare: int, habits_s: Mapping[SupplierNo, float]) -> dict[SupplierNo, float]:
+    """How long each of the suppliers that do not answer may stay away.
+
+    Args:
+        spare: as for `grace_s`.
+        habits_s: the longest absence of each.
+    """
+    return {supplier: grace_s(patience, spare, habit_s) for supplier, habit_s in habits_s.items()}
+
+
+def overdue(away_s: Mapping[SupplierNo, float], waits_s: Mapping[SupplierNo, float]) -> frozenset[SupplierNo]:
+    """Those who are given up now."""
+    return frozenset(supplier for supplier, away in away_s.items() if away >= waits_s[supplier])
 
 
 def longest_s(absences: Iterable[Absence], now_ns: int) -> float:

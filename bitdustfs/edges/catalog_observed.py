@@ -17,13 +17,14 @@ _PUT_ABSENCE = """
     INSERT INTO l_absence (supplier, ended_ns, away_ms) VALUES (?, ?, ?)
     ON CONFLICT (supplier, ended_ns) DO UPDATE SET away_ms = max(away_ms, excluded.away_ms)
 """
-_FORGET_ABSENCES = "DELETE FROM l_absence WHERE supplier = ? AND ended_ns < ?"
+_FORGET_ABSENCES = "DELETE FROM l_absence WHERE supplier = ? AND (ended_ns < ? OR ended_ns > ?)"
 _AUDITS = "SELECT supplier, proven, wrong, last_ns FROM l_audit"
 _PUT_AUDITS = """
     INSERT INTO l_audit (supplier, proven, wrong, last_ns) VALUES (?, ?, ?, ?) ON CONFLICT (supplier) DO UPDATE SET
     proven = excluded.proven, wrong = excluded.wrong, last_ns = excluded.last_ns
 """
 _MS = 1000
+_DAY_NS = 24 * 3600 * 10**9
 
 
 class ObservedTables(Store):
@@ -44,10 +45,10 @@ class ObservedTables(Store):
         return [Absence(ended_ns, away_ms / _MS) for ended_ns, away_ms in self._rows(_ABSENCES, (supplier,))]
 
     def note_absence(self, supplier: SupplierNo, absence: Absence, forget_before_ns: int) -> None:
-        """Add one, and forget those that ended before a wall time."""
+        """Add one; forget those that ended before a wall time, or days after this one: the clock was wrong."""
         with self.savepoint():
             self._change(_PUT_ABSENCE, (supplier, absence.ended_ns, round(absence.length_s * _MS)))
-            self._change(_FORGET_ABSENCES, (supplier, forget_before_ns))
+            self._change(_FORGET_ABSENCES, (supplier, forget_before_ns, absence.ended_ns + _DAY_NS))
 
     def audits(self) -> Mapping[SupplierNo, AuditTally]:
         """How audits ended, for each supplier that was audited."""

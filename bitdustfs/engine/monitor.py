@@ -44,6 +44,7 @@ ABSENT_S: Final = 60.0  # silent for so long: offline, not just between two conn
 TICK_S: Final = 5.0  # between two looks, if nothing happens
 NOTE_S: Final = 60.0  # between two notes of how long somebody is away: what a crash may forget
 FRUITLESS_S: Final = 600.0  # (tune) a supplier that is there and takes nothing for so long is no replacement
+COUNT_AGAIN_S: Final = 600.0  # a count over all blocks takes a second for a million
 STEP: Final = 100  # fragments moved in one turn: some milliseconds
 _NOWHERE: Final = frozenset({State.CANDIDATE, State.LOST, State.FIRED})  # nobody expects an answer
 _DOUBTED = "doubted_s"  # in the catalog, local: 8 bytes, seconds for which most suppliers were silent
@@ -67,17 +68,25 @@ class Monitor:
 
     Args:
         patience: how long suppliers may stay away.
+        tick_s: the longest time between two looks.
     """
 
     def __init__(
-        self, catalog: Catalog, journal: Journal, suppliers: Watched, wall: Wall, patience: Patience
+        self,
+        catalog: Catalog,
+        journal: Journal,
+        suppliers: Watched,
+        wall: Wall,
+        patience: Patience,
+        *,
+        tick_s: float = TICK_S,
     ) -> None:
         self._catalog = catalog
         self._journal = journal
         self._suppliers = suppliers
         self._wall = wall
         self._patience = patience
-        self._tick_s = min(TICK_S, patience.at_none_s / 10)
+        self._tick_s = min(tick_s, patience.at_none_s / 10)
         self._absent_s = min(ABSENT_S, patience.at_none_s / 2)
         self._states: dict[SupplierNo, State] = {}
         self._away_s: dict[SupplierNo, float] = {}
@@ -88,6 +97,8 @@ class Monitor:
         self._fruitless_after_s = min(FRUITLESS_S, patience.at_none_s)
         self._away_before: frozenset[SupplierNo] = frozenset()  # who was away when it became doubtful who is
         self._doubted_s = 0.0
+        self._counted_spare: tuple[frozenset[SupplierNo], float, int] | None = None  # who was there, when, how much
+        self._counted: set[SupplierNo] = set()  # hired, and nothing of theirs is ABSENT: only we make it so
         self.is_doubtful = False  # whether it seems that we are the ones who are cut off
 
     def state(self, supplier: SupplierNo) -> State:
@@ -161,8 +172,8 @@ class Monitor:
                 self._is_silent(row, elapsed_s if self._is_away(row.supplier, online) else 0.0)
         # who only was not there at this moment, as everybody is after a start, is not counted as away
         offline = [row for row in rows if self._is_offline(row.supplier)]
-        for row in (row for row in offline if self._is_away(row.supplier, online)):
-            self._judge(row, len(offline))
+        if judged := [row for row in offline if self._is_away(row.supplier, online)]:
+            self._judge(rows, judged, offline)
 
     def _is_offline(self, supplier: SupplierNo) -> bool:
         state = self._states[supplier]
@@ -216,22 +227,40 @@ class Monitor:
             self._since_ns.setdefault(row.supplier, self._wall.now_ns())
             self._meets(row, Event.ABSENCE)
 
-    def _judge(self, row: Supplier, offline: int) -> None:
-        away_s = self._away_s[row.supplier]
-        if away_s < min(self._patience.at_none_s, self._patience.at_one_s, self._patience.else_s):
+    def _judge(self, rows: Sequence[Supplier], judged: Sequence[Supplier], offline: Sequence[Supplier]) -> None:
+        """See which of the `judged` are lost, while those that are `offline` cannot be counted on."""
+        away_s = {row.supplier: self._away_s[row.supplier] for row in judged}
+        if max(away_s.values(), default=0.0) < self._patience.least_s:
             return
-        longest_s = grace.longest_s(self._catalog.absences(row.supplier), self._wall.now_ns())
-        spare = self._least_spare() - offline
-        if away_s >= (patience_s := grace.grace_s(self._patience, spare, longest_s)):
+        now_ns = self._wall.now_ns()
+        habits_s = {number: grace.longest_s(self._catalog.absences(number), now_ns) for number in away_s}
+        spare = self._spare([row for row in rows if row.is_listed], offline)
+        waits_s = grace.waits_s(self._patience, spare, habits_s)
+        overdue = grace.overdue(away_s, waits_s)
+        for row in (row for row in judged if row.supplier in overdue):
             _log.warning(
                 "supplier %s is lost, and what it held is made again elsewhere: it was away for %.0f s, and with %d "
                 "fragments to spare we wait for %.0f s",
                 row.label,
-                away_s,
+                away_s[row.supplier],
                 spare,
-                patience_s,
+                waits_s[row.supplier],
             )
             self._meets(row, Event.PATIENCE_ENDS)
+
+    def _spare(self, hired: Sequence[Supplier], offline: Sequence[Supplier]) -> int:
+        """Held fragments minus k of the worst block, without those at suppliers that are offline."""
+        least = self._least_spare() - len(offline)
+        most_n = max((code.n for code in self._catalog.codes()), default=0)
+        if least >= grace.AT_EASE or len(hired) <= most_n:
+            return least  # that every block has a fragment at each of them is true, or makes no difference
+        away = {row.supplier for row in offline}
+        present = frozenset(row.supplier for row in hired if row.supplier not in away)
+        counted = self._counted_spare
+        if counted is None or counted[0] != present or trio.current_time() - counted[1] > COUNT_AGAIN_S:
+            margin = self._catalog.least_margin(present)
+            counted = self._counted_spare = present, trio.current_time(), least if margin is None else margin
+        return max(least, counted[2])
 
     def _least_spare(self) -> int:
         """Held fragments minus k of the worst block; of the codes in use if no block lacks any."""
@@ -307,10 +336,13 @@ class Monitor:
     async def _move_fragments(self) -> None:
         """Let the fragments of lost suppliers count no more, and those of suppliers that are back count again."""
         for row in self._catalog.suppliers():
+            if not row.is_listed:
+                self._counted.discard(row.supplier)
             if row.standing is Standing.LOST:
                 await self._move(row.supplier, FragmentState.HELD, FragmentState.ABSENT)
-            elif row.is_listed:
+            elif row.is_listed and row.supplier not in self._counted:
                 await self._move(row.supplier, FragmentState.ABSENT, FragmentState.HELD)
+                self._counted.add(row.supplier)
 
     async def _move(self, supplier: SupplierNo, old: FragmentState, new: FragmentState) -> None:
         while rows := self._catalog.fragments_at(supplier, old, STEP):

@@ -36,14 +36,14 @@ from bitdustfs.engine.drainer import Drainer
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
-from bitdustfs.engine.monitor import Monitor
+from bitdustfs.engine.monitor import TICK_S, Monitor
 from bitdustfs.engine.objects import Objects
 from bitdustfs.engine.orphans import Orphans
 from bitdustfs.engine.outlook import Outlook
 from bitdustfs.engine.publisher import Publisher
 from bitdustfs.engine.reader import Reader
 from bitdustfs.engine.reads import Reads
-from bitdustfs.engine.rebuilder import Rebuilder
+from bitdustfs.engine.rebuilder import LOOK_EVERY_S, Rebuilder
 from bitdustfs.engine.releases import Releases
 from bitdustfs.engine.replica import Replica
 from bitdustfs.engine.reporter import Reporter
@@ -89,6 +89,8 @@ class NodeOptions:
     boot: bytes = b""  # which boot of this machine it is; b"": nobody can tell
     audits_a_day: int = AUDITS_A_DAY  # leaves of each supplier
     patience: Patience = field(default_factory=Patience)  # with suppliers that do not answer
+    watch_every_s: float = TICK_S  # how often it is looked who is there, at least
+    repair_every_s: float = LOOK_EVERY_S  # how often it is looked for something to rebuild
 
 
 class Node:
@@ -162,7 +164,7 @@ class Node:
                 self.files.is_busy() or bool(self.files.dirty_totals()[0]) or self.reads.is_busy()
             ),
         )
-        self.monitor = Monitor(catalog, self.journal, suppliers, wall, options.patience)
+        self.monitor = Monitor(catalog, self.journal, suppliers, wall, options.patience, tick_s=options.watch_every_s)
         self.auditor = Auditor(
             catalog, self.journal, self.fragments, entropy, wall, courtesy, audits_a_day=options.audits_a_day
         )
@@ -176,6 +178,7 @@ class Node:
             crunch,
             secrets,
             courtesy,
+            look_s=options.repair_every_s,
         )
         self.trimmer = Trimmer(
             catalog, self.journal, self.uploads, self.releases, steady_s=options.patience.at_none_s

@@ -59,7 +59,10 @@ class Rebuilder:
         crunch: Crunch,
         secrets: VolumeSecrets,
         courtesy: Courtesy,
+        *,
+        look_s: float = LOOK_EVERY_S,
     ) -> None:
+        self._look_s = look_s
         self._catalog = catalog
         self._journal = journal
         self._fragments = fragments
@@ -83,7 +86,7 @@ class Rebuilder:
                 taken = await self._walk_queue()
             if not taken:
                 took_s = trio.current_time() - began
-                await trio.sleep(min(max(LOOK_EVERY_S, 10 * took_s), LOOK_SELDOM_S))
+                await trio.sleep(min(max(self._look_s, 10 * took_s), max(self._look_s, LOOK_SELDOM_S)))
 
     async def _walk_queue(self) -> int:
         """Try every block that lacks fragments, most urgent first. Returns how many fragments were taken."""

@@ -10,11 +10,12 @@ import trio
 from trio.testing import MockClock
 
 from bitdustfs.core.grace import Patience
-from bitdustfs.model import Code, Standing
+from bitdustfs.model import BlockNo, Code, Standing, SupplierNo
 from bitdustfs.testing.world import World
 
 CODE = Code(2, 4)
 NONE_S = 300.0
+YEARS_S = 10 * 365 * 86400.0
 PATIENCE = Patience(at_none_s=NONE_S, at_one_s=NONE_S * 20, else_s=NONE_S * 20)
 
 
@@ -57,3 +58,28 @@ async def test_supplier_that_connects_late_after_a_start_makes_nobody_else_lost(
             world.swarm.heal(2)
             await trio.sleep(60)
             assert standings(world) == [Standing.HIRED] * 4
+
+
+async def test_suppliers_without_a_fragment_of_a_block_make_nobody_lost_sooner(autojump_clock: MockClock) -> None:
+    world = World(suppliers=8, code=CODE, patience=PATIENCE)
+    async with world.hired(), world.machine(world.catalog, world.spool):
+        await world.write("letter", bytes(range(256)) * 2000)
+        await world.sync()
+        holders = {row.supplier for row in world.catalog.fragments(BlockNo(1))}
+        others = [n for n in range(1, 9) if n not in holders]
+        for number in others[:3]:
+            world.swarm.suppliers[number - 1].kill()
+        await trio.sleep(NONE_S * 2)
+        assert standings(world) == [Standing.HIRED] * 8
+
+
+async def test_habit_that_a_wrong_clock_dated_into_the_future_is_forgotten(autojump_clock: MockClock) -> None:
+    world = World(suppliers=4, code=CODE, patience=PATIENCE)
+    async with world.hired(), world.machine(world.catalog, world.spool):
+        for jump_s in (YEARS_S, -YEARS_S):
+            world.swarm.wall.move_s(jump_s)
+            world.swarm.suppliers[0].kill()
+            await trio.sleep(200)
+            world.swarm.suppliers[0].start()
+            await trio.sleep(30)
+        assert len(world.catalog.absences(SupplierNo(1))) == 1
