@@ -32,6 +32,13 @@ class FakeWall:
         self._now_ns += int(seconds * 1_000_000_000)
 
 
+class RunningWall(FakeWall):
+    """A ports.Wall that goes on with trio's clock, and jumps when told to."""
+
+    def now_ns(self) -> int:
+        return super().now_ns() + int(trio.current_time() * 1_000_000_000)
+
+
 class InlineCrunch:
     """A ports.Crunch that works on the loop."""
 
