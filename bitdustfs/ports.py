@@ -704,6 +704,18 @@ class Shelf(Protocol):
         """(name, length) above `after`, in order of name."""
         ...
 
+    def owners(self) -> Sequence[OwnerId]:
+        """Everybody who has something here. Raises Unavailable, DiskFault."""
+        ...
+
+    def scrub(self, owner: OwnerId, name: FragmentName) -> bool:
+        """Read a fragment through. False: its bytes are damaged, so it was removed, and is not found from now on.
+
+        Raises:
+            NotFound, DiskFault, Unavailable: nothing is known, and nothing was done.
+        """
+        ...
+
     def used(self, owner: OwnerId) -> tuple[int, int]:
         """(bytes, fragments) of an owner."""
         ...

@@ -25,9 +25,10 @@ from bitdustfs.edges.shelf_disk import DiskShelf
 from bitdustfs.edges.system import SystemEntropy, SystemWall, ThreadCrunch, allow_open_files, tune_process
 from bitdustfs.edges.tcp import join_address, listening, split_address
 from bitdustfs.engine.keeper import Keeper
-from bitdustfs.engine.pacer import Pacer
 from bitdustfs.engine.reception import Reception
+from bitdustfs.engine.scrubber import Scrubber
 from bitdustfs.model import OwnerId
+from bitdustfs.ports import Crunch, Shelf
 
 _SHELF_THREADS = 8  # they wait for the disk more than they compute
 
@@ -58,25 +59,23 @@ async def run_serve(home: Home, wish: ShelfWish, ready: Ready) -> None:
     pacer = pacer_of(wish.settings)
     with trio.CancelScope() as scope:
         async with listening(wish.listen, identity.key) as listener, trio.open_nursery() as nursery:
-            reception = _reception(home, wish, identity, pacer)  # makes directories: not before the port is ours
+            keeper, shelf, crunch = _keeper(home, wish, identity)  # makes directories: not before the port is ours
+            reception = Reception(identity, keeper, knows=keeper.has_contract, entropy=SystemEntropy(), pacer=pacer)
+            scrubber = Scrubber(shelf, crunch, SystemEntropy(), keeper.note_lost)
             nursery.start_soon(cancel_on_signal, scope)
             nursery.start_soon(reception.run, listener)
+            nursery.start_soon(scrubber.run)
             nursery.start_soon(follow_limits, home, wish.settings, pacer)
             host, port = split_address(listener.address)
             ready([f"{identity.node.hex()}@{join_address(dialable(host), port)}"])
     log.info("stopped")
 
 
-def _reception(home: Home, wish: ShelfWish, identity: Identity, pacer: Pacer) -> Reception:
-    keeper = Keeper(
-        identity,
-        DiskShelf.open_or_create(wish.shelf, home.shelf_id, donated_bytes=wish.donate_bytes),
-        DiskContracts(home.contracts),
-        allowed=wish.allowed,
-        crunch=ThreadCrunch(_SHELF_THREADS),
-        wall=SystemWall(),
-    )
-    return Reception(identity, keeper, knows=keeper.has_contract, entropy=SystemEntropy(), pacer=pacer)
+def _keeper(home: Home, wish: ShelfWish, identity: Identity) -> tuple[Keeper, Shelf, Crunch]:
+    shelf = DiskShelf.open_or_create(wish.shelf, home.shelf_id, donated_bytes=wish.donate_bytes)
+    crunch, store = ThreadCrunch(_SHELF_THREADS), DiskContracts(home.contracts)
+    keeper = Keeper(identity, shelf, store, allowed=wish.allowed, crunch=crunch, wall=SystemWall())
+    return keeper, shelf, crunch
 
 
 def unlock(home: Home) -> tuple[Identity, VolumeSecrets]:

@@ -30,7 +30,7 @@ from bitdustfs.core.head import LINK_BYTES, MAX_HEAD_BYTES, MAX_KEPT_BYTES
 from bitdustfs.errors import ProtocolViolation
 from bitdustfs.model import LEAF_BYTES
 
-PROTOCOL_VERSION: Final = 3
+PROTOCOL_VERSION: Final = 4
 MAX_HEADER_BYTES: Final = 64 * 1024
 MAX_BODY_BYTES: Final = MAX_FRAGMENT_BYTES + HASH_BYTES * leaf_count(MAX_FRAGMENT_BYTES)
 HELLO_HEADER_BYTES: Final = 4 * 1024  # before HELLO nobody is anybody: the smallest budget that holds one
@@ -172,6 +172,7 @@ class Status(_Message, frozen=True, tag=132):
     used_bytes: U63
     used_fragments: U63
     free_bytes: U63  # of the disk that the supplier gives
+    lost: U63  # of the caller's fragments, that the supplier found damaged on its shelf since it was started
     contract: Annotated[bytes, Meta(max_length=CONTRACT_BYTES)]
 
 

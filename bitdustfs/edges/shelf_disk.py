@@ -227,6 +227,26 @@ class DiskShelf:
                     break
             return found[:limit]
 
+    def owners(self) -> Sequence[OwnerId]:
+        with self._disk():
+            return sorted(OwnerId(o) for p in _folders(self._root) if (o := _from_hex(p.name)) is not None)
+
+    def scrub(self, owner: OwnerId, name: FragmentName) -> bool:
+        with self._disk():
+            path = self._path(owner, name)
+            if self._is_whole(path) or self._is_whole(path):  # read twice: memory may fail, too
+                return True
+            with self._lock:
+                if not path.exists():  # its owner deleted it meanwhile
+                    raise NotFound(what=f"fragment {path.name[:8]} is not on the shelf")
+                if self._is_whole(path):  # it was put anew meanwhile
+                    return True
+                length = _length_of(path.stat().st_size)
+                path.unlink()
+                self._count(owner, -length, -1)
+            sync_directory(path.parent)
+            return False
+
     def used(self, owner: OwnerId) -> tuple[int, int]:
         with self._disk(), self._lock:
             return self._used.get(owner, (0, 0))
@@ -290,6 +310,17 @@ class DiskShelf:
         except FileNotFoundError as error:
             self._check_marker()
             raise NotFound(what=f"fragment {path.name[:8]} is not on the shelf") from error
+
+    def _is_whole(self, path: Path) -> bool:
+        """Say whether a file holds what its header says. Raises NotFound."""
+        descriptor = self._open(path)
+        try:
+            _length, root = _read_header(descriptor)
+        except BadFormat:
+            return False
+        finally:
+            os.close(descriptor)
+        return self._has(path, root)
 
     def _has(self, path: Path, root: Root) -> bool:
         """Say whether this very fragment lies there, whole. One that rotted is no fragment: it is replaced."""

@@ -3,7 +3,8 @@
 Some leaves of each supplier are asked for at random times, with the message of an ordinary read, so that nobody can
 tell an audit and be honest only then. A right leaf shows little, many of them show much. A wrong one, or a denial, is
 proof: that fragment is lost, and the whole of that supplier is gone through, because what broke one leaf (a disk, a
-cheat) has seldom broken just one. Silence proves nothing: the same leaf is asked for again next time.
+cheat) has seldom broken just one. So is a supplier that says that it found something damaged (engine/scrubber).
+Silence proves nothing: the same leaf is asked for again next time.
 
 What is found lost is work for the rebuilder, like any fragment that a read finds lost.
 """
@@ -86,20 +87,29 @@ class Auditor:
         self._courtesy = courtesy
         self._owed: dict[SupplierNo, tuple[BlockNo, int]] = {}  # asked for, and not answered: block and leaf
         self._broken: set[SupplierNo] = set()  # to be gone through
+        self._woken = trio.Event()
 
     async def run(self) -> None:
         """Audit until cancelled."""
         while True:
             hired = [row for row in self._catalog.suppliers() if row.is_listed]
-            await trio.sleep(min(self._pause_s(len(hired)), LOOK_S if self._broken else math.inf))
+            self._woken = trio.Event()
+            with trio.move_on_after(min(self._pause_s(len(hired)), LOOK_S if self._broken else math.inf)):
+                await self._woken.wait()
             if self._journal.refusal is not None:
                 continue
             reachable = self._fragments.reachable()
             answering = [row for row in hired if row.supplier in reachable]
             for row in [row for row in answering if row.supplier in self._broken]:
-                await self.scan(row)
-            if answering:
+                if (await self.scan(row)).is_silent:
+                    self._broken.add(row.supplier)
+            if answering and not self._woken.is_set():
                 await self._audit(answering[self._roll(len(answering))])
+
+    def look_through(self, supplier: SupplierNo) -> None:
+        """Go through all that a supplier should hold, soon."""
+        self._broken.add(supplier)
+        self._woken.set()
 
     async def scan(self, row: Supplier, progress: Progress | None = None) -> Scan:
         """Ask a supplier for every leaf of every fragment that it should hold.

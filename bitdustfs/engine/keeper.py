@@ -15,6 +15,7 @@ that node's certificate in it: nobody needs to believe us.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import trio
@@ -97,6 +98,7 @@ class Keeper:
         self._proofs = {owner: proof for owner, (_, proof) in seen.items()}  # a certificate of that epoch
         self._heads = Heads(store, crunch)
         self._reserved: dict[OwnerId, tuple[int, int]] = {}  # (bytes, fragments) admitted and not stored yet
+        self._lost: Counter[OwnerId] = Counter()  # fragments found damaged since we started
         self._agreeing: set[OwnerId] = set()  # owners whose contract is being saved
         self._noting = trio.Lock()  # held while an epoch is saved
 
@@ -108,6 +110,10 @@ class Keeper:
     def head_version(self, owner: OwnerId) -> int:
         """The version of the head that we keep for an owner; 0: none."""
         return self._heads.version(owner)
+
+    def note_lost(self, owner: OwnerId) -> None:
+        """A fragment of an owner was found damaged: he is told when he asks for his room next."""
+        self._lost[owner] += 1
 
     def has_contract(self, owner: OwnerId) -> bool:
         """Say whether anything was agreed with this owner."""
@@ -207,6 +213,7 @@ class Keeper:
             used_bytes=used_bytes,
             used_fragments=used_fragments,
             free_bytes=max(0, free_bytes),
+            lost=self._lost[owner],
             contract=self._contracts[owner].raw,
         )
 
@@ -361,6 +368,8 @@ class Keeper:
 def _refusal(caller: Certificate, request: wire.Request, error: BitdustError) -> Refusal:
     """What the caller is told of an error of the shelf; what only we may know is logged."""
     code, text = next((code, text) for kind, code, text in _REFUSALS if isinstance(error, kind))
-    if code is not Refused.NOT_FOUND:
+    if isinstance(error, BadFormat) and isinstance(request, wire.Get):
+        code, text = Refused.NOT_FOUND, "that fragment any more: it is damaged"  # it will not get better
+    if not isinstance(error, NotFound):
         log.warning("refused a %s of owner %s: %s", type(request).__name__, short(caller.owner), error)
     return Refusal(code, text)

@@ -168,6 +168,7 @@ class Node:
         self.auditor = Auditor(
             catalog, self.journal, self.fragments, entropy, wall, courtesy, audits_a_day=options.audits_a_day
         )
+        suppliers.on_lost = self.auditor.look_through
         self.rebuilder = Rebuilder(
             catalog,
             self.journal,

@@ -19,7 +19,18 @@ BACKOFF_S: Final = 0.2  # after the first failure; doubles
 class Relation:
     """What is known of one hired supplier."""
 
-    __slots__ = ("backoff_s", "carrier", "dialling", "free", "patience", "removed", "revoked_in", "row", "wake")
+    __slots__ = (
+        "backoff_s",
+        "carrier",
+        "dialling",
+        "free",
+        "lost",
+        "patience",
+        "removed",
+        "revoked_in",
+        "row",
+        "wake",
+    )
 
     def __init__(self, row: Supplier) -> None:
         self.row = row
@@ -28,6 +39,7 @@ class Relation:
             max(0, row.capacity_bytes - row.used_bytes),
             max(0, row.capacity_fragments - row.used_fragments),
         )
+        self.lost = 0  # fragments of ours that it has told us it found damaged, since it was started
         self.wake = trio.Event()
         self.removed = trio.Event()
         self.backoff_s = BACKOFF_S

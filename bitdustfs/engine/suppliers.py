@@ -12,7 +12,7 @@ with PeerGone: nothing here ever waits for a connection. What goes wrong in one 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from typing import Final
 
@@ -74,6 +74,7 @@ class Suppliers:
         self.pacer = pacer or Pacer()
         self.head_version = head_version
         self._relations = {row.supplier: Relation(row) for row in suppliers}
+        self.on_lost: Callable[[SupplierNo], None] = lambda _supplier: None  # it found some of ours damaged
         self._nursery: trio.Nursery | None = None
         self._changed = trio.Event()
 
@@ -379,6 +380,10 @@ class Suppliers:
         if free != relation.free:
             relation.free = free
             self._note_change()
+        if status.lost > relation.lost:
+            log.info("supplier %r has found %d fragments damaged", relation, status.lost - relation.lost)
+            self.on_lost(relation.row.supplier)
+        relation.lost = status.lost  # less: it was started again
         return status
 
     async def _pause(self, relation: Relation) -> None:

@@ -117,7 +117,7 @@ class Byzantine:
     async def _stat(self, caller: Certificate, request: wire.Stat) -> Told:
         told, parts = await self._inner.answer(caller, request, b"")
         if Trick.BOAST in self._conduct.tricks and isinstance(told, wire.Status):
-            told = wire.Status(BOAST_BYTES, BOAST_BYTES, 0, 0, BOAST_BYTES, told.contract)
+            told = wire.Status(BOAST_BYTES, BOAST_BYTES, 0, 0, BOAST_BYTES, 0, told.contract)
         return told, parts
 
     async def _get(self, caller: Certificate, request: wire.Get) -> Told:

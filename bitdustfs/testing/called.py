@@ -6,7 +6,7 @@ it learns from a ping every `ping_s`, and from requests that fail. Each supplier
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar, cast
 
 import trio
@@ -150,6 +150,7 @@ class CalledSuppliers:
         self._changed = trio.Event()
         self._nudged = trio.Event()
         self.head_version = 0
+        self.on_lost: Callable[[SupplierNo], None] = lambda _supplier: None  # nobody scrubs here
         self.sent_bytes = 0  # of fragments
         self.sent_fragments = 0
         self.got_bytes = 0  # of leaves and hash lists

@@ -12,7 +12,7 @@ from bitdustfs.core import fragment, wire
 from bitdustfs.core.certificate import Certificate
 from bitdustfs.core.fragment import leaf_count
 from bitdustfs.engine.handler import Handler
-from bitdustfs.errors import AlreadyThere, BadLeaf, DiskFull, NotFound, Unavailable
+from bitdustfs.errors import AlreadyThere, BadFormat, BadLeaf, DiskFull, NotFound, Unavailable
 from bitdustfs.model import LEAF_BYTES, FragmentName, OwnerId, Root, short
 from bitdustfs.ports import Leaves, Shelf
 
@@ -24,6 +24,7 @@ class MemoryShelf:
 
     def __init__(self, *, donated_bytes: int = 1 << 40) -> None:
         self.is_there = True
+        self.is_damaged = False  # what is read from it does not make sense
         self.donated_bytes = donated_bytes
         self._fragments: dict[OwnerId, dict[FragmentName, tuple[Root, bytes]]] = {}
         self._trash: dict[OwnerId, dict[FragmentName, bytes]] = {}
@@ -55,6 +56,8 @@ class MemoryShelf:
 
     def get(self, owner: OwnerId, name: FragmentName, first: int, count: int, *, hashes: bool) -> Leaves:
         self._check()
+        if self.is_damaged:
+            raise BadFormat(what="a fragment on the shelf is shorter than it says")
         try:
             _root, content = self._fragments.get(owner, {})[name]
         except KeyError:
@@ -73,6 +76,25 @@ class MemoryShelf:
         self._check()
         held = self._fragments.get(owner, {})
         return [(name, len(held[name][1])) for name in sorted(held) if name > after][:limit]
+
+    def owners(self) -> Sequence[OwnerId]:
+        self._check()
+        return sorted(self._fragments)
+
+    def damage(self, owner: OwnerId, name: FragmentName) -> None:
+        """Let one byte of a fragment rot."""
+        root, content = self._fragments[owner][name]
+        self._fragments[owner][name] = root, bytes([content[0] ^ 1]) + content[1:]
+
+    def scrub(self, owner: OwnerId, name: FragmentName) -> bool:
+        self._check()
+        held = self._fragments.get(owner, {})
+        if name not in held:
+            raise NotFound(what=f"fragment {short(name)} is not on the shelf")
+        if fragment.root(held[name][1]) == held[name][0]:
+            return True
+        del held[name]
+        return False
 
     def used(self, owner: OwnerId) -> tuple[int, int]:
         self._check()
@@ -108,6 +130,12 @@ class BentShelf:
 
     def names(self, owner: OwnerId, after: bytes, limit: int) -> Sequence[tuple[FragmentName, int]]:
         return self._inner.names(owner, after, limit)
+
+    def owners(self) -> Sequence[OwnerId]:
+        return self._inner.owners()
+
+    def scrub(self, owner: OwnerId, name: FragmentName) -> bool:
+        return self._inner.scrub(owner, name)
 
     def used(self, owner: OwnerId) -> tuple[int, int]:
         return self._inner.used(owner)

@@ -192,7 +192,7 @@ class Cast:
             "found": wire.Found(len(FRAGMENT), 96),
             "deleted": wire.Deleted(1),
             "listed": wire.Listed(((name, len(FRAGMENT)),)),
-            "status": wire.Status(GIB, 131_072, len(FRAGMENT), 1, GIB, signed.raw),
+            "status": wire.Status(GIB, 131_072, len(FRAGMENT), 1, GIB, 0, signed.raw),
             "agreed": wire.Agreed(signed.raw),
             "refusal": wire.Refusal(wire.Refused.NOT_FOUND, "that fragment"),
             "bulk": wire.Bulk(self.bulk.key_out),

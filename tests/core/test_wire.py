@@ -35,7 +35,7 @@ EVERY_MESSAGE: list[tuple[wire.Message, bytes]] = [
     (wire.Found(40_000, 0), b"leaf"),
     (wire.Deleted(2), b""),
     (wire.Listed(((NAME, 40_000),)), b""),
-    (wire.Status(1, 2, 3, 4, 5, b"contract"), b""),
+    (wire.Status(1, 2, 3, 4, 5, 6, b"contract"), b""),
     (wire.Agreed(b"contract"), b""),
     (wire.Refusal(wire.Refused.QUOTA, "full"), b""),
     (wire.Ticket(NAME[:16], ROOT), b""),

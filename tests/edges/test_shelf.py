@@ -128,6 +128,17 @@ class ShelfContract:
         assert shelf.names(OWNER, name(77), 3) == [(name(200), len(CONTENT))]
         assert shelf.names(OWNER, name(200), 3) == []
 
+    def test_scrub_keeps_what_is_whole(self, shelf: Shelf) -> None:
+        put(shelf, 1)
+        assert shelf.owners() == [OWNER]
+        assert shelf.scrub(OWNER, name(1))
+        assert shelf.get(OWNER, name(1), 0, 9, hashes=False).content == CONTENT
+
+    def test_scrub_of_what_is_not_there_is_not_found(self, shelf: Shelf) -> None:
+        put(shelf, 1)
+        with pytest.raises(NotFound):
+            shelf.scrub(OWNER, name(2))
+
     def test_donation_is_a_limit(self, shelf: Shelf) -> None:
         assert shelf.free_bytes() == DONATED
         put(shelf, 1, bytes(900_000))
@@ -513,3 +524,21 @@ def test_damaged_contract_store_is_said(tmp_path: Path, file: str) -> None:
     (tmp_path / "contracts" / file).write_bytes(b"x")
     with pytest.raises(BadFormat):
         store.contracts(), store.epochs(), store.heads()
+
+
+@pytest.mark.parametrize("at", [3, HEADER_BYTES + 5, -1], ids=["header", "hash list", "content"])
+def test_scrub_removes_what_is_damaged_and_leaves_the_rest(tmp_path: Path, at: int) -> None:
+    shelf = disk_shelf(tmp_path)
+    put(shelf, 1)
+    put(shelf, 2)
+    (damaged,) = (path for path in files_below(tmp_path) if path.name == name(1).hex())
+    content = bytearray(damaged.read_bytes())
+    content[at] ^= 1
+    damaged.write_bytes(content)
+    assert not shelf.scrub(OWNER, name(1))
+    assert shelf.scrub(OWNER, name(2))
+    with pytest.raises(NotFound):
+        shelf.get(OWNER, name(1), 0, 1, hashes=False)
+    assert shelf.used(OWNER) == (len(CONTENT), 1)
+    put(shelf, 1)
+    assert shelf.scrub(OWNER, name(1))

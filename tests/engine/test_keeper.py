@@ -272,6 +272,19 @@ async def test_trash_counts_in_the_quota(autojump_clock: MockClock) -> None:
         await assert_refused(customer, PUT, Refused.QUOTA, CONTENT)
 
 
+async def test_damaged_fragment_is_said_to_be_gone(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else its owner takes it for a fault that will pass, and does not make it again."""
+    with trio.fail_after(100_000):
+        async with trio.open_nursery() as nursery:
+            w = World(nursery, MemoryContracts())
+            await (await w.customer()).request(PUT, wire.Done, CONTENT)
+            w.shelf.is_damaged = True
+            await assert_refused(await w.connect(CUSTOMER), GET, Refused.NOT_FOUND)
+            nursery.cancel_scope.cancel()
+
+
 async def test_full_disk_is_said(autojump_clock: MockClock) -> None:
     async with world() as w:
         customer = await w.customer()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from bitdustfs.cli.audit import EXIT_FOUND
+from bitdustfs.model import LEAF_BYTES
 from tests.mount.practice import Practice, wait_until
 from tests.mount.support import HANGS_S
 from tests.mount.trees import real_tree, run
@@ -36,7 +39,33 @@ def test_two_suppliers_killed_under_rsync_are_replaced_by_the_spares_and_two_mor
         run("diff", "-r", source, practice.path / "tree")
 
 
-@pytest.mark.long
+def lose_leaves(shelf: Path, share: float) -> int:
+    """Change a byte in so many of the leaves of a shelf, at random. Returns in how many."""
+    dice, lost = random.Random(5), 0
+    for path in sorted(path for path in shelf.glob("*/??/*") if path.stat().st_size):
+        size = path.stat().st_size
+        leaves = [at for at in range(0, size, LEAF_BYTES) if dice.random() < share]
+        with path.open("r+b") as file:
+            for at in leaves:
+                file.seek(min(at + LEAF_BYTES, size) - 1)
+                byte = file.read(1)
+                file.seek(-1, 1)
+                file.write(bytes([byte[0] ^ 1]))
+        lost += len(leaves)
+    return lost
+
+
+def test_shelf_that_lost_a_twentieth_of_its_leaves_is_found_and_repaired(tmp_path: Path) -> None:
+    source = real_tree(tmp_path / "source", 60)
+    with Practice(tmp_path / "swarm", patience="3m") as practice:
+        run("rsync", "-a", f"{source}/", str(practice.path / "tree"))
+        practice.sync()
+        assert lose_leaves(practice.supplier_home(1) / "shelf", 0.05)
+        practice.run("audit", "supplier1", ok=(EXIT_FOUND,))
+        wait_until("what was lost is made again", lambda: is_whole(practice))
+        practice.run("audit", "supplier1")
+
+
 @pytest.mark.long
 def test_suppliers_that_stop_for_longer_than_a_ping_are_waited_for(tmp_path: Path) -> None:
     with Practice(tmp_path / "swarm", spares=2, patience="3m") as practice:
