@@ -126,20 +126,26 @@ class Bitdust(Side):
 class Practice(Bitdust):
     """A practice swarm of its own, in a temporary directory."""
 
-    def __init__(self, temporary: Path, *, suppliers: int, code: str, cold_disk: bool = False) -> None:
+    def __init__(
+        self, temporary: Path, *, suppliers: int, code: str, spares: int = 0, cold_disk: bool = False
+    ) -> None:
         super().__init__(temporary / "mount", temporary / "home", cold_disk=cold_disk)
-        self._suppliers, self._code = suppliers, code
+        self._suppliers, self._code, self._spares = suppliers, code, spares
         self._environment = {**os.environ, "BITDUSTFS_HOME": str(self.home)}
         self._is_up = False
 
     def open(self) -> None:
         self.root.mkdir()
-        shape = ["--suppliers", str(self._suppliers), "--spares", "0", "--code", self._code]
+        shape = ["--suppliers", str(self._suppliers), "--spares", str(self._spares), "--code", self._code]
         command([self.program, "demo", "up", self.root, *shape], env=self._environment, wait_s=CLOSE_S * 2)
         found = self.daemons()
-        if len(found.suppliers) != self._suppliers or not found.mount:
+        if len(found.suppliers) != self._suppliers + self._spares or not found.mount:
             raise BenchError(f"the practice swarm is up, but its processes cannot be told apart: {found}")
         self._is_up = True
+
+    def kill(self, number: int) -> None:
+        """End the process of one supplier, numbered from 1, as a power loss would."""
+        command([self.program, "demo", "kill", str(number)], env=self._environment)
 
     def close(self) -> None:
         try:

@@ -75,6 +75,14 @@ def test_bench_refuses_what_cannot_work(tmp_path: Path, words: list[str]) -> Non
     assert "error:" in done.stderr
 
 
+@pytest.mark.parametrize("words", [["--held", "12parsec"], ["--suppliers", "0"], ["--read", "1"]])
+def test_bench_of_repair_refuses_what_cannot_work(words: list[str]) -> None:
+    done = bench("rebuild", *words)
+
+    assert done.returncode == 2
+    assert "error:" in done.stderr
+
+
 @pytest.mark.parametrize("stage", ["read", "random"])
 def test_bench_does_not_accept_a_wrong_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
     monkeypatch.syspath_prepend(str(TOOLS))
