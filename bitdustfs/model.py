@@ -265,6 +265,18 @@ class AuditTally:
     last_ns: int = 0  # wall time of the last answer; 0: none yet
 
 
+@dataclass(frozen=True, slots=True)
+class Track:
+    """What was seen of a supplier, the older the less it counts (core/score)."""
+
+    supplier: SupplierNo
+    present_s: float = 0.0  # for how long it answered, as far as we were there to see it
+    absent_s: float = 0.0  # and did not
+    proven: float = 0.0  # fragments of which an audit saw what was right
+    wrong: float = 0.0  # that it denied, or had wrong
+    bytes_per_s: float = 0.0  # the fastest that a fragment moved; 0: none did
+
+
 class Standing(IntEnum):
     """What a supplier is to us, as far as it outlives a restart (see core/standing)."""
 

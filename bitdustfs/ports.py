@@ -48,6 +48,7 @@ from bitdustfs.model import (
     Sparse,
     Supplier,
     SupplierNo,
+    Track,
     Wanting,
 )
 
@@ -306,6 +307,14 @@ class Catalog(Protocol):
             Those with more held fragments than their code's n, and the last one that was looked at; None: there was
             no more.
         """
+        ...
+
+    def tracks(self) -> Sequence[Track]:
+        """What was seen of suppliers, by number."""
+        ...
+
+    def put_track(self, track: Track) -> None:
+        """Insert or replace."""
         ...
 
     def newest_blocks(self) -> tuple[int, int]:

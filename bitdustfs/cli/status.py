@@ -178,7 +178,8 @@ def supplier_line(supplier: SupplierReport) -> str:
     """Write one supplier for a person."""
     answers = "silent" if supplier["state"] == "hired" and not supplier["answers"] else supplier["state"]
     used = f"{format_size(supplier['used_bytes'])} of {format_size(supplier['capacity_bytes'])}"
-    return f"  supplier   {answers:<9}  {supplier['label']}  {supplier['address']}  {used}{_audited(supplier)}"
+    known = f"  score {supplier['score']}{_audited(supplier)}"
+    return f"  supplier   {answers:<9}  {supplier['label']}  {supplier['address']}  {used}{known}"
 
 
 def _margin(margin: int) -> str:

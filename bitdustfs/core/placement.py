@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from bitdustfs.core.score import FULL, POOR
 from bitdustfs.model import Code, OwnerId, SupplierNo
 
 _LARGE = Code(8, 24)
 _MIDDLE = Code(4, 12)
+_SCORE_STEPS = 5  # (tune) as coarse as the space
 _K_BY_SUPPLIERS = (1, 1, 1, 2, 2, 2, 3, 3, 3, 3, 4)  # for 1 … 11 suppliers, n = all of them
 
 
@@ -21,6 +23,7 @@ class Candidate:
     network: str  # failure group by address, see `failure_network`
     free_bytes: int
     free_fragments: int
+    score: int = FULL  # see core/score
 
 
 def default_code(suppliers: int) -> Code:
@@ -56,8 +59,9 @@ def choose(
 ) -> tuple[SupplierNo, ...]:
     """Choose up to `count` suppliers for fragments of one block, at most one fragment each.
 
-    Failure groups (owner, network) are spread while there is a choice; inside equal choices the one with most free
-    space comes first, and the order is stable, so that a volume keeps to one set of suppliers.
+    One of which little good is known comes last. Failure groups (owner, network) are spread while there is a choice;
+    inside equal choices the one with most free space and the best score comes first: a fifth of the score is worth
+    twice the space. Both count in coarse steps: the order is stable, and a volume keeps to one set of suppliers.
 
     Args:
         taken: suppliers that hold other fragments of this block already.
@@ -71,7 +75,7 @@ def choose(
     ]
     chosen: list[SupplierNo] = []
     while left and len(chosen) < count:
-        best = min(left, key=lambda c: (crowding(c, already), -_share(c.free_bytes), c.supplier))
+        best = min(left, key=lambda c: (c.score < POOR, crowding(c, already), -_weight(c), c.supplier))
         left.remove(best)
         already.append(best)
         chosen.append(best.supplier)
@@ -107,6 +111,6 @@ def usable_bytes(free_bytes: Sequence[int], code: Code) -> int:
     return code.k * best
 
 
-def _share(free_bytes: int) -> int:
+def _weight(candidate: Candidate) -> int:
     # powers of two, so that a few megabytes more or less do not move a volume to other suppliers
-    return free_bytes.bit_length()
+    return candidate.free_bytes.bit_length() + candidate.score * _SCORE_STEPS // FULL

@@ -20,6 +20,7 @@ class SupplierReport(TypedDict):
     state: str  # a word of core.standing.State
     since_s: int  # wall time since when it answers, or does not; 0: not known
     audited_s: int  # wall time of its last answer to an audit; 0: none yet
+    score: int  # 0 … 100, by audits, uptime and speed; older ones count less
     audits_wrong: int  # fragments that audits found wrong or gone
     used_bytes: int
     capacity_bytes: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bitdustfs.edges.catalog_store import Store
-from bitdustfs.model import Absence, AuditTally, Observation, SupplierNo
+from bitdustfs.model import Absence, AuditTally, Observation, SupplierNo, Track
 
 _OBSERVATIONS = "SELECT supplier, away_ms, since_ns FROM l_observation ORDER BY supplier"
 _PUT_OBSERVATION = """
@@ -23,12 +23,14 @@ _PUT_AUDITS = """
     INSERT INTO l_audit (supplier, proven, wrong, last_ns) VALUES (?, ?, ?, ?) ON CONFLICT (supplier) DO UPDATE SET
     proven = excluded.proven, wrong = excluded.wrong, last_ns = excluded.last_ns
 """
+_TRACKS = "SELECT supplier, present_s, absent_s, proven, wrong, bytes_per_s FROM l_track ORDER BY supplier"
+_PUT_TRACK = "INSERT OR REPLACE INTO l_track VALUES (?, ?, ?, ?, ?, ?)"
 _MS = 1000
 _DAY_NS = 24 * 3600 * 10**9
 
 
 class ObservedTables(Store):
-    """Observations, absences and audits of suppliers."""
+    """Observations, absences, audits and tracks of suppliers."""
 
     def observations(self) -> Sequence[Observation]:
         """What was seen of suppliers; those that were never seen to come or go are left out."""
@@ -57,3 +59,12 @@ class ObservedTables(Store):
     def put_audits(self, supplier: SupplierNo, tally: AuditTally) -> None:
         """Insert or replace."""
         self._change(_PUT_AUDITS, (supplier, tally.proven, tally.wrong, tally.last_ns))
+
+    def tracks(self) -> Sequence[Track]:
+        """What was seen of suppliers, by number."""
+        return [Track(*row) for row in self._rows(_TRACKS)]
+
+    def put_track(self, track: Track) -> None:
+        """Insert or replace."""
+        seen = track.present_s, track.absent_s, track.proven, track.wrong, track.bytes_per_s
+        self._change(_PUT_TRACK, (track.supplier, *seen))

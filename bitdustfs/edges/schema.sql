@@ -281,6 +281,16 @@ CREATE TABLE l_audit (
     last_ns  INTEGER NOT NULL -- wall time of the last answer
 ) STRICT;
 
+-- What was seen of suppliers, the older the less it counts (core/score).
+CREATE TABLE l_track (
+    supplier    INTEGER NOT NULL PRIMARY KEY, -- r_supplier.supplier
+    present_s   REAL    NOT NULL, -- for how long it answered, as far as we were there to see it
+    absent_s    REAL    NOT NULL, -- and did not
+    proven      REAL    NOT NULL, -- fragments of which an audit saw what was right
+    wrong       REAL    NOT NULL, -- that it denied, or had wrong
+    bytes_per_s REAL    NOT NULL -- the fastest that a fragment moved; 0: none did
+) STRICT;
+
 -- Absences that ended.
 CREATE TABLE l_absence (
     supplier INTEGER NOT NULL, -- r_supplier.supplier

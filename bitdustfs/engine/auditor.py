@@ -23,6 +23,7 @@ from bitdustfs.core import erasure, fragment
 from bitdustfs.core.grace import DAY_S
 from bitdustfs.engine.courtesy import Courtesy
 from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.tracks import Tracks
 from bitdustfs.model import AuditTally, BlockNo, BlockRow, FragmentRow, FragmentState, Supplier, SupplierNo, short
 from bitdustfs.ports import Catalog, Entropy, Wall
 
@@ -75,6 +76,7 @@ class Auditor:
         entropy: Entropy,
         wall: Wall,
         courtesy: Courtesy,
+        tracks: Tracks,
         *,
         audits_a_day: int = AUDITS_A_DAY,
     ) -> None:
@@ -85,6 +87,7 @@ class Auditor:
         self._entropy = entropy
         self._wall = wall
         self._courtesy = courtesy
+        self._tracks = tracks
         self._owed: dict[SupplierNo, tuple[BlockNo, int]] = {}  # asked for, and not answered: block and leaf
         self._broken: set[SupplierNo] = set()  # to be gone through
         self._woken = trio.Event()
@@ -209,6 +212,7 @@ class Auditor:
         tally = AuditTally(known.proven + proven, known.wrong + wrong, self._wall.now_ns())
         with self._journal.operation():
             self._catalog.put_audits(supplier, tally)
+        self._tracks.audited(supplier, proven=proven, wrong=wrong)
 
     def _pause_s(self, hired: int) -> float:
         """Until the next audit of anybody: times that nobody can foresee, so many a day for each."""

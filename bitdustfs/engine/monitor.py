@@ -29,6 +29,7 @@ from bitdustfs.core import grace, placement, standing
 from bitdustfs.core.grace import Patience
 from bitdustfs.core.standing import Event, State
 from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.tracks import Tracks
 from bitdustfs.model import (
     Absence,
     Code,
@@ -58,6 +59,10 @@ class Watched(Protocol):
 
     def space(self) -> Mapping[SupplierNo, tuple[int, int]]: ...
 
+    def take_speeds(self) -> Mapping[SupplierNo, float]:
+        """Bytes a second, the best since this was asked last, of suppliers that moved something."""
+        ...
+
     def add(self, row: Supplier) -> None: ...
 
     async def wait_for_change(self) -> None: ...
@@ -78,9 +83,11 @@ class Monitor:
         suppliers: Watched,
         wall: Wall,
         patience: Patience,
+        tracks: Tracks,
         *,
         tick_s: float = TICK_S,
     ) -> None:
+        self._tracks = tracks
         self._catalog = catalog
         self._journal = journal
         self._suppliers = suppliers
@@ -149,6 +156,7 @@ class Monitor:
     # -- who is there ------------------------------------------------------------------------------------------
 
     def _remember(self) -> None:
+        self._tracks.remember()
         for seen in self._catalog.observations():
             self._away_s[seen.supplier] = seen.away_s
             self._since_ns[seen.supplier] = seen.since_ns
@@ -170,6 +178,8 @@ class Monitor:
                 self._answers(row)
             else:
                 self._is_silent(row, elapsed_s if self._is_away(row.supplier, online) else 0.0)
+        seen = {row.supplier: row.supplier in online for row in rows if self._says_something(row, online)}
+        self._tracks.watch(seen, self._suppliers.take_speeds(), elapsed_s)
         # who only was not there at this moment, as everybody is after a start, is not counted as away
         offline = [row for row in rows if self._is_offline(row.supplier)]
         if judged := [row for row in offline if self._is_away(row.supplier, online)]:
@@ -179,6 +189,11 @@ class Monitor:
         state = self._states[supplier]
         is_away = self._away_s.get(supplier, 0.0) >= self._absent_s
         return state is State.OFFLINE or (state is State.LEAVING and is_away)
+
+    def _says_something(self, row: Supplier, online: Set[SupplierNo]) -> bool:
+        """Whether it answers is worth a note: it is one of ours, and if it is silent, that is its own fault."""
+        is_ours = row.standing is not Standing.FIRED
+        return is_ours and (row.supplier in online or self._is_away(row.supplier, online))
 
     def _doubt(self, doubtful: bool, elapsed_s: float) -> None:
         if doubtful and not self.is_doubtful:
@@ -311,7 +326,10 @@ class Monitor:
 
         def seen(row: Supplier) -> placement.Candidate:
             network = placement.failure_network(row.address)
-            return placement.Candidate(row.supplier, row.owner, network, *space.get(row.supplier, (0, 0)))
+            room = space.get(row.supplier, (0, 0))
+            return placement.Candidate(
+                row.supplier, row.owner, network, *room, score=self._tracks.score(row.supplier)
+            )
 
         spares = [row for row in rows if row.standing is Standing.CANDIDATE and row.supplier in online]
         chosen = placement.choose(map(seen, spares), missing, fragment_bytes=1, taken=map(seen, hired))

@@ -49,6 +49,7 @@ from bitdustfs.engine.replica import Replica
 from bitdustfs.engine.reporter import Reporter
 from bitdustfs.engine.snapshots import Snapshots
 from bitdustfs.engine.suppliers import Suppliers
+from bitdustfs.engine.tracks import Tracks
 from bitdustfs.engine.tree import Tree
 from bitdustfs.engine.trimmer import Trimmer
 from bitdustfs.engine.uploads import Uploads
@@ -164,9 +165,20 @@ class Node:
                 self.files.is_busy() or bool(self.files.dirty_totals()[0]) or self.reads.is_busy()
             ),
         )
-        self.monitor = Monitor(catalog, self.journal, suppliers, wall, options.patience, tick_s=options.watch_every_s)
+        self.tracks = Tracks(catalog, self.journal)
+        self.uploads.score_of = self.tracks.score
+        self.monitor = Monitor(
+            catalog, self.journal, suppliers, wall, options.patience, self.tracks, tick_s=options.watch_every_s
+        )
         self.auditor = Auditor(
-            catalog, self.journal, self.fragments, entropy, wall, courtesy, audits_a_day=options.audits_a_day
+            catalog,
+            self.journal,
+            self.fragments,
+            entropy,
+            wall,
+            courtesy,
+            self.tracks,
+            audits_a_day=options.audits_a_day,
         )
         suppliers.on_lost = self.auditor.look_through
         self.rebuilder = Rebuilder(
@@ -252,6 +264,7 @@ class Node:
             fragments=self.fragments,
             replica=self.replica,
             monitor=self.monitor,
+            tracks=self.tracks,
             spool_limit=options.spool_limit,
             practice=options.practice,
         )

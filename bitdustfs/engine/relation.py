@@ -7,7 +7,7 @@ from typing import Final
 import trio
 
 from bitdustfs.core.patience import SILENT_S
-from bitdustfs.engine.bulk import Carrier
+from bitdustfs.engine.bulk import FROM_BYTES, Carrier
 from bitdustfs.engine.peer import Peer
 from bitdustfs.errors import PeerGone
 from bitdustfs.model import Supplier, short
@@ -21,6 +21,7 @@ class Relation:
 
     __slots__ = (
         "backoff_s",
+        "bytes_per_s",
         "carrier",
         "dialling",
         "free",
@@ -43,6 +44,7 @@ class Relation:
         self.wake = trio.Event()
         self.removed = trio.Event()
         self.backoff_s = BACKOFF_S
+        self.bytes_per_s = 0.0  # the fastest that a body moved lately
         self.revoked_in = 0  # the newer epoch that it knows of our owner, if it refuses us for that
         self.patience = trio.CancelScope()  # until the next ping
         self.dialling = trio.CancelScope()  # until it answers at its address
@@ -51,6 +53,11 @@ class Relation:
     def peer(self) -> Peer | None:
         """The connection that requests use, if there is one."""
         return self.carrier.peer if self.carrier is not None else None
+
+    def moved(self, count: int, took_s: float) -> None:
+        """Note how fast a body went; a short one says more of the way than of the line."""
+        if count >= FROM_BYTES:
+            self.bytes_per_s = max(self.bytes_per_s, count / max(took_s, 1e-3))
 
     def __repr__(self) -> str:
         return f"{self.row.label or short(self.row.node)}"

@@ -16,6 +16,7 @@ from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.monitor import Monitor
 from bitdustfs.engine.replica import Replica
+from bitdustfs.engine.tracks import Tracks
 from bitdustfs.engine.tree import Tree
 from bitdustfs.engine.writer import Writer
 from bitdustfs.errors import NotFound
@@ -89,6 +90,7 @@ class Reporter:
         fragments: Fragments,
         replica: Replica,
         monitor: Monitor,
+        tracks: Tracks,
         spool_limit: int,
         practice: bool,
     ) -> None:
@@ -101,6 +103,7 @@ class Reporter:
         self._fragments = fragments
         self._replica = replica
         self._monitor = monitor
+        self._tracks = tracks
         self._spool_limit = spool_limit
         self._practice = practice
         self._trouble: list[str] = []
@@ -241,6 +244,7 @@ class Reporter:
                 state=self._monitor.state(row.supplier).value,
                 since_s=self._monitor.since_ns(row.supplier) // 1_000_000_000,
                 audited_s=audits.get(row.supplier, none).last_ns // 1_000_000_000,
+                score=self._tracks.score(row.supplier),
                 audits_wrong=audits.get(row.supplier, none).wrong,
                 used_bytes=row.used_bytes,
                 capacity_bytes=row.capacity_bytes,

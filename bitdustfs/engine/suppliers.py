@@ -122,6 +122,13 @@ class Suppliers:
         """(free bytes, free fragments) at each supplier as last known, online or not."""
         return {no: relation.free for no, relation in self._relations.items()}
 
+    def take_speeds(self) -> Mapping[SupplierNo, float]:
+        """Bytes a second, the best since this was asked last, of suppliers that moved something."""
+        speeds = {no: relation.bytes_per_s for no, relation in self._relations.items() if relation.bytes_per_s}
+        for relation in self._relations.values():
+            relation.bytes_per_s = 0.0
+        return speeds
+
     def quiet_s(self, supplier: SupplierNo) -> float:
         """How long not a byte has come from a supplier that owes an answer; 0 without a connection."""
         relation = self._relations.get(supplier)
@@ -175,7 +182,7 @@ class Suppliers:
             PeerGone, PeerFull, PeerRefused, PeerError, ProtocolViolation. HeadBehind: see `head_version`.
         """
         relation, carrier = self._connected(supplier)
-        epoch = self._identity.certificate.epoch
+        epoch, began = self._identity.certificate.epoch, trio.current_time()
         try:
             await carrier.put(wire.Put(name, root, len(body), epoch, self.head_version), body)
         except PeerFull:
@@ -184,6 +191,7 @@ class Suppliers:
             raise
         free_bytes, free_fragments = relation.free
         relation.free = max(0, free_bytes - len(body)), max(0, free_fragments - 1)
+        relation.moved(len(body), trio.current_time() - began)
 
     async def get(self, supplier: SupplierNo, name: FragmentName, first: int, count: int, *, hashes: bool) -> Leaves:
         """Read leaves first … first+count−1 of a fragment. Lengths fit the request; the bytes are not checked.
@@ -191,8 +199,10 @@ class Suppliers:
         Raises:
             PeerLacks: it says that it does not have it. PeerGone, PeerRefused, PeerError, ProtocolViolation.
         """
-        _relation, carrier = self._connected(supplier)
+        relation, carrier = self._connected(supplier)
+        began = trio.current_time()
         found, body = await carrier.get(wire.Get(name, first, count, hashes))
+        relation.moved(len(body), trio.current_time() - began)
         list_bytes = HASH_BYTES * leaf_count(found.length) if hashes else 0
         start = min(first * LEAF_BYTES, found.length)
         end = min(start + count * LEAF_BYTES, found.length)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import trio
 
 from bitdustfs.core import placement
+from bitdustfs.core.score import FULL
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.releases import Releases
@@ -97,6 +98,7 @@ class Uploads:
         self._live: set[bytes] = set()  # ids of blocks with fragments on their way
         self.on_their_way: set[BlockNo] = set()  # placed blocks with fragments still being sent
         self.sent_bytes = 0  # acknowledged fragment bytes
+        self.score_of: Callable[[SupplierNo], int] = lambda _: FULL
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -123,7 +125,11 @@ class Uploads:
         space = self._sink.space()
         return [
             placement.Candidate(
-                row.supplier, row.owner, placement.failure_network(row.address), *space.get(row.supplier, (0, 0))
+                row.supplier,
+                row.owner,
+                placement.failure_network(row.address),
+                *space.get(row.supplier, (0, 0)),
+                score=self.score_of(row.supplier),
             )
             for row in self._catalog.suppliers()
             if row.is_hired and row.supplier in online

@@ -11,6 +11,7 @@ from math import inf
 import trio
 
 from bitdustfs.core import fragment
+from bitdustfs.engine.pacer import Pacer
 from bitdustfs.errors import PeerFull, PeerGone, PeerLacks
 from bitdustfs.model import LEAF_BYTES, FragmentName, NodeId, OwnerId, Root, Supplier, SupplierNo
 from bitdustfs.ports import Leaves
@@ -45,6 +46,7 @@ class MemorySuppliers:
         self.headless: set[int] = set()  # take no head
         self.heads: dict[SupplierNo, bytes] = {}
         self.head_version = 0
+        self.pacer = Pacer()
         self.gets: list[tuple[int, int]] = []  # (supplier, bytes returned)
         self.puts = 0
         self.doubted: list[int] = []
@@ -77,6 +79,9 @@ class MemorySuppliers:
 
     def is_held_back(self) -> bool:
         return False
+
+    def take_speeds(self) -> Mapping[SupplierNo, float]:
+        return {}
 
     def pushed_at(self, supplier: SupplierNo) -> float:
         return -inf

@@ -49,6 +49,7 @@ def status_report(state: FileState, *, margin: int = 2, practice: bool = False) 
                 answers=False,
                 state="offline",
                 since_s=0,
+                score=97,
                 audited_s=0,
                 audits_wrong=0,
                 used_bytes=0,

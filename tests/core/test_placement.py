@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bitdustfs.core.placement import Candidate, choose, default_code, failure_network, usable_bytes
+from bitdustfs.core.score import POOR
 from bitdustfs.model import Code, OwnerId, SupplierNo
 
 KIB = 1024
@@ -112,3 +115,11 @@ def test_usable_bytes_are_the_largest_by_the_formula(free: list[int], k: int, mo
     n = min(k + more, len(positive))
     fitting = [x for x in range(61 * 7) if sum(min(f, x) for f in positive) >= n * x] if n >= k else [0]
     assert usable_bytes(free, Code(k, k + more)) == k * max(fitting)
+
+
+def test_good_score_outweighs_twice_the_space_and_a_poor_one_comes_last() -> None:
+    roomy, good, poor = (
+        replace(candidate(number), free_bytes=size) for number, size in ((1, 2 << 30), (2, 1 << 30), (3, 1 << 40))
+    )
+    some = [replace(roomy, score=59), replace(good, score=100), replace(poor, score=POOR - 1)]
+    assert choose(some, 3, fragment_bytes=1) == (2, 1, 3)

@@ -64,7 +64,7 @@ def test_image_is_a_sound_catalog_with_the_same_replicated_rows(catalog: SqliteC
 
 
 def test_last_chunk_is_filled_up_with_zeros(catalog: SqliteCatalog, path: Path) -> None:
-    catalog.put_value("a", bytes(9000))
+    catalog.put_value("a", bytes(13_000))
     catalog.commit()
     with copied(catalog, path) as image:
         chunks = chunks_of(image)

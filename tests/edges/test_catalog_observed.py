@@ -8,7 +8,17 @@ from dataclasses import replace
 import pytest
 
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
-from bitdustfs.model import Absence, AuditTally, BlockNo, FragmentState, Observation, Standing, SupplierNo, Wanting
+from bitdustfs.model import (
+    Absence,
+    AuditTally,
+    BlockNo,
+    FragmentState,
+    Observation,
+    Standing,
+    SupplierNo,
+    Track,
+    Wanting,
+)
 from tests.edges.catalog_rows import SUPPLIER, block, blocks_of, fragment
 
 ONE = SupplierNo(1)
@@ -41,6 +51,12 @@ def test_absences_are_kept_in_order_and_old_ones_forgotten(catalog: SqliteCatalo
     catalog.note_absence(ONE, Absence(40, 1.0), forget_before_ns=20)
     assert [each.ended_ns for each in catalog.absences(ONE)] == [20, 30, 40]
     assert catalog.absences(SupplierNo(2)) == []
+
+
+def test_track_put_again_is_replaced(catalog: SqliteCatalog) -> None:
+    for present_s in (1.5, 2.25):
+        catalog.put_track(Track(ONE, present_s, 3.0, 4.0, 0.5, 1e6))
+    assert catalog.tracks() == [Track(ONE, 2.25, 3.0, 4.0, 0.5, 1e6)]
 
 
 def test_absent_fragments_are_not_held(catalog: SqliteCatalog) -> None:
