@@ -197,6 +197,10 @@ class Catalog(Protocol):
         """The blocks that a published file's chunks lie in, each once."""
         ...
 
+    def places_of(self, chunk: ChunkNo) -> Sequence[tuple[Ino, int]]:
+        """Some of the places (inode, chunk index) in published files where a chunk is."""
+        ...
+
     def chunks_of_block(self, block: BlockNo) -> Sequence[ChunkRow]: ...
 
     # -- what nobody needs any more ------------------------------------------------------------------------

@@ -60,10 +60,11 @@ of the configuration replaces the three numbers by one; a practice swarm waits f
 When a supplier is lost, a candidate that answers is hired, if fewer suppliers are hired than a block has fragments.
 One that was hired, answers, and has taken nothing for {fruitless:g} minutes of what there is to take does not count,
 so the next one is hired too.
-The fragments that the lost one held are made again from others, without any key, each checked against the root that
-was noted when the block was made. Most urgent first: the blocks with the fewest fragments to spare. Nobody erases
-anything: when a lost supplier comes back, what it holds counts again. Where a fragment is then held twice, one of the
-two is let go, after all the suppliers of its block have answered without a break for the shortest of the waits above.
+The fragments that the lost one held are made again from others, without any key, or from chunks that are all on this
+machine, each checked against the root that was noted when the block was made. Most urgent first: the blocks with the
+fewest fragments to spare. Nobody erases anything: when a lost supplier comes back, what it holds counts again. Where
+a fragment is then held twice, one of the two is let go, after all the suppliers of its block have answered without a
+break for the shortest of the waits above.
 .PP
 While every block could still lose two fragments, this takes {share:.0%} of the time at most, as does an audit that
 goes through all that a supplier holds; with fewer to spare, all of it. While somebody reads what is not on this

@@ -12,6 +12,7 @@ from bitdustfs.edges.catalog_store import Store
 from bitdustfs.edges.catalog_versioned import LIVE, Versioned
 from bitdustfs.model import HOLE, BlockNo, ChunkNo, ChunkRow, Fingerprint, Ino, MapRow
 
+PLACES_MOST = 16  # of one chunk that are told: many files may have it
 MAP = Versioned("r_map", ("ino", "idx"), ("count", "chunk"))
 
 # the row that covers index ?2, if any: one step to the left, not a walk from the start
@@ -37,6 +38,7 @@ _LOOSEN_ALL = f"""
     INSERT OR IGNORE INTO l_loose (chunk) SELECT chunk FROM r_map WHERE ino = ? AND died = {LIVE} AND chunk <> {HOLE}
 """
 _BLOCK_OF_CHUNK = "SELECT block FROM r_chunk WHERE chunk = ?"
+_PLACES_OF = f"SELECT ino, idx FROM r_map WHERE chunk = ?1 AND chunk <> {HOLE} AND died = {LIVE} LIMIT {PLACES_MOST}"
 _BLOCKS_OF = f"""
     SELECT DISTINCT c.block FROM r_map AS m CROSS JOIN r_chunk AS c ON c.chunk = m.chunk
     WHERE m.ino = ? AND m.died = {LIVE} AND m.chunk <> {HOLE}
@@ -99,6 +101,10 @@ class MapTables(Store):
     def blocks_of(self, ino: Ino) -> Sequence[BlockNo]:
         """The blocks that a published file's chunks lie in, each once."""
         return [row[0] for row in self._rows(_BLOCKS_OF, (ino,))]
+
+    def places_of(self, chunk: ChunkNo) -> Sequence[tuple[Ino, int]]:
+        """Some of the places (inode, chunk index) where a chunk is, at most PLACES_MOST."""
+        return [(ino, index) for ino, index in self._rows(_PLACES_OF, (chunk,))]
 
     def chunks_of_block(self, block: BlockNo) -> Sequence[ChunkRow]:
         """All chunks that lie in a block, by slot; several may share one."""

@@ -100,7 +100,7 @@ CREATE TABLE r_map (
     chunk INTEGER NOT NULL, -- r_chunk.chunk; 0: a hole
     PRIMARY KEY (ino, idx, born)
 ) WITHOUT ROWID, STRICT;
-CREATE INDEX r_map_by_chunk ON r_map (chunk) WHERE chunk <> 0; -- whether any generation needs a chunk
+CREATE INDEX r_map_by_chunk ON r_map (chunk) WHERE chunk <> 0; -- which files, of any generation, have a chunk
 
 -- Chunks: the level between maps and blocks, so that compaction and re-encoding change one row for all generations.
 CREATE TABLE r_chunk (

@@ -296,6 +296,28 @@ class Files:
         assert piece.extent is not None and piece.extent.hold is not Hold.ZERO
         return self._spooled.read(life, piece.extent.at, piece.end - piece.start)
 
+    def clean_chunk(self, ino: Ino, index: int, length: int) -> bytes | None:
+        """The first bytes of a published chunk, if the spool has them all as they were published, and sound."""
+        start, known = index * CHUNK_BYTES, self._table.loaded(ino) is not None
+        try:
+            life = self._table.life(ino, is_use=False)
+        except NotFound:
+            return None
+        try:
+            if life.damaged or life.dead:
+                return None
+            if life.inline is not None:
+                return life.inline[:length] if life.has_clean and index == 0 and len(life.inline) >= length else None
+            pieces = list(life.extents.pieces(start, start + length))
+            if any(piece.extent is None or piece.extent.hold is not Hold.CLEAN for piece in pieces):
+                return None
+            return b"".join(self.spooled(life, piece) for piece in pieces)
+        except (SpoolDamaged, DiskFault):
+            return None
+        finally:
+            if not known:
+                self._table.let_go(life)
+
     def has_room(self, length: int) -> bool:
         """A write of so many bytes does not have to wait."""
         return self._room.has(length)

@@ -52,12 +52,17 @@ class FileTable:
             return self.life(ino)
         return life
 
-    def life(self, ino: Ino) -> FileLife:
-        """The file, loaded if need be. Raises NotFound."""
+    def life(self, ino: Ino, *, is_use: bool = True) -> FileLife:
+        """The file, loaded if need be. Raises NotFound.
+
+        Args:
+            is_use: its clean bytes stay longer for that.
+        """
         life = self._lives.get(ino)
         if life is None:
             life = self._lives[ino] = self._load(ino, self._catalog.local_file(ino))
-        self._recency.used(ino)
+        if is_use:
+            self._recency.used(ino)
         return life
 
     def used(self, life: FileLife) -> None:

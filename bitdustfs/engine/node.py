@@ -31,6 +31,7 @@ from bitdustfs.engine.attributes import Attributes
 from bitdustfs.engine.auditor import AUDITS_A_DAY, Auditor
 from bitdustfs.engine.collector import Collector
 from bitdustfs.engine.compactor import Compactor
+from bitdustfs.engine.copies import Copies
 from bitdustfs.engine.courtesy import Courtesy
 from bitdustfs.engine.drainer import Drainer
 from bitdustfs.engine.files import Files
@@ -181,6 +182,7 @@ class Node:
             audits_a_day=options.audits_a_day,
         )
         suppliers.on_lost = self.auditor.look_through
+        copies = Copies(catalog, self.files, crunch, secrets)
         self.rebuilder = Rebuilder(
             catalog,
             self.journal,
@@ -191,6 +193,7 @@ class Node:
             crunch,
             secrets,
             courtesy,
+            copies,
             look_s=options.repair_every_s,
         )
         self.trimmer = Trimmer(

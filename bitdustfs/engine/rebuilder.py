@@ -1,11 +1,12 @@
 """The rebuilder: complete blocks that lack fragments.
 
 A supplier that was away when a block was sent, or a send that broke off, leaves fragments WANTED; wrong bytes leave
-one LOST. They are made again from k verified fragments, without any key, checked against the root that was recorded
-when the block was made (invariant I10), and sent to a supplier that holds no other fragment of that block. A fragment
-that its supplier lost goes back to it, once, if there is nobody else; and who lost a fragment of a block gets another
-of that block only if there is nobody else, or two that cheat would hand it to and fro for ever. A supplier that does
-not take what it is sent, whatever room it says it has, is passed over for a while: others may take it.
+one LOST. They are made again from k verified fragments, without any key, or from the block's chunks if all are here,
+checked against the root that was recorded when the block was made (invariant I10), and sent to a supplier that holds
+no other fragment of that block. A fragment that its supplier lost goes back to it, once, if there is nobody else; and
+who lost a fragment of a block gets another of that block only if there is nobody else, or two that cheat would hand it
+to and fro for ever. A supplier that does not take what it is sent, whatever room it says it has, is passed over for a
+while: others may take it.
 
 It leaves most of the line to reads that somebody waits for, and half of it to everybody while no block is in danger
 (engine/courtesy).
@@ -22,6 +23,7 @@ import trio
 from bitdustfs.core import erasure, fragment, placement
 from bitdustfs.core.placement import Candidate
 from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.engine.copies import Copies
 from bitdustfs.engine.courtesy import Courtesy
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
@@ -59,6 +61,7 @@ class Rebuilder:
         crunch: Crunch,
         secrets: VolumeSecrets,
         courtesy: Courtesy,
+        copies: Copies,
         *,
         look_s: float = LOOK_EVERY_S,
     ) -> None:
@@ -72,6 +75,7 @@ class Rebuilder:
         self._crunch = crunch
         self._secrets = secrets
         self._courtesy = courtesy
+        self._copies = copies
         self._took_s = QUICK_S  # for the block that was made last
         self.at_work: set[BlockNo] = set()  # blocks of which a fragment is on its way, also by others
         self._given_back: set[tuple[BlockNo, int]] = set()  # sent once more to the supplier that lost them
@@ -141,22 +145,31 @@ class Rebuilder:
         plan = self._plan(block)
         if not plan:
             return 0
-        content = await self._fragments.block_range(block, 0, block.length)
-        indexes = [index for index, _ in plan]
+        made = await self._make(block, [index for index, _ in plan])
+        taken = 0
+        for (index, supplier), each in zip(plan, made, strict=True):
+            if await self._send(block, index, supplier, each):
+                self._held(block, index, supplier, len(each))
+                taken += 1
+        return taken
 
-        def make() -> Sequence[bytes | memoryview]:
+    async def _make(self, block: BlockRow, indexes: Sequence[int]) -> Sequence[bytes | memoryview]:
+        """Fragments of a block, from what is here if all of it is, else from suppliers. Raises what reading does."""
+
+        def make(content: bytes | bytearray) -> Sequence[bytes | memoryview]:
             made = erasure.remake(content, block.code.k, indexes)
             for index, each in zip(indexes, made, strict=True):
                 if fragment.root(each) != block.roots[index]:
                     raise DiskFault(path=f"block {short(block.block_id)}", why=f"fragment {index} has a wrong root")
             return made
 
-        taken = 0
-        for (index, supplier), each in zip(plan, await self._crunch.run(make), strict=True):
-            if await self._send(block, index, supplier, each):
-                self._held(block, index, supplier, len(each))
-                taken += 1
-        return taken
+        copy = await self._copies.block(block) if block.block > 0 else None
+        if copy is not None:
+            try:
+                return await self._crunch.run(make, copy)
+            except DiskFault as e:
+                _log.warning("the copy of block %d that is here is not what was sealed: %s", block.block, e)
+        return await self._crunch.run(make, await self._fragments.block_range(block, 0, block.length))
 
     async def _send(self, block: BlockRow, index: int, supplier: Supplier, content: bytes | memoryview) -> bool:
         """Whether the supplier took a fragment."""

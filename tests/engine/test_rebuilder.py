@@ -11,6 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.engine.copies import Copies
 from bitdustfs.engine.courtesy import Courtesy
 from bitdustfs.engine.rebuilder import Rebuilder
 from bitdustfs.errors import PeerRefused
@@ -70,16 +71,16 @@ async def test_lost_fragment_goes_to_a_supplier_without_any_if_there_is_one(
 async def test_rebuild_needs_no_more_than_k_suppliers(autojump_clock: MockClock) -> None:
     volume = Volume()
     async with volume.running():
-        volume.remote.gone = {4, 5}
+        volume.remote.gone = {5}
         ino = await volume.write_all(CONTENT)
         with trio.fail_after(120):
             await volume.writer.flush()
-        await volume.forget()
-        volume.remote.gone = {1}
+        await volume.forget()  # with one fragment less, a copy would be kept, and used
+        volume.remote.gone = {1, 2}
         await trio.sleep(60)
         block = volume.catalog.blocks_of(ino)[0]
-        assert volume.catalog.held(block) == 3
-        volume.remote.gone = set()
+        assert volume.catalog.held(block) == 4
+        volume.remote.gone = {2}
         await trio.sleep(60)
         assert volume.catalog.held(block) == 5
 
@@ -211,6 +212,7 @@ async def test_blocks_that_nobody_could_take_anything_of_are_not_looked_at(autoj
         InlineCrunch(),
         VolumeSecrets(b"v" * 32),
         Courtesy(lambda: False),
+        Copies(volume.catalog, volume.files, InlineCrunch(), VolumeSecrets(b"v" * 32)),
     )
     async with volume.running():
         volume.remote.gone = {5}

@@ -9,6 +9,7 @@ import trio
 
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.engine.copies import Copies
 from bitdustfs.engine.courtesy import Courtesy
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.fragments import Fragments
@@ -97,6 +98,7 @@ class Volume:
             crunch,
             secrets,
             Courtesy(self.reads.is_busy),
+            Copies(self.catalog, self.files, crunch, secrets),
         )
 
     @asynccontextmanager

@@ -1,0 +1,63 @@
+"""Copies: a block made again from the chunks that this machine still has, instead of from suppliers.
+
+Sealing is the same each time: the key follows from the block's id, the nonce from the slot, the padding from the key.
+So a block whose chunks are all here comes out byte for byte as it was, and nothing is downloaded. Whoever uses it
+checks the roots (invariant I10); a copy that is not what was sealed shows there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import trio
+
+from bitdustfs.core import block as blocks
+from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.engine.files import Files
+from bitdustfs.model import BlockRow, ChunkRow
+from bitdustfs.ports import Catalog, Crunch
+
+
+class Copies:
+    """The blocks of files, from clean chunks in the spool."""
+
+    def __init__(self, catalog: Catalog, files: Files, crunch: Crunch, secrets: VolumeSecrets) -> None:
+        self._catalog = catalog
+        self._files = files
+        self._crunch = crunch
+        self._secrets = secrets
+
+    async def block(self, block: BlockRow) -> bytearray | None:
+        """A block as it was coded; None: something of it is not here."""
+        rows = {row.slot: row for row in self._catalog.chunks_of_block(block.block)}
+        ordered = [rows[slot] for slot in sorted(rows)]
+        if not _is_whole(block, ordered):
+            return None
+        plaintexts = []
+        for row in ordered:
+            plaintext = self._plaintext(row)
+            if plaintext is None:
+                return None
+            plaintexts.append(plaintext)
+            await trio.lowlevel.checkpoint()
+        seal = self._secrets.seal_of(block.block_id, block.scope, block.suite)
+
+        def build() -> bytearray:
+            return blocks.build(seal, plaintexts)[0]
+
+        return await self._crunch.run(build)
+
+    def _plaintext(self, row: ChunkRow) -> bytes | None:
+        for ino, index in self._catalog.places_of(row.chunk):
+            plaintext = self._files.clean_chunk(ino, index, row.length)
+            if plaintext is not None:
+                return plaintext
+        return None
+
+
+def _is_whole(block: BlockRow, rows: Sequence[ChunkRow]) -> bool:
+    """Whether these are all chunks that were sealed into a block: of some, nothing may be known any more."""
+    if not rows or [row.slot for row in rows] != list(range(len(rows))):
+        return False
+    places, length = blocks.layout([row.length for row in rows])
+    return length == block.length and all(place.offset == row.offset for place, row in zip(places, rows, strict=True))
