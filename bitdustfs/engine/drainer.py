@@ -11,14 +11,14 @@ remembered: a killed process goes on with what is still there.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import trio
 
 from bitdustfs.core import erasure, fragment, placement
 from bitdustfs.core.placement import Candidate
 from bitdustfs.core.standing import Event
-from bitdustfs.core.surplus import spread
+from bitdustfs.core.surplus import Place, spread
 from bitdustfs.core.units import format_size
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
@@ -165,7 +165,9 @@ class Drainer:
 
     async def _give_up(self, leaving: Supplier) -> None:
         """Forget what it was to get or has lost, and fire it. What came to it meanwhile is for the next look."""
-        for state in (FragmentState.WANTED, FragmentState.LOST, FragmentState.ABSENT):
+        if self._catalog.fragments_at(leaving.supplier, FragmentState.ABSENT, 1):
+            return  # it was lost a moment ago, and is back: they are held again soon
+        for state in (FragmentState.WANTED, FragmentState.LOST):
             while page := self._catalog.fragments_at(leaving.supplier, state, PAGE):
                 with self._journal.operation():
                     for row in page:
@@ -206,41 +208,47 @@ class Drainer:
         return True
 
     def _let_go(self, block: BlockRow, row: FragmentRow) -> bool:
-        """Let a fragment go at once if its block has as many without it."""
-        held = {(each.index, each.supplier) for each in self._catalog.fragments(block.block) if _is_held(each)}
-        here = (row.index, row.supplier)
-        others = held - {here} - self._leaving_too(held, row.supplier)
-        if here in held:
-            if len({index for index, _ in others}) < min(block.code.n, len({index for index, _ in held})):
+        """Let a fragment go at once if its block has as many without it. True too if it is not held any more."""
+        others, here = self._others(row), (row.index, row.supplier)
+        if here in {(each.index, each.supplier) for each in self._catalog.fragments(row.block) if _is_held(each)}:
+            if len({index for index, _ in others}) < min(block.code.n, len({index for index, _ in {*others, here}})):
                 return False
-            if spread(others) < min(block.code.n, spread(held)):
+            if spread(others) < min(block.code.n, spread({*others, here})):
                 return False
             self._releases.forget_fragments(block, [row])
         return True
 
-    def _leaving_too(self, held: set[tuple[int, SupplierNo]], supplier: SupplierNo) -> set[tuple[int, SupplierNo]]:
-        leaving = {row.supplier for row in self._catalog.suppliers() if row.standing is Standing.LEAVING}
-        return {place for place in held if place[1] in leaving and place[1] != supplier}
+    def _others(self, row: FragmentRow) -> set[Place]:
+        """The other held fragments of its block, without those that are with somebody who is leaving too."""
+        leaving = {each.supplier for each in self._catalog.suppliers() if each.standing is Standing.LEAVING}
+        held = {(each.index, each.supplier) for each in self._catalog.fragments(row.block) if _is_held(each)}
+        return {place for place in held if place[1] not in leaving and place != (row.index, row.supplier)}
 
     def _target(self, block: BlockRow, row: FragmentRow) -> Supplier | None:
-        """Who could take a fragment: hired, with room, and without any of that block."""
+        """Who could take a fragment: hired, with room, and without any of that block, or with a spare one only."""
         rows = self._catalog.fragments(block.block)
         busy = {each.supplier for each in rows if each.state is not FragmentState.WANTED}
+        has_it = {
+            each.supplier for each in rows if each.index == row.index and each.state is not FragmentState.WANTED
+        }
         length = erasure.fragment_length(block.length, block.code.k)
-        now = trio.current_time()
+        now, others = trio.current_time(), self._others(row)
         answering = self._uploads.candidates()
         free = [
             c
             for c in answering
-            if c.supplier not in busy
+            if c.supplier not in has_it
             and self._passed_over.get(c.supplier, now) <= now
             and not self._is_releasing(block, row.index, c.supplier)
+            and spread({*others, (row.index, c.supplier)}) > spread(others)
         ]
-        holding = {each.supplier for each in rows if _is_held(each)} - {row.supplier}
+        holding = {supplier for _, supplier in others}
         taken: Sequence[Candidate] = [c for c in answering if c.supplier in holding]
-        chosen = placement.choose(free, 1, fragment_bytes=length, taken=taken)
-        suppliers: Mapping[SupplierNo, Supplier] = {each.supplier: each for each in self._catalog.suppliers()}
-        return suppliers[chosen[0]] if chosen else None
+        for some in ([c for c in free if c.supplier not in busy], free):
+            elsewhere = [c for c in taken if c.supplier not in {each.supplier for each in some}]
+            if chosen := placement.choose(some, 1, fragment_bytes=length, taken=elsewhere):
+                return next(each for each in self._catalog.suppliers() if each.supplier == chosen[0])
+        return None
 
     def _is_releasing(self, block: BlockRow, index: int, supplier: SupplierNo) -> bool:
         name = self._releases.name(block, index, supplier)

@@ -417,8 +417,9 @@ class Recovery:
         """Number a block of the replica, and note who should have it."""
         row = ref.row(self._scratch.new_local_block_no())
         self._scratch.put_block(row)
+        listed = {supplier.supplier for supplier in self._found.suppliers}
         for index, supplier in enumerate(ref.at):
-            if supplier:
+            if supplier in listed:  # who was given up since is not
                 self._hold(row.block, index, SupplierNo(supplier))
         self._known.blocks.append((row, ref))
         return row

@@ -98,7 +98,9 @@ class Survivors:
             found = self.found()
         except NotFound:
             return {}
-        await _fetch(found, cast(Suppliers, self), path)
+        listed = {int(each.supplier) for each in found.suppliers}  # nobody else can be dialled
+        side = Survivors({number: stock for number, stock in self._stocks.items() if number in listed})
+        await _fetch(found, cast(Suppliers, side), path)
         with closing(SqliteCatalog(path)) as catalog:
             return await self.files(catalog)
 

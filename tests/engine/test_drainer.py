@@ -19,7 +19,7 @@ from tests.engine.unneeded import Watch, held, stored, until
 
 CODE = Code(3, 5)
 CONTENTS = {f"file {number}": random.Random(number).randbytes(400_000) for number in range(4)}
-LEAVING = SupplierNo(2)
+LEAVING = SupplierNo(1)
 
 
 @asynccontextmanager
@@ -48,27 +48,27 @@ def is_gone(world: World) -> bool:
 async def test_leaving_supplier_is_emptied_and_then_given_up(autojump_clock: MockClock, tmp_path: Path) -> None:
     async with world_with_files() as world:
         assert held_by(world)
-        assert world.node.drainer.leave("s2").standing is Standing.LEAVING
+        assert world.node.drainer.leave("s1").standing is Standing.LEAVING
         await until(lambda: is_gone(world))
         assert held_by(world) == 0
         content = world.node.publisher.content
         assert content is not None and LEAVING not in {entry.number for entry in content.suppliers}
         assert stored(world) == held(world.catalog)
-        assert world.swarm.suppliers[1].shelf.names(world.swarm.identity.owner, b"", 99) == []
-        assert world.catalog.suppliers()[1].used_fragments == 0
-        found = await Survivors(stocks(world), without=(1, 2, 5)).recover(tmp_path / "catalog")
+        assert world.swarm.suppliers[0].shelf.names(world.swarm.identity.owner, b"", 99) == []
+        assert world.catalog.suppliers()[0].used_fragments == 0
+        found = await Survivors(stocks(world), without=(1, 4, 5)).recover(tmp_path / "catalog")
         assert found == {name.encode(): content for name, content in CONTENTS.items()}
         assert await world.sync() == "safe"
 
 
 async def test_supplier_that_is_silent_may_leave_too(autojump_clock: MockClock) -> None:
     async with world_with_files() as world:
-        world.swarm.cut(2)
-        world.node.drainer.leave("s2")
+        world.swarm.cut(1)
+        world.node.drainer.leave("s1")
         await until(lambda: standing(world) is Standing.FIRED)
         assert held_by(world) == 0
         assert world.catalog.count_releases().keys() == {LEAVING}
-        world.swarm.heal(2)
+        world.swarm.heal(1)
         await until(lambda: is_gone(world))
         assert stored(world) == held(world.catalog)
 
@@ -79,7 +79,7 @@ async def test_killed_process_goes_on_to_drain(autojump_clock: MockClock) -> Non
             for name, content in CONTENTS.items():
                 await world.write(name, content)
                 await world.sync()
-            world.node.drainer.leave("s2")
+            world.node.drainer.leave("s1")
             count = held_by(world)
             await until(lambda: held_by(world) < count)
         assert standing(world) is Standing.LEAVING or not held_by(world)
@@ -90,7 +90,7 @@ async def test_killed_process_goes_on_to_drain(autojump_clock: MockClock) -> Non
 
 async def test_candidate_takes_the_place_of_who_leaves(autojump_clock: MockClock) -> None:
     async with world_with_files(suppliers=5, candidates=1) as world:
-        world.node.drainer.leave("s2")
+        world.node.drainer.leave("s1")
         await until(lambda: is_gone(world))
         assert standing(world, SupplierNo(6)) is Standing.HIRED
         assert not world.catalog.wanting_blocks(1)
@@ -99,7 +99,7 @@ async def test_candidate_takes_the_place_of_who_leaves(autojump_clock: MockClock
 async def test_leaving_is_refused_where_the_others_are_too_few_or_too_full(autojump_clock: MockClock) -> None:
     async with world_with_files(suppliers=5) as world:
         with pytest.raises(BadRequest, match="hire another supplier first"):
-            world.node.drainer.leave("s2")
+            world.node.drainer.leave("s1")
         assert standing(world) is Standing.HIRED
         with pytest.raises(NotFound):
             world.node.drainer.leave("nobody")
@@ -109,21 +109,21 @@ async def test_leaving_is_refused_where_the_others_are_too_few_or_too_full(autoj
         for number in range(1, 7):
             await world.node.suppliers.stat(SupplierNo(number))
         with pytest.raises(BadRequest, match="hire more space first"):
-            world.node.drainer.leave("s2")
+            world.node.drainer.leave("s1")
 
 
 async def test_leaving_waits_while_nobody_has_room_and_status_says_so(autojump_clock: MockClock) -> None:
     async with world_with_files() as world:
         for supplier in world.swarm.suppliers:
-            if supplier is not world.swarm.suppliers[1]:
+            if supplier is not world.swarm.suppliers[0]:
                 supplier.memory_shelf.donated_bytes = 0
-        world.node.drainer.leave("s2")
+        world.node.drainer.leave("s1")
         await trio.sleep(20)
         assert standing(world) is Standing.LEAVING
         trouble = (await world.status())["trouble"]
-        assert any("s2 is leaving" in sentence for sentence in trouble)
+        assert any("s1 is leaving" in sentence for sentence in trouble)
         assert any("hire another supplier" in sentence for sentence in trouble)
-        assert (await world.status())["suppliers"][1]["state"] == "leaving"
+        assert (await world.status())["suppliers"][0]["state"] == "leaving"
         for supplier in world.swarm.suppliers:
             supplier.memory_shelf.donated_bytes = 1 << 40
         await until(lambda: is_gone(world))
@@ -131,10 +131,10 @@ async def test_leaving_waits_while_nobody_has_room_and_status_says_so(autojump_c
 
 async def test_who_was_to_leave_may_stay(autojump_clock: MockClock) -> None:
     async with world_with_files() as world:
-        world.node.drainer.leave("s2")
-        assert world.node.drainer.stay("s2").standing is Standing.HIRED
+        world.node.drainer.leave("s1")
+        assert world.node.drainer.stay("s1").standing is Standing.HIRED
         with pytest.raises(BadRequest):
-            world.node.drainer.stay("s2")
+            world.node.drainer.stay("s1")
         await trio.sleep(60)
         assert standing(world) is Standing.HIRED
         await world.write("more", CONTENTS["file 0"])

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 import trio
 
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
-from bitdustfs.engine.node import Node
-from bitdustfs.model import ROOT_INO, BlockRow, FragmentState
+from bitdustfs.model import ROOT_INO, BlockNo, BlockRow, FragmentState
 from bitdustfs.testing.world import SECRETS, World
 
 
@@ -18,24 +17,27 @@ def delete(world: World, name: str) -> None:
 
 
 class Watch:
-    """Looks at each commit whether a block has fewer held fragments than before (I9)."""
+    """Looks at each commit of a process whether a block has fewer held fragments than before (I9).
 
-    def __init__(self, world: World) -> None:
-        self._catalog = world.catalog
+    Fragments of a supplier that was given up for lost go on counting: it is not us who let them go.
+    """
+
+    def __init__(self, world: World, catalog: SqliteCatalog | None = None) -> None:
+        self._catalog = catalog or world.catalog
         self._held: dict[bytes, int] = {}
         self.lowered: list[str] = []
-        self.follow(world.node)
-
-    def follow(self, node: Node) -> None:
-        """Go on with the machine's next process."""
-        node.journal.before_commit(self._look)
+        world.node.journal.before_commit(self._look)
 
     def _look(self) -> None:
-        now = {bytes(row.block_id): self._catalog.held(row.block) for row in blocks(self._catalog)}
+        now = {bytes(row.block_id): self._count(row.block) for row in blocks(self._catalog)}
         for block_id, count in now.items():
             if count < self._held.get(block_id, 0):
                 self.lowered.append(f"{block_id[:4].hex()}: {self._held[block_id]} -> {count}")
         self._held = now
+
+    def _count(self, block: BlockNo) -> int:
+        states = (FragmentState.HELD, FragmentState.ABSENT)
+        return len({row.index for row in self._catalog.fragments(block) if row.state in states})
 
 
 async def until(condition: Callable[[], bool], *, most_s: float = 600.0) -> None:
