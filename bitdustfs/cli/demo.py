@@ -11,9 +11,9 @@ import click
 
 from bitdustfs.cli.common import Asked, with_common_options
 from bitdustfs.cli.swarm import WORDS, Plan, Swarm
+from bitdustfs.core.placement import parse_code
 from bitdustfs.core.report import PRACTICE_BANNER
 from bitdustfs.edges import mounts
-from bitdustfs.edges.config import parse_code
 from bitdustfs.edges.home import find_home
 from bitdustfs.errors import BadFormat, BadRequest
 

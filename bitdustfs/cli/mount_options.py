@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from bitdustfs.core.placement import parse_code
 from bitdustfs.core.units import GIB, MIB, parse_duration, parse_size
-from bitdustfs.edges.config import Settings, parse_code
+from bitdustfs.edges.config import Settings
 from bitdustfs.errors import BadRequest
 from bitdustfs.model import Code
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bitdustfs.core.score import FULL, POOR
+from bitdustfs.errors import BadRequest
 from bitdustfs.model import Code, OwnerId, SupplierNo
 
 _LARGE = Code(8, 24)
@@ -39,6 +40,21 @@ def default_code(suppliers: int) -> Code:
     if suppliers >= _MIDDLE.n:
         return _MIDDLE
     return Code(_K_BY_SUPPLIERS[suppliers - 1], suppliers)
+
+
+def parse_code(text: str) -> Code:
+    """Read an erasure code K/N.
+
+    Raises:
+        BadRequest: says which rule it breaks.
+    """
+    k, slash, n = text.strip().partition("/")
+    if not (slash and k.isascii() and k.isdigit() and n.isascii() and n.isdigit()):
+        raise BadRequest(what=f"{text!r} is not a code: write K/N, like 3/5: any 3 of 5 fragments restore a block")
+    try:
+        return Code(int(k), int(n))
+    except ValueError as bad:
+        raise BadRequest(what=f"{bad}: any K of the N fragments restore a block") from bad
 
 
 def failure_network(address: str) -> str:

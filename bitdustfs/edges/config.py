@@ -24,10 +24,11 @@ from typing import TypeVar, cast
 import tomli_w
 
 from bitdustfs.core.pace import LEAST_LIMIT_BYTES_S
+from bitdustfs.core.placement import parse_code
 from bitdustfs.core.units import exact_size, format_duration, parse_duration, parse_size
 from bitdustfs.edges.home import translated, write_atomically
 from bitdustfs.errors import BadFormat, BadRequest, BitdustError
-from bitdustfs.model import Code, OwnerId
+from bitdustfs.model import OwnerId
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -54,21 +55,6 @@ def parse_address(text: str) -> tuple[str, int]:
     if not host:
         raise BadRequest(what=f"{text!r} has no address before the port: write 0.0.0.0:{port} for all of them")
     return host, int(port)
-
-
-def parse_code(text: str) -> Code:
-    """Read an erasure code K/N.
-
-    Raises:
-        BadRequest: says which rule it breaks.
-    """
-    k, slash, n = text.strip().partition("/")
-    if not (slash and k.isascii() and k.isdigit() and n.isascii() and n.isdigit()):
-        raise BadRequest(what=f"{text!r} is not a code: write K/N, like 3/5: any 3 of 5 fragments restore a block")
-    try:
-        return Code(int(k), int(n))
-    except ValueError as bad:
-        raise BadRequest(what=f"{bad}: any K of the N fragments restore a block") from bad
 
 
 def parse_owner(text: str) -> OwnerId:

@@ -11,10 +11,11 @@ import errno
 import stat
 from dataclasses import dataclass, replace
 
+from bitdustfs.core.placement import parse_code
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.lives import Contents
-from bitdustfs.errors import FileError
-from bitdustfs.model import Ino, Inode
+from bitdustfs.errors import BadRequest, FileError
+from bitdustfs.model import Code, Ino, Inode
 from bitdustfs.ports import Catalog, Wall
 
 XATTR_NAME_BYTES = 255  # XATTR_NAME_MAX of Linux
@@ -22,6 +23,7 @@ XATTR_VALUE_BYTES = 64 * 1024  # XATTR_SIZE_MAX of Linux
 XATTR_LIST_BYTES = 64 * 1024  # XATTR_LIST_MAX: names that listxattr could not return would be invisible
 XATTR_TOTAL_BYTES = 128 * 1024  # names and values of one inode; every catalog snapshot carries them
 STATE_XATTR = b"user.bitdustfs.state"  # virtual: how safe the file is; never listed, so that nobody copies it
+CODE_XATTR = b"user.bitdustfs.code"  # virtual: K/N of new blocks; what is made in a directory takes over its code
 _OURS = b"user.bitdustfs."
 _USER = b"user."
 _PERMISSIONS = 0o7777
@@ -102,8 +104,12 @@ class Attributes:
         """Set an extended attribute.
 
         Raises:
-            FileError: ERANGE, name or value are too long; ENOSPC, all of them together are; ENOTSUP; EPERM, ours.
+            FileError: ERANGE, name or value are too long; ENOSPC, all of them together are; ENOTSUP; EPERM, ours;
+                EINVAL, no code that the hired suppliers are enough for.
         """
+        if name == CODE_XATTR:
+            self._set_code(ino, self._code(value))
+            return
         _check_settable(name)
         if len(name) > XATTR_NAME_BYTES or len(value) > XATTR_VALUE_BYTES:
             raise FileError(errno=errno.ERANGE, what="an attribute's name or value is too long")
@@ -117,6 +123,9 @@ class Attributes:
 
     def drop_xattr(self, ino: Ino, name: bytes) -> None:
         """Remove an extended attribute. Raises FileError: ENODATA, ENOTSUP, EPERM."""
+        if name == CODE_XATTR and self.xattr(ino, name):
+            self._set_code(ino, None)
+            return
         _check_settable(name)
         with self._journal.operation():
             if not self._catalog.drop_xattr(ino, name):
@@ -136,9 +145,31 @@ class Attributes:
         return inode
 
     def _virtual(self, ino: Ino, name: bytes) -> bytes | None:
-        if name != STATE_XATTR or not self._row(ino).is_file:
+        inode = self._row(ino)
+        if name == CODE_XATTR:
+            return str(inode.code).encode() if inode.code is not None else None
+        if name != STATE_XATTR or not inode.is_file:
             return None
         return self._files.state(ino).value.encode()
+
+    def _code(self, value: bytes) -> Code:
+        """Read a code that somebody wants to set."""
+        try:
+            code = parse_code(value.decode("ascii", "replace"))
+        except BadRequest as bad:
+            raise FileError(errno=errno.EINVAL, what=str(bad)) from bad
+        hired = sum(row.is_hired for row in self._catalog.suppliers())
+        if code.n > hired:
+            raise FileError(errno=errno.EINVAL, what=f"a code of {code} needs {code.n} suppliers; {hired} are hired")
+        return code
+
+    def _set_code(self, ino: Ino, code: Code | None) -> None:
+        """Of blocks that are made from now on; what is placed already stays as it is."""
+        inode = self._row(ino)
+        if not (inode.is_dir or inode.is_file):
+            raise FileError(errno=errno.EPERM, what="only a directory or a regular file has a code")
+        with self._journal.operation():
+            self._catalog.put_inode(replace(inode, code=code, ctime_ns=self._wall.now_ns()))
 
 
 def _new_mode(inode: Inode, changes: Changes, *, by_root: bool) -> int:

@@ -406,7 +406,8 @@ class Writer:
         if block is None:
             return False
         redundant = block.code.n * code.k >= code.n * block.code.k
-        return redundant and self._catalog.held(row.block) >= block.code.quorum
+        survives = block.code.n - block.code.k >= code.n - code.k
+        return redundant and survives and self._catalog.held(row.block) >= block.code.quorum
 
     async def _upload(self, jobs: Sequence[_Job], old: dict[Fingerprint, ChunkRow]) -> dict[Fingerprint, ChunkNo]:
         """Seal, code and send one block; record it when it is placed."""

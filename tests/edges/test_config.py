@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bitdustfs.core.placement import parse_code
 from bitdustfs.edges.config import (
     KEYS,
     Settings,
@@ -14,7 +15,6 @@ from bitdustfs.edges.config import (
     load,
     meaning,
     parse_address,
-    parse_code,
     parse_owner,
     show,
     store,

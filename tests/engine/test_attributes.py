@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from bitdustfs.engine.attributes import STATE_XATTR, Changes
+from bitdustfs.engine.attributes import CODE_XATTR, STATE_XATTR, Changes
 from bitdustfs.errors import FileError
-from bitdustfs.model import ROOT_INO
+from bitdustfs.model import ROOT_INO, Code, NodeId
+from tests.edges.catalog_rows import SUPPLIER
 from tests.engine.names import ME, Names
 
 
@@ -192,3 +194,41 @@ async def test_attributes_go_with_their_inode(names: Names) -> None:
     names.attributes.set_xattr(file, b"user.a", b"1")
     names.tree.unlink(ROOT_INO, b"f")
     assert names.catalog.xattrs(file) == []
+
+
+# -- the code of a directory -----------------------------------------------------------------------------------
+
+
+def hire(names: Names, count: int) -> None:
+    for number in range(count):
+        names.catalog.put_supplier(replace(SUPPLIER, node=NodeId(bytes([number]) * 32)))
+
+
+async def test_code_of_a_directory_is_inherited_and_kept_on_rename(names: Names) -> None:
+    hire(names, 4)
+    folder = names.tree.mkdir(ROOT_INO, b"precious", 0o755, ME).ino
+    names.attributes.set_xattr(folder, CODE_XATTR, b"1/4")
+    inner = names.tree.mkdir(folder, b"inner", 0o755, ME).ino
+    file = names.tree.mknod(inner, b"f", stat.S_IFREG | 0o644, ME).ino
+    await names.tree.rename(inner, b"f", ROOT_INO, b"f")
+    assert [names.at(ino).code for ino in (folder, inner, file)] == [Code(1, 4)] * 3
+    assert names.attributes.xattr(file, CODE_XATTR) == b"1/4"
+    assert names.attributes.xattr_names(folder) == names.attributes.xattr_names(file) == []
+    names.attributes.drop_xattr(file, CODE_XATTR)
+    assert code_of(lambda: names.attributes.xattr(file, CODE_XATTR)) == errno.ENODATA
+    assert code_of(lambda: names.attributes.drop_xattr(file, CODE_XATTR)) == errno.ENODATA
+
+
+@pytest.mark.parametrize("value", [b"", b"4", b"4/1", b"0/3", b"1/5", b"\xff/3", b"1/256"])
+async def test_code_that_makes_no_sense_or_needs_more_suppliers_is_refused(names: Names, value: bytes) -> None:
+    hire(names, 4)
+    folder = names.tree.mkdir(ROOT_INO, b"precious", 0o755, ME).ino
+    before = names.at(folder).code
+    assert code_of(lambda: names.attributes.set_xattr(folder, CODE_XATTR, value)) == errno.EINVAL
+    assert names.at(folder).code == before
+
+
+async def test_symbolic_link_has_no_code(names: Names) -> None:
+    hire(names, 4)
+    link = names.tree.symlink(ROOT_INO, b"link", b"target", ME).ino
+    assert code_of(lambda: names.attributes.set_xattr(link, CODE_XATTR, b"1/2")) == errno.EPERM
