@@ -101,6 +101,6 @@ class Collector:
             at = page[-1]
             with self._journal.operation():
                 for block in page:
-                    if block not in self._on_their_way:
+                    if block not in self._on_their_way and not self._catalog.chunks_of_block(block):
                         self._releases.forget_block(block)
             await trio.lowlevel.checkpoint()

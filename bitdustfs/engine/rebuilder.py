@@ -5,8 +5,8 @@ one LOST. They are made again from k verified fragments, without any key, or fro
 checked against the root that was recorded when the block was made (invariant I10), and sent to a supplier that holds
 no other fragment of that block. A fragment that its supplier lost goes back to it, once, if there is nobody else; and
 who lost a fragment of a block gets another of that block only if there is nobody else, or two that cheat would hand
-it to and fro for ever. A supplier that does not take what it is sent, whatever room it says it has, is passed over for
-a while: others may take it.
+it to and fro for ever. A supplier that does not take what it is sent, whatever room it says it has, is passed over
+for a while: others may take it.
 
 It leaves most of the line to reads that somebody waits for, and half of it to everybody while no block is in danger
 (engine/courtesy).

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from bitdustfs.edges.catalog_fsck import CheckedCatalog
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.model import HOLE, BlockNo, ChunkNo, FragmentName, Ino, MapRow, Sparse, SupplierNo
 from tests.edges.catalog_rows import CODE, FILE, block, chunk
@@ -102,3 +103,14 @@ def test_release_waits_for_the_latest_change_that_it_was_noted_with(catalog: Sql
     assert catalog.count_releases() == {ONE: 1, TWO: 1}
     assert not catalog.is_releasing(ONE, name(1))
     assert catalog.is_releasing(TWO, name(1))
+
+
+def test_live_bytes_that_are_counted_wrong_are_found_and_mended() -> None:
+    made = CheckedCatalog(":memory:")
+    made.put_block(block(made.new_block_no()))
+    made.put_chunks([chunk(made.new_chunk_no(), slot=slot) for slot in range(3)])
+    made.connection.execute("UPDATE r_block SET live = 0")
+    assert "blocks count their live bytes wrong" in {finding.says for finding in made.findings()}
+    made.mend(0)
+    assert live(made) == 3 * 4096
+    assert "blocks count their live bytes wrong" not in {finding.says for finding in made.findings()}

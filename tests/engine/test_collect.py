@@ -156,3 +156,14 @@ async def test_recovered_machine_collects_what_the_burnt_one_had_not_yet(
                 await until(lambda: catalog.count_blocks() == 1 and not catalog.count_releases())
                 assert stored(world) == held(catalog)
                 assert await world.read("small") == OTHER
+
+
+async def test_block_that_only_seems_dead_is_kept(autojump_clock: MockClock) -> None:
+    async with World(code=CODE).running() as world:
+        await world.write("small", OTHER)
+        await world.sync()
+        world.catalog.connection.execute("UPDATE r_block SET live = 0")  # as a bit that the disk turned
+        await trio.sleep(A_WHILE_S)
+        assert world.catalog.count_blocks() == 1
+        await world.node.drop_cache()
+        assert await world.read("small") == OTHER
