@@ -9,7 +9,9 @@ or a supplier.
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -21,6 +23,34 @@ from bitdustfs.model import BlockNo, BlockRow, DeltaRow, FragmentName, ImageChun
 from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.world import SECRETS
 
+# what a machine that ships its catalog passes at least once
+POINTS = {
+    f"{word} {point}"
+    for word in ("before", "after")
+    for point in (
+        "commit upload row",  # durable before anything leaves
+        "commit block row",  # it is placed
+        "commit delta",
+        "commit delta dropped",  # merged, or in the base now
+        "commit outbox trimmed",
+        "commit head row",
+        "commit image",
+        "commit base switched",
+        "commit stale chunks dropped",
+        "commit block released",
+        "commit upload row dropped",
+        "commit release rows",
+        "commit release rows dropped",
+        "put file",
+        "put delta",
+        "put image",
+        "put manifest",
+        "put_head",
+        "delete delta",
+        "delete image",
+        "delete manifest",
+    )
+}
 _NOTED = {"head": "head row", "manifest": "base switched", "covered": "covered"}
 _FRAGMENTS = "SELECT b.block_id, f.idx, f.supplier FROM {0}_fragment AS f JOIN {0}_block AS b USING (block)"
 
@@ -81,26 +111,25 @@ class Doom:
         return [f"{verb} {kind}" for kind in sorted(kinds)] if rest else [verb]
 
 
-class DoomedCatalog(SqliteCatalog):
-    """The catalog of a doomed machine, in memory.
+class NotingCatalog(SqliteCatalog):
+    """A catalog that knows what each commit holds, and of what kind of block each fragment is."""
 
-    Args:
-        image: what it holds to begin with; empty: a new volume.
-    """
-
-    def __init__(self, doom: Doom, image: bytes = b"") -> None:
-        self._image = image
-        super().__init__(":memory:", create=True)
-        self._doom = doom
+    def __init__(self, path: Path | str, *, create: bool = False, read_only: bool = False) -> None:
         self._notes: set[str] = set()
         self._uploads: dict[bytes, list[bytes]] = {}
         self._ids: dict[BlockNo, bytes] = {}
-        self.committed = self.hard = image or self.connection.serialize("main")
+        super().__init__(path, create=create, read_only=read_only)
 
-    def _open_file(self, *, create: bool) -> None:
-        super()._open_file(create=create)
-        if self._image:
-            self.connection.deserialize("main", self._image)
+    @abstractmethod
+    def moment(self, word: str, what: str) -> None:
+        """A commit is made next (`before`), or was made (`after`)."""
+
+    @abstractmethod
+    def is_of(self, name: bytes, kind: str) -> None:
+        """A fragment is of a block of that kind."""
+
+    def keep_committed(self) -> None:
+        """Everything is committed now."""
 
     def commit(self) -> None:
         """A moment, named by what is in it."""
@@ -108,20 +137,11 @@ class DoomedCatalog(SqliteCatalog):
             super().commit()
             return
         what = "commit " + (" + ".join(sorted(self._notes)) or "tree")
-        self._doom.moment("before", what)
+        self.moment("before", what)
         super().commit()
         self._notes.clear()
-        if not self._doom.dead:
-            self.committed = self.connection.serialize("main")
-        self._doom.moment("after", what)
-
-    async def harden(self) -> None:
-        """What is committed now survives a power loss. The dead never hear that it does."""
-        now = self.committed
-        await super().harden()
-        if self._doom.dead:
-            await trio.sleep_forever()
-        self.hard = now
+        self.keep_committed()
+        self.moment("after", what)
 
     def put_upload(self, block_id: bytes, fragments: Sequence[tuple[SupplierNo, FragmentName]]) -> None:
         super().put_upload(block_id, fragments)
@@ -179,16 +199,53 @@ class DoomedCatalog(SqliteCatalog):
         super().drop_image_chunks(prints)
         self._notes.add("stale chunks dropped")
 
+    def _is(self, kind: str, block: BlockNo) -> None:
+        self._notes.add(kind)
+        for name in self._uploads.get(self._ids.get(block, b""), ()):
+            self.is_of(name, kind)
+
+
+class DoomedCatalog(NotingCatalog):
+    """The catalog of a doomed machine, in memory.
+
+    Args:
+        image: what it holds to begin with; empty: a new volume.
+    """
+
+    def __init__(self, doom: Doom, image: bytes = b"") -> None:
+        self._image = image
+        self._doom = doom
+        super().__init__(":memory:", create=True)
+        self.committed = self.hard = image or self.connection.serialize("main")
+
+    def _open_file(self, *, create: bool) -> None:
+        super()._open_file(create=create)
+        if self._image:
+            self.connection.deserialize("main", self._image)
+
+    def moment(self, word: str, what: str) -> None:
+        self._doom.moment(word, what)
+
+    def is_of(self, name: bytes, kind: str) -> None:
+        self._doom.kinds[name] = kind
+
+    def keep_committed(self) -> None:
+        if not self._doom.dead:
+            self.committed = self.connection.serialize("main")
+
+    async def harden(self) -> None:
+        """What is committed now survives a power loss. The dead never hear that it does."""
+        now = self.committed
+        await super().harden()
+        if self._doom.dead:
+            await trio.sleep_forever()
+        self.hard = now
+
     def fragment_names(self) -> set[bytes]:
         """Of all fragments that it knows to be at a supplier, or wants there."""
         nodes = {row.supplier: row.node for row in self.suppliers()}
         rows = self.connection.execute(" UNION ALL ".join(_FRAGMENTS.format(which) for which in "lr"))
         return {bytes(SECRETS.fragment_name(block_id, index, nodes[number])) for block_id, index, number in rows}
-
-    def _is(self, kind: str, block: BlockNo) -> None:
-        self._notes.add(kind)
-        for name in self._uploads.get(self._ids.get(block, b""), ()):
-            self._doom.kinds[name] = kind
 
 
 class DoomedSuppliers:

@@ -24,7 +24,7 @@ from bitdustfs.model import ROOT_INO, Code
 from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.world import CALLER, World
 from tests.engine.customer import Customer
-from tests.engine.doomed import Doom, DoomedCatalog, DoomedSuppliers
+from tests.engine.doomed import POINTS, Doom, DoomedCatalog, DoomedSuppliers
 from tests.engine.recovered import Stock, Survivors, stocks
 
 CODE = Code(3, 5)
@@ -32,33 +32,6 @@ DICE = random.Random(12)
 LARGE, OTHER, SMALL = DICE.randbytes(300_000), DICE.randbytes(300_000), DICE.randbytes(200)
 FILLER = [DICE.randbytes(60_000) for _ in range(20)]  # in all more than a young volume's deltas may be
 A_WHILE_S = 120
-POINTS = {
-    f"{word} {point}"
-    for word in ("before", "after")
-    for point in (
-        "commit upload row",  # durable before anything leaves
-        "commit block row",  # it is placed
-        "commit delta",
-        "commit delta dropped",  # merged, or in the base now
-        "commit outbox trimmed",
-        "commit head row",
-        "commit image",
-        "commit base switched",
-        "commit stale chunks dropped",
-        "commit block released",
-        "commit upload row dropped",
-        "commit release rows",
-        "commit release rows dropped",
-        "put file",
-        "put delta",
-        "put image",
-        "put manifest",
-        "put_head",
-        "delete delta",
-        "delete image",
-        "delete manifest",
-    )
-}
 FEW = {  # of which a run is quick enough for every change of the code; point -> which passing of it
     "before put delta": 17,
     "after commit base switched": 2,

@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,10 +27,12 @@ from bitdustfs.cli.sync import exit_code, sentence, wait_until_placed
 from bitdustfs.edges import mounts
 from bitdustfs.edges.control import Args, ask
 from bitdustfs.edges.home import Home, holder
+from bitdustfs.edges.keys_disk import identity_of, read_keys
 from tests.mount.support import HANGS_S
 
 PROGRAM = [sys.executable, "-m", "bitdustfs.cli.main"]
 _PATIENCE_S = HANGS_S
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 class Practice:
@@ -160,6 +163,53 @@ class Practice:
         os.kill(pid, signal.SIGKILL)
         wait_until("the supplier is dead", lambda: holder(Home(self.supplier_home(number))) is None)
 
+    def lie(self, number: int, how: str) -> None:
+        """Let a supplier that is hired go on as a liar: `how` is "old" or "garbage", see `tests.mount.liar`."""
+        owner = identity_of(read_keys(Home(self.home))).owner.hex()
+        self.kill_supplier(number)
+        serve = ["serve", "--listen", self.places()[number - 1].partition("@")[2], "--donate", "1G"]
+        home = self.supplier_home(number)
+        with (home / "stderr").open("w") as stderr:
+            process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "tests.mount.liar",
+                    how,
+                    "--home",
+                    str(home),
+                    *serve,
+                    "--allow",
+                    f"{owner}:1G",
+                ],
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                cwd=_ROOT,
+                env=self.environment(),
+            )
+        assert process.stdout is not None
+        with process.stdout as said:
+            assert said.readline(), f"supplier {number} does not serve: {(home / 'stderr').read_text()}"
+        process.returncode = 0  # it ends with all others
+
+    def burn(self) -> None:
+        """The customer's machine is gone: his home, but for the suppliers that live in it, and the words."""
+        subprocess.run(["umount", "-l", str(self.path)], check=True)
+        for entry in self.home.iterdir():
+            if entry.name == "demo":
+                continue
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+
+    def recover(self, number: int, *options: str) -> str:
+        """Recover the volume into the empty home, from the words and the address of one supplier."""
+        place = self.places()[number - 1]
+        said = self.run("recover", place, "--words-file", str(self.words), *options).stdout
+        (self.home / "config.toml").write_text(f'practice = true\npatience = "{self._patience}"\n')
+        return said
+
     def revive(self, *numbers: int) -> None:
         """Start suppliers again, and wait until they are connected."""
         for number in numbers:
@@ -190,18 +240,18 @@ class Practice:
     def _start(self, words: list[str]) -> subprocess.CompletedProcess[str]:
         command = [*PROGRAM, *words]
         return subprocess.run(
-            command, capture_output=True, text=True, timeout=_PATIENCE_S, env=self._environment(), check=False
+            command, capture_output=True, text=True, timeout=_PATIENCE_S, env=self.environment(), check=False
         )
 
     def _do_here(self, words: list[str]) -> subprocess.CompletedProcess[str]:
         watchdog = threading.Timer(_PATIENCE_S, self._kill_all)  # then what waits for them fails
         watchdog.start()
         try:
-            return done_here(words, self._environment())
+            return done_here(words, self.environment())
         finally:
             watchdog.cancel()
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         return {**os.environ, "BITDUSTFS_HOME": str(self.home), "BITDUSTFS_TEST": str(self.directory)}
 
     def _kill_all(self) -> None:
