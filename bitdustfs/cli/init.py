@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from bitdustfs.cli.common import Asked, today, with_common_options
-from bitdustfs.edges.home import hold, make_home, write_new
+from bitdustfs.edges.home import Home, hold, make_home, write_new
 from bitdustfs.errors import AlreadyThere, BadRequest
 
 _EPOCH = 1  # of an owner's first certificate; a higher one revokes it
@@ -49,6 +49,8 @@ def init(asked: Asked, words_file: str | None, sheet_file: str | None) -> None:
         )
     if os.path.lexists(home.keys):
         raise AlreadyThere(what=f"{home} holds keys already; nothing was changed")
+    if home.catalog.exists() and home.catalog.stat().st_size:
+        raise AlreadyThere(what=f"{home} holds the catalog of a volume, and nothing was changed: {_instead(home)}")
     for file in files:
         if os.path.lexists(file):
             raise AlreadyThere(what=f"{file} exists and is not overwritten: name a new file")
@@ -62,6 +64,12 @@ def init(asked: Asked, words_file: str | None, sheet_file: str | None) -> None:
     if sheet_file is not None:
         click.echo(f"The sheet with the 24 words is {sheet_file}. Print it, then delete it.")
     click.echo(f"Made keys in {home}.")
+
+
+def _instead(home: Home) -> str:
+    if home.recovering.exists():
+        return "a recovery was interrupted here; run `bitdustfs recover` again, or choose another --home"
+    return "its keys are gone; put them back, or run `bitdustfs recover` with another --home"
 
 
 def _make_keys(asked: Asked, words_file: str | None, sheet_file: str | None) -> str:

@@ -75,6 +75,27 @@ def test_init_does_not_touch_a_home_that_has_keys(tmp_path: Path, home: Path, ca
     assert not (tmp_path / "other-words").exists()
 
 
+@pytest.mark.parametrize(
+    ("left", "advice"), [((), "put them back"), (("recovering",), "a recovery was interrupted here")]
+)
+def test_init_does_not_make_keys_beside_the_catalog_of_another_volume(
+    tmp_path: Path, call: Call, left: tuple[str, ...], advice: str
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    for name in left:
+        (home / name).touch()
+    (home / "catalog.db").write_bytes(b"of a volume whose keys are elsewhere")
+    before = contents(home)
+    said = call("--home", home, "init", "--words-file", tmp_path / "words")
+    assert said.code == 11
+    assert advice in said.err
+    assert contents(home) == before
+    assert not (tmp_path / "words").exists()
+    (home / "catalog.db").write_bytes(b"")  # nothing is in it
+    assert call("--home", home, "init", "--words-file", tmp_path / "words").code == 0
+
+
 @pytest.mark.slow
 def test_init_shows_the_words_once_on_a_terminal(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
