@@ -29,7 +29,7 @@ from bitdustfs.core.patience import ELSEWHERE_S, SILENT_S
 from bitdustfs.core.refusals import Refusals
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.journal import Journal
-from bitdustfs.engine.strays import Strays, put_bounded
+from bitdustfs.engine.strays import PROOF_LEAVES, Strays, put_bounded, some_of
 from bitdustfs.errors import (
     BadLeaf,
     BitdustError,
@@ -52,7 +52,7 @@ from bitdustfs.model import (
     SupplierNo,
     short,
 )
-from bitdustfs.ports import Catalog, Crunch, Leaves
+from bitdustfs.ports import Catalog, Crunch, Entropy, Leaves
 
 LATE_S = 5.0  # (tune) an answer that takes longer is left to come, if others are enough
 SLOW_FOR_S = 30.0  # who was late is asked last for this long
@@ -108,7 +108,11 @@ class _Ask:
 
 
 class Fragments:
-    """Fetch, check and decode ranges of blocks."""
+    """Fetch, check and decode ranges of blocks.
+
+    Args:
+        entropy: chooses what must be shown of a stray; None: strays are read, and never noted as held.
+    """
 
     def __init__(
         self,
@@ -117,12 +121,14 @@ class Fragments:
         source: FragmentSource,
         crunch: Crunch,
         secrets: VolumeSecrets,
+        entropy: Entropy | None = None,
     ) -> None:
         self._catalog = catalog
         self._journal = journal
         self._source = source
         self._crunch = crunch
         self._secrets = secrets
+        self._entropy = entropy
         self._strays = Strays(catalog, journal)
         self._refusals: Refusals[tuple[BlockNo, int, SupplierNo]] = Refusals()
         self._hashes: OrderedDict[tuple[BlockNo, int], bytes] = OrderedDict()
@@ -301,12 +307,25 @@ class Fragments:
     async def _find_stray(self, block: BlockRow) -> bool:
         """Look for one more fragment where none is known to be. False: it is nowhere."""
         for index, supplier in self._strays.places(block, self.reachable()):
-            if await self._leaves_from(supplier, block, index, 0, 1, is_known=False) is not None:
+            if not await self._is_shown(supplier, block, index):
+                self._strays.note_denied(block, index, supplier)
+                continue
+            if self._entropy is None:
+                self._strays.remember(block, index, supplier)
+            else:
                 length = erasure.fragment_length(block.length, block.code.k)
                 self._strays.note_found(block, index, supplier, length)
-                return True
-            self._strays.note_denied(block, index, supplier)
+            return True
         return False
+
+    async def _is_shown(self, supplier: SupplierNo, block: BlockRow, index: int) -> bool:
+        """Whether a supplier shows some leaves of a stray, or all of a short one, and its hash list."""
+        leaves = fragment.leaf_count(erasure.fragment_length(block.length, block.code.k))
+        chosen = {0} if self._entropy is None else some_of(leaves, PROOF_LEAVES, self._entropy)
+        for first in chosen:
+            if await self._leaves_from(supplier, block, index, first, 1, is_known=False) is None:
+                return False
+        return True
 
     def _next_to_ask(
         self, block: BlockRow, have: Mapping[int, bytes | memoryview], failed: Mapping[int, int]

@@ -6,7 +6,7 @@ its fragments after all. So when too few of the known fragments of a block can b
 is known to hold none of it is asked for each that is missing: names follow from the block's id.
 
 Who did not have a fragment, or gave wrong bytes, is not asked for it again for DENIED_S. What is found counts as held
-from then on.
+from then on: its hash list and some leaves, which nobody could foresee, were shown and are genuine.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ import trio
 from bitdustfs.engine.journal import Journal
 from bitdustfs.errors import BitdustError
 from bitdustfs.model import BlockNo, BlockRow, FragmentRow, FragmentState, SupplierNo, short
-from bitdustfs.ports import Catalog
+from bitdustfs.ports import Catalog, Entropy
 
 DENIED_S = 60.0  # (tune) a search costs each supplier a request for each missing fragment
+PROOF_LEAVES = 4  # (tune) of a stray, before it counts as held: more only make the read that needs it wait
 _REMEMBERED = 4096  # denials, and blocks of which something was found
 _log = logging.getLogger(__name__)
 K = TypeVar("K")
@@ -90,7 +91,11 @@ class Strays:
                     self._catalog.charge_supplier(supplier, length, 1)
         except BitdustError as e:  # a volume that takes no changes reads it all the same
             _log.debug("a fragment that was found could not be noted: %s", e)
-            put_bounded(self._found, block.block, {**self.holders(block.block), index: supplier}, _REMEMBERED)
+            self.remember(block, index, supplier)
+
+    def remember(self, block: BlockRow, index: int, supplier: SupplierNo) -> None:
+        """A genuine one is there, or some of it: it can be read, and does not count."""
+        put_bounded(self._found, block.block, {**self.holders(block.block), index: supplier}, _REMEMBERED)
 
 
 def put_bounded(memory: OrderedDict[K, V], key: K, value: V, most: int) -> None:
@@ -99,3 +104,13 @@ def put_bounded(memory: OrderedDict[K, V], key: K, value: V, most: int) -> None:
     memory.move_to_end(key)
     while len(memory) > most:
         memory.popitem(last=False)
+
+
+def some_of(count: int, most: int, entropy: Entropy) -> frozenset[int]:
+    """Some of the numbers below `count`, chosen at random: `most`, or all."""
+    if count <= most:
+        return frozenset(range(count))
+    chosen = set[int]()
+    while len(chosen) < most:
+        chosen.add(int.from_bytes(entropy.bytes(8), "big") % count)
+    return frozenset(chosen)

@@ -40,6 +40,7 @@ class MemorySuppliers:
         self.silent: set[int] = set()  # connected, never answer
         self.full: set[int] = set()
         self.flipping: set[int] = set()  # return one wrong bit
+        self.rotten: set[int] = set()  # the same, in all leaves but the first
         self.halving: set[int] = set()  # return half of what was asked for
         self.swapping: set[int] = set()  # return another fragment
         self.forgetting: set[int] = set()  # say that they do not have it
@@ -122,6 +123,8 @@ class MemorySuppliers:
         leaves = bytearray(content[first * LEAF_BYTES : (first + count) * LEAF_BYTES])
         if supplier in self.flipping:
             leaves[len(leaves) // 2] ^= 1
+        if supplier in self.rotten and first + count > 1:
+            leaves[-1] ^= 1
         if supplier in self.halving:
             del leaves[len(leaves) // 2 :]
         self.gets.append((supplier, len(leaves)))

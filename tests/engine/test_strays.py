@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from bitdustfs.core import erasure
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.strays import DENIED_S
 from bitdustfs.errors import BitdustError, BlockLost, ReadOnly
@@ -54,6 +55,23 @@ async def test_fragments_that_the_catalog_does_not_know_are_found(autojump_clock
         asked = len(volume.remote.gets)
         assert await volume.files.read(ino, 0, len(CONTENT)) == CONTENT
         assert len(volume.remote.gets) - asked <= 3  # it knows now
+
+
+async def test_stray_of_which_only_the_first_leaf_is_genuine_does_not_count_as_held(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    volume = Volume()
+    async with volume.running():
+        ino, number = await forgetful(volume, keep=2)
+    async with volume.running(upload=False):
+        volume.files.open(ino)
+        volume.remote.rotten = {3, 4}
+        block = volume.catalog.block(number)
+        assert block is not None
+        third = 2 * erasure.fragment_length(block.length, block.code.k)
+        assert await volume.fragments.block_range(block, third, third + 100)  # no more than its first leaf
+        held = {row.supplier for row in volume.catalog.fragments(number) if row.state is FragmentState.HELD}
+        assert held == {1, 2, 5}
 
 
 async def test_volume_that_takes_no_changes_finds_them_too(autojump_clock: MockClock) -> None:

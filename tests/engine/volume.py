@@ -61,7 +61,7 @@ class Volume:
         """Build the engine over what catalog and spool hold."""
         crunch, secrets = InlineCrunch(), VolumeSecrets(b"v" * 32)
         self.journal = Journal(self.catalog)
-        self.fragments = Fragments(self.catalog, self.journal, self.remote, crunch, secrets)
+        self.fragments = Fragments(self.catalog, self.journal, self.remote, crunch, secrets, self.entropy)
         self.reader = Reader(self.catalog, self.fragments, crunch, secrets)
         self.reads = Reads(self.reader, self.fragments)
         self.files = Files(
