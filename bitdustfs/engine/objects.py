@@ -62,12 +62,13 @@ class Objects:
         code = self._code()
         return [*self._catalog.codes(), *([code] if code else [])]
 
-    async def place(self, kind: Kind, pieces: Sequence[bytes], record: Record) -> BlockNo:
+    async def place(self, kind: Kind, pieces: Sequence[bytes], record: Record, *, copied: bool = False) -> BlockNo:
         """Seal, code and send one block; return when it is placed.
 
         Args:
             pieces: what goes into its slots, as much as fits a block.
             record: called with its number and places in the operation that records it.
+            copied: each supplier gets all of it, whatever its size.
         Raises:
             Unavailable: too few suppliers took it; nothing is recorded.
         """
@@ -76,7 +77,7 @@ class Objects:
             raise Unavailable(what="no supplier is hired")
         fragments_each = max((each.n for each in self._codes()), default=1)
         code = replica.code_for(sum(map(len, pieces)), hired, fragments_each, self.losses())
-        if self._uploads.answering() < code.quorum:
+        if copied or self._uploads.answering() < code.quorum:
             code = Code(1, code.n)  # too few to hold it well in pieces: each of them gets all of it
         block_id = BlockId(self._entropy.bytes(32))
         seal = self._secrets.seal_of(block_id, self._secrets.scope, self._suite, kind)
@@ -108,10 +109,10 @@ class Objects:
         rows = [self._row(each) for each in numbers]
         return [row.block for row in rows if row.code.k > 1 and self._catalog.held(row.block) < row.code.quorum]
 
-    def stuck(self, numbers: Iterable[BlockNo]) -> list[BlockNo]:
-        """Those that are thin, and so few suppliers answer that they stay so."""
+    def stuck(self, thin: Iterable[BlockNo]) -> list[BlockNo]:
+        """Those of thin blocks that stay so: too few suppliers answer to complete them."""
         answering = self._uploads.answering()
-        return [each for each in self.thin(numbers) if answering < self._row(each).code.quorum]
+        return [each for each in thin if answering < self._row(each).code.quorum]
 
     def lacking_copies(self, numbers: Iterable[BlockNo], suppliers: Iterable[SupplierNo]) -> set[SupplierNo]:
         """Those suppliers that have no copy of a block of which others have copies, but too few of them."""
@@ -127,10 +128,16 @@ class Objects:
         copies = replica.copies_needed(self._uploads.hired(), self.losses())
         return lambda code: min(code.n, copies) if code.k == 1 else code.quorum
 
-    def release(self, number: BlockNo) -> None:
-        """Forget a block; what suppliers hold of it is let go later. Only after no head needs it any more."""
-        if number not in self._uploads.on_their_way:
-            self._releases.forget_block(number)
+    def release(self, number: BlockNo) -> bool:
+        """Forget a block; what suppliers hold of it is let go later. Only after no head needs it any more.
+
+        Returns:
+            False: not yet, fragments of it are on their way.
+        """
+        if number in self._uploads.on_their_way:
+            return False
+        self._releases.forget_block(number)
+        return True
 
     def _row(self, number: BlockNo) -> BlockRow:
         row = self._catalog.block(number)

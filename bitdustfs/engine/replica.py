@@ -16,8 +16,9 @@ manifest and deltas as well held. `safe_change` only grows.
 **Never thinner.** A head takes the place of the one before wherever it is taken, and what is safe by that one must
 not become less so. So a head waits until the blocks that it names and that are cut into pieces are well held; and
 while there are too few copies of one that is copied, the head goes only to suppliers that have their copy. Then,
-whichever suppliers a file survives the loss of, one is left with a head that it can be recovered by. A delta in
-pieces that those who answer cannot complete is sent again, as copies: the head would wait for ever.
+whichever suppliers a file survives the loss of, one is left with a head that it can be recovered by. What is in
+pieces that those who answer cannot complete, or have not for long, is sent again as copies, or the head would wait
+for ever: a delta by itself, and of a snapshot a new one takes the place.
 
 **Letting go.** A block of the replica is released when the newest head is safe, and neither it nor what the next head
 will name needs that block. A quorum alone is not enough: the suppliers that have the newest head may be fewer than a
@@ -29,6 +30,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from math import inf
 
 import trio
 
@@ -50,6 +52,7 @@ HEAD_EVERY_S = 30.0  # (tune) at most, while changes go on and nobody waits
 LOOK_S = 0.5
 AGAIN_S = 5.0  # after a failure
 LATE_S = 5.0  # (tune) for the last fragments of what was placed, before a head waits for more than these
+THIN_S = 120.0  # (tune) that a head waits for what is in pieces, before they are sent as copies
 OUTBOX_MOST_BYTES = 16 * 1024 * 1024  # (tune) of changes that nobody takes, or a quarter of the base
 _LATE_LOOK_S = 0.1
 _COVERED = "covered"  # in the catalog: the last change that base and deltas hold
@@ -86,6 +89,8 @@ class Replica:
         self._advanced = trio.Event()
         self._headed_at = -HEAD_EVERY_S  # trio time of the last head
         self._pending_since: float | None = None
+        self._thin_since: float | None = None  # trio time; since when a head waits
+        self._copied_at = -inf  # trio time; when a snapshot was taken for that
         self._swept_version = 0
         self._merged_until = 0  # the last change of deltas that together are no delta
         self._start_change = catalog.last_change  # what of it was shipped, only a head can tell
@@ -225,7 +230,15 @@ class Replica:
         return [replica.compress(part) for part in self._changes.split(merged, replica.DELTA_BYTES)]
 
     async def _place_delta(
-        self, first: int, last: int, part: int, content: bytes, *, is_last: bool, instead: Iterable[DeltaRow] = ()
+        self,
+        first: int,
+        last: int,
+        part: int,
+        content: bytes,
+        *,
+        is_last: bool,
+        instead: Iterable[DeltaRow] = (),
+        copied: bool = False,
     ) -> None:
         def record(block: BlockNo, _places: tuple[Placed, ...]) -> None:
             if last <= self.base_change:
@@ -236,7 +249,7 @@ class Replica:
             if is_last:
                 self._note_covered(max(last, self.covered))
 
-        await self._objects.place(Kind.DELTA, replica.cut(content), record)
+        await self._objects.place(Kind.DELTA, replica.cut(content), record, copied=copied)
 
     def _note_covered(self, change: int) -> None:
         with self._journal.operation():
@@ -330,9 +343,10 @@ class Replica:
         await self._send_again()
         if thin := self._thin():  # no await from here until the content is made
             raise Unavailable(
-                what=f"{thin} parts of the catalog are not at enough suppliers yet; "
+                what=f"{len(thin)} parts of the catalog are not at enough suppliers yet; "
                 "until they are, the state before stays the newest there"
             )
+        self._thin_since = None
         content = HeadContent(
             version=replica.VERSION,
             time_s=self._wall.now_ns() // 1_000_000_000,
@@ -352,15 +366,23 @@ class Replica:
         self._headed_at = trio.current_time()
 
     async def _send_again(self) -> None:
-        """Copy deltas that were cut into pieces to those who answer, where these are too few to complete them.
+        """Copy what was cut into pieces to those who answer, where these do not complete it.
 
-        Who was to have the others may never be back, and no head would be made any more.
+        Who was to have the others may never be back, or may never take them, and no head would be made any more.
         """
-        named = self._named() or set()
-        rows = {row.block: row for row in self._catalog.deltas() if row.block not in named}
-        for block in self._objects.stuck(rows):
-            row = rows[block]
-            await self._place_delta(row.first, row.last, row.part, self._catalog.delta_content(row), is_last=False)
+        thin, now = self._thin(), trio.current_time()
+        if not thin:
+            return
+        self._thin_since = now if self._thin_since is None else self._thin_since
+        stuck = set(thin if now - self._thin_since > THIN_S else self._objects.stuck(thin))
+        deltas = [row for row in self._catalog.deltas() if row.block in stuck]
+        if len(deltas) < len(stuck) and self._snapshots.cut is None and now - self._copied_at > THIN_S:
+            self._copied_at = now  # it costs much, and may fail again
+            await self._snapshots.take(copied=True)  # it holds what these deltas do
+            return
+        for row in deltas:
+            content = self._catalog.delta_content(row)
+            await self._place_delta(row.first, row.last, row.part, content, is_last=False, copied=True)
 
     # -- what the head has reached -------------------------------------------------------------------------------
 
@@ -398,11 +420,11 @@ class Replica:
             return None
         return {known[bytes(ref.block_id)] for ref in refs} | set(newest.image_blocks)
 
-    def _thin(self) -> int:
-        """How many blocks the next head would name that are thin, and that the newest one does not name."""
+    def _thin(self) -> list[BlockNo]:
+        """The blocks that the next head would name that are thin, and that the newest one does not name."""
         if self._publisher.content is None:
-            return 0  # anything is more than nothing
-        return len(self._objects.thin(self._needed() - (self._named() or set())))
+            return []  # anything is more than nothing
+        return self._objects.thin(self._needed() - (self._named() or set()))
 
     def _withheld_from(self, suppliers: Iterable[SupplierNo]) -> set[SupplierNo]:
         """Those to which the newest head is not brought in place of an older one."""
@@ -417,7 +439,10 @@ class Replica:
         return needed
 
     async def _sweep(self) -> None:
-        """Release blocks that neither the newest head, which is safe, nor the next one needs. Once for each head."""
+        """Release blocks that neither the newest head, which is safe, nor the next one needs. Once for each head.
+
+        What is on its way yet is left, and then it is not the last time for this head.
+        """
         content = self._publisher.content
         if content is None or self._snapshots.cut is not None or self._journal.refusal is not None:
             return
@@ -426,11 +451,13 @@ class Replica:
         named = {bytes(ref.object.block_id) for ref in content.deltas} | {
             bytes(ref.block_id) for ref in content.manifest
         }
+        is_all_released = True
         for row in self._catalog.local_blocks():
             if row.block not in needed and bytes(row.block_id) not in named:
-                self._objects.release(row.block)
+                is_all_released &= self._objects.release(row.block)
             await trio.lowlevel.checkpoint()
-        self._swept_version = version
+        if is_all_released:
+            self._swept_version = version
 
     def _stop(self, found: Foreign) -> None:
         """Change nothing any more: somebody else does."""

@@ -42,6 +42,7 @@ class _Draft:
 
     image: Image
     change: int
+    copied: bool  # what is sent of it
     prints: list[bytes] = field(default_factory=list)  # of all chunks, in order
     known: dict[bytes, ImageChunk] = field(default_factory=dict)  # where those lie that need not be sent
 
@@ -64,14 +65,16 @@ class Snapshots:
         self.cut: int | None = None  # the change that a snapshot in the making will hold; no delta goes across it
         self.newest = kept_note(catalog)
 
-    async def take(self) -> ManifestNote:
+    async def take(self, *, copied: bool = False) -> ManifestNote:
         """Bring a snapshot of the catalog as it is now to suppliers.
 
+        Args:
+            copied: what is sent of it is not cut into pieces.
         Raises:
             Unavailable: too few suppliers take it. DiskFull, DiskFault: no room for the copy.
         """
         self._journal.commit()  # no await until the image is there: this is the cut
-        draft = _Draft(self._image(), self._catalog.last_change)
+        draft = _Draft(self._image(), self._catalog.last_change, copied)
         self.cut = draft.change
         try:
             await self._crunch.run(draft.image.copy)
@@ -162,7 +165,7 @@ class Snapshots:
             for (print_, _), place in zip(chunks, places, strict=True):
                 rows.append(ImageChunk(print_, block, place.slot, place.offset, place.length))
 
-        await self._objects.place(Kind.IMAGE, [piece for _, piece in chunks], record)
+        await self._objects.place(Kind.IMAGE, [piece for _, piece in chunks], record, copied=draft.copied)
         for at in range(0, len(rows), PAGE):
             with self._journal.operation():
                 self._catalog.put_image_chunks(rows[at : at + PAGE])
@@ -195,7 +198,7 @@ class Snapshots:
                     note = ManifestNote(draft.change, tuple(parts), used, image_bytes)
                     self._note(note)
 
-            await self._objects.place(Kind.MANIFEST, replica.cut(part), record)
+            await self._objects.place(Kind.MANIFEST, replica.cut(part), record, copied=draft.copied)
         assert note is not None
         return note
 

@@ -23,7 +23,7 @@ from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.objects import Objects, Record
 from bitdustfs.engine.publisher import Publisher
 from bitdustfs.engine.releases import Releases
-from bitdustfs.engine.replica import Replica
+from bitdustfs.engine.replica import THIN_S, Replica
 from bitdustfs.engine.snapshots import Snapshots
 from bitdustfs.engine.uploads import Uploads
 from bitdustfs.model import ROOT_INO, BlockNo, Code, FragmentName, FragmentState, Suite, SupplierNo
@@ -52,11 +52,11 @@ class SlowObjects(Objects):
         self.open.set()
         self.held = 0
 
-    async def place(self, kind: Kind, pieces: Sequence[bytes], record: Record) -> BlockNo:
+    async def place(self, kind: Kind, pieces: Sequence[bytes], record: Record, *, copied: bool = False) -> BlockNo:
         if kind is Kind.DELTA:
             self.held += 1
             await self.open.wait()
-        return await super().place(kind, pieces, record)
+        return await super().place(kind, pieces, record, copied=copied)
 
 
 class CountingChanges(SqliteChanges):
@@ -237,7 +237,7 @@ async def test_head_names_nothing_that_one_more_loss_would_take(autojump_clock: 
         safe = rig.publisher.version
         rig.remote.silent = {4, 5}  # they seem to answer until something is sent to them
         rig.change(60_000, times=3)  # more than is copied to everybody: coded, and 3 of 5 take it
-        await trio.sleep(200)
+        await trio.sleep(THIN_S)  # it is sent for a part of that
         assert [rig.catalog.held(row.block) for row in rig.catalog.deltas()] == [3]
         assert {rig.held_version(number) for number in (1, 2, 3)} == {safe}
         assert "not at enough suppliers" in rig.replica.trouble
@@ -366,3 +366,47 @@ async def test_delta_in_pieces_that_nobody_completes_does_not_end_all_heads(auto
             await rig.replica.make_safe()
         assert rig.publisher.content is not None
         assert [ref.object.k for ref in rig.publisher.content.deltas] == [1]
+
+
+@pytest.mark.parametrize("fault", ["gone", "full"])
+async def test_snapshot_in_pieces_that_nobody_completes_does_not_end_all_heads(
+    autojump_clock: MockClock, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Rig().running() as rig:
+        rig.change(10)
+        await rig.replica.make_safe()
+        before = rig.replica.base_change
+        rig.remote.silent = {4, 5}
+        rig.change(60_000, times=30)
+        rig.change(10)
+        while rig.replica.base_change == before:
+            await trio.sleep(1)
+        of_image = rig.catalog.image_blocks()
+        (large,) = [row for row in rig.catalog.local_blocks() if row.code.k > 1 and row.block in of_image]
+        assert rig.catalog.held(large.block) == 3, "too few for a head"
+        rig.remote.silent = set()
+        setattr(rig.remote, fault, {4, 5})
+        rig.change(10)
+        with trio.fail_after(600):
+            await rig.replica.make_safe()
+        assert large.block not in rig.catalog.image_blocks()
+
+
+async def test_block_that_was_on_its_way_is_released_without_another_head(autojump_clock: MockClock) -> None:
+    async with Rig().running() as rig:
+        rig.change(10)
+        await rig.replica.make_safe()
+        rig.change(10)
+        await rig.replica.make_safe()
+        (block,) = {row.block for row in rig.catalog.deltas()}
+        rig.volume.uploads.on_their_way.add(block)
+        rig.catalog.drop_delta(rig.catalog.deltas()[0].first)
+        rig.change(10)
+        await rig.replica.make_safe()
+        await trio.sleep(10)
+        version = rig.publisher.version
+        assert rig.catalog.block(block) is not None
+        rig.volume.uploads.on_their_way.discard(block)
+        await trio.sleep(10)
+        assert rig.catalog.block(block) is None
+        assert rig.publisher.version == version
