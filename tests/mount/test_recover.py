@@ -130,8 +130,7 @@ class Doomed:
         self._order = directory / "order"
         self._log = directory / "log"
         self._directory = practice.path / "doomed"
-        self._safe: Shown = {}
-        self._newest: Shown = {}
+        self._states: list[Shown] = [{}]  # from the last one that was said to be safe to the newest
 
     @contextmanager
     def mounted(self) -> Iterator[subprocess.Popen[bytes]]:
@@ -171,11 +170,11 @@ class Doomed:
         descriptor = os.open(place, os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)
-        self._newest = self._shown()
+        self._states.append(self._shown())
 
     def sync(self) -> None:
         self._practice.sync()
-        self._safe = self._newest
+        del self._states[:-1]
 
     def die(self, process: subprocess.Popen[bytes], point: str) -> None:
         """Change things until the process dies on the way of that to the suppliers."""
@@ -189,22 +188,21 @@ class Doomed:
             if process.poll() is not None:
                 break
             self._order.unlink(missing_ok=True)  # it dies while it syncs, and not while something is changed
-        assert process.wait(LATER_S) == -signal.SIGKILL, f"{point} was not passed"
+        assert process.poll() == -signal.SIGKILL, f"{point} was not passed"
         wait_until("the home is free", lambda: holder(Home(self._practice.home)) is None)
 
     def check(self, death: Death) -> None:
         """All is there. A machine that burnt may have lost what was not safe."""
-        shown = self._shown()
+        shown, newest = self._shown(), self._states[-1]
         if death.burns:
-            for name in shown.keys() | self._newest.keys():
-                allowed = (self._safe.get(name), self._newest.get(name))
+            for name in shown.keys() | newest.keys():
                 is_half_way = name.startswith(".")  # an editor was about to rename it
-                assert is_half_way or shown.get(name) in allowed, (
-                    f"{death}: {name} is neither as it was safe nor later"
-                )
-            self._newest = shown
-        assert shown.keys() == self._newest.keys(), f"{death}: other names are there"
-        assert [name for name in shown if shown[name] != self._newest[name]] == [], f"{death}: these have changed"
+                is_known = is_half_way or any(shown.get(name) == state.get(name) for state in self._states)
+                assert is_known, f"{death}: {name} is neither as it was safe nor as it was later"
+        else:
+            assert shown.keys() == newest.keys(), f"{death}: other names are there"
+            assert [name for name in shown if shown[name] != newest[name]] == [], f"{death}: these have changed"
+        self._states.append(shown)
 
     def _shown(self) -> Shown:
         """Everything that can be seen of the tree, but for times of directories."""
