@@ -37,11 +37,10 @@ _PUT_LOCAL_COUNTER = """
     INSERT INTO l_counter (name, value) VALUES (?, ?)
     ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)
 """
-_RECOUNT_LIVE = """
-    UPDATE r_block SET live = l.live FROM (SELECT coalesce(sum(length), 0) AS live FROM (
-        SELECT max(length) AS length FROM r_chunk WHERE block = ?1 GROUP BY slot
-    )) AS l WHERE block = ?1 AND r_block.live <> l.live
+_LIVE_BYTES = """
+    SELECT coalesce(sum(length), 0) FROM (SELECT max(length) AS length FROM r_chunk WHERE block = ?1 GROUP BY slot)
 """
+_RECOUNT_LIVE = f"UPDATE r_block SET live = ({_LIVE_BYTES}) WHERE block = ?1 AND live <> ({_LIVE_BYTES})"
 _PUT_CHANGES = "INSERT OR REPLACE INTO l_outbox (no, changes) VALUES (?, ?)"
 _log = logging.getLogger(__name__)
 
