@@ -28,7 +28,7 @@ def test_block_that_was_merged_is_not_merged_with_the_next_small_ones() -> None:
     assert mergeable([*blocks, small(99, MERGE_RUN * 5000)]) == []
 
 
-@given(st.lists(st.lists(st.integers(1, 300_000), min_size=1, max_size=40), min_size=1, max_size=40))
+@given(st.lists(st.lists(st.integers(1, 300_000), min_size=1, max_size=10), min_size=1, max_size=20))
 def test_as_many_blocks_as_fit_are_taken(lengths: list[list[int]]) -> None:
     count = fill([(BlockNo(number), each) for number, each in enumerate(lengths)])
     taken = [length for each in lengths[:count] for length in each]

@@ -10,7 +10,7 @@ from bitdustfs.model import BlockNo, Code, FragmentState
 from bitdustfs.testing.world import World
 from tests.engine.unneeded import held, stored, until
 
-PATIENCE_S = 20.0
+PATIENCE_S = 10.0
 CONTENT = bytes(range(256)) * 2000
 
 
