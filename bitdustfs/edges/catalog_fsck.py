@@ -131,7 +131,7 @@ _RULES: Final = (
         )
         for of, pair in (("", "r"), (" of the replica", "l"))
     ),
-    _Rule("blocks count their chunks wrong", f"SELECT block FROM r_block WHERE live <> {_LIVE_BYTES}"),
+    _Rule("blocks count their live bytes wrong", f"SELECT block FROM r_block WHERE live <> {_LIVE_BYTES}"),
     *(
         _Rule(
             f"blocks{of} have a code, a suite or roots that cannot be",
