@@ -58,6 +58,9 @@ def main(arguments: list[str]) -> int:
         except (BenchError, OSError, subprocess.SubprocessError) as bad:
             print(f"bench: FAILED: {bad}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            print("bench: FAILED: interrupted", file=sys.stderr)
+            return 130
     print(_text(found, options))
     return 0
 
