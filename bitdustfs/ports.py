@@ -717,6 +717,18 @@ class Shelf(Protocol):
         """(name, length) above `after`, in order of name."""
         ...
 
+    def trash(self, owner: OwnerId, before_s: int) -> tuple[int, int]:
+        """(bytes, fragments) of an owner's trash that came before the day of a wall time. Needs no disk."""
+        ...
+
+    def empty_trash(self, owner: OwnerId, bytes_wanted: int, fragments_wanted: int, before_s: int) -> None:
+        """Erase what `trash` counts, oldest first, until so much and so many are gone, or nothing is left.
+
+        Raises:
+            DiskFault, Unavailable.
+        """
+        ...
+
     def owners(self) -> Sequence[OwnerId]:
         """Everybody who has something here. Raises Unavailable, DiskFault."""
         ...

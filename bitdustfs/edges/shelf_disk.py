@@ -42,6 +42,7 @@ from blake3 import blake3
 
 from bitdustfs.core import fragment
 from bitdustfs.core.fragment import HASH_BYTES, leaf_count
+from bitdustfs.core.grace import DAY_S
 from bitdustfs.edges.durable import TEMPORARY, replace_file, sync_directory, translated, write_all
 from bitdustfs.errors import (
     AlreadyThere,
@@ -99,6 +100,7 @@ class DiskShelf:
         self._counted: tuple[int, int, int] | None = None  # device, inode, mtime of the marker that was counted
         self._durable: set[Path] = set()  # directories whose own names survive a power loss
         self._used: dict[OwnerId, tuple[int, int]] = {}
+        self._trashed: dict[OwnerId, dict[int, tuple[int, int]]] = {}  # of the trash: day -> (bytes, fragments)
         self._coming_bytes = 0
         self._numbers = itertools.count()
 
@@ -205,11 +207,14 @@ class DiskShelf:
             with self._lock:
                 if not path.exists():  # somebody else was quicker
                     return False
-                replaced = _length_of(trashed.stat().st_size) if trashed.exists() else None
+                replaced = trashed.stat() if trashed.exists() else None
                 os.utime(path, (now_s, now_s))
                 os.rename(path, trashed)
+                self._count_trash(owner, now_s, _length_of(trashed.stat().st_size), 1)
                 if replaced is not None:
-                    self._count(owner, -replaced, -1)
+                    length = _length_of(replaced.st_size)
+                    self._count_trash(owner, int(replaced.st_mtime), -length, -1)
+                    self._count(owner, -length, -1)
             sync_directory(trashed.parent)
             sync_directory(path.parent)
             return True
@@ -226,6 +231,28 @@ class DiskShelf:
                 if len(found) >= limit:
                     break
             return found[:limit]
+
+    def trash(self, owner: OwnerId, before_s: int) -> tuple[int, int]:
+        with self._lock:
+            days = self._trashed.get(owner, {})
+            old = [counts for day, counts in days.items() if day < before_s // DAY_S]
+            return sum(each[0] for each in old), sum(each[1] for each in old)
+
+    def empty_trash(self, owner: OwnerId, bytes_wanted: int, fragments_wanted: int, before_s: int) -> None:
+        with self._disk():
+            folder = self._root / owner.hex() / _TRASH
+            found = sorted((at, name, size) for name, size, at in _dated(folder) if at // DAY_S < before_s // DAY_S)
+            for at, name, size in found:
+                if bytes_wanted <= 0 and fragments_wanted <= 0:
+                    break
+                with self._lock:
+                    (folder / name.hex()).unlink(missing_ok=True)
+                    self._count_trash(owner, at, -_length_of(size), -1)
+                    self._count(owner, -_length_of(size), -1)
+                bytes_wanted -= _length_of(size)
+                fragments_wanted -= 1
+            if found:
+                sync_directory(folder)
 
     def owners(self) -> Sequence[OwnerId]:
         with self._disk():
@@ -290,6 +317,10 @@ class DiskShelf:
             self._used = {
                 OwnerId(owner): _usage(p) for p in _folders(self._root) if (owner := _from_hex(p.name)) is not None
             }
+            self._trashed = {}
+            for owner in self._used:
+                for _name, size, at in _dated(self._root / owner.hex() / _TRASH):
+                    self._count_trash(owner, at, _length_of(size), 1)
             self._counted = now
 
     def _clean_incoming(self) -> None:
@@ -387,6 +418,13 @@ class DiskShelf:
         of_donation = self._donated - sum(used for used, _fragments in self._used.values())
         return min(of_disk, of_donation) - self._coming_bytes
 
+    def _count_trash(self, owner: OwnerId, at_s: int, bytes_more: int, fragments_more: int) -> None:
+        days, day = self._trashed.setdefault(owner, {}), at_s // DAY_S
+        length, count = days.get(day, (0, 0))
+        days[day] = length + bytes_more, count + fragments_more
+        if days[day] == (0, 0):
+            del days[day]
+
     def _count(self, owner: OwnerId, bytes_more: int, fragments_more: int) -> None:
         used_bytes, used_fragments = self._used.get(owner, (0, 0))
         self._used[owner] = used_bytes + bytes_more, used_fragments + fragments_more
@@ -461,6 +499,15 @@ def _files(folder: Path) -> Iterator[tuple[bytes, int]]:
             name = _from_hex(entry.name)
             if name is not None and entry.is_file(follow_symlinks=False):
                 yield name, entry.stat(follow_symlinks=False).st_size
+
+
+def _dated(trash: Path) -> Iterator[tuple[bytes, int, int]]:
+    """(name, size, when it was deleted in wall seconds) of what is in a trash."""
+    try:
+        for name, size in _files(trash):
+            yield name, size, int((trash / name.hex()).stat().st_mtime)
+    except FileNotFoundError:
+        return
 
 
 def _usage(owner_folder: Path) -> tuple[int, int]:

@@ -5,7 +5,8 @@
 
 Rights come from one place: the contract with the owner whose certificate the peer showed. No field of a message is
 ever a claim to rights. What an owner stored is deleted by nobody but that owner (invariant I14), and even then it
-only moves to the shelf's trash, which counts in his quota; nothing empties that trash yet.
+only moves to the shelf's trash, which counts in his quota. What has been there for TRASH_S yields, oldest first, to
+what he himself puts there when his quota is full, and to nobody else.
 
 An owner revokes a node by certifying others in a higher epoch. From the first request, or the first head, of a node
 of that epoch on, every request of an older one is refused, also one whose body was still under way. The refusal has
@@ -17,12 +18,14 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 import trio
 
 from bitdustfs.core import contract, wire
 from bitdustfs.core.certificate import Certificate, Identity
 from bitdustfs.core.contract import Allowance, Contract
+from bitdustfs.core.grace import DAY_S
 from bitdustfs.core.wire import Refusal, Refused
 from bitdustfs.engine.heads import Heads
 from bitdustfs.errors import (
@@ -39,6 +42,8 @@ from bitdustfs.model import FragmentName, OwnerId, Role, Root, short
 from bitdustfs.ports import ContractStore, Crunch, Leaves, Shelf, Wall
 
 log = logging.getLogger(__name__)
+
+TRASH_S: Final = 7 * DAY_S  # (tune) a week to notice that somebody deleted too much
 
 _MAY_CHANGE = frozenset({Role.WRITER})
 _MAY_READ = frozenset({Role.WRITER, Role.READER})
@@ -193,6 +198,12 @@ class Keeper:
                 return wire.Done()  # to a ping
 
     async def _put(self, owner: OwnerId, request: wire.Put, body: bytes | memoryview) -> None:
+        agreed, used = self._agreed(owner), self._shelf.used(owner)
+        held_bytes, held_fragments = self._reserved.get(owner, (0, 0))  # what is coming, this one too
+        over = used[0] + held_bytes - agreed.bytes, used[1] + held_fragments - agreed.fragments
+        if max(over) > 0:
+            before_s = self._now_s() - TRASH_S
+            await self._crunch.run(self._shelf.empty_trash, owner, over[0], over[1], before_s)
         await self._crunch.run(self._shelf.put, owner, FragmentName(request.name), Root(request.root), body)
 
     async def _get(self, owner: OwnerId, request: wire.Get) -> tuple[wire.Answer, tuple[bytes | memoryview, ...]]:
@@ -345,10 +356,11 @@ class Keeper:
         if agreed.until_s and agreed.until_s <= self._now_s():
             return Refusal(Refused.NO_CONTRACT, "the contract has ended: what is here can still be read")
         used_bytes, used_fragments = self._shelf.used(owner)
+        old_bytes, old_fragments = self._shelf.trash(owner, self._now_s() - TRASH_S)
         held_bytes, held_fragments = self._reserved.get(owner, (0, 0))
-        if used_bytes + held_bytes + length > agreed.bytes:
+        if used_bytes - old_bytes + held_bytes + length > agreed.bytes:
             return Refusal(Refused.QUOTA, f"{used_bytes} of {agreed.bytes} bytes agreed are used")
-        if used_fragments + held_fragments + 1 > agreed.fragments:
+        if used_fragments - old_fragments + held_fragments + 1 > agreed.fragments:
             return Refusal(Refused.QUOTA, f"{used_fragments} of {agreed.fragments} fragments agreed are used")
         self._reserved[owner] = held_bytes + length, held_fragments + 1
         return None

@@ -11,6 +11,7 @@ import trio
 from bitdustfs.core import fragment, wire
 from bitdustfs.core.certificate import Certificate
 from bitdustfs.core.fragment import leaf_count
+from bitdustfs.core.grace import DAY_S
 from bitdustfs.engine.handler import Handler
 from bitdustfs.errors import AlreadyThere, BadFormat, BadLeaf, DiskFull, NotFound, Unavailable
 from bitdustfs.model import LEAF_BYTES, FragmentName, OwnerId, Root, short
@@ -27,7 +28,7 @@ class MemoryShelf:
         self.is_damaged = False  # what is read from it does not make sense
         self.donated_bytes = donated_bytes
         self._fragments: dict[OwnerId, dict[FragmentName, tuple[Root, bytes]]] = {}
-        self._trash: dict[OwnerId, dict[FragmentName, bytes]] = {}
+        self._trash: dict[OwnerId, dict[FragmentName, tuple[int, bytes]]] = {}  # when it came there, and what
 
     def copy(self) -> MemoryShelf:
         """Another shelf with what is on this one now."""
@@ -69,13 +70,28 @@ class MemoryShelf:
         self._check()
         gone = self._fragments.get(owner, {}).pop(name, None)
         if gone is not None:
-            self._trash.setdefault(owner, {})[name] = gone[1]
+            self._trash.setdefault(owner, {})[name] = now_s, gone[1]
         return gone is not None
 
     def names(self, owner: OwnerId, after: bytes, limit: int) -> Sequence[tuple[FragmentName, int]]:
         self._check()
         held = self._fragments.get(owner, {})
         return [(name, len(held[name][1])) for name in sorted(held) if name > after][:limit]
+
+    def trash(self, owner: OwnerId, before_s: int) -> tuple[int, int]:
+        old = self._old_trash(owner, before_s)
+        return sum(len(content) for _at, content in old.values()), len(old)
+
+    def empty_trash(self, owner: OwnerId, bytes_wanted: int, fragments_wanted: int, before_s: int) -> None:
+        self._check()
+        for name, (_at, content) in sorted(self._old_trash(owner, before_s).items(), key=lambda each: each[1][0]):
+            if bytes_wanted > 0 or fragments_wanted > 0:
+                del self._trash[owner][name]
+                bytes_wanted, fragments_wanted = bytes_wanted - len(content), fragments_wanted - 1
+
+    def _old_trash(self, owner: OwnerId, before_s: int) -> dict[FragmentName, tuple[int, bytes]]:
+        held = self._trash.get(owner, {})
+        return {name: each for name, each in held.items() if each[0] // DAY_S < before_s // DAY_S}
 
     def owners(self) -> Sequence[OwnerId]:
         self._check()
@@ -99,7 +115,7 @@ class MemoryShelf:
     def used(self, owner: OwnerId) -> tuple[int, int]:
         self._check()
         lengths = [len(content) for _root, content in self._fragments.get(owner, {}).values()]
-        lengths += [len(content) for content in self._trash.get(owner, {}).values()]
+        lengths += [len(content) for _at, content in self._trash.get(owner, {}).values()]
         return sum(lengths), len(lengths)
 
     def free_bytes(self) -> int:
@@ -130,6 +146,12 @@ class BentShelf:
 
     def names(self, owner: OwnerId, after: bytes, limit: int) -> Sequence[tuple[FragmentName, int]]:
         return self._inner.names(owner, after, limit)
+
+    def trash(self, owner: OwnerId, before_s: int) -> tuple[int, int]:
+        return self._inner.trash(owner, before_s)
+
+    def empty_trash(self, owner: OwnerId, bytes_wanted: int, fragments_wanted: int, before_s: int) -> None:
+        self._inner.empty_trash(owner, bytes_wanted, fragments_wanted, before_s)
 
     def owners(self) -> Sequence[OwnerId]:
         return self._inner.owners()

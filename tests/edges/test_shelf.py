@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from bitdustfs.core import fragment
+from bitdustfs.core.grace import DAY_S
 from bitdustfs.core.head import MAX_KEPT_BYTES
 from bitdustfs.edges.contracts_disk import DiskContracts
 from bitdustfs.edges.durable import translated
@@ -128,6 +129,33 @@ class ShelfContract:
         assert shelf.names(OWNER, name(77), 3) == [(name(200), len(CONTENT))]
         assert shelf.names(OWNER, name(200), 3) == []
 
+    def test_old_trash_goes_oldest_first_and_no_more_than_is_wanted(self, shelf: Shelf) -> None:
+        for number, days in ((1, 3), (2, 1), (3, 2), (4, 20)):
+            put(shelf, number)
+            assert shelf.delete(OWNER, name(number), now_s=NOW_S + days * DAY_S)
+        before_s = NOW_S + 10 * DAY_S
+        assert shelf.trash(OWNER, before_s) == (3 * len(CONTENT), 3)
+        shelf.empty_trash(OWNER, len(CONTENT) + 1, 1, before_s)
+        assert shelf.used(OWNER) == (2 * len(CONTENT), 2)
+        assert shelf.trash(OWNER, NOW_S + 3 * DAY_S) == (0, 0)
+        shelf.empty_trash(OWNER, 10**9, 10**9, before_s)
+        assert shelf.used(OWNER) == (len(CONTENT), 1)
+        assert shelf.trash(OWNER, NOW_S + 30 * DAY_S) == (len(CONTENT), 1)
+
+    def test_trash_of_one_owner_is_nobody_elses(self, shelf: Shelf) -> None:
+        put(shelf, 1)
+        shelf.delete(OWNER, name(1), now_s=NOW_S)
+        shelf.empty_trash(OTHER, 10**9, 10**9, NOW_S + 30 * DAY_S)
+        assert shelf.trash(OTHER, NOW_S + 30 * DAY_S) == (0, 0)
+        assert shelf.used(OWNER) == (len(CONTENT), 1)
+
+    def test_what_was_deleted_again_is_in_the_trash_once(self, shelf: Shelf) -> None:
+        for days in (1, 9):
+            put(shelf, 1)
+            shelf.delete(OWNER, name(1), now_s=NOW_S + days * DAY_S)
+        assert shelf.trash(OWNER, NOW_S + 5 * DAY_S) == (0, 0)
+        assert shelf.trash(OWNER, NOW_S + 15 * DAY_S) == (len(CONTENT), 1)
+
     def test_scrub_keeps_what_is_whole(self, shelf: Shelf) -> None:
         put(shelf, 1)
         assert shelf.owners() == [OWNER]
@@ -225,6 +253,15 @@ def test_disk_shelf_survives_a_restart(tmp_path: Path) -> None:
 def test_length_is_known_from_the_size_of_the_file(tmp_path: Path, length: int) -> None:
     put(disk_shelf(tmp_path), 1, bytes(length))
     assert disk_shelf(tmp_path).used(OWNER) == (length, 1)
+
+
+def test_trash_is_counted_again_after_a_restart(tmp_path: Path) -> None:
+    shelf = disk_shelf(tmp_path)
+    put(shelf, 1)
+    shelf.delete(OWNER, name(1), now_s=NOW_S)
+    again = DiskShelf(tmp_path / "shelf", floor_bytes=0)
+    again.free_bytes()
+    assert again.trash(OWNER, NOW_S + 2 * DAY_S) == (len(CONTENT), 1)
 
 
 def test_trash_remembers_when_it_was_filled(tmp_path: Path) -> None:

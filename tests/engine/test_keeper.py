@@ -16,7 +16,7 @@ from bitdustfs.core.certificate import Identity
 from bitdustfs.core.contract import NO_CONTRACT, Contract, Party, Terms
 from bitdustfs.core.wire import Refused
 from bitdustfs.engine import reception
-from bitdustfs.engine.keeper import Keeper
+from bitdustfs.engine.keeper import TRASH_S, Keeper
 from bitdustfs.engine.peer import Peer
 from bitdustfs.engine.reception import MAX_CONNECTIONS, Reception
 from bitdustfs.errors import DiskFault, PeerError, PeerFull, PeerGone, PeerLacks, PeerRefused
@@ -270,6 +270,21 @@ async def test_trash_counts_in_the_quota(autojump_clock: MockClock) -> None:
         await customer.request(wire.Put(NAME, fragment.root(body), MIB, 1, 0), wire.Done, body)
         await customer.request(DELETE, wire.Deleted)
         await assert_refused(customer, PUT, Refused.QUOTA, CONTENT)
+
+
+async def test_trash_yields_after_a_week_and_to_its_owner_only(autojump_clock: MockClock) -> None:
+    async with world() as w:
+        customer = await w.customer()
+        body = bytes(MIB)
+        await customer.request(wire.Put(NAME, fragment.root(body), MIB, 1, 0), wire.Done, body)
+        await customer.request(DELETE, wire.Deleted)
+        other = wire.Put(b"o" * 32, ROOT, len(CONTENT), 1, 0)
+        w.wall.move_s(TRASH_S - 1)
+        await assert_refused(customer, other, Refused.QUOTA, CONTENT)
+        w.wall.move_s(86_401)  # days are counted, not seconds
+        assert w.shelf.used(CUSTOMER.owner) == (MIB, 1), "nothing goes by itself"
+        await customer.request(other, wire.Done, CONTENT)
+        assert w.shelf.used(CUSTOMER.owner) == (len(CONTENT), 1)
 
 
 async def test_damaged_fragment_is_said_to_be_gone(
