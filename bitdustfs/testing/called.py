@@ -7,6 +7,7 @@ it learns from a ping every `ping_s`, and from requests that fail. Each supplier
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
 from typing import TypeVar, cast
 
 import trio
@@ -18,6 +19,7 @@ from bitdustfs.core.fragment import HASH_BYTES, leaf_count
 from bitdustfs.engine.handler import error_of
 from bitdustfs.engine.hiring import hire
 from bitdustfs.engine.keeper import Keeper
+from bitdustfs.engine.pacer import Pacer
 from bitdustfs.engine.peer import Peer
 from bitdustfs.errors import PeerError, PeerFull, PeerGone, ProtocolViolation
 from bitdustfs.model import LEAF_BYTES, FragmentName, NodeId, OwnerId, Root, Standing, Supplier, SupplierNo
@@ -149,6 +151,7 @@ class CalledSuppliers:
         self._asked: dict[SupplierNo, list[float]] = {}  # when quick answers are due
         self._changed = trio.Event()
         self._nudged = trio.Event()
+        self.pacer = Pacer()
         self.head_version = 0
         self.on_lost: Callable[[SupplierNo], None] = lambda _supplier: None  # nobody scrubs here
         self.sent_bytes = 0  # of fragments
@@ -178,6 +181,12 @@ class CalledSuppliers:
     def quiet_s(self, supplier: SupplierNo) -> float:
         asked = self._asked.get(supplier)
         return max(0.0, trio.current_time() - asked[0]) if asked else 0.0
+
+    def is_held_back(self) -> bool:
+        return False
+
+    def pushed_at(self, _supplier: SupplierNo) -> float:
+        return -inf
 
     def doubt(self, _supplier: SupplierNo) -> None:
         return

@@ -370,20 +370,21 @@ class Year:
             states = {(row.block, row.index, row.supplier): row.state for row in rows}
             held = {slot for slot, state in states.items() if state is FragmentState.HELD}
             for slot in self._seen.held.get(number, set()) - held:
-                self._check_let_go(slot, states.get(slot))
+                others = {index for _, index, _ in held}  # a surplus one may go
+                self._check_let_go(slot, states.get(slot), is_replaced=slot[1] in others)
             self._seen.held[number] = held
             there = {index for _, index, supplier in held if self._is_true(block.block_id, index, supplier)}
             self.told.least_spare = min(self.told.least_spare, len(there) - block.code.k)
             assert len(there) >= block.code.k, f"block {block.block} is lost"
         self._is_upset = False
 
-    def _check_let_go(self, slot: Slot, state: FragmentState | None) -> None:
+    def _check_let_go(self, slot: Slot, state: FragmentState | None, *, is_replaced: bool) -> None:
         node, standing = self.nodes[slot[2] - 1], self._seen.standings[slot[2]]
         if state is FragmentState.ABSENT:
             assert standing is Standing.LOST, f"{slot} does not count, and its supplier was not given up"
         else:  # proven lost, and maybe sent elsewhere since
             was_bad = node.conduct.dropped or node.conduct.tricks
-            assert was_bad or standing is Standing.LOST, f"{slot} was let go: {state}"
+            assert was_bad or is_replaced or standing is Standing.LOST, f"{slot} was let go: {state}"
 
     def _is_true(self, block_id: BlockId, index: int, supplier: SupplierNo) -> bool:
         """It is where it counts as held, and that machine did not leave for good; it may be off."""
