@@ -19,10 +19,6 @@ while there are too few copies of one that is copied, the head goes only to supp
 whichever suppliers a file survives the loss of, one is left with a head that it can be recovered by. What is in
 pieces that those who answer cannot complete, or have not for long, is sent again as copies, or the head would wait
 for ever: a delta by itself, and of a snapshot a new one takes the place.
-
-**Letting go.** A block of the replica is released when the newest head is safe, and neither it nor what the next head
-will name needs that block. A quorum alone is not enough: the suppliers that have the newest head may be fewer than a
-file survives the loss of, and then the one before is what comes back.
 """
 
 from __future__ import annotations
@@ -40,11 +36,12 @@ from bitdustfs.core.replica import DeltaRef, HeadContent, SupplierEntry
 from bitdustfs.core.seal import Kind
 from bitdustfs.engine import snapshots
 from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.needed import Needed
 from bitdustfs.engine.objects import Objects
 from bitdustfs.engine.publisher import Foreign, Publisher
 from bitdustfs.engine.snapshots import Snapshots
 from bitdustfs.errors import BitdustError, ReadOnly, Unavailable
-from bitdustfs.model import BlockNo, DeltaRow, Ino, SupplierNo, short
+from bitdustfs.model import BlockNo, DeltaRow, Ino, short
 from bitdustfs.ports import Catalog, Changes, Crunch, Wall
 
 SHIP_AFTER_S = 3.0  # (tune) after the first change: what is done in one go goes in one delta
@@ -84,6 +81,7 @@ class Replica:
         self._changes = changes
         self._crunch = crunch
         self._wall = wall
+        self._needed = Needed(catalog, journal, publisher, snapshots, objects)
         self._hurry = 0
         self._wake = trio.Event()
         self._advanced = trio.Event()
@@ -91,13 +89,11 @@ class Replica:
         self._pending_since: float | None = None
         self._thin_since: float | None = None  # trio time; since when a head waits
         self._copied_at = -inf  # trio time; when a snapshot was taken for that
-        self._swept_version = 0
         self._merged_until = 0  # the last change of deltas that together are no delta
         self._start_change = catalog.last_change  # what of it was shipped, only a head can tell
         self.safe_change = 0
         self.trouble = ""  # why nothing is shipped now; "" if nothing is wrong
         publisher.on_foreign = self._stop
-        publisher.withheld_from = self._withheld_from
 
     # -- what others ask -------------------------------------------------------------------------------------
 
@@ -115,10 +111,7 @@ class Replica:
 
     def is_head_safe(self) -> bool:
         """Enough suppliers have the newest head, and what it names is as well held as any file."""
-        if self._publisher.foreign is not None or not self._publisher.holders().is_safe(self._objects.losses()):
-            return False
-        named = self._named()
-        return named is not None and self._objects.are_well_held(named)
+        return self._needed.is_head_safe()
 
     @property
     def base_change(self) -> int:
@@ -128,7 +121,7 @@ class Replica:
     @property
     def has_leftovers(self) -> bool:
         """Whether blocks of the replica may still be at suppliers that no head needs."""
-        return self._swept_version != self._publisher.version
+        return self._needed.has_leftovers
 
     async def make_safe(self) -> None:
         """Return when everything that is committed now is safe. The caller sets the deadline.
@@ -322,26 +315,17 @@ class Replica:
 
     def _needs_head(self) -> bool:
         """A new head is due although nothing changed."""
-        return self._base_is_new() or self._publisher.is_outdated
-
-    def _base_is_new(self) -> bool:
-        """The newest base is not in the newest head yet."""
-        content, newest = self._publisher.content, self._snapshots.newest
-        if content is None or newest is None:
-            return newest is not None
-        named = {bytes(ref.block_id) for ref in content.manifest}
-        rows = [self._catalog.block(number) for number, _ in newest.blocks]
-        return any(row is None or bytes(row.block_id) not in named for row in rows)
+        return self._needed.is_base_new() or self._publisher.is_outdated
 
     async def _publish(self) -> None:
         newest = self._snapshots.newest
         if newest is None or self._lacks_base() or not self._publisher.confirmed:
             return
         with trio.move_on_after(LATE_S):
-            while self._thin():
+            while self._needed.thin():
                 await trio.sleep(_LATE_LOOK_S)
         await self._send_again()
-        if thin := self._thin():  # no await from here until the content is made
+        if thin := self._needed.thin():  # no await from here until the content is made
             raise Unavailable(
                 what=f"{len(thin)} parts of the catalog are not at enough suppliers yet; "
                 "until they are, the state before stays the newest there"
@@ -370,7 +354,7 @@ class Replica:
 
         Who was to have the others may never be back, or may never take them, and no head would be made any more.
         """
-        thin, now = self._thin(), trio.current_time()
+        thin, now = self._needed.thin(), trio.current_time()
         if not thin:
             return
         self._thin_since = now if self._thin_since is None else self._thin_since
@@ -393,8 +377,8 @@ class Replica:
             self._note_safe()
             if self._publisher.is_disowned:
                 self._journal.forbid(_disowned())
-            if self._publisher.confirmed and self.has_leftovers and self.is_head_safe():
-                await self._sweep()
+            if self._publisher.confirmed and self.has_leftovers and self._needed.is_head_safe():
+                await self._needed.sweep()
             with trio.move_on_after(LOOK_S):
                 await changed.wait()
 
@@ -408,56 +392,6 @@ class Replica:
                     self._catalog.put_local_value(_SAFE, content.change.to_bytes(8, "big"))
             self._advanced.set()
             self._advanced = trio.Event()
-
-    def _named(self) -> set[BlockNo] | None:
-        """The blocks that the newest head names; None: not all of them are known here any more."""
-        content, newest = self._publisher.content, self._snapshots.newest
-        if content is None or newest is None or self._base_is_new():
-            return None
-        refs = [*content.manifest, *(ref.object for ref in content.deltas)]
-        known = {bytes(row.block_id): row.block for row in self._catalog.local_blocks()}
-        if not all(bytes(ref.block_id) in known for ref in refs):
-            return None
-        return {known[bytes(ref.block_id)] for ref in refs} | set(newest.image_blocks)
-
-    def _thin(self) -> list[BlockNo]:
-        """The blocks that the next head would name that are thin, and that the newest one does not name."""
-        if self._publisher.content is None:
-            return []  # anything is more than nothing
-        return self._objects.thin(self._needed() - (self._named() or set()))
-
-    def _withheld_from(self, suppliers: Iterable[SupplierNo]) -> set[SupplierNo]:
-        """Those to which the newest head is not brought in place of an older one."""
-        return self._objects.lacking_copies(self._named() or (), suppliers)
-
-    def _needed(self) -> set[BlockNo]:
-        """The blocks that the next head would name."""
-        newest = self._snapshots.newest
-        needed = {row.block for row in self._catalog.deltas()}
-        if newest is not None:
-            needed |= {number for number, _ in newest.blocks} | set(newest.image_blocks)
-        return needed
-
-    async def _sweep(self) -> None:
-        """Release blocks that neither the newest head, which is safe, nor the next one needs. Once for each head.
-
-        What is on its way yet is left, and then it is not the last time for this head.
-        """
-        content = self._publisher.content
-        if content is None or self._snapshots.cut is not None or self._journal.refusal is not None:
-            return
-        version = self._publisher.version
-        needed = self._needed() | set(self._catalog.image_blocks())
-        named = {bytes(ref.object.block_id) for ref in content.deltas} | {
-            bytes(ref.block_id) for ref in content.manifest
-        }
-        is_all_released = True
-        for row in self._catalog.local_blocks():
-            if row.block not in needed and bytes(row.block_id) not in named:
-                is_all_released &= self._objects.release(row.block)
-            await trio.lowlevel.checkpoint()
-        if is_all_released:
-            self._swept_version = version
 
     def _stop(self, found: Foreign) -> None:
         """Change nothing any more: somebody else does."""
