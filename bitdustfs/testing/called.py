@@ -182,6 +182,9 @@ class CalledSuppliers:
         asked = self._asked.get(supplier)
         return max(0.0, trio.current_time() - asked[0]) if asked else 0.0
 
+    def take_speeds(self) -> Mapping[SupplierNo, float]:
+        return {}
+
     def is_held_back(self) -> bool:
         return False
 
