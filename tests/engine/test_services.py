@@ -99,7 +99,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[World], Any]]] = {
     "compactor": ("catalog", "sparse_blocks", do_nothing),
     "reads": ("catalog", "fragments", read_from_a_silent_supplier),
     "writer": ("catalog", "suppliers", write_something),
-    "monitor": ("catalog", "fragments_at", do_nothing),
+    "monitor": ("catalog", "codes", do_nothing),
     "auditor": ("catalog", "audits", do_nothing),
     "rebuilder": ("catalog", "wanting_blocks", do_nothing),
     "trimmer": ("catalog", "crowded_blocks", do_nothing),
