@@ -30,7 +30,7 @@ async def test_suppliers_are_listed(home: Path, call: Call) -> None:
     async with served(home, {"status": status}):
         said = await called(call, "--home", home, "suppliers")
         as_json = await called(call, "--home", home, "suppliers", "--json")
-    assert said.out == "supplier   offline    anna  192.0.2.7:1  0 B of 1.00 KiB\n"
+    assert said.out == "supplier   offline    anna  192.0.2.7:1  0 B of 1.00 KiB  score 97\n"
     assert json.loads(as_json.out)["suppliers"][0]["label"] == "anna"
 
 

@@ -41,7 +41,7 @@ async def test_fragment_that_is_held_twice_is_let_go_after_a_while(autojump_cloc
 
 
 async def test_nothing_is_let_go_while_another_supplier_is_away(autojump_clock: MockClock) -> None:
-    patience = Patience(at_none_s=PATIENCE_S, at_one_s=10 * PATIENCE_S, else_s=10 * PATIENCE_S)
+    patience = Patience(at_none_s=PATIENCE_S, at_one_s=40 * PATIENCE_S, else_s=40 * PATIENCE_S)
     async with World(candidates=1, code=Code(3, 5), patience=patience).running() as world:
         await with_one_back(world)
         world.swarm.suppliers[3].kill()
