@@ -75,6 +75,10 @@ _CHECK_BYTES = 8
 HEADER_BYTES: Final = _HEADER.size + _CHECK_BYTES
 
 
+class _OtherVersion(BadFormat):
+    """Of a fragment: sound as far as can be told, and not for us to read."""
+
+
 class DiskShelf:
     """A ports.Shelf in a directory made by `create`. Safe to call from several threads.
 
@@ -347,6 +351,8 @@ class DiskShelf:
         descriptor = self._open(path)
         try:
             _length, root = _read_header(descriptor)
+        except _OtherVersion:
+            return True  # a newer bitdustfs wrote it, and can read it
         except BadFormat:
             return False
         finally:
@@ -467,7 +473,7 @@ def _read_header(descriptor: int) -> tuple[int, Root]:
     if magic != _MAGIC or blake3(content[: _HEADER.size]).digest(_CHECK_BYTES) != content[_HEADER.size :]:
         raise BadFormat(what="a file on the shelf is damaged, or is no fragment")
     if version != _VERSION:
-        raise BadFormat(what=f"a fragment has format version {version}; this bitdustfs reads version {_VERSION}")
+        raise _OtherVersion(what=f"a fragment has format version {version}; this bitdustfs reads version {_VERSION}")
     return length, Root(root)
 
 

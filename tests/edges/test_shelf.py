@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from bitdustfs.core import fragment
 from bitdustfs.core.grace import DAY_S
@@ -579,3 +580,14 @@ def test_scrub_removes_what_is_damaged_and_leaves_the_rest(tmp_path: Path, at: i
     assert shelf.used(OWNER) == (len(CONTENT), 1)
     put(shelf, 1)
     assert shelf.scrub(OWNER, name(1))
+
+
+def test_scrub_keeps_what_a_newer_version_wrote(tmp_path: Path) -> None:
+    shelf = disk_shelf(tmp_path)
+    put(shelf, 1)
+    (newer,) = (path for path in files_below(tmp_path) if path.name == name(1).hex())
+    content = newer.read_bytes()
+    fields = content[:8] + bytes([99]) + content[9 : HEADER_BYTES - 8]
+    newer.write_bytes(fields + blake3(fields).digest(8) + content[HEADER_BYTES:])
+    assert shelf.scrub(OWNER, name(1))
+    assert newer.exists()
