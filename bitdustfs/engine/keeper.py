@@ -201,10 +201,7 @@ class Keeper:
         agreed, used = self._agreed(owner), self._shelf.used(owner)
         held_bytes, held_fragments = self._reserved.get(owner, (0, 0))  # what is coming, this one too
         over = used[0] + held_bytes - agreed.bytes, used[1] + held_fragments - agreed.fragments
-        if max(over) > 0:
-            before_s = self._now_s() - TRASH_S
-            await self._crunch.run(self._shelf.empty_trash, owner, over[0], over[1], before_s)
-        await self._crunch.run(self._shelf.put, owner, FragmentName(request.name), Root(request.root), body)
+        await self._crunch.run(self._store_fragment, owner, request, body, over)
 
     async def _get(self, owner: OwnerId, request: wire.Get) -> tuple[wire.Answer, tuple[bytes | memoryview, ...]]:
         leaves = await self._crunch.run(self._read, owner, request)
@@ -218,12 +215,13 @@ class Keeper:
         free_bytes = await self._crunch.run(self._shelf.free_bytes)
         agreed = self._agreed(owner)
         used_bytes, used_fragments = self._shelf.used(owner)
+        old_bytes, old_fragments = self._shelf.trash(owner, self._now_s() - TRASH_S)  # it yields: that is room
         return wire.Status(
             quota_bytes=agreed.bytes,
             quota_fragments=agreed.fragments,
-            used_bytes=used_bytes,
-            used_fragments=used_fragments,
-            free_bytes=max(0, free_bytes),
+            used_bytes=used_bytes - old_bytes,
+            used_fragments=used_fragments - old_fragments,
+            free_bytes=max(0, free_bytes + old_bytes),
             lost=self._lost[owner],
             contract=self._contracts[owner].raw,
         )
@@ -369,6 +367,15 @@ class Keeper:
 
     def _read(self, owner: OwnerId, request: wire.Get) -> Leaves:
         return self._shelf.get(owner, FragmentName(request.name), request.first, request.count, hashes=request.hashes)
+
+    def _store_fragment(
+        self, owner: OwnerId, request: wire.Put, body: bytes | memoryview, over: tuple[int, int]
+    ) -> None:
+        """Put a fragment; old trash yields to it where the quota is exceeded by so much, or the disk is full."""
+        wanted = max(over[0], len(body) - self._shelf.free_bytes())
+        if wanted > 0 or over[1] > 0:
+            self._shelf.empty_trash(owner, wanted, over[1], self._now_s() - TRASH_S)
+        self._shelf.put(owner, FragmentName(request.name), Root(request.root), body)
 
     def _discard(self, owner: OwnerId, names: Iterable[bytes], now_s: int) -> int:
         return sum(self._shelf.delete(owner, FragmentName(name), now_s=now_s) for name in names)

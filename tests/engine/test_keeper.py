@@ -565,3 +565,29 @@ async def test_supplier_role_asks_for_nothing(autojump_clock: MockClock) -> None
         with pytest.raises(PeerRefused):
             await nas.request(GET, wire.Found)
         await nas.request(wire.Ping(), wire.Done)
+
+
+async def test_trash_that_yields_is_told_as_room(autojump_clock: MockClock) -> None:
+    """Else nobody would put anything, and it would yield to nobody."""
+    async with world() as w:
+        customer = await w.customer()
+        body = bytes(MIB)
+        await customer.request(wire.Put(NAME, fragment.root(body), MIB, 1, 0), wire.Done, body)
+        await customer.request(DELETE, wire.Deleted)
+        status, _ = await customer.request(wire.Stat(), wire.Status)
+        assert (status.used_bytes, status.used_fragments, status.free_bytes) == (MIB, 1, 9 * MIB)
+        w.wall.move_s(TRASH_S + 86_401)
+        status, _ = await customer.request(wire.Stat(), wire.Status)
+        assert (status.used_bytes, status.used_fragments, status.free_bytes) == (0, 0, 10 * MIB)
+
+
+async def test_old_trash_yields_where_the_disk_is_full_too(autojump_clock: MockClock) -> None:
+    async with world() as w:
+        customer = await w.customer()
+        body = bytes(MIB // 2)
+        await customer.request(wire.Put(NAME, fragment.root(body), len(body), 1, 0), wire.Done, body)
+        await customer.request(DELETE, wire.Deleted)
+        w.wall.move_s(TRASH_S + 86_401)
+        w.shelf.donated_bytes = len(body)
+        await customer.request(wire.Put(b"o" * 32, ROOT, len(CONTENT), 1, 0), wire.Done, CONTENT)
+        assert w.shelf.used(CUSTOMER.owner) == (len(CONTENT), 1)
