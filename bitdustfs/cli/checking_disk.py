@@ -52,6 +52,8 @@ def run_fsck(home: Home, *, repair: bool, offline: bool, say: Say) -> Outcome:
     checked = catalog_repair.check(home.catalog)
     if checked.is_sound:
         outcome.notes.append("catalog: sound")
+        if repair:
+            catalog_repair.trust(home.catalog)
     elif repair:
         _repair(home, checked, outcome)
     else:

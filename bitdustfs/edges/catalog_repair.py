@@ -20,7 +20,9 @@ from bitdustfs.edges.catalog_errors import from_sqlite
 from bitdustfs.edges.catalog_format import connect
 from bitdustfs.edges.catalog_fsck import CheckedCatalog, Finding
 from bitdustfs.edges.catalog_salvage import Salvaged, salvage
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.durable import sync_directory, translated
+from bitdustfs.engine.collector import is_kept_back, keep_back
 from bitdustfs.errors import CatalogDamaged, LogDamaged
 
 _TAILS = ("", "-wal")  # of the files that make up a catalog; the -shm is made anew
@@ -88,7 +90,18 @@ def repair(path: Path, copy: Path, now_ns: int) -> Repaired:
         _remove(new)
     else:
         _mend(path, now_ns, is_new=False)
-    return Repaired(copy, salvaged, check(path).findings)
+    left = check(path).findings
+    if not left and (salvaged is None or not any(name.startswith("r_") for name in salvaged.damaged)):
+        trust(path)
+    return Repaired(copy, salvaged, left)
+
+
+def trust(path: Path) -> None:
+    """Note that nothing of a catalog is missing, or that it was given up. Blocking. Raises DiskFull, DiskFault."""
+    with closing(SqliteCatalog(path)) as catalog:
+        if is_kept_back(catalog):
+            keep_back(catalog, is_missing=False)
+            catalog.commit()
 
 
 # -- private -------------------------------------------------------------------------------------------------
@@ -105,6 +118,7 @@ def _damage_of(catalog: CheckedCatalog) -> str:
 def _mend(path: Path, now_ns: int, *, is_new: bool) -> None:
     with closing(CheckedCatalog(path)) as catalog:
         catalog.mend(now_ns)
+        keep_back(catalog, is_missing=True)  # until it is known whether all came over
         if is_new:
             catalog.forget_the_replica()
         catalog.commit()

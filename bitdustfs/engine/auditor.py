@@ -202,7 +202,9 @@ class Auditor:
             if await self._fragments.shows(held.supplier, block, held.index, first, count):
                 return True
         now = [r for r in self._catalog.fragments(held.block) if (r.index, r.supplier) == (held.index, held.supplier)]
-        if now and now[0].state is FragmentState.LOST:
+        if not now:
+            return True  # it was let go meanwhile
+        if now[0].state is FragmentState.LOST:
             _log.info("fragment %d of block %s is lost", held.index, short(block.block_id))
             return False
         return None

@@ -22,6 +22,7 @@ from bitdustfs.ports import Catalog
 
 LOOK_EVERY_S = 10.0  # (tune) what is deleted and written again meanwhile is not sent again
 PAGE = 128  # (tune) chunks, or a quarter as many blocks, in one step: a few milliseconds
+_KEPT_BACK = "kept back"  # in the catalog: b"" or nothing, or that something of it is missing
 _SEEN = "chunks_seen"  # in the catalog: 8 bytes, the last chunk that was looked at once
 _FIRST = BlockNo(0)
 _log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class Collector:
         self._releases = releases
         self._in_use = in_use
         self._on_their_way = on_their_way
-        self.may_collect: Callable[[], bool] = lambda: True
+        self.may_collect: Callable[[], bool] = lambda: not is_kept_back(catalog)
 
     async def run(self) -> None:
         """Collect until cancelled."""
@@ -104,3 +105,16 @@ class Collector:
                     if block not in self._on_their_way and not self._catalog.chunks_of_block(block):
                         self._releases.forget_block(block)
             await trio.lowlevel.checkpoint()
+
+
+def keep_back(catalog: Catalog, *, is_missing: bool) -> None:
+    """Note whether something of a catalog is missing: a block in which nothing seems to lie may be needed then.
+
+    A copy of the catalog, or the head that suppliers had, may still say what for. The caller commits.
+    """
+    catalog.put_local_value(_KEPT_BACK, b"1" if is_missing else b"")
+
+
+def is_kept_back(catalog: Catalog) -> bool:
+    """Whether nothing may be called unneeded, because something of the catalog is missing."""
+    return bool(catalog.local_value(_KEPT_BACK))

@@ -167,6 +167,8 @@ class Drainer:
         """Forget what it was to get or has lost, and fire it. What came to it meanwhile is for the next look."""
         if self._catalog.fragments_at(leaving.supplier, FragmentState.ABSENT, 1):
             return  # it was lost a moment ago, and is back: they are held again soon
+        if self._is_on_its_way_to(leaving.supplier):
+            return  # who is given up gets nothing that would count as held
         for state in (FragmentState.WANTED, FragmentState.LOST):
             while page := self._catalog.fragments_at(leaving.supplier, state, PAGE):
                 with self._journal.operation():
@@ -182,6 +184,14 @@ class Drainer:
         if now.standing is Standing.LEAVING:
             self._monitor.meets(now, Event.EMPTY)
             _log.warning("supplier %s holds nothing any more that is needed, and is given up", now.label)
+
+    def _is_on_its_way_to(self, supplier: SupplierNo) -> bool:
+        """Whether some block that began to leave before is still being sent there."""
+        begun = (each for _block_id, fragments in self._catalog.uploads() for each, _name in fragments)
+        placed = (row for block in self._uploads.on_their_way for row in self._catalog.fragments(block))
+        return supplier in begun or any(
+            row.supplier == supplier and row.state is FragmentState.WANTED for row in placed
+        )
 
     # -- one fragment ------------------------------------------------------------------------------------------
 
@@ -219,10 +229,10 @@ class Drainer:
         return True
 
     def _others(self, row: FragmentRow) -> set[Place]:
-        """The other held fragments of its block, without those that are with somebody who is leaving too."""
-        leaving = {each.supplier for each in self._catalog.suppliers() if each.standing is Standing.LEAVING}
+        """The other held fragments of its block that are with hired suppliers, who are not leaving or lost too."""
+        hired = {each.supplier for each in self._catalog.suppliers() if each.is_hired}
         held = {(each.index, each.supplier) for each in self._catalog.fragments(row.block) if _is_held(each)}
-        return {place for place in held if place[1] not in leaving and place != (row.index, row.supplier)}
+        return {place for place in held if place[1] in hired and place != (row.index, row.supplier)}
 
     def _target(self, block: BlockRow, row: FragmentRow) -> Supplier | None:
         """Who could take a fragment: hired, with room, and without any of that block, or with a spare one only."""
@@ -274,7 +284,7 @@ class Drainer:
         assert name is not None
         try:
             await send(self._sink, target.supplier, name, block.roots[index], content)
-        except PeerError as error:
+        except (PeerError, trio.TooSlowError) as error:
             self._passed_over[target.supplier] = trio.current_time() + PASS_OVER_S
             _log.info("%s did not take a fragment: %s", target.label, error)
             return False
@@ -285,7 +295,7 @@ class Drainer:
         # no await: it is decided by what is there now
         with self._journal.operation():
             now = self._catalog.block(block.block)
-            if now is None:  # it was released meanwhile
+            if now is None or self._releases.is_given_up(target.supplier):  # the block, or the target, meanwhile
                 name = self._releases.name(block, row.index, target.supplier)
                 self._releases.abandon([(target.supplier, name)] if name is not None else [])
                 return

@@ -307,10 +307,12 @@ class Fragments:
     async def _find_stray(self, block: BlockRow) -> bool:
         """Look for one more fragment where none is known to be. False: it is nowhere."""
         for index, supplier in self._strays.places(block, self.reachable()):
+            name = self._secrets.fragment_name(block.block_id, index, self._supplier(supplier).node)
+            is_going = self._catalog.is_releasing(supplier, name)  # asked first: it may be gone before the answer
             if not await self._is_shown(supplier, block, index):
                 self._strays.note_denied(block, index, supplier)
                 continue
-            if self._entropy is None:
+            if self._entropy is None or is_going:
                 self._strays.remember(block, index, supplier)
             else:
                 length = erasure.fragment_length(block.length, block.code.k)

@@ -29,7 +29,7 @@ from bitdustfs.core.report import (
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.attributes import Attributes
 from bitdustfs.engine.auditor import AUDITS_A_DAY, Auditor
-from bitdustfs.engine.collector import Collector
+from bitdustfs.engine.collector import Collector, is_kept_back
 from bitdustfs.engine.compactor import Compactor
 from bitdustfs.engine.copies import Copies
 from bitdustfs.engine.courtesy import Courtesy
@@ -251,7 +251,7 @@ class Node:
         self.orphans.may_look = self._may_look_for_orphans
         self.releases.may_release = self._may_release
         self.releases.safe_change = self._released_until
-        self.collector.may_collect = self._may_release
+        self.collector.may_collect = lambda: self._may_release() and not is_kept_back(catalog)
         self.compactor.may_compact = self._may_release
         self.trimmer.may_trim = self._may_release
         self.drainer.may_drain = self._may_release
@@ -301,6 +301,11 @@ class Node:
         readable_only = self._catalog.failure is not None
         if not readable_only:
             await self._clean_up()
+            if is_kept_back(self._catalog):
+                self.reporter.note_trouble(
+                    "something of the catalog was missing when it was repaired: suppliers keep all that they have "
+                    "until `bitdustfs fsck --repair` finds nothing wrong any more"
+                )
         async with AsyncExitStack() as stack:
             nursery = await stack.enter_async_context(trio.open_nursery())
             stack.callback(nursery.cancel_scope.cancel)
@@ -344,7 +349,7 @@ class Node:
 
     def _may_look_for_orphans(self) -> bool:
         """All that is needed is known here, and nobody else can publish: no older state waits to be put aside."""
-        is_ours = self._may_release() and not self.publisher.is_outdated
+        is_ours = self._may_release() and not self.publisher.is_outdated and not is_kept_back(self._catalog)
         return is_ours and self.replica.is_head_safe() and all(each.is_gone for each in self.reporter.aside)
 
     async def _clean_up(self) -> None:

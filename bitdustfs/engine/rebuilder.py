@@ -204,7 +204,8 @@ class Rebuilder:
         suppliers = {row.supplier: row for row in self._catalog.suppliers()}
         plan = []
         for index in (i for i in range(block.code.n) if i not in held):
-            target = self._target(block, index, meant, lost, self._without_releasing(block, index, free), room)
+            others, losers = (self._without_releasing(block, index, some) for some in (free, room))
+            target = self._target(block, index, meant, lost, others, losers)
             if target is not None:
                 free.pop(target, None)
                 plan.append((index, suppliers[target]))
@@ -241,7 +242,8 @@ class Rebuilder:
 
     def _held(self, block: BlockRow, index: int, supplier: Supplier, length: int) -> None:
         with self._journal.operation():
-            if self._catalog.block(block.block) is None:  # it was released meanwhile
+            gone = self._catalog.block(block.block) is None  # it was released meanwhile
+            if gone or self._releases.is_given_up(supplier.supplier):
                 name = self._secrets.fragment_name(block.block_id, index, supplier.node)
                 self._releases.abandon([(supplier.supplier, name)])
                 return

@@ -21,7 +21,7 @@ from bitdustfs.core import erasure
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.journal import Journal
 from bitdustfs.errors import BitdustError, PeerError
-from bitdustfs.model import BlockNo, BlockRow, FragmentName, FragmentRow, FragmentState, SupplierNo
+from bitdustfs.model import BlockNo, BlockRow, FragmentName, FragmentRow, FragmentState, Standing, SupplierNo
 from bitdustfs.ports import Catalog
 
 LOOK_EVERY_S = 1.0
@@ -67,14 +67,20 @@ class Releases:
         if block is None:
             return
         with self._journal.operation():
-            self._note(block, self._catalog.fragments(number))
+            change = self._catalog.last_change + 1 if number > 0 else 0
+            self._note(block, self._catalog.fragments(number), change)
             self._catalog.drop_block(number)
 
     def forget_fragments(self, block: BlockRow, fragments: Iterable[FragmentRow]) -> None:
-        """Forget fragments of a block that has others instead, and let them go when that is safe."""
+        """Forget fragments of a block that has others instead, and let them go when that is safe.
+
+        Of the catalog itself too: who has the others must be in the list of a head that is safe, or nobody who
+        recovers would ask there.
+        """
+        is_change = block.block > 0 or self._catalog.pending > 0
         with self._journal.operation():
             rows = list(fragments)
-            self._note(block, rows)
+            self._note(block, rows, self._catalog.last_change + is_change)
             for row in rows:
                 self._catalog.drop_fragment(row.block, row.index, row.supplier)
 
@@ -87,7 +93,11 @@ class Releases:
         nodes = {row.supplier: row.node for row in self._catalog.suppliers()}
         return self._secrets.fragment_name(block.block_id, index, nodes[supplier]) if supplier in nodes else None
 
-    def _note(self, block: BlockRow, fragments: Sequence[FragmentRow]) -> None:
+    def is_given_up(self, supplier: SupplierNo) -> bool:
+        """Whether nothing counts as held there any more."""
+        return any(row.supplier == supplier and row.standing is Standing.FIRED for row in self._catalog.suppliers())
+
+    def _note(self, block: BlockRow, fragments: Sequence[FragmentRow], change: int) -> None:
         nodes = {row.supplier: row.node for row in self._catalog.suppliers()}
         known = [row for row in fragments if row.supplier in nodes]
         length = erasure.fragment_length(block.length, block.code.k)
@@ -98,7 +108,7 @@ class Releases:
             (row.supplier, self._secrets.fragment_name(block.block_id, row.index, nodes[row.supplier]))
             for row in known
         ]
-        self._catalog.put_releases(names, self._catalog.last_change + 1 if block.block > 0 else 0)
+        self._catalog.put_releases(names, change)
 
     # -- working it off ----------------------------------------------------------------------------------------
 
@@ -119,8 +129,10 @@ class Releases:
 
     async def _work_off(self, supplier: SupplierNo) -> None:
         try:
-            await self._journal.durable()  # else a power loss could bring back the rows that need what we let go
-            while self.may_release() and (names := self._catalog.releases(supplier, self.safe_change(), BATCH)):
+            while names := self._catalog.releases(supplier, self.safe_change(), BATCH):
+                await self._journal.durable()  # else a power loss could bring back the rows that need what we let go
+                if not self.may_release():
+                    return
                 with trio.fail_after(PATIENCE_S):
                     await self._suppliers.delete(supplier, names)
                 with self._journal.operation():

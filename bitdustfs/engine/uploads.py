@@ -143,9 +143,9 @@ class Uploads:
         Raises:
             Unavailable: too few suppliers took it; nothing is recorded, and what arrived will be released.
         """
-        targets = self._targets(shipment)
         await self._outstanding.acquire()
         try:
+            targets = self._targets(shipment)  # no await until it is noted: who is given up is no target
             self._live.add(shipment.block_id)
             with self._journal.operation():
                 self._catalog.put_upload(shipment.block_id, [(t.row.supplier, t.name) for t in targets])

@@ -437,7 +437,7 @@ class Writer:
                 chunk = self._catalog.new_chunk_no()
                 row = ChunkRow(chunk, print_, shipment.block, place.slot, place.offset, place.length)
                 placed.append(row)
-                if print_ in old and self._catalog.chunk(old[print_].chunk) is not None:
+                if print_ in old and self._is_no_worse(shipment, old[print_].chunk):
                     placed.append(replace(row, chunk=old[print_].chunk))  # older references move to the better copy
                 rows[print_] = chunk
             self._catalog.put_chunks(placed)
@@ -445,6 +445,14 @@ class Writer:
 
         await self._uploads.place(shipment, record)
         return rows
+
+    def _is_no_worse(self, shipment: Shipment, chunk: ChunkNo) -> bool:
+        """Whether a new block survives at least what the one survives in which a chunk lies now (I9)."""
+        row = self._catalog.chunk(chunk)
+        block = self._catalog.block(row.block) if row is not None else None
+        if block is None:
+            return row is not None
+        return len(shipment.acknowledged) - shipment.code.k >= self._catalog.held(block.block) - block.code.k
 
     # -- versions ------------------------------------------------------------------------------------------
 

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from bitdustfs.edges.catalog_repair import check, repair
+from bitdustfs.edges.catalog_repair import check, repair, trust
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.engine.collector import is_kept_back
 from bitdustfs.errors import CatalogDamaged
+from bitdustfs.model import NO_BLOCK
 from tests.edges import damage as damages
 from tests.edges.damage import Path_
 
@@ -58,3 +60,30 @@ def test_what_could_be_read_before_can_be_read_after_a_repair(whole: Whole, tmp_
         assert not [finding for finding in done.left if finding.is_mendable], f"{what}: {done.left}"
         with closing(SqliteCatalog(path)):  # as a mount does
             pass
+
+
+def test_what_is_missing_after_a_repair_keeps_suppliers_from_letting_go(whole: Whole, tmp_path: Path) -> None:
+    path = tmp_path / "catalog.db"
+    shutil.copy(whole[0], path)
+    with closing(SqliteCatalog(path)) as catalog:
+        catalog._change("DELETE FROM r_chunk WHERE block = 1")
+        catalog.commit()
+    done = repair(path, tmp_path / "copy", now_ns=7)
+    assert done.left
+    with closing(SqliteCatalog(path)) as catalog:
+        assert catalog.dead_blocks(1, NO_BLOCK), "it seems to hold nothing"
+        assert is_kept_back(catalog)
+    trust(path)
+    with closing(SqliteCatalog(path)) as catalog:
+        assert not is_kept_back(catalog)
+
+
+def test_repair_after_which_nothing_is_missing_keeps_nothing_back(whole: Whole, tmp_path: Path) -> None:
+    path = tmp_path / "catalog.db"
+    shutil.copy(whole[0], path)
+    with closing(SqliteCatalog(path)) as catalog:
+        catalog._change("UPDATE r_block SET held = 0 WHERE block = 1")
+        catalog.commit()
+    assert not repair(path, tmp_path / "copy", now_ns=7).left
+    with closing(SqliteCatalog(path)) as catalog:
+        assert not is_kept_back(catalog)
