@@ -48,5 +48,6 @@ async def test_nothing_is_let_go_while_another_supplier_is_away(autojump_clock: 
         await trio.sleep(8 * PATIENCE_S)
         assert holders(world) == {1, 2, 3, 4, 5, 6}
         world.swarm.suppliers[3].start()
+        world.node.suppliers.nudge()  # it is back before we give it up
         await until(lambda: len(holders(world)) == 5)
         assert world.catalog.held(BlockNo(1)) == 5
