@@ -396,6 +396,15 @@ class Fragments:
         """Whether a supplier shows these leaves of a fragment. If it denies them, or they are wrong, it is LOST."""
         return await self._leaves_from(supplier, block, index, first, count) is not None
 
+    async def proves(self, supplier: SupplierNo, block: BlockRow, index: int) -> bool:
+        """Whether a supplier shows leaves that it could not foresee. If it denies them or is wrong, it is LOST."""
+        leaves = fragment.leaf_count(erasure.fragment_length(block.length, block.code.k))
+        chosen = {0} if self._entropy is None else some_of(leaves, PROOF_LEAVES, self._entropy)
+        for first in chosen:
+            if not await self.shows(supplier, block, index, first, 1):
+                return False
+        return True
+
     def refusals(self, held: FragmentRow) -> int:
         """How often in a row its supplier has neither shown nor denied it."""
         return self._refusals.times((held.block, held.index, held.supplier))

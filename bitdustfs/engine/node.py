@@ -197,7 +197,7 @@ class Node:
             look_s=options.repair_every_s,
         )
         self.trimmer = Trimmer(
-            catalog, self.journal, self.uploads, self.releases, steady_s=options.patience.at_none_s
+            catalog, self.journal, self.uploads, self.releases, self.fragments, steady_s=options.patience.at_none_s
         )
         self.drainer = Drainer(
             catalog=catalog,

@@ -2,22 +2,24 @@
 
 A supplier that was lost and came back holds what was made again elsewhere. That costs its room, and it may be lost
 again: so nothing is trimmed before it has answered without a break for as long as the most impatient wait for a lost
-one. What stays is n different fragments with n different suppliers, all of them that steady (core.surplus).
+one. What stays is n different fragments with n different suppliers, all of them that steady (core.surplus). And who
+keeps a fragment that another one lets go has to show some of it first: who was away may be back with an empty disk.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import trio
 
 from bitdustfs.core.surplus import surplus
+from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.releases import Releases
 from bitdustfs.engine.uploads import Uploads
 from bitdustfs.errors import BitdustError
-from bitdustfs.model import BlockNo, FragmentState, SupplierNo
+from bitdustfs.model import BlockNo, BlockRow, FragmentRow, FragmentState, SupplierNo
 from bitdustfs.ports import Catalog
 
 LOOK_MOST_S = 60.0  # between two looks at who answers
@@ -37,8 +39,16 @@ class Trimmer:
     """
 
     def __init__(
-        self, catalog: Catalog, journal: Journal, uploads: Uploads, releases: Releases, *, steady_s: float
+        self,
+        catalog: Catalog,
+        journal: Journal,
+        uploads: Uploads,
+        releases: Releases,
+        fragments: Fragments,
+        *,
+        steady_s: float,
     ) -> None:
+        self._fragments = fragments
         self._catalog = catalog
         self._journal = journal
         self._uploads = uploads
@@ -69,7 +79,7 @@ class Trimmer:
             if at is None:
                 return
             for number in crowded:
-                self._trim(number)
+                await self._trim(number)
             await trio.lowlevel.checkpoint()
 
     # -- private -----------------------------------------------------------------------------------------------
@@ -78,16 +88,35 @@ class Trimmer:
         now = trio.current_time()
         self._since = {c.supplier: self._since.get(c.supplier, now) for c in self._uploads.candidates()}
 
-    def _trim(self, number: BlockNo) -> None:
+    async def _trim(self, number: BlockNo) -> None:
+        block, spare = self._catalog.block(number), self._spare(number)
+        if block is None or not spare or not await self._is_proven(block, spare):
+            return
         # no await: what is counted on is there now
+        if self._spare(number) == spare:
+            _log.debug("block %d has %d fragments more than it needs", number, len(spare))
+            self._releases.forget_fragments(block, spare)
+
+    def _spare(self, number: BlockNo) -> list[FragmentRow]:
+        """The fragments that a block can do without now."""
         block = self._catalog.block(number)
         if block is None or number in self._uploads.on_their_way:
-            return
+            return []
         now = trio.current_time()
         steady = [c for c in self._uploads.candidates() if now - self._since.get(c.supplier, now) >= self._steady_s]
         steady.sort(key=lambda c: -c.free_bytes)
-        held = [row for row in self._catalog.fragments(number) if row.state is FragmentState.HELD]
+        held = self._held(number)
         spare = set(surplus(block.code.n, ((row.index, row.supplier) for row in held), steady))
-        if spare:
-            _log.debug("block %d has %d fragments more than it needs", number, len(spare))
-            self._releases.forget_fragments(block, [row for row in held if (row.index, row.supplier) in spare])
+        return [row for row in held if (row.index, row.supplier) in spare]
+
+    async def _is_proven(self, block: BlockRow, spare: Sequence[FragmentRow]) -> bool:
+        """Whether those who would keep the same fragments show that they have them. If they deny it, it is LOST."""
+        indexes = {row.index for row in spare}
+        keeping = [row for row in self._held(block.block) if row.index in indexes and row not in spare]
+        for row in keeping:
+            if not await self._fragments.proves(row.supplier, block, row.index):
+                return False
+        return True
+
+    def _held(self, number: BlockNo) -> list[FragmentRow]:
+        return [row for row in self._catalog.fragments(number) if row.state is FragmentState.HELD]

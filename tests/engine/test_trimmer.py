@@ -51,3 +51,18 @@ async def test_nothing_is_let_go_while_another_supplier_is_away(autojump_clock: 
         world.node.suppliers.nudge()  # it is back before we give it up
         await until(lambda: len(holders(world)) == 5)
         assert world.catalog.held(BlockNo(1)) == 5
+
+
+async def test_who_came_back_empty_takes_nobodys_place(autojump_clock: MockClock) -> None:
+    world = World(candidates=1, code=Code(3, 5), patience=Patience.of(PATIENCE_S), audits_a_day=1)
+    async with world.running():
+        await world.write("letter", CONTENT)
+        await world.sync()
+        world.swarm.suppliers[0].kill()
+        await until(lambda: holders(world) == {2, 3, 4, 5, 6}, most_s=900)
+        world.swarm.suppliers[0].wipe()
+        world.swarm.suppliers[5].memory_shelf.donated_bytes = 1 << 25  # the other one has more room
+        world.swarm.suppliers[0].start()
+        await until(lambda: 1 in holders(world))
+        await trio.sleep(20 * PATIENCE_S)
+        assert holders(world) == {2, 3, 4, 5, 6}
