@@ -197,12 +197,13 @@ class Drainer:
 
     async def _move(self, row: FragmentRow, leaving: Supplier) -> bool:
         """See that a fragment is not needed any more where it is. False: nobody takes it now."""
+        is_elsewhere = await self._is_elsewhere(row)
         block = self._catalog.block(row.block)
         if block is None:
             return True
         if row.block in self._uploads.on_their_way or row.block in self._rebuilder.at_work:
             return False
-        if self._let_go(block, row):
+        if (is_elsewhere or row not in self._catalog.fragments(row.block)) and self._let_go(block, row):
             return True
         target = self._target(block, row)
         if target is None:
@@ -216,6 +217,14 @@ class Drainer:
         finally:
             self._rebuilder.at_work.discard(row.block)
         return True
+
+    async def _is_elsewhere(self, row: FragmentRow) -> bool:
+        """Whether another one who holds the same fragment shows it: who was away may be back with an empty disk."""
+        block = self._catalog.block(row.block)
+        for index, supplier in sorted(self._others(row)) if block is not None else ():
+            if index == row.index and block is not None and await self._fragments.proves(supplier, block, index):
+                return True
+        return False
 
     def _let_go(self, block: BlockRow, row: FragmentRow) -> bool:
         """Let a fragment go at once if its block has as many without it. True too if it is not held any more."""

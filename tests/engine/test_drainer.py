@@ -11,8 +11,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from bitdustfs.core.grace import Patience
 from bitdustfs.errors import BadRequest, NotFound
-from bitdustfs.model import Code, FragmentState, Standing, SupplierNo
+from bitdustfs.model import BlockNo, Code, FragmentState, Standing, SupplierNo
 from bitdustfs.testing.world import World
 from tests.engine.recovered import Survivors, stocks
 from tests.engine.unneeded import Watch, held, stored, until
@@ -140,3 +141,26 @@ async def test_who_was_to_leave_may_stay(autojump_clock: MockClock) -> None:
         await world.write("more", CONTENTS["file 0"])
         assert await world.sync() == "safe"
         assert not world.catalog.wanting_blocks(1)
+
+
+async def test_who_came_back_empty_is_no_reason_to_let_go(autojump_clock: MockClock) -> None:
+    world = World(suppliers=5, candidates=2, code=CODE, patience=Patience.of(10.0), audits_a_day=1)
+    async with world.running():
+        await world.write("letter", CONTENTS["file 0"])
+        await world.sync()
+        world.swarm.suppliers[0].kill()
+        await until(lambda: standing(world) is Standing.LOST and not world.catalog.wanting_blocks(1))
+        world.swarm.suppliers[0].wipe()
+        world.node.trimmer.may_trim = lambda: False
+        world.swarm.suppliers[0].start()
+        await until(lambda: held_by(world) > 0)
+        lost = {row.index for row in world.catalog.fragments(BlockNo(1)) if row.supplier == LEAVING}
+        (other,) = (
+            row.supplier
+            for row in world.catalog.fragments(BlockNo(1))
+            if row.index in lost and row.supplier != LEAVING
+        )
+        world.node.drainer.leave(f"s{other}")
+        await trio.sleep(120)
+        there = [row for row in world.catalog.fragments(BlockNo(1)) if row.state is FragmentState.HELD]
+        assert {row.index for row in there if row.supplier != LEAVING} == set(range(CODE.n))
