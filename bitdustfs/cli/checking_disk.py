@@ -25,6 +25,11 @@ from bitdustfs.errors import BitdustError, NotFound
 from bitdustfs.model import Supplier
 
 CONNECT_S = 15.0  # for suppliers to answer at all
+_ADVICE = (
+    "the newest state of the suppliers comes back whole with `bitdustfs recover` in an empty home; what is only here "
+    "can be copied out of a mount with -o ro. `fsck --repair --salvage` makes the catalog anew from what can be read,"
+    " and that takes the place of the suppliers' copy"
+)
 Say = Callable[[str], None]
 
 
@@ -38,9 +43,11 @@ class Outcome:
     copy: Path | None = None  # of the catalog as it was
 
 
-def run_fsck(home: Home, *, repair: bool, offline: bool, say: Say) -> Outcome:
+def run_fsck(home: Home, *, repair: bool, offline: bool, salvage: bool = False, say: Say) -> Outcome:
     """Check a home that nobody uses, and with `repair` put right what can be.
 
+    Args:
+        salvage: make a catalog whose file is damaged anew, and have it take the place of the suppliers' copy.
     Raises:
         NotFound: there is no catalog. BadFormat: of an unknown version. CatalogDamaged: not even its beginning can
         be read. DiskFull, DiskFault.
@@ -54,13 +61,14 @@ def run_fsck(home: Home, *, repair: bool, offline: bool, say: Say) -> Outcome:
         outcome.notes.append("catalog: sound")
         if repair:
             catalog_repair.trust(home.catalog)
-    elif repair:
+    elif repair and (salvage or not checked.damage):
         _repair(home, checked, outcome)
     else:
         if checked.damage:
             outcome.wrong.append(f"catalog: {checked.damage}")
+            outcome.notes.append(_ADVICE)
         outcome.wrong += map(_told, checked.findings)
-    if checked.damage and not repair:
+    if checked.damage and not (repair and salvage):
         outcome.notes.append("spool and suppliers: not looked at, because the catalog cannot be read whole")
         return outcome
     with closing(SqliteCatalog(home.catalog, read_only=not repair)) as catalog:
@@ -112,7 +120,7 @@ def _spool(home: Home, catalog: SqliteCatalog, outcome: Outcome) -> None:
 
 
 async def _ask(home: Home, catalog: SqliteCatalog, repair: bool, outcome: Outcome) -> None:
-    rows = [row for row in catalog.suppliers() if row.is_hired]
+    rows = [row for row in catalog.suppliers() if row.is_listed]
     if not rows:
         outcome.notes.append("suppliers: none is hired")
         return

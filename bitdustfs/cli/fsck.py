@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from bitdustfs.cli.common import Asked, refuse_mounted, show_json, with_common_options, with_json
 from bitdustfs.edges.home import hold
+from bitdustfs.errors import BadRequest
 
 EXIT_WRONG = 36  # something is wrong, and was not put right
 
 
 @click.command()
 @click.option("--repair", is_flag=True, help="Copy the catalog, then put right what can be.")
+@click.option("--salvage", is_flag=True, help="With --repair: make a damaged catalog anew from what can be read.")
 @click.option("--offline", is_flag=True, help="Ask no supplier.")
 @with_json
 @with_common_options
-def fsck(asked: Asked, repair: bool, offline: bool) -> int:
+def fsck(asked: Asked, repair: bool, salvage: bool, offline: bool) -> int:
     """Check this volume: its catalog, its spool, and what its suppliers say that they hold.
 
     The volume must not be mounted. Without --repair nothing is changed. With it, a copy of the catalog is kept in the
     state directory, and nothing that could be read before is taken away: what has lost its name is put into
-    lost+found, what suppliers lack is made again at the next mount.
+    lost+found, what suppliers lack is made again at the next mount. A catalog whose file is damaged is left alone
+    without --salvage: the suppliers' copy, which `recover` brings back, is most often better.
 
     Suppliers are only asked for names; `bitdustfs audit` asks for the bytes.
 
@@ -35,11 +40,14 @@ def fsck(asked: Asked, repair: bool, offline: bool) -> int:
     from bitdustfs.cli.checking_disk import run_fsck
     from bitdustfs.cli.logs import log_to_stderr
 
+    if salvage and not repair:
+        raise BadRequest(what="--salvage is a way to repair: give --repair too")
     home = asked.open_home()
     refuse_mounted(home)
     with hold(home):
         log_to_stderr("error")
-        done = run_fsck(home, repair=repair, offline=offline, say=lambda text: click.echo(text, err=True))
+        say = partial(click.echo, err=True)
+        done = run_fsck(home, repair=repair, salvage=salvage, offline=offline, say=say)
     if asked.as_json:
         show_json(
             {
@@ -58,6 +66,6 @@ def fsck(asked: Asked, repair: bool, offline: bool) -> int:
         click.echo(f"wrong    {line}")
     if done.copy is not None:
         click.echo(f"The catalog as it was is in {done.copy}.")
-    if done.wrong and not repair:
+    if done.wrong and not repair and not salvage:
         click.echo("Run `bitdustfs fsck --repair` to put right what can be.")
     return EXIT_WRONG if done.wrong else 0

@@ -30,9 +30,9 @@ def volume(home: Path) -> Home:
     return Home(home)
 
 
-def check(home: Home, *, repair: bool = False) -> Outcome:
+def check(home: Home, *, repair: bool = False, salvage: bool = False) -> Outcome:
     with hold(home):
-        return run_fsck(home, repair=repair, offline=True, say=lambda _text: None)
+        return run_fsck(home, repair=repair, salvage=salvage, offline=True, say=lambda _text: None)
 
 
 def spoil(home: Home, *statements: str) -> None:
@@ -82,10 +82,27 @@ def test_repair_reaches_the_suppliers_copy(volume: Home) -> None:
     assert len(found) == 1
 
 
+def test_damaged_file_is_made_anew_only_on_demand(volume: Home) -> None:
+    content = bytearray(volume.catalog.read_bytes())
+    with closing(apsw.Connection(str(volume.catalog))) as connection:
+        ((root,),) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'r_xattr'").fetchall()
+    assert isinstance(root, int)
+    content[(root - 1) * 4096 : root * 4096] = bytes(4096)
+    volume.catalog.write_bytes(content)
+    done = check(volume, repair=True)
+    assert done.wrong
+    assert "bitdustfs recover" in done.notes[0]
+    assert volume.catalog.read_bytes() == content
+    done = check(volume, repair=True, salvage=True)
+    assert not done.wrong
+    assert [line for line in done.mended if "rows of r_xattr may be gone" in line]
+    assert check(volume).notes[0] == "catalog: sound"
+
+
 def test_catalog_that_is_no_database_any_more_is_left_alone(volume: Home) -> None:
     volume.catalog.write_bytes(b"?" * 8192)
     with pytest.raises(CatalogDamaged):
-        check(volume, repair=True)
+        check(volume, repair=True, salvage=True)
     assert volume.catalog.read_bytes() == b"?" * 8192
 
 
