@@ -25,7 +25,7 @@ from tests.mount.trees import real_tree, run
 
 pytestmark = pytest.mark.slow
 CODE = "3/6"
-FILES = 1000
+FILES = 2000
 DICE = random.Random(14)
 
 
