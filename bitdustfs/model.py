@@ -17,6 +17,7 @@ BlockId = NewType("BlockId", bytes)  # 32 random bytes, new for every block
 FragmentName = NewType("FragmentName", bytes)  # 32 bytes: what a supplier knows a fragment by
 Root = NewType("Root", bytes)  # 32 bytes: BLAKE3 hash list root of a fragment
 Fingerprint = NewType("Fingerprint", bytes)  # 32 bytes: keyed BLAKE3 of a plaintext chunk
+RecordId = NewType("RecordId", bytes)  # 20 bytes: where a record lies in the DHT; hash of the key that signs it
 
 Ino = NewType("Ino", int)  # inode number; 1 is the root of the volume
 ChunkNo = NewType("ChunkNo", int)  # a chunk in the catalog; HOLE stands for zeros

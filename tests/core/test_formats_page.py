@@ -18,10 +18,25 @@ from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
-from bitdustfs.core import block, bulk, certificate, contract, erasure, fragment, head, keys, phrase, replica, wire
+from bitdustfs.core import (
+    block,
+    bulk,
+    certificate,
+    contract,
+    erasure,
+    fragment,
+    head,
+    keys,
+    owner_record,
+    phrase,
+    record,
+    replica,
+    wire,
+)
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.contract import Party, Terms
 from bitdustfs.core.keyfile import NodeKeys, decode_keys, encode_keys
+from bitdustfs.core.owner_record import Keeper, OwnerRecord
 from bitdustfs.core.replica import DeltaRef, HeadContent, Manifest, ObjectRef, SupplierEntry
 from bitdustfs.core.seal import BlockSeal, Kind
 from bitdustfs.core.volume import VolumeSecrets
@@ -91,6 +106,7 @@ class Cast:
         self.packed = {kind: given(f"{kind}_packed") for kind in OBJECTS}
         self.ids = {kind: BlockId(given(f"{kind}_id")) for kind in (*OBJECTS, "head")}
         self.head_packed = given("head_packed")
+        self.record_salt = given("record_salt")
         self.customer = self._identity(self.owner_key, self.customer_seed, Role.WRITER)
         friend = keys.owner_key(keys.Secret(given("friend_secret")))
         self.supplier = self._identity(friend, given("supplier_seed"), Role.WRITER)
@@ -171,6 +187,16 @@ class Cast:
         sealed = seal.seal(0, plain.ljust(block.padded_length(len(plain)), b"\0"))
         return self.ids["head"] + bytes([Suite.AES_256_GCM]) + sealed
 
+    def records(self) -> tuple[record.Record, record.Record]:
+        """The supplier's addresses, and whom the customer's owner stores with."""
+        ends_s = SINCE_S + record.DAY_S
+        addresses = record.sign_addresses(self.supplier.key, ADDRESSES, sequence=SINCE_S, expiry_s=ends_s)
+        inside = OwnerRecord(2, (Keeper(self.supplier.node, ADDRESSES[0]),))
+        sealed = owner_record.seal(
+            self.volume.record, inside, salt=self.record_salt, sequence=SINCE_S, expiry_s=ends_s
+        )
+        return addresses, sealed
+
     def messages(self) -> Mapping[str, wire.Message]:
         """One message of each kind."""
         name, root = bytes(self.fragment_name()), bytes(fragment.root(FRAGMENT))
@@ -201,6 +227,7 @@ class Cast:
 
 
 OBJECTS = {"delta": Kind.DELTA, "manifest": Kind.MANIFEST, "image": Kind.IMAGE}
+ADDRESSES = ("192.0.2.1:4878", "[2001:db8::1]:4878")
 HEAD_BYTES = 309
 BODY_BYTES = {
     "put": len(FRAGMENT),
@@ -221,6 +248,7 @@ def made(cast: Cast, directory: Path) -> dict[str, str]:
             _fragments(cast, directory),
             _papers(cast),
             _heads(cast),
+            _records(cast),
             _replica(cast),
             _frames(cast),
             _bulk(cast),
@@ -296,6 +324,17 @@ def _papers(cast: Cast) -> dict[str, str | bytes]:
 def _heads(cast: Cast) -> dict[str, str | bytes]:
     _first, second = cast.heads()
     return {"head.link": second.link, "head.digest": second.digest, "head.bytes": second.raw}
+
+
+def _records(cast: Cast) -> dict[str, str | bytes]:
+    node, owner = cast.records()
+    return {
+        "record.node_id": node.id,
+        "record.node": node.raw,
+        "record.signing_public": owner.public,
+        "record.owner_id": owner.id,
+        "record.owner": owner.raw,
+    }
 
 
 def _replica(cast: Cast) -> dict[str, str | bytes]:
@@ -388,6 +427,21 @@ def test_papers_of_the_page_are_read_back(vectors: dict[str, str], cast: Cast) -
     assert head.follows(head.parse(bytes.fromhex(vectors["head.bytes"])), b"", cast.heads()[0])
 
 
+def test_records_of_the_page_are_read_back(vectors: dict[str, str], cast: Cast) -> None:
+    node, owner = (record.parse(bytes.fromhex(vectors[f"record.{kind}"])) for kind in ("node", "owner"))
+    assert (node.signer, record.addresses_of(node)) == (cast.supplier.node, ADDRESSES)
+    keeper = Keeper(cast.supplier.node, ADDRESSES[0])
+    assert owner_record.unseal(cast.volume.record, owner) == OwnerRecord(2, (keeper,))
+
+
+def test_inside_of_an_owners_record_is_put_together_as_the_page_says(vectors: dict[str, str], cast: Cast) -> None:
+    raw = bytes.fromhex(vectors["record.owner"])
+    key = keys.derive(cast.volume.record, "owner record", raw[52:68])
+    plain = AESGCM(key).decrypt(bytes(12), raw[68:936], raw[:42])
+    start = struct.pack(">BQB", 1, 2, 1) + cast.supplier.node + b"\4\xc0\0\2\1" + (4878).to_bytes(2, "big")
+    assert plain == start.ljust(852, b"\0")
+
+
 def test_objects_of_the_page_are_read_back(cast: Cast) -> None:
     for kind, packed in cast.packed.items():
         ref = cast.reference(kind)
@@ -421,6 +475,8 @@ def test_lengths_that_the_page_names_are_those_of_the_code() -> None:
         wire.HELLO_HEADER_BYTES,
         bulk.MAX_FRAME_BYTES,
         head.MAX_HEAD_BYTES,
+        record.MAX_RECORD_BYTES,
+        record.MAX_CONTENT_BYTES,
     ):
         assert str(limit) in page
     assert all(f"{each.value:>2}  {each.name}" in page for each in wire.Refused)
