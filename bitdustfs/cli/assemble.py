@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import trio
 
 from bitdustfs.cli.adopting import fetch_newer, put_aside
 from bitdustfs.cli.assemble_supplier import Ready, cancel_on_signal, unlock
 from bitdustfs.cli.common import only_here, only_read
+from bitdustfs.cli.giving import Giving, GivingWish, giving
 from bitdustfs.cli.limits import follow_limits, pacer_of
 from bitdustfs.cli.mount_options import MountWish, default_spool_bytes, wanted_code
 from bitdustfs.core.certificate import Identity
@@ -48,7 +50,7 @@ from bitdustfs.engine.reporter import note_checked
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.tree import Caller
 from bitdustfs.errors import BadFormat, CatalogDamaged, DiskFault, LogDamaged, ReadOnly, Unavailable
-from bitdustfs.model import Code, NodeId, Role, Standing, Supplier
+from bitdustfs.model import Code, NodeId, Role, Standing, Supplier, short
 
 _VOLUME_ID = "volume_id"  # in the catalog: which volume it describes
 _HIRE_S = 30.0
@@ -81,6 +83,31 @@ async def run_mount(home: Home, wish: MountWish, ready: Ready) -> None:
     identity, secrets = unlock(home)
     if identity.certificate.role is Role.READER:
         wish = replace(wish, read_only=True)
+    open_files, pacer = min(OPEN_FILES, allow_open_files() // 4), pacer_of(wish.settings)
+    async with giving(home, _giving_wish(home, wish, identity), identity, pacer) as given:
+        await _mount(home, wish, identity, secrets, given, open_files, ready)
+
+
+def _giving_wish(home: Home, wish: MountWish, identity: Identity) -> GivingWish:
+    settings = wish.settings
+    return GivingWish(
+        listen=settings.give_listen,
+        shelf=Path(settings.give_shelf or home.shelf),
+        size_bytes=settings.give_size if identity.certificate.role is not Role.READER else 0,  # he agrees to nothing
+        settings=settings,
+        flags={},
+    )
+
+
+async def _mount(
+    home: Home,
+    wish: MountWish,
+    identity: Identity,
+    secrets: VolumeSecrets,
+    given: Giving,
+    open_files: int,
+    ready: Ready,
+) -> None:
     with ExitStack() as stack:
         catalog, code, news = await _newest_catalog(home, wish, identity, secrets, stack)
         if mounts.check_mountpoint(wish.place, str(home), mounts.read_mounts()):
@@ -91,8 +118,9 @@ async def run_mount(home: Home, wish: MountWish, ready: Ready) -> None:
             row for row in catalog.suppliers() if row.standing is not Standing.FIRED or row.supplier in letting_go
         ]
         patience_s = wish.settings.patience
-        entropy, wall, pacer = SystemEntropy(), SystemWall(), pacer_of(wish.settings)
-        open_files = min(OPEN_FILES, allow_open_files() // 4)
+        entropy, wall = SystemEntropy(), SystemWall()
+        suppliers = Suppliers(identity, given.caller.dialer, known, entropy=entropy, wall=wall, caller=given.caller)
+        given.on_peer, given.is_dialled, given.is_friend = suppliers.adopt, suppliers.dials, suppliers.knows
         with closing(DiskSpool(home.spool, open_files=open_files)) as spool:
             node = Node(
                 identity=identity,
@@ -100,9 +128,7 @@ async def run_mount(home: Home, wish: MountWish, ready: Ready) -> None:
                 changes=SqliteChanges(),
                 image=lambda: catalog.image(home.image),
                 spool=spool,
-                suppliers=Suppliers(
-                    identity, TcpDialer(identity.key), known, entropy=entropy, wall=wall, pacer=pacer
-                ),
+                suppliers=suppliers,
                 crunch=ThreadCrunch(),
                 entropy=entropy,
                 wall=wall,
@@ -121,6 +147,7 @@ async def run_mount(home: Home, wish: MountWish, ready: Ready) -> None:
                 node.orphans.may_look = lambda: False  # older states may need them
             else:
                 stack.enter_context(put_aside(home, identity, secrets, catalog, node))
+            news = [*news, *given.greeting()]
             await _Mounted(home, wish, node, catalog, identity.certificate.role, news).run(ready)
 
 
@@ -307,7 +334,7 @@ async def _agree(suppliers: Suppliers, catalog: SqliteCatalog, wish: HireWish) -
     with trio.move_on_after(_HIRE_S) as waiting:
         row = await suppliers.hire(wish.address, wish.node, wish.bytes, label=wish.label)
     if waiting.cancelled_caught:
-        raise Unavailable(what=f"{wish.address} did not answer in {_HIRE_S:g} s")
+        raise Unavailable(what=f"{wish.address or short(wish.node)} did not answer in {_HIRE_S:g} s")
     # no await from here on: what is known of it changes all the time, and `suppliers` knows it as it was at the start
     known = next((each for each in catalog.suppliers() if each.node == wish.node), None)
     standing = Standing.CANDIDATE if wish.as_candidate else Standing.HIRED

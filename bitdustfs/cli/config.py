@@ -17,7 +17,8 @@ def config() -> None:
     \b
     Examples:
       bitdustfs config list
-      bitdustfs config set donate 50G
+      bitdustfs config set give.size 50G
+      bitdustfs config set give.listen 0.0.0.0:4878
       bitdustfs config set allow.OWNERID 20G
     """
 
@@ -42,7 +43,8 @@ def get(asked: Asked, key: str) -> None:
 def set_(asked: Asked, key: str, value: str) -> None:
     """Set KEY to VALUE.
 
-    What runs already takes `limits.up` and `limits.down` within seconds, and all others when it starts again.
+    What runs already takes `limits`, `allow`, `dial` and `give.size` within seconds, and all others when it starts
+    again.
     """
     store(asked.open_home().config, key, value)
 

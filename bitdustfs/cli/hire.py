@@ -10,7 +10,7 @@ import click
 from bitdustfs.cli.common import Asked, Size, refuse_reader, show_json, with_common_options, with_json
 from bitdustfs.core.report import HireReport
 from bitdustfs.core.units import format_size
-from bitdustfs.edges.config import parse_address
+from bitdustfs.edges.config import parse_address, parse_node
 from bitdustfs.edges.control import NotServed, ask
 from bitdustfs.edges.home import Home, check_free, hold
 from bitdustfs.errors import BadRequest
@@ -21,7 +21,7 @@ _NODE_BYTES = 32
 
 
 @click.command()
-@click.argument("suppliers", metavar="NODEID@ADDR:PORT...", nargs=-1, required=True)
+@click.argument("suppliers", metavar="NODEID[@ADDR:PORT]...", nargs=-1, required=True)
 @click.option("--size", type=Size(), required=True, help="How much each of them keeps for you.")
 @click.option("--label", "labels", multiple=True, help="What to call it; once for each. Default: s1, s2, …")
 @click.option("--candidate", is_flag=True, help="Only agree; it is hired when a supplier is lost.")
@@ -32,6 +32,9 @@ def hire(asked: Asked, suppliers: tuple[str, ...], size: int, labels: tuple[str,
 
     NODEID@ADDR:PORT is what `bitdustfs serve` prints on the supplier's machine; its owner must have allowed you with
     --allow. Hiring one again changes the size of its contract. Works whether the volume is mounted or not.
+
+    Without an address it must be connected already: one that cannot be dialled dials the mount (give.listen), if its
+    own configuration names this machine (dial.NODEID).
 
     \b
     Examples:
@@ -45,7 +48,7 @@ def hire(asked: Asked, suppliers: tuple[str, ...], size: int, labels: tuple[str,
         raise BadRequest(
             what=f"{len(suppliers)} suppliers cannot have {len(labels)} labels: give one --label for each"
         )
-    places = [parse_place(text) for text in suppliers]
+    places = [parse_place(text) if "@" in text else (parse_node(text), "") for text in suppliers]
     home = asked.open_home()
     refuse_reader(identity_of(read_keys(home)))
     told = _hire(home, places, size, labels or ("",) * len(places), candidate=candidate)
@@ -55,7 +58,8 @@ def hire(asked: Asked, suppliers: tuple[str, ...], size: int, labels: tuple[str,
         else:
             space = format_size(report["bytes"])
             done = "Agreed with" if candidate else "Hired"
-            click.echo(f"{done} {report['label']} at {report['address']} for {space}; both signed the contract.")
+            where = f" at {report['address']}" if report["address"] else ""
+            click.echo(f"{done} {report['label']}{where} for {space}; both signed the contract.")
 
 
 def parse_place(text: str) -> tuple[NodeId, str]:
@@ -96,6 +100,8 @@ def _hire(
         ]
     except NotServed:
         check_free(home)
+    if not all(address for _node, address in places):
+        raise BadRequest(what="a supplier without an address can be hired only while the volume is mounted")
 
     import trio
 

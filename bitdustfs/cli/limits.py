@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from math import inf
 from typing import Final
 
@@ -26,11 +28,16 @@ def pacer_of(settings: Settings) -> Pacer:
 
 async def follow_limits(home: Home, settings: Settings, pacer: Pacer) -> None:
     """Hold what the file says, also when it changes, until cancelled."""
+    await follow_settings(home, settings, partial(_hold, pacer))
+
+
+async def follow_settings(home: Home, settings: Settings, heed: Callable[[Settings], None]) -> None:
+    """Hand on what the file says whenever that changes, until cancelled."""
     watched = Watched(home.config, settings)
     while True:
         await trio.sleep(LOOK_S)
         if watched.has_changed():
-            _hold(pacer, watched.settings)
+            heed(watched.settings)
 
 
 def _hold(pacer: Pacer, settings: Settings) -> None:

@@ -23,7 +23,7 @@ from bitdustfs.cli.mount_options import MountWish, mount_options
 from bitdustfs.edges import mounts
 from bitdustfs.edges.control import told_error
 from bitdustfs.edges.home import Home, check_free, hold
-from bitdustfs.errors import BitdustError
+from bitdustfs.errors import BadRequest, BitdustError
 
 _MODULE = "bitdustfs.cli.main"
 
@@ -81,6 +81,11 @@ def _check(asked: Asked, directory: str, code: str | None, words: Sequence[str])
     home = asked.open_home()
     identity_of(read_keys(home))
     options = mount_options(mounts.place_of(directory), code, words, asked.settings(home))
+    if options.settings.give_size:
+        shelf = os.path.realpath(options.settings.give_shelf or home.shelf)
+        mounts.refuse_inside_ours(shelf, "the shelf", mounts.read_mounts())
+        if mounts.is_inside(shelf, options.place):
+            raise BadRequest(what=f"the shelf {shelf} lies in {options.place}: choose another one (give.shelf)")
     mounts.check_fuse()
     mounts.check_mountpoint(options.place, str(home), mounts.read_mounts())
     check_free(home)

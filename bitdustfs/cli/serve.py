@@ -10,12 +10,15 @@ from pathlib import Path
 import click
 
 from bitdustfs.cli.common import Asked, Size, with_common_options
-from bitdustfs.core.units import parse_size
+from bitdustfs.core.units import GIB, parse_size
 from bitdustfs.edges import mounts
-from bitdustfs.edges.config import parse_address, parse_owner
+from bitdustfs.edges.config import DEFAULT_PORT, parse_address, parse_owner
 from bitdustfs.edges.home import hold
 from bitdustfs.errors import BadRequest
 from bitdustfs.model import OwnerId
+
+_LISTEN = f"0.0.0.0:{DEFAULT_PORT}"
+_DONATE_BYTES = 10 * GIB
 
 
 @click.command()
@@ -33,7 +36,7 @@ def serve(
     allows: tuple[str, ...],
     foreground: bool,
 ) -> None:
-    """Keep fragments for friends, until SIGTERM or Ctrl-C.
+    """Keep fragments for friends, until SIGTERM or Ctrl-C. For a machine without a mount: a mount does it too.
 
     Prints NODEID@ADDR:PORT, which a friend gives to `hire`, when it can be reached. Only owners named with --allow,
     or in the table `allow` of config.toml, may store anything; `bitdustfs id --owner` prints an owner's id.
@@ -45,25 +48,21 @@ def serve(
     """
     home = asked.open_home()
     settings = asked.settings(home)
-    shelf_path = Path(shelf or settings.shelf or home.shelf).absolute()
+    shelf_path = Path(shelf or settings.give_shelf or home.shelf).absolute()
     for path, what in ((home.path, "the state directory"), (shelf_path, "the shelf")):
         mounts.refuse_inside_ours(os.path.realpath(path), what, mounts.read_mounts())
-    address = listen if listen is not None else settings.listen
+    address = listen if listen is not None else settings.give_listen or _LISTEN
     parse_address(address)
-    allowed = _allowed(settings.allow, allows)
+    flags = _flags(allows)
 
     import trio
 
-    from bitdustfs.cli.assemble_supplier import ShelfWish, run_serve
+    from bitdustfs.cli.assemble_supplier import run_serve
+    from bitdustfs.cli.giving import GivingWish
     from bitdustfs.cli.logs import log_to_file, log_to_stderr
 
-    wish = ShelfWish(
-        listen=address,
-        shelf=shelf_path,
-        donate_bytes=settings.donate if donate is None else donate,
-        allowed=allowed,
-        settings=settings,
-    )
+    size = donate if donate is not None else settings.give_size or _DONATE_BYTES
+    wish = GivingWish(listen=address, shelf=shelf_path, size_bytes=size, settings=settings, flags=flags)
     with hold(home):
         if foreground:
             log_to_stderr(asked.level(settings))
@@ -78,9 +77,9 @@ def _print(lines: Sequence[str]) -> None:
     sys.stdout.flush()
 
 
-def _allowed(settled: Mapping[str, int], given: tuple[str, ...]) -> Mapping[OwnerId, int]:
-    """Put the flags over the config. Raises BadRequest."""
-    allowed = {parse_owner(owner): size for owner, size in settled.items()}
+def _flags(given: tuple[str, ...]) -> Mapping[OwnerId, int]:
+    """Read OWNERID:SIZE, several times. Raises BadRequest."""
+    allowed = {}
     for text in given:
         owner, colon, size = text.partition(":")
         if not colon:

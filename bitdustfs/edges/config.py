@@ -28,7 +28,7 @@ from bitdustfs.core.placement import parse_code
 from bitdustfs.core.units import exact_size, format_duration, parse_duration, parse_size
 from bitdustfs.edges.home import translated, write_atomically
 from bitdustfs.errors import BadFormat, BadRequest, BitdustError
-from bitdustfs.model import OwnerId
+from bitdustfs.model import NodeId, OwnerId
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -36,7 +36,8 @@ log = logging.getLogger(__name__)
 DEFAULT_PORT = 4878
 CONFIG_BYTES = 1024 * 1024  # more than anybody writes by hand
 LOG_LEVELS = ("debug", "info", "warning", "error")
-TABLE = "allow"  # the one key that is a table of the person's own entries: `allow.OWNERID = SIZE`
+ALLOW, DIAL = "allow", "dial"  # the keys that are tables of the person's own entries, like `allow.OWNERID = SIZE`
+_RENAMED = {"listen": "give.listen", "donate": "give.size", "shelf": "give.shelf"}
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -68,9 +69,24 @@ def parse_owner(text: str) -> OwnerId:
     return OwnerId(owner)
 
 
+def parse_node(text: str) -> NodeId:
+    """Read a node id: 64 hex digits. Raises BadRequest."""
+    try:
+        node = bytes.fromhex(text.strip())
+    except ValueError:
+        node = b""
+    if len(node) != 32:
+        raise BadRequest(what=f"{text!r} is not a node id: it has 64 hex digits; `bitdustfs id` prints yours")
+    return NodeId(node)
+
+
 def _address(value: object) -> str:
     parse_address(_text(value))
     return _text(value).strip()
+
+
+def _address_or_none(value: object) -> str:
+    return _address(value) if value else ""
 
 
 def _code(value: object) -> str:
@@ -131,6 +147,12 @@ def _allow(value: object) -> Mapping[str, int]:
     return MappingProxyType({parse_owner(str(owner)).hex(): _size(size) for owner, size in value.items()})
 
 
+def _dial(value: object) -> Mapping[str, str]:
+    if not isinstance(value, Mapping):
+        raise BadRequest(what='it is a table: one line `NODEID = "ADDR:PORT"` for each node')
+    return MappingProxyType({parse_node(str(node)).hex(): _address(address) for node, address in value.items()})
+
+
 def _key(default: T, parse: Callable[[object], T], meaning: str, *, name: str = "") -> T:
     """A field with its parser and its meaning. To the type checker it is its default.
 
@@ -146,11 +168,25 @@ def _key(default: T, parse: Callable[[object], T], meaning: str, *, name: str = 
 class Settings:
     """What config.toml may say. The order is that of `config list`."""
 
-    listen: str = _key(f"0.0.0.0:{DEFAULT_PORT}", _address, "ADDR:PORT where `serve` waits for customers")
-    donate: int = _key(10 * 1024**3, _size, "bytes of this disk that `serve` offers to all customers together")
-    shelf: str = _key("", _path, "directory for other people's fragments; empty: HOME/shelf")
+    give_listen: str = _key(
+        "",
+        _address_or_none,
+        f"ADDR:PORT where `mount` and `serve` wait for friends; empty: `mount` does not, `serve` at "
+        f"0.0.0.0:{DEFAULT_PORT}",
+        name="give.listen",
+    )
+    give_size: int = _key(
+        0,
+        _size,
+        "bytes of this disk for all friends together; 0: `mount` keeps nothing for others, `serve` 10 GiB",
+        name="give.size",
+    )
+    give_shelf: str = _key("", _path, "directory for other people's fragments; empty: HOME/shelf", name="give.shelf")
     allow: Mapping[str, int] = _key(
         MappingProxyType({}), _allow, "customers: allow.OWNERID is how many bytes that owner may store here"
+    )
+    dial: Mapping[str, str] = _key(
+        MappingProxyType({}), _dial, "nodes to keep a connection to: dial.NODEID is where, as ADDR:PORT"
     )
     code: str = _key("", _code, "erasure code K/N of new blocks; empty: chosen by the number of suppliers")
     spool: int = _key(0, _size, "bytes of local cache and unsent data; 0: 20 GiB, or a fifth of what is free")
@@ -174,8 +210,9 @@ KEYS: Mapping[str, dataclasses.Field[object]] = MappingProxyType(
     {f.metadata["name"] or f.name: f for f in dataclasses.fields(Settings)}
 )
 _TABLES = frozenset(name.partition(".")[0] for name in KEYS if "." in name)  # of keys with a dot
-_SIZES = ("donate", "spool", "limits.up", "limits.down")
+_SIZES = ("give.size", "spool", "limits.up", "limits.down")
 _DURATIONS = ("read_timeout", "patience")
+_HOW = {ALLOW: "set allow.OWNERID to a size", DIAL: "set dial.NODEID to ADDR:PORT"}
 
 
 def meaning(name: str) -> str:
@@ -225,22 +262,25 @@ class Watched:
 
 
 def show(settings: Settings, name: str) -> str:
-    """The value of a key, `allow.OWNERID` included, as the file and the person write it.
+    """The value of a key, `allow.OWNERID` and `dial.NODEID` included, as the file and the person write it.
 
     Raises:
         BadRequest: no such key.
     """
     known, entry = _split(name)
     value = getattr(settings, KEYS[known].name)
-    if known != TABLE:
+    if known not in _HOW:
         return _shown(known, value)
+    write = exact_size if known == ALLOW else str
     if entry:
-        return exact_size(value.get(entry, 0))
-    return ", ".join(f"{owner} = {exact_size(size)}" for owner, size in value.items())
+        return write(value.get(entry, 0 if known == ALLOW else ""))
+    return ", ".join(f"{each} = {write(kept)}" for each, kept in value.items())
 
 
 def store(path: Path, name: str, text: str) -> Settings:
-    """Set one key in the file and return what it says now. `allow.OWNERID` set to 0 takes the customer out.
+    """Set one key in the file and return what it says now.
+
+    `allow.OWNERID` set to 0 takes the customer out, `dial.NODEID` set to nothing the node.
 
     Raises:
         BadRequest: unknown key or wrong value; the file is not changed.
@@ -253,17 +293,18 @@ def store(path: Path, name: str, text: str) -> Settings:
 def _store(path: Path, known: str, entry: str, text: str) -> Settings:
     said = _read(path)
     _settings(said)
-    if known != TABLE:
+    if known not in _HOW:
         table, _, entry = known.rpartition(".")
         place = cast("dict[str, object]", said.setdefault(table, {})) if table else said
         place[entry] = _stored(known, text)
     elif entry:
-        size = parse_size(text)
-        allow = {str(owner).lower(): kept for owner, kept in cast("dict[str, object]", said.get(TABLE, {})).items()}
-        allow.pop(entry, None)
-        said[TABLE] = allow | ({entry: exact_size(size)} if size else {})
+        size = parse_size(text) if known == ALLOW else 0
+        value = (exact_size(size) if size else "") if known == ALLOW else _address_or_none(text)
+        table_now = {str(each).lower(): kept for each, kept in cast("dict[str, object]", said.get(known, {})).items()}
+        table_now.pop(entry, None)
+        said[known] = table_now | ({entry: value} if value else {})
     else:
-        raise BadRequest(what="`allow` is a table: set allow.OWNERID to a size")
+        raise BadRequest(what=f"`{known}` is a table: {_HOW[known]}")
     settings = _settings(said)
     write_atomically(path, tomli_w.dumps(said).encode())
     return settings
@@ -323,10 +364,12 @@ def _split(name: str) -> tuple[str, str]:
     known, _, entry = name.partition(".")
     if name in KEYS:
         return name, ""
-    if known != TABLE:
+    if name in _RENAMED:
+        raise BadRequest(what=f"the key {name!r} is called {_RENAMED[name]!r} now: write that one")
+    if known not in _HOW:
         near = difflib.get_close_matches(name.lower(), KEYS, n=1, cutoff=0.0)
         raise BadRequest(what=f"there is no key {name!r}: did you mean {near[0]!r}? See `bitdustfs config list`")
-    return known, parse_owner(entry).hex()
+    return known, (parse_owner(entry) if known == ALLOW else parse_node(entry)).hex()
 
 
 def _stored(name: str, text: str) -> object:

@@ -98,7 +98,7 @@ class DiskShelf:
     ) -> None:
         self._root = root
         self._only = only
-        self._donated = donated_bytes
+        self.donated_bytes = donated_bytes  # may be set while it is used
         self._floor = floor_bytes
         self._lock = threading.RLock()  # over what is below; held for renames, never for writing or fsync
         self._counted: tuple[int, int, int] | None = None  # device, inode, mtime of the marker that was counted
@@ -421,7 +421,7 @@ class DiskShelf:
     def _free_bytes(self) -> int:
         disk = os.statvfs(self._root)
         of_disk = disk.f_bavail * disk.f_frsize - self._floor
-        of_donation = self._donated - sum(used for used, _fragments in self._used.values())
+        of_donation = self.donated_bytes - sum(used for used, _fragments in self._used.values())
         return min(of_disk, of_donation) - self._coming_bytes
 
     def _count_trash(self, owner: OwnerId, at_s: int, bytes_more: int, fragments_more: int) -> None:

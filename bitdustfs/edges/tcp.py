@@ -248,6 +248,8 @@ def join_address(host: str, port: int) -> str:
 
 async def _connect(address: str, peer: NodeId) -> trio.SocketStream:
     """Raises PeerGone, BadRequest."""
+    if not address:
+        raise PeerGone(peer=short(peer), what="it is not connected, and nobody knows its address")
     host, port = split_address(address)
     try:
         transport = await trio.open_tcp_stream(host, port)

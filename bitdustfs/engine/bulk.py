@@ -59,12 +59,13 @@ class Carrier:
 
     Args:
         peer: greeted and running. Without `run`, or if it offers no bulk connections, it carries everything.
+        address: where to dial the node, whoever dialled the peer; "": nowhere.
     """
 
-    def __init__(self, peer: Peer, identity: Identity, dialer: Dialer, entropy: Entropy) -> None:
+    def __init__(self, peer: Peer, identity: Identity, dialer: Dialer, entropy: Entropy, *, address: str) -> None:
         self.peer = peer
-        self._puts = _Lane(peer, identity, dialer, entropy)
-        self._gets = _Lane(peer, identity, dialer, entropy)
+        self._puts = _Lane(peer, identity, dialer, entropy, address)
+        self._gets = _Lane(peer, identity, dialer, entropy, address)
 
     @property
     def last_activity(self) -> float:
@@ -93,7 +94,7 @@ class Carrier:
 
     async def run(self) -> None:
         """Keep bulk connections while they are wanted, until cancelled."""
-        if wire.FEATURE_BULK not in self.peer.offers:
+        if not self._puts.may_be:
             return
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._puts.run)
@@ -115,14 +116,16 @@ class Carrier:
 class _Lane:
     """One bulk connection that comes and goes."""
 
-    def __init__(self, control: Peer, identity: Identity, dialer: Dialer, entropy: Entropy) -> None:
+    def __init__(self, control: Peer, identity: Identity, dialer: Dialer, entropy: Entropy, address: str) -> None:
         self._control = control
+        self._address = address
+        self.may_be = bool(address) and wire.FEATURE_BULK in control.offers
         self._identity = identity
         self._dialer = dialer
         self._entropy = entropy
         self._wanted = trio.Event()
         self.bulk: Peer | None = None  # while it is open
-        self._may_come = wire.FEATURE_BULK in control.offers  # nothing speaks against it
+        self._may_come = self.may_be  # nothing speaks against it
         self._tried = trio.Event()  # it is open, or failed
 
     async def run(self) -> None:
@@ -196,7 +199,7 @@ class _Lane:
         told, _ = await self._control.request(wire.Bulk(key), wire.Ticket)
         bulk = BulkPass(told.ticket, key_out=key, key_in=told.key)
         with trio.fail_after(OPEN_S):
-            link = await self._dialer.dial_bulk(self._control.address, self._control.node, bulk)
+            link = await self._dialer.dial_bulk(self._address, self._control.node, bulk)
         peer = Peer(link, self._identity, RefuseAll(), self._control.memory, pacer=self._control.pacer)
         peer.trust(self._control.certificate)
         peer.round_trip_s = self._control.round_trip_s  # the same line, for a start

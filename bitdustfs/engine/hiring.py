@@ -1,4 +1,4 @@
-"""Hiring: agree with one node on a contract, over a connection made for that."""
+"""Hiring: agree with one node on a contract, over a connection that is there or one made for that."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ async def hire(peer: Peer, identity: Identity, wanted: Allowance, *, since_s: in
     async with trio.open_nursery() as nursery:
         nursery.start_soon(peer.run)
         try:
-            status = await _status_if_any(peer)
-            signed = await _agree(peer, identity, wanted, status, since_s)
+            signed = await agree(peer, identity, wanted, since_s=since_s)
             error = None
         except PeerError as failed:  # raised outside the nursery, which would wrap it in a group
             error = failed
@@ -33,16 +32,9 @@ async def hire(peer: Peer, identity: Identity, wanted: Allowance, *, since_s: in
     return signed
 
 
-async def _status_if_any(peer: Peer) -> wire.Status | None:
-    try:
-        return (await peer.request(wire.Stat(), wire.Status))[0]
-    except PeerRefused:
-        return None  # no contract yet
-
-
-async def _agree(
-    peer: Peer, identity: Identity, wanted: Allowance, status: wire.Status | None, since_s: int
-) -> Contract:
+async def agree(peer: Peer, identity: Identity, wanted: Allowance, *, since_s: int) -> Contract:
+    """The same over a connection that runs, and goes on running."""
+    status = await _status_if_any(peer)
     held = _parse_contract(peer, status.contract) if status is not None else None
     if held is not None and held.allowance(identity.owner, peer.node) == wanted:
         return held
@@ -60,6 +52,13 @@ async def _agree(
     if signed.digest != proposal.digest or not signed.is_signed_by_both:
         raise ProtocolViolation(peer=peer.label, what="it signed something else than we proposed")
     return signed
+
+
+async def _status_if_any(peer: Peer) -> wire.Status | None:
+    try:
+        return (await peer.request(wire.Stat(), wire.Status))[0]
+    except PeerRefused:
+        return None  # no contract yet
 
 
 def _parse_contract(peer: Peer, raw: bytes) -> Contract:

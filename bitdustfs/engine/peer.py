@@ -154,6 +154,11 @@ class Peer:
         return bool(self._waiting)
 
     @property
+    def is_answering(self) -> bool:
+        """Say whether a request of the other side is being worked on."""
+        return self._inbound.value < MAX_IN_FLIGHT
+
+    @property
     def last_heard(self) -> float:
         """When bytes last came."""
         return self._frames.last_heard

@@ -17,6 +17,7 @@ from bitdustfs.core.certificate import Identity
 from bitdustfs.core.wire import printable
 from bitdustfs.engine.budget import Memory
 from bitdustfs.engine.bulk import Door, Seats
+from bitdustfs.engine.connections import Connections
 from bitdustfs.engine.handler import Handler
 from bitdustfs.engine.pacer import Pacer
 from bitdustfs.engine.peer import Peer
@@ -37,6 +38,7 @@ class Reception:
     Args:
         knows: says whether an owner has rights here; connections of others give way first.
         on_peer: called with each greeted connection before it is served, as `Suppliers.adopt`.
+        connections: where they are noted.
         entropy: for the tickets of bulk connections; None: there are none.
     """
 
@@ -50,6 +52,7 @@ class Reception:
         memory: Memory | None = None,
         entropy: Entropy | None = None,
         pacer: Pacer | None = None,
+        connections: Connections | None = None,
     ) -> None:
         self._identity = identity
         self._handler = handler
@@ -58,6 +61,7 @@ class Reception:
         self._memory = memory or Memory()
         self._entropy = entropy
         self._pacer = pacer or Pacer()
+        self._noted = connections or Connections(identity.node)
         self._seats = Seats()
         self._unknown: dict[trio.CancelScope, None] = {}  # connections that give way, oldest first
         self._connections = 0
@@ -80,6 +84,10 @@ class Reception:
                 self._connections += 1
                 nursery.start_soon(self._serve, link, listener)
 
+    def door(self, listener: Listener) -> Door:
+        """A handler for one more connection with somebody who could dial `listener`, whoever dialled this one."""
+        return Door(self._handler, listener, self._seats, self._identity, self._memory, self._entropy, self._pacer)
+
     def _make_room(self) -> bool:
         oldest = next(iter(self._unknown), None)
         if oldest is None:
@@ -93,9 +101,7 @@ class Reception:
         self._unknown[scope] = None
         try:
             with scope:
-                door = Door(
-                    self._handler, listener, self._seats, self._identity, self._memory, self._entropy, self._pacer
-                )
+                door = self.door(listener)
                 peer = Peer(link, self._identity, door, self._memory, pacer=self._pacer, features=door.features)
                 with trio.fail_after(HELLO_S):
                     await peer.greet()
@@ -119,9 +125,10 @@ class Reception:
             self._unknown.pop(scope, None)
             self._of_node[peer.node] += 1
         try:
-            self._on_peer(peer)
-            async with door.open():
-                await peer.run()
+            with self._noted.held(peer, dialled=False):
+                self._on_peer(peer)
+                async with door.open():
+                    await peer.run()
         finally:
             if is_known:
                 self._of_node[peer.node] -= 1

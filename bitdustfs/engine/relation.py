@@ -11,9 +11,12 @@ from bitdustfs.engine.bulk import FROM_BYTES, Carrier
 from bitdustfs.engine.peer import Peer
 from bitdustfs.errors import PeerGone
 from bitdustfs.model import Supplier, short
+from bitdustfs.ports import Entropy
 
 SILENCE_S: Final = 10  # no byte moved for so long, and nothing is under way, but an answer is due: it is dead
 BACKOFF_S: Final = 0.2  # after the first failure; doubles
+BACKOFF_CAP_S: Final = 60.0  # a node that comes back is used within about a minute
+STEADY_S: Final = 10.0  # a connection that lived so long was a good one: the next failure is a first one
 
 
 class Relation:
@@ -30,6 +33,7 @@ class Relation:
         "removed",
         "revoked_in",
         "row",
+        "tried",
         "wake",
     )
 
@@ -41,6 +45,7 @@ class Relation:
             max(0, row.capacity_fragments - row.used_fragments),
         )
         self.lost = 0  # fragments of ours that it has told us it found damaged, since it was started
+        self.tried: set[Peer] = set()  # connections that are in use, or that we wait on to be
         self.wake = trio.Event()
         self.removed = trio.Event()
         self.backoff_s = BACKOFF_S
@@ -78,3 +83,8 @@ async def end_when_silent(carrier: Carrier) -> None:
     while trio.current_time() < (deadline := max(since, carrier.last_activity) + SILENCE_S + carrier.backlog_s):
         await trio.sleep_until(deadline)
     peer.end(PeerGone(peer=peer.label, what=f"nothing came for {SILENCE_S} s"))
+
+
+def jittered_s(pause_s: float, entropy: Entropy) -> float:
+    """A half to the whole of a pause: who comes back is not met by everybody at once."""
+    return pause_s * (0.5 + int.from_bytes(entropy.bytes(2), "big") / (1 << 17))

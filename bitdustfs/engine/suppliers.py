@@ -3,7 +3,7 @@
 Each supplier has one task that dials, greets, asks for room (STAT), and then keeps the connection until it ends; it
 waits longer after each failure, with jitter, so that a supplier who comes back is not met by everybody at once.
 `nudge` makes all of them try at once. A connection that the supplier dialled serves as well (`adopt`): only one of
-two friends must be reachable.
+two friends must be reachable. While both sides have dialled, requests take the one that stays (engine/connections).
 
 A supplier is *online* while it has a connection on which STAT was answered. Requests to one that is not end at once
 with PeerGone: nothing here ever waits for a connection. What goes wrong in one supplier's task stays there.
@@ -25,21 +25,28 @@ from bitdustfs.core.fragment import HASH_BYTES, leaf_count
 from bitdustfs.core.head import LINK_BYTES
 from bitdustfs.engine.budget import Memory
 from bitdustfs.engine.bulk import Carrier
+from bitdustfs.engine.caller import DIAL_S, Caller
+from bitdustfs.engine.connections import settle
 from bitdustfs.engine.handler import Handler
-from bitdustfs.engine.hiring import hire
+from bitdustfs.engine.hiring import agree, hire
 from bitdustfs.engine.pacer import Pacer
 from bitdustfs.engine.peer import Peer
-from bitdustfs.engine.relation import BACKOFF_S, Relation, end_when_silent, until_doubtful
-from bitdustfs.errors import NodeRevoked, PeerError, PeerFull, PeerGone, ProtocolViolation
-from bitdustfs.model import LEAF_BYTES, FragmentName, NodeId, Root, Supplier, SupplierNo, short
+from bitdustfs.engine.relation import (
+    BACKOFF_CAP_S,
+    BACKOFF_S,
+    STEADY_S,
+    Relation,
+    end_when_silent,
+    jittered_s,
+    until_doubtful,
+)
+from bitdustfs.errors import NodeRevoked, PeerError, PeerFull, PeerGone, PeerRefused, ProtocolViolation
+from bitdustfs.model import LEAF_BYTES, FragmentName, NodeId, OwnerId, Root, Supplier, SupplierNo, short
 from bitdustfs.ports import Dialer, Entropy, Leaves, Wall
 
 log = logging.getLogger(__name__)
 
-DIAL_S: Final = 15  # connect, TLS and HELLO: eight times a slow mobile round trip
 PING_S: Final = 60  # (tune) how often a supplier is asked for its room, which shows too that it lives
-STEADY_S: Final = 10.0  # a connection that lived so long was a good one: the next failure is a first one
-BACKOFF_CAP_S: Final = 60.0  # a supplier that comes back is used within about a minute
 _NEW = SupplierNo(0)
 
 
@@ -48,6 +55,7 @@ class Suppliers:
 
     Args:
         handler: who answers what suppliers ask of us on these connections; None: everything is refused.
+        caller: dials, with its own handler, memory and pacer, for a process that does more than this.
         head_version: of the newest head that we know; set `head_version` when there is a newer one. Suppliers that
             know a newer one refuse to let fragments go, and to take any if another node signed it.
     """
@@ -63,15 +71,16 @@ class Suppliers:
         handler: Handler | None = None,
         memory: Memory | None = None,
         pacer: Pacer | None = None,
+        caller: Caller | None = None,
         head_version: int = 0,
     ) -> None:
         self._identity = identity
         self._dialer = dialer
         self._entropy = entropy
         self._wall = wall
-        self._handler = handler
-        self._memory = memory or Memory()
-        self.pacer = pacer or Pacer()
+        self._caller = caller or Caller(identity, dialer, handler=handler, memory=memory, pacer=pacer)
+        self._connections = self._caller.connections
+        self.pacer = self._caller.pacer
         self.head_version = head_version
         self._relations = {row.supplier: Relation(row) for row in suppliers}
         self.on_lost: Callable[[SupplierNo], None] = lambda _supplier: None  # it found some of ours damaged
@@ -109,10 +118,19 @@ class Suppliers:
         relation = self._relations.pop(supplier, None)
         if relation is not None:
             relation.removed.set()
-            if relation.peer is not None:
-                relation.peer.end(PeerGone(peer=relation, what="it is no supplier of ours any more"))
+            peer, relation.carrier = relation.peer, None
+            if peer is not None and self._connections.is_dialled(peer):
+                peer.end(PeerGone(peer=relation, what="it is no supplier of ours any more"))
             self._wake(relation)
             self._note_change()
+
+    def dials(self, node: NodeId) -> bool:
+        """Say whether a node is a supplier that is dialled here."""
+        return any(r.row.node == node and r.row.address for r in self._relations.values())
+
+    def knows(self, owner: OwnerId) -> bool:
+        """Say whether a supplier belongs to this owner."""
+        return any(r.row.owner == owner for r in self._relations.values())
 
     def online(self) -> tuple[SupplierNo, ...]:
         """The suppliers that answer now, by number."""
@@ -163,15 +181,17 @@ class Suppliers:
         await self._changed.wait()
 
     def adopt(self, peer: Peer) -> bool:
-        """Use a greeted connection that a supplier dialled. False: it is none of ours, or has one already.
+        """Use a greeted connection with a supplier that is not dialled here. False: it is none of ours, or surplus.
 
         The caller runs the peer.
         """
-        for relation in self._relations.values():
-            if relation.row.node == peer.node and relation.peer is None and self._nursery is not None:
-                self._nursery.start_soon(self._use_adopted, relation, peer)
-                return True
-        return False
+        relation = next((r for r in self._relations.values() if r.row.node == peer.node), None)
+        if relation is None or self._nursery is None or not self._may_use(relation, peer):
+            return False
+        if not self._connections.prefers_own(peer.node):
+            relation.dialling.cancel()
+        self._nursery.start_soon(self._use_adopted, relation, peer)
+        return True
 
     # -- requests -----------------------------------------------------------------------------------------------
 
@@ -273,6 +293,7 @@ class Suppliers:
         If we have one that grants exactly this, it stays. The caller sets the deadline and stores the row.
 
         Args:
+            address: where to dial it if it is not connected; "": nowhere.
             fragments_wanted: 0: as many as fit the bytes.
         Returns:
             The supplier, numbered as the one that we had hired under this node id, else 0.
@@ -281,15 +302,20 @@ class Suppliers:
             PeerGone, WrongPeer, ProtocolViolation.
         """
         wanted = Allowance(bytes_wanted, fragments_wanted or contract.fragments_for(bytes_wanted), until_s=0)
-        peer = await self._dial(address, expected)
-        signed = await hire(peer, self._identity, wanted, since_s=self._wall.now_ns() // 1_000_000_000)
+        since_s = self._wall.now_ns() // 1_000_000_000
+        connected = next(iter(self._connections.of(expected)), None)
+        if connected is not None:
+            peer, signed = connected, await agree(connected, self._identity, wanted, since_s=since_s)
+        else:
+            peer = await self._caller.dial(address, expected)
+            signed = await hire(peer, self._identity, wanted, since_s=since_s)
         known = next((r.row for r in self._relations.values() if r.row.node == expected), None)
         return Supplier(
             supplier=known.supplier if known else _NEW,
             node=expected,
             owner=peer.owner,
             label=label or (known.label if known else short(expected)),
-            address=address,
+            address=address or (known.address if known else ""),
             contract=signed.raw,
             capacity_bytes=wanted.bytes,
             capacity_fragments=wanted.fragments,
@@ -311,56 +337,90 @@ class Suppliers:
             await self._pause(relation)
 
     async def _connect_and_use(self, relation: Relation) -> None:
+        there = next(iter(self._connections.of(relation.row.node)), None)
+        if there is not None:  # since before it was a supplier, or dialled by it while nobody used it
+            await self._use_adopted(relation, there)
+            return
         with trio.move_on_after(DIAL_S) as relation.dialling:
-            peer = await self._dial(relation.row.address, relation.row.node)
+            peer = await self._caller.dial(relation.row.address, relation.row.node)
         if relation.dialling.cancelled_caught:
-            raise PeerGone(peer=relation, what=f"no answer in {DIAL_S} s, or it moved")
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(peer.run)
-            carrier = self._carrier(peer)
-            nursery.start_soon(carrier.run)
-            await self._use(relation, carrier)
-            nursery.cancel_scope.cancel()
-
-    async def _dial(self, address: str, expected: NodeId) -> Peer:
-        link = await self._dialer.dial(address, expected)
-        peer = Peer(link, self._identity, self._handler, self._memory, pacer=self.pacer)
-        await peer.greet()
-        return peer
+            raise PeerGone(peer=relation, what=f"no answer in {DIAL_S} s, or it moved, or it dials us")
+        async with self._caller.serving(peer):
+            async with trio.open_nursery() as nursery:
+                carrier = self._carrier(relation, peer)
+                nursery.start_soon(carrier.run)
+                await self._use(relation, carrier)
+                nursery.cancel_scope.cancel()
+            await settle(peer)  # if it gave way to another one
 
     async def _use_adopted(self, relation: Relation, peer: Peer) -> None:
         try:
-            # Nothing says that we could dial it: all goes over its connection.
-            await self._use(relation, self._carrier(peer))
+            async with trio.open_nursery() as nursery:
+                carrier = self._carrier(relation, peer)
+                nursery.start_soon(carrier.run)
+                await self._use(relation, carrier)
+                nursery.cancel_scope.cancel()
         except Exception:  # as in `_keep`
             log.exception("the connection from supplier %r failed", relation)
         relation.wake.set()
 
-    def _carrier(self, peer: Peer) -> Carrier:
-        return Carrier(peer, self._identity, self._dialer, self._entropy)
+    def _carrier(self, relation: Relation, peer: Peer) -> Carrier:
+        return Carrier(peer, self._identity, self._dialer, self._entropy, address=relation.row.address)
 
     async def _use(self, relation: Relation, carrier: Carrier) -> None:
-        """Let requests use a running connection until it ends."""
+        """Let requests use a running connection until it ends, or a better one is there.
+
+        One on which the supplier refuses us stays open, and is tried again: it may be our customer.
+        """
         peer = carrier.peer
+        if peer in relation.tried:
+            return
+        relation.tried.add(peer)
         try:
-            if not await self._is_alive(relation, carrier) or relation.peer is not None:
-                return
-            relation.carrier = carrier
-            since = trio.current_time()
-            log.info("supplier %r is online", relation)
+            while peer.ended is None and not relation.removed.is_set():
+                if await self._is_alive(relation, carrier):
+                    if not self._may_use(relation, peer) or await self._use_while_alive(relation, carrier):
+                        return
+                elif peer.ended is None:
+                    with trio.move_on_after(jittered_s(relation.backoff_s, self._entropy)) as relation.patience:
+                        await peer.closed.wait()
+                    relation.backoff_s = min(relation.backoff_s * 2, BACKOFF_CAP_S)
+        finally:
+            relation.tried.discard(peer)
+
+    async def _use_while_alive(self, relation: Relation, carrier: Carrier) -> bool:
+        """Say whether another connection took over."""
+        peer, was_online = carrier.peer, relation.peer is not None
+        relation.carrier = carrier
+        relation.patience.cancel()  # of the one that was used so far
+        since, is_alive = trio.current_time(), True
+        try:
+            if not was_online:
+                log.info("supplier %r is online", relation)
             self._note_change()
-            while not peer.closed.is_set():
+            while is_alive and relation.carrier is carrier and not peer.closed.is_set():
                 with trio.move_on_after(PING_S) as relation.patience:
                     await until_doubtful(carrier)
-                await self._is_alive(relation, carrier)
+                if relation.carrier is carrier:
+                    is_alive = await self._is_alive(relation, carrier)
             if trio.current_time() - since > STEADY_S:
                 relation.backoff_s = BACKOFF_S
+            return relation.carrier is not carrier
         finally:
-            if relation.peer is peer:
+            if relation.carrier is carrier:
                 relation.carrier = None
-                if peer.ended is not None:
-                    log.info("supplier %r is offline: %s", relation, peer.ended)
+                log.info("supplier %r is offline: %s", relation, peer.ended or "it refuses us")
                 self._note_change()
+
+    def _may_use(self, relation: Relation, peer: Peer) -> bool:
+        """Say whether requests should take this connection, and not the one that they take now."""
+        used = relation.peer
+        if used is None or used.ended is not None:
+            return True
+        is_own, used_is_own = self._connections.is_dialled(peer), self._connections.is_dialled(used)
+        if is_own == used_is_own:
+            return not is_own and used is not peer  # who dials again has lost the one before
+        return is_own == self._connections.prefers_own(peer.node)
 
     async def _is_alive(self, relation: Relation, carrier: Carrier) -> bool:
         """Ask for the room, and end the connection when nothing moves meanwhile, there or beside it."""
@@ -375,6 +435,8 @@ class Suppliers:
                     log.warning("supplier %r: %s", relation, error)
                 relation.revoked_in = error.detail
                 carrier.peer.end(error)
+            except PeerRefused as error:
+                log.debug("supplier %r: %s", relation, error)
             except PeerError as error:
                 log.debug("supplier %r: %s", relation, error)
                 carrier.peer.end(error)
@@ -398,9 +460,8 @@ class Suppliers:
 
     async def _pause(self, relation: Relation) -> None:
         """Wait before the next try, unless somebody nudges."""
-        jitter = 0.5 + int.from_bytes(self._entropy.bytes(2), "big") / (1 << 17)  # 0.5 … 1
         relation.wake = trio.Event()
-        with trio.move_on_after(relation.backoff_s * jitter):
+        with trio.move_on_after(jittered_s(relation.backoff_s, self._entropy)):
             await relation.wake.wait()
         relation.backoff_s = min(relation.backoff_s * 2, BACKOFF_CAP_S)
 
@@ -414,6 +475,8 @@ class Suppliers:
 
     def _wake(self, relation: Relation) -> None:
         relation.backoff_s = BACKOFF_S
+        if relation.peer is None:
+            relation.patience.cancel()
         relation.wake.set()
 
     def _note_change(self) -> None:

@@ -180,14 +180,19 @@ def test_id_prints_who_this_home_is(home: Path, call: Call) -> None:
 
 
 def test_config_sets_gets_and_lists(home: Path, call: Call) -> None:
-    assert call("--home", home, "config", "set", "donate", "5G").code == 0
-    assert call("--home", home, "config", "get", "donate").out == "5 GiB\n"
-    assert json.loads(call("--home", home, "config", "list", "--json").out)["donate"] == "5 GiB"
+    assert call("--home", home, "config", "set", "give.size", "5G").code == 0
+    assert call("--home", home, "config", "get", "give.size").out == "5 GiB\n"
+    assert json.loads(call("--home", home, "config", "list", "--json").out)["give.size"] == "5 GiB"
     assert (home / "config.toml").stat().st_mode & 0o777 == 0o600
 
 
 def test_config_refuses_an_unknown_key_with_the_nearest_known_one(home: Path, call: Call) -> None:
     said = call("--home", home, "config", "set", "lisen", "0.0.0.0:1")
     assert said.code == 2
-    assert said.err == "bitdustfs: there is no key 'lisen': did you mean 'listen'? See `bitdustfs config list`\n"
+    assert said.err == "bitdustfs: there is no key 'lisen': did you mean 'give.listen'? See `bitdustfs config list`\n"
+    renamed = call("--home", home, "config", "set", "donate", "5G")
+    assert (renamed.code, renamed.err) == (
+        2,
+        "bitdustfs: the key 'donate' is called 'give.size' now: write that one\n",
+    )
     assert not (home / "config.toml").exists()

@@ -41,15 +41,15 @@ def test_every_key_has_a_meaning_and_a_shown_default() -> None:
 
 
 def test_values_are_read_as_people_write_them(tmp_path: Path) -> None:
-    text = f'donate = "50G"\nread_timeout = 5\npractice = true\ncode = "3/5"\n[allow]\n{OWNER} = "1 GiB"\n'
+    text = f'read_timeout = 5\npractice = true\ncode = "3/5"\n[give]\nsize = "50G"\n[allow]\n{OWNER} = "1 GiB"\n'
     settings = load(written(tmp_path, text))
-    assert (settings.donate, settings.read_timeout, settings.practice) == (50 * 1024**3, 5.0, True)
+    assert (settings.give_size, settings.read_timeout, settings.practice) == (50 * 1024**3, 5.0, True)
     assert (settings.code, dict(settings.allow)) == ("3/5", {OWNER: 1024**3})
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(tmp_path: Path) -> None:
-    with pytest.raises(BadRequest, match="no key 'donat': did you mean 'donate'"):
-        load(written(tmp_path, 'donat = "50G"\n'))
+    with pytest.raises(BadRequest, match="no key 'spol': did you mean 'spool'"):
+        load(written(tmp_path, 'spol = "50G"\n'))
 
 
 @pytest.mark.parametrize(
@@ -91,13 +91,14 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "text", "shown"),
     [
-        ("donate", "2.5G", "2560 MiB"),
+        ("give.size", "2.5G", "2560 MiB"),
         ("read_timeout", "90", "1m30s"),
         ("practice", "yes", "true"),
-        ("listen", "[::1]:80", "[::1]:80"),
+        ("give.listen", "[::1]:80", "[::1]:80"),
         ("code", "3/5", "3/5"),
         ("log_level", "DEBUG", "debug"),
         (f"allow.{OWNER}", "1G", "1 GiB"),
+        (f"dial.{OWNER}", "192.0.2.7:4878", "192.0.2.7:4878"),
     ],
 )
 def test_what_is_set_is_read_back(tmp_path: Path, key: str, text: str, shown: str) -> None:
@@ -108,7 +109,7 @@ def test_what_is_set_is_read_back(tmp_path: Path, key: str, text: str, shown: st
 
 def test_setting_one_key_keeps_the_others(tmp_path: Path) -> None:
     path = written(tmp_path, 'log_level = "debug"\n')
-    store(path, "donate", "1G")
+    store(path, "give.size", "1G")
     assert load(path).log_level == "debug"
 
 
@@ -117,9 +118,15 @@ def test_a_customer_with_nothing_allowed_is_taken_out(tmp_path: Path) -> None:
     store(path, f"allow.{OWNER}", "1G")
     store(path, f"allow.{OWNER.upper()}", "0")
     assert not load(path).allow
+    store(path, f"dial.{OWNER}", "192.0.2.7:4878")
+    store(path, f"dial.{OWNER}", "")
+    assert not load(path).dial
 
 
-@pytest.mark.parametrize(("key", "text"), [("donate", "much"), ("donte", "1G"), ("allow", "1G"), ("allow.x", "1G")])
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [("give.size", "much"), ("give.sise", "1G"), ("allow", "1G"), ("allow.x", "1G"), ("dial.x", "a:1")],
+)
 def test_a_refused_setting_changes_nothing(tmp_path: Path, key: str, text: str) -> None:
     path = written(tmp_path, "practice = true\n")
     with pytest.raises(BadRequest):
@@ -159,7 +166,7 @@ def test_what_is_no_owner_id_is_refused(text: str) -> None:
 
 def test_settings_that_two_store_at_once_are_both_kept(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
-    keys = {"donate": "5 GiB", "spool": "6 GiB", "log_level": "debug", "practice": "true", "code": "3/5"}
+    keys = {"give.size": "5 GiB", "spool": "6 GiB", "log_level": "debug", "practice": "true", "code": "3/5"}
     with ThreadPoolExecutor(len(keys)) as pool:
         list(pool.map(lambda key: store(path, key, keys[key]), keys))
     settings = load(path)

@@ -13,10 +13,9 @@ from trio.testing import MockClock
 from bitdustfs.core import contract, fragment, wire
 from bitdustfs.core.certificate import Certificate
 from bitdustfs.core.fragment import leaf_count
-from bitdustfs.engine import suppliers as suppliers_module
 from bitdustfs.engine.handler import RefuseAll
 from bitdustfs.engine.peer import Peer
-from bitdustfs.engine.relation import SILENCE_S
+from bitdustfs.engine.relation import BACKOFF_CAP_S, SILENCE_S
 from bitdustfs.engine.suppliers import PING_S, Suppliers
 from bitdustfs.errors import PeerError, PeerFull, PeerGone, PeerLacks, PeerRefused, ProtocolViolation, WrongPeer
 from bitdustfs.model import LEAF_BYTES, FragmentName, NodeId, SupplierNo
@@ -205,7 +204,7 @@ async def test_supplier_that_comes_back_is_used_again(autojump_clock: MockClock)
         world.suppliers[0].start()
         start = trio.current_time()
         await until(side, lambda: side.online() == ALL)
-        assert trio.current_time() - start <= suppliers_module.BACKOFF_CAP_S + 1
+        assert trio.current_time() - start <= BACKOFF_CAP_S + 1
         assert (await side.get(S1, NAME, 0, 99, hashes=False)).content == CONTENT
 
 

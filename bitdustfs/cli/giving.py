@@ -1,0 +1,197 @@
+"""What a home does for others, and how it is connected: the same behind `serve` and beside a mount.
+
+    listener -> reception ┐                        ┌ keeper -> shelf
+    caller   -> partners  ┴ connections -> handler ┴ "this node keeps nothing for others"
+
+A home without a listener gives too, over the connections that it dialled; one that gives nothing may listen, so that
+a friend behind a firewall can dial it. A fault in any of this costs a second, never the mount beside it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from bitdustfs.cli.limits import follow_settings
+from bitdustfs.core.certificate import Identity
+from bitdustfs.core.units import format_size
+from bitdustfs.edges.config import Settings
+from bitdustfs.edges.contracts_disk import DiskContracts
+from bitdustfs.edges.home import Home
+from bitdustfs.edges.own_address import dialable
+from bitdustfs.edges.shelf_disk import DiskShelf
+from bitdustfs.edges.system import SystemEntropy, SystemWall, ThreadCrunch
+from bitdustfs.edges.tcp import TcpDialer, TcpListener, join_address, listening, split_address
+from bitdustfs.engine.budget import Memory
+from bitdustfs.engine.caller import Caller
+from bitdustfs.engine.connections import Connections
+from bitdustfs.engine.handler import Handler, RefuseAll
+from bitdustfs.engine.keeper import Keeper
+from bitdustfs.engine.pacer import Pacer
+from bitdustfs.engine.partners import Partners
+from bitdustfs.engine.peer import Peer
+from bitdustfs.engine.reception import Reception
+from bitdustfs.engine.scrubber import Scrubber
+from bitdustfs.model import NodeId, OwnerId
+
+_SHELF_THREADS = 8  # they wait for the disk more than they compute
+_RESTART_S = 1.0
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class GivingWish:
+    """What the person wants to keep for others, and where he is to be reached."""
+
+    listen: str  # "": nowhere
+    shelf: Path
+    size_bytes: int  # 0: nothing new is kept
+    settings: Settings  # as the file said when we began
+    flags: Mapping[OwnerId, int]  # of `--allow`, over the file
+
+
+class Giving:
+    """The connections of a process, and who answers on them. Made by `giving`.
+
+    Attributes:
+        on_peer: called with each connection that others dialled, and that partners are dialled for.
+        is_dialled: says whether a node is dialled by somebody else in this process.
+        is_friend: says whether connections of an owner's nodes matter to somebody else in this process.
+    """
+
+    def __init__(self, home: Home, wish: GivingWish, identity: Identity, pacer: Pacer) -> None:
+        self._home = home
+        self._wish = wish
+        self.identity = identity
+        self.pacer = pacer
+        self.memory = Memory()
+        self.connections = Connections(identity.node)
+        self.on_peer: Callable[[Peer], object] = lambda _peer: None
+        self.is_dialled: Callable[[NodeId], bool] = lambda _node: False
+        self.is_friend: Callable[[OwnerId], bool] = lambda _owner: False
+        self.keeper: Keeper | None = None
+        self.caller: Caller  # once it is known who answers
+        self._shelf: DiskShelf | None = None
+        self._allowed: dict[OwnerId, int] = {}
+        self._dial: Mapping[NodeId, Sequence[str]] = {}
+        self._listener: TcpListener | None = None
+        self._services: dict[str, Callable[[], Awaitable[None]]] = {}
+        self._heed(wish.settings)
+
+    @property
+    def place(self) -> str:
+        """NODEID@ADDR:PORT where others dial us; "": nowhere."""
+        if self._listener is None:
+            return ""
+        host, port = split_address(self._listener.address)
+        return f"{self.identity.node.hex()}@{join_address(dialable(host), port)}"
+
+    def greeting(self) -> Sequence[str]:
+        """What there is to say to the person when it serves."""
+        lines = []
+        if self.keeper is not None:
+            lines.append(f"Keeps up to {format_size(self._wish.size_bytes)} for friends.")
+        if self.place:
+            lines.append(f"Friends reach this machine at {self.place}.")
+        return lines
+
+    async def open(self, listener: TcpListener | None) -> None:
+        """Open the shelf, and decide who answers. Raises AlreadyThere, BadFormat, DiskFull, DiskFault."""
+        self._listener = listener
+        handler: Handler = RefuseAll()
+        if self._wish.size_bytes or self._home.shelf_id.exists():
+            handler = self.keeper = await self._open_keeper()
+        door = None
+        if listener is not None:
+            reception = Reception(
+                self.identity,
+                handler,
+                knows=self._knows,
+                on_peer=lambda peer: self.on_peer(peer),
+                memory=self.memory,
+                entropy=SystemEntropy(),
+                pacer=self.pacer,
+                connections=self.connections,
+            )
+            door = partial(reception.door, listener)
+            self._services["reception"] = partial(reception.run, listener)
+        self.caller = Caller(
+            self.identity,
+            TcpDialer(self.identity.key),
+            handler=handler,
+            memory=self.memory,
+            pacer=self.pacer,
+            connections=self.connections,
+            door=door,
+        )
+        partners = Partners(self.caller, SystemEntropy(), self._wanted, on_peer=lambda peer: self.on_peer(peer))
+        self._services["partners"] = partners.run
+        self._services["settings"] = partial(follow_settings, self._home, self._wish.settings, self._heed)
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        async with trio.open_nursery() as nursery:
+            for name, service in self._services.items():
+                nursery.start_soon(_keep_running, name, service)
+
+    def _knows(self, owner: OwnerId) -> bool:
+        return self.is_friend(owner) or (self.keeper is not None and self.keeper.has_contract(owner))
+
+    async def _open_keeper(self) -> Keeper:
+        wish, home = self._wish, self._home
+        self._shelf = await trio.to_thread.run_sync(
+            partial(DiskShelf.open_or_create, wish.shelf, home.shelf_id, donated_bytes=wish.size_bytes)
+        )
+        crunch = ThreadCrunch(_SHELF_THREADS)
+        store = DiskContracts(home.contracts)
+        keeper = Keeper(self.identity, self._shelf, store, allowed=self._allowed, crunch=crunch, wall=SystemWall())
+        self._services["scrubber"] = Scrubber(self._shelf, crunch, SystemEntropy(), keeper.note_lost).run
+        return keeper
+
+    def _heed(self, settings: Settings) -> None:
+        """Take from the settings what may change while we run."""
+        self._allowed.clear()  # and filled again without an await: the keeper looks at it
+        self._allowed.update({OwnerId(bytes.fromhex(owner)): size for owner, size in settings.allow.items()})
+        self._allowed.update(self._wish.flags)
+        self._dial = {NodeId(bytes.fromhex(node)): (address,) for node, address in settings.dial.items()}
+        is_flag = self._wish.size_bytes != self._wish.settings.give_size  # which wins over the file
+        if self._shelf is not None and not is_flag and settings.give_size != self._shelf.donated_bytes:
+            self._shelf.donated_bytes = settings.give_size
+            log.info("up to %s for friends from now on", format_size(settings.give_size))
+
+    def _wanted(self) -> Mapping[NodeId, Sequence[str]]:
+        own = self.identity.node
+        return {node: places for node, places in self._dial.items() if node != own and not self.is_dialled(node)}
+
+
+@asynccontextmanager
+async def giving(home: Home, wish: GivingWish, identity: Identity, pacer: Pacer) -> AsyncIterator[Giving]:
+    """Serve friends as long as the block runs. The caller holds the home.
+
+    Raises:
+        InUse: the port is taken. AlreadyThere: the shelf's directory holds something else. BadFormat, DiskFault …
+    """
+    async with AsyncExitStack() as stack:
+        listener = await stack.enter_async_context(listening(wish.listen, identity.key)) if wish.listen else None
+        made = Giving(home, wish, identity, pacer)
+        await made.open(listener)  # makes directories: not before the port is ours
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        stack.callback(nursery.cancel_scope.cancel)
+        nursery.start_soon(made.run)
+        yield made
+
+
+async def _keep_running(name: str, service: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await service()
+            return
+        except Exception:
+            log.exception("the service %s failed and is started again", name)
+        await trio.sleep(_RESTART_S)

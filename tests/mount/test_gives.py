@@ -1,0 +1,79 @@
+"""Two friends with one process each: both mount, and each keeps what the other stores."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+
+from bitdustfs.edges.config import store
+from bitdustfs.edges.home import Home
+from bitdustfs.edges.keys_disk import identity_of, read_keys
+from tests.mount.support import Mount
+
+CONTENT = random.Random(1).randbytes(1 << 20)  # nothing in it is twice
+
+
+class Friend(Mount):
+    """A mount that gives. `settings` are those of its configuration."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settings: dict[str, str] = {}
+
+    def __enter__(self) -> Friend:  # started by the test, when it knows where the other one is
+        self._prepare()
+        self.identity = identity_of(read_keys(Home(self.state)))
+        return self
+
+    def give(self, **settings: str) -> str:
+        """Mount, and return the line that says where it can be reached; "" if nowhere."""
+        for key, value in settings.items():
+            store(Home(self.state).config, key.replace("__", "."), value)
+        self.start()
+        while "give" in "".join(settings):
+            if (said := self.said()).startswith("Friends reach") or not said:
+                return said.rpartition(" ")[2].rstrip(".")
+            if "give__listen" not in settings and said.startswith("Keeps up to"):
+                return ""
+        return ""
+
+    def run(self, *words: str) -> str:
+        command = [sys.executable, "-m", "bitdustfs.cli.main", "--home", str(self.state), *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def hire(self, place: str) -> None:
+        """Hire one that is allowed to be dialled, or dials us: then when it has."""
+        for _ in range(100):
+            command = [sys.executable, "-m", "bitdustfs.cli.main", "--home", str(self.state)]
+            done = subprocess.run([*command, "hire", place, "--size", "1G"], capture_output=True, check=False)
+            if done.returncode == 0:
+                return
+            time.sleep(0.2)
+        raise AssertionError(done.stderr.decode())
+
+
+def test_friend_behind_a_firewall_gives_and_takes_in_one_process() -> None:
+    with Friend() as anna, Friend() as boris:
+        allow = f"allow.{boris.identity.owner.hex()}"
+        reach = anna.give(give__listen="127.0.0.1:0", give__size="2G", **{allow: "1G"})
+        assert reach.startswith(anna.identity.node.hex() + "@127.0.0.1:")
+        where = reach.partition("@")[2]
+        allow, dial = f"allow.{anna.identity.owner.hex()}", f"dial.{anna.identity.node.hex()}"
+        boris.give(give__size="2G", **{allow: "1G", dial: where})
+        anna.hire(boris.identity.node.hex())  # which cannot be dialled
+        boris.hire(reach)
+        for friend, other in ((anna, boris), (boris, anna)):
+            (friend.path / "letter").write_bytes(CONTENT)
+            friend.run("sync", str(friend.path))
+            assert json.loads(friend.run("status", "--json", str(friend.path)))["state"] == "safe"
+            kept = sum(file.stat().st_size for file in (other.state / "shelf").rglob("*") if file.is_file())
+            assert kept > len(CONTENT)
+        boris.run("cache", "drop", str(boris.path))
+        anna.run("cache", "drop", str(anna.path))
+        assert (anna.path / "letter").read_bytes() == CONTENT
+        assert (boris.path / "letter").read_bytes() == CONTENT
