@@ -60,6 +60,8 @@ raise SystemExit(not os.path.exists(sysconfig.get_path("include") + "/Python.h")
             command -v setfattr >/dev/null || echo attr
             command -v sqlite3 >/dev/null || echo sqlite3
             command -v man >/dev/null || echo man-db
+            PATH=$PATH:/usr/sbin:/sbin command -v ip >/dev/null || echo iproute2
+            PATH=$PATH:/usr/sbin:/sbin command -v nft >/dev/null || echo nftables
             ;;
         esac
     done | tr ' ' '\n' | sort -u

@@ -1,0 +1,1 @@
+"""Between hosts: real network namespaces, each with its own addresses and routes."""
