@@ -778,6 +778,18 @@ class ContractStore(Protocol):
         ...
 
 
+class InvitationStore(Protocol):
+    """The invitations that we made, as core/invited writes them, by their marks. Blocking."""
+
+    def invitation(self, mark: bytes) -> bytes | None:
+        """As it is kept now; None: there is none. Raises DiskFault, Unavailable."""
+        ...
+
+    def replace_invitation(self, mark: bytes, before: bytes, after: bytes) -> bool:
+        """Replace, durably. False: it is not as `before` any more, and was left alone. Raises DiskFull, DiskFault."""
+        ...
+
+
 class Link(Protocol):
     """An authenticated, encrypted byte stream to one node. TLS in reality, memory in tests."""
 
@@ -807,6 +819,10 @@ class Link(Protocol):
 class Dialer(Protocol):
     async def dial(self, address: str, expected: NodeId) -> Link:
         """Connect and check who answers. The caller sets the deadline. Raises PeerGone, WrongPeer."""
+        ...
+
+    async def dial_front(self, address: str, front: bytes) -> Link:
+        """Connect and check that the id of who answers begins with these FRONT_BYTES or more. Else as `dial`."""
         ...
 
     async def dial_bulk(self, address: str, peer: NodeId, bulk: BulkPass) -> Link:

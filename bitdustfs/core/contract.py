@@ -97,6 +97,10 @@ class Contract:
     def is_signed_by_both(self) -> bool:
         return len(self.signers) == 2
 
+    def gives(self, owner: OwnerId) -> int:
+        """The bytes that an owner gives by this contract; 0 if he is no party of it."""
+        return sum(party.gives_bytes for party in (self.terms.first, self.terms.second) if party.owner == owner)
+
     def allowance(self, owner: OwnerId, shelf: NodeId) -> Allowance | None:
         """What `owner` may store on the node `shelf` by this contract; None: nothing was agreed."""
         if not self.is_signed_by_both:

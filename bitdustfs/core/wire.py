@@ -27,10 +27,11 @@ from bitdustfs.core.certificate import CERTIFICATE_BYTES
 from bitdustfs.core.contract import CONTRACT_BYTES
 from bitdustfs.core.fragment import HASH_BYTES, MAX_FRAGMENT_BYTES, leaf_count
 from bitdustfs.core.head import LINK_BYTES, MAX_HEAD_BYTES, MAX_KEPT_BYTES
+from bitdustfs.core.invited import MAX_ADDRESSES
 from bitdustfs.errors import ProtocolViolation
 from bitdustfs.model import LEAF_BYTES
 
-PROTOCOL_VERSION: Final = 4
+PROTOCOL_VERSION: Final = 5
 MAX_HEADER_BYTES: Final = 64 * 1024
 MAX_BODY_BYTES: Final = MAX_FRAGMENT_BYTES + HASH_BYTES * leaf_count(MAX_FRAGMENT_BYTES)
 HELLO_HEADER_BYTES: Final = 4 * 1024  # before HELLO nobody is anybody: the smallest budget that holds one
@@ -145,6 +146,25 @@ class GetHead(_Message, frozen=True, tag=10):
     """Ask for the caller's head."""
 
 
+class Knock(_Message, frozen=True, tag=11):
+    """Somebody has an invitation of ours (core/invitation) and wants to show it."""
+
+    mark: Bytes16
+    nonce: Bytes32
+
+
+class Join(_Message, frozen=True, tag=12):
+    """Show that one has the invitation knocked with; and agree, if there is a contract, else ask for the terms."""
+
+    mark: Bytes16
+    proof: Bytes32
+    addresses: Annotated[tuple[Word, ...], Meta(max_length=MAX_ADDRESSES)]  # ADDR:PORT where it can be dialled
+    contract: Annotated[bytes, Meta(max_length=CONTRACT_BYTES)]  # signed by the first party, or empty
+
+    def __repr__(self) -> str:
+        return "Join(…)"
+
+
 class Done(_Message, frozen=True, tag=128):
     """PING, PUT, PUT_HEAD: done. What was to be kept is durable."""
 
@@ -196,6 +216,27 @@ class HeadIs(_Message, frozen=True, tag=136):
     head_bytes: Annotated[int, Meta(ge=0, le=MAX_HEAD_BYTES)]
 
 
+class Challenge(_Message, frozen=True, tag=137):
+    """KNOCK: the answer's nonce, whether there is such an invitation or not."""
+
+    nonce: Bytes32
+
+
+class Joined(_Message, frozen=True, tag=138):
+    """JOIN: what the side that invites shows, offers and needs; and the contract that there is, signed by both."""
+
+    proof: Bytes32
+    offers: U63  # bytes, at most
+    needs: U63  # bytes, at most
+    contract: Annotated[bytes, Meta(max_length=CONTRACT_BYTES)]  # empty: none yet
+    is_done: bool  # this contract came of this invitation: nothing is left to agree on
+    seen: Word  # ADDR:PORT from which the side that joins came
+    reached: Word  # ADDR:PORT at which it could be dialled; empty: at none, or it was not tried
+
+    def __repr__(self) -> str:
+        return "Joined(…)"
+
+
 class Refusal(_Message, frozen=True, tag=134):
     code: Refused
     text: Annotated[str, Meta(max_length=200)]
@@ -203,8 +244,8 @@ class Refusal(_Message, frozen=True, tag=134):
     proof: Annotated[bytes, Meta(max_length=CERTIFICATE_BYTES)] = b""  # STALE: a certificate of that epoch
 
 
-Request: TypeAlias = Ping | Put | Get | Delete | List | Stat | Propose | Bulk | PutHead | GetHead
-Answer: TypeAlias = Done | Found | Deleted | Listed | Status | Agreed | Refusal | Ticket | HeadIs
+Request: TypeAlias = Ping | Put | Get | Delete | List | Stat | Propose | Bulk | PutHead | GetHead | Knock | Join
+Answer: TypeAlias = Done | Found | Deleted | Listed | Status | Agreed | Refusal | Ticket | HeadIs | Challenge | Joined
 Message: TypeAlias = Hello | Request | Answer
 
 ANSWERS: Mapping[type[Request], type[Answer]] = MappingProxyType(
@@ -219,6 +260,8 @@ ANSWERS: Mapping[type[Request], type[Answer]] = MappingProxyType(
         Bulk: Ticket,
         PutHead: Done,
         GetHead: HeadIs,
+        Knock: Challenge,
+        Join: Joined,
     }
 )
 

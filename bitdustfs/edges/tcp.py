@@ -20,6 +20,7 @@ import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bitdustfs.core.bulk import MAGIC
+from bitdustfs.core.invitation import FRONT_BYTES
 from bitdustfs.edges.bulk_link import BulkLink, read_ticket
 from bitdustfs.edges.tls import TlsLink, context_for, shake_hands, why
 from bitdustfs.errors import BadRequest, Forbidden, InUse, PeerError, PeerGone, ProtocolViolation, WrongPeer
@@ -55,12 +56,20 @@ class TcpDialer:
             PeerGone: nobody is there, or no TLS 1.3 of ours. WrongPeer: somebody else is there.
             BadRequest: the address is none.
         """
-        transport = await _connect(address, expected)
+        return await self._dial(address, expected)
+
+    async def dial_front(self, address: str, front: bytes) -> TlsLink:
+        """Connect to ADDR:PORT and check that the id of who answers begins like this. Else as `dial`."""
+        assert len(front) >= FRONT_BYTES
+        return await self._dial(address, front)
+
+    async def _dial(self, address: str, front: bytes) -> TlsLink:
+        transport = await _connect(address, front)
         link = await shake_hands(transport, self._context, address, server_side=False)
-        if not hmac.compare_digest(link.peer, expected):
+        if not hmac.compare_digest(link.peer[: len(front)], front):
             await trio.aclose_forcefully(transport)
-            named = short if short(link.peer) != short(expected) else bytes.hex  # one digit may be mistyped
-            raise WrongPeer(peer=f"{named(link.peer)} at {address}", expected=named(expected))
+            named = short if short(link.peer) != short(front) else bytes.hex  # one digit may be mistyped
+            raise WrongPeer(peer=f"{named(link.peer)} at {address}", expected=named(front))
         return link
 
     async def dial_bulk(self, address: str, peer: NodeId, bulk: BulkPass) -> BulkLink:
@@ -246,7 +255,7 @@ def join_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-async def _connect(address: str, peer: NodeId) -> trio.SocketStream:
+async def _connect(address: str, peer: bytes) -> trio.SocketStream:
     """Raises PeerGone, BadRequest."""
     if not address:
         raise PeerGone(peer=short(peer), what="it is not connected, and nobody knows its address")

@@ -128,6 +128,8 @@ class Keeper:
 
     def admit(self, caller: Certificate, request: wire.Request) -> Refusal | None:
         """Decide before the body comes; for PUT reserve its room."""
+        if isinstance(request, wire.Knock | wire.Join):
+            return Refusal(Refused.NOT_ALLOWED, "nobody is taken in here")
         if caller.role not in _ROLES[type(request)]:
             return Refusal(Refused.NOT_ALLOWED, f"a {caller.role.name.lower()} may not do that")
         if (refusal := self._outdates(caller, request)) is not None:
@@ -191,7 +193,10 @@ class Keeper:
             case wire.Stat():
                 return await self._status(caller.owner)
             case wire.Propose():
-                return await self._agree(caller, request)
+                allowed = self._allowed.get(caller.owner, 0)
+                if not allowed:
+                    return Refusal(Refused.NOT_ALLOWED, "this owner is not on our list of customers")
+                return await self.agree(caller, request.contract, allowed)
             case wire.Bulk():
                 return Refusal(Refused.UNAVAILABLE, "there are no bulk connections here")
             case _:
@@ -250,10 +255,10 @@ class Keeper:
 
     # -- contracts ------------------------------------------------------------------------------------------
 
-    async def _agree(self, caller: Certificate, request: wire.Propose) -> wire.Answer:
-        """Countersign a proposal if our list of owners allows it, and answer only when it is kept durably."""
+    async def agree(self, caller: Certificate, raw: bytes, allowed_bytes: int) -> wire.Agreed | Refusal:
+        """Countersign a proposal that asks for no more than that, and answer only when it is kept durably."""
         try:
-            proposal = contract.parse(request.contract)
+            proposal = contract.parse(raw)
         except BadFormat as bad:
             return Refusal(Refused.BAD_REQUEST, str(bad)[:200])
         owner = caller.owner
@@ -264,7 +269,7 @@ class Keeper:
             kept = self._contracts.get(owner)
             if kept is not None and kept.digest == proposal.digest:
                 return wire.Agreed(kept.raw)  # our first answer was lost
-            refusal = self._judge(caller, proposal, kept) or await self._lacks_room(owner, proposal)
+            refusal = self._judge(caller, proposal, kept, allowed_bytes) or await self._lacks_room(owner, proposal)
             if refusal is not None:
                 log.warning("refused a contract with owner %s: %s", short(owner), refusal.text)
                 return refusal
@@ -276,7 +281,7 @@ class Keeper:
         log.info("contract with owner %s: %d bytes", short(owner), signed.terms.second.gives_bytes)
         return wire.Agreed(signed.raw)
 
-    def _judge(self, caller: Certificate, proposal: Contract, kept: Contract | None) -> Refusal | None:
+    def _judge(self, caller: Certificate, proposal: Contract, kept: Contract | None, allowed: int) -> Refusal | None:
         """Say what speaks against a proposal."""
         terms = proposal.terms
         we, they = terms.second, terms.first
@@ -291,9 +296,6 @@ class Keeper:
             return Refusal(Refused.BAD_REQUEST, "the proposal does not follow our newest contract")
         if terms.until_s and terms.until_s <= self._now_s():
             return Refusal(Refused.BAD_REQUEST, "the proposal ends in the past")
-        allowed = self._allowed.get(caller.owner, 0)
-        if not allowed:
-            return Refusal(Refused.NOT_ALLOWED, "this owner is not on our list of customers")
         if we.gives_bytes > allowed:
             return Refusal(Refused.NOT_ALLOWED, f"at most {allowed} bytes are for this owner")
         if we.gives_fragments > contract.fragments_for(we.gives_bytes):

@@ -19,6 +19,7 @@ from bitdustfs.engine.budget import Memory
 from bitdustfs.engine.bulk import Door, Seats
 from bitdustfs.engine.connections import Connections
 from bitdustfs.engine.handler import Handler
+from bitdustfs.engine.inviting import Host
 from bitdustfs.engine.pacer import Pacer
 from bitdustfs.engine.peer import Peer
 from bitdustfs.errors import PeerError, PeerGone
@@ -40,6 +41,7 @@ class Reception:
         on_peer: called with each greeted connection before it is served, as `Suppliers.adopt`.
         connections: where they are noted.
         entropy: for the tickets of bulk connections; None: there are none.
+        host: takes in who has an invitation; None: nobody does.
     """
 
     def __init__(
@@ -53,9 +55,11 @@ class Reception:
         entropy: Entropy | None = None,
         pacer: Pacer | None = None,
         connections: Connections | None = None,
+        host: Host | None = None,
     ) -> None:
         self._identity = identity
         self._handler = handler
+        self._host = host
         self._knows = knows
         self._on_peer = on_peer
         self._memory = memory or Memory()
@@ -84,9 +88,16 @@ class Reception:
                 self._connections += 1
                 nursery.start_soon(self._serve, link, listener)
 
-    def door(self, listener: Listener) -> Door:
-        """A handler for one more connection with somebody who could dial `listener`, whoever dialled this one."""
-        return Door(self._handler, listener, self._seats, self._identity, self._memory, self._entropy, self._pacer)
+    def door(self, listener: Listener, came_from: str | None = None) -> Door:
+        """A handler for one more connection with somebody who could dial `listener`, whoever dialled this one.
+
+        Args:
+            came_from: ADDR:PORT of one who dialled us, and may join.
+        """
+        handler = self._handler
+        if self._host is not None and came_from is not None:
+            handler = self._host.doorstep(handler, came_from)
+        return Door(handler, listener, self._seats, self._identity, self._memory, self._entropy, self._pacer)
 
     def _make_room(self) -> bool:
         oldest = next(iter(self._unknown), None)
@@ -101,7 +112,7 @@ class Reception:
         self._unknown[scope] = None
         try:
             with scope:
-                door = self.door(listener)
+                door = self.door(listener, link.address)
                 peer = Peer(link, self._identity, door, self._memory, pacer=self._pacer, features=door.features)
                 with trio.fail_after(HELLO_S):
                     await peer.greet()

@@ -209,6 +209,9 @@ class MemoryDialer:
     async def dial(self, address: str, expected: NodeId) -> MemoryLink:
         return await self._network.connect(self._node, address, expected)
 
+    async def dial_front(self, address: str, front: bytes) -> MemoryLink:
+        return await self._network.connect(self._node, address, front)
+
     async def dial_bulk(self, address: str, peer: NodeId, bulk: BulkPass) -> MemoryLink:
         return await self._network.connect_bulk(self._node, address, peer, bulk)
 
@@ -288,10 +291,10 @@ class MemoryNetwork:
                 return self._breaks[pair]
         return None
 
-    async def connect(self, node: NodeId, address: str, expected: NodeId) -> MemoryLink:
-        """What `MemoryDialer.dial` does."""
+    async def connect(self, node: NodeId, address: str, expected: bytes) -> MemoryLink:
+        """What `MemoryDialer.dial` does, and `dial_front`."""
         listener = await self._reach(node, address, expected)
-        if listener.node != expected:
+        if not listener.node.startswith(expected):
             raise WrongPeer(peer=f"{short(listener.node)} at {address}", expected=short(expected))
         return self._pair(node, listener, address, listener.waiting_in)
 
@@ -305,7 +308,7 @@ class MemoryNetwork:
             raise ProtocolViolation(peer=f"{short(peer)} at {address}", what="it has other keys")
         return self._pair(node, listener, address, come, is_bulk=True)
 
-    async def _reach(self, node: NodeId, address: str, expected: NodeId, *, is_bulk: bool = False) -> MemoryListener:
+    async def _reach(self, node: NodeId, address: str, expected: bytes, *, is_bulk: bool = False) -> MemoryListener:
         listener = self._listeners.get(address)
         trouble = self.breaks(node, listener.node, is_bulk=is_bulk) if listener else None
         if trouble is Break.SILENCE:
@@ -327,13 +330,18 @@ class MemoryNetwork:
     ) -> MemoryLink:
         there, back = _Direction(), _Direction()
         ours = MemoryLink(self, node, listener.node, address, there, back, is_bulk=is_bulk)
-        theirs = MemoryLink(self, listener.node, node, f"dialled-{short(node)}", back, there, is_bulk=is_bulk)
+        theirs = MemoryLink(self, listener.node, node, self._source(node), back, there, is_bulk=is_bulk)
         try:
             come.send_nowait(theirs)
         except (trio.WouldBlock, trio.BrokenResourceError):
             raise PeerGone(peer=f"{short(listener.node)} at {address}", what="connection refused") from None
         self._links |= {ours, theirs}
         return ours
+
+    def _source(self, node: NodeId) -> str:
+        """Where a connection of a node comes from: the host at which it listens, if it does."""
+        address = next((address for address, each in self._listeners.items() if each.node == node), None)
+        return f"{address.rpartition(':')[0]}:50000" if address is not None else f"dialled-{short(node)}"
 
     def forget(self, link: MemoryLink) -> None:
         self._links.discard(link)
