@@ -193,10 +193,7 @@ class Keeper:
             case wire.Stat():
                 return await self._status(caller.owner)
             case wire.Propose():
-                allowed = self._allowed.get(caller.owner, 0)
-                if not allowed:
-                    return Refusal(Refused.NOT_ALLOWED, "this owner is not on our list of customers")
-                return await self.agree(caller, request.contract, allowed)
+                return await self.agree(caller, request.contract, self._allowed.get(caller.owner) or None)
             case wire.Bulk():
                 return Refusal(Refused.UNAVAILABLE, "there are no bulk connections here")
             case _:
@@ -255,8 +252,12 @@ class Keeper:
 
     # -- contracts ------------------------------------------------------------------------------------------
 
-    async def agree(self, caller: Certificate, raw: bytes, allowed_bytes: int) -> wire.Agreed | Refusal:
-        """Countersign a proposal that asks for no more than that, and answer only when it is kept durably."""
+    async def agree(self, caller: Certificate, raw: bytes, allowed_bytes: int | None) -> wire.Agreed | Refusal:
+        """Countersign a proposal that asks for no more than that, and answer only when it is kept durably.
+
+        Args:
+            allowed_bytes: None: nothing is agreed on with this owner.
+        """
         try:
             proposal = contract.parse(raw)
         except BadFormat as bad:
@@ -281,7 +282,9 @@ class Keeper:
         log.info("contract with owner %s: %d bytes", short(owner), signed.terms.second.gives_bytes)
         return wire.Agreed(signed.raw)
 
-    def _judge(self, caller: Certificate, proposal: Contract, kept: Contract | None, allowed: int) -> Refusal | None:
+    def _judge(
+        self, caller: Certificate, proposal: Contract, kept: Contract | None, allowed: int | None
+    ) -> Refusal | None:
         """Say what speaks against a proposal."""
         terms = proposal.terms
         we, they = terms.second, terms.first
@@ -296,6 +299,8 @@ class Keeper:
             return Refusal(Refused.BAD_REQUEST, "the proposal does not follow our newest contract")
         if terms.until_s and terms.until_s <= self._now_s():
             return Refusal(Refused.BAD_REQUEST, "the proposal ends in the past")
+        if allowed is None:
+            return Refusal(Refused.NOT_ALLOWED, "this owner is not on our list of customers")
         if we.gives_bytes > allowed:
             return Refusal(Refused.NOT_ALLOWED, f"at most {allowed} bytes are for this owner")
         if we.gives_fragments > contract.fragments_for(we.gives_bytes):

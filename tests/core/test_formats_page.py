@@ -26,6 +26,7 @@ from bitdustfs.core import (
     erasure,
     fragment,
     head,
+    invitation,
     keys,
     owner_record,
     phrase,
@@ -35,6 +36,7 @@ from bitdustfs.core import (
 )
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.contract import Party, Terms
+from bitdustfs.core.invitation import Line
 from bitdustfs.core.keyfile import NodeKeys, decode_keys, encode_keys
 from bitdustfs.core.owner_record import Keeper, OwnerRecord
 from bitdustfs.core.replica import DeltaRef, HeadContent, Manifest, ObjectRef, SupplierEntry
@@ -102,6 +104,8 @@ class Cast:
         self.block_id = BlockId(given("block_id"))
         self.chunk = given("chunk")
         self.customer_seed = given("customer_seed")
+        self.token = given("token")
+        self.nonces = {"host_nonce": given("host_nonce"), "guest_nonce": given("guest_nonce")}
         self.bulk = BulkPass(given("bulk_ticket"), given("bulk_key"), given("bulk_other_key"))
         self.packed = {kind: given(f"{kind}_packed") for kind in OBJECTS}
         self.ids = {kind: BlockId(given(f"{kind}_id")) for kind in (*OBJECTS, "head")}
@@ -197,12 +201,25 @@ class Cast:
         )
         return addresses, sealed
 
+    def proofs(self) -> tuple[bytes, bytes]:
+        """Of the guest, and of the host."""
+        ticket, host, guest = invitation.ticket_of(self.token), self.supplier.node, self.customer.node
+        return (
+            invitation.guest_proof(ticket, host, guest, **self.nonces),
+            invitation.host_proof(ticket, host, guest, **self.nonces),
+        )
+
     def messages(self) -> Mapping[str, wire.Message]:
         """One message of each kind."""
         name, root = bytes(self.fragment_name()), bytes(fragment.root(FRAGMENT))
         proposal = self.proposal()
         signed = contract.countersign(self.supplier, proposal)
+        mark, (guest_proof, host_proof) = invitation.ticket_of(self.token).mark, self.proofs()
         return {
+            "knock": wire.Knock(mark, self.nonces["guest_nonce"]),
+            "challenge": wire.Challenge(self.nonces["host_nonce"]),
+            "join": wire.Join(mark, guest_proof, ("198.51.100.2:4878",), b""),
+            "joined": wire.Joined(host_proof, GIB, GIB, b"", False, "198.51.100.2:50000", ""),
             "hello": wire.Hello(wire.PROTOCOL_VERSION, self.customer.certificate.raw, (), "bitdustfs 0.1"),
             "put_head": wire.PutHead(len(self.heads()[1].raw), EPOCH),
             "get_head": wire.GetHead(),
@@ -247,6 +264,7 @@ def made(cast: Cast, directory: Path) -> dict[str, str]:
             _blocks(cast),
             _fragments(cast, directory),
             _papers(cast),
+            _invitation(cast),
             _heads(cast),
             _records(cast),
             _replica(cast),
@@ -318,6 +336,19 @@ def _papers(cast: Cast) -> dict[str, str | bytes]:
         "contract.digest": proposal.digest,
         "contract.proposal_blake3": blake3(proposal.raw).digest(),
         "contract.signed_blake3": blake3(contract.countersign(cast.supplier, proposal).raw).digest(),
+    }
+
+
+def _invitation(cast: Cast) -> dict[str, str | bytes]:
+    front, ticket = cast.supplier.node[:16], invitation.ticket_of(cast.token)
+    guest_proof, host_proof = cast.proofs()
+    return {
+        "invitation.line": invitation.write_line(Line(front, cast.token, "192.0.2.1", 4878)),
+        "invitation.line_ipv6": invitation.write_line(Line(front, cast.token, "2001:db8::1", 4878)),
+        "invitation.mark": ticket.mark,
+        "invitation.key": ticket.key,
+        "invitation.guest_proof": guest_proof,
+        "invitation.host_proof": host_proof,
     }
 
 

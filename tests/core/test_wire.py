@@ -39,6 +39,10 @@ EVERY_MESSAGE: list[tuple[wire.Message, bytes]] = [
     (wire.Agreed(b"contract"), b""),
     (wire.Refusal(wire.Refused.QUOTA, "full"), b""),
     (wire.Ticket(NAME[:16], ROOT), b""),
+    (wire.Knock(NAME[:16], ROOT), b""),
+    (wire.Challenge(ROOT), b""),
+    (wire.Join(NAME[:16], ROOT, ("192.0.2.7:4878",), b"contract"), b""),
+    (wire.Joined(ROOT, 1, 2, b"contract", True, "192.0.2.7:50000", ""), b""),
 ]
 # Vectors that must never change: frames with id 7, of PUT with its body.
 VECTORS = {

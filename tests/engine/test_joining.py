@@ -37,7 +37,7 @@ from bitdustfs.model import OwnerId, Role
 from bitdustfs.testing.clock import FakeWall, InlineCrunch
 from bitdustfs.testing.entropy import SeededEntropy
 from bitdustfs.testing.invitations import MemoryInvitations
-from bitdustfs.testing.network import MemoryNetwork
+from bitdustfs.testing.network import MemoryListener, MemoryNetwork
 from bitdustfs.testing.shelf import MemoryContracts, MemoryShelf
 from bitdustfs.testing.swarm import make_identity
 
