@@ -104,9 +104,9 @@ async def test_who_may_store_and_how_much_follows_the_file(tmp_path: Path) -> No
             while True:
                 try:
                     await side.hire(where, BORIS.node, 2 * MIB)
+                    await side.hire(where, BORIS.node, MIB)
                 except PeerFull:
                     break
-                await side.hire(where, BORIS.node, MIB)
                 await trio.sleep(0.1)
             nursery.cancel_scope.cancel()
 
