@@ -43,6 +43,7 @@ from bitdustfs.model import (
     NodeId,
     Observation,
     OwnerId,
+    RecordId,
     RestoreReport,
     Root,
     Sparse,
@@ -847,6 +848,39 @@ class Listener(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+
+
+class Directory(Protocol):
+    """Where anybody may look up records (see core/record). It promises nothing: at worst it is silent.
+
+    Nothing that a person waits for may wait for it without a deadline of its own.
+    """
+
+    async def publish(self, record: bytes) -> int:
+        """Give a record to those who keep its id. The caller sets the deadline.
+
+        Returns:
+            how many others keep it, or a newer one.
+        Raises:
+            BadFormat: it is no record.
+        """
+        ...
+
+    async def find(self, record_id: RecordId) -> bytes | None:
+        """The newest valid record under this id that anybody shows. The caller sets the deadline."""
+        ...
+
+    async def join(self, addresses: Sequence[str]) -> int:
+        """Get to know who is at these addresses, ADDR:PORT. The caller sets the deadline.
+
+        Returns:
+            how many answered.
+        """
+        ...
+
+    def pin(self, ids: Iterable[RecordId]) -> None:
+        """Say which records are kept here whoever brings others, and are handed on first."""
+        ...
 
 
 class Wall(Protocol):
