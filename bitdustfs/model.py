@@ -200,7 +200,7 @@ class BlockRow:
     suite: Suite
     code: Code  # k is fixed for life; n is the wish
     length: int  # bytes with padding, before coding
-    roots: tuple[Root, ...]  # of fragments 0 … n−1
+    roots: tuple[Root, ...]  # of every fragment that was ever made, 0 … at least k−1; n may be more, or less
 
 
 class FragmentState(IntEnum):

@@ -240,6 +240,35 @@ class Catalog(Protocol):
         """At most `limit` blocks of files with less than 1 MiB of chunks, the smallest first."""
         ...
 
+    # -- codes ---------------------------------------------------------------------------------------------
+    def wishes(self, block: BlockNo) -> Sequence[tuple[ChunkNo, frozenset[Code | None]]]:
+        """The chunks in a block of files, each with the codes of the files that it is in; None: the volume's.
+
+        Of a chunk in very many files not all are asked; then the block's own code is among them.
+        """
+        ...
+
+    def mark_blocks(self, blocks: Iterable[BlockNo]) -> None:
+        """Note that these blocks of files are to be coded anew."""
+        ...
+
+    def unmark_blocks(self, blocks: Iterable[BlockNo]) -> None:
+        """Note no more that they are."""
+        ...
+
+    def marked_blocks(self, limit: int, after: BlockNo) -> Sequence[BlockNo]:
+        """At most `limit` of the blocks above `after` that are to be coded anew."""
+        ...
+
+    def is_marked(self, block: BlockNo) -> bool:
+        """Whether a block is to be coded anew."""
+        ...
+
+    def count_marked(self) -> tuple[int, int]:
+        """(blocks that are to be coded anew, bytes of plaintext in them)."""
+        ...
+
+    # -- what is to be let go ------------------------------------------------------------------------------
     def put_releases(self, fragments: Iterable[tuple[SupplierNo, FragmentName]], change: int) -> None:
         """Note fragments that are to be let go once a change is safe; 0: at once. The later change counts."""
         ...

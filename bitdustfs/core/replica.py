@@ -193,15 +193,14 @@ def unseal(seal: BlockSeal, place: Placed, block: bytes) -> bytes:
 
 
 def reference(row: BlockRow, content_bytes: int, fragments: Iterable[FragmentRow]) -> ObjectRef:
-    """Refer to a block of the replica."""
-    at = [0] * row.code.n
+    """Refer to a block of the replica, and to all its fragments that were ever made: n may be less by now."""
+    n = len(row.roots)
+    at = [0] * n
     for each in fragments:
-        if each.state is FragmentState.HELD and each.index < row.code.n:
+        if each.state is FragmentState.HELD and each.index < n:
             at[each.index] = each.supplier
     roots = b"".join(row.roots[:1] if len(set(row.roots)) == 1 else row.roots)
-    return ObjectRef(
-        bytes(row.block_id), int(row.suite), row.code.k, row.code.n, row.length, content_bytes, roots, tuple(at)
-    )
+    return ObjectRef(bytes(row.block_id), int(row.suite), row.code.k, n, row.length, content_bytes, roots, tuple(at))
 
 
 def code_for(content_bytes: int, suppliers: int, fragments: int, losses: int) -> Code:
@@ -214,6 +213,16 @@ def code_for(content_bytes: int, suppliers: int, fragments: int, losses: int) ->
     """
     n = min(suppliers, max(fragments, copies_needed(suppliers, losses)))
     return Code(1 if content_bytes <= COPY_BYTES else max(1, n - losses), n)
+
+
+def kept_n(code: Code, suppliers: int, losses: int) -> int:
+    """How many fragments an object keeps when there are fewer suppliers: it goes on surviving what any file does.
+
+    Args:
+        suppliers: how many there are and are to come.
+    """
+    n = min(code.n, suppliers)
+    return n if n - code.k >= losses else code.n
 
 
 def compress(content: bytes) -> bytes:

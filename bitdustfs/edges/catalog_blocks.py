@@ -98,6 +98,7 @@ class Pair:
 
 REPLICATED = Pair("r_block", "r_fragment", "r_chunk", live="live")
 LOCAL = Pair("l_block", "l_fragment", "l_image")
+_UNMARK = "DELETE FROM l_recode WHERE block = ?"
 _BLOCKS = f"SELECT {_BLOCK_COLUMNS} FROM r_block WHERE block > ? ORDER BY block LIMIT ?"
 _LOCAL_BLOCKS = f"SELECT {_BLOCK_COLUMNS} FROM l_block ORDER BY block DESC"
 
@@ -171,6 +172,8 @@ class BlockTables(Store):
         with self.savepoint():
             for statement in (pair.drop_content, pair.drop_fragments, pair.drop_block):
                 self._change(statement, (block,))
+            if block > 0:
+                self._change(_UNMARK, (block,))
 
     def wanting_blocks(self, limit: int, after: Wanting | None = None) -> Sequence[Wanting]:
         """Blocks with fewer held fragments than their code's n, fewest above k first, local ones before others."""

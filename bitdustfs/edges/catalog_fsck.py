@@ -67,6 +67,12 @@ _SUMS = {
 }
 
 
+def _no_root(pair: str) -> str:
+    """What is true of a row of fragments with an index of which its block has no root; WANTED ones need none yet."""
+    roots = f"(SELECT length(b.roots) / 32 FROM {pair}_block b WHERE b.block = {pair}_fragment.block)"
+    return f"(idx < 0 OR state <> {int(FragmentState.WANTED)} AND idx >= {roots})"
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One kind of thing that is wrong."""
@@ -136,10 +142,22 @@ _RULES: Final = (
         _Rule(
             f"blocks{of} have a code, a suite or roots that cannot be",
             f"""SELECT block FROM {pair}_block WHERE NOT (1 <= k AND k <= n AND n <= 255 AND suite IN (1, 2)
-            AND length(roots) = 32 * n AND length(block_id) = 32)""",
+            AND length(roots) % 32 = 0 AND length(roots) BETWEEN 32 * k AND 32 * 255
+            AND length(block_id) = 32)""",
             is_mendable=False,
         )
         for of, pair in (("", "r"), (" of the replica", "l"))
+    ),
+    *(
+        _Rule(
+            f"fragments{of} have nothing that they can be checked by",
+            f"SELECT block || '/' || idx FROM {pair}_fragment WHERE {_no_root(pair)}",
+        )
+        for of, pair in (("", "r"), (" of the replica", "l"))
+    ),
+    _Rule(
+        "blocks are to be coded anew that are not there",
+        "SELECT block FROM l_recode WHERE block NOT IN (SELECT block FROM r_block)",
     ),
     _Rule("the root directory is gone", f"SELECT 1 WHERE {ROOT_INO} NOT IN ({_LIVE_DIRS})"),
     _Rule(
@@ -277,10 +295,12 @@ class CheckedCatalog(SqliteCatalog):
                 f"DELETE FROM {pair}_fragment WHERE block NOT IN (SELECT block FROM {pair}_block) "
                 "OR supplier NOT IN (SELECT supplier FROM r_supplier)"
             )
+            self._change(f"DELETE FROM {pair}_fragment WHERE {_no_root(pair)}")  # they are made again
             held = (
                 f"SELECT count(DISTINCT idx) FROM {pair}_fragment f WHERE f.block = {pair}_block.block AND state = 1"
             )
             self._change(f"UPDATE {pair}_block SET held = ({held}) WHERE held <> ({held})")
+        self._change("DELETE FROM l_recode WHERE block NOT IN (SELECT block FROM r_block)")
         self._change(f"UPDATE r_block SET live = {_LIVE_BYTES} WHERE live <> {_LIVE_BYTES}")
         self._raise_counters()
         self._undone()

@@ -1,8 +1,8 @@
 """The catalog in SQLite: `ports.Catalog` put together from its parts.
 
 `catalog_file` is the file and `catalog_store` its transactions; `catalog_tree`, `catalog_maps`, `catalog_blocks`,
-`catalog_unneeded`, `catalog_local`, `catalog_observed` and `catalog_replica` are the tables, explained in
-`schema.sql`.
+`catalog_unneeded`, `catalog_codes`, `catalog_local`, `catalog_observed` and `catalog_replica` are the tables,
+explained in `schema.sql`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 import apsw
 
 from bitdustfs.edges.catalog_blocks import BlockTables
+from bitdustfs.edges.catalog_codes import CodeTables
 from bitdustfs.edges.catalog_file import MEMORY
 from bitdustfs.edges.catalog_format import connect
 from bitdustfs.edges.catalog_image import SqliteImage
@@ -27,7 +28,9 @@ _VALUE = "SELECT value FROM r_value WHERE key = ?"
 _PUT_VALUE = "INSERT INTO r_value (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 
 
-class SqliteCatalog(TreeTables, MapTables, BlockTables, UnneededTables, LocalTables, ObservedTables, ReplicaTables):
+class SqliteCatalog(
+    TreeTables, MapTables, BlockTables, UnneededTables, CodeTables, LocalTables, ObservedTables, ReplicaTables
+):
     """The customer's database. See `ports.Catalog` for the promises and `Store` for the arguments."""
 
     def drop_inode(self, ino: Ino) -> None:

@@ -1,4 +1,4 @@
--- The catalog, format 5: every table and column with meaning, unit and invariant.
+-- The catalog, format 6: every table and column with meaning, unit and invariant.
 --
 -- r_… tables are replicated: their rows go to the suppliers as deltas and snapshots, and come back on recovery.
 -- l_… tables are local: they speak of this machine's spool, and of how the replicated tables get to the suppliers.
@@ -16,7 +16,7 @@
 -- Booleans do not occur; times are nanoseconds since 1970 UTC; ids are positive and never used twice.
 
 PRAGMA application_id = 0x42446673; -- "BDfs"
-PRAGMA user_version = 5;
+PRAGMA user_version = 6;
 
 -- Counters and sums.
 CREATE TABLE r_counter (
@@ -120,12 +120,13 @@ CREATE TABLE r_block (
     held     INTEGER NOT NULL, -- how many different idx of r_fragment are in state 1; kept equal by the same change
     live     INTEGER NOT NULL, -- bytes of plaintext in the slots that r_chunk names; kept equal by the same change
     k        INTEGER NOT NULL, -- fixed for life
-    n        INTEGER NOT NULL, -- the wish
+    n        INTEGER NOT NULL, -- the wish: how many different fragments are to be held; it may change
     suite    INTEGER NOT NULL, -- 1: AES-256-GCM, 2: ChaCha20-Poly1305
     scope    INTEGER NOT NULL, -- what shares one block key
     length   INTEGER NOT NULL, -- bytes with padding, before coding
     block_id BLOB    NOT NULL, -- 32 random bytes
-    roots    BLOB    NOT NULL  -- 32 bytes for each fragment, from index 0 on
+    roots    BLOB    NOT NULL  -- 32 bytes for each fragment that was ever made, from index 0 on: k of them at least.
+                               -- More than n where n was lowered, fewer where it was raised and nothing is made yet
 ) STRICT;
 CREATE INDEX r_block_wanting ON r_block (held - k) WHERE held < n; -- the repair queue, most urgent first
 CREATE INDEX r_block_by_health ON r_block (k, n, held); -- the histogram of `status`
@@ -265,6 +266,11 @@ CREATE TABLE l_fragment (
     PRIMARY KEY (block, idx, supplier)
 ) WITHOUT ROWID, STRICT;
 CREATE INDEX l_fragment_by_supplier ON l_fragment (supplier, state, block);
+
+-- Blocks that are to be coded anew: what in them wishes another k is written into other blocks.
+CREATE TABLE l_recode (
+    block INTEGER NOT NULL PRIMARY KEY -- r_block.block
+) STRICT;
 
 -- What this machine saw of its suppliers, so that a restart forgets no absence.
 CREATE TABLE l_observation (

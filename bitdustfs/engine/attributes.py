@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from bitdustfs.core.placement import parse_code
@@ -23,7 +24,7 @@ XATTR_VALUE_BYTES = 64 * 1024  # XATTR_SIZE_MAX of Linux
 XATTR_LIST_BYTES = 64 * 1024  # XATTR_LIST_MAX: names that listxattr could not return would be invisible
 XATTR_TOTAL_BYTES = 128 * 1024  # names and values of one inode; every catalog snapshot carries them
 STATE_XATTR = b"user.bitdustfs.state"  # virtual: how safe the file is; never listed, so that nobody copies it
-CODE_XATTR = b"user.bitdustfs.code"  # virtual: K/N of new blocks; what is made in a directory takes over its code
+CODE_XATTR = b"user.bitdustfs.code"  # virtual: K/N that is in force; what is in a directory takes over its code
 _OURS = b"user.bitdustfs."
 _USER = b"user."
 _PERMISSIONS = 0o7777
@@ -44,13 +45,20 @@ class Changes:
 
 
 class Attributes:
-    """Setting attributes of inodes."""
+    """Setting attributes of inodes.
+
+    Attributes:
+        usual: the code of files for which none was chosen; None: no supplier is hired.
+        on_code: called in the operation that sets the code of an inode, with what it was and its new code.
+    """
 
     def __init__(self, catalog: Catalog, journal: Journal, files: Contents, wall: Wall) -> None:
         self._catalog = catalog
         self._journal = journal
         self._files = files
         self._wall = wall
+        self.usual: Callable[[], Code | None] = lambda: None
+        self.on_code: Callable[[Inode, Code | None], None] = lambda _inode, _new: None
 
     async def set(self, ino: Ino, changes: Changes, *, by_root: bool = False) -> None:
         """Change attributes. The size comes first, because only it may wait or fail for want of space.
@@ -123,7 +131,9 @@ class Attributes:
 
     def drop_xattr(self, ino: Ino, name: bytes) -> None:
         """Remove an extended attribute. Raises FileError: ENODATA, ENOTSUP, EPERM."""
-        if name == CODE_XATTR and self.xattr(ino, name):
+        if name == CODE_XATTR:
+            if self._row(ino).code is None:
+                raise FileError(errno=errno.ENODATA, what="no code of its own is set here")
             self._set_code(ino, None)
             return
         _check_settable(name)
@@ -147,7 +157,8 @@ class Attributes:
     def _virtual(self, ino: Ino, name: bytes) -> bytes | None:
         inode = self._row(ino)
         if name == CODE_XATTR:
-            return str(inode.code).encode() if inode.code is not None else None
+            code = inode.code or self.usual() if inode.is_dir or inode.is_file else None
+            return str(code).encode() if code is not None else None
         if name != STATE_XATTR or not inode.is_file:
             return None
         return self._files.state(ino).value.encode()
@@ -164,12 +175,13 @@ class Attributes:
         return code
 
     def _set_code(self, ino: Ino, code: Code | None) -> None:
-        """Of blocks that are made from now on; what is placed already stays as it is."""
+        """Of blocks that are made from now on; what is placed already follows (engine/follower), unless k differs."""
         inode = self._row(ino)
         if not (inode.is_dir or inode.is_file):
             raise FileError(errno=errno.EPERM, what="only a directory or a regular file has a code")
         with self._journal.operation():
             self._catalog.put_inode(replace(inode, code=code, ctime_ns=self._wall.now_ns()))
+            self.on_code(inode, code)
 
 
 def _new_mode(inode: Inode, changes: Changes, *, by_root: bool) -> int:

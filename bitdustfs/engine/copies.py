@@ -35,7 +35,7 @@ class Copies:
             return None
         plaintexts = []
         for row in ordered:
-            plaintext = self._plaintext(row)
+            plaintext = self.plaintext(row)
             if plaintext is None:
                 return None
             plaintexts.append(plaintext)
@@ -47,7 +47,8 @@ class Copies:
 
         return await self._crunch.run(build)
 
-    def _plaintext(self, row: ChunkRow) -> bytes | None:
+    def plaintext(self, row: ChunkRow) -> bytes | None:
+        """A chunk that is here, sound as far as sums of the spool tell; None: it is not."""
         for ino, index in self._catalog.places_of(row.chunk):
             plaintext = self._files.clean_chunk(ino, index, row.length)
             if plaintext is not None:

@@ -28,7 +28,7 @@ from bitdustfs.engine.releases import Releases
 from bitdustfs.engine.sending import FragmentSink, send
 from bitdustfs.engine.uploads import Uploads
 from bitdustfs.errors import BadRequest, BitdustError, DiskFault, NotFound, PeerError
-from bitdustfs.model import BlockNo, BlockRow, FragmentRow, FragmentState, Standing, Supplier, SupplierNo, short
+from bitdustfs.model import BlockNo, BlockRow, Code, FragmentRow, FragmentState, Standing, Supplier, SupplierNo, short
 from bitdustfs.ports import Catalog, Crunch
 
 LOOK_EVERY_S = 5.0
@@ -44,6 +44,7 @@ class Drainer:
     Attributes:
         may_drain: whether nobody is known to know more than we do.
         waiting: of suppliers that are leaving, how many fragments nobody takes now, as the last look found.
+        n_with_one_less: how many fragments a block of this code is to have when one supplier less is hired.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Drainer:
         self._passed_over: dict[SupplierNo, float] = {}  # until when
         self.may_drain: Callable[[], bool] = lambda: True
         self.waiting: dict[SupplierNo, int] = {}
+        self.n_with_one_less: Callable[[Code], int] = lambda code: code.n
 
     async def run(self) -> None:
         """Drain until cancelled."""
@@ -119,11 +121,12 @@ class Drainer:
         others = [row for row in rows if row.is_hired and row.supplier != leaving.supplier]
         online = set(self._sink.online())
         spares = [row for row in rows if row.standing is Standing.CANDIDATE and row.supplier in online]
-        need = max((code.n for code in self._catalog.codes()), default=0)
+        need = max(map(self.n_with_one_less, self._catalog.codes()), default=0)
         if len(others) + len(spares) < need:
             raise BadRequest(
                 what=f"without {leaving.label} there are {len(others) + len(spares)} suppliers, and each block has "
-                f"{need} fragments, each with another one: hire another supplier first, then let this one leave"
+                f"{need} fragments, each with another one: hire another supplier first, or choose a code with fewer "
+                "fragments (`bitdustfs mount --code`), then let this one leave"
             )
         known = self._sink.space()
         room = sum(
@@ -219,12 +222,23 @@ class Drainer:
         return True
 
     async def _is_elsewhere(self, row: FragmentRow) -> bool:
-        """Whether another one who holds the same fragment shows it: who was away may be back with an empty disk."""
+        """Whether the others show enough of its block for this one: who was away may be back with an empty disk.
+
+        Another one has the same fragment; or, where n was lowered, n others have other ones.
+        """
         block = self._catalog.block(row.block)
-        for index, supplier in sorted(self._others(row)) if block is not None else ():
-            if index == row.index and block is not None and await self._fragments.proves(supplier, block, index):
+        if block is None:
+            return False
+        others = sorted(self._others(row))
+        for index, supplier in others:
+            if index == row.index and await self._fragments.proves(supplier, block, index):
                 return True
-        return False
+        if len({index for index, _ in others}) < block.code.n or spread(others) < block.code.n:
+            return False
+        for index, supplier in others:
+            if not await self._fragments.proves(supplier, block, index):
+                return False
+        return True
 
     def _let_go(self, block: BlockRow, row: FragmentRow) -> bool:
         """Let a fragment go at once if its block has as many without it. True too if it is not held any more."""

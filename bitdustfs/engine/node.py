@@ -35,6 +35,7 @@ from bitdustfs.engine.copies import Copies
 from bitdustfs.engine.courtesy import Courtesy
 from bitdustfs.engine.drainer import Drainer
 from bitdustfs.engine.files import Files
+from bitdustfs.engine.follower import Follower
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.monitor import TICK_S, Monitor
@@ -45,9 +46,11 @@ from bitdustfs.engine.publisher import Publisher
 from bitdustfs.engine.reader import Reader
 from bitdustfs.engine.reads import Reads
 from bitdustfs.engine.rebuilder import LOOK_EVERY_S, Rebuilder
+from bitdustfs.engine.recoder import Recoder
 from bitdustfs.engine.releases import Releases
 from bitdustfs.engine.replica import Replica
 from bitdustfs.engine.reporter import Reporter
+from bitdustfs.engine.rewriter import Rewriter
 from bitdustfs.engine.snapshots import Snapshots
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.tracks import Tracks
@@ -153,11 +156,12 @@ class Node:
             in_use=self.writer.chunks_in_use,
             on_their_way=self.uploads.on_their_way,
         )
-        self.compactor = Compactor(
+        copies = Copies(catalog, self.files, crunch, secrets)
+        self.rewriter = Rewriter(
             catalog=catalog,
-            journal=self.journal,
             fragments=self.fragments,
             uploads=self.uploads,
+            copies=copies,
             crunch=crunch,
             entropy=entropy,
             secrets=secrets,
@@ -166,6 +170,7 @@ class Node:
                 self.files.is_busy() or bool(self.files.dirty_totals()[0]) or self.reads.is_busy()
             ),
         )
+        self.compactor = Compactor(catalog, self.journal, self.rewriter)
         self.tracks = Tracks(catalog, self.journal)
         self.uploads.score_of = self.tracks.score
         self.monitor = Monitor(
@@ -182,7 +187,6 @@ class Node:
             audits_a_day=options.audits_a_day,
         )
         suppliers.on_lost = self.auditor.look_through
-        copies = Copies(catalog, self.files, crunch, secrets)
         self.rebuilder = Rebuilder(
             catalog,
             self.journal,
@@ -210,6 +214,18 @@ class Node:
             monitor=self.monitor,
             crunch=crunch,
         )
+        self.follower = Follower(
+            catalog,
+            self.journal,
+            self.releases,
+            chosen=options.code,
+            on_their_way=self.uploads.on_their_way,
+            at_work=self.rebuilder.at_work,
+        )
+        self.drainer.n_with_one_less = self.follower.n_with_one_less
+        self.attributes.usual = self.writer.code
+        self.attributes.on_code = self.follower.code_set
+        self.recoder = Recoder(catalog, self.journal, self.tree, self.rewriter, self.follower)
         self.publisher = Publisher(
             catalog=catalog,
             journal=self.journal,
@@ -252,7 +268,7 @@ class Node:
         self.releases.may_release = self._may_release
         self.releases.safe_change = self._released_until
         self.collector.may_collect = lambda: self._may_release() and not is_kept_back(catalog)
-        self.compactor.may_compact = self._may_release
+        self.rewriter.may_rewrite = self._may_release
         self.trimmer.may_trim = self._may_release
         self.drainer.may_drain = self._may_release
         self.files.is_safe = self.replica.is_safe
@@ -283,6 +299,8 @@ class Node:
             "releases": self.releases.run,
             "collector": self.collector.run,
             "compactor": self.compactor.run,
+            "follower": self.follower.run,
+            "recoder": self.recoder.run,
             "reads": self.reads.run,
             "writer": self.writer.run,
             "monitor": self.monitor.run,

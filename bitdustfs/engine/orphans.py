@@ -149,7 +149,7 @@ class Orphans:
         return [
             self._secrets.fragment_name(block.block_id, index, row.node)
             for block in blocks
-            for index in range(block.code.n)
+            for index in range(len(block.roots))  # more than n of them may be held, for a while or for good
         ]
 
 

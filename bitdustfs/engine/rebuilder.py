@@ -8,6 +8,9 @@ who lost a fragment of a block gets another of that block only if there is nobod
 it to and fro for ever. A supplier that does not take what it is sent, whatever room it says it has, is passed over
 for a while: others may take it.
 
+Where n grew, the new fragments were never made before. Then what they are made from is checked against the roots of
+the block itself, and their own roots are recorded before they are sent.
+
 It leaves most of the line to reads that somebody waits for, and half of it to everybody while no block is in danger
 (engine/courtesy).
 """
@@ -17,6 +20,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import trio
 
@@ -32,7 +36,17 @@ from bitdustfs.engine.sending import FragmentSink, send
 from bitdustfs.engine.strays import put_bounded
 from bitdustfs.engine.uploads import Uploads
 from bitdustfs.errors import BitdustError, DiskFault, PeerError
-from bitdustfs.model import BlockNo, BlockRow, FragmentRow, FragmentState, Supplier, SupplierNo, Wanting, short
+from bitdustfs.model import (
+    BlockNo,
+    BlockRow,
+    FragmentRow,
+    FragmentState,
+    Root,
+    Supplier,
+    SupplierNo,
+    Wanting,
+    short,
+)
 from bitdustfs.ports import Catalog, Crunch
 
 LOOK_EVERY_S = 2.0
@@ -145,7 +159,7 @@ class Rebuilder:
         plan = self._plan(block)
         if not plan:
             return 0
-        made = await self._make(block, [index for index, _ in plan])
+        made, block = await self._make(block, [index for index, _ in plan])
         taken = 0
         for (index, supplier), each in zip(plan, made, strict=True):
             if await self._send(block, index, supplier, each):
@@ -153,23 +167,41 @@ class Rebuilder:
                 taken += 1
         return taken
 
-    async def _make(self, block: BlockRow, indexes: Sequence[int]) -> Sequence[bytes | memoryview]:
-        """Fragments of a block, from what is here if all of it is, else from suppliers. Raises what reading does."""
+    async def _make(self, block: BlockRow, indexes: Sequence[int]) -> tuple[Sequence[bytes | memoryview], BlockRow]:
+        """Fragments of a block, from what is here if all of it is, else from suppliers. Raises what reading does.
 
-        def make(content: bytes | bytearray) -> Sequence[bytes | memoryview]:
-            made = erasure.remake(content, block.code.k, indexes)
-            for index, each in zip(indexes, made, strict=True):
-                if fragment.root(each) != block.roots[index]:
+        Returns also the block, with their roots.
+        """
+        known = len(block.roots)
+        unmade = range(known, max(indexes) + 1)  # never made before: their roots are recorded without a gap
+        again = range(block.code.k) if unmade else ()  # then no root of theirs tells whether the content is right
+
+        def make(content: bytes | bytearray) -> tuple[Sequence[bytes | memoryview], tuple[Root, ...]]:
+            all_of_them = sorted({*indexes, *again, *unmade})
+            made = dict(zip(all_of_them, erasure.remake(content, block.code.k, all_of_them), strict=True))
+            roots = {index: fragment.root(each) for index, each in made.items()}
+            for index in all_of_them:
+                if index < known and roots[index] != block.roots[index]:
                     raise DiskFault(path=f"block {short(block.block_id)}", why=f"fragment {index} has a wrong root")
-            return made
+            return [made[index] for index in indexes], tuple(roots[index] for index in unmade)
 
         copy = await self._copies.block(block) if block.block > 0 else None
         if copy is not None:
             try:
-                return await self._crunch.run(make, copy)
+                made, roots = await self._crunch.run(make, copy)
+                return made, self._with_roots(block, roots)
             except DiskFault as e:
                 _log.warning("the copy of block %d that is here is not what was sealed: %s", block.block, e)
-        return await self._crunch.run(make, await self._fragments.block_range(block, 0, block.length))
+        made, roots = await self._crunch.run(make, await self._fragments.block_range(block, 0, block.length))
+        return made, self._with_roots(block, roots)
+
+    def _with_roots(self, block: BlockRow, new: tuple[Root, ...]) -> BlockRow:
+        """Record the roots of fragments that were never made before, which nothing can be checked by until then."""
+        now = self._catalog.block(block.block)
+        if new and now is not None and len(now.roots) == len(block.roots):
+            with self._journal.operation():
+                self._catalog.put_block(replace(now, roots=(*now.roots, *new)))
+        return replace(block, roots=(*block.roots, *new))
 
     async def _send(self, block: BlockRow, index: int, supplier: Supplier, content: bytes | memoryview) -> bool:
         """Whether the supplier took a fragment."""
@@ -202,8 +234,10 @@ class Rebuilder:
         room = {supplier: c for supplier, c in self._takers().items() if c.free_bytes >= length}
         free = {supplier: c for supplier, c in room.items() if supplier not in busy}
         suppliers = {row.supplier: row for row in self._catalog.suppliers()}
-        plan = []
+        plan: list[tuple[int, Supplier]] = []
         for index in (i for i in range(block.code.n) if i not in held):
+            if len(plan) + len(held) >= block.code.n:
+                break  # fragments from n on, of when n was greater, are as good as others
             others, losers = (self._without_releasing(block, index, some) for some in (free, room))
             target = self._target(block, index, meant, lost, others, losers)
             if target is not None:

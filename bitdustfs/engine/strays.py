@@ -54,7 +54,7 @@ class Strays:
         now = trio.current_time()
         places = [
             (index, supplier)
-            for index in range(block.code.n)
+            for index in range(len(block.roots))
             if index not in indexes
             for supplier in sorted(reachable - suppliers)
             if self._denied.get((block.block, index, supplier), now) <= now

@@ -4,6 +4,9 @@ A supplier that was lost and came back holds what was made again elsewhere. That
 again: so nothing is trimmed before it has answered without a break for as long as the most impatient wait for a lost
 one. What stays is n different fragments with n different suppliers, all of them that steady (core.surplus). And who
 keeps a fragment that another one lets go has to show some of it first: who was away may be back with an empty disk.
+
+A block whose code has a smaller n by now has fragments that nobody else keeps. Before it lets go one of those, all
+that stay have to be shown, for then fewer different ones are left.
 """
 
 from __future__ import annotations
@@ -104,16 +107,19 @@ class Trimmer:
             return []
         now = trio.current_time()
         steady = [c for c in self._uploads.candidates() if now - self._since.get(c.supplier, now) >= self._steady_s]
-        steady.sort(key=lambda c: -c.free_bytes)
         held = self._held(number)
+        primary = {row.supplier for row in held if row.index < block.code.k}  # a read of these is a join
+        steady.sort(key=lambda c: (c.supplier not in primary, -c.free_bytes))
         spare = set(surplus(block.code.n, ((row.index, row.supplier) for row in held), steady))
         return [row for row in held if (row.index, row.supplier) in spare]
 
     async def _is_proven(self, block: BlockRow, spare: Sequence[FragmentRow]) -> bool:
-        """Whether those who would keep the same fragments show that they have them. If they deny it, it is LOST."""
-        indexes = {row.index for row in spare}
-        keeping = [row for row in self._held(block.block) if row.index in indexes and row not in spare]
-        for row in keeping:
+        """Whether those who keep what is needed then show that they have it. If one denies it, that one is LOST."""
+        staying = [row for row in self._held(block.block) if row not in spare]
+        twice = {row.index for row in spare}
+        if twice <= {row.index for row in staying}:
+            staying = [row for row in staying if row.index in twice]
+        for row in staying:
             if not await self._fragments.proves(row.supplier, block, row.index):
                 return False
         return True

@@ -45,6 +45,7 @@ class World:
         coat: put around the ports "catalog", "spool", "entropy" and "suppliers", to let them fail.
 
     Attributes:
+        options: how the next node behaves.
         boot: which boot of the customer's machine the next node is in; b"": each is in another one.
     """
 
@@ -67,7 +68,7 @@ class World:
         self._coat = coat
         self._hired = suppliers
         self._count = suppliers + candidates
-        self._options = NodeOptions(
+        self.options = NodeOptions(
             spool_limit=spool_limit, code=code, patience=patience or Patience(), audits_a_day=audits_a_day
         )
         self._contract_bytes = contract_bytes
@@ -117,7 +118,7 @@ class World:
             entropy=self.swarm.entropy,
             wall=self.swarm.wall,
             secrets=SECRETS,
-            options=replace(self._options, boot=self.boot),
+            options=replace(self.options, boot=self.boot),
         )
         node.tree.plant(None, CALLER)
         async with node.running():

@@ -97,16 +97,18 @@ FAULTS: dict[str, tuple[str, str, Callable[[World], Any]]] = {
     "releases": ("catalog", "releases", do_nothing),
     "collector": ("catalog", "loose_chunks", do_nothing),
     "compactor": ("catalog", "sparse_blocks", do_nothing),
+    "follower": ("catalog", "blocks", do_nothing),
+    "recoder": ("catalog", "marked_blocks", do_nothing),
     "reads": ("catalog", "fragments", read_from_a_silent_supplier),
     "writer": ("catalog", "suppliers", write_something),
-    "monitor": ("catalog", "codes", do_nothing),
+    "monitor": ("suppliers", "take_speeds", do_nothing),
     "auditor": ("catalog", "audits", do_nothing),
     "rebuilder": ("catalog", "wanting_blocks", do_nothing),
     "trimmer": ("catalog", "crowded_blocks", do_nothing),
     "drainer": ("suppliers", "get", let_one_leave),
     "publisher": ("suppliers", "revoked_in", do_nothing),
     "replica": ("catalog", "outbox", write_something),
-    "orphans": ("catalog", "blocks", recover_here),
+    "orphans": ("suppliers", "names", recover_here),
 }
 
 

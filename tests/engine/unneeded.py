@@ -17,7 +17,7 @@ def delete(world: World, name: str) -> None:
 
 
 class Watch:
-    """Looks at each commit of a process whether a block has fewer held fragments than before (I9).
+    """Looks at each commit of a process whether a block has fewer held fragments than before, and than n (I9).
 
     Fragments of a supplier that was given up for lost go on counting: it is not us who let them go.
     """
@@ -29,9 +29,10 @@ class Watch:
         world.node.journal.before_commit(self._look)
 
     def _look(self) -> None:
-        now = {bytes(row.block_id): self._count(row.block) for row in blocks(self._catalog)}
+        rows = {bytes(row.block_id): row for row in blocks(self._catalog)}
+        now = {block_id: self._count(row.block) for block_id, row in rows.items()}
         for block_id, count in now.items():
-            if count < self._held.get(block_id, 0):
+            if count < min(self._held.get(block_id, 0), rows[block_id].code.n):
                 self.lowered.append(f"{block_id[:4].hex()}: {self._held[block_id]} -> {count}")
         self._held = now
 

@@ -1,0 +1,229 @@
+"""The recoder: code anew, on command, what is to have another k than its block.
+
+    `bitdustfs recode` -> the files that wish another k -> the blocks that their chunks lie in are marked (durable)
+    -> in the background each marked block: the chunks that wish another k are written into new blocks
+    (engine/rewriter), the rest stays -> nothing in it wishes another k any more: the mark goes
+
+The marks are all that is remembered, so a killed process goes on where it was; what wishes another k is seen anew at
+each block. What counts as the volume's code is kept from when it was asked for: a supplier that is away meanwhile
+changes nothing. Old blocks are let go like all that nobody needs: by the collector, when a safe head says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from bitdustfs.core import compaction
+from bitdustfs.core.codes import wished_code
+from bitdustfs.core.placement import parse_code
+from bitdustfs.engine.follower import Follower
+from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.rewriter import Old, Rewriter
+from bitdustfs.engine.tree import Tree
+from bitdustfs.errors import BitdustError
+from bitdustfs.model import SEAL_BYTES, BlockNo, BlockRow, ChunkRow, Code, Ino, Inode
+from bitdustfs.ports import Catalog
+
+LOOK_EVERY_S: Final = 5.0
+AGAIN_S: Final = 600.0  # after a new block that could not be placed, or an old one that could not be read
+PAGE: Final = 32  # marked blocks looked at in one go
+MARKS: Final = 256  # in one operation
+BREATHE: Final = 16  # files looked at before others get a turn
+_USUAL: Final = "recode_usual"  # in the catalog, local: the volume's code when it was asked for; b"": there was none
+_log = logging.getLogger(__name__)
+
+Report = Callable[["Recoding"], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Recoding:
+    """What is to be coded anew."""
+
+    files: int = 0
+    blocks: int = 0
+    bytes: int = 0  # of plaintext
+    send_bytes: int = 0  # of fragments
+    codes: dict[tuple[Code, Code], int] = field(default_factory=dict)  # bytes of plaintext, by old and new code
+    looked_at: int = 0  # files
+
+
+class Recoder:
+    """Find, mark and code anew."""
+
+    def __init__(
+        self, catalog: Catalog, journal: Journal, tree: Tree, rewriter: Rewriter, follower: Follower
+    ) -> None:
+        self._catalog = catalog
+        self._journal = journal
+        self._tree = tree
+        self._rewriter = rewriter
+        self._follower = follower
+        self._later: dict[BlockNo, float] = {}  # blocks that could not be read, and until when they are left
+        self._pause_until = 0.0
+        self._asked = trio.Event()
+        self.trouble = ""  # why it does not go on now; "": it does, or there is nothing to do
+
+    # -- on command --------------------------------------------------------------------------------------------
+
+    async def recode(self, ino: Ino, report: Report, *, is_dry: bool) -> Recoding:
+        """Find what below an inode is to be coded anew, and mark it; durable when this returns.
+
+        Args:
+            report: called now and then with what was found so far.
+            is_dry: do not mark it.
+        Raises:
+            DiskFull, DiskFault, ReadOnly: not all of it was marked.
+        """
+        usual = self._follower.usual().of_new
+        found, known = Recoding(), dict[BlockNo, bool]()
+        stack: list[Inode] = [self._tree.attributes(ino)]
+        while stack:
+            inode = stack.pop()
+            found.looked_at += 1
+            if found.looked_at % BREATHE == 0:
+                await trio.lowlevel.checkpoint()
+                await report(found)
+            if inode.is_dir:
+                stack.extend(self._tree.children(inode.ino))
+            elif inode.is_file:
+                blocks = self._catalog.blocks_of(inode.ino)
+                for number in blocks:
+                    if number not in known:
+                        known[number] = self._count(number, inode.code or usual, usual, found)
+                found.files += any(known[number] for number in blocks)
+        if not is_dry:
+            await self._mark([number for number, is_unlike in known.items() if is_unlike], usual)
+        return found
+
+    def _count(self, number: BlockNo, wish: Code | None, usual: Code | None, found: Recoding) -> bool:
+        """Count a block that something has to be written out of. False: it has the k that its file wishes."""
+        row = self._catalog.block(number)
+        if row is None or wish is None or wish.k == row.code.k:
+            return False
+        moves = self._moves(row, usual)
+        for code, chunks in moves.items():
+            length = sum(chunk.length for chunk in chunks)
+            found.bytes += length
+            found.send_bytes += -(-(length + SEAL_BYTES * len(chunks)) // code.k) * code.n
+            found.codes[row.code, code] = found.codes.get((row.code, code), 0) + length
+        found.blocks += bool(moves)
+        return bool(moves)
+
+    async def _mark(self, blocks: Sequence[BlockNo], usual: Code | None) -> None:
+        for at in range(0, len(blocks), MARKS):
+            with self._journal.operation():
+                self._catalog.put_local_value(_USUAL, str(usual).encode() if usual is not None else b"")
+                self._catalog.mark_blocks(blocks[at : at + MARKS])
+            await trio.lowlevel.checkpoint()
+        await self._journal.durable()
+        self._later, self._pause_until = {}, 0.0
+        self._asked.set()
+
+    def _moves(self, row: BlockRow, usual: Code | None) -> dict[Code, list[ChunkRow]]:
+        """The chunks of a block that are to have another k, one for each slot, by their code."""
+        wishes = dict(self._catalog.wishes(row.block))
+        slots: dict[int, ChunkRow] = {}
+        codes: dict[int, set[Code | None]] = {}
+        for chunk in self._catalog.chunks_of_block(row.block):  # several may lie in one slot
+            slots[chunk.slot] = chunk
+            codes.setdefault(chunk.slot, set()).update(wishes.get(chunk.chunk, ()))
+        moves: dict[Code, list[ChunkRow]] = {}
+        for slot, chunk in slots.items():
+            code = wished_code(codes[slot], usual)
+            if code is not None and code.k != row.code.k:
+                moves.setdefault(code, []).append(chunk)
+        return moves
+
+    # -- in the background -------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Code marked blocks anew until cancelled."""
+        while True:
+            if self._may_go_on():
+                try:
+                    await self._work()
+                except BitdustError as error:
+                    _log.info("nothing is coded anew now: %s", error)
+                    self.trouble = str(error)
+            self._asked = trio.Event()
+            with trio.move_on_after(LOOK_EVERY_S):
+                await self._asked.wait()
+
+    def _may_go_on(self) -> bool:
+        is_due = trio.current_time() >= self._pause_until
+        return is_due and self._journal.refusal is None and self._rewriter.may_rewrite()
+
+    async def _work(self) -> None:
+        """Go once through all marked blocks."""
+        raw = self._catalog.local_value(_USUAL)
+        usual = parse_code(raw.decode()) if raw else None
+        at, groups, had_some = BlockNo(0), dict[Code, list[Old]](), False
+        self.trouble = ""
+        while page := self._catalog.marked_blocks(PAGE, at):
+            at, had_some = page[-1], True
+            for code, old in self._page(page, usual):
+                group = groups.setdefault(code, [])
+                group.append(old)
+                while (count := compaction.fill([each.lengths for each in group])) < len(group):
+                    full, group[:] = group[: max(1, count)], group[max(1, count) :]
+                    await self._rewrite(full, code, usual)
+                    if not self._may_go_on():
+                        return
+            await trio.lowlevel.checkpoint()
+        for code, group in groups.items():
+            if self._may_go_on():
+                await self._rewrite(group, code, usual)
+        if had_some and not self._catalog.marked_blocks(1, BlockNo(0)):
+            with self._journal.operation():
+                self._follower.look_again()  # what it counted is not so any more
+
+    def _page(self, page: Sequence[BlockNo], usual: Code | None) -> list[tuple[Code, Old]]:
+        """What of these blocks is to be written elsewhere now. Those with nothing of the kind are marked no more."""
+        found: list[tuple[Code, Old]] = []
+        done: list[BlockNo] = []
+        now = trio.current_time()
+        for number in page:
+            row = self._catalog.block(number)
+            moves = self._moves(row, usual) if row is not None else {}
+            if row is None or not moves:
+                done.append(number)
+            elif self._rewriter.is_free(number) and self._later.get(number, now) <= now:
+                found += [(code, Old(row, chunks)) for code, chunks in moves.items()]
+        if done:
+            with self._journal.operation():
+                self._catalog.unmark_blocks(done)
+        return found
+
+    async def _rewrite(self, group: Sequence[Old], code: Code, usual: Code | None) -> None:
+        """Write one new block of this code with what can be read of these."""
+        if not group:
+            return
+        await self._rewriter.turn()
+        if not self._rewriter.can_be_placed(group, code):
+            self.trouble = f"too few suppliers answer and have room for blocks of {code}"
+            return
+        old, plaintexts = list[Old](), list[list[bytes]]()
+        for each in group:
+            try:
+                plaintexts.append(await self._rewriter.read(each))
+                old.append(each)
+            except BitdustError as error:
+                _log.info("block %d cannot be coded anew for now: %s", each.row.block, error)
+                self.trouble = str(error)
+                self._later[each.row.block] = trio.current_time() + AGAIN_S
+        if not old:
+            return
+        try:
+            block = await self._rewriter.write(old, plaintexts, code)
+        except BitdustError as error:
+            _log.info("%d blocks keep their code for now: %s", len(old), error)
+            self.trouble = str(error)
+            self._pause_until = trio.current_time() + AGAIN_S
+            return
+        _log.debug("block %d takes what was in %d others, as %s", block, len(old), code)
+        self._page([each.row.block for each in old], usual)
