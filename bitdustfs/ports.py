@@ -885,9 +885,11 @@ class Directory(Protocol):
     Nothing that a person waits for may wait for it without a deadline of its own.
     """
 
-    async def publish(self, record: bytes) -> int:
+    async def publish(self, record: bytes, also: Sequence[str] = ()) -> int:
         """Give a record to those who keep its id. The caller sets the deadline.
 
+        Args:
+            also: ADDR:PORT of some who get it too, wherever its id lies.
         Returns:
             how many others keep it, or a newer one.
         Raises:

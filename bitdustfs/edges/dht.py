@@ -96,16 +96,19 @@ class Dht:
         found = await self._call(lambda node: node.find(record_id), None)
         return found.raw if found is not None else None
 
-    async def publish(self, raw: bytes) -> int:
+    async def publish(self, record: bytes, also: Sequence[str] = ()) -> int:
         """Give a record to those near its id. The caller sets the deadline.
 
+        Args:
+            also: ADDR:PORT of some who get it too, wherever its id lies.
         Returns:
             how many others keep it, or a newer one.
         Raises:
             BadFormat: it is no record.
         """
-        record = records.parse(raw)
-        return await self._call(lambda node: node.store(record), 0)
+        parsed = records.parse(record)
+        numeric = await self._numeric(also)
+        return await self._call(lambda node: node.store(parsed, numeric), 0)
 
     async def join(self, addresses: Sequence[str]) -> int:
         """Ask who is at these addresses, and then who is near us. The caller sets the deadline.
@@ -113,7 +116,7 @@ class Dht:
         Returns:
             how many answered.
         """
-        numeric = await trio.to_thread.run_sync(_resolved, addresses, self._is_ipv6(), abandon_on_cancel=True)
+        numeric = await self._numeric(addresses)
         return await self._call(lambda node: node.bootstrap(numeric), 0)
 
     def pin(self, ids: Iterable[RecordId]) -> None:
@@ -203,8 +206,12 @@ class Dht:
                 await self.join(named)
             await trio.sleep(JOIN_EVERY_S)
 
-    def _is_ipv6(self) -> bool:
-        return ":" in split_address(self._listen)[0]
+    async def _numeric(self, addresses: Sequence[str]) -> list[str]:
+        """The addresses that we can send to; names are looked up, which may take long."""
+        if not addresses:
+            return []
+        is_ipv6 = ":" in split_address(self._listen)[0]
+        return await trio.to_thread.run_sync(_resolved, addresses, is_ipv6, abandon_on_cancel=True)
 
     def _end(self) -> None:
         if self._loop is not None and self._stop is not None:

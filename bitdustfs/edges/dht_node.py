@@ -175,13 +175,24 @@ class DhtNode(Server):
                 await asyncio.gather(*(self._store(peer, given.token, best) for peer, given in lacking))
             return best
 
-    async def store(self, record: Record) -> int:
-        """Give a record to those near its id, and keep it. Returns how many others keep it, or a newer one."""
+    async def store(self, record: Record, also: Iterable[str] = ()) -> int:
+        """Give a record to those near its id, and keep it.
+
+        Args:
+            also: ADDR:PORT, in numbers, of some who get it too.
+        Returns:
+            how many others keep it.
+        """
         async with self._lookups:
             self.kept.put(record, "", int(self._wall_s()))
             near = (await self._walk(record.id))[: self.ksize]
             self.kept.touch(record.id, int(self._wall_s()))
-            kept = await asyncio.gather(*(self._store(peer, given.token, record) for peer, given in near))
+            there = {(peer.ip, peer.port) for peer, _given in near}
+            others = {split_address(each) for each in also} - there
+            kept = await asyncio.gather(
+                *(self._store(peer, given.token, record) for peer, given in near),
+                *(self._bring(endpoint, record) for endpoint in others),
+            )
             return sum(kept)
 
     async def refresh(self) -> None:
@@ -212,6 +223,11 @@ class DhtNode(Server):
             self.protocol.counts["forged"] += 1
             return None
         return found
+
+    async def _bring(self, endpoint: Endpoint, record: Record) -> bool:
+        """Store a record at a node of which only the address is known."""
+        got = await self.protocol.ask(endpoint, Ping())
+        return got is not None and await self._store(Peer(got.id, *endpoint), got.token, record)
 
     async def _store(self, peer: Peer, given: bytes, record: Record) -> bool:
         got = await self.protocol.ask((peer.ip, peer.port), Store(given, record.raw), peer.id)

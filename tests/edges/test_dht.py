@@ -6,8 +6,8 @@ import logging
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,8 @@ from bitdustfs.core.dht_state import decode_state
 from bitdustfs.core.record import Record
 from bitdustfs.edges.dht import Dht
 from bitdustfs.errors import BadFormat, Unavailable
+from bitdustfs.ports import Directory
+from bitdustfs.testing.directory import FakeDirectory
 from tests.edges.dht_swarm import NOW_S, RULES, record
 
 PATIENCE_S = 60
@@ -168,3 +170,37 @@ async def test_trio_goes_on_beside_a_table_that_is_flooded(count: int) -> None:
         assert sum(table.counts.values()) > 0
         assert await find(table, record(1)) is None
     assert steps >= 500
+
+
+# --- what every directory does --------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def real_directory() -> AsyncIterator[Directory]:
+    one, other = made(1), made(2)
+    async with running(one, other):
+        await one.join([other.address])
+        yield one
+
+
+@asynccontextmanager
+async def fake_directory() -> AsyncIterator[Directory]:
+    yield FakeDirectory(lambda: NOW_S)
+
+
+@pytest.mark.parametrize("place", [real_directory, fake_directory])
+async def test_directory_shows_the_newest_valid_record(
+    place: Callable[[], AbstractAsyncContextManager[Directory]],
+) -> None:
+    async with place() as directory:
+        assert await directory.find(record(1).id) is None
+        assert await directory.publish(record(1, 2).raw) == 1
+        assert await directory.publish(record(1, 1).raw) == 0
+        assert await directory.find(record(1).id) == record(1, 2).raw
+        assert await directory.publish(record(1, 3, expiry_s=NOW_S).raw) == 0
+        assert await directory.publish(record(1, 4).raw, ["127.1.1.9:9"]) == 1
+        assert await directory.find(record(1).id) == record(1, 4).raw
+        assert await directory.find(record(2).id) is None
+        directory.pin([record(1).id])
+        with pytest.raises(BadFormat):
+            await directory.publish(b"")

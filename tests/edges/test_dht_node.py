@@ -66,6 +66,17 @@ def test_record_is_handed_on_when_those_who_kept_it_leave() -> None:
     asyncio.run(story())
 
 
+def test_record_goes_to_those_who_are_named_too_wherever_its_id_lies() -> None:
+    async def story() -> None:
+        async with swarm(3) as nodes:
+            supplier = await started(9)
+            nodes.append(supplier)
+            assert await nodes[0].store(record(1), [supplier.address]) == 3
+            assert supplier.kept.get(record(1).id, NOW_S) == record(1)
+
+    asyncio.run(story())
+
+
 def test_node_that_only_asked_is_known_to_those_it_asked() -> None:
     async def story() -> None:
         async with swarm(1) as nodes:
