@@ -8,6 +8,9 @@ it too (`core.refusals`).
 
 If too few fragments are known to be anywhere, others are looked for (`strays`) before a read fails.
 
+Right after the start nobody is connected yet: who needs more than answer then waits for those who are being dialled
+for the first time (`more_to_come`).
+
 `look` goes over everything that suppliers are asked for now, as `core.patience` says: others are asked instead of
 one that is quiet, if they are enough to do without it; else there is nothing better than to wait for it.
 """
@@ -16,7 +19,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
@@ -134,7 +137,9 @@ class Fragments:
         self._hashes: OrderedDict[tuple[BlockNo, int], bytes] = OrderedDict()
         self._leaves: OrderedDict[tuple[BlockNo, int, int], bytes] = OrderedDict()
         self._asks: dict[BlockNo, list[_Ask]] = {}
-        self._asking = trio.Event()
+        self._hoping: dict[BlockNo, float] = {}  # since when a fetch waits for `more_to_come`
+        self.more_to_come: Callable[[], Awaitable[bool]] = _nobody  # waits for another supplier; False: none will be
+        self._asking = trio.Event()  # or hoping
         self._looked_at = -inf
         self._late: set[SupplierNo] = set()  # owed an answer for long when we last looked
         self._slow_until: dict[SupplierNo, float] = {}
@@ -180,10 +185,12 @@ class Fragments:
         return min(self._source.quiet_s(ask.supplier) for ask in asks) if asks else 0.0
 
     def quiet(self) -> Mapping[BlockNo, float]:
-        """`quiet_s` of every block that suppliers are asked for; each of them is looked at once, not once a read."""
+        """`quiet_s` of every block that suppliers are asked or waited for; each of them is looked at once."""
+        now = trio.current_time()
         suppliers = {ask.supplier for asks in self._asks.values() for ask in asks}
         quiet = {supplier: self._source.quiet_s(supplier) for supplier in suppliers}
-        return {block: min(quiet[ask.supplier] for ask in asks) for block, asks in self._asks.items()}
+        hoping = {block: now - since for block, since in self._hoping.items()}
+        return hoping | {block: min(quiet[ask.supplier] for ask in asks) for block, asks in self._asks.items()}
 
     def too_few(self, block: BlockRow) -> BitdustError | None:
         """Why a block cannot be decoded now, if fewer than k suppliers that may have some of it are reachable."""
@@ -199,7 +206,7 @@ class Fragments:
     # -- patience ------------------------------------------------------------------------------------------
 
     async def wait_until_asking(self) -> None:
-        """Wait until a supplier is asked for something."""
+        """Wait until a supplier is asked for something, or waited for."""
         await self._asking.wait()
 
     def look(self) -> None:
@@ -226,7 +233,7 @@ class Fragments:
                     self._slow_until[ask.supplier] = now + SLOW_FOR_S
                 ask.scope.cancel()
                 self._forget_ask(ask)
-        if not self._asks:
+        if not self._asks and not self._hoping:
             self._asking = trio.Event()
 
     def _forget_ask(self, ask: _Ask) -> None:
@@ -292,7 +299,7 @@ class Fragments:
         while (need := block.code.k - len(have)) > 0:
             asked = self._next_to_ask(block, have, failed)[:need]
             if len(asked) < need:
-                if await self._find_stray(block):
+                if await self._hope(block) or await self._find_stray(block):
                     continue
                 raise self._error(block, len(have))
             got = await self._parts(block, [_Part(index, start, end) for index in asked])
@@ -303,6 +310,15 @@ class Fragments:
         else:
             decoded = erasure.decode(have, block.code.k)
         return decoded
+
+    async def _hope(self, block: BlockRow) -> bool:
+        """Wait for another supplier, if one may come. Whoever waits for the block is not kept from giving up."""
+        self._hoping.setdefault(block.block, trio.current_time())
+        self._asking.set()
+        try:
+            return await self.more_to_come()
+        finally:
+            self._hoping.pop(block.block, None)
 
     async def _find_stray(self, block: BlockRow) -> bool:
         """Look for one more fragment where none is known to be. False: it is nowhere."""
@@ -503,3 +519,8 @@ class Fragments:
         if number not in self._rows:
             self._rows = {row.supplier: row for row in self._catalog.suppliers()}
         return self._rows[number]
+
+
+async def _nobody() -> bool:
+    await trio.lowlevel.checkpoint()
+    return False

@@ -28,6 +28,7 @@ class Relation:
         "carrier",
         "dialling",
         "free",
+        "looked_for",
         "lost",
         "patience",
         "removed",
@@ -44,6 +45,7 @@ class Relation:
             max(0, row.capacity_bytes - row.used_bytes),
             max(0, row.capacity_fragments - row.used_fragments),
         )
+        self.looked_for = False  # it has answered since the start, or has not when it was dialled
         self.lost = 0  # fragments of ours that it has told us it found damaged, since it was started
         self.tried: set[Peer] = set()  # connections that are in use, or that we wait on to be
         self.wake = trio.Event()

@@ -6,7 +6,8 @@ waits longer after each failure, with jitter, so that a supplier who comes back 
 two friends must be reachable. While both sides have dialled, requests take the one that stays (engine/connections).
 
 A supplier is *online* while it has a connection on which STAT was answered. Requests to one that is not end at once
-with PeerGone: nothing here ever waits for a connection. What goes wrong in one supplier's task stays there.
+with PeerGone: nothing here ever waits for a connection but `more_to_come`, for whoever reads right after the start.
+What goes wrong in one supplier's task stays there.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from bitdustfs.ports import Dialer, Entropy, Leaves, Wall
 
 log = logging.getLogger(__name__)
 
+FIRST_DIALS_S: Final = 10.0  # (tune) from the start on; who was not reached by then is away, as at any other time
 PING_S: Final = 60  # (tune) how often a supplier is asked for its room, which shows too that it lives
 _NEW = SupplierNo(0)
 
@@ -86,11 +88,14 @@ class Suppliers:
         self.on_lost: Callable[[SupplierNo], None] = lambda _supplier: None  # it found some of ours damaged
         self._nursery: trio.Nursery | None = None
         self._changed = trio.Event()
+        self._starts_until = inf  # trio time, once it runs
 
     # -- which there are --------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Keep a connection to each supplier until cancelled."""
+        self._starts_until = trio.current_time() + FIRST_DIALS_S
+        self._note_change()
         try:
             async with trio.open_nursery() as self._nursery:
                 for relation in self._relations.values():
@@ -179,6 +184,19 @@ class Suppliers:
     async def wait_for_change(self) -> None:
         """Wait until a supplier comes, goes, or tells of other room."""
         await self._changed.wait()
+
+    async def more_to_come(self) -> bool:
+        """Wait for a change while suppliers are dialled for the first time since the start. False: none is.
+
+        Only for who runs it: before the start it waits for that.
+        """
+        is_starting = trio.current_time() < self._starts_until
+        if not is_starting or all(relation.looked_for for relation in self._relations.values()):
+            await trio.lowlevel.checkpoint()
+            return False
+        with trio.move_on_at(self._starts_until):
+            await self.wait_for_change()
+        return True
 
     def adopt(self, peer: Peer) -> bool:
         """Use a greeted connection with a supplier that is not dialled here. False: it is none of ours, or surplus.
@@ -334,6 +352,7 @@ class Suppliers:
                 log.debug("supplier %r: %s", relation, error)
             except Exception:  # a fault in one supplier's task must not end the others
                 log.exception("the connection to supplier %r failed", relation)
+            self._note_looked_for(relation)
             await self._pause(relation)
 
     async def _connect_and_use(self, relation: Relation) -> None:
@@ -382,6 +401,7 @@ class Suppliers:
                     if not self._may_use(relation, peer) or await self._use_while_alive(relation, carrier):
                         return
                 elif peer.ended is None:
+                    self._note_looked_for(relation)
                     with trio.move_on_after(jittered_s(relation.backoff_s, self._entropy)) as relation.patience:
                         await peer.closed.wait()
                     relation.backoff_s = min(relation.backoff_s * 2, BACKOFF_CAP_S)
@@ -391,7 +411,7 @@ class Suppliers:
     async def _use_while_alive(self, relation: Relation, carrier: Carrier) -> bool:
         """Say whether another connection took over."""
         peer, was_online = carrier.peer, relation.peer is not None
-        relation.carrier = carrier
+        relation.carrier, relation.looked_for = carrier, True
         relation.patience.cancel()  # of the one that was used so far
         since, is_alive = trio.current_time(), True
         try:
@@ -478,6 +498,11 @@ class Suppliers:
         if relation.peer is None:
             relation.patience.cancel()
         relation.wake.set()
+
+    def _note_looked_for(self, relation: Relation) -> None:
+        if not relation.looked_for:
+            relation.looked_for = True
+            self._note_change()
 
     def _note_change(self) -> None:
         self._changed.set()

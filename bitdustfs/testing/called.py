@@ -188,6 +188,10 @@ class CalledSuppliers:
     def is_held_back(self) -> bool:
         return False
 
+    async def more_to_come(self) -> bool:
+        await trio.lowlevel.checkpoint()
+        return False
+
     def pushed_at(self, _supplier: SupplierNo) -> float:
         return -inf
 

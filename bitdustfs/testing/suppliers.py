@@ -81,6 +81,10 @@ class MemorySuppliers:
     def is_held_back(self) -> bool:
         return False
 
+    async def more_to_come(self) -> bool:
+        await trio.lowlevel.checkpoint()
+        return False
+
     def take_speeds(self) -> Mapping[SupplierNo, float]:
         return {}
 

@@ -54,7 +54,6 @@ def test_recovery_is_tried_on_a_living_machine_and_with_too_few_suppliers_it_is_
             assert f"Read-only: this is the state of {as_of[1]}, and a newer one may exist" in said
             reader, writer = (identity_of(read_keys(Home(home))).certificate for home in (new, swarm.home))
             assert (reader.role, reader.epoch) == (Role.READER, writer.epoch)  # it revokes nobody
-            swarm.wait_for_suppliers(of=new)
             assert (swarm.path / "letter").read_bytes() == LETTER
             assert code_of((swarm.path / "new").touch) == errno.EROFS
             assert "a newer one may exist" in swarm.run("status", home=new, ok=(31,)).stdout
