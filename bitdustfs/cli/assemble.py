@@ -45,6 +45,7 @@ from bitdustfs.edges.system import (
     tune_process,
 )
 from bitdustfs.edges.tcp import TcpDialer
+from bitdustfs.engine.codes import keep_code, kept_code
 from bitdustfs.engine.node import Node, NodeOptions
 from bitdustfs.engine.reporter import note_checked
 from bitdustfs.engine.suppliers import Suppliers
@@ -109,7 +110,8 @@ async def _mount(
     ready: Ready,
 ) -> None:
     with ExitStack() as stack:
-        catalog, code, news = await _newest_catalog(home, wish, identity, secrets, stack)
+        catalog, asked, news = await _newest_catalog(home, wish, identity, secrets, stack)
+        code = _volume_code(catalog, wish, asked)
         if mounts.check_mountpoint(wish.place, str(home), mounts.read_mounts()):
             log.warning("the process that served %s before was killed: its mount is taken away", wish.place)
             mounts.detach(wish.place, lazy=True)
@@ -167,6 +169,14 @@ async def _newest_catalog(
     old_states.take(home)
     catalog, code = stack.enter_context(_catalog(home, secrets, choose))
     return catalog, code, adopted.lines()
+
+
+def _volume_code(catalog: SqliteCatalog, wish: MountWish, asked: Code | None) -> Code | None:
+    """The code of the volume from now on; what is asked for is kept, for later mounts and other machines."""
+    if not wish.read_only and (asked is not None or wish.by_number):
+        keep_code(catalog, asked)
+        catalog.commit()
+    return asked if asked is not None or wish.by_number else kept_code(catalog)
 
 
 class _Mounted:
@@ -375,7 +385,7 @@ def _catalog(
 
     Args:
         read_only: a damaged one is opened too, to read what is left of it.
-        choose: the code for that many hired suppliers; what it raises, it raises before a catalog is made.
+        choose: the code that is asked for, with so many hired suppliers; it raises before a catalog is made.
     Raises:
         BadFormat: the catalog is of an unknown version, or describes another volume than the keys.
         CatalogDamaged, LogDamaged: nothing was changed.

@@ -33,7 +33,9 @@ Ready = Callable[[Sequence[str]], None]
 @click.command()
 @click.argument("directory")
 @click.option(
-    "--code", metavar="K/N", help="New blocks survive the loss of N-K of N suppliers. Default: by their number."
+    "--code",
+    metavar="K/N",
+    help="From now on new blocks survive the loss of N-K of N suppliers. At first, and with `auto`: by their number.",
 )
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground and log to stderr. Ctrl-C unmounts.")
 @click.option("-o", "words", metavar="OPTIONS", multiple=True, help="allow_other, ro, spool=SIZE, fsync=safe …")

@@ -17,6 +17,7 @@ SPOOL_MOST_BYTES = 20 * GIB
 SPOOL_SHARE = 5  # the default takes at most this part of what is free: 20 %
 SPOOL_USUAL_BYTES = 64 * MIB  # but no less, unless it is asked for
 SPOOL_LEAST_BYTES = 16 * MIB  # room for a few blocks on their way, whatever is asked
+BY_NUMBER = "auto"  # `--code`: what was chosen before is forgotten
 MOST_BACKGROUND = 10_000
 FSYNC_DEADLINE_S = 300.0
 
@@ -26,7 +27,8 @@ class MountWish:
     """How one mount is served."""
 
     place: str  # the mountpoint, absolute
-    code: Code | None  # of new blocks, as asked for on the command line
+    code: Code | None  # of new blocks, as asked for on the command line; it is kept as the volume's
+    by_number: bool  # it is to go by the number of suppliers again, as asked for there
     settings: Settings  # config.toml, under `-o`
     spool_bytes: int  # 0: the default
     read_timeout_s: float
@@ -111,7 +113,8 @@ def mount_options(place: str, code: str | None, words: Sequence[str], settings: 
         raise BadRequest(what="an fsync deadline must be longer than nothing")
     return MountWish(
         place=place,
-        code=parse_code(code) if code is not None else None,
+        code=parse_code(code) if code not in (None, BY_NUMBER) else None,
+        by_number=code == BY_NUMBER,
         settings=settings,
         spool_bytes=spool_bytes,
         read_timeout_s=read_timeout_s,
@@ -129,12 +132,14 @@ def default_spool_bytes(free_bytes: int) -> int:
 
 
 def wanted_code(options: MountWish, suppliers: int) -> Code | None:
-    """The code of new blocks: the flag's, the config's, or None: by the number of suppliers.
+    """The code that is asked for, by the flag or else the config; None: none is.
 
     Raises:
         BadRequest: the flag asks for more suppliers than are hired.
     """
     if options.code is None:
+        if options.by_number:
+            return None
         return parse_code(options.settings.code) if options.settings.code else None
     if suppliers < options.code.k:
         raise BadRequest(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from trio.testing import MockClock
 
-from bitdustfs.cli.assemble import HireWish, _agree, _catalog
+from bitdustfs.cli.assemble import HireWish, _agree, _catalog, _volume_code
+from bitdustfs.cli.mount_options import mount_options, wanted_code
 from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.edges.config import Settings
 from bitdustfs.edges.home import Home
 from bitdustfs.errors import BadFormat
-from bitdustfs.model import Standing
+from bitdustfs.model import Code, Standing
 from bitdustfs.testing.world import World
 
 SECRETS = VolumeSecrets(b"v" * 32)
@@ -46,6 +50,32 @@ def test_a_catalog_of_another_volume_is_refused_and_kept(tmp_path: Path) -> None
     with pytest.raises(BadFormat, match="does not belong to the keys"):
         opened(tmp_path, VolumeSecrets(b"w" * 32))
     assert (tmp_path / "catalog.db").read_bytes() == before
+
+
+def mounted_code(catalog: SqliteCatalog, code: str | None, *words: str, config: str = "") -> Code | None:
+    """The code of a mount that is asked for this."""
+    wish = mount_options("/m", code, words, Settings(code=config))
+    return _volume_code(catalog, wish, wanted_code(wish, 5))
+
+
+def test_code_that_was_asked_for_once_is_the_volumes_until_another_one_is() -> None:
+    with closing(SqliteCatalog(":memory:", create=True)) as catalog:
+        assert mounted_code(catalog, None) is None
+        assert mounted_code(catalog, "3/5") == Code(3, 5)
+        assert mounted_code(catalog, None) == Code(3, 5)
+        assert mounted_code(catalog, None, config="2/4") == Code(2, 4)
+        assert mounted_code(catalog, None) == Code(2, 4)
+        assert mounted_code(catalog, "auto") is None
+        assert mounted_code(catalog, None) is None
+
+
+def test_code_is_kept_in_what_goes_to_the_suppliers_and_only_if_it_changes() -> None:
+    with closing(SqliteCatalog(":memory:", create=True)) as catalog:
+        for _ in range(2):
+            mounted_code(catalog, "3/5")
+            mounted_code(catalog, "2/4", "ro")
+        assert mounted_code(catalog, None) == Code(3, 5)
+        assert catalog.last_change == 1
 
 
 async def test_supplier_that_is_hired_again_keeps_its_number_and_what_it_holds(autojump_clock: MockClock) -> None:

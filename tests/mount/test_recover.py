@@ -71,8 +71,9 @@ def test_tree_comes_back_from_the_words_and_one_address_when_the_margin_is_dead_
     (swarm.home / "recovering").touch()  # as a recovery leaves it that was killed before it wrote the keys
     (swarm.home / "catalog.db").write_bytes(b"of that one")
     assert "confirmed by 3 of 6 suppliers" in swarm.recover(3)
-    swarm.mount()
+    swarm.run("mount", "--", str(swarm.path))
     assert differences(tree, swarm.path / "tree") == ""
+    assert swarm.status()["code"] == CODE  # it is the volume's; six suppliers alone would make it 2/6
     assert (swarm.path / "later").read_bytes() == b"after the snapshot"
     assert os.lstat(swarm.path / "tree" / "abc.py").st_mtime_ns == 1_234_567_890_123_456_789
     (swarm.path / "new").write_bytes(b"it goes on")
