@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AsyncExitStack, ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,13 +19,16 @@ import trio
 
 from bitdustfs.cli.adopting import fetch_newer, put_aside
 from bitdustfs.cli.assemble_supplier import Ready, cancel_on_signal, unlock
+from bitdustfs.cli.befriending import Friends, JoinWish, keep_on_disk
 from bitdustfs.cli.common import only_here, only_read
 from bitdustfs.cli.giving import Giving, GivingWish, giving
 from bitdustfs.cli.limits import follow_limits, pacer_of
 from bitdustfs.cli.mount_options import MountWish, default_spool_bytes, wanted_code
 from bitdustfs.core.certificate import Identity
+from bitdustfs.core.contract import Contract
 from bitdustfs.core.grace import Patience
-from bitdustfs.core.report import PRACTICE_BANNER, HireReport
+from bitdustfs.core.invited import Wish
+from bitdustfs.core.report import PRACTICE_BANNER, HireReport, JoinReport
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.edges import control_server, fuse, mounts, old_states
 from bitdustfs.edges.catalog_changes import SqliteChanges
@@ -34,6 +37,7 @@ from bitdustfs.edges.control import Args
 from bitdustfs.edges.durable import move_durably, translated
 from bitdustfs.edges.fuse_tuning import MAX_BACKGROUND, MountOptions
 from bitdustfs.edges.home import Home
+from bitdustfs.edges.own_address import dialable
 from bitdustfs.edges.spool_disk import OPEN_FILES, DiskSpool
 from bitdustfs.edges.system import (
     SystemEntropy,
@@ -44,14 +48,16 @@ from bitdustfs.edges.system import (
     boot_id,
     tune_process,
 )
-from bitdustfs.edges.tcp import TcpDialer
+from bitdustfs.edges.tcp import TcpDialer, join_address, listening, split_address
 from bitdustfs.engine.codes import keep_code, kept_code
+from bitdustfs.engine.handler import RefuseAll
 from bitdustfs.engine.node import Node, NodeOptions
+from bitdustfs.engine.reception import Reception
 from bitdustfs.engine.reporter import note_checked
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.tree import Caller
-from bitdustfs.errors import BadFormat, CatalogDamaged, DiskFault, LogDamaged, ReadOnly, Unavailable
-from bitdustfs.model import Code, NodeId, Role, Standing, Supplier, short
+from bitdustfs.errors import BadFormat, BitdustError, CatalogDamaged, DiskFault, LogDamaged, ReadOnly, Unavailable
+from bitdustfs.model import Code, NodeId, OwnerId, Role, Standing, Supplier, short
 
 _VOLUME_ID = "volume_id"  # in the catalog: which volume it describes
 _HIRE_S = 30.0
@@ -150,7 +156,7 @@ async def _mount(
             else:
                 stack.enter_context(put_aside(home, identity, secrets, catalog, node))
             news = [*news, *given.greeting()]
-            await _Mounted(home, wish, node, catalog, identity.certificate.role, news).run(ready)
+            await _Mounted(home, wish, node, catalog, identity, news, given).run(ready)
 
 
 async def _newest_catalog(
@@ -183,14 +189,30 @@ class _Mounted:
     """A node behind a mount, with the verbs that can be asked of it."""
 
     def __init__(
-        self, home: Home, wish: MountWish, node: Node, catalog: SqliteCatalog, role: Role, news: Sequence[str]
+        self,
+        home: Home,
+        wish: MountWish,
+        node: Node,
+        catalog: SqliteCatalog,
+        identity: Identity,
+        news: Sequence[str],
+        given: Giving,
     ) -> None:
         self._home = home
         self._wish = wish
         self._node = node
         self._catalog = catalog
-        self._role = role
+        self._role = identity.certificate.role
         self._news = news
+        self._given = given
+        self._friends = Friends(
+            home,
+            identity,
+            catalog,
+            commit=self._durable,
+            keep=self._keep_contract,
+            on_row=node.suppliers.add,
+        )
         self._operations = fuse.Operations(
             tree=node.tree,
             attributes=node.attributes,
@@ -220,6 +242,8 @@ class _Mounted:
             "cache-drop": self._drop_cache,
             "stop": self._stop,
             "hire": self._hire,
+            "join": self._join,
+            "rename": self._rename,
             "leave": self._leave,
             "stay": self._stay,
             "recovery-checked": self._recovery_checked,
@@ -228,6 +252,9 @@ class _Mounted:
             if self._role is Role.READER:
                 content = self._node.publisher.content
                 self._node.journal.forbid(ReadOnly(what=only_read(content.time_s if content is not None else None)))
+            if not self._wish.read_only:
+                await self._friends.make_up()
+                self._given.on_joined = self._friends.joined
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(cancel_on_signal, self._scope)
@@ -297,9 +324,30 @@ class _Mounted:
         )
         row = await _agree(self._node.suppliers, self._catalog, wish)
         self._node.suppliers.add(row)
+        await self._durable()
+        return {**_told(row)}
+
+    async def _join(self, args: Args, _report: control_server.Report) -> Mapping[str, object]:
+        if self._node.journal.refusal is not None:
+            raise ReadOnly(what=f"nobody can be hired now: {self._node.journal.refusal}")
+        self._given.heed()
+        wish = JoinWish(str(args["line"]), Wish(int(args["offer"]), int(args["need"])), str(args["name"]))
+        return {**await self._friends.join(self._given.caller.dialer, wish, self._given.address)}
+
+    async def _rename(self, args: Args, _report: control_server.Report) -> Mapping[str, object]:
+        await self._friends.rename(OwnerId(bytes.fromhex(args["owner"])), str(args["name"]))
+        return {}
+
+    async def _durable(self) -> None:
         self._node.journal.commit()
         await self._node.journal.durable()
-        return {**_told(row)}
+
+    async def _keep_contract(self, agreed: Contract) -> None:
+        own = self._given.identity.owner
+        if self._given.keeper is None and not agreed.gives(own):
+            await keep_on_disk(self._home, own, agreed)
+        else:
+            await (await self._given.opened_keeper()).keep(agreed)
 
     async def _leave(self, args: Args, _report: control_server.Report) -> Mapping[str, object]:
         return {**await self._node.leave(str(args["label"]))}
@@ -329,6 +377,39 @@ async def hire_unmounted(home: Home, wishes: Sequence[HireWish]) -> list[HireRep
             await catalog.harden()
             told.append(_told(row))
         return told
+
+
+async def join_unmounted(home: Home, asked: JoinWish, listen: str) -> JoinReport:
+    """Join by an invitation, for a home that no process serves.
+
+    Args:
+        listen: ADDR:PORT; waited at meanwhile, so that the friend's machine can try to dial this one. "": nowhere.
+    """
+    identity, secrets = unlock(home)
+    with _catalog(home, secrets, lambda _hired: None) as (catalog, _code):
+
+        async def commit() -> None:
+            catalog.commit()
+            await catalog.harden()
+
+        friends = Friends(home, identity, catalog, commit=commit, keep=partial(keep_on_disk, home, identity.owner))
+        async with AsyncExitStack() as stack:
+            address = ""
+            if listen:
+                listener = await stack.enter_async_context(listening(listen, identity.key))
+                host, port = split_address(listener.address)
+                address = join_address(dialable(host), port)
+                nursery = await stack.enter_async_context(trio.open_nursery())
+                stack.callback(nursery.cancel_scope.cancel)
+                reception = Reception(identity, RefuseAll(), knows=lambda _owner: False)
+                nursery.start_soon(reception.run, listener)
+            failed: BitdustError | None = None
+            try:
+                return await friends.join(TcpDialer(identity.key), asked, address)
+            except BitdustError as error:  # raised outside the nursery, which would wrap it in a group
+                failed = error
+        assert failed is not None
+        raise failed
 
 
 def hired_suppliers(home: Home) -> Sequence[Supplier]:

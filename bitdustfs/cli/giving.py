@@ -20,10 +20,13 @@ import trio
 
 from bitdustfs.cli.limits import follow_settings
 from bitdustfs.core.certificate import Identity
+from bitdustfs.core.contract import Contract
+from bitdustfs.core.invited import Invitation
 from bitdustfs.core.units import format_size
-from bitdustfs.edges.config import Settings
+from bitdustfs.edges.config import Settings, load
 from bitdustfs.edges.contracts_disk import DiskContracts
-from bitdustfs.edges.home import Home
+from bitdustfs.edges.home import Home, write_atomically
+from bitdustfs.edges.invitations_disk import DiskInvitations
 from bitdustfs.edges.own_address import dialable
 from bitdustfs.edges.shelf_disk import DiskShelf
 from bitdustfs.edges.system import SystemEntropy, SystemWall, ThreadCrunch
@@ -31,7 +34,8 @@ from bitdustfs.edges.tcp import TcpDialer, TcpListener, join_address, listening,
 from bitdustfs.engine.budget import Memory
 from bitdustfs.engine.caller import Caller
 from bitdustfs.engine.connections import Connections
-from bitdustfs.engine.handler import Handler, RefuseAll
+from bitdustfs.engine.handler import RefuseAll, Standby
+from bitdustfs.engine.inviting import Host, OnJoined
 from bitdustfs.engine.keeper import Keeper
 from bitdustfs.engine.pacer import Pacer
 from bitdustfs.engine.partners import Partners
@@ -63,6 +67,7 @@ class Giving:
         on_peer: called with each connection that others dialled, and that partners are dialled for.
         is_dialled: says whether a node is dialled by somebody else in this process.
         is_friend: says whether connections of an owner's nodes matter to somebody else in this process.
+        on_joined: called when somebody has joined by an invitation, and the contract with him is kept.
     """
 
     def __init__(self, home: Home, wish: GivingWish, identity: Identity, pacer: Pacer) -> None:
@@ -75,22 +80,31 @@ class Giving:
         self.on_peer: Callable[[Peer], object] = lambda _peer: None
         self.is_dialled: Callable[[NodeId], bool] = lambda _node: False
         self.is_friend: Callable[[OwnerId], bool] = lambda _owner: False
+        self.on_joined: OnJoined = _nothing_more
         self.keeper: Keeper | None = None
+        self._handler = Standby(RefuseAll())
+        self._opening = trio.Lock()
         self.caller: Caller  # once it is known who answers
         self._shelf: DiskShelf | None = None
         self._allowed: dict[OwnerId, int] = {}
         self._dial: Mapping[NodeId, Sequence[str]] = {}
         self._listener: TcpListener | None = None
+        self._nursery: trio.Nursery | None = None
         self._services: dict[str, Callable[[], Awaitable[None]]] = {}
         self._heed(wish.settings)
 
     @property
-    def place(self) -> str:
-        """NODEID@ADDR:PORT where others dial us; "": nowhere."""
+    def address(self) -> str:
+        """ADDR:PORT where others dial us; "": nowhere."""
         if self._listener is None:
             return ""
         host, port = split_address(self._listener.address)
-        return f"{self.identity.node.hex()}@{join_address(dialable(host), port)}"
+        return join_address(dialable(host), port)
+
+    @property
+    def place(self) -> str:
+        """NODEID@ADDR:PORT where others dial us; "": nowhere."""
+        return f"{self.identity.node.hex()}@{self.address}" if self._listener is not None else ""
 
     def greeting(self) -> Sequence[str]:
         """What there is to say to the person when it serves."""
@@ -104,27 +118,37 @@ class Giving:
     async def open(self, listener: TcpListener | None) -> None:
         """Open the shelf, and decide who answers. Raises AlreadyThere, BadFormat, DiskFull, DiskFault."""
         self._listener = listener
-        handler: Handler = RefuseAll()
         if self._wish.size_bytes or self._home.shelf_id.exists():
-            handler = self.keeper = await self._open_keeper()
+            await self.opened_keeper()
         door = None
         if listener is not None:
+            host = Host(
+                self.identity,
+                DiskInvitations(self._home.invitations),
+                book=self.opened_keeper,
+                crunch=ThreadCrunch(1),
+                wall=SystemWall(),
+                entropy=SystemEntropy(),
+                on_joined=lambda kept, agreed: self.on_joined(kept, agreed),
+                dialer=TcpDialer(self.identity.key),
+            )
             reception = Reception(
                 self.identity,
-                handler,
+                self._handler,
                 knows=self._knows,
                 on_peer=lambda peer: self.on_peer(peer),
                 memory=self.memory,
                 entropy=SystemEntropy(),
                 pacer=self.pacer,
                 connections=self.connections,
+                host=host,
             )
             door = partial(reception.door, listener)
             self._services["reception"] = partial(reception.run, listener)
         self.caller = Caller(
             self.identity,
             TcpDialer(self.identity.key),
-            handler=handler,
+            handler=self._handler,
             memory=self.memory,
             pacer=self.pacer,
             connections=self.connections,
@@ -136,12 +160,34 @@ class Giving:
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as self._nursery:
             for name, service in self._services.items():
-                nursery.start_soon(_keep_running, name, service)
+                self._nursery.start_soon(_keep_running, name, service)
+
+    def _serve(self, name: str, service: Callable[[], Awaitable[None]]) -> None:
+        """Run a service as long as this runs."""
+        self._services[name] = service
+        if self._nursery is not None:
+            self._nursery.start_soon(_keep_running, name, service)
+
+    def heed(self) -> None:
+        """Take from the settings now what will be taken from them within a second anyway. Raises BadFormat …"""
+        self._heed(load(self._home.config))
 
     def _knows(self, owner: OwnerId) -> bool:
         return self.is_friend(owner) or (self.keeper is not None and self.keeper.has_contract(owner))
+
+    async def opened_keeper(self) -> Keeper:
+        """Who keeps contracts, and what others store: opened when it is first needed, perhaps long after the start.
+
+        Raises:
+            AlreadyThere, BadFormat, DiskFull, DiskFault.
+        """
+        async with self._opening:
+            if self.keeper is None:
+                self.keeper = self._handler.handler = await self._open_keeper()
+                self.heed()  # what is given may be another size since the start
+            return self.keeper
 
     async def _open_keeper(self) -> Keeper:
         wish, home = self._wish, self._home
@@ -151,7 +197,7 @@ class Giving:
         crunch = ThreadCrunch(_SHELF_THREADS)
         store = DiskContracts(home.contracts)
         keeper = Keeper(self.identity, self._shelf, store, allowed=self._allowed, crunch=crunch, wall=SystemWall())
-        self._services["scrubber"] = Scrubber(self._shelf, crunch, SystemEntropy(), keeper.note_lost).run
+        self._serve("scrubber", Scrubber(self._shelf, crunch, SystemEntropy(), keeper.note_lost).run)
         return keeper
 
     def _heed(self, settings: Settings) -> None:
@@ -181,10 +227,17 @@ async def giving(home: Home, wish: GivingWish, identity: Identity, pacer: Pacer)
         listener = await stack.enter_async_context(listening(wish.listen, identity.key)) if wish.listen else None
         made = Giving(home, wish, identity, pacer)
         await made.open(listener)  # makes directories: not before the port is ours
+        if listener is not None:
+            write_atomically(home.listening, made.address.encode() + b"\n")
+            stack.callback(partial(home.listening.unlink, missing_ok=True))
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
         nursery.start_soon(made.run)
         yield made
+
+
+async def _nothing_more(_kept: Invitation, _agreed: Contract) -> None:
+    """Without a catalog nobody is hired; the next mount makes up for it."""
 
 
 async def _keep_running(name: str, service: Callable[[], Awaitable[None]]) -> None:

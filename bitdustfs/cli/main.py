@@ -21,6 +21,8 @@ from bitdustfs.cli import (
     hire,
     identify,
     init,
+    invite,
+    join,
     mount,
     recover,
     revoke,
@@ -51,8 +53,9 @@ Try it on this machine alone, with seven practice suppliers:
 \b
 For real:
   bitdustfs init                       make your keys; write the 24 words down
-  bitdustfs hire NODEID@ADDR:PORT --size 50G
   bitdustfs mount ~/BitDust
+  bitdustfs invite --offer 50G         a line for a friend: each keeps things for the other
+  bitdustfs join LINE                  what the friend types, on another machine
   bitdustfs suppliers leave NAME       when you do not want one any more
   bitdustfs serve --donate 50G         keep things for a friend, on another machine or home
   bitdustfs sheet                      what to keep on paper, with the words
@@ -80,6 +83,8 @@ for verb in (
     sheet.sheet,
     identify.identify,
     serve.serve,
+    invite.invite,
+    join.join,
     hire.hire,
     recover.recover,
     revoke.revoke,

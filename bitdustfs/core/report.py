@@ -121,6 +121,21 @@ class LeaveReport(TypedDict):
     fragments: int
 
 
+class JoinReport(TypedDict):
+    """A friend, whose invitation was used."""
+
+    name: str
+    owner: str  # 64 hex digits
+    node: str
+    address: str  # where it was dialled
+    gives_bytes: int  # that we get
+    takes_bytes: int  # that we give
+    was_done: bool  # the contract was there before
+    listens: str  # ADDR:PORT where this machine says that it can be dialled; "": it does not listen
+    seen: str  # ADDR:PORT from which the friend's machine saw this one come
+    reached: str  # ADDR:PORT where it could dial this one; "": nowhere, or it was not tried
+
+
 class HireReport(TypedDict):
     """A supplier that was hired."""
 

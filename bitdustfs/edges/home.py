@@ -90,6 +90,15 @@ class Home:
         return self.path / "contracts"
 
     @property
+    def invitations(self) -> Path:
+        return self.path / "invitations"
+
+    @property
+    def listening(self) -> Path:
+        """ADDR:PORT where the process that holds the home can be dialled; there while it listens."""
+        return self.path / "listening"
+
+    @property
     def log(self) -> Path:
         return self.path / "log"
 

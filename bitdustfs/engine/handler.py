@@ -71,6 +71,24 @@ class RefuseAll:
         return wire.Done(), ()
 
 
+class Standby:
+    """A handler that leaves it all to another one, which may be put in its place later."""
+
+    def __init__(self, handler: Handler) -> None:
+        self.handler = handler
+
+    def admit(self, caller: Certificate, request: wire.Request) -> wire.Refusal | None:
+        return self.handler.admit(caller, request)
+
+    def forget(self, caller: Certificate, request: wire.Request) -> None:
+        self.handler.forget(caller, request)
+
+    async def answer(
+        self, caller: Certificate, request: wire.Request, body: bytes | memoryview
+    ) -> tuple[wire.Answer, tuple[bytes | memoryview, ...]]:
+        return await self.handler.answer(caller, request, body)
+
+
 def error_of(refusal: wire.Refusal, peer: str, asker: Certificate) -> PeerError:
     """The error that a refusal is on the side that asked; its facts have `code` and `detail`.
 

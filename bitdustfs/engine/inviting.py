@@ -18,7 +18,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from math import inf
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
@@ -42,16 +42,23 @@ LOG_S: Final = 10.0  # at most one line in so long tells of those who had no inv
 DIAL_BACK_S: Final = 4.0
 _UNKNOWN = Refusal(Refused.NOT_FOUND, "such an invitation: it was mistyped, or was not made here")
 
-Agree = Callable[[Certificate, bytes, int], Awaitable[wire.Agreed | Refusal]]
 OnJoined = Callable[[Invitation, Contract], Awaitable[None]]
+
+
+class Book(Protocol):
+    """Who signs and keeps contracts, as Keeper does."""
+
+    @property
+    def contracts(self) -> Mapping[OwnerId, Contract]: ...
+
+    async def agree(self, caller: Certificate, raw: bytes, allowed_bytes: int | None) -> wire.Agreed | Refusal: ...
 
 
 class Host:
     """Everybody who may join.
 
     Args:
-        agree: countersigns and keeps a proposal that gives at most so many bytes, as Keeper.agree.
-        contracts: the newest with each owner.
+        book: opened when somebody has shown an invitation, if it is not open yet.
         on_joined: called when a contract is kept, before the other side is told; may be called again for the same.
         dialer: to see whether who joins can be dialled; None: it is not tried.
     """
@@ -61,8 +68,7 @@ class Host:
         identity: Identity,
         store: InvitationStore,
         *,
-        agree: Agree,
-        contracts: Mapping[OwnerId, Contract],
+        book: Callable[[], Awaitable[Book]],
         crunch: Crunch,
         wall: Wall,
         entropy: Entropy,
@@ -71,8 +77,7 @@ class Host:
     ) -> None:
         self._identity = identity
         self._store = store
-        self._agree = agree
-        self._contracts = contracts
+        self._book = book
         self._crunch = crunch
         self._wall = wall
         self._entropy = entropy
@@ -139,7 +144,8 @@ class Host:
             return Refusal(Refused.NOT_ALLOWED, "this is your own invitation: it is for a friend")
         if why := kept.refusal(caller.node, guest.since_s):
             return Refusal(Refused.NOT_ALLOWED, why)
-        agreed = self._contracts.get(caller.owner)
+        book = await self._book()
+        agreed = book.contracts.get(caller.owner)
         is_done = kept.guest is not None and agreed is not None and agreed.terms.first.node == caller.node
         if not is_done:
             if not shown.contract:
@@ -148,7 +154,7 @@ class Host:
             if (refusal := self._unfit(kept, agreed, shown.contract)) is not None:
                 return refusal
             kept = await self._note(kept, guest)
-            answer = await self._agree(caller, shown.contract, max(kept.wish.offers, gave))
+            answer = await book.agree(caller, shown.contract, max(kept.wish.offers, gave))
             if isinstance(answer, Refusal):
                 return answer
             agreed = contract.parse(answer.contract)

@@ -282,6 +282,24 @@ class Keeper:
         log.info("contract with owner %s: %d bytes", short(owner), signed.terms.second.gives_bytes)
         return wire.Agreed(signed.raw)
 
+    async def keep(self, signed: Contract) -> None:
+        """Keep a contract that we proposed, once both have signed it. A newer one that is kept stays.
+
+        Raises:
+            DiskFull, DiskFault. Unavailable: another one with this owner is being signed.
+        """
+        owner = next(p.owner for p in (signed.terms.first, signed.terms.second) if p.owner != self._identity.owner)
+        if owner in self._agreeing:
+            raise Unavailable(what="another contract with this owner is being signed: try again")
+        self._agreeing.add(owner)
+        try:
+            kept = self._contracts.get(owner)
+            if kept is None or kept.terms.serial < signed.terms.serial:
+                await self._crunch.run(self._store.save_contract, owner, signed.raw)
+                self._contracts[owner] = signed
+        finally:
+            self._agreeing.discard(owner)
+
     def _judge(
         self, caller: Certificate, proposal: Contract, kept: Contract | None, allowed: int | None
     ) -> Refusal | None:

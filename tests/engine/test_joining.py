@@ -73,8 +73,7 @@ class House:
         self.host = Host(
             ANNA,
             Troubled(self.invitations, self, "replace_invitation"),
-            agree=self.keeper.agree,
-            contracts=self.keeper.contracts,
+            book=self.book,
             crunch=InlineCrunch(),
             wall=self.wall,
             entropy=SeededEntropy(1),
@@ -96,6 +95,9 @@ class House:
         self.scope.cancel()
         self.network.break_links(ANNA.node)
         await trio.testing.wait_all_tasks_blocked()
+
+    async def book(self) -> Keeper:
+        return self.keeper
 
     async def hire(self, kept: Invitation, agreed: Contract) -> None:
         self.trouble("hire")
