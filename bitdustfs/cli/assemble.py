@@ -28,6 +28,7 @@ from bitdustfs.core.certificate import Identity
 from bitdustfs.core.contract import Contract
 from bitdustfs.core.grace import Patience
 from bitdustfs.core.invited import Wish
+from bitdustfs.core.owner_record import Keeper, OwnerRecord
 from bitdustfs.core.report import PRACTICE_BANNER, HireReport, JoinReport
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.edges import control_server, fuse, mounts, old_states
@@ -37,6 +38,7 @@ from bitdustfs.edges.control import Args
 from bitdustfs.edges.durable import move_durably, translated
 from bitdustfs.edges.fuse_tuning import MAX_BACKGROUND, MountOptions
 from bitdustfs.edges.home import Home
+from bitdustfs.edges.keys_disk import read_keys
 from bitdustfs.edges.own_address import dialable
 from bitdustfs.edges.spool_disk import OPEN_FILES, DiskSpool
 from bitdustfs.edges.system import (
@@ -128,6 +130,8 @@ async def _mount(
         patience_s = wish.settings.patience
         entropy, wall = SystemEntropy(), SystemWall()
         suppliers = Suppliers(identity, given.caller.dialer, known, entropy=entropy, wall=wall, caller=given.caller)
+        given.known_at = lambda: [(row.node, row.address) for row in catalog.suppliers()]
+        stack.callback(setattr, given, "known_at", tuple)  # the catalog is closed before friends are left
         given.on_peer, given.is_dialled, given.is_friend = suppliers.adopt, suppliers.dials, suppliers.knows
         with closing(DiskSpool(home.spool, open_files=open_files)) as spool:
             node = Node(
@@ -155,8 +159,22 @@ async def _mount(
                 node.orphans.may_look = lambda: False  # older states may need them
             else:
                 stack.enter_context(put_aside(home, identity, secrets, catalog, node))
+                if given.directing is not None:
+                    record_key = read_keys(home).volume.record
+                    speak_for = given.directing.discovery.speak_for
+                    speak_for(record_key, partial(_keepers_of, catalog, node))
+                    stack.callback(speak_for, b"", lambda: None)
             news = [*news, *given.greeting()]
             await _Mounted(home, wish, node, catalog, identity, news, given).run(ready)
+
+
+def _keepers_of(catalog: SqliteCatalog, node: Node) -> OwnerRecord | None:
+    """What the owner's record is to say: those who answer now come first, for not all may fit."""
+    online = set(node.suppliers.online())
+    rows = sorted((row for row in catalog.suppliers() if row.is_listed), key=lambda row: row.supplier not in online)
+    if not rows or node.publisher.foreign is not None:
+        return None
+    return OwnerRecord(node.publisher.version, tuple(Keeper(row.node, row.address) for row in rows))
 
 
 async def _newest_catalog(

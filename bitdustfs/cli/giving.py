@@ -10,7 +10,7 @@ a friend behind a firewall can dial it. A fault in any of this costs a second, n
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,12 +18,14 @@ from pathlib import Path
 
 import trio
 
+from bitdustfs.cli.directing import Directing, is_loopback
 from bitdustfs.cli.limits import follow_settings
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.contract import Contract
 from bitdustfs.core.invited import Invitation
+from bitdustfs.core.record import DAY_S, MAX_LIFETIME_S, RecordKind, sign_addresses
 from bitdustfs.core.units import format_size
-from bitdustfs.edges.config import Settings, load
+from bitdustfs.edges.config import Settings, bootstrap_in, load
 from bitdustfs.edges.contracts_disk import DiskContracts
 from bitdustfs.edges.home import Home, write_atomically
 from bitdustfs.edges.invitations_disk import DiskInvitations
@@ -68,6 +70,8 @@ class Giving:
         is_dialled: says whether a node is dialled by somebody else in this process.
         is_friend: says whether connections of an owner's nodes matter to somebody else in this process.
         on_joined: called when somebody has joined by an invitation, and the contract with him is kept.
+        known_at: gives nodes that somebody else in this process knows, and where each was last seen.
+        directing: the hash table; None: it is not used.
     """
 
     def __init__(self, home: Home, wish: GivingWish, identity: Identity, pacer: Pacer) -> None:
@@ -81,6 +85,8 @@ class Giving:
         self.is_dialled: Callable[[NodeId], bool] = lambda _node: False
         self.is_friend: Callable[[OwnerId], bool] = lambda _owner: False
         self.on_joined: OnJoined = _nothing_more
+        self.known_at: Callable[[], Iterable[tuple[NodeId, str]]] = tuple
+        self.directing: Directing | None = None
         self.keeper: Keeper | None = None
         self._handler = Standby(RefuseAll())
         self._opening = trio.Lock()
@@ -88,6 +94,7 @@ class Giving:
         self._shelf: DiskShelf | None = None
         self._allowed: dict[OwnerId, int] = {}
         self._dial: Mapping[NodeId, Sequence[str]] = {}
+        self._bootstrap: Sequence[str] = ()
         self._listener: TcpListener | None = None
         self._nursery: trio.Nursery | None = None
         self._services: dict[str, Callable[[], Awaitable[None]]] = {}
@@ -156,6 +163,9 @@ class Giving:
         )
         partners = Partners(self.caller, SystemEntropy(), self._wanted, on_peer=lambda peer: self.on_peer(peer))
         self._services["partners"] = partners.run
+        if self._wish.settings.dht_enabled and not self._wish.settings.practice:
+            self.directing = self._direct()
+            self._services["directory"] = self.directing.run
         self._services["settings"] = partial(follow_settings, self._home, self._wish.settings, self._heed)
 
     async def run(self) -> None:
@@ -173,6 +183,30 @@ class Giving:
     def heed(self) -> None:
         """Take from the settings now what will be taken from them within a second anyway. Raises BadFormat …"""
         self._heed(load(self._home.config))
+
+    def _direct(self) -> Directing:
+        return Directing(
+            self._listener.address if self._listener is not None else "",
+            self._home.dht,
+            bootstrap=lambda: self._bootstrap,
+            friends=lambda: (address for _node, address in self._all_known() if address),
+            own=self._own_record,
+            partners=lambda: ((node, b"") for node, _address in self._all_known()),
+        )
+
+    def _own_record(self) -> bytes:
+        """Where others can dial us, signed; b"": nowhere."""
+        _node, _at, address = self.place.partition("@")
+        if not address or is_loopback(address):
+            return b""
+        now_s = SystemWall().now_ns() // 1_000_000_000
+        expiry_s = now_s + MAX_LIFETIME_S[RecordKind.NODE] - DAY_S
+        return sign_addresses(self.identity.key, [address], sequence=now_s, expiry_s=expiry_s).raw
+
+    def _all_known(self) -> Iterable[tuple[NodeId, str]]:
+        yield from self.known_at()
+        for node, addresses in self._dial.items():
+            yield from ((node, address) for address in addresses)
 
     def _knows(self, owner: OwnerId) -> bool:
         return self.is_friend(owner) or (self.keeper is not None and self.keeper.has_contract(owner))
@@ -205,6 +239,7 @@ class Giving:
         self._allowed.clear()  # and filled again without an await: the keeper looks at it
         self._allowed.update({OwnerId(bytes.fromhex(owner)): size for owner, size in settings.allow.items()})
         self._allowed.update(self._wish.flags)
+        self._bootstrap = bootstrap_in(settings.dht_bootstrap)
         self._dial = {NodeId(bytes.fromhex(node)): (address,) for node, address in settings.dial.items()}
         is_flag = self._wish.size_bytes != self._wish.settings.give_size  # which wins over the file
         if self._shelf is not None and not is_flag and settings.give_size != self._shelf.donated_bytes:

@@ -24,6 +24,7 @@ from bitdustfs.cli.words import owner_key_for, read_secret, with_words_file
 from bitdustfs.core.report import StatusReport
 from bitdustfs.core.units import format_size
 from bitdustfs.edges import mounts
+from bitdustfs.edges.config import bootstrap_in, load, parse_address
 from bitdustfs.edges.control import ask
 from bitdustfs.edges.home import Home, check_home, hold, holder, make_home
 from bitdustfs.edges.mounts import Mount
@@ -48,6 +49,12 @@ Progress = Callable[[int, int], None]
 
 @click.command()
 @click.argument("suppliers", metavar="NODEID@ADDR:PORT...", nargs=-1)
+@click.option(
+    "--via",
+    metavar="ADDR:PORT",
+    multiple=True,
+    help="Find the suppliers through anybody there who takes part in the hash table. Can be repeated.",
+)
 @click.option("--accept", is_flag=True, help="Go on from what is found, also if too few suppliers answer to be sure.")
 @click.option("--wait", is_flag=True, help="If too few suppliers answer, ask again until enough do.")
 @click.option("--mount", "directory", metavar="DIR", help="Then mount the volume at DIR.")
@@ -58,6 +65,7 @@ Progress = Callable[[int, int], None]
 def recover(
     asked: Asked,
     suppliers: tuple[str, ...],
+    via: tuple[str, ...],
     accept: bool,
     wait: bool,
     directory: str | None,
@@ -67,9 +75,9 @@ def recover(
 ) -> int:
     """Bring a volume back on a machine that has nothing of it.
 
-    Asks for the 24 words. One supplier's address is enough: the others are learned from it. The names come back at
-    once, the contents when they are read. From then on this machine writes the volume, and any other that did
-    cannot change it any more.
+    Asks for the 24 words. One supplier's address is enough: the others are learned from it. With none at hand, --via
+    finds them through anybody else who runs bitdustfs. The names come back at once, the contents when they are read.
+    From then on this machine writes the volume, and any other that did cannot change it any more.
 
     If too few suppliers answer to be sure that nothing newer exists, what is found can only be read, and the exit
     code is 14. Run it again, then without an address: when more answer, with --wait, or with --accept.
@@ -81,10 +89,11 @@ def recover(
     Examples:
       bitdustfs recover 9c1f…e0@192.0.2.7:4878
       bitdustfs mount ~/BitDust
+      bitdustfs recover --via friend.example.org:4878
       bitdustfs recover --check
     """
     if check:
-        if suppliers or accept or wait or directory or everything:
+        if suppliers or via or accept or wait or directory or everything:
             raise BadRequest(what="--check takes the suppliers of this machine, and no other option but --words-file")
         _check(asked, words_file)
         return 0
@@ -99,7 +108,14 @@ def recover(
         refuse_mounted(home)
         friends += _hired(home)
     if not friends:
-        raise BadRequest(what="name a supplier as NODEID@ADDR:PORT: it is on your sheet, or a friend tells it")
+        via = via or bootstrap_in(load(home.config).dht_bootstrap)
+    if not friends and not via:
+        raise BadRequest(
+            what="name a supplier as NODEID@ADDR:PORT: it is on your sheet, or a friend tells it. "
+            "Or name anybody who runs bitdustfs with --via ADDR:PORT"
+        )
+    for address in via:
+        parse_address(address)
     if directory is not None:
         mounts.check_fuse()
         mounts.check_mountpoint(mounts.place_of(directory), str(home), mounts.read_mounts())
@@ -120,6 +136,8 @@ def recover(
     make_home(home)
     with hold(home):
         log_to_stderr("error")
+        if via:
+            friends += _found_through(secret, via)
         click.echo(_ASKING, err=True)
         with shown("catalog") as progress:
             done = trio.run(run_recover, home, secret, friends, Wish(accept, wait), say, progress)
@@ -137,6 +155,15 @@ def recover(
         if everything and not done.may_write:
             click.echo("Contents come when they are read: of what is only read, nothing is kept here.")
     return 0 if done.may_write else EXIT[Kind.UNAVAILABLE]
+
+
+def _found_through(secret: Secret, via: Sequence[str]) -> Sequence[tuple[NodeId, str]]:
+    import trio
+
+    from bitdustfs.cli.searching import find_friends
+
+    click.echo(f"Looking for your suppliers through {', '.join(via)}.", err=True)
+    return trio.run(find_friends, secret, via)
 
 
 def _owner_of_reader(home: Home) -> bytes | None:

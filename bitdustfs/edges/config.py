@@ -89,6 +89,18 @@ def _address_or_none(value: object) -> str:
     return _address(value) if value else ""
 
 
+def _bootstrap(value: object) -> str:
+    text = _text(value)
+    for address in bootstrap_in(text):
+        parse_address(address)
+    return text
+
+
+def bootstrap_in(text: str) -> tuple[str, ...]:
+    """The addresses in the value of `dht.bootstrap`."""
+    return tuple(address for address in (each.strip() for each in text.split(",")) if address)
+
+
 def _code(value: object) -> str:
     return str(parse_code(_text(value))) if value else ""
 
@@ -187,6 +199,18 @@ class Settings:
     )
     dial: Mapping[str, str] = _key(
         MappingProxyType({}), _dial, "nodes to keep a connection to: dial.NODEID is where, as ADDR:PORT"
+    )
+    dht_enabled: bool = _key(
+        True,
+        _bool,
+        "find friends who moved, and be found after a loss, through a hash table that strangers take part in",
+        name="dht.enabled",
+    )
+    dht_bootstrap: str = _key(
+        "",
+        _bootstrap,
+        "addresses to begin from in the hash table, beside those of friends, with commas between them",
+        name="dht.bootstrap",
     )
     code: str = _key("", _code, "erasure code K/N of new blocks; empty: chosen by the number of suppliers")
     spool: int = _key(0, _size, "bytes of local cache and unsent data; 0: 20 GiB, or a fifth of what is free")

@@ -99,6 +99,11 @@ class Home:
         return self.path / "listening"
 
     @property
+    def dht(self) -> Path:
+        """What the hash table remembers; see core/dht_state."""
+        return self.path / "dht"
+
+    @property
     def log(self) -> Path:
         return self.path / "log"
 

@@ -27,9 +27,9 @@ from bitdustfs.ports import Directory, Entropy, Wall
 
 log = logging.getLogger(__name__)
 
-FIRST_S: Final = 20.0  # (tune) after the start: the directory has to find others first
+FIRST_S: Final = 5.0  # (tune) after the start: the directory has to find others first
 EVERY_S: Final = 3600.0  # (tune) and a half to one and a half times that
-AGAIN_S: Final = 120.0  # (tune) when nobody took our own records
+AGAIN_S: Final = 60.0  # (tune) when there was nothing to publish yet, or nobody took it
 PUBLISH_S: Final = 60.0  # for one record
 LOOKUP_S: Final = 12.0  # for one question; it is asked while a dial of 15 s is under way
 LOOKUPS: Final = 4  # at once
@@ -65,6 +65,7 @@ class Discovery:
         self._asked: dict[NodeId, float] = {}
         self._record_key = b""
         self._inside: Callable[[], OwnerRecord | None] = lambda: None
+        self._was_taken = False
         self._sequence = 0  # of the owner's record that we made last
 
     def speak_for(self, record_key: bytes, inside: Callable[[], OwnerRecord | None]) -> None:
@@ -106,7 +107,7 @@ class Discovery:
     # -- publishing -----------------------------------------------------------------------------------------------
 
     async def _publish_all(self) -> bool:
-        """Returns whether somebody took what is ours, if there is anything."""
+        """Returns whether there was something of ours, and others took it."""
         inside = self._inside()
         partners = list(self._partners())[:MAX_PARTNERS]
         ids = [records.id_of(RecordKind.NODE, node) for node, _raw in partners]
@@ -121,7 +122,7 @@ class Discovery:
             taken.append(await self._publish_owner(inside))
         for node, raw in partners:
             await self._hand_on(records.id_of(RecordKind.NODE, node), raw)
-        return all(taken)
+        return bool(taken) and all(taken)
 
     async def _publish_owner(self, inside: OwnerRecord) -> bool:
         """Make the owner's record anew. Another machine of his may have made one with a higher number: ask first."""
@@ -135,7 +136,11 @@ class Discovery:
             sequence=self._sequence,
             expiry_s=now_s + OWNER_LIFETIME_S,
         )
-        return await self._publish(made.raw, [each.address for each in inside.keepers if each.address])
+        was_taken = await self._publish(made.raw, [each.address for each in inside.keepers if each.address])
+        if was_taken != self._was_taken:
+            log.info("the owner's record %s", "is in the hash table" if was_taken else "is taken by nobody")
+        self._was_taken = was_taken
+        return was_taken
 
     async def _hand_on(self, record_id: RecordId, known: bytes) -> None:
         """Bring the newest record of a partner that we or the directory know."""
