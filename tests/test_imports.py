@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from bitdustfs.cli.main import VERB_MODULES
+
 ROOT = Path(__file__).resolve().parents[1] / "bitdustfs"
 MODULES: Mapping[str, Path] = {
     ".".join(("bitdustfs", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path
@@ -121,7 +123,8 @@ def _at_top(tree: ast.Module) -> ast.Module:
 
 
 def test_supplier_loads_nothing_of_a_mount() -> None:
-    loaded = loaded_with("bitdustfs.cli.assemble_supplier") | loaded_with("bitdustfs.cli.main")
+    loaded = loaded_with("bitdustfs.cli.mother") | loaded_with("bitdustfs.cli.main")
+    loaded |= set[str]().union(*(loaded_with(f"bitdustfs.cli.{module}") for module in VERB_MODULES))
     assert "bitdustfs.edges.shelf_disk" in loaded
     foreign = {name.partition(".")[0] for module in loaded for name in imports_of(module, _at_top(tree_of(module)))}
     assert foreign & {"apsw", "pyfuse3", "zfec", "rich"} == set()

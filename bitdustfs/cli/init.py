@@ -78,7 +78,6 @@ def _make_keys(asked: Asked, words_file: str | None, sheet_file: str | None) -> 
     from bitdustfs.core import certificate, keys
     from bitdustfs.core.keyfile import NodeKeys
     from bitdustfs.core.phrase import phrase_of
-    from bitdustfs.core.sheet import sheet
     from bitdustfs.edges.keys_disk import write_keys
     from bitdustfs.model import Role
 
@@ -93,14 +92,19 @@ def _make_keys(asked: Asked, words_file: str | None, sheet_file: str | None) -> 
         volume=keys.volume_keys(secret),
     )
     phrase = phrase_of(secret)
-    paper = sheet(keys.owner_id(made.owner_public), (), date=today(), phrase=phrase)
+    texts: list[tuple[str, str]] = []
+    if words_file is not None:
+        texts.append((words_file, f"{phrase}\n"))
+    if sheet_file is not None:
+        from bitdustfs.core.sheet import sheet
+
+        texts.append((sheet_file, sheet(keys.owner_id(made.owner_public), (), date=today(), phrase=phrase)))
     written: list[Path] = []
     try:
         # the words first: keys without words would be a volume that nobody can recover
-        for file, text in ((words_file, f"{phrase}\n"), (sheet_file, paper)):
-            if file is not None:
-                write_new(Path(file), text.encode())
-                written.append(Path(file))
+        for file, text in texts:
+            write_new(Path(file), text.encode())
+            written.append(Path(file))
         write_keys(asked.find_home(), made)
     except BaseException:
         for path in written:

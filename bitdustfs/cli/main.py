@@ -2,41 +2,45 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
+from importlib import import_module
 from itertools import pairwise
 from typing import NoReturn
 
 import click
 
-from bitdustfs.cli import (
-    audit,
-    cache,
-    config,
-    demo,
-    fsck,
-    hire,
-    identify,
-    init,
-    invite,
-    join,
-    mount,
-    recover,
-    revoke,
-    serve,
-    sheet,
-    status,
-    suppliers,
-    sync,
-    umount,
-)
 from bitdustfs.cli.common import Asked, explain, first_of_ours, leaves
 from bitdustfs.edges.config import LOG_LEVELS
 from bitdustfs.errors import EXIT, BitdustError, Kind
 
+VERB_MODULES = (  # each has a verb, which is called as the module is, or as the second list says
+    "init",
+    "sheet",
+    "identify",
+    "serve",
+    "invite",
+    "join",
+    "hire",
+    "recover",
+    "revoke",
+    "mount",
+    "umount",
+    "status",
+    "sync",
+    "audit",
+    "fsck",
+    "suppliers",
+    "cache",
+    "config",
+    "demo",
+)
+_NAMES = {"identify": "id"}
+_GARBAGE_OBJECTS = 20_000  # young objects before a collection: what is loaded makes many, and none is garbage
 EXIT_INTERRUPTED = 130  # as shells say: 128 + SIGINT
 EXIT_UNHEARD = 1  # who read our output has gone; click ends with this too
 
@@ -68,7 +72,37 @@ Exit codes: 0 done, 2 wrong usage, 10 not found, 11 exists already, 12 in use, 1
 """
 
 
-@click.group(help=_HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Verbs(MutableMapping[str, click.Command]):
+    """All verbs by their names. A verb is loaded when it is asked for: none has to wait for all others."""
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        self._verbs: dict[str, click.Command | str] = {_NAMES.get(module, module): module for module in modules}
+
+    def __getitem__(self, name: str) -> click.Command:
+        verb = self._verbs[name]
+        if isinstance(verb, str):
+            loaded: click.Command = getattr(import_module(f"bitdustfs.cli.{verb}"), verb)
+            verb = self._verbs[name] = loaded
+        return verb
+
+    def __setitem__(self, name: str, verb: click.Command) -> None:
+        self._verbs[name] = verb
+
+    def __delitem__(self, name: str) -> None:
+        del self._verbs[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._verbs)
+
+    def __len__(self) -> int:
+        return len(self._verbs)
+
+
+@click.group(
+    help=_HELP,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    commands=_Verbs(VERB_MODULES),
+)
 @click.option("--home", metavar="DIR", help="State directory. Default: $BITDUSTFS_HOME, else the platform's place.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs, where there is something to read.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), help="Least important lines that are logged.")
@@ -76,30 +110,6 @@ Exit codes: 0 done, 2 wrong usage, 10 not found, 11 exists already, 12 in use, 1
 @click.pass_context
 def group(context: click.Context, home: str | None, as_json: bool, log_level: str | None) -> None:
     context.obj = Asked(home=home, as_json=as_json, log_level=log_level)
-
-
-for verb in (
-    init.init,
-    sheet.sheet,
-    identify.identify,
-    serve.serve,
-    invite.invite,
-    join.join,
-    hire.hire,
-    recover.recover,
-    revoke.revoke,
-    mount.mount,
-    umount.umount,
-    status.status,
-    sync.sync,
-    audit.audit,
-    fsck.fsck,
-    suppliers.suppliers,
-    cache.cache,
-    config.config,
-    demo.demo,
-):
-    group.add_command(verb)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -127,6 +137,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> NoReturn:
     """The entry point of the installed command."""
+    gc.set_threshold(_GARBAGE_OBJECTS)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape")  # names of files may be any bytes

@@ -1,12 +1,14 @@
-"""Running our own verbs as processes: daemons that tell when they serve."""
+"""Running our own verbs as processes: daemons that tell when they serve. `mother` is how they come to be."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +17,9 @@ from bitdustfs.edges.home import Home, holder
 from bitdustfs.errors import EXIT, BitdustError, Kind, Unavailable
 
 MODULE = "bitdustfs.cli.main"
+_MOTHER = "bitdustfs.cli.mother"
 _PAUSE_S = 0.02
 _KINDS = {code: kind for kind, code in EXIT.items()}
-
-
-def command(home: Home, *words: str) -> list[str]:
-    """The command line of a verb. -P, so that no module is taken from the directory it starts in."""
-    return [sys.executable, "-P", "-m", MODULE, "--home", str(home), *words]
 
 
 def said_by(complaint: str, returncode: int) -> BitdustError:
@@ -32,41 +30,79 @@ def said_by(complaint: str, returncode: int) -> BitdustError:
 
 
 @dataclass(frozen=True, slots=True)
-class Starting:
-    """A daemon that was started and has not said yet that it serves."""
+class Order:
+    """A verb that is to go on when we end, in a session of its own."""
 
-    process: subprocess.Popen[str]
-    complaints: Path
+    words: list[str]  # from --home on
+    complaints: str  # a file for what it says on stderr
 
-    def first_line(self) -> str:
-        """Wait for the line that it prints when it serves; it goes on without us.
+    @property
+    def command(self) -> list[str]:
+        """The command line that it has."""
+        return [sys.executable, "-P", "-m", MODULE, *self.words]
 
-        Raises:
-            BitdustError: why it ended instead.
-        """
-        assert self.process.stdout is not None
-        with self.process.stdout as printed:
-            line = printed.readline().strip()
-        if not line:
-            returncode = self.process.wait()
-            raise said_by(self.complaints.read_text(errors="replace"), returncode)
-        self.process.returncode = 0  # it is not our child to wait for: no warning when this object goes
-        return line
+    def encoded(self) -> str:
+        """The order as one word, longer than all words of it."""
+        return json.dumps([self.words, self.complaints])
+
+    @staticmethod
+    def decoded(text: str) -> Order:
+        """The order in such a word."""
+        words, complaints = json.loads(text)
+        return Order(words, complaints)
 
 
-def start_daemon(home: Home, complaints: Path, *words: str) -> Starting:
-    """Start a verb that goes on when we end, with a session of its own."""
-    with complaints.open("w") as stderr:
-        process = subprocess.Popen(
-            command(home, *words),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            cwd="/",
-            start_new_session=True,
-        )
-    return Starting(process, complaints)
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of an order."""
+
+    line: str  # that it printed when it served; empty: it ended before
+    returncode: int  # 0: it goes on
+
+    def encoded(self) -> str:
+        """The answer as one line."""
+        return json.dumps([self.line, self.returncode])
+
+    @staticmethod
+    def decoded(text: str) -> Answer:
+        """The answer in such a line."""
+        line, returncode = json.loads(text)
+        return Answer(line, returncode)
+
+
+def daemon(home: Home, complaints: Path, *words: str) -> Order:
+    """The order for a verb of this home."""
+    return Order(["--home", str(home), *words], str(complaints))
+
+
+def start_daemons(orders: Sequence[Order]) -> list[str | BitdustError]:
+    """Start verbs that go on when we end, all at once, and wait until each serves.
+
+    Returns:
+        For each the line that it printed when it served, or why it ended instead.
+    """
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", _MOTHER, *(order.encoded() for order in orders)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        cwd="/",
+        start_new_session=True,
+        check=False,
+    )
+    answers = [Answer.decoded(line) for line in done.stdout.splitlines()]
+    became: list[str | BitdustError] = []
+    for order, answer in zip(orders, answers, strict=False):
+        became.append(answer.line or said_by(_complaint(order, done.stderr), answer.returncode))
+    return became + [said_by(done.stderr, done.returncode)] * (len(orders) - len(answers))
+
+
+def _complaint(order: Order, otherwise: str) -> str:
+    """What a daemon said on stderr before it ended."""
+    try:
+        return Path(order.complaints).read_text(errors="replace")
+    except OSError:  # it could not even make the file
+        return otherwise
 
 
 def is_verb_of(pid: int, home: Home, verb: str) -> bool:

@@ -27,7 +27,7 @@ from bitdustfs.cli.identify import identify
 from bitdustfs.cli.init import init
 from bitdustfs.cli.logs import LOG_FILES
 from bitdustfs.cli.mount import mount
-from bitdustfs.cli.processes import Starting, is_verb_of, send, start_daemon, wait_until_free
+from bitdustfs.cli.processes import Order, daemon, is_verb_of, send, start_daemons, wait_until_free
 from bitdustfs.cli.umount import umount
 from bitdustfs.edges import mounts
 from bitdustfs.edges.config import load, store
@@ -202,15 +202,14 @@ class Swarm:
         if not members:
             return
         owner = _call(identify, self.home, "--owner").strip()
-        starting: list[tuple[Member, Starting]] = []
-        for member in members:
-            starting.append((member, self._start(member, owner, member.place.partition("@")[2] or _ANY_PORT)))
+        became = start_daemons([self._order(each, owner) for each in members])
+        for at, member in enumerate(members):
+            if isinstance(became[at], InUse) and not self.is_running(member):  # somebody took its port meanwhile
+                became[at : at + 1] = start_daemons([self._order(member, owner, _ANY_PORT)])
         failed: list[BitdustError] = []
-        for member, start in starting:
-            try:
-                place = self._served(member, owner, start)
-            except BitdustError as error:
-                failed.append(error)
+        for member, place in zip(members, became, strict=True):
+            if isinstance(place, BitdustError):
+                failed.append(place)
                 continue
             member.hired = member.hired and place == member.place  # a new address must be told to the customer
             member.place = place
@@ -218,19 +217,11 @@ class Swarm:
         if failed:
             raise failed[0]
 
-    def _start(self, member: Member, owner: str, address: str) -> Starting:
+    def _order(self, member: Member, owner: str, address: str = "") -> Order:
         home = self._home_of(member)
-        words = ("serve", "--listen", address, "--donate", SHARE, "--allow", f"{owner}:{SHARE}")
-        return start_daemon(home, home.path / "stderr", *words)
-
-    def _served(self, member: Member, owner: str, start: Starting) -> str:
-        """Where a supplier serves. If somebody took its port while it did not run, it gets another."""
-        try:
-            return start.first_line()
-        except InUse:
-            if self.is_running(member):
-                raise
-            return self._start(member, owner, _ANY_PORT).first_line()
+        listen = address or member.place.partition("@")[2] or _ANY_PORT
+        words = ("serve", "--listen", listen, "--donate", SHARE, "--allow", f"{owner}:{SHARE}")
+        return daemon(home, home.path / "stderr", *words)
 
     def _make_keys(self, plan: Plan) -> None:
         """Run `init` for everybody who has no keys."""
