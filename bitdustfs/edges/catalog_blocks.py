@@ -12,6 +12,7 @@ import heapq
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from bitdustfs.edges.catalog_store import Store
@@ -278,7 +279,7 @@ class BlockTables(Store):
     # -- suppliers ---------------------------------------------------------------------------------------
     def suppliers(self) -> Sequence[Supplier]:
         """All suppliers, whatever their standing, by number."""
-        return [Supplier(*row[:10], *map(Standing, row[10:])) for row in self._rows(_SUPPLIERS)]
+        return [_supplier(row) for row in self._rows(_SUPPLIERS)]
 
     def put_supplier(self, supplier: Supplier) -> None:
         """Insert or replace by number; a number of 0 takes a new one."""
@@ -292,6 +293,11 @@ class BlockTables(Store):
     def charge_supplier(self, supplier: SupplierNo, bytes_more: int, fragments_more: int) -> None:
         """Count what a supplier holds for us."""
         self._change(_CHARGE, (supplier, bytes_more, fragments_more))
+
+
+@lru_cache(maxsize=256)  # they are asked for again and again, and seldom change
+def _supplier(row: tuple[Any, ...]) -> Supplier:
+    return Supplier(*row[:10], *map(Standing, row[10:]))
 
 
 def _pair(block: BlockNo) -> Pair:
