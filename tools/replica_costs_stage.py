@@ -84,12 +84,14 @@ class Customer:
 
         def record() -> None:
             now = directory.mtime_ns
-            for name, content, place in zip(names, contents, places, strict=True):
-                chunk = self.catalog.new_chunk_no()
-                row = ChunkRow(
+            chunks = [self.catalog.new_chunk_no() for _ in places]
+            self.catalog.put_chunks(
+                ChunkRow(
                     chunk, self.secrets.fingerprint(content), shipment.block, place.slot, place.offset, place.length
                 )
-                self.catalog.put_chunks([row])
+                for chunk, content, place in zip(chunks, contents, places, strict=True)
+            )
+            for name, content, chunk in zip(names, contents, chunks, strict=True):
                 ino = self.catalog.new_ino()
                 inode = Inode(ino, _FILE, CALLER.uid, CALLER.gid, 1, len(content), now, now, now, version=1)
                 self.catalog.put_inode(inode)

@@ -228,11 +228,26 @@ class Store(CatalogFile):
             self._open = True
             self._recorder.begin()
         while self._opened_savepoints < len(self._savepoints):
-            self._run("SAVEPOINT s")
             sums = self._counters["inodes"], self._counters["file_bytes"]
             self._savepoints[self._opened_savepoints].start(len(self._redo), sums)
-            self._redo.append(("SAVEPOINT s", ()))
+            if not self._opened_savepoints:  # inside it a mark is enough: see `_undo_inner`
+                self._run("SAVEPOINT s")
+                self._redo.append(("SAVEPOINT s", ()))
             self._opened_savepoints += 1
+
+    def _undo_inner(self, outermost: int) -> None:
+        """Undo what a savepoint inside another one did: the outermost one is undone, and done again up to there.
+
+        SQLite could keep savepoints of savepoints, but in memory the end of each costs as much as the outermost one
+        has changed so far: a block of a thousand small files took most of its time there. To fail is rare.
+        """
+        try:
+            self._cursor.execute("ROLLBACK TO s")
+            for sql, bindings in self._redo[outermost + 1 :]:
+                self._cursor.execute(sql, bindings)
+        except apsw.Error as e:
+            self._connection.close()  # reads would now show half of a change
+            raise self._translated(e) from e
 
     def _end(self) -> bool:
         """Commit, with a row of the outbox if replicated rows were changed. Says whether there is one."""
@@ -300,15 +315,18 @@ class Savepoint:
         if self._mark < 0:
             return
         store._opened_savepoints -= 1
-        if kind is not None:
-            del store._redo[self._mark :]
-            store._counters["inodes"], store._counters["file_bytes"] = self._sums
-            store._undone()
-            if not store._redo:
-                store._touched.undone()
-            store._run("ROLLBACK TO s; RELEASE s")
+        if kind is None:
+            if not store._savepoints:
+                store._run("RELEASE s")
+                store._redo.append(("RELEASE s", ()))
+                store._pending += 1
             return
-        store._run("RELEASE s")
-        store._redo.append(("RELEASE s", ()))
-        if not store._savepoints:
-            store._pending += 1
+        del store._redo[self._mark :]
+        store._counters["inodes"], store._counters["file_bytes"] = self._sums
+        store._undone()
+        if store._savepoints:
+            store._undo_inner(store._savepoints[0]._mark)
+            return
+        if not store._redo:
+            store._touched.undone()
+        store._run("ROLLBACK TO s; RELEASE s")
