@@ -9,7 +9,7 @@ it too (`core.refusals`).
 If too few fragments are known to be anywhere, others are looked for (`strays`) before a read fails.
 
 Right after the start nobody is connected yet: who needs more than answer then waits for those who are being dialled
-for the first time (`more_to_come`).
+for the first time, if they may be enough.
 
 `look` goes over everything that suppliers are asked for now, as `core.patience` says: others are asked instead of
 one that is quiet, if they are enough to do without it; else there is nothing better than to wait for it.
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
@@ -91,6 +91,16 @@ class FragmentSource(Protocol):
     ) -> Leaves: ...
 
 
+class Newcomers(Protocol):
+    """Suppliers that were not reached yet since the start."""
+
+    def expected(self) -> frozenset[SupplierNo]: ...
+
+    async def wait_for_expected(self) -> None:
+        """Wait until one of them may have come, and no longer than some are expected."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Part:
     """Columns [start, end) of one fragment."""
@@ -137,8 +147,8 @@ class Fragments:
         self._hashes: OrderedDict[tuple[BlockNo, int], bytes] = OrderedDict()
         self._leaves: OrderedDict[tuple[BlockNo, int, int], bytes] = OrderedDict()
         self._asks: dict[BlockNo, list[_Ask]] = {}
-        self._hoping: dict[BlockNo, float] = {}  # since when a fetch waits for `more_to_come`
-        self.more_to_come: Callable[[], Awaitable[bool]] = _nobody  # waits for another supplier; False: none will be
+        self._hoping: dict[BlockNo, float] = {}  # since when a fetch waits for newcomers
+        self.newcomers: Newcomers = _Nobody()
         self._asking = trio.Event()  # or hoping
         self._looked_at = -inf
         self._late: set[SupplierNo] = set()  # owed an answer for long when we last looked
@@ -312,11 +322,22 @@ class Fragments:
         return decoded
 
     async def _hope(self, block: BlockRow) -> bool:
-        """Wait for another supplier, if one may come. Whoever waits for the block is not kept from giving up."""
+        """Wait for another supplier, if enough may come. Whoever waits for the block is not kept from giving up."""
+        expected = self.newcomers.expected()
+        if not expected:
+            return False
+        hoped = {
+            row.index
+            for row in self._catalog.fragments(block.block)
+            if row.state is FragmentState.HELD and row.supplier in expected | self.reachable()
+        }
+        if len(hoped) < block.code.k:
+            return False
         self._hoping.setdefault(block.block, trio.current_time())
         self._asking.set()
         try:
-            return await self.more_to_come()
+            await self.newcomers.wait_for_expected()
+            return True
         finally:
             self._hoping.pop(block.block, None)
 
@@ -521,6 +542,11 @@ class Fragments:
         return self._rows[number]
 
 
-async def _nobody() -> bool:
-    await trio.lowlevel.checkpoint()
-    return False
+class _Nobody:
+    """No newcomers."""
+
+    def expected(self) -> frozenset[SupplierNo]:
+        return frozenset()
+
+    async def wait_for_expected(self) -> None:
+        await trio.lowlevel.checkpoint()

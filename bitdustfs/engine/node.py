@@ -126,7 +126,7 @@ class Node:
         self.suppliers = suppliers
         self.journal = Journal(catalog)
         self.fragments = Fragments(catalog, self.journal, suppliers, crunch, secrets, entropy)
-        self.fragments.more_to_come = suppliers.more_to_come
+        self.fragments.newcomers = suppliers
         self.reader = Reader(catalog, self.fragments, crunch, secrets)
         self.reads = Reads(self.reader, self.fragments)
         self.files = Files(catalog, spool, self.journal, wall, self.reads, spool_limit=options.spool_limit)

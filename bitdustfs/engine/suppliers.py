@@ -6,7 +6,7 @@ waits longer after each failure, with jitter, so that a supplier who comes back 
 two friends must be reachable. While both sides have dialled, requests take the one that stays (engine/connections).
 
 A supplier is *online* while it has a connection on which STAT was answered. Requests to one that is not end at once
-with PeerGone: nothing here ever waits for a connection but `more_to_come`, for whoever reads right after the start.
+with PeerGone: nothing here ever waits for a connection but `wait_for_expected`, for who reads right after the start.
 What goes wrong in one supplier's task stays there.
 """
 
@@ -185,18 +185,16 @@ class Suppliers:
         """Wait until a supplier comes, goes, or tells of other room."""
         await self._changed.wait()
 
-    async def more_to_come(self) -> bool:
-        """Wait for a change while suppliers are dialled for the first time since the start. False: none is.
+    def expected(self) -> frozenset[SupplierNo]:
+        """The suppliers that are, a moment after the start or before it, being dialled for the first time."""
+        if trio.current_time() >= self._starts_until:
+            return frozenset()
+        return frozenset(no for no, relation in self._relations.items() if not relation.looked_for)
 
-        Only for who runs it: before the start it waits for that.
-        """
-        is_starting = trio.current_time() < self._starts_until
-        if not is_starting or all(relation.looked_for for relation in self._relations.values()):
-            await trio.lowlevel.checkpoint()
-            return False
+    async def wait_for_expected(self) -> None:
+        """Wait for a change, and no longer than some are `expected`."""
         with trio.move_on_at(self._starts_until):
             await self.wait_for_change()
-        return True
 
     def adopt(self, peer: Peer) -> bool:
         """Use a greeted connection with a supplier that is not dialled here. False: it is none of ours, or surplus.

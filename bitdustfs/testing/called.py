@@ -188,9 +188,11 @@ class CalledSuppliers:
     def is_held_back(self) -> bool:
         return False
 
-    async def more_to_come(self) -> bool:
+    def expected(self) -> frozenset[SupplierNo]:
+        return frozenset()
+
+    async def wait_for_expected(self) -> None:
         await trio.lowlevel.checkpoint()
-        return False
 
     def pushed_at(self, _supplier: SupplierNo) -> float:
         return -inf

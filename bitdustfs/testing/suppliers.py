@@ -81,9 +81,11 @@ class MemorySuppliers:
     def is_held_back(self) -> bool:
         return False
 
-    async def more_to_come(self) -> bool:
+    def expected(self) -> frozenset[SupplierNo]:
+        return frozenset()
+
+    async def wait_for_expected(self) -> None:
         await trio.lowlevel.checkpoint()
-        return False
 
     def take_speeds(self) -> Mapping[SupplierNo, float]:
         return {}

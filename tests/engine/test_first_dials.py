@@ -77,6 +77,18 @@ async def test_read_fails_as_soon_as_all_were_dialled_in_vain(autojump_clock: Mo
             await world.read("f0")
 
 
+async def test_read_fails_at_once_when_the_suppliers_still_to_come_are_too_few(autojump_clock: MockClock) -> None:
+    def leave_two(world: World) -> None:
+        for number in (1, 2, 3):
+            world.swarm.cut(number)
+        for number in (4, 5):
+            world.swarm.silence(number)
+
+    async with just_started(leave_two) as world:
+        with trio.fail_after(SOON_S), pytest.raises(TooFewFragments):
+            await world.read("f0")
+
+
 async def test_read_waits_for_suppliers_that_do_not_answer_for_a_bounded_time_after_the_start_only(
     autojump_clock: MockClock,
 ) -> None:
