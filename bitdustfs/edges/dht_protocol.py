@@ -153,7 +153,8 @@ class Protocol(KademliaProtocol):
         records.pack_address(address)  # nobody asks from an address that cannot be answered
         said = self._said(parse_question(data), address, prefix)
         reply = answer(self._key, number, token(self._secret(), address), said, room=GAIN * len(data))
-        self._send(reply, endpoint)
+        if len(reply) <= GAIN * len(data):
+            self._send(reply, endpoint)
         self._greet(endpoint)
 
     def _said(self, question: Question, address: str, prefix: str) -> Said:

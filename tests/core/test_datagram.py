@@ -103,6 +103,12 @@ def test_no_other_bytes_are_a_question(raw: bytes) -> None:
     assert ask(look(raw)[1], question) == raw
 
 
+@pytest.mark.parametrize("record", [b"", bytes(MAX_RECORD_BYTES + 1)])
+def test_store_without_a_record_or_with_too_long_a_one_is_refused(record: bytes) -> None:
+    with pytest.raises(BadFormat):
+        parse_question(ask(NUMBER, Store(TOKEN, record)))
+
+
 def signed(kind: int, rest: bytes) -> bytes:
     """An answer that `answer` would not give, with a genuine signature."""
     front = b"bdh\x01" + bytes([kind]) + NUMBER + TOKEN + public_bytes(KEY)

@@ -23,6 +23,8 @@ from bitdustfs.core import (
     bulk,
     certificate,
     contract,
+    datagram,
+    dht_state,
     erasure,
     fragment,
     head,
@@ -267,6 +269,7 @@ def made(cast: Cast, directory: Path) -> dict[str, str]:
             _invitation(cast),
             _heads(cast),
             _records(cast),
+            _table(cast),
             _replica(cast),
             _frames(cast),
             _bulk(cast),
@@ -365,6 +368,25 @@ def _records(cast: Cast) -> dict[str, str | bytes]:
         "record.signing_public": owner.public,
         "record.owner_id": owner.id,
         "record.owner": owner.raw,
+    }
+
+
+def _table(cast: Cast) -> dict[str, str | bytes]:
+    """The supplier's node key stands for a key of the table: there are no others on the page."""
+    node, _owner = cast.records()
+    key, number, token = cast.supplier.key, cast.record_salt, cast.record_salt[:8]
+    near = datagram.Contact(bytes(range(20)), ADDRESSES[0])
+    found = datagram.Found(node.raw, (near,))
+    state = dht_state.DhtState(key.private_bytes_raw(), (near,), (node,))
+    return {
+        "table.id": datagram.dht_id(keys.public_bytes(key)),
+        "table.ping": datagram.ask(number, datagram.Ping()),
+        "table.pong": datagram.answer(key, number, token, datagram.Pong(), room=1200),
+        "table.find_blake3": blake3(datagram.ask(number, datagram.Find(node.id, True))).digest(),
+        "table.found_blake3": blake3(datagram.answer(key, number, token, found, room=1200)).digest(),
+        "table.store_blake3": blake3(datagram.ask(number, datagram.Store(token, node.raw))).digest(),
+        "table.stored_blake3": blake3(datagram.answer(key, number, token, datagram.Stored(True), room=1200)).digest(),
+        "table.state_blake3": blake3(dht_state.encode_state(state)).digest(),
     }
 
 
@@ -507,6 +529,7 @@ def test_lengths_that_the_page_names_are_those_of_the_code() -> None:
         bulk.MAX_FRAME_BYTES,
         head.MAX_HEAD_BYTES,
         record.MAX_RECORD_BYTES,
+        datagram.MAX_DATAGRAM_BYTES,
         record.MAX_CONTENT_BYTES,
     ):
         assert str(limit) in page

@@ -243,6 +243,31 @@ def test_stranger_who_asks_too_much_gets_no_answer_and_others_do() -> None:
     asyncio.run(story())
 
 
+@pytest.mark.parametrize(
+    "question", [Ping(), Find(bytes(20), True), Store(bytes(8), b"r"), Store(bytes(8), bytes(1000))]
+)
+def test_nothing_comes_back_that_is_more_than_three_times_what_asked_for_it(question: Question) -> None:
+    async def story() -> None:
+        async with swarm(1) as nodes:
+            full = nodes[0]
+            for number in range(1, 21):
+                full.protocol.router.add_contact(Peer(bytes([number * 12] * 20), f"127.9.{number}.1", 9))
+            full.kept.put(record(1), "", NOW_S)
+            if isinstance(question, Find):
+                asked = ask(bytes(16), Find(record(1).id, True))
+            else:
+                asked = ask(bytes(16), question)
+            with _socket("127.0.81.1") as asker:
+                asker.sendto(asked, _endpoint(full))
+                asker.sendto(ask(b"n" * 16, Ping()), _endpoint(full))
+                loop = asyncio.get_running_loop()
+                async with asyncio.timeout(30):
+                    while datagram.look(got := await loop.sock_recv(asker, 2000))[1] != b"n" * 16:
+                        assert len(got) <= 3 * len(asked)
+
+    asyncio.run(story())
+
+
 def test_private_address_is_not_named_by_somebody_outside() -> None:
     assert may_name("8.8.8.8:1", "9.9.9.9:1")
     assert may_name("192.168.1.1:1", "192.168.1.2:1")
