@@ -286,6 +286,7 @@ class Standing(IntEnum):
     LOST = 3  # stayed away too long
     FIRED = 4  # given up
     LEAVING = 5  # to be given up: what it holds is brought to others first
+    MISSING = 6  # was leaving, and stayed away too long
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +314,40 @@ class Supplier:
     def is_listed(self) -> bool:
         """Heads count on it, and what it holds is needed."""
         return self.standing in (Standing.HIRED, Standing.LEAVING)
+
+    @property
+    def is_lost(self) -> bool:
+        """It stayed away too long: what it holds does not count."""
+        return self.standing in (Standing.LOST, Standing.MISSING)
+
+
+class Rule(IntEnum):
+    """By what something was decided about a supplier."""
+
+    SILENCE = 1  # it was away for longer than we wait: lost
+    RETURN = 2  # it was lost, and answers again
+    REPLACEMENT = 3  # hired by itself: suppliers were missing
+    HIRE = 4  # taken on by the person
+    LEAVE = 5  # the person began to give it up
+    EMPTY = 6  # what it held is with others: given up
+    FIRE = 7  # given up by the person, whatever it held
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was decided about a supplier, with the numbers that decided it; 0 where one had no say."""
+
+    supplier: SupplierNo
+    rule: Rule
+    at_ns: int  # wall time
+    away_s: float = 0.0  # for how long it had not answered, as far as we were there to see it
+    wait_s: float = 0.0  # how long it was waited for
+    longest_s: float = 0.0  # its longest absence of the last 30 days
+    spare: int = 0  # held fragments minus k of the worst block, without those who did not answer
+    missing: int = 0  # how many suppliers were missing
+    instead: SupplierNo = SupplierNo(0)  # in whose place it was hired; 0: nobody's
+    fragments: int = 0  # that it held, by our count
+    bytes: int = 0  # of them
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ tests. A method is `async` if and only if it may wait. The catalog is synchronou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +50,7 @@ from bitdustfs.model import (
     Supplier,
     SupplierNo,
     Track,
+    Verdict,
     Wanting,
 )
 
@@ -228,6 +229,20 @@ class Catalog(Protocol):
         """Forget chunks, also that they were loose. No map may name them."""
         ...
 
+    def mapped_chunks(
+        self, after: tuple[int, int, int] | None, limit: int
+    ) -> tuple[Set[ChunkNo], tuple[int, int, int] | None]:
+        """The chunks that the next `limit` rows of maps name, of any generation, found without an index.
+
+        Returns:
+            They, and the key of the last row, for the next call; None: there was no row.
+        """
+        ...
+
+    def filled_blocks(self, after: ChunkNo, limit: int) -> tuple[Set[BlockNo], ChunkNo | None]:
+        """The blocks that the next `limit` chunks above `after` lie in, found without an index; the last chunk."""
+        ...
+
     def dead_blocks(self, limit: int, after: BlockNo) -> Sequence[BlockNo]:
         """At most `limit` blocks of files above `after` in which no chunk lies."""
         ...
@@ -351,6 +366,14 @@ class Catalog(Protocol):
         """Insert or replace."""
         ...
 
+    def verdicts(self) -> Sequence[Verdict]:
+        """What was decided about suppliers, the oldest first; the very old ones are forgotten."""
+        ...
+
+    def note_verdict(self, verdict: Verdict) -> None:
+        """Add one."""
+        ...
+
     def newest_blocks(self) -> tuple[int, int]:
         """What tells the blocks that there are now, for `missing_fragments`."""
         ...
@@ -371,11 +394,17 @@ class Catalog(Protocol):
         """(code, held, how many blocks) over all blocks, worst first."""
         ...
 
-    def least_margin(self, answering: Iterable[SupplierNo]) -> int | None:
-        """The least, over all blocks, of held fragments at these suppliers minus k; None without a block."""
+    def least_margin(
+        self, answering: Iterable[SupplierNo], after: BlockNo | None = None, limit: int = -1
+    ) -> tuple[int | None, BlockNo | None]:
+        """Look at `limit` blocks with numbers above `after`; None: from the first one. Below 0: at all.
+
+        Returns:
+            The least, over these, of held fragments at these suppliers minus k, and the last block that was looked
+            at; None: there was none. For all blocks of a volume use `engine.margins`.
+        """
         ...
 
-    # -- suppliers ---------------------------------------------------------------------------------------
     def suppliers(self) -> Sequence[Supplier]: ...
 
     def put_supplier(self, supplier: Supplier) -> None:

@@ -19,6 +19,7 @@ from bitdustfs.core import grace  # noqa: E402
 from bitdustfs.core.pace import READERS_SHARE, SHARE, URGENT_SHARE  # noqa: E402
 from bitdustfs.core.standing import TABLE, Event, State  # noqa: E402
 from bitdustfs.engine.monitor import FRUITLESS_S  # noqa: E402
+from bitdustfs.engine.returns import PAGE as SHOWN_TOGETHER  # noqa: E402
 
 PAGE = CHECKOUT / "man" / "bitdustfs-suppliers.7"
 
@@ -62,9 +63,14 @@ One that was hired, answers, and has taken nothing for {fruitless:g} minutes of 
 so the next one is hired too.
 The fragments that the lost one held are made again from others, without any key, or from chunks that are all on this
 machine, each checked against the root that was noted when the block was made. Most urgent first: the blocks with the
-fewest fragments to spare. Nobody erases anything: when a lost supplier comes back, what it holds counts again. Where
-a fragment is then held twice, one of the two is let go, after all the suppliers of its block have answered without a
+fewest fragments to spare. Nobody erases anything: when a lost supplier comes back, it is asked for the names of all
+that it has, and some fragments of each {page} show leaves that it could not foresee; then they count again. What it
+does not name is lost. If one of those that are asked for is wrong, each of the others has to show some too. Where a
+fragment is then held twice, one of the two is let go, after all the suppliers of its block have answered without a
 break for the shortest of the waits above.
+.PP
+.B "bitdustfs rebuild \-\-dry\-run"
+says what is made again now, and of each verdict the numbers that decided it.
 .PP
 While every block could still lose two fragments, this takes {share:.0%} of the time at most, as does an audit that
 goes through all that a supplier holds; with fewer to spare, all of it. While somebody reads what is not on this
@@ -73,7 +79,8 @@ machine, it takes {readers:.0%}, or {urgent:.0%} for blocks that could not lose 
 A supplier that is leaving
 .RB ( "bitdustfs suppliers leave" )
 gets nothing new. Each fragment that it holds is acknowledged by another supplier before it is let go. When nothing is
-left it is fired, and the next head is without it.
+left it is fired, and the next head is without it. If it stays away for too long meanwhile it is missing: what it
+holds is made again like that of any lost one, and when it comes back it is not hired, but goes on leaving.
 .SH SEE ALSO
 .BR bitdustfs (1),
 .BR bitdustfs-architecture (7),
@@ -92,6 +99,7 @@ def page() -> str:
         days=grace.MEMORY_DAYS,
         habit=grace.HABIT,
         fruitless=FRUITLESS_S / 60,
+        page=SHOWN_TOGETHER,
         share=SHARE,
         readers=READERS_SHARE,
         urgent=URGENT_SHARE,

@@ -59,7 +59,7 @@ from bitdustfs.engine.reporter import note_checked
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.tree import Caller
 from bitdustfs.errors import BadFormat, BitdustError, CatalogDamaged, DiskFault, LogDamaged, ReadOnly, Unavailable
-from bitdustfs.model import Code, NodeId, OwnerId, Role, Standing, Supplier, short
+from bitdustfs.model import Code, NodeId, OwnerId, Role, Rule, Standing, Supplier, Verdict, short
 
 _VOLUME_ID = "volume_id"  # in the catalog: which volume it describes
 _HIRE_S = 30.0
@@ -255,6 +255,7 @@ class _Mounted:
         handlers: Mapping[str, control_server.Handler] = {
             "status": self._status,
             "without": self._without,
+            "rebuild": self._rebuild,
             "sync": self._sync,
             "audit": self._audit,
             "cache-drop": self._drop_cache,
@@ -309,6 +310,9 @@ class _Mounted:
 
     async def _without(self, args: Args, _report: control_server.Report) -> Mapping[str, object]:
         return {**await self._node.without(str(args["label"]))}
+
+    async def _rebuild(self, _args: Args, _report: control_server.Report) -> Mapping[str, object]:
+        return {**await self._node.forecast()}
 
     async def _sync(self, args: Args, report: control_server.Report) -> Mapping[str, object]:
         return {**await self._node.sync(report, args.get("timeout"))}
@@ -459,7 +463,10 @@ async def _agree(suppliers: Suppliers, catalog: SqliteCatalog, wish: HireWish) -
             standing=known.standing if wish.as_candidate else standing,
         )
     catalog.put_supplier(row)
-    return next(kept for kept in catalog.suppliers() if kept.node == wish.node)
+    kept = next(each for each in catalog.suppliers() if each.node == wish.node)
+    if kept.is_hired and not (known is not None and known.is_hired):
+        catalog.note_verdict(Verdict(kept.supplier, Rule.HIRE, SystemWall().now_ns()))
+    return kept
 
 
 def _told(row: Supplier) -> HireReport:

@@ -19,6 +19,7 @@ from bitdustfs.edges.home import Home
 from bitdustfs.edges.spool_disk import DiskSpool
 from bitdustfs.edges.system import SystemEntropy, SystemWall
 from bitdustfs.edges.tcp import TcpDialer
+from bitdustfs.engine.collector import is_kept_back
 from bitdustfs.engine.fsck import ShelfCheck, check_shelf, check_spool
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.errors import BitdustError, NotFound
@@ -29,6 +30,11 @@ _ADVICE = (
     "the newest state of the suppliers comes back whole with `bitdustfs recover` in an empty home; what is only here "
     "can be copied out of a mount with -o ro. `fsck --repair --salvage` makes the catalog anew from what can be read,"
     " and that takes the place of the suppliers' copy"
+)
+_KEPT_BACK = (
+    "suppliers keep all that they have, because something of the catalog was missing when it was repaired, and a "
+    "copy of it, or the suppliers' state, may still say what for. `fsck --repair --trust` gives that up: what the "
+    "catalog does not name is let go then, for ever"
 )
 Say = Callable[[str], None]
 
@@ -43,7 +49,9 @@ class Outcome:
     copy: Path | None = None  # of the catalog as it was
 
 
-def run_fsck(home: Home, *, repair: bool, offline: bool, salvage: bool = False, say: Say) -> Outcome:
+def run_fsck(
+    home: Home, *, repair: bool, offline: bool, salvage: bool = False, trust: bool = False, say: Say
+) -> Outcome:
     """Check a home that nobody uses, and with `repair` put right what can be.
 
     Args:
@@ -59,7 +67,7 @@ def run_fsck(home: Home, *, repair: bool, offline: bool, salvage: bool = False, 
     checked = catalog_repair.check(home.catalog)
     if checked.is_sound:
         outcome.notes.append("catalog: sound")
-        if repair:
+        if trust:
             catalog_repair.trust(home.catalog)
     elif repair and (salvage or not checked.damage):
         _repair(home, checked, outcome)
@@ -72,6 +80,8 @@ def run_fsck(home: Home, *, repair: bool, offline: bool, salvage: bool = False, 
         outcome.notes.append("spool and suppliers: not looked at, because the catalog cannot be read whole")
         return outcome
     with closing(SqliteCatalog(home.catalog, read_only=not repair)) as catalog:
+        if is_kept_back(catalog):
+            outcome.notes.append(_KEPT_BACK)
         _spool(home, catalog, outcome)
         if not offline:
             say("Asking the suppliers for what they hold.")

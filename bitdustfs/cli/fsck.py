@@ -16,16 +16,20 @@ EXIT_WRONG = 36  # something is wrong, and was not put right
 @click.command()
 @click.option("--repair", is_flag=True, help="Copy the catalog, then put right what can be.")
 @click.option("--salvage", is_flag=True, help="With --repair: make a damaged catalog anew from what can be read.")
+@click.option("--trust", is_flag=True, help="With --repair: give up what a repair found missing.")
 @click.option("--offline", is_flag=True, help="Ask no supplier.")
 @with_json
 @with_common_options
-def fsck(asked: Asked, repair: bool, salvage: bool, offline: bool) -> int:
+def fsck(asked: Asked, repair: bool, salvage: bool, trust: bool, offline: bool) -> int:
     """Check this volume: its catalog, its spool, and what its suppliers say that they hold.
 
     The volume must not be mounted. Without --repair nothing is changed. With it, a copy of the catalog is kept in the
     state directory, and nothing that could be read before is taken away: what has lost its name is put into
     lost+found, what suppliers lack is made again at the next mount. A catalog whose file is damaged is left alone
     without --salvage: the suppliers' copy, which `recover` brings back, is most often better.
+
+    When something of the catalog was missing, suppliers keep all that they have, for it may be needed by what is
+    missing. --trust ends that, once nothing is wrong: what the catalog does not name is let go then, for ever.
 
     Suppliers are only asked for names; `bitdustfs audit` asks for the bytes.
 
@@ -42,12 +46,14 @@ def fsck(asked: Asked, repair: bool, salvage: bool, offline: bool) -> int:
 
     if salvage and not repair:
         raise BadRequest(what="--salvage is a way to repair: give --repair too")
+    if trust and not repair:
+        raise BadRequest(what="--trust changes the catalog: give --repair too")
     home = asked.open_home()
     refuse_mounted(home)
     with hold(home):
         log_to_stderr("error")
         say = partial(click.echo, err=True)
-        done = run_fsck(home, repair=repair, salvage=salvage, offline=offline, say=say)
+        done = run_fsck(home, repair=repair, salvage=salvage, trust=trust, offline=offline, say=say)
     if asked.as_json:
         show_json(
             {

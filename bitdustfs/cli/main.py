@@ -33,6 +33,7 @@ VERB_MODULES = (  # each has a verb, which is called as the module is, or as the
     "status",
     "sync",
     "audit",
+    "rebuild",
     "fsck",
     "suppliers",
     "cache",

@@ -70,6 +70,82 @@ class WithoutReport(TypedDict):
     most_wanted: int  # the greatest n of any block
 
 
+class LackReport(TypedDict):
+    """One fragment that a block lacks."""
+
+    index: int
+    why: str  # "silence": its supplier is lost; "proof": it was denied or wrong; "unsent": never acknowledged; "none"
+    whose: str  # label of the supplier that had it, or was to get it; "": nobody
+    to: str  # label of the supplier that would get it now; "": nobody takes it
+
+
+class BlockReport(TypedDict):
+    """One block that lacks fragments."""
+
+    block: int  # its number; negative: a block of the catalog's own copy
+    held: int
+    needed: int  # k
+    wanted: int  # n
+    bytes: int  # of one fragment
+    sources: list[str]  # labels of suppliers that hold some of it and answer
+    is_here: bool  # it would be made from this machine's own copy
+    lacks: list[LackReport]
+
+
+class ReasonReport(TypedDict):
+    """Why some fragments are missing."""
+
+    why: str  # as in LackReport
+    whose: str
+    since_s: int  # wall time of the verdict, in seconds since 1970; 0: not known
+    fragments: int
+
+
+class TakerReport(TypedDict):
+    """What a supplier would get."""
+
+    label: str
+    fragments: int
+    bytes: int
+
+
+class VerdictReport(TypedDict):
+    """What was decided about a supplier, with the numbers that decided it; 0 where one had no say."""
+
+    at_s: int  # wall time
+    label: str
+    rule: str  # a word of model.Rule, in small letters
+    says: str  # the same as a sentence
+    away_s: float  # for how long it had not answered
+    wait_s: float  # how long we wait
+    longest_s: float  # its longest absence of the last 30 days
+    spare: int  # fragments that the worst block could lose, without those who did not answer
+    missing: int  # suppliers
+    instead: str  # label; "": in nobody's place
+    fragments: int  # that it held
+    bytes: int
+
+
+class RebuildReport(TypedDict):
+    """What would be rebuilt now, and why; and what was decided about suppliers."""
+
+    mounted: bool  # else nothing is known of who answers, and nothing of `to`, `takers`, `sources` and times
+    blocks: int  # that lack fragments
+    fragments: int  # that they lack
+    possible: int  # of them somebody would take now
+    send_bytes: int  # of those
+    fetch_bytes: int  # for them, from suppliers
+    blocks_here: int  # made from this machine's own copy
+    hopeless: int  # blocks with fewer than k held fragments that are not here: lost, unless suppliers return
+    bytes_per_s: float  # how fast it is expected to go; 0: not known
+    eta_s: int  # -1: not known
+    held_up: list[str]  # sentences: why it does not go on, or goes slowly
+    reasons: list[ReasonReport]
+    takers: list[TakerReport]
+    worst: list[BlockReport]  # some of the blocks, in the order in which they would be made
+    verdicts: list[VerdictReport]  # the oldest first
+
+
 class SyncProgress(TypedDict):
     """One step of a `sync` that goes on."""
 

@@ -3,7 +3,7 @@
 `after` is the table. It is code, and its picture in `man/bitdustfs-suppliers.7` is drawn from it. What must outlive
 the process (`Standing`) is in the catalog; whether a supplier answers now is found out anew after each start.
 
-Nothing here erases: a supplier that is lost or fired keeps what it has, and what it has counts again when it is back.
+Nothing here erases: a supplier that is lost keeps what it has; what it shows of that when it is back counts again.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class State(Enum):
     OFFLINE = "offline"  # does not answer; what it holds still counts
     LOST = "lost"  # stayed away longer than we wait: what it holds does not count, and is made again elsewhere
     LEAVING = "leaving"  # gets nothing new, and what it holds is brought to others, until it is given up
+    MISSING = "missing"  # was leaving, and is lost: when it is back, it goes on leaving
     FIRED = "fired"  # given up
 
 
@@ -85,11 +86,12 @@ TABLE: Final[Mapping[State, Mapping[Event, State]]] = MappingProxyType(
             _E.HIRE: _S.HIRED,
             _E.ANSWER: _S.LEAVING,
             _E.SILENCE: _S.LEAVING,
-            _E.PATIENCE_ENDS: _S.LOST,
+            _E.PATIENCE_ENDS: _S.MISSING,
             _E.LEAVE: _S.LEAVING,
             _E.EMPTY: _S.FIRED,
             _E.FIRE: _S.FIRED,
         },
+        _S.MISSING: {_E.HIRE: _S.HIRED, _E.ANSWER: _S.LEAVING, _E.LEAVE: _S.FIRED, _E.FIRE: _S.FIRED},
         _S.FIRED: {
             _E.HIRE: _S.HIRED,
             _E.ANSWER: _S.FIRED,
@@ -109,6 +111,7 @@ _KEPT: Final[Mapping[State, Standing]] = MappingProxyType(
         _S.OFFLINE: Standing.HIRED,
         _S.LOST: Standing.LOST,
         _S.LEAVING: Standing.LEAVING,
+        _S.MISSING: Standing.MISSING,
         _S.FIRED: Standing.FIRED,
     }
 )

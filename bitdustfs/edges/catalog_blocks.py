@@ -77,8 +77,8 @@ class Pair:
         self.histogram = f"SELECT k, n, held, count(*) FROM {block} GROUP BY k, n, held"
         self.least_margin = f"""
             SELECT min((SELECT count(DISTINCT f.idx) FROM {fragment} AS f WHERE f.block = b.block
-                AND f.state = {_HELD} AND f.supplier IN (SELECT value FROM json_each(?1))) - b.k)
-            FROM {block} AS b
+                AND f.state = {_HELD} AND f.supplier IN (SELECT value FROM json_each(?1))) - b.k), max(b.block)
+            FROM (SELECT block, k FROM {block} WHERE block > ?2 ORDER BY block LIMIT ?3) AS b
         """
         self.crowded = f"""
             SELECT block, (SELECT count(*) FROM {fragment} AS f WHERE f.block = b.block AND f.state = {_HELD}) > n
@@ -225,11 +225,20 @@ class BlockTables(Store):
                 counts[held - k, held - n, k, n] += count
         return [(Code(k, n), margin + k, count) for (margin, _, k, n), count in sorted(counts.items())]
 
-    def least_margin(self, answering: Iterable[SupplierNo]) -> int | None:
-        """The least, over all blocks, of held fragments at these suppliers minus k; None without a block."""
+    def least_margin(
+        self, answering: Iterable[SupplierNo], after: BlockNo | None = None, limit: int = -1
+    ) -> tuple[int | None, BlockNo | None]:
+        """Look at the next `limit` blocks, or all: the least of held fragments at these suppliers minus k, and the
+        last block that was looked at."""
         numbers = json.dumps([int(number) for number in answering])
-        found = [self._rows(pair.least_margin, (numbers,))[0][0] for pair in (LOCAL, REPLICATED)]
-        return min((margin for margin in found if margin is not None), default=None)
+        start, least, last = _FIRST_BLOCK if after is None else after, None, None
+        for pair in (LOCAL, REPLICATED):
+            margin, block = self._rows(pair.least_margin, (numbers, start, limit))[0]
+            if block is not None:
+                least, last = margin if least is None else min(least, margin), BlockNo(block)
+                if limit >= 0:
+                    break
+        return least, last
 
     # -- fragments ---------------------------------------------------------------------------------------
     def fragments(self, block: BlockNo) -> Sequence[FragmentRow]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from bitdustfs.edges.catalog_store import Store
-from bitdustfs.model import Absence, AuditTally, Observation, SupplierNo, Track
+from bitdustfs.model import Absence, AuditTally, Observation, Rule, SupplierNo, Track, Verdict
 
 _OBSERVATIONS = "SELECT supplier, away_ms, since_ns FROM l_observation ORDER BY supplier"
 _PUT_OBSERVATION = """
@@ -25,6 +26,11 @@ _PUT_AUDITS = """
 """
 _TRACKS = "SELECT supplier, present_s, absent_s, proven, wrong, bytes_per_s FROM l_track ORDER BY supplier"
 _PUT_TRACK = "INSERT OR REPLACE INTO l_track VALUES (?, ?, ?, ?, ?, ?)"
+_VERDICT_COLUMNS = "supplier, rule, at_ns, away_ms, wait_ms, longest_ms, spare, missing, instead, fragments, bytes"
+_VERDICTS = f"SELECT {_VERDICT_COLUMNS} FROM l_verdict ORDER BY no"
+_NOTE_VERDICT = f"INSERT INTO l_verdict ({_VERDICT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_FORGET_VERDICTS = "DELETE FROM l_verdict WHERE no <= (SELECT max(no) FROM l_verdict) - ?"
+VERDICTS = 1000  # kept: at ten a day, more than three months
 _MS = 1000
 _DAY_NS = 24 * 3600 * 10**9
 
@@ -68,3 +74,21 @@ class ObservedTables(Store):
         """Insert or replace."""
         seen = track.present_s, track.absent_s, track.proven, track.wrong, track.bytes_per_s
         self._change(_PUT_TRACK, (track.supplier, *seen))
+
+    def verdicts(self) -> Sequence[Verdict]:
+        """What was decided about suppliers, the oldest first; at most the last VERDICTS."""
+        return [_verdict(*row) for row in self._rows(_VERDICTS)]
+
+    def note_verdict(self, verdict: Verdict) -> None:
+        """Add one, and forget the oldest beyond VERDICTS."""
+        times = (round(each * _MS) for each in (verdict.away_s, verdict.wait_s, verdict.longest_s))
+        numbers = verdict.spare, verdict.missing, verdict.instead, verdict.fragments, verdict.bytes
+        with self.savepoint():
+            self._change(_NOTE_VERDICT, (verdict.supplier, int(verdict.rule), verdict.at_ns, *times, *numbers))
+            self._change(_FORGET_VERDICTS, (VERDICTS,))
+
+
+def _verdict(
+    supplier: SupplierNo, rule: int, at_ns: int, away_ms: int, wait_ms: int, longest_ms: int, *numbers: Any
+) -> Verdict:
+    return Verdict(supplier, Rule(rule), at_ns, away_ms / _MS, wait_ms / _MS, longest_ms / _MS, *numbers)

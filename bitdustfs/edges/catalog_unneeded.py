@@ -8,7 +8,7 @@ by going once over each new chunk.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 from bitdustfs.edges.catalog_store import Store
 from bitdustfs.model import HOLE, BlockNo, ChunkNo, Code, FragmentName, Sparse, SupplierNo
@@ -38,6 +38,13 @@ _RELEASES = "SELECT name FROM l_release WHERE supplier = ? AND change <= ? ORDER
 _DROP_RELEASE = "DELETE FROM l_release WHERE supplier = ? AND name = ?"
 _IS_RELEASING = "SELECT 1 FROM l_release WHERE supplier = ? AND name = ?"
 _COUNT_RELEASES = "SELECT supplier, count(*) FROM l_release GROUP BY supplier"
+
+
+_MAP_CHUNKS = """
+    SELECT ino, idx, born, chunk FROM r_map WHERE (ino, idx, born) > (?, ?, ?) ORDER BY ino, idx, born LIMIT ?
+"""
+_CHUNK_BLOCKS = "SELECT chunk, block FROM r_chunk WHERE chunk > ? ORDER BY chunk LIMIT ?"
+_FIRST_KEY = (-1, -1, -1)
 
 
 class UnneededTables(Store):
@@ -81,6 +88,19 @@ class UnneededTables(Store):
     def small_blocks(self, limit: int) -> Sequence[Sparse]:
         """At most `limit` blocks of files with less than 1 MiB of chunks, the smallest first."""
         return [Sparse(block, Code(k, n), *sizes) for block, k, n, *sizes in self._rows(_SMALL, (limit,))]
+
+    # -- what the tables themselves say ------------------------------------------------------------------
+    def mapped_chunks(
+        self, after: tuple[int, int, int] | None, limit: int
+    ) -> tuple[Set[ChunkNo], tuple[int, int, int] | None]:
+        """The chunks that the next `limit` rows of maps name, and the key of the last row. No index is asked."""
+        rows = self._rows(_MAP_CHUNKS, (*(after or _FIRST_KEY), limit))
+        return {row[3] for row in rows}, rows[-1][:3] if rows else None
+
+    def filled_blocks(self, after: ChunkNo, limit: int) -> tuple[Set[BlockNo], ChunkNo | None]:
+        """The blocks that the next `limit` chunks lie in, and the last chunk. No index is asked."""
+        rows = self._rows(_CHUNK_BLOCKS, (after, limit))
+        return {row[1] for row in rows}, rows[-1][0] if rows else None
 
     # -- releases ----------------------------------------------------------------------------------------
     def put_releases(self, fragments: Iterable[tuple[SupplierNo, FragmentName]], change: int) -> None:

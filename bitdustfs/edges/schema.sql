@@ -154,7 +154,7 @@ CREATE TABLE r_supplier (
     contract           BLOB    NOT NULL, -- signed for both
     capacity_bytes     INTEGER NOT NULL, -- by contract
     capacity_fragments INTEGER NOT NULL,
-    standing           INTEGER NOT NULL  -- 1 candidate, 2 hired, 3 lost, 4 fired, 5 leaving
+    standing           INTEGER NOT NULL  -- 1 candidate, 2 hired, 3 lost, 4 fired, 5 leaving, 6 missing: lost while it was leaving
 ) STRICT;
 
 -- What only this machine knows of a regular file. No row: the published inode is the whole truth.
@@ -202,9 +202,10 @@ CREATE TABLE l_value (
     value BLOB NOT NULL
 ) WITHOUT ROWID, STRICT;
 
--- Blocks on their way: what they may have left at suppliers, noted before the first byte leaves.
+-- Blocks on their way: what they may have left at suppliers, noted before the first byte leaves. And fragments of
+-- other blocks that are made again, or brought elsewhere: each is noted as if it were a block.
 CREATE TABLE l_upload (
-    block_id BLOB    NOT NULL, -- 32 random bytes
+    block_id BLOB    NOT NULL, -- 32 random bytes; of a fragment its name
     place    INTEGER NOT NULL, -- order of the fragments, from 0; -1: the block itself, so that one without fragments is known
     supplier INTEGER NOT NULL, -- r_supplier.supplier; 0 at place -1
     name     BLOB    NOT NULL, -- fragment name, 32 bytes; empty at place -1
@@ -304,6 +305,22 @@ CREATE TABLE l_absence (
     away_ms  INTEGER NOT NULL, -- as in l_observation
     PRIMARY KEY (supplier, ended_ns)
 ) WITHOUT ROWID, STRICT;
+
+-- What was decided about suppliers, and the numbers that decided it: for people. The oldest are forgotten.
+CREATE TABLE l_verdict (
+    no         INTEGER NOT NULL PRIMARY KEY, -- in the order in which it was decided
+    supplier   INTEGER NOT NULL, -- r_supplier.supplier
+    rule       INTEGER NOT NULL, -- 1 silence, 2 return, 3 replacement, 4 hire, 5 leave, 6 empty, 7 fire: see model.Rule
+    at_ns      INTEGER NOT NULL, -- wall time
+    away_ms    INTEGER NOT NULL, -- as in l_observation; here and below 0 where it had no say
+    wait_ms    INTEGER NOT NULL, -- how long it was waited for
+    longest_ms INTEGER NOT NULL, -- its longest absence that still said something
+    spare      INTEGER NOT NULL, -- held fragments minus k of the worst block, without those who did not answer
+    missing    INTEGER NOT NULL, -- how many suppliers were missing
+    instead    INTEGER NOT NULL, -- in whose place it was hired: r_supplier.supplier; 0: nobody's
+    fragments  INTEGER NOT NULL, -- that it held, by our count
+    bytes      INTEGER NOT NULL -- of them
+) STRICT;
 
 -- Deltas: runs of changes that are, or soon will be, at the suppliers.
 CREATE TABLE l_delta (

@@ -47,6 +47,17 @@ class Copies:
 
         return await self._crunch.run(build)
 
+    def is_here(self, block: BlockRow) -> bool:
+        """Whether `block` would find all of a block here, as far as that can be said without reading it."""
+        rows = {row.slot: row for row in self._catalog.chunks_of_block(block.block)} if block.block > 0 else {}
+        return _is_whole(block, [rows[slot] for slot in sorted(rows)]) and all(
+            any(
+                self._files.has_clean_chunk(ino, index, row.length)
+                for ino, index in self._catalog.places_of(row.chunk)
+            )
+            for row in rows.values()
+        )
+
     def plaintext(self, row: ChunkRow) -> bytes | None:
         """A chunk that is here, sound as far as sums of the spool tell; None: it is not."""
         for ino, index in self._catalog.places_of(row.chunk):

@@ -27,8 +27,19 @@ from bitdustfs.engine.rebuilder import Rebuilder
 from bitdustfs.engine.releases import Releases
 from bitdustfs.engine.sending import FragmentSink, send
 from bitdustfs.engine.uploads import Uploads
-from bitdustfs.errors import BadRequest, BitdustError, DiskFault, NotFound, PeerError
-from bitdustfs.model import BlockNo, BlockRow, Code, FragmentRow, FragmentState, Standing, Supplier, SupplierNo, short
+from bitdustfs.errors import BadRequest, BitdustError, DiskFault, NotFound, PeerError, PeerFull
+from bitdustfs.model import (
+    BlockNo,
+    BlockRow,
+    Code,
+    FragmentName,
+    FragmentRow,
+    FragmentState,
+    Standing,
+    Supplier,
+    SupplierNo,
+    short,
+)
 from bitdustfs.ports import Catalog, Crunch
 
 LOOK_EVERY_S = 5.0
@@ -214,9 +225,12 @@ class Drainer:
         self._rebuilder.at_work.add(row.block)
         try:
             content = await self._content(block, row)
-            if not await self._send(block, row.index, target, content):
-                return False
-            self._note(block, row, target, len(content))
+            name = self._releases.name(block, row.index, target.supplier)
+            assert name is not None
+            async with self._uploads.errand([(target.supplier, name)]):
+                if not await self._send(block, row.index, target, name, content):
+                    return False
+                self._note(block, row, target, name, len(content))
         finally:
             self._rebuilder.at_work.discard(row.block)
         return True
@@ -302,29 +316,35 @@ class Drainer:
 
         return await self._crunch.run(make)
 
-    async def _send(self, block: BlockRow, index: int, target: Supplier, content: bytes | memoryview) -> bool:
-        name = self._releases.name(block, index, target.supplier)
-        assert name is not None
+    async def _send(
+        self, block: BlockRow, index: int, target: Supplier, name: FragmentName, content: bytes | memoryview
+    ) -> bool:
         try:
             await send(self._sink, target.supplier, name, block.roots[index], content)
         except (PeerError, trio.TooSlowError) as error:
+            if isinstance(error, PeerFull):
+                self._uploads.refused(name)
             self._passed_over[target.supplier] = trio.current_time() + PASS_OVER_S
             _log.info("%s did not take a fragment: %s", target.label, error)
             return False
         return True
 
-    def _note(self, block: BlockRow, row: FragmentRow, target: Supplier, length: int) -> None:
+    def _note(self, block: BlockRow, row: FragmentRow, target: Supplier, name: FragmentName, length: int) -> None:
         """The target holds it: note that, and let it go where it was."""
         # no await: it is decided by what is there now
         with self._journal.operation():
+            self._uploads.arrived(name)
             now = self._catalog.block(block.block)
             if now is None or self._releases.is_given_up(target.supplier):  # the block, or the target, meanwhile
-                name = self._releases.name(block, row.index, target.supplier)
-                self._releases.abandon([(target.supplier, name)] if name is not None else [])
+                self._releases.abandon([(target.supplier, name)])
                 return
             for each in self._catalog.fragments(block.block):
-                if each.supplier == target.supplier and each.state is FragmentState.WANTED:
-                    self._catalog.drop_fragment(each.block, each.index, each.supplier)
+                if (
+                    each.supplier == target.supplier
+                    and each.state is FragmentState.WANTED
+                    and each.index != row.index
+                ):
+                    self._releases.forget_fragments(block, [each])  # a send of before may have arrived there
             self._catalog.put_fragment(FragmentRow(block.block, row.index, target.supplier, FragmentState.HELD))
             self._catalog.charge_supplier(target.supplier, length, 1)
             self._let_go(now, row)

@@ -318,6 +318,24 @@ class Files:
             if not known:
                 self._table.let_go(life)
 
+    def has_clean_chunk(self, ino: Ino, index: int, length: int) -> bool:
+        """Whether the spool has them, as far as that can be said without reading them."""
+        start, known = index * CHUNK_BYTES, self._table.loaded(ino) is not None
+        try:
+            life = self._table.life(ino, is_use=False)
+        except NotFound:
+            return False
+        try:
+            if life.damaged or life.dead:
+                return False
+            if life.inline is not None:
+                return life.has_clean and index == 0 and len(life.inline) >= length
+            pieces = life.extents.pieces(start, start + length)
+            return all(piece.extent is not None and piece.extent.hold is Hold.CLEAN for piece in pieces)
+        finally:
+            if not known:
+                self._table.let_go(life)
+
     def has_room(self, length: int) -> bool:
         """A write of so many bytes does not have to wait."""
         return self._room.has(length)

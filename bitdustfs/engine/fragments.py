@@ -142,7 +142,7 @@ class Fragments:
         self._crunch = crunch
         self._secrets = secrets
         self._entropy = entropy
-        self._strays = Strays(catalog, journal)
+        self._strays = Strays(catalog, journal, self._name)
         self._refusals: Refusals[tuple[BlockNo, int, SupplierNo]] = Refusals()
         self._hashes: OrderedDict[tuple[BlockNo, int], bytes] = OrderedDict()
         self._leaves: OrderedDict[tuple[BlockNo, int, int], bytes] = OrderedDict()
@@ -344,7 +344,7 @@ class Fragments:
     async def _find_stray(self, block: BlockRow) -> bool:
         """Look for one more fragment where none is known to be. False: it is nowhere."""
         for index, supplier in self._strays.places(block, self.reachable()):
-            name = self._secrets.fragment_name(block.block_id, index, self._supplier(supplier).node)
+            name = self._name(block, index, supplier)
             is_going = self._catalog.is_releasing(supplier, name)  # asked first: it may be gone before the answer
             if not await self._is_shown(supplier, block, index):
                 self._strays.note_denied(block, index, supplier)
@@ -535,6 +535,9 @@ class Fragments:
                 self._catalog.put_fragment(FragmentRow(block.block, index, supplier, FragmentState.LOST))
         except BitdustError as e:  # it will be found lost again
             _log.warning("a lost fragment could not be noted: %s", e)
+
+    def _name(self, block: BlockRow, index: int, supplier: SupplierNo) -> FragmentName:
+        return self._secrets.fragment_name(block.block_id, index, self._supplier(supplier).node)
 
     def _supplier(self, number: SupplierNo) -> Supplier:
         if number not in self._rows:

@@ -1,7 +1,8 @@
 """Frames over a link, at a least speed: what a peer sends and receives, whatever it means.
 
-A body that comes, or a frame that is read, slower than SLOWEST_BYTES_S on the whole is given up. A body is received
-into its place, so it is copied no more often than the link needs to.
+A body that comes, or a frame that is read, slower than SLOWEST_BYTES_S on the whole is given up, and so is a body of
+which nothing has come for STALL_S: what was reserved for it is free then. A body is received into its place, so it is
+copied no more often than the link needs to.
 
 This is where bytes leave and come, so it is here that limits hold (engine/pacer). What our own limit makes a message
 wait is no fault of the peer's: it counts in no deadline.
@@ -26,6 +27,7 @@ RECEIVE_BYTES: Final = 256 * 1024
 SEND_BYTES: Final = 256 * 1024  # a body is sent in slices: each is encrypted in one go, on the loop
 SLOWEST_BYTES_S: Final = 16 * 1024  # the least average speed of a frame, at every moment after a time of grace
 BODY_S: Final = 30  # the grace for a body that comes
+STALL_S: Final = 60  # and for each part of it, however fast it came before
 SEND_S: Final = (
     60  # and for a frame that we send: the kernel says that it has room only when much of its queue is gone
 )
@@ -112,7 +114,7 @@ class Frames:
         deadline = trio.current_time() + BODY_S
         while (event := self._parser.next()) is None:
             deadline += await self._pay()
-            with trio.move_on_at(deadline) as scope:
+            with trio.move_on_at(min(deadline, trio.current_time() + STALL_S)) as scope:
                 deadline += await self._take() / SLOWEST_BYTES_S
             if scope.cancelled_caught:
                 raise self._gone("a message did not come to its end")

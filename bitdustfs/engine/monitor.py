@@ -2,11 +2,12 @@
 
     connection comes or goes, time passes -> standing (core/standing) -> the catalog
                                                  lost: its fragments stop counting, a candidate is hired
-                                                 back: they count again
 
 The rebuilder does the rest: a block whose fragments stopped counting lacks some, and is in its queue. Fragments are
-moved between HELD and ABSENT in small steps, found from the catalog alone, so that a killed process goes on where it
-was; the standing is committed first.
+moved from HELD to ABSENT in small steps, found from the catalog alone, so that a killed process goes on where it was;
+the standing is committed first. What a supplier that is back shows counts again (engine/returns).
+
+Each decision is noted, with the numbers that decided it, in the transaction that carries it out (model.Verdict).
 
 Two things keep a mistake of ours from costing anybody's bandwidth. Only time that was spent looking counts as
 absence: a machine that slept, or was off, saw nothing. And while fewer than half of the hired suppliers answer, and
@@ -28,16 +29,20 @@ import trio
 from bitdustfs.core import grace, placement, standing
 from bitdustfs.core.grace import Patience
 from bitdustfs.core.standing import Event, State
+from bitdustfs.core.verdicts import unfilled
 from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.margins import least_margin
 from bitdustfs.engine.tracks import Tracks
 from bitdustfs.model import (
     Absence,
     Code,
     FragmentState,
     Observation,
+    Rule,
     Standing,
     Supplier,
     SupplierNo,
+    Verdict,
 )
 from bitdustfs.ports import Catalog, Wall
 
@@ -47,7 +52,13 @@ NOTE_S: Final = 60.0  # between two notes of how long somebody is away: what a c
 FRUITLESS_S: Final = 600.0  # (tune) a supplier that is there and takes nothing for so long is no replacement
 COUNT_AGAIN_S: Final = 600.0  # a count over all blocks takes a second for a million
 STEP: Final = 100  # fragments moved in one turn: some milliseconds
-_NOWHERE: Final = frozenset({State.CANDIDATE, State.LOST, State.FIRED})  # nobody expects an answer
+_NOWHERE: Final = frozenset({State.CANDIDATE, State.LOST, State.MISSING, State.FIRED})  # nobody expects an answer
+_RULES: Final = {  # of what the person brings about, or somebody else here
+    State.FIRED: {Event.EMPTY: Rule.EMPTY, Event.LEAVE: Rule.FIRE, Event.FIRE: Rule.FIRE},
+    State.LEAVING: {Event.LEAVE: Rule.LEAVE},
+    State.HIRED: {Event.HIRE: Rule.HIRE},
+}
+_NOBODY: Final = SupplierNo(0)
 _DOUBTED = "doubted_s"  # in the catalog, local: 8 bytes, seconds for which most suppliers were silent
 _log = logging.getLogger(__name__)
 
@@ -105,7 +116,6 @@ class Monitor:
         self._away_before: frozenset[SupplierNo] = frozenset()  # who was away when it became doubtful who is
         self._doubted_s = 0.0
         self._counted_spare: tuple[frozenset[SupplierNo], float, int] | None = None  # who was there, when, how much
-        self._counted: set[SupplierNo] = set()  # hired, and nothing of theirs is ABSENT: only we make it so
         self.is_doubtful = False  # whether it seems that we are the ones who are cut off
 
     def state(self, supplier: SupplierNo) -> State:
@@ -129,7 +139,10 @@ class Monitor:
             DiskFull, DiskFault, ReadOnly: nothing was changed.
         """
         self._states.setdefault(row.supplier, standing.at_start(row.standing))
-        return self._meets(row, event)
+        before = self._states[row.supplier]
+        rule = _RULES.get(standing.after(before, event), {}).get(event)
+        verdict = self._verdict(row, rule) if rule is not None and before is not State.FIRED else None
+        return self._meets(row, event, verdict)
 
     def since_ns(self, supplier: SupplierNo) -> int:
         """The wall time since when it answers, or does not; 0: not known."""
@@ -143,7 +156,7 @@ class Monitor:
             now = trio.current_time()
             if self._journal.refusal is None:
                 elapsed_s = grace.seen_s(now - looked_at, self._tick_s)
-                self._look(elapsed_s)
+                await self._look(elapsed_s)
                 self._hire_replacements(elapsed_s)
                 await self._move_fragments()
                 if now - noted_at >= NOTE_S:
@@ -162,7 +175,7 @@ class Monitor:
             self._since_ns[seen.supplier] = seen.since_ns
         self._doubted_s = float(int.from_bytes(self._catalog.local_value(_DOUBTED) or b"", "big"))
 
-    def _look(self, elapsed_s: float) -> None:
+    async def _look(self, elapsed_s: float) -> None:
         rows = self._catalog.suppliers()
         for row in rows:  # the person may have hired or fired meanwhile
             state = self._states.get(row.supplier)
@@ -183,7 +196,7 @@ class Monitor:
         # who only was not there at this moment, as everybody is after a start, is not counted as away
         offline = [row for row in rows if self._is_offline(row.supplier)]
         if judged := [row for row in offline if self._is_away(row.supplier, online)]:
-            self._judge(rows, judged, offline)
+            await self._judge(rows, judged, offline)
 
     def _is_offline(self, supplier: SupplierNo) -> bool:
         state = self._states[supplier]
@@ -216,7 +229,8 @@ class Monitor:
             return
         away_s = self._away_s.get(row.supplier, 0.0)
         self._away_s[row.supplier] = 0.0
-        state = self._meets(row, Event.ANSWER)
+        verdict = self._verdict(row, Rule.RETURN, away_s=away_s) if row.is_lost else None
+        state = self._meets(row, Event.ANSWER, verdict)
         now_ns = self._wall.now_ns()
         if away_s >= self._absent_s:
             _log.info("supplier %s is back after %.0f s", row.label, away_s)
@@ -242,17 +256,22 @@ class Monitor:
             self._since_ns.setdefault(row.supplier, self._wall.now_ns())
             self._meets(row, Event.ABSENCE)
 
-    def _judge(self, rows: Sequence[Supplier], judged: Sequence[Supplier], offline: Sequence[Supplier]) -> None:
+    async def _judge(self, rows: Sequence[Supplier], judged: Sequence[Supplier], offline: Sequence[Supplier]) -> None:
         """See which of the `judged` are lost, while those that are `offline` cannot be counted on."""
         away_s = {row.supplier: self._away_s[row.supplier] for row in judged}
         if max(away_s.values(), default=0.0) < self._patience.least_s:
             return
         now_ns = self._wall.now_ns()
         habits_s = {number: grace.longest_s(self._catalog.absences(number), now_ns) for number in away_s}
-        spare = self._spare([row for row in rows if row.is_listed], offline)
+        spare = await self._spare([row for row in rows if row.is_listed], offline)
         waits_s = grace.waits_s(self._patience, spare, habits_s)
         overdue = grace.overdue(away_s, waits_s)
-        for row in (row for row in judged if row.supplier in overdue):
+        # no await from here on: who came back, or was given up, while blocks were counted is not judged
+        now = {row.supplier: row for row in self._catalog.suppliers()}
+        back = set(self._suppliers.online())
+        for row in (now[row.supplier] for row in judged if row.supplier in overdue - back):
+            if not self._is_offline(row.supplier) or standing.kept(self._states[row.supplier]) is not row.standing:
+                continue
             _log.warning(
                 "supplier %s is lost, and what it held is made again elsewhere: it was away for %.0f s, and with %d "
                 "fragments to spare we wait for %.0f s",
@@ -261,9 +280,20 @@ class Monitor:
                 spare,
                 waits_s[row.supplier],
             )
-            self._meets(row, Event.PATIENCE_ENDS)
+            self._meets(
+                row,
+                Event.PATIENCE_ENDS,
+                self._verdict(
+                    row,
+                    Rule.SILENCE,
+                    away_s=away_s[row.supplier],
+                    wait_s=waits_s[row.supplier],
+                    longest_s=habits_s[row.supplier],
+                    spare=spare,
+                ),
+            )
 
-    def _spare(self, hired: Sequence[Supplier], offline: Sequence[Supplier]) -> int:
+    async def _spare(self, hired: Sequence[Supplier], offline: Sequence[Supplier]) -> int:
         """Held fragments minus k of the worst block, without those at suppliers that are offline."""
         least = self._least_spare() - len(offline)
         most_n = max((code.n for code in self._catalog.codes()), default=0)
@@ -273,7 +303,7 @@ class Monitor:
         present = frozenset(row.supplier for row in hired if row.supplier not in away)
         counted = self._counted_spare
         if counted is None or counted[0] != present or trio.current_time() - counted[1] > COUNT_AGAIN_S:
-            margin = self._catalog.least_margin(present)
+            margin = await least_margin(self._catalog, present)
             counted = self._counted_spare = present, trio.current_time(), least if margin is None else margin
         return max(least, counted[2])
 
@@ -283,15 +313,43 @@ class Monitor:
         spares = [wanting.spare for wanting in worst] + [code.n - code.k for code in self._catalog.codes()]
         return min(spares, default=0)
 
-    def _meets(self, row: Supplier, event: Event) -> State:
+    def _meets(self, row: Supplier, event: Event, verdict: Verdict | None = None) -> State:
         state = standing.after(self._states[row.supplier], event)
         kept = standing.kept(state)
         if kept is not row.standing:
             with self._journal.operation():
                 self._put_standing(row, kept)
+                if verdict is not None:
+                    self._catalog.note_verdict(verdict)
         _log.debug("supplier %s: %s -> %s", row.label, self._states[row.supplier].value, state.value)
         self._states[row.supplier] = state
         return state
+
+    def _verdict(
+        self,
+        row: Supplier,
+        rule: Rule,
+        *,
+        away_s: float = 0.0,
+        wait_s: float = 0.0,
+        longest_s: float = 0.0,
+        spare: int = 0,
+        missing: int = 0,
+        instead: SupplierNo = _NOBODY,
+    ) -> Verdict:
+        return Verdict(
+            supplier=row.supplier,
+            rule=rule,
+            at_ns=self._wall.now_ns(),
+            away_s=away_s,
+            wait_s=wait_s,
+            longest_s=longest_s,
+            spare=spare,
+            missing=missing,
+            instead=instead,
+            fragments=row.used_fragments,
+            bytes=row.used_bytes,
+        )
 
     def _put_standing(self, row: Supplier, kept: Standing) -> None:
         changed = replace(row, standing=kept)
@@ -333,10 +391,12 @@ class Monitor:
 
         spares = [row for row in rows if row.standing is Standing.CANDIDATE and row.supplier in online]
         chosen = placement.choose(map(seen, spares), missing, fragment_bytes=1, taken=map(seen, hired))
+        places = iter(unfilled(self._catalog.verdicts(), rows, self._fruitless()) if chosen else ())
         for row in spares:
             if row.supplier in chosen:
                 _log.warning("supplier %s is hired: %d are missing", row.label, missing)
-                self._meets(row, Event.HIRE)
+                verdict = self._verdict(row, Rule.REPLACEMENT, missing=missing, instead=next(places, _NOBODY))
+                self._meets(row, Event.HIRE, verdict)
 
     def _count_fruitless(self, hired: Sequence[Supplier], online: Set[SupplierNo], elapsed_s: float) -> None:
         idle = [row.supplier for row in hired if not row.used_fragments]
@@ -352,19 +412,10 @@ class Monitor:
         return [number for number, idle_s in self._fruitless_s.items() if idle_s >= self._fruitless_after_s]
 
     async def _move_fragments(self) -> None:
-        """Let the fragments of lost suppliers count no more, and those of suppliers that are back count again."""
-        for row in self._catalog.suppliers():
-            if not row.is_listed:
-                self._counted.discard(row.supplier)
-            if row.standing is Standing.LOST:
-                await self._move(row.supplier, FragmentState.HELD, FragmentState.ABSENT)
-            elif row.is_listed and row.supplier not in self._counted:
-                await self._move(row.supplier, FragmentState.ABSENT, FragmentState.HELD)
-                self._counted.add(row.supplier)
-
-    async def _move(self, supplier: SupplierNo, old: FragmentState, new: FragmentState) -> None:
-        while rows := self._catalog.fragments_at(supplier, old, STEP):
-            with self._journal.operation():
-                for row in rows:
-                    self._catalog.put_fragment(replace(row, state=new))
-            await trio.lowlevel.checkpoint()
+        """Let the fragments of lost suppliers count no more."""
+        for lost in (row.supplier for row in self._catalog.suppliers() if row.is_lost):
+            while rows := self._catalog.fragments_at(lost, FragmentState.HELD, STEP):
+                with self._journal.operation():
+                    for row in rows:
+                        self._catalog.put_fragment(replace(row, state=FragmentState.ABSENT))
+                await trio.lowlevel.checkpoint()

@@ -20,6 +20,7 @@ from bitdustfs.core.report import (
     AuditReport,
     DropReport,
     LeaveReport,
+    RebuildReport,
     StatusReport,
     StopReport,
     SyncProgress,
@@ -36,6 +37,7 @@ from bitdustfs.engine.courtesy import Courtesy
 from bitdustfs.engine.drainer import Drainer
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.follower import Follower
+from bitdustfs.engine.forecast import Forecast
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.monitor import TICK_S, Monitor
@@ -50,6 +52,7 @@ from bitdustfs.engine.recoder import Recoder
 from bitdustfs.engine.releases import Releases
 from bitdustfs.engine.replica import Replica
 from bitdustfs.engine.reporter import Reporter
+from bitdustfs.engine.returns import Returns
 from bitdustfs.engine.rewriter import Rewriter
 from bitdustfs.engine.snapshots import Snapshots
 from bitdustfs.engine.suppliers import Suppliers
@@ -59,7 +62,7 @@ from bitdustfs.engine.trimmer import Trimmer
 from bitdustfs.engine.uploads import Uploads
 from bitdustfs.engine.writer import Writer
 from bitdustfs.errors import BitdustError, NotFound
-from bitdustfs.model import BLOCK_BYTES, Code, FileState, Ino, Space, Standing, Suite, Supplier
+from bitdustfs.model import BLOCK_BYTES, Code, FileState, Ino, Space, Suite, Supplier
 from bitdustfs.ports import Catalog, Changes, Crunch, Entropy, Image, Spool, Wall
 
 SYNC_GRACE_S = 30.0  # how long `sync` waits for fragments when nothing more is acknowledged
@@ -188,6 +191,16 @@ class Node:
             audits_a_day=options.audits_a_day,
         )
         suppliers.on_lost = self.auditor.look_through
+        self.returns = Returns(
+            catalog=catalog,
+            journal=self.journal,
+            fragments=self.fragments,
+            shelves=suppliers,
+            secrets=secrets,
+            entropy=entropy,
+            look_s=options.watch_every_s,
+        )
+        self.returns.on_wrong = self.auditor.look_through
         self.rebuilder = Rebuilder(
             catalog,
             self.journal,
@@ -269,6 +282,9 @@ class Node:
         self.releases.may_release = self._may_release
         self.releases.safe_change = self._released_until
         self.collector.may_collect = lambda: self._may_release() and not is_kept_back(catalog)
+        self.collector.on_damage = lambda what: self.reporter.note_trouble(
+            f"the catalog is damaged ({what}): suppliers keep all that they have; unmount, and run `bitdustfs fsck`"
+        )
         self.rewriter.may_rewrite = self._may_release
         self.trimmer.may_trim = self._may_release
         self.drainer.may_drain = self._may_release
@@ -288,6 +304,15 @@ class Node:
             spool_limit=options.spool_limit,
             practice=options.practice,
         )
+        self._forecast = Forecast(
+            catalog,
+            self.rebuilder,
+            reachable=self.fragments.reachable,
+            is_here=copies.is_here,
+            limit_bytes_s=lambda: suppliers.pacer.up.bytes_per_s,
+            speed_of=lambda supplier: self.tracks.of(supplier).bytes_per_s,
+            held_up=self._held_up,
+        )
         self._outlook = Outlook(catalog, self.files, self.tree, self.fragments)
         self.reporter.waiting_to_leave = lambda: self.drainer.waiting
         self.files.out_of_quota = self.writer.out_of_room
@@ -306,6 +331,7 @@ class Node:
             "writer": self.writer.run,
             "monitor": self.monitor.run,
             "auditor": self.auditor.run,
+            "returns": self.returns.run,
             "rebuilder": self.rebuilder.run,
             "trimmer": self.trimmer.run,
             "drainer": self.drainer.run,
@@ -323,7 +349,7 @@ class Node:
             if is_kept_back(self._catalog):
                 self.reporter.note_trouble(
                     "something of the catalog was missing when it was repaired: suppliers keep all that they have "
-                    "until `bitdustfs fsck --repair` finds nothing wrong any more"
+                    "until `bitdustfs fsck --repair --trust` says that what is missing is given up"
                 )
         async with AsyncExitStack() as stack:
             nursery = await stack.enter_async_context(trio.open_nursery())
@@ -421,6 +447,10 @@ class Node:
     async def without(self, label: str) -> WithoutReport:
         """What would be if the supplier with this label went now. Raises NotFound: none is meant, or several."""
         return await self._outlook.without(label)
+
+    async def forecast(self) -> RebuildReport:
+        """What would be rebuilt now, and why; what was decided about suppliers."""
+        return await self._forecast.rebuild()
 
     async def sync(self, report: Report, timeout_s: float | None) -> SyncReport:
         """Bring everything to suppliers, all n fragments of each block; return what was reached.
@@ -521,6 +551,17 @@ class Node:
 
     # -- private ---------------------------------------------------------------------------------------------
 
+    def _held_up(self) -> list[str]:
+        """What keeps the rebuilder from its work."""
+        told = []
+        if self.journal.refusal is not None:
+            told.append(f"nothing is rebuilt now, because nothing can be changed: {self.journal.refusal}")
+        if self.monitor.is_doubtful:
+            told.append("most suppliers do not answer: none is given up meanwhile, for it may be us who are cut off")
+        if self.reads.is_busy():
+            told.append("somebody reads: repair leaves most of the line to that")
+        return told
+
     async def _until_full(self, wanted: _Wanted) -> None:
         """Wait, and find out what for."""
         last: tuple[int, ...] = ()
@@ -604,9 +645,8 @@ class Node:
         if not files_local and not self._catalog.wanting_blocks(1):
             return []
         online = set(self.suppliers.online())
-        awaited = (Standing.HIRED, Standing.LOST)
         rows = self._catalog.suppliers()
-        return [row.label for row in rows if row.standing in awaited and row.supplier not in online]
+        return [row.label for row in rows if (row.is_hired or row.is_lost) and row.supplier not in online]
 
 
 def _left(row: Supplier) -> LeaveReport:

@@ -16,6 +16,7 @@ from bitdustfs.core import health
 from bitdustfs.core.report import WithoutReport
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.fragments import Fragments
+from bitdustfs.engine.margins import least_margin
 from bitdustfs.engine.tree import Tree
 from bitdustfs.errors import NotFound
 from bitdustfs.model import (
@@ -86,7 +87,7 @@ class Outlook:
             held=worst[1] if worst else 0,
             wanted=worst[0].n if worst else 0,
             needed=worst[0].k if worst else 0,
-            margin=self._catalog.least_margin(online) or 0,
+            margin=await least_margin(self._catalog, online) or 0,
             others=len(others),
             most_wanted=max((code.n for code, _ in fall.counts), default=0),
         )

@@ -35,10 +35,11 @@ from bitdustfs.engine.releases import Releases
 from bitdustfs.engine.sending import FragmentSink, send
 from bitdustfs.engine.strays import put_bounded
 from bitdustfs.engine.uploads import Uploads
-from bitdustfs.errors import BitdustError, DiskFault, PeerError
+from bitdustfs.errors import BitdustError, DiskFault, PeerError, PeerFull
 from bitdustfs.model import (
     BlockNo,
     BlockRow,
+    FragmentName,
     FragmentRow,
     FragmentState,
     Root,
@@ -55,7 +56,7 @@ LOOK_SELDOM_S = (
 )
 BATCH = 256  # (tune) blocks looked at before others get a turn: 2 ms
 PASS_OVER_S = 30.0  # (tune) a supplier that did not take a fragment
-REMEMBERED = 4096  # blocks of which suppliers lost something
+REMEMBERED = 4096  # blocks of which suppliers lost something, and fragments that were given back
 AT_ONCE = 3  # (tune) blocks being rebuilt: each takes up to twice 4 MiB of memory
 QUICK_S = 1.0  # (tune) where a block takes longer, one at a time fills the line, and can be stopped sooner
 _log = logging.getLogger(__name__)
@@ -91,8 +92,11 @@ class Rebuilder:
         self._courtesy = courtesy
         self._copies = copies
         self._took_s = QUICK_S  # for the block that was made last
+        self._sent_bytes = 0  # that were taken
+        self._walked_s = 0.0  # in walks in which something was taken
+        self._walk: tuple[float, int] | None = None  # the one that goes on: since when, and bytes taken before it
         self.at_work: set[BlockNo] = set()  # blocks of which a fragment is on its way, also by others
-        self._given_back: set[tuple[BlockNo, int]] = set()  # sent once more to the supplier that lost them
+        self._given_back: OrderedDict[tuple[BlockNo, int], None] = OrderedDict()  # once more to who lost them
         self._losers: OrderedDict[BlockNo, set[SupplierNo]] = OrderedDict()  # whose rows made room for others
         self._passed_over: dict[SupplierNo, float] = {}  # until when
 
@@ -101,10 +105,21 @@ class Rebuilder:
         while True:
             taken, began = 0, trio.current_time()
             if self._journal.refusal is None:
+                self._walk = began, self._sent_bytes
                 taken = await self._walk_queue()
+                self._walked_s += trio.current_time() - began if taken else 0.0
+                self._walk = None
             if not taken:
                 took_s = trio.current_time() - began
                 await trio.sleep(min(max(self._look_s, 10 * took_s), max(self._look_s, LOOK_SELDOM_S)))
+
+    @property
+    def bytes_per_s(self) -> float:
+        """How fast it went so far, pauses and all; 0: nothing was sent yet."""
+        walked_s = self._walked_s
+        if self._walk is not None and self._sent_bytes > self._walk[1]:
+            walked_s += trio.current_time() - self._walk[0]
+        return self._sent_bytes / walked_s if walked_s else 0.0
 
     async def _walk_queue(self) -> int:
         """Try every block that lacks fragments, most urgent first. Returns how many fragments were taken."""
@@ -134,7 +149,7 @@ class Rebuilder:
 
         at: Wanting | None = None
         least_spare = min((wanting.spare for wanting in self._catalog.wanting_blocks(1)), default=0)
-        while (takers := self._takers()) and (page := self._catalog.wanting_blocks(BATCH, at)):
+        while (takers := self.takers()) and (page := self._catalog.wanting_blocks(BATCH, at)):
             at = page[-1]
             if self._is_outdated(least_spare):
                 break
@@ -156,15 +171,21 @@ class Rebuilder:
         block = self._catalog.block(number)
         if block is None:
             return 0
-        plan = self._plan(block)
+        plan = self.plan(block)
         if not plan:
             return 0
         made, block = await self._make(block, [index for index, _ in plan])
+        named = [
+            (supplier.supplier, self._secrets.fragment_name(block.block_id, index, supplier.node))
+            for index, supplier in plan
+        ]
         taken = 0
-        for (index, supplier), each in zip(plan, made, strict=True):
-            if await self._send(block, index, supplier, each):
-                self._held(block, index, supplier, len(each))
-                taken += 1
+        async with self._uploads.errand(named):
+            for (index, supplier), (_, name), each in zip(plan, named, made, strict=True):
+                if await self._send(block, index, supplier, name, each):
+                    self._held(block, index, supplier, name, len(each))
+                    self._sent_bytes += len(each)
+                    taken += 1
         return taken
 
     async def _make(self, block: BlockRow, indexes: Sequence[int]) -> tuple[Sequence[bytes | memoryview], BlockRow]:
@@ -203,18 +224,21 @@ class Rebuilder:
                 self._catalog.put_block(replace(now, roots=(*now.roots, *new)))
         return replace(block, roots=(*block.roots, *new))
 
-    async def _send(self, block: BlockRow, index: int, supplier: Supplier, content: bytes | memoryview) -> bool:
+    async def _send(
+        self, block: BlockRow, index: int, supplier: Supplier, name: FragmentName, content: bytes | memoryview
+    ) -> bool:
         """Whether the supplier took a fragment."""
-        name = self._secrets.fragment_name(block.block_id, index, supplier.node)
         try:
             await send(self._sink, supplier.supplier, name, block.roots[index], content)
         except (PeerError, trio.TooSlowError) as e:
+            if isinstance(e, PeerFull):
+                self._uploads.refused(name)
             self._passed_over[supplier.supplier] = trio.current_time() + PASS_OVER_S
             _log.info("%s did not take fragment %d of block %s: %s", supplier.label, index, short(block.block_id), e)
             return False
         return True
 
-    def _takers(self) -> Mapping[SupplierNo, Candidate]:
+    def takers(self) -> Mapping[SupplierNo, Candidate]:
         """Who may take something now."""
         now = trio.current_time()
         return {
@@ -223,15 +247,22 @@ class Rebuilder:
             if c.free_bytes > 0 and c.free_fragments > 0 and self._passed_over.get(c.supplier, now) <= now
         }
 
-    def _plan(self, block: BlockRow) -> list[tuple[int, Supplier]]:
-        """Which fragment could go to whom now, at most one to each supplier."""
+    def plan(
+        self, block: BlockRow, takers: Mapping[SupplierNo, Candidate] | None = None
+    ) -> list[tuple[int, Supplier]]:
+        """Which fragment could go to whom, at most one to each supplier.
+
+        Args:
+            takers: who may take something; None: now.
+        """
         rows = self._catalog.fragments(block.block)
         held = {row.index for row in rows if row.state is FragmentState.HELD}
         meant = {row.index: row.supplier for row in rows if row.state is FragmentState.WANTED}
         lost = {row.index: row.supplier for row in rows if row.state is FragmentState.LOST and row.index not in held}
         busy = {row.supplier for row in rows if row.state is not FragmentState.WANTED}
         length = erasure.fragment_length(block.length, block.code.k)
-        room = {supplier: c for supplier, c in self._takers().items() if c.free_bytes >= length}
+        may_take = self.takers() if takers is None else takers
+        room = {s: c for s, c in may_take.items() if c.free_bytes >= length and c.free_fragments > 0}
         free = {supplier: c for supplier, c in room.items() if supplier not in busy}
         suppliers = {row.supplier: row for row in self._catalog.suppliers()}
         plan: list[tuple[int, Supplier]] = []
@@ -274,11 +305,11 @@ class Rebuilder:
             return lost[index]
         return None
 
-    def _held(self, block: BlockRow, index: int, supplier: Supplier, length: int) -> None:
+    def _held(self, block: BlockRow, index: int, supplier: Supplier, name: FragmentName, length: int) -> None:
         with self._journal.operation():
+            self._uploads.arrived(name)
             gone = self._catalog.block(block.block) is None  # it was released meanwhile
             if gone or self._releases.is_given_up(supplier.supplier):
-                name = self._secrets.fragment_name(block.block_id, index, supplier.node)
                 self._releases.abandon([(supplier.supplier, name)])
                 return
             was_counted = False
@@ -289,11 +320,10 @@ class Rebuilder:
                 if row.supplier == supplier.supplier:
                     was_counted = row.state is not FragmentState.WANTED
                     if is_lost:
-                        self._given_back.add((block.block, index))
+                        put_bounded(self._given_back, (block.block, index), None, REMEMBERED)
                 elif is_lost or row.state is FragmentState.WANTED:  # what others have, they have, also while away
-                    self._catalog.drop_fragment(block.block, index, row.supplier)
+                    self._releases.forget_fragments(block, [row])  # a send of before may have arrived there
                     if is_lost:
-                        self._catalog.charge_supplier(row.supplier, -length, -1)
                         losers = self._losers.get(block.block, set()) | {row.supplier}
                         put_bounded(self._losers, block.block, losers, REMEMBERED)
             self._catalog.put_fragment(FragmentRow(block.block, index, supplier.supplier, FragmentState.HELD))

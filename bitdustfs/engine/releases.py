@@ -53,6 +53,7 @@ class Releases:
         self._suppliers = suppliers
         self._secrets = secrets
         self._failed_at: dict[SupplierNo, float] = {}
+        self._at_work: set[SupplierNo] = set()  # suppliers that are being told
         self.may_release: Callable[[], bool] = lambda: True
         self.safe_change: Callable[[], int] = lambda: 0
 
@@ -113,14 +114,15 @@ class Releases:
     # -- working it off ----------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Let go what may go, for ever."""
-        while True:
-            if self.may_release():
-                async with trio.open_nursery() as nursery:
-                    for supplier in self._suppliers.online():
-                        if self._is_due(supplier):
-                            nursery.start_soon(self._work_off, supplier)
-            await trio.sleep(LOOK_EVERY_S)
+        """Let go what may go, for ever. A supplier that takes its time holds up nobody else."""
+        self._at_work = set()
+        async with trio.open_nursery() as nursery:
+            while True:
+                for supplier in self._suppliers.online() if self.may_release() else ():
+                    if supplier not in self._at_work and self._is_due(supplier):
+                        self._at_work.add(supplier)
+                        nursery.start_soon(self._work_off, supplier)
+                await trio.sleep(LOOK_EVERY_S)
 
     def _is_due(self, supplier: SupplierNo) -> bool:
         failed_at = self._failed_at.get(supplier)
@@ -142,3 +144,5 @@ class Releases:
             self._failed_at[supplier] = trio.current_time()
             level = logging.DEBUG if isinstance(error, PeerError) else logging.INFO
             _log.log(level, "supplier %d lets nothing go now: %s", supplier, error or "no answer in time")
+        finally:
+            self._at_work.discard(supplier)

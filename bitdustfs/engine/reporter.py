@@ -14,6 +14,7 @@ from bitdustfs.core.units import format_eta, format_size
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.margins import least_margin
 from bitdustfs.engine.monitor import Monitor
 from bitdustfs.engine.replica import Replica
 from bitdustfs.engine.tracks import Tracks
@@ -140,7 +141,7 @@ class Reporter:
         """
         online = self._fragments.reachable()
         whole = path in (None, "", "/")
-        found = self._volume(online) if whole else await self._below(self._find(path or ""), online)
+        found = await self._volume(online) if whole else await self._below(self._find(path or ""), online)
         code = self._writer.code()
         return StatusReport(
             state=found.state.value,
@@ -164,7 +165,7 @@ class Reporter:
             trouble=self._troubles(online),
         )
 
-    def _volume(self, online: Set[SupplierNo]) -> _Found:
+    async def _volume(self, online: Set[SupplierNo]) -> _Found:
         files_local, bytes_local = self._files.dirty_totals()
         published, inodes = self._catalog.file_bytes()
         histogram = self._catalog.held_histogram()
@@ -177,7 +178,7 @@ class Reporter:
             blocks=self._catalog.count_blocks(),
             held=histogram[0][1] if histogram else 0,
             wanted=histogram[0][0].n if histogram else 0,
-            margin=self._catalog.least_margin(online),
+            margin=await least_margin(self._catalog, online),
             missing=self.missing_fragments(),
         )
 
@@ -244,7 +245,7 @@ class Reporter:
                 state=self._monitor.state(row.supplier).value,
                 since_s=self._monitor.since_ns(row.supplier) // 1_000_000_000,
                 audited_s=audits.get(row.supplier, none).last_ns // 1_000_000_000,
-                score=self._tracks.score(row.supplier),
+                score=0 if row.is_lost else self._tracks.score(row.supplier),
                 audits_wrong=audits.get(row.supplier, none).wrong,
                 used_bytes=row.used_bytes,
                 capacity_bytes=row.capacity_bytes,
@@ -256,7 +257,7 @@ class Reporter:
         found = list(self._trouble)
         rows = self._catalog.suppliers()
         silent = [row.label for row in rows if row.is_hired and row.supplier not in online]
-        lost = [row.label for row in rows if row.standing is Standing.LOST]
+        lost = [row.label for row in rows if row.is_lost]
         code = self._writer.code()
         if code is None:
             found.insert(0, "no supplier is hired: everything exists only on this machine")

@@ -6,6 +6,9 @@
 A disk loses a sector now and then, and says so only when it is read. An owner's audits find that sooner or later, at
 the cost of his traffic; we find it for nothing. One pass takes PASS_S, or as long as it takes at BYTES_S, which a
 disk does not notice. It begins somewhere, so that a machine that is on for an hour a day comes round, too.
+
+A fragment that the disk cannot read is passed over: its owner is told as well, and it stays, for a disk may read it
+another time. Only when the disk fails at many in a row is the pass broken off.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ BYTES_S: Final = 1 << 20  # (tune) 100 GiB in 28 hours
 BEGIN_S: Final = 60.0  # after a start there is other work to do
 AGAIN_S: Final = 600.0  # until a disk that is away, or fails, is tried again
 PAGE: Final = 256  # names at once
+MOST_UNREAD: Final = 16  # (tune) fragments in a row that the disk could not read: it fails as a whole
 _log = logging.getLogger(__name__)
 
 
@@ -53,6 +57,8 @@ class Scrubber:
         self._note_lost = note_lost
         self._pass_s = pass_s
         self._bytes_s = bytes_s
+        self._unread_in_a_row = 0
+        self.unread = 0  # fragments that the disk could not read in the pass that goes on, or in the last one
 
     async def run(self) -> None:
         """Go through everything again and again, until cancelled."""
@@ -63,6 +69,10 @@ class Scrubber:
                 lost = await self.once()
                 if lost:
                     _log.warning("%d fragments on the shelf were damaged; their owners are told", lost)
+                if self.unread:
+                    _log.error(
+                        "the disk of the shelf could not read %d fragments; their owners are told", self.unread
+                    )
             except (Unavailable, DiskFault, BadFormat) as error:
                 _log.info("the shelf is gone through later: %s", error)
                 await trio.sleep(AGAIN_S)
@@ -75,6 +85,7 @@ class Scrubber:
         Raises:
             Unavailable, DiskFault: it broke off.
         """
+        self.unread = self._unread_in_a_row = 0
         owners = await self._crunch.run(self._shelf.owners)
         first = int.from_bytes(self._entropy.bytes(4), "big") % max(1, len(owners))
         start = self._entropy.bytes(32)
@@ -97,10 +108,20 @@ class Scrubber:
 
     async def _is_lost(self, owner: OwnerId, name: FragmentName) -> bool:
         try:
-            if await self._crunch.run(self._shelf.scrub, owner, name):
-                return False
+            is_sound = await self._crunch.run(self._shelf.scrub, owner, name)
         except NotFound:
             return False  # its owner let it go meanwhile
+        except DiskFault as error:
+            self._unread_in_a_row += 1
+            self.unread += 1
+            if self._unread_in_a_row >= MOST_UNREAD:
+                raise
+            _log.warning("fragment %s of owner %s cannot be read: %s", short(name), short(owner), error)
+            self._note_lost(owner)
+            return False
+        self._unread_in_a_row = 0
+        if is_sound:
+            return False
         _log.info("fragment %s of owner %s was damaged", short(name), short(owner))
         self._note_lost(owner)
         return True

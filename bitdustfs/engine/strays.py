@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from typing import TypeVar
 
 import trio
 
 from bitdustfs.engine.journal import Journal
 from bitdustfs.errors import BitdustError
-from bitdustfs.model import BlockNo, BlockRow, FragmentRow, FragmentState, SupplierNo, short
+from bitdustfs.model import BlockNo, BlockRow, FragmentName, FragmentRow, FragmentState, SupplierNo, short
 from bitdustfs.ports import Catalog, Entropy
 
 DENIED_S = 60.0  # (tune) a search costs each supplier a request for each missing fragment
@@ -34,7 +34,10 @@ V = TypeVar("V")
 class Strays:
     """Where else to look for the fragments of a block, and what was found there."""
 
-    def __init__(self, catalog: Catalog, journal: Journal) -> None:
+    def __init__(
+        self, catalog: Catalog, journal: Journal, name_of: Callable[[BlockRow, int, SupplierNo], FragmentName]
+    ) -> None:
+        self._name_of = name_of
         self._catalog = catalog
         self._journal = journal
         self._denied: OrderedDict[tuple[BlockNo, int, SupplierNo], float] = OrderedDict()  # until when
@@ -83,10 +86,14 @@ class Strays:
                 for row in rows:  # what others have, they have, also while away
                     is_lost = row.state is FragmentState.LOST
                     if row.supplier != supplier and (is_lost or row.state is FragmentState.WANTED):
+                        # a send of before may have arrived there
+                        name = self._name_of(block, index, row.supplier)
+                        self._catalog.put_releases([(row.supplier, name)], self._catalog.last_change + 1)
                         self._catalog.drop_fragment(block.block, index, row.supplier)
                         if is_lost:
                             self._catalog.charge_supplier(row.supplier, -length, -1)
                 self._catalog.put_fragment(FragmentRow(block.block, index, supplier, FragmentState.HELD))
+                self._catalog.drop_upload(self._name_of(block, index, supplier))  # a send without acknowledgement
                 if not was_counted:
                     self._catalog.charge_supplier(supplier, length, 1)
         except BitdustError as e:  # a volume that takes no changes reads it all the same

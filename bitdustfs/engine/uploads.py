@@ -3,7 +3,9 @@
 A block is placed when W of its n fragments are acknowledged, or after 30 s with at least k (degraded). With fewer it
 waits as long as its fragments move, on a slow line or within a limit of our own. When they do not, it is given up:
 what arrived is released and its chunks are sealed again under a new block id. A row in the catalog, durable before
-the first byte leaves, names what an unplaced block may leave behind, so that a restart releases it.
+the first byte leaves, names what an unplaced block may leave behind, so that a restart releases it. So does one for
+each fragment that is made again, or brought elsewhere (`errand`): whatever is not acknowledged is released, for it
+may have arrived all the same.
 """
 
 from __future__ import annotations
@@ -168,6 +170,33 @@ class Uploads:
             raise
         finally:
             self._let_go(shipment)
+
+    @asynccontextmanager
+    async def errand(self, fragments: Sequence[tuple[SupplierNo, FragmentName]]) -> AsyncIterator[None]:
+        """Send fragments of a block that is placed in this context; they are noted when it is entered.
+
+        For what arrived call `arrived`, or `refused`; the rest is released afterwards. Raises DiskFull, DiskFault,
+        ReadOnly: nothing may be sent.
+        """
+        names = {name for _supplier, name in fragments}
+        self._live |= names
+        try:
+            with self._journal.operation():
+                for supplier, name in fragments:
+                    self._catalog.put_upload(name, [(supplier, name)])
+            await self._journal.durable()
+            yield
+        finally:
+            self._live -= names
+
+    def arrived(self, name: FragmentName) -> None:
+        """A fragment of an errand is held. The caller has the operation that says so."""
+        self._catalog.drop_upload(name)
+
+    def refused(self, name: FragmentName) -> None:
+        """A fragment of an errand is not there for certain."""
+        with self._journal.operation():
+            self._catalog.drop_upload(name)
 
     async def run(self) -> None:
         """Have what given-up blocks, also of earlier runs, left at suppliers released; for ever."""

@@ -42,7 +42,7 @@ from bitdustfs.testing.world import CALLER, SECRETS, World
 
 YEAR_DAYS: Final = 365
 AWAKE: Final = frozenset(
-    {"journal", "suppliers", "reads", "monitor", "auditor", "rebuilder"}
+    {"journal", "suppliers", "reads", "monitor", "auditor", "returns", "rebuilder"}
 )  # services all the time
 AUDITS_A_DAY: Final = 3  # of each supplier: one that was wiped is found within a day
 READ_S: Final = 60.0

@@ -22,8 +22,14 @@ def test_every_state_says_what_hiring_answering_and_firing_do() -> None:
 
 
 def test_only_one_that_is_offline_or_leaving_can_be_lost() -> None:
-    losing = {s for s in State for e, to in standing.TABLE[s].items() if to is State.LOST and s is not State.LOST}
+    lost = {State.LOST, State.MISSING}
+    losing = {s for s in State for e, to in standing.TABLE[s].items() if to in lost and s not in lost}
     assert losing == {State.OFFLINE, State.LEAVING}
+
+
+def test_who_was_leaving_when_it_was_lost_is_not_hired_by_coming_back() -> None:
+    gone = standing.after(State.LEAVING, Event.PATIENCE_ENDS)
+    assert standing.after(standing.at_start(standing.kept(gone)), Event.ANSWER) is State.LEAVING
 
 
 def test_event_that_cannot_happen_is_an_error_and_not_a_default() -> None:

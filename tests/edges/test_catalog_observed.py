@@ -35,7 +35,7 @@ def test_standing_of_a_supplier_comes_back(catalog: SqliteCatalog) -> None:
     for number, standing in enumerate(Standing, start=1):
         catalog.put_supplier(replace(SUPPLIER, supplier=SupplierNo(number), standing=standing))
     assert [row.standing for row in catalog.suppliers()] == list(Standing)
-    assert [row.is_hired for row in catalog.suppliers()] == [False, True, False, False, False]
+    assert [row.is_hired for row in catalog.suppliers()] == [False, True, False, False, False, False]
 
 
 def test_observation_put_again_is_replaced(catalog: SqliteCatalog) -> None:

@@ -91,7 +91,7 @@ class Customer:
         """Note what the machine says to be safe now."""
         replica = node.replica
         online = [row.supplier for row in catalog.suppliers()]
-        self.margin = min(2, catalog.least_margin(online) or 0)
+        self.margin = min(2, catalog.least_margin(online)[0] or 0)
         all_safe = replica.safe_change >= catalog.last_change and not catalog.pending
         for name, contents in self._contents.items():
             entry = catalog.name(ROOT_INO, name)

@@ -6,11 +6,13 @@ import random
 from contextlib import closing
 from pathlib import Path
 
+import pytest
 import trio
 from trio.testing import MockClock
 
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine import collector, releases
+from bitdustfs.engine.collector import is_kept_back
 from bitdustfs.model import Code, SupplierNo
 from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.swarm import make_identity
@@ -167,3 +169,74 @@ async def test_block_that_only_seems_dead_is_kept(autojump_clock: MockClock) -> 
         assert world.catalog.count_blocks() == 1
         await world.node.drop_cache()
         assert await world.read("small") == OTHER
+
+
+async def test_supplier_that_stalls_holds_up_nobody_elses_releases(autojump_clock: MockClock) -> None:
+    async with World(code=CODE).running() as world:
+        await world.write("one", CONTENT)
+        await world.sync()
+        await world.write("two", LONG)
+        await world.sync()
+        delete(world, "one")
+        delete_at = world.node.suppliers.delete
+
+        async def stalled(supplier, names):  # type: ignore[no-untyped-def]
+            if supplier == 1:
+                await trio.sleep_forever()
+            await delete_at(supplier, names)
+
+        world.node.suppliers.delete = stalled  # type: ignore[method-assign]
+        await until(lambda: set(world.catalog.count_releases()) == {1}, most_s=120)
+        delete(world, "two")
+        await until(lambda: world.catalog.count_blocks() == 0, most_s=120)
+        began = trio.current_time()
+        await until(lambda: set(world.catalog.count_releases()) == {1})
+        assert trio.current_time() - began < releases.PATIENCE_S / 2
+
+
+async def test_damaged_index_of_maps_lets_nothing_go(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with World(code=CODE).running() as world:
+        await world.write("kept", CONTENT)
+        await world.sync()
+        named = held(world.catalog)
+        lose_index(world.catalog, "r_map_by_chunk")
+        world.catalog._change("INSERT OR IGNORE INTO l_loose SELECT chunk FROM r_chunk")  # one is overwritten
+        await trio.sleep(2 * A_WHILE_S)
+        assert is_kept_back(world.catalog)
+        assert named <= stored(world)
+        assert any("damaged" in each for each in (await world.status())["trouble"])
+        await world.node.drop_cache()
+        assert await world.read("kept") == CONTENT
+
+
+async def test_damaged_index_of_chunks_lets_nothing_go(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with World(code=CODE).running() as world:
+        await world.write("kept", CONTENT)
+        await world.sync()
+        named = held(world.catalog)
+        lose_index(world.catalog, "r_chunk_by_block")
+        world.catalog._recount_live([block.block for block in world.catalog.blocks()])
+        world.node.journal.commit()
+        await trio.sleep(A_WHILE_S)
+        assert is_kept_back(world.catalog)
+        assert named <= stored(world)
+
+
+def lose_index(catalog: SqliteCatalog, name: str) -> None:
+    """Leave an index without a row, as a damaged page may: what SQLite asks it, it answers wrong."""
+    catalog.commit()
+    database = catalog._connection
+    ((sql,),) = database.execute("SELECT sql FROM sqlite_schema WHERE name = ?", (name,)).fetchall()
+    database.execute(f"DROP INDEX {name}")
+    table = str(sql).split(" ON ")[1].split(" ")[0]
+    column = str(sql).split("(")[1].split(")")[0]
+    database.execute(f"CREATE INDEX {name} ON {table} ({column}) WHERE {column} < 0")
+    database.pragma("writable_schema", 1)
+    database.execute("UPDATE sqlite_schema SET sql = ? WHERE name = ?", (sql, name))
+    database.execute(f"PRAGMA schema_version = {database.pragma('schema_version') + 1}")
+    database.pragma("writable_schema", 0)
+    assert database.execute("PRAGMA integrity_check(1)").fetchall()[0][0] != "ok"

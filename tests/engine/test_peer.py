@@ -13,6 +13,7 @@ from bitdustfs.core import wire
 from bitdustfs.core.certificate import Certificate, Identity
 from bitdustfs.engine import peer as peer_module
 from bitdustfs.engine.budget import Budget, Memory
+from bitdustfs.engine.frames import STALL_S
 from bitdustfs.engine.handler import Handler
 from bitdustfs.engine.peer import MAX_IN_FLIGHT, Peer
 from bitdustfs.errors import PeerError, PeerFull, PeerGone, PeerLacks, PeerRefused, ProtocolViolation
@@ -627,3 +628,23 @@ async def test_more_than_the_whole_budget_takes_all_of_it(autojump_clock: MockCl
     assert (taken, budget.free_bytes) == (10, 0)
     budget.give(taken, BOB.owner)
     assert budget.free_bytes == 10
+
+
+async def test_body_that_stalls_frees_what_was_reserved_for_it_however_fast_it_came(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = Script()
+    async with links() as (link, other), trio.open_nursery() as nursery:
+        alice, bob = Peer(link, ALICE), Peer(other, BOB, script)
+        async with trio.open_nursery() as greeting:
+            greeting.start_soon(alice.greet)
+            greeting.start_soon(bob.greet)
+        nursery.start_soon(bob.run)
+        length = 7 << 20
+        await link.send_all(wire.encode(1, wire.Put(NAME, ROOT, length, 1, 0), length) + bytes(length - 1))
+        await trio.sleep(STALL_S - 1)
+        assert script.open == 1
+        await trio.sleep(2)
+        assert script.open == 0
+        assert bob.ended is not None
+        nursery.cancel_scope.cancel()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 from trio.testing import MockClock
 
 from bitdustfs.core import fragment
-from bitdustfs.engine.scrubber import AGAIN_S, BYTES_S, PASS_S, Scrubber
-from bitdustfs.model import Code, FragmentName, OwnerId
+from bitdustfs.engine.scrubber import AGAIN_S, BYTES_S, MOST_UNREAD, PASS_S, Scrubber
+from bitdustfs.errors import DiskFault
+from bitdustfs.model import Code, FragmentName, OwnerId, short
 from bitdustfs.testing.clock import InlineCrunch
 from bitdustfs.testing.entropy import SeededEntropy
 from bitdustfs.testing.shelf import MemoryShelf
@@ -85,3 +87,44 @@ async def test_what_a_supplier_finds_damaged_is_made_again_without_an_audit(auto
         assert await Scrubber(supplier.shelf, InlineCrunch(), SeededEntropy(), supplier.keeper.note_lost).once() >= 3
         await trio.sleep(PING_S * 3)
         assert_complete(world)
+
+
+class Failing(MemoryShelf):
+    """A disk that cannot read some fragments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bad: set[bytes] = set()
+
+    def scrub(self, owner: OwnerId, name: FragmentName) -> bool:
+        if name in self.bad:
+            raise DiskFault(path=short(name), why="Input/output error")
+        return super().scrub(owner, name)
+
+
+async def test_fragment_that_the_disk_cannot_read_ends_no_pass(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    shelf, told = Failing(), list[OwnerId]()
+    for number in range(20):
+        put(shelf, number)
+    shelf.bad = {bytes(name(number)) for number in range(0, 20, 2)}
+    shelf.damage(OWNER, name(19))
+    scrubbing = scrubber(shelf, told)
+    assert await scrubbing.once() == 1
+    assert scrubbing.unread == 10
+    assert told == [OWNER] * 11
+    assert len(names(shelf, OWNER)) == 19, "what could not be read was removed"
+
+
+async def test_disk_that_reads_nothing_is_left_alone_for_a_while(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    shelf = Failing()
+    for number in range(20):
+        put(shelf, number)
+    shelf.bad = {bytes(name(number)) for number in range(20)}
+    scrubbing = scrubber(shelf, [])
+    with pytest.raises(DiskFault):
+        await scrubbing.once()
+    assert scrubbing.unread == MOST_UNREAD

@@ -103,6 +103,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[World], Any]]] = {
     "writer": ("catalog", "suppliers", write_something),
     "monitor": ("suppliers", "take_speeds", do_nothing),
     "auditor": ("catalog", "audits", do_nothing),
+    "returns": ("catalog", "fragments_at", do_nothing),
     "rebuilder": ("catalog", "wanting_blocks", do_nothing),
     "trimmer": ("catalog", "crowded_blocks", do_nothing),
     "drainer": ("suppliers", "get", let_one_leave),

@@ -1,0 +1,164 @@
+"""A fragment whose acknowledgement was lost: somebody names it, or it is let go; and it never counts twice."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from bitdustfs.errors import PeerGone
+from bitdustfs.model import FragmentName, FragmentState, Root, SupplierNo
+from bitdustfs.testing.suppliers import MemorySuppliers
+from bitdustfs.testing.world import SECRETS
+from tests.engine.volume import Volume
+
+CONTENT = random.Random(12).randbytes(700_000)
+
+
+class Deaf(MemorySuppliers):
+    """What some are sent arrives, and the connection breaks before they say so."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.deaf: set[int] = set()
+
+    async def put(self, supplier: SupplierNo, name: FragmentName, root: Root, body: bytes | memoryview) -> None:
+        await super().put(supplier, name, root, body)
+        if supplier in self.deaf:
+            raise PeerGone(peer=f"s{supplier}", what="the connection was closed")
+
+
+def volume_over(remote: MemorySuppliers) -> Volume:
+    volume = Volume(suppliers=remote.count)
+    volume.remote = remote
+    volume.start()
+    volume.releases.safe_change = lambda: 1 << 60
+    return volume
+
+
+def named(volume: Volume) -> set[tuple[int, bytes]]:
+    """(supplier, name) of all that the catalog counts as held."""
+    nodes = {row.supplier: row.node for row in volume.catalog.suppliers()}
+    return {
+        (row.supplier, bytes(SECRETS.fragment_name(block.block_id, row.index, nodes[row.supplier])))
+        for block in volume.catalog.blocks()
+        for row in volume.catalog.fragments(block.block)
+        if row.state is FragmentState.HELD
+    }
+
+
+def stored(remote: MemorySuppliers) -> set[tuple[int, bytes]]:
+    return {(supplier, bytes(name)) for supplier, name in remote.stored}
+
+
+def used(volume: Volume) -> list[int]:
+    return [row.used_fragments for row in volume.catalog.suppliers()]
+
+
+async def test_what_a_supplier_took_without_saying_so_is_let_go_when_another_one_has_it(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    remote = Deaf(7)
+    volume = volume_over(remote)
+    async with volume.running():
+        remote.gone = {6, 7}
+        ino = await volume.write_all(CONTENT)
+        await volume.flush()
+        await volume.forget()
+        remote.forgetting, remote.full, remote.deaf, remote.gone = {1}, {1}, {6}, {7}
+        await volume.files.read(ino, 0, len(CONTENT))
+        await trio.sleep(20)
+        assert remote.puts > 5, "nothing was sent to the deaf one"
+        remote.gone, remote.deaf = {6}, set()
+        await trio.sleep(60)
+        (block,) = volume.catalog.blocks_of(ino)
+        assert volume.catalog.held(block) == 5
+        remote.gone = set()
+        await trio.sleep(60)
+        assert {each for each in stored(remote) if each[0] != 1} == named(volume)
+        assert used(volume) == [0, 1, 1, 1, 1, 0, 1]
+        assert not volume.catalog.uploads()
+
+
+async def test_what_was_on_its_way_when_the_process_died_is_let_go_or_named_by_the_next(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    remote = Deaf(6)
+    volume = volume_over(remote)
+    async with volume.running():
+        remote.gone = {6}
+        ino = await volume.write_all(CONTENT)
+        await volume.flush()
+        await volume.forget()
+        remote.forgetting, remote.gone = {1}, set()
+        puts = remote.puts
+        await volume.files.read(ino, 0, len(CONTENT))
+        while remote.puts == puts:
+            await trio.sleep(0.001)
+    # the fragment is there, and what would have noted it died before
+    volume.journal.commit()
+    (supplier, name) = next(each for each in stored(remote) if each[0] == 6)
+    volume.catalog.put_upload(name, [(SupplierNo(supplier), FragmentName(name))])
+    (block,) = volume.catalog.blocks_of(ino)
+    for row in volume.catalog.fragments(block):
+        if row.supplier == 6:
+            volume.catalog.drop_fragment(block, row.index, row.supplier)
+            volume.catalog.put_fragment(type(row)(block, row.index, SupplierNo(1), FragmentState.LOST))
+    volume.catalog.put_supplier(volume.catalog.suppliers()[5])
+    volume.catalog.commit()
+    volume.start()
+    volume.releases.safe_change = lambda: 1 << 60
+    async with volume.running():
+        await trio.sleep(120)
+        assert volume.catalog.held(block) == 5
+        assert {each for each in stored(remote) if each[0] != 1} == named(volume)
+
+
+async def test_stray_that_was_sent_without_an_acknowledgement_and_found_stays(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    remote = Deaf(6)
+    volume = volume_over(remote)
+    async with volume.running():
+        remote.gone = {6}
+        ino = await volume.write_all(CONTENT)
+        await volume.flush()
+        await volume.forget()
+        (number,) = volume.catalog.blocks_of(ino)
+        block = volume.catalog.block(number)
+        assert block is not None
+        remote.gone = {1, 2, 3}
+        name = SECRETS.fragment_name(block.block_id, 0, volume.catalog.suppliers()[5].node)
+        remote.stored[SupplierNo(6), name] = next(
+            content
+            for (s, n), content in remote.stored.items()
+            if s == 1 and n == SECRETS.fragment_name(block.block_id, 0, volume.catalog.suppliers()[0].node)
+        )
+        async with volume.uploads.errand([(SupplierNo(6), name)]):
+            assert await volume.files.read(ino, 0, len(CONTENT)) == CONTENT
+            assert any(row.supplier == 6 for row in volume.catalog.fragments(number)), "it was not found"
+        await trio.sleep(60)
+        assert (SupplierNo(6), name) in remote.stored
+        assert (6, bytes(name)) in named(volume)
+
+
+async def test_fragment_that_was_meant_for_one_and_went_to_another_is_let_go_at_the_first(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    remote = Deaf(7)
+    volume = volume_over(remote)
+    async with volume.running():
+        remote.gone, remote.deaf = {6, 7}, {1}
+        ino = await volume.write_all(CONTENT)
+        await volume.flush()
+        (block,) = volume.catalog.blocks_of(ino)
+        remote.gone = {1, 7}  # the first one has it, and could not say so
+        await trio.sleep(60)
+        assert volume.catalog.held(block) == 5
+        assert any(each[0] == 1 for each in stored(remote))
+        remote.gone, remote.deaf = set(), set()
+        await trio.sleep(60)
+        assert stored(remote) == named(volume)
+        assert used(volume) == [0, 1, 1, 1, 1, 1, 0]
