@@ -390,6 +390,10 @@ class Catalog(Protocol):
         """Every code that a block has, local blocks apart."""
         ...
 
+    def count_codes(self) -> Mapping[Code, int]:
+        """How many blocks have each code, local blocks apart."""
+        ...
+
     def held_histogram(self) -> Sequence[tuple[Code, int, int]]:
         """(code, held, how many blocks) over all blocks, worst first."""
         ...

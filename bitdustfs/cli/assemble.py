@@ -58,7 +58,16 @@ from bitdustfs.engine.reception import Reception
 from bitdustfs.engine.reporter import note_checked
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.tree import Caller
-from bitdustfs.errors import BadFormat, BitdustError, CatalogDamaged, DiskFault, LogDamaged, ReadOnly, Unavailable
+from bitdustfs.errors import (
+    BadFormat,
+    BadRequest,
+    BitdustError,
+    CatalogDamaged,
+    DiskFault,
+    LogDamaged,
+    ReadOnly,
+    Unavailable,
+)
 from bitdustfs.model import Code, NodeId, OwnerId, Role, Rule, Standing, Supplier, Verdict, short
 
 _VOLUME_ID = "volume_id"  # in the catalog: which volume it describes
@@ -119,6 +128,7 @@ async def _mount(
 ) -> None:
     with ExitStack() as stack:
         catalog, asked, news = await _newest_catalog(home, wish, identity, secrets, stack)
+        _refuse_more_than_hired(catalog, wish)
         code = _volume_code(catalog, wish, asked)
         if mounts.check_mountpoint(wish.place, str(home), mounts.read_mounts()):
             log.warning("the process that served %s before was killed: its mount is taken away", wish.place)
@@ -203,6 +213,16 @@ def _volume_code(catalog: SqliteCatalog, wish: MountWish, asked: Code | None) ->
     return asked if asked is not None or wish.by_number else kept_code(catalog)
 
 
+def _refuse_more_than_hired(catalog: SqliteCatalog, wish: MountWish) -> None:
+    """Refuse a new code with more fragments than suppliers are hired: each goes to another one. Raises BadRequest."""
+    hired = _hired(catalog)
+    if wish.code is not None and wish.code.n > hired and wish.code != kept_code(catalog):
+        raise BadRequest(  # who chose it before may have lost some since
+            what=f"--code {wish.code} makes {wish.code.n} fragments of each block, each for another supplier, and "
+            f"{hired} are hired: hire more, or choose a smaller N"
+        )
+
+
 class _Mounted:
     """A node behind a mount, with the verbs that can be asked of it."""
 
@@ -265,6 +285,7 @@ class _Mounted:
             "rename": self._rename,
             "leave": self._leave,
             "stay": self._stay,
+            "recode": self._recode,
             "recovery-checked": self._recovery_checked,
         }
         async with self._node.running():
@@ -376,6 +397,9 @@ class _Mounted:
 
     async def _stay(self, args: Args, _report: control_server.Report) -> Mapping[str, object]:
         return {**await self._node.stay(str(args["label"]))}
+
+    async def _recode(self, args: Args, report: control_server.Report) -> Mapping[str, object]:
+        return {**await self._node.recode(args.get("path"), report, is_dry=bool(args["dry"]))}
 
     async def _recovery_checked(self, args: Args, _report: control_server.Report) -> Mapping[str, object]:
         note_checked(self._catalog, int(args["at_s"]))

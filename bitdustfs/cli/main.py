@@ -36,6 +36,7 @@ VERB_MODULES = (  # each has a verb, which is called as the module is, or as the
     "rebuild",
     "fsck",
     "suppliers",
+    "recode",
     "cache",
     "config",
     "demo",

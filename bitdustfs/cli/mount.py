@@ -35,7 +35,7 @@ Ready = Callable[[Sequence[str]], None]
 @click.option(
     "--code",
     metavar="K/N",
-    help="From now on new blocks survive the loss of N-K of N suppliers. At first, and with `auto`: by their number.",
+    help="From now on blocks survive the loss of N-K of N suppliers. At first, and with `auto`: by their number.",
 )
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground and log to stderr. Ctrl-C unmounts.")
 @click.option("-o", "words", metavar="OPTIONS", multiple=True, help="allow_other, ro, spool=SIZE, fsync=safe …")

@@ -164,7 +164,7 @@ def lines(report: StatusReport, place: str) -> list[str]:
     if report["missing_fragments"]:
         shown.append(f"  repair     {count(report['missing_fragments'], 'fragment')} to make again")
     shown.append(f"  spool      {format_size(report['spool_bytes'])} of {format_size(report['spool_limit_bytes'])}")
-    shown.append(f"  code       {report['code'] or 'none yet: no supplier is hired'}")
+    shown += _code_lines(report)
     if report["suppliers"] and not report["recovery_checked_s"]:
         shown.append(
             "  recovery   never tried: `bitdustfs recover --check` shows that your words bring everything back"
@@ -172,6 +172,27 @@ def lines(report: StatusReport, place: str) -> list[str]:
     shown += [supplier_line(supplier) for supplier in report["suppliers"]]
     shown += [f"  trouble: {sentence}" for sentence in report["trouble"]]
     return shown
+
+
+def _code_lines(report: StatusReport) -> list[str]:
+    """What code is in force, what codes the blocks have, and what is or could be done about it."""
+    shown = [f"  code       {report['code'] or 'none yet: no supplier is hired'}"]
+    others = {code: blocks for code, blocks in report["codes"].items() if code != report["code"]}
+    if others and report["code"]:
+        told = ", ".join(f"{count(blocks, 'block')} {_have(blocks)} {code}" for code, blocks in others.items())
+        shown[0] += f" for what is written now; {told}"
+    if report["unlike_blocks"]:
+        should = f"{count(report['unlike_blocks'], 'block')} should have another K"
+        shown.append(f"  recode     {should}: see `bitdustfs recode --help`")
+    if report["recode_blocks"]:
+        blocks = report["recode_blocks"]
+        left = f"{count(blocks, 'block')} ({format_size(report['recode_bytes'])})"
+        shown.append(f"  recode     {left} {'is' if blocks == 1 else 'are'} still to be coded anew")
+    return shown
+
+
+def _have(blocks: int) -> str:
+    return "has" if blocks == 1 else "have"
 
 
 def supplier_line(supplier: SupplierReport) -> str:

@@ -33,6 +33,10 @@ class StatusReport(TypedDict):
     path: str  # inside the volume, from "/"
     practice: bool
     code: str  # K/N of new blocks; "" while there is no supplier
+    codes: dict[str, int]  # K/N: how many blocks have it
+    unlike_blocks: int  # with something that is to have another K; of the volume, as they were counted last
+    recode_blocks: int  # of the volume, being coded anew
+    recode_bytes: int  # of user data in them
     files: int
     bytes: int  # of user data
     files_local: int  # files with something that exists only here
@@ -210,6 +214,25 @@ class JoinReport(TypedDict):
     listens: str  # ADDR:PORT where this machine says that it can be dialled; "": it does not listen
     seen: str  # ADDR:PORT from which the friend's machine saw this one come
     reached: str  # ADDR:PORT where it could dial this one; "": nowhere, or it was not tried
+
+
+class RecodeReport(TypedDict):
+    """What is to have another K than it has, or has been looked at so far."""
+
+    looked_at: int  # files and directories
+    files: int
+    blocks: int
+    bytes: int  # of user data
+    send_bytes: int  # what the new blocks are, with all their fragments
+    changes: list[RecodeChange]
+
+
+class RecodeChange(TypedDict):
+    """What gets one code instead of another."""
+
+    old: str  # K/N
+    new: str
+    bytes: int  # of user data
 
 
 class HireReport(TypedDict):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -216,6 +216,11 @@ class BlockTables(Store):
     def codes(self) -> Sequence[Code]:
         """Every code that a block has, local blocks apart."""
         return [Code(k, n) for k, n in self._rows(_CODES)]
+
+    def count_codes(self) -> Mapping[Code, int]:
+        """How many blocks have each code, local blocks apart."""
+        rows = self._rows("SELECT k, n, count(*) FROM r_block GROUP BY k, n ORDER BY k, n")
+        return {Code(k, n): count for k, n, count in rows}
 
     def held_histogram(self) -> Sequence[tuple[Code, int, int]]:
         """(code, held, how many blocks) over all blocks, worst first."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -97,6 +97,10 @@ class Follower:
         if usual.chosen is not None:
             return code.n
         return wished_n(code, [None], replace(usual, hired=usual.hired - 1, expected=usual.expected - 1))
+
+    def is_unlike(self, row: BlockRow) -> bool:
+        """Whether something in a block wishes another k."""
+        return _is_unlike(row, [codes for _chunk, codes in self._catalog.wishes(row.block)], self.usual())
 
     def look_again(self) -> None:
         """What files wish may have changed. The caller has an operation."""
@@ -190,8 +194,7 @@ class Follower:
     def _follow(self, row: BlockRow, usual: Usual) -> bool:
         """Note the n that a block is to have now. Returns whether something in it wishes another k."""
         wishes = [codes for _chunk, codes in self._catalog.wishes(row.block)]
-        told = [wished_code(codes, usual.of_new) for codes in wishes]
-        is_unlike = any(code is not None and code.k != row.code.k for code in told)
+        is_unlike = _is_unlike(row, wishes, usual)
         n = wished_n(row.code, frozenset[Code | None]().union(*wishes), usual)
         if n == row.code.n:
             return is_unlike
@@ -239,6 +242,11 @@ class Follower:
             self._catalog.put_local_value(_SPREAD, json.dumps(left).encode() if left else b"")
             self.look_again()
         return True
+
+
+def _is_unlike(row: BlockRow, wishes: Iterable[frozenset[Code | None]], usual: Usual) -> bool:
+    told = (wished_code(codes, usual.of_new) for codes in wishes)
+    return any(code is not None and code.k != row.code.k for code in told)
 
 
 def _key(usual: Usual) -> str:

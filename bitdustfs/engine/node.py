@@ -21,6 +21,8 @@ from bitdustfs.core.report import (
     DropReport,
     LeaveReport,
     RebuildReport,
+    RecodeChange,
+    RecodeReport,
     StatusReport,
     StopReport,
     SyncProgress,
@@ -48,7 +50,7 @@ from bitdustfs.engine.publisher import Publisher
 from bitdustfs.engine.reader import Reader
 from bitdustfs.engine.reads import Reads
 from bitdustfs.engine.rebuilder import LOOK_EVERY_S, Rebuilder
-from bitdustfs.engine.recoder import Recoder
+from bitdustfs.engine.recoder import Recoder, Recoding
 from bitdustfs.engine.releases import Releases
 from bitdustfs.engine.replica import Replica
 from bitdustfs.engine.reporter import Reporter
@@ -313,6 +315,9 @@ class Node:
             speed_of=lambda supplier: self.tracks.of(supplier).bytes_per_s,
             held_up=self._held_up,
         )
+        self.reporter.is_unlike = self.follower.is_unlike
+        self.reporter.count_unlike = lambda: self.follower.unlike
+        self.reporter.trouble_recoding = lambda: self.recoder.trouble
         self._outlook = Outlook(catalog, self.files, self.tree, self.fragments)
         self.reporter.waiting_to_leave = lambda: self.drainer.waiting
         self.files.out_of_quota = self.writer.out_of_room
@@ -544,6 +549,18 @@ class Node:
         await self.journal.durable()
         return _left(row)
 
+    async def recode(self, path: str | None, report: Report, *, is_dry: bool) -> RecodeReport:
+        """Have what lies at a path, and has another k than it should, coded anew; noted durably when this returns.
+
+        Raises:
+            NotFound: nothing is at the path. DiskFull, DiskFault, ReadOnly: not all of it was noted.
+        """
+
+        async def progress(found: Recoding) -> None:
+            await report(_recoding(found))
+
+        return _recoding(await self.recoder.recode(self.reporter.find(path or "/"), progress, is_dry=is_dry))
+
     def stop_report(self) -> StopReport:
         """What exists only here."""
         files_local, bytes_local = self.files.dirty_totals()
@@ -647,6 +664,19 @@ class Node:
         online = set(self.suppliers.online())
         rows = self._catalog.suppliers()
         return [row.label for row in rows if (row.is_hired or row.is_lost) and row.supplier not in online]
+
+
+def _recoding(found: Recoding) -> RecodeReport:
+    return RecodeReport(
+        looked_at=found.looked_at,
+        files=found.files,
+        blocks=found.blocks,
+        bytes=found.bytes,
+        send_bytes=found.send_bytes,
+        changes=[
+            RecodeChange(old=str(old), new=str(new), bytes=length) for (old, new), length in found.codes.items()
+        ],
+    )
 
 
 def _left(row: Supplier) -> LeaveReport:

@@ -34,6 +34,7 @@ AGAIN_S: Final = 600.0  # after a new block that could not be placed, or an old 
 PAGE: Final = 32  # marked blocks looked at in one go
 MARKS: Final = 256  # in one operation
 BREATHE: Final = 16  # files looked at before others get a turn
+REPORT_S: Final = 0.5
 _USUAL: Final = "recode_usual"  # in the catalog, local: the volume's code when it was asked for; b"": there was none
 _log = logging.getLogger(__name__)
 
@@ -80,30 +81,39 @@ class Recoder:
             DiskFull, DiskFault, ReadOnly: not all of it was marked.
         """
         usual = self._follower.usual().of_new
-        found, known = Recoding(), dict[BlockNo, bool]()
+        found, known, unlike = Recoding(), dict[BlockNo, int](), dict[BlockNo, bool]()
         stack: list[Inode] = [self._tree.attributes(ino)]
+        told_at = trio.current_time()
         while stack:
             inode = stack.pop()
             found.looked_at += 1
             if found.looked_at % BREATHE == 0:
                 await trio.lowlevel.checkpoint()
-                await report(found)
+                if trio.current_time() - told_at >= REPORT_S:
+                    told_at = trio.current_time()
+                    await report(found)
             if inode.is_dir:
                 stack.extend(self._tree.children(inode.ino))
             elif inode.is_file:
-                blocks = self._catalog.blocks_of(inode.ino)
-                for number in blocks:
+                wish = inode.code or usual
+                mine = []
+                for number in self._catalog.blocks_of(inode.ino):
                     if number not in known:
-                        known[number] = self._count(number, inode.code or usual, usual, found)
-                found.files += any(known[number] for number in blocks)
+                        row = self._catalog.block(number)
+                        known[number] = row.code.k if row is not None else 0
+                    if wish is not None and known[number] not in (0, wish.k):
+                        mine.append(number)
+                        if number not in unlike:
+                            unlike[number] = self._count(number, usual, found)
+                found.files += any(unlike[number] for number in mine)
         if not is_dry:
-            await self._mark([number for number, is_unlike in known.items() if is_unlike], usual)
+            await self._mark([number for number, is_unlike in unlike.items() if is_unlike], usual)
         return found
 
-    def _count(self, number: BlockNo, wish: Code | None, usual: Code | None, found: Recoding) -> bool:
-        """Count a block that something has to be written out of. False: it has the k that its file wishes."""
+    def _count(self, number: BlockNo, usual: Code | None, found: Recoding) -> bool:
+        """Count a block if something has to be written out of it."""
         row = self._catalog.block(number)
-        if row is None or wish is None or wish.k == row.code.k:
+        if row is None:
             return False
         moves = self._moves(row, usual)
         for code, chunks in moves.items():

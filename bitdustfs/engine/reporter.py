@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -25,6 +26,8 @@ from bitdustfs.model import (
     ROOT_INO,
     AuditTally,
     BlockNo,
+    BlockRow,
+    Code,
     FileState,
     FragmentState,
     Ino,
@@ -73,6 +76,8 @@ class _Found:
     wanted: int = 0
     margin: int | None = None
     missing: int = 0
+    unlike: int = 0
+    codes: Counter[Code] = field(default_factory=Counter)
     states: list[FileState] = field(default_factory=list)
 
 
@@ -109,6 +114,9 @@ class Reporter:
         self._practice = practice
         self._trouble: list[str] = []
         self.waiting_to_leave: Callable[[], Mapping[SupplierNo, int]] = dict  # see `Drainer.waiting`
+        self.is_unlike: Callable[[BlockRow], bool] = lambda _row: False  # see `Follower`
+        self.count_unlike: Callable[[], int] = lambda: 0
+        self.trouble_recoding: Callable[[], str] = lambda: ""  # see `Recoder.trouble`
         self.aside: list[Leftover] = []  # what of older states of this machine is still to be put into the tree
 
     def note_trouble(self, sentence: str) -> None:
@@ -141,13 +149,19 @@ class Reporter:
         """
         online = self._fragments.reachable()
         whole = path in (None, "", "/")
-        found = await self._volume(online) if whole else await self._below(self._find(path or ""), online)
-        code = self._writer.code()
+        ino = ROOT_INO if whole else self.find(path or "")
+        found = await self._volume(online) if whole else await self._below(ino, online)
+        code = self._writer.code() if whole else self._tree.attributes(ino).code or self._writer.code()
+        recode_blocks, recode_bytes = self._catalog.count_marked()
         return StatusReport(
             state=found.state.value,
             path=path or "/",
             practice=self._practice,
             code=str(code) if code else "",
+            codes={str(each): count for each, count in sorted(found.codes.items(), key=lambda each: str(each[0]))},
+            unlike_blocks=found.unlike,
+            recode_blocks=recode_blocks,
+            recode_bytes=recode_bytes,
             files=found.files,
             bytes=found.bytes,
             files_local=found.files_local,
@@ -180,6 +194,8 @@ class Reporter:
             wanted=histogram[0][0].n if histogram else 0,
             margin=await least_margin(self._catalog, online),
             missing=self.missing_fragments(),
+            unlike=self.count_unlike(),
+            codes=Counter(self._catalog.count_codes()),
         )
 
     async def _below(self, ino: Ino, online: Set[SupplierNo]) -> _Found:
@@ -224,10 +240,13 @@ class Reporter:
         found.margin = margin if found.margin is None else min(margin, found.margin)
         found.missing += max(0, block.code.n - held)
         found.blocks += 1
+        found.codes[block.code] += 1
+        found.unlike += self.is_unlike(block)
 
-    def _find(self, path: str) -> Ino:
+    def find(self, path: str) -> Ino:
+        """What lies at a path, from the root of the volume. Raises NotFound."""
         ino = ROOT_INO
-        for part in path.strip("/").split("/"):
+        for part in filter(None, path.split("/")):
             name = self._catalog.name(ino, part.encode("utf-8", "surrogateescape"))
             if name is None:
                 raise NotFound(what=f"{path} is not in this volume")
@@ -279,6 +298,8 @@ class Reporter:
         if lost:
             found.append(f"lost, so what they held is made again elsewhere: {', '.join(lost)}")
         found += self._leaving(rows)
+        if (why := self.trouble_recoding()) and self._catalog.count_marked()[0]:
+            found.append(f"coding anew waits: {why}")
         if self._monitor.is_unsure:
             since = format_eta(self._monitor.doubted_s)
             found.insert(

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from trio.testing import MockClock
 
-from bitdustfs.cli.assemble import HireWish, _agree, _catalog, _volume_code
+from bitdustfs.cli.assemble import HireWish, _agree, _catalog, _refuse_more_than_hired, _volume_code
 from bitdustfs.cli.mount_options import mount_options, wanted_code
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.config import Settings
 from bitdustfs.edges.home import Home
-from bitdustfs.errors import BadFormat
+from bitdustfs.engine.codes import keep_code
+from bitdustfs.errors import BadFormat, BadRequest
 from bitdustfs.model import Code, Standing
 from bitdustfs.testing.world import World
 
@@ -67,6 +68,15 @@ def test_code_that_was_asked_for_once_is_the_volumes_until_another_one_is() -> N
         assert mounted_code(catalog, None) == Code(2, 4)
         assert mounted_code(catalog, "auto") is None
         assert mounted_code(catalog, None) is None
+
+
+def test_new_code_with_more_fragments_than_suppliers_is_refused() -> None:
+    with closing(SqliteCatalog(":memory:", create=True)) as catalog:
+        wish = mount_options("/m", "3/5", [], Settings())
+        with pytest.raises(BadRequest, match="makes 5 fragments of each block, each for another supplier, and 0 are"):
+            _refuse_more_than_hired(catalog, wish)
+        keep_code(catalog, Code(3, 5))
+        _refuse_more_than_hired(catalog, wish)  # they were lost since
 
 
 def test_code_is_kept_in_what_goes_to_the_suppliers_and_only_if_it_changes() -> None:
