@@ -792,6 +792,18 @@ class Shelf(Protocol):
         """
         ...
 
+    def drop(self, owner: OwnerId, bytes_wanted: int) -> int:
+        """Erase of what an owner stored, trash first, until so many bytes are gone or nothing is left.
+
+        Only for one whose contract has ended, and whose grace is over (invariant I14).
+
+        Returns:
+            How many bytes are gone.
+        Raises:
+            Unavailable, DiskFault.
+        """
+        ...
+
     def owners(self) -> Sequence[OwnerId]:
         """Everybody who has something here. Raises Unavailable, DiskFault."""
         ...
@@ -814,14 +826,30 @@ class Shelf(Protocol):
 
 
 class ContractStore(Protocol):
-    """What the supplier side must not forget: contract, head and newest epoch of each owner. Blocking."""
+    """What must not be forgotten of other owners: contracts, and the head and newest epoch of each. Blocking."""
 
     def contracts(self) -> Mapping[OwnerId, bytes]:
-        """The newest contract with each owner, as signed. Raises DiskFault, BadFormat."""
+        """The contracts with each owner that hold or will, as signed, in one. Raises DiskFault, BadFormat."""
         ...
 
     def save_contract(self, owner: OwnerId, contract: bytes) -> None:
         """Replace, durably: returns only after it survives a power loss. Raises DiskFull, DiskFault."""
+        ...
+
+    def proposals(self) -> Mapping[OwnerId, bytes]:
+        """What we have proposed to each owner and he has not signed. Raises DiskFault, BadFormat."""
+        ...
+
+    def save_proposal(self, owner: OwnerId, proposal: bytes) -> None:
+        """Replace, durably; b"": there is none any more. Raises DiskFull, DiskFault."""
+        ...
+
+    def endings(self) -> Mapping[OwnerId, int]:
+        """When it was first seen that the contract with an owner had ended, in wall seconds."""
+        ...
+
+    def save_ending(self, owner: OwnerId, at_s: int) -> None:
+        """Replace, durably; 0: it has not ended. Raises DiskFull, DiskFault."""
         ...
 
     def epochs(self) -> Mapping[OwnerId, tuple[int, bytes]]:

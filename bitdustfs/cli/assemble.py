@@ -34,6 +34,7 @@ from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.edges import control_server, fuse, mounts, old_states
 from bitdustfs.edges.catalog_changes import SqliteChanges
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.edges.contracts_disk import DiskContracts
 from bitdustfs.edges.control import Args
 from bitdustfs.edges.durable import move_durably, translated
 from bitdustfs.edges.fuse_tuning import MAX_BACKGROUND, MountOptions
@@ -51,6 +52,7 @@ from bitdustfs.edges.system import (
     tune_process,
 )
 from bitdustfs.edges.tcp import TcpDialer, join_address, listening, split_address
+from bitdustfs.engine.clerk import Clerk
 from bitdustfs.engine.codes import keep_code, kept_code
 from bitdustfs.engine.handler import RefuseAll
 from bitdustfs.engine.node import Node, NodeOptions
@@ -386,11 +388,9 @@ class _Mounted:
         await self._node.journal.durable()
 
     async def _keep_contract(self, agreed: Contract) -> None:
-        own = self._given.identity.owner
-        if self._given.keeper is None and not agreed.gives(own):
-            await keep_on_disk(self._home, own, agreed)
-        else:
-            await (await self._given.opened_keeper()).keep(agreed)
+        if agreed.gives(self._given.identity.owner):
+            await self._given.opened_keeper()
+        await self._given.keeper.keep(agreed)
 
     async def _leave(self, args: Args, _report: control_server.Report) -> Mapping[str, object]:
         return {**await self._node.leave(str(args["label"]))}
@@ -415,7 +415,10 @@ async def hire_unmounted(home: Home, wishes: Sequence[HireWish]) -> list[HireRep
     identity, secrets = unlock(home)
     with _catalog(home, secrets, lambda _hired: None) as (catalog, _code):
         wall, entropy = SystemWall(), SystemEntropy()
-        suppliers = Suppliers(identity, TcpDialer(identity.key), catalog.suppliers(), entropy=entropy, wall=wall)
+        clerk = Clerk(identity, DiskContracts(home.contracts), crunch=ThreadCrunch(1), wall=wall)
+        suppliers = Suppliers(
+            identity, TcpDialer(identity.key), catalog.suppliers(), entropy=entropy, wall=wall, clerk=clerk
+        )
         told = []
         for wish in wishes:
             row = await _agree(suppliers, catalog, wish)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import trio
 
 from bitdustfs.cli.amounts import agreed, give_at_least
-from bitdustfs.core import contract
+from bitdustfs.core import agreement, contract
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.contract import Contract
 from bitdustfs.core.friends import free_name, refuse_taken, supplier_of
@@ -189,5 +189,10 @@ async def keep_on_disk(home: Home, own: OwnerId, signed: Contract) -> None:
     owner = next(each.owner for each in (signed.terms.first, signed.terms.second) if each.owner != own)
     disk = DiskContracts(home.contracts)
     before = disk.contracts().get(owner)
-    if before is None or contract.parse(before).terms.serial < signed.terms.serial:
+    if before is None:
         disk.save_contract(owner, signed.raw)
+        return
+    kept = agreement.parse(agreement.split(before))
+    if kept.newest.terms.serial < signed.terms.serial:
+        now_s = SystemWall().now_ns() // 1_000_000_000
+        disk.save_contract(owner, b"".join(kept.followed_by(signed, now_s).raws))

@@ -1,10 +1,11 @@
 """What a home does for others, and how it is connected: the same behind `serve` and beside a mount.
 
     listener -> reception ┐                        ┌ keeper -> shelf
-    caller   -> partners  ┴ connections -> handler ┴ "this node keeps nothing for others"
+    caller   -> partners  ┴ connections -> handler ┴ clerk -> contracts
 
 A home without a listener gives too, over the connections that it dialled; one that gives nothing may listen, so that
-a friend behind a firewall can dial it. A fault in any of this costs a second, never the mount beside it.
+a friend behind a firewall can dial it, and has contracts all the same. A fault in any of this costs a second, never
+the mount beside it.
 """
 
 from __future__ import annotations
@@ -33,18 +34,22 @@ from bitdustfs.edges.own_address import dialable
 from bitdustfs.edges.shelf_disk import DiskShelf
 from bitdustfs.edges.system import SystemEntropy, SystemWall, ThreadCrunch
 from bitdustfs.edges.tcp import TcpDialer, TcpListener, join_address, listening, split_address
+from bitdustfs.engine.accords import Accords
 from bitdustfs.engine.budget import Memory
 from bitdustfs.engine.caller import Caller
+from bitdustfs.engine.clerk import Clerk
 from bitdustfs.engine.connections import Connections
 from bitdustfs.engine.handler import RefuseAll, Standby
 from bitdustfs.engine.inviting import Host, OnJoined
 from bitdustfs.engine.keeper import Keeper
+from bitdustfs.engine.no_shelf import NoShelf
 from bitdustfs.engine.pacer import Pacer
 from bitdustfs.engine.partners import Partners
 from bitdustfs.engine.peer import Peer
 from bitdustfs.engine.reception import Reception
 from bitdustfs.engine.scrubber import Scrubber
 from bitdustfs.model import NodeId, OwnerId
+from bitdustfs.ports import Shelf
 
 _SHELF_THREADS = 8  # they wait for the disk more than they compute
 _RESTART_S = 1.0
@@ -87,7 +92,9 @@ class Giving:
         self.on_joined: OnJoined = _nothing_more
         self.known_at: Callable[[], Iterable[tuple[NodeId, str]]] = tuple
         self.directing: Directing | None = None
-        self.keeper: Keeper | None = None
+        self.clerk: Clerk
+        self.accords: Accords
+        self.keeper: Keeper  # these three once it is open
         self._handler = Standby(RefuseAll())
         self._opening = trio.Lock()
         self.caller: Caller  # once it is known who answers
@@ -116,7 +123,7 @@ class Giving:
     def greeting(self) -> Sequence[str]:
         """What there is to say to the person when it serves."""
         lines = []
-        if self.keeper is not None:
+        if self._shelf is not None:
             lines.append(f"Keeps up to {format_size(self._wish.size_bytes)} for friends.")
         if self.place:
             lines.append(f"Friends reach this machine at {self.place}.")
@@ -125,6 +132,11 @@ class Giving:
     async def open(self, listener: TcpListener | None) -> None:
         """Open the shelf, and decide who answers. Raises AlreadyThere, BadFormat, DiskFull, DiskFault."""
         self._listener = listener
+        crunch, store = ThreadCrunch(_SHELF_THREADS), DiskContracts(self._home.contracts)
+        self.clerk = Clerk(self.identity, store, crunch=crunch, wall=SystemWall())
+        self.accords = Accords(self.clerk, self.connections)
+        self._services["contracts"] = self.accords.run
+        self._use(NoShelf(), store, crunch)
         if self._wish.size_bytes or self._home.shelf_id.exists():
             await self.opened_keeper()
         door = None
@@ -209,30 +221,34 @@ class Giving:
             yield from ((node, address) for address in addresses)
 
     def _knows(self, owner: OwnerId) -> bool:
-        return self.is_friend(owner) or (self.keeper is not None and self.keeper.has_contract(owner))
+        return self.is_friend(owner) or self.keeper.has_contract(owner)
 
     async def opened_keeper(self) -> Keeper:
-        """Who keeps contracts, and what others store: opened when it is first needed, perhaps long after the start.
+        """Who keeps what others store: opened when it is first needed, perhaps long after the start.
 
         Raises:
             AlreadyThere, BadFormat, DiskFull, DiskFault.
         """
         async with self._opening:
-            if self.keeper is None:
-                self.keeper = self._handler.handler = await self._open_keeper()
+            if self._shelf is None:
+                self._shelf = await self._open_shelf()
+                crunch = ThreadCrunch(_SHELF_THREADS)
+                self._use(self._shelf, DiskContracts(self._home.contracts), crunch)
+                self._serve("endings", self.keeper.run)
+                self._serve("scrubber", Scrubber(self._shelf, crunch, SystemEntropy(), self.keeper.note_lost).run)
                 self.heed()  # what is given may be another size since the start
             return self.keeper
 
-    async def _open_keeper(self) -> Keeper:
+    def _use(self, shelf: Shelf, store: DiskContracts, crunch: ThreadCrunch) -> None:
+        self.keeper = self._handler.handler = Keeper(
+            self.identity, shelf, store, allowed=self._allowed, crunch=crunch, wall=SystemWall(), clerk=self.clerk
+        )
+
+    async def _open_shelf(self) -> DiskShelf:
         wish, home = self._wish, self._home
-        self._shelf = await trio.to_thread.run_sync(
+        return await trio.to_thread.run_sync(
             partial(DiskShelf.open_or_create, wish.shelf, home.shelf_id, donated_bytes=wish.size_bytes)
         )
-        crunch = ThreadCrunch(_SHELF_THREADS)
-        store = DiskContracts(home.contracts)
-        keeper = Keeper(self.identity, self._shelf, store, allowed=self._allowed, crunch=crunch, wall=SystemWall())
-        self._serve("scrubber", Scrubber(self._shelf, crunch, SystemEntropy(), keeper.note_lost).run)
-        return keeper
 
     def _heed(self, settings: Settings) -> None:
         """Take from the settings what may change while we run."""

@@ -23,6 +23,7 @@ from typing import Annotated, Final, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
+from bitdustfs.core.agreement import MAX_HELD
 from bitdustfs.core.certificate import CERTIFICATE_BYTES
 from bitdustfs.core.contract import CONTRACT_BYTES
 from bitdustfs.core.fragment import HASH_BYTES, MAX_FRAGMENT_BYTES, leaf_count
@@ -46,6 +47,10 @@ Bytes16: TypeAlias = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Bytes32: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Length: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_FRAGMENT_BYTES)]
 HeadLength: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_HEAD_BYTES)]
+Contracts: TypeAlias = Annotated[
+    tuple[Annotated[bytes, Meta(min_length=CONTRACT_BYTES, max_length=CONTRACT_BYTES)], ...],
+    Meta(max_length=MAX_HELD),
+]
 Word: TypeAlias = Annotated[str, Meta(max_length=64)]
 
 
@@ -65,6 +70,7 @@ class Refused(IntEnum):
     FAULT = 11  # the supplier's own fault
     BEHIND = 12  # a head as new or newer is held
     FORKED = 13  # the head does not come from the one that is held
+    CROSSED = 14  # a contract that we have proposed ourselves goes first
 
 
 class _Message(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
@@ -165,6 +171,12 @@ class Join(_Message, frozen=True, tag=12):
         return "Join(…)"
 
 
+class Compare(_Message, frozen=True, tag=16):
+    """Show the contracts with the peer's owner that are held here, oldest first, and ask for his."""
+
+    contracts: Contracts
+
+
 class Done(_Message, frozen=True, tag=128):
     """PING, PUT, PUT_HEAD: done. What was to be kept is durable."""
 
@@ -210,6 +222,12 @@ class Ticket(_Message, frozen=True, tag=135):
         return "Ticket(…)"
 
 
+class Compared(_Message, frozen=True, tag=142):
+    """COMPARE: the contracts with the caller's owner that are held now, when his were looked at."""
+
+    contracts: Contracts
+
+
 class HeadIs(_Message, frozen=True, tag=136):
     """GET_HEAD: the body is the head that is held, and then links of heads before it; empty: there is none."""
 
@@ -244,8 +262,12 @@ class Refusal(_Message, frozen=True, tag=134):
     proof: Annotated[bytes, Meta(max_length=CERTIFICATE_BYTES)] = b""  # STALE: a certificate of that epoch
 
 
-Request: TypeAlias = Ping | Put | Get | Delete | List | Stat | Propose | Bulk | PutHead | GetHead | Knock | Join
-Answer: TypeAlias = Done | Found | Deleted | Listed | Status | Agreed | Refusal | Ticket | HeadIs | Challenge | Joined
+Request: TypeAlias = (
+    Ping | Put | Get | Delete | List | Stat | Propose | Bulk | PutHead | GetHead | Knock | Join | Compare
+)
+Answer: TypeAlias = (
+    Done | Found | Deleted | Listed | Status | Agreed | Refusal | Ticket | HeadIs | Challenge | Joined | Compared
+)
 Message: TypeAlias = Hello | Request | Answer
 
 ANSWERS: Mapping[type[Request], type[Answer]] = MappingProxyType(
@@ -262,6 +284,7 @@ ANSWERS: Mapping[type[Request], type[Answer]] = MappingProxyType(
         GetHead: HeadIs,
         Knock: Challenge,
         Join: Joined,
+        Compare: Compared,
     }
 )
 

@@ -1,20 +1,27 @@
-"""Contracts on disk: HOME/contracts/<owner>.contract as signed, <owner>.epoch, and <owner>.head with links behind it.
+"""What is agreed with other owners, on disk, in HOME/contracts:
+
+    <owner>.contract    the contracts that hold or will, as both signed them, one behind the other
+    <owner>.proposal    what we have proposed and he has not signed
+    <owner>.ended       when it was first seen that the contract had ended: a version byte, 1, and 8 bytes
+    <owner>.epoch       the newest epoch of his certificates
+    <owner>.head        his head, with links behind it
 
 An epoch is a version byte, 2, the epoch in 8 big-endian bytes, and a certificate of that epoch. Version 1 had none.
 
-A damaged contract or epoch stops us: without them we would not know who has which rights. A head gives no rights, so
-a damaged one is handed on as it is, and costs its owner only (engine/heads).
+A damaged one stops us: without them we would not know who has which rights. But a head gives no rights, so a damaged
+one is handed on as it is, and costs its owner only (engine/heads).
 """
 
 from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+from bitdustfs.core.agreement import MAX_HELD
 from bitdustfs.core.certificate import CERTIFICATE_BYTES
-from bitdustfs.core.contract import CONTRACT_BYTES
+from bitdustfs.core.contract import CONTRACT_BYTES, PROPOSAL_BYTES
 from bitdustfs.core.head import MAX_KEPT_BYTES
 from bitdustfs.edges.durable import NO_DESCRIPTORS, replace_file, sync_directory, translated
 from bitdustfs.errors import BadFormat
@@ -24,6 +31,8 @@ log = logging.getLogger(__name__)
 
 _EPOCH = struct.Struct(">BQ")
 _EPOCH_VERSION = 2
+_ENDING = struct.Struct(">BQ")
+_ENDING_VERSION = 1
 
 
 class DiskContracts:
@@ -38,10 +47,27 @@ class DiskContracts:
             raise translated(error, directory) from error
 
     def contracts(self) -> Mapping[OwnerId, bytes]:
-        return dict(self._whole(".contract", (CONTRACT_BYTES,)))
+        return dict(self._whole(".contract", [count * CONTRACT_BYTES for count in range(1, MAX_HELD + 1)]))
 
     def save_contract(self, owner: OwnerId, contract: bytes) -> None:
         self._save(owner, ".contract", contract)
+
+    def proposals(self) -> Mapping[OwnerId, bytes]:
+        return dict(self._whole(".proposal", (PROPOSAL_BYTES,)))
+
+    def save_proposal(self, owner: OwnerId, proposal: bytes) -> None:
+        self._replace_or_remove(owner, ".proposal", proposal)
+
+    def endings(self) -> Mapping[OwnerId, int]:
+        found = {}
+        for owner, content in self._whole(".ended", (_ENDING.size,)):
+            version, found[owner] = _ENDING.unpack(content)
+            if version != _ENDING_VERSION:
+                raise BadFormat(what=f"{self._directory}: an ending is of another version of bitdustfs")
+        return found
+
+    def save_ending(self, owner: OwnerId, at_s: int) -> None:
+        self._replace_or_remove(owner, ".ended", _ENDING.pack(_ENDING_VERSION, at_s) if at_s else b"")
 
     def epochs(self) -> Mapping[OwnerId, tuple[int, bytes]]:
         found = {}
@@ -72,7 +98,7 @@ class DiskContracts:
             log.error("%s cannot be read: %s", path, error.strerror)
             return b""
 
-    def _whole(self, suffix: str, lengths: tuple[int, ...]) -> Iterator[tuple[OwnerId, bytes]]:
+    def _whole(self, suffix: str, lengths: Collection[int]) -> Iterator[tuple[OwnerId, bytes]]:
         for owner, path in self._files(suffix):
             try:
                 content = path.read_bytes()
@@ -101,5 +127,16 @@ class DiskContracts:
     def _save(self, owner: OwnerId, suffix: str, content: bytes) -> None:
         try:
             replace_file(self._directory / (owner.hex() + suffix), content)
+        except OSError as error:
+            raise translated(error, self._directory) from error
+
+    def _replace_or_remove(self, owner: OwnerId, suffix: str, content: bytes) -> None:
+        """The same, durably too; with no content it is taken away."""
+        if content:
+            self._save(owner, suffix, content)
+            return
+        try:
+            (self._directory / (owner.hex() + suffix)).unlink(missing_ok=True)
+            sync_directory(self._directory)
         except OSError as error:
             raise translated(error, self._directory) from error

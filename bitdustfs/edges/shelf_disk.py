@@ -258,6 +258,28 @@ class DiskShelf:
             if found:
                 sync_directory(folder)
 
+    def drop(self, owner: OwnerId, bytes_wanted: int) -> int:
+        gone = 0
+        with self._disk():
+            trash = self._root / owner.hex() / _TRASH
+            for name, size, at in _dated(trash):
+                if gone >= bytes_wanted:
+                    break
+                with self._lock:
+                    (trash / name.hex()).unlink(missing_ok=True)
+                    self._count_trash(owner, at, -_length_of(size), -1)
+                    self._count(owner, -_length_of(size), -1)
+                gone += _length_of(size)
+            for folder in _folders(self._root / owner.hex()):
+                for name, size in _files(folder) if folder.name != _TRASH and gone < bytes_wanted else ():
+                    if gone >= bytes_wanted:
+                        break
+                    with self._lock:
+                        (folder / name.hex()).unlink(missing_ok=True)
+                        self._count(owner, -_length_of(size), -1)
+                    gone += _length_of(size)
+        return gone
+
     def owners(self) -> Sequence[OwnerId]:
         with self._disk():
             return sorted(OwnerId(o) for p in _folders(self._root) if (o := _from_hex(p.name)) is not None)

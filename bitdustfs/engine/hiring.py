@@ -1,28 +1,26 @@
-"""Hiring: agree with one node on a contract, over a connection that is there or one made for that."""
+"""Hiring, and every other change of a contract: agree with one node, over a connection to it."""
 
 from __future__ import annotations
 
 import trio
 
-from bitdustfs.core import contract, wire
-from bitdustfs.core.certificate import Identity
-from bitdustfs.core.contract import Allowance, Contract, Party, Terms
+from bitdustfs.core import agreement, contract, wire
+from bitdustfs.core.agreement import Wish
+from bitdustfs.core.contract import Contract
+from bitdustfs.engine.clerk import Clerk
 from bitdustfs.engine.peer import Peer
 from bitdustfs.errors import BadFormat, PeerError, PeerRefused, ProtocolViolation
 
+TRIES = 10  # a change that crosses another is proposed again after it
+_PAUSE_S = 0.5
 
-async def hire(peer: Peer, identity: Identity, wanted: Allowance, *, since_s: int) -> Contract:
-    """Agree that a greeted peer keeps so much for us; then end the connection. The caller sets the deadline.
 
-    Returns:
-        The contract that we have, if it grants exactly this; else a new one that follows it.
-    Raises:
-        PeerRefused, PeerFull, PeerGone, ProtocolViolation.
-    """
+async def hire(peer: Peer, clerk: Clerk, wish: Wish) -> Contract:
+    """As `agree`, with a peer that is only greeted; then end the connection. The caller sets the deadline."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(peer.run)
         try:
-            signed = await agree(peer, identity, wanted, since_s=since_s)
+            signed = await agree(peer, clerk, wish)
             error = None
         except PeerError as failed:  # raised outside the nursery, which would wrap it in a group
             error = failed
@@ -32,33 +30,79 @@ async def hire(peer: Peer, identity: Identity, wanted: Allowance, *, since_s: in
     return signed
 
 
-async def agree(peer: Peer, identity: Identity, wanted: Allowance, *, since_s: int) -> Contract:
-    """The same over a connection that runs, and goes on running."""
-    status = await _status_if_any(peer)
-    held = _parse_contract(peer, status.contract) if status is not None else None
-    if held is not None and held.allowance(identity.owner, peer.node) == wanted:
-        return held
-    terms = Terms(
-        serial=held.terms.serial + 1 if held else 1,
-        previous=held.digest if held else contract.NO_CONTRACT,
-        since_s=since_s,
-        until_s=wanted.until_s,
-        first=Party(identity.owner, identity.node),
-        second=Party(peer.owner, peer.node, wanted.bytes, wanted.fragments, peer.node),
-    )
-    proposal = contract.propose(identity, terms)
-    agreed, _ = await peer.request(wire.Propose(proposal.raw), wire.Agreed)
-    signed = _parse_contract(peer, agreed.contract)
-    if signed.digest != proposal.digest or not signed.is_signed_by_both:
-        raise ProtocolViolation(peer=peer.label, what="it signed something else than we proposed")
-    return signed
+async def agree(peer: Peer, clerk: Clerk, wish: Wish) -> Contract:
+    """Propose a change to the contract with a peer's owner, over a connection that runs, and goes on running.
+
+    Returns:
+        The contract that both signed: the newest that we had, if it says exactly this, or one that follows it.
+    Raises:
+        PeerRefused, PeerFull: it does not agree. A notice of ours binds us all the same (Clerk.notice), and is
+            proposed again. PeerGone, ProtocolViolation.
+    """
+    us = clerk.identity.owner, clerk.identity.node
+    for _ in range(TRIES):
+        await compare(peer, clerk)
+        held = clerk.newest(peer.owner)
+        terms = agreement.next_terms(
+            held, us, (peer.owner, peer.node), wish, now_s=clerk.now_s(), used=clerk.used_here(peer.owner)
+        )
+        if held is not None and agreement.is_granted(held, terms):
+            await clerk.abandon(peer.owner)
+            return held
+        signed = await _propose(peer, clerk, contract.propose(clerk.identity, terms))
+        if signed is not None:
+            return signed
+        await trio.sleep(_PAUSE_S)
+    raise PeerError(peer=peer.label, what="it proposes other contracts all the time")
 
 
-async def _status_if_any(peer: Peer) -> wire.Status | None:
+async def compare(peer: Peer, clerk: Clerk) -> None:
+    """Show a peer the contracts that we hold with its owner, and take what it has newer."""
     try:
-        return (await peer.request(wire.Stat(), wire.Status))[0]
+        told, _ = await peer.request(wire.Compare(clerk.shown(peer.owner)), wire.Compared)
     except PeerRefused:
-        return None  # no contract yet
+        return  # it keeps no contracts
+    await clerk.take(peer.owner, told.contracts)
+
+
+async def repeat(peer: Peer, clerk: Clerk) -> None:
+    """Compare contracts, and propose again what was proposed and not answered. Raises PeerError."""
+    await compare(peer, clerk)
+    meant, held = clerk.proposal(peer.owner), clerk.newest(peer.owner)
+    if meant is None:
+        return
+    if held is None or clerk.notice(peer.owner) is None:
+        if meant.terms.serial == (held.terms.serial + 1 if held else 1):
+            await _propose(peer, clerk, meant)
+        else:
+            await clerk.abandon(peer.owner)  # another contract came between, and it takes nothing away
+        return
+    us = agreement.party_of(meant, clerk.identity.owner)
+    gives = min(us.gives_bytes, agreement.party_of(held, us.owner).gives_bytes)
+    wish = Wish(gives_bytes=gives, until_s=meant.terms.until_s or None, since_s=meant.terms.since_s)
+    await agree(peer, clerk, wish)
+
+
+async def _propose(peer: Peer, clerk: Clerk, proposal: Contract) -> Contract | None:
+    """Send a proposal. None: the other side's own goes first."""
+    await clerk.intend(peer.owner, proposal)
+    is_done = False
+    try:
+        agreed, _ = await peer.request(wire.Propose(proposal.raw), wire.Agreed)
+        signed = _parse_contract(peer, agreed.contract)
+        if signed.digest != proposal.digest or not signed.is_signed_by_both:
+            raise ProtocolViolation(peer=peer.label, what="it signed something else than we proposed")
+        is_done = True
+    except PeerRefused as refused:
+        if refused.facts.get("code") is wire.Refused.CROSSED:
+            return None
+        raise
+    finally:
+        if not is_done and clerk.notice(peer.owner) is None:  # if it has signed all the same, it will show that
+            with trio.CancelScope(shield=True):
+                await clerk.abandon(peer.owner)
+    await clerk.keep(peer.owner, signed)
+    return signed
 
 
 def _parse_contract(peer: Peer, raw: bytes) -> Contract:

@@ -8,6 +8,10 @@ ever a claim to rights. What an owner stored is deleted by nobody but that owner
 only moves to the shelf's trash, which counts in his quota. What has been there for TRASH_S yields, oldest first, to
 what he himself puts there when his quota is full, and to nobody else.
 
+When a contract ends, what was stored stays and can be read. Only GRACE_S after that was first seen does it yield, and
+only to space needed: those whose contract ended first go first. A clock that is wrong for a while ends nothing for
+good: an end that is not one any more is forgotten.
+
 An owner revokes a node by certifying others in a higher epoch. From the first request, or the first head, of a node
 of that epoch on, every request of an older one is refused, also one whose body was still under way. The refusal has
 that node's certificate in it: nobody needs to believe us.
@@ -17,16 +21,18 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import trio
 
-from bitdustfs.core import contract, wire
+from bitdustfs.core import wire
+from bitdustfs.core.agreement import GRACE_S
 from bitdustfs.core.certificate import Certificate, Identity
 from bitdustfs.core.contract import Allowance, Contract
 from bitdustfs.core.grace import DAY_S
 from bitdustfs.core.wire import Refusal, Refused
+from bitdustfs.engine.clerk import Clerk
 from bitdustfs.engine.heads import Heads
 from bitdustfs.errors import (
     AlreadyThere,
@@ -58,6 +64,7 @@ _ROLES: Mapping[type[wire.Request], frozenset[Role]] = {
     wire.Stat: _MAY_READ,
     wire.GetHead: _MAY_READ,
     wire.Bulk: _MAY_READ,
+    wire.Compare: _MAY_CHANGE,
 }
 # What the shelf raises, as what the peer is told. The text of the error stays here: it may name our paths.
 _REFUSALS: tuple[tuple[type[BitdustError], Refused, str], ...] = (
@@ -69,6 +76,8 @@ _REFUSALS: tuple[tuple[type[BitdustError], Refused, str], ...] = (
     (DiskFault, Refused.FAULT, "its disk failed"),
     (BadFormat, Refused.FAULT, "what it stored cannot be read"),
 )
+_NOTHING = Allowance(0, 0, 0)
+LOOK_S: Final = 3600.0  # how often it is looked which contracts have ended
 _SHELF_ERRORS = tuple(kind for kind, _code, _text in _REFUSALS)
 
 
@@ -77,6 +86,7 @@ class Keeper:
 
     Args:
         allowed: how many bytes we would keep for which owner; may change while we run.
+        clerk: of the process, if it has one; then over the same `store`.
     Raises:
         DiskFault, BadFormat: the contracts cannot be read. A damaged head is no reason (engine/heads).
     """
@@ -90,6 +100,7 @@ class Keeper:
         allowed: Mapping[OwnerId, int],
         crunch: Crunch,
         wall: Wall,
+        clerk: Clerk | None = None,
     ) -> None:
         self._identity = identity
         self._shelf = shelf
@@ -97,20 +108,22 @@ class Keeper:
         self._allowed = allowed
         self._crunch = crunch
         self._wall = wall
-        self._contracts = {owner: contract.parse(raw) for owner, raw in store.contracts().items()}
+        self.clerk = clerk or Clerk(identity, store, crunch=crunch, wall=wall)
+        self.clerk.used_here = shelf.used
+        self.clerk.lacks_room = self._lacks_room
+        self._endings = dict(store.endings())
         seen = store.epochs()
         self._epochs = {owner: epoch for owner, (epoch, _) in seen.items()}
         self._proofs = {owner: proof for owner, (_, proof) in seen.items()}  # a certificate of that epoch
         self._heads = Heads(store, crunch)
         self._reserved: dict[OwnerId, tuple[int, int]] = {}  # (bytes, fragments) admitted and not stored yet
         self._lost: Counter[OwnerId] = Counter()  # fragments found damaged since we started
-        self._agreeing: set[OwnerId] = set()  # owners whose contract is being saved
         self._noting = trio.Lock()  # held while an epoch is saved
 
     @property
     def contracts(self) -> Mapping[OwnerId, Contract]:
         """The newest contract with each owner."""
-        return self._contracts
+        return self.clerk.contracts
 
     def head_version(self, owner: OwnerId) -> int:
         """The version of the head that we keep for an owner; 0: none."""
@@ -122,7 +135,7 @@ class Keeper:
 
     def has_contract(self, owner: OwnerId) -> bool:
         """Say whether anything was agreed with this owner."""
-        return self._allowance(owner) is not None
+        return owner in self.clerk.agreements
 
     # -- before the body ------------------------------------------------------------------------------------
 
@@ -135,17 +148,17 @@ class Keeper:
         if (refusal := self._outdates(caller, request)) is not None:
             return refusal
         match request:
-            case wire.Ping() | wire.Propose():
+            case wire.Ping() | wire.Propose() | wire.Compare():
                 return None
             case wire.Put() | wire.Delete() | wire.PutHead() if request.epoch != caller.epoch:
                 return Refusal(Refused.BAD_REQUEST, "the epoch is not that of the certificate")
         allowance = self._allowance(caller.owner)
-        if allowance is None:
-            return Refusal(Refused.NO_CONTRACT, "there is no contract with this owner")
-        if not isinstance(request, wire.Put):
-            return None
         try:
-            return self._reserve(caller.owner, allowance, request.length)
+            if allowance is None and not (self.has_contract(caller.owner) and self._shelf.used(caller.owner)[1]):
+                return Refusal(Refused.NO_CONTRACT, "there is no contract with this owner")
+            if not isinstance(request, wire.Put):
+                return None
+            return self._reserve(caller.owner, allowance or _NOTHING, request.length)
         except _SHELF_ERRORS as error:
             return _refusal(caller, request, error)
 
@@ -194,6 +207,8 @@ class Keeper:
                 return await self._status(caller.owner)
             case wire.Propose():
                 return await self.agree(caller, request.contract, self._allowed.get(caller.owner) or None)
+            case wire.Compare():
+                return await self.clerk.compare(caller, request)
             case wire.Bulk():
                 return Refusal(Refused.UNAVAILABLE, "there are no bulk connections here")
             case _:
@@ -203,7 +218,7 @@ class Keeper:
         agreed, used = self._agreed(owner), self._shelf.used(owner)
         held_bytes, held_fragments = self._reserved.get(owner, (0, 0))  # what is coming, this one too
         over = used[0] + held_bytes - agreed.bytes, used[1] + held_fragments - agreed.fragments
-        await self._crunch.run(self._store_fragment, owner, request, body, over)
+        await self._crunch.run(self._store_fragment, owner, request, body, over, self._yielding())
 
     async def _get(self, owner: OwnerId, request: wire.Get) -> tuple[wire.Answer, tuple[bytes | memoryview, ...]]:
         leaves = await self._crunch.run(self._read, owner, request)
@@ -214,7 +229,7 @@ class Keeper:
         return wire.Deleted(await self._crunch.run(self._discard, owner, request.names, self._now_s()))
 
     async def _status(self, owner: OwnerId) -> wire.Status:
-        free_bytes = await self._crunch.run(self._shelf.free_bytes)
+        free_bytes = await self._crunch.run(self._free_bytes, self._yielding())
         agreed = self._agreed(owner)
         used_bytes, used_fragments = self._shelf.used(owner)
         old_bytes, old_fragments = self._shelf.trash(owner, self._now_s() - TRASH_S)  # it yields: that is room
@@ -225,7 +240,7 @@ class Keeper:
             used_fragments=used_fragments - old_fragments,
             free_bytes=max(0, free_bytes + old_bytes),
             lost=self._lost[owner],
-            contract=self._contracts[owner].raw,
+            contract=self.clerk.agreements[owner].newest.raw,
         )
 
     async def _put_head(self, caller: Certificate, request: wire.PutHead, body: bytes | memoryview) -> wire.Answer:
@@ -258,91 +273,71 @@ class Keeper:
         Args:
             allowed_bytes: None: nothing is agreed on with this owner.
         """
-        try:
-            proposal = contract.parse(raw)
-        except BadFormat as bad:
-            return Refusal(Refused.BAD_REQUEST, str(bad)[:200])
-        owner = caller.owner
-        if owner in self._agreeing:
-            return Refusal(Refused.UNAVAILABLE, "another contract with this owner is being signed")
-        self._agreeing.add(owner)  # held across the saving: two changes must not both follow one contract
-        try:
-            kept = self._contracts.get(owner)
-            if kept is not None and kept.digest == proposal.digest:
-                return wire.Agreed(kept.raw)  # our first answer was lost
-            refusal = self._judge(caller, proposal, kept, allowed_bytes) or await self._lacks_room(owner, proposal)
-            if refusal is not None:
-                log.warning("refused a contract with owner %s: %s", short(owner), refusal.text)
-                return refusal
-            signed = contract.countersign(self._identity, proposal)
-            await self._crunch.run(self._store.save_contract, owner, signed.raw)
-            self._contracts[owner] = signed
-        finally:
-            self._agreeing.discard(owner)
-        log.info("contract with owner %s: %d bytes", short(owner), signed.terms.second.gives_bytes)
-        return wire.Agreed(signed.raw)
+        return await self.clerk.sign(caller, raw, allowed_bytes)
 
     async def keep(self, signed: Contract) -> None:
-        """Keep a contract that we proposed, once both have signed it. A newer one that is kept stays.
+        """Keep a contract that we proposed and both signed; a newer one stays. Raises DiskFull, DiskFault."""
+        own = self._identity.owner
+        owner = next(p.owner for p in (signed.terms.first, signed.terms.second) if p.owner != own)
+        await self.clerk.keep(owner, signed)
 
-        Raises:
-            DiskFull, DiskFault. Unavailable: another one with this owner is being signed.
-        """
-        owner = next(p.owner for p in (signed.terms.first, signed.terms.second) if p.owner != self._identity.owner)
-        if owner in self._agreeing:
-            raise Unavailable(what="another contract with this owner is being signed: try again")
-        self._agreeing.add(owner)
-        try:
-            kept = self._contracts.get(owner)
-            if kept is None or kept.terms.serial < signed.terms.serial:
-                await self._crunch.run(self._store.save_contract, owner, signed.raw)
-                self._contracts[owner] = signed
-        finally:
-            self._agreeing.discard(owner)
-
-    def _judge(
-        self, caller: Certificate, proposal: Contract, kept: Contract | None, allowed: int | None
-    ) -> Refusal | None:
-        """Say what speaks against a proposal."""
-        terms = proposal.terms
-        we, they = terms.second, terms.first
-        if proposal.is_signed_by_both or (they.owner, they.node) != (caller.owner, caller.node):
-            return Refusal(Refused.BAD_REQUEST, "a proposal is signed by the node that sends it, and by no other")
-        if (we.owner, we.node) != (self._identity.owner, self._identity.node):
-            return Refusal(Refused.BAD_REQUEST, "the proposal is for another node")
-        if we.gives_bytes and we.shelf != self._identity.node:
-            return Refusal(Refused.BAD_REQUEST, "the proposal is for a shelf on another node")
-        expected = (kept.terms.serial + 1, kept.digest) if kept else (1, contract.NO_CONTRACT)
-        if (terms.serial, terms.previous) != expected:
-            return Refusal(Refused.BAD_REQUEST, "the proposal does not follow our newest contract")
-        if terms.until_s and terms.until_s <= self._now_s():
-            return Refusal(Refused.BAD_REQUEST, "the proposal ends in the past")
-        if allowed is None:
-            return Refusal(Refused.NOT_ALLOWED, "this owner is not on our list of customers")
-        if we.gives_bytes > allowed:
-            return Refusal(Refused.NOT_ALLOWED, f"at most {allowed} bytes are for this owner")
-        if we.gives_fragments > contract.fragments_for(we.gives_bytes):
-            return Refusal(Refused.NOT_ALLOWED, "that many fragments would be too small ones")
-        return None
-
-    async def _lacks_room(self, owner: OwnerId, proposal: Contract) -> Refusal | None:
+    async def _lacks_room(self, owner: OwnerId, gives_bytes: int) -> Refusal | None:
         """Refuse to promise what the disk does not have, counting what is promised to others."""
-        free_bytes = await self._crunch.run(self._shelf.free_bytes)
+        free_bytes = await self._crunch.run(self._free_bytes, self._yielding())
         promised = sum(
-            max(0, self._agreed(other).bytes - self._shelf.used(other)[0])
-            for other in self._contracts
-            if other != owner
+            max(0, self.clerk.promised(other) - self._shelf.used(other)[0])
+            for other in self.clerk.agreements
+            if other != owner and not self._has_ended(other)
         )
         room = free_bytes - promised + self._shelf.used(owner)[0]
-        if proposal.terms.second.gives_bytes > room:
+        if gives_bytes > room:
             return Refusal(Refused.DISK_FULL, f"only {max(0, room)} bytes are not promised to others")
         return None
+
+    async def run(self) -> None:
+        """Note which contracts end, until cancelled."""
+        while True:
+            try:
+                await self.note_endings()
+            except (DiskFull, DiskFault, Unavailable) as error:
+                log.warning("whether contracts have ended is looked at later: %s", error)
+            await trio.sleep(LOOK_S)
+
+    async def note_endings(self) -> None:
+        """Remember durably which contracts with something stored have ended, and forget it where one has not."""
+        for owner in tuple(self.clerk.agreements):
+            known_s = self._endings.get(owner, 0)
+            has_ended = self._has_ended(owner) and (known_s > 0 or self._shelf.used(owner)[1] > 0)
+            if has_ended == bool(known_s):
+                continue
+            at_s = self._now_s() if has_ended else 0
+            await self._crunch.run(self._store.save_ending, owner, at_s)
+            if at_s:
+                self._endings[owner] = at_s
+                log.info("the contract with owner %s has ended: what is here stays for now", short(owner))
+            else:
+                del self._endings[owner]
+                log.info("the contract with owner %s goes on", short(owner))
+
+    def grace_ends_s(self, owner: OwnerId) -> int:
+        """When what an owner stored may yield, as his contract has ended; 0: it has not."""
+        return self._endings[owner] + GRACE_S if owner in self._endings else 0
+
+    def _has_ended(self, owner: OwnerId) -> bool:
+        agreed = self._allowance(owner)
+        return agreed is None or not agreed.bytes or bool(agreed.until_s and agreed.until_s <= self._now_s())
+
+    def _yielding(self) -> Sequence[OwnerId]:
+        """Owners whose contract ended long ago, the first first: what they stored goes when space is needed."""
+        now_s = self._now_s()
+        gone = [owner for owner, at_s in self._endings.items() if at_s + GRACE_S <= now_s and self._has_ended(owner)]
+        return sorted(gone, key=lambda owner: self._endings[owner])
 
     # -- who is out of date -----------------------------------------------------------------------------------
 
     async def _note_epoch(self, seen: Certificate) -> None:
         """Remember the newest epoch of an owner with a contract, durably, before acting on it."""
-        if seen.owner not in self._contracts or not self._tells_more(seen):
+        if seen.owner not in self.clerk.agreements or not self._tells_more(seen):
             return
         async with self._noting:  # two epochs must not be saved in the wrong order
             if self._tells_more(seen):
@@ -369,11 +364,10 @@ class Keeper:
     # -- quota ------------------------------------------------------------------------------------------------
 
     def _allowance(self, owner: OwnerId) -> Allowance | None:
-        kept = self._contracts.get(owner)
-        return kept.allowance(owner, self._identity.node) if kept else None
+        return self.clerk.allowance(owner)
 
     def _agreed(self, owner: OwnerId) -> Allowance:
-        return self._allowance(owner) or Allowance(0, 0, 0)
+        return self._allowance(owner) or _NOTHING
 
     def _reserve(self, owner: OwnerId, agreed: Allowance, length: int) -> Refusal | None:
         if agreed.until_s and agreed.until_s <= self._now_s():
@@ -394,13 +388,30 @@ class Keeper:
         return self._shelf.get(owner, FragmentName(request.name), request.first, request.count, hashes=request.hashes)
 
     def _store_fragment(
-        self, owner: OwnerId, request: wire.Put, body: bytes | memoryview, over: tuple[int, int]
+        self,
+        owner: OwnerId,
+        request: wire.Put,
+        body: bytes | memoryview,
+        over: tuple[int, int],
+        yielding: Sequence[OwnerId],
     ) -> None:
-        """Put a fragment; old trash yields to it where the quota is exceeded by so much, or the disk is full."""
+        """Put a fragment; old trash yields to it where the quota is exceeded by so much, or the disk is full.
+
+        A full disk is what those yield to as well whose contract ended long ago.
+        """
         wanted = max(over[0], len(body) - self._shelf.free_bytes())
         if wanted > 0 or over[1] > 0:
             self._shelf.empty_trash(owner, wanted, over[1], self._now_s() - TRASH_S)
+        for ended in yielding:
+            missing = len(body) - self._shelf.free_bytes()
+            if missing <= 0:
+                break
+            dropped = self._shelf.drop(ended, missing)
+            log.warning("%d bytes of owner %s, whose contract has ended, yield to others", dropped, short(ended))
         self._shelf.put(owner, FragmentName(request.name), Root(request.root), body)
+
+    def _free_bytes(self, yielding: Sequence[OwnerId]) -> int:
+        return self._shelf.free_bytes() + sum(self._shelf.used(owner)[0] for owner in yielding)
 
     def _discard(self, owner: OwnerId, names: Iterable[bytes], now_s: int) -> int:
         return sum(self._shelf.delete(owner, FragmentName(name), now_s=now_s) for name in names)

@@ -35,6 +35,7 @@ class Relation:
         "revoked_in",
         "row",
         "tried",
+        "used",
         "wake",
     )
 
@@ -46,6 +47,7 @@ class Relation:
             max(0, row.capacity_fragments - row.used_fragments),
         )
         self.looked_for = False  # it has answered since the start, or has not when it was dialled
+        self.used = row.used_bytes, row.used_fragments  # as it told last
         self.lost = 0  # fragments of ours that it has told us it found damaged, since it was started
         self.tried: set[Peer] = set()  # connections that are in use, or that we wait on to be
         self.wake = trio.Event()

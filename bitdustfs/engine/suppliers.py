@@ -20,13 +20,14 @@ from typing import Final
 import trio
 
 from bitdustfs.core import contract, wire
+from bitdustfs.core.agreement import Wish
 from bitdustfs.core.certificate import Identity
-from bitdustfs.core.contract import Allowance
 from bitdustfs.core.fragment import HASH_BYTES, leaf_count
 from bitdustfs.core.head import LINK_BYTES
 from bitdustfs.engine.budget import Memory
 from bitdustfs.engine.bulk import Carrier
 from bitdustfs.engine.caller import DIAL_S, Caller
+from bitdustfs.engine.clerk import Clerk
 from bitdustfs.engine.connections import settle
 from bitdustfs.engine.handler import Handler
 from bitdustfs.engine.hiring import agree, hire
@@ -41,7 +42,7 @@ from bitdustfs.engine.relation import (
     jittered_s,
     until_doubtful,
 )
-from bitdustfs.errors import NodeRevoked, PeerError, PeerFull, PeerGone, PeerRefused, ProtocolViolation
+from bitdustfs.errors import NodeRevoked, PeerError, PeerFull, PeerGone, ProtocolViolation
 from bitdustfs.model import LEAF_BYTES, FragmentName, NodeId, OwnerId, Root, Supplier, SupplierNo, short
 from bitdustfs.ports import Dialer, Entropy, Leaves, Wall
 
@@ -57,6 +58,7 @@ class Suppliers:
 
     Args:
         handler: who answers what suppliers ask of us on these connections; None: everything is refused.
+        clerk: keeps the contracts; None: they are forgotten with the process.
         caller: dials, with its own handler, memory and pacer, for a process that does more than this.
         head_version: of the newest head that we know; set `head_version` when there is a newer one. Suppliers that
             know a newer one refuse to let fragments go, and to take any if another node signed it.
@@ -74,12 +76,13 @@ class Suppliers:
         memory: Memory | None = None,
         pacer: Pacer | None = None,
         caller: Caller | None = None,
+        clerk: Clerk | None = None,
         head_version: int = 0,
     ) -> None:
         self._identity = identity
         self._dialer = dialer
         self._entropy = entropy
-        self._wall = wall
+        self.clerk = clerk or Clerk(identity, None, crunch=None, wall=wall)
         self._caller = caller or Caller(identity, dialer, handler=handler, memory=memory, pacer=pacer)
         self._connections = self._caller.connections
         self.pacer = self._caller.pacer
@@ -128,6 +131,11 @@ class Suppliers:
                 peer.end(PeerGone(peer=relation, what="it is no supplier of ours any more"))
             self._wake(relation)
             self._note_change()
+
+    def used(self, owner: OwnerId) -> tuple[int, int]:
+        """Bytes and fragments that we store with an owner, as they were told last."""
+        held = [relation.used for relation in self._relations.values() if relation.row.owner == owner]
+        return sum(each[0] for each in held), sum(each[1] for each in held)
 
     def dials(self, node: NodeId) -> bool:
         """Say whether a node is a supplier that is dialled here."""
@@ -317,14 +325,14 @@ class Suppliers:
             PeerRefused: we are not on its list, or it gives less. PeerFull: it has no room.
             PeerGone, WrongPeer, ProtocolViolation.
         """
-        wanted = Allowance(bytes_wanted, fragments_wanted or contract.fragments_for(bytes_wanted), until_s=0)
-        since_s = self._wall.now_ns() // 1_000_000_000
+        fragments_wanted = fragments_wanted or contract.fragments_for(bytes_wanted)
+        wish = Wish(needs_bytes=bytes_wanted, needs_fragments=fragments_wanted, until_s=0)
         connected = next(iter(self._connections.of(expected)), None)
         if connected is not None:
-            peer, signed = connected, await agree(connected, self._identity, wanted, since_s=since_s)
+            peer, signed = connected, await agree(connected, self.clerk, wish)
         else:
             peer = await self._caller.dial(address, expected)
-            signed = await hire(peer, self._identity, wanted, since_s=since_s)
+            signed = await hire(peer, self.clerk, wish)
         known = next((r.row for r in self._relations.values() if r.row.node == expected), None)
         return Supplier(
             supplier=known.supplier if known else _NEW,
@@ -333,8 +341,8 @@ class Suppliers:
             label=label or (known.label if known else short(expected)),
             address=address or (known.address if known else ""),
             contract=signed.raw,
-            capacity_bytes=wanted.bytes,
-            capacity_fragments=wanted.fragments,
+            capacity_bytes=bytes_wanted,
+            capacity_fragments=fragments_wanted,
             used_bytes=known.used_bytes if known else 0,
             used_fragments=known.used_fragments if known else 0,
         )
@@ -453,11 +461,10 @@ class Suppliers:
                     log.warning("supplier %r: %s", relation, error)
                 relation.revoked_in = error.detail
                 carrier.peer.end(error)
-            except PeerRefused as error:
-                log.debug("supplier %r: %s", relation, error)
             except PeerError as error:
                 log.debug("supplier %r: %s", relation, error)
-                carrier.peer.end(error)
+                if "code" not in error.facts:  # no refusal: it is gone, or talks nonsense
+                    carrier.peer.end(error)
             nursery.cancel_scope.cancel()
         return alive
 
@@ -467,6 +474,7 @@ class Suppliers:
             max(0, min(status.quota_bytes - status.used_bytes, status.free_bytes)),
             max(0, status.quota_fragments - status.used_fragments),
         )
+        relation.used = status.used_bytes, status.used_fragments
         if free != relation.free:
             relation.free = free
             self._note_change()

@@ -13,9 +13,11 @@ from typing import TypeVar, cast
 import trio
 
 from bitdustfs.core import wire
+from bitdustfs.core.agreement import Wish
 from bitdustfs.core.certificate import Identity
-from bitdustfs.core.contract import Allowance, fragments_for
+from bitdustfs.core.contract import fragments_for
 from bitdustfs.core.fragment import HASH_BYTES, leaf_count
+from bitdustfs.engine.clerk import Clerk
 from bitdustfs.engine.handler import error_of
 from bitdustfs.engine.hiring import hire
 from bitdustfs.engine.keeper import Keeper
@@ -25,7 +27,7 @@ from bitdustfs.errors import PeerError, PeerFull, PeerGone, ProtocolViolation
 from bitdustfs.model import LEAF_BYTES, FragmentName, NodeId, OwnerId, Root, Standing, Supplier, SupplierNo
 from bitdustfs.ports import Leaves, Wall
 from bitdustfs.testing.byzantine import Byzantine, Conduct
-from bitdustfs.testing.clock import InlineCrunch
+from bitdustfs.testing.clock import FakeWall, InlineCrunch
 from bitdustfs.testing.network import Line
 from bitdustfs.testing.shelf import MemoryContracts, MemoryShelf
 from bitdustfs.testing.swarm import MOST_NAMES, make_identity
@@ -144,6 +146,7 @@ class CalledSuppliers:
         ping_s: float,
     ) -> None:
         self._identity = identity
+        self._clerk = Clerk(identity, None, crunch=None, wall=FakeWall())
         self._rows = {row.supplier: row for row in rows}
         self._peers = {node.node: CalledPeer(reach, identity, node) for node in nodes}
         self._ping_s = ping_s
@@ -253,9 +256,8 @@ class CalledSuppliers:
 
     async def hire(self, there: CalledNode, size_bytes: int, number: int, standing: Standing) -> Supplier:
         """Agree on a contract with a node; returns its row."""
-        wanted = Allowance(size_bytes, fragments_for(size_bytes), until_s=0)
         peer = cast(Peer, self._peers[there.node])
-        signed = await hire(peer, self._identity, wanted, since_s=0)
+        signed = await hire(peer, self._clerk, Wish(needs_bytes=size_bytes, until_s=0))
         return Supplier(
             supplier=SupplierNo(number),
             node=there.node,
@@ -263,8 +265,8 @@ class CalledSuppliers:
             label=there.label,
             address=there.address,
             contract=signed.raw,
-            capacity_bytes=wanted.bytes,
-            capacity_fragments=wanted.fragments,
+            capacity_bytes=size_bytes,
+            capacity_fragments=fragments_for(size_bytes),
             used_bytes=0,
             used_fragments=0,
             standing=standing,

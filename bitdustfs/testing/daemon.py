@@ -13,6 +13,7 @@ from functools import partial
 
 import trio
 
+from bitdustfs.engine.accords import Accords
 from bitdustfs.engine.caller import Caller
 from bitdustfs.engine.connections import Connections
 from bitdustfs.engine.keeper import Keeper
@@ -78,7 +79,7 @@ class Daemon:
             entropy=self._entropy,
             connections=self.connections,
         )
-        listener = self._network.listen(self.node, self.address) if self.address else None
+        listener = self._listener = self._network.listen(self.node, self.address) if self.address else None
         caller = Caller(
             self.identity,
             self._network.dialer(self.node),
@@ -86,9 +87,18 @@ class Daemon:
             connections=self.connections,
             door=partial(self.reception.door, listener) if listener is not None else None,
         )
+        self.clerk = self.keeper.clerk
         self.suppliers = Suppliers(
-            self.identity, caller.dialer, self.rows, entropy=self._entropy, wall=self._wall, caller=caller
+            self.identity,
+            caller.dialer,
+            self.rows,
+            entropy=self._entropy,
+            wall=self._wall,
+            caller=caller,
+            clerk=self.clerk,
         )
+        self.clerk.used_there = self.suppliers.used
+        self.accords = Accords(self.clerk, self.connections)
         partners = Partners(
             caller,
             self._entropy,
@@ -104,6 +114,8 @@ class Daemon:
         self._scope.cancel()
         self._scope = None
         self._network.break_links(self.node)
+        if self._listener is not None:
+            self._network.stop_listening(self._listener)
 
     async def hire(self, other: Daemon, size_bytes: int, *, address: str | None = None) -> Supplier:
         """Hire another one, which must allow it, and note it."""
@@ -128,6 +140,8 @@ class Daemon:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self.suppliers.run)
                     nursery.start_soon(partners.run)
+                    nursery.start_soon(self.accords.run)
+                    nursery.start_soon(self.keeper.run)
                     if listener is not None:
                         nursery.start_soon(self.reception.run, listener)
             finally:

@@ -347,4 +347,5 @@ class MemoryNetwork:
         self._links.discard(link)
 
     def stop_listening(self, listener: MemoryListener) -> None:
-        self._listeners.pop(listener.address, None)
+        if self._listeners.get(listener.address) is listener:
+            del self._listeners[listener.address]

@@ -89,6 +89,16 @@ class MemoryShelf:
                 del self._trash[owner][name]
                 bytes_wanted, fragments_wanted = bytes_wanted - len(content), fragments_wanted - 1
 
+    def drop(self, owner: OwnerId, bytes_wanted: int) -> int:
+        self._check()
+        gone = 0
+        trash, held = self._trash.get(owner, {}), self._fragments.get(owner, {})
+        for name in sorted(trash):
+            gone += len(trash.pop(name)[1]) if gone < bytes_wanted else 0
+        for name in sorted(held):
+            gone += len(held.pop(name)[1]) if gone < bytes_wanted else 0
+        return gone
+
     def _old_trash(self, owner: OwnerId, before_s: int) -> dict[FragmentName, tuple[int, bytes]]:
         held = self._trash.get(owner, {})
         return {name: each for name, each in held.items() if each[0] // DAY_S < before_s // DAY_S}
@@ -152,6 +162,9 @@ class BentShelf:
 
     def empty_trash(self, owner: OwnerId, bytes_wanted: int, fragments_wanted: int, before_s: int) -> None:
         self._inner.empty_trash(owner, bytes_wanted, fragments_wanted, before_s)
+
+    def drop(self, owner: OwnerId, bytes_wanted: int) -> int:
+        return self._inner.drop(owner, bytes_wanted)
 
     def owners(self) -> Sequence[OwnerId]:
         return self._inner.owners()
@@ -236,6 +249,8 @@ class MemoryContracts:
 
     def __init__(self) -> None:
         self._contracts: dict[OwnerId, bytes] = {}
+        self._proposals: dict[OwnerId, bytes] = {}
+        self._endings: dict[OwnerId, int] = {}
         self._epochs: dict[OwnerId, tuple[int, bytes]] = {}
         self._heads: dict[OwnerId, bytes] = {}
 
@@ -244,6 +259,22 @@ class MemoryContracts:
 
     def save_contract(self, owner: OwnerId, contract: bytes) -> None:
         self._contracts[owner] = contract
+
+    def proposals(self) -> Mapping[OwnerId, bytes]:
+        return dict(self._proposals)
+
+    def save_proposal(self, owner: OwnerId, proposal: bytes) -> None:
+        self._proposals[owner] = proposal
+        if not proposal:
+            del self._proposals[owner]
+
+    def endings(self) -> Mapping[OwnerId, int]:
+        return dict(self._endings)
+
+    def save_ending(self, owner: OwnerId, at_s: int) -> None:
+        self._endings[owner] = at_s
+        if not at_s:
+            del self._endings[owner]
 
     def epochs(self) -> Mapping[OwnerId, tuple[int, bytes]]:
         return dict(self._epochs)

@@ -143,15 +143,15 @@ async def test_supplier_that_refuses_us_stays_our_customer(autojump_clock: MockC
         await connected(anna, boris)
         await boris.hire(anna, GIB)
         await can_store(anna, boris)
-        anna.kill()
-        anna.contracts = type(anna.contracts)()  # it has forgotten what it promised
-        anna.start()
-        await connected(anna, boris)
         (used,) = boris.connections.of(anna.node)
+        anna.shelf.is_there = False
+        await boris.until(lambda: not boris.suppliers.online())
         await trio.sleep(3600)
         assert boris.suppliers.online() == ()
         assert boris.connections.of(anna.node) == [used]
         await can_store(anna, boris)
+        anna.shelf.is_there = True
+        await can_store(boris, anna)
 
 
 async def test_customer_that_is_given_up_keeps_its_connection(autojump_clock: MockClock) -> None:

@@ -1,0 +1,116 @@
+"""Accords: contracts are compared with each partner who connects, and changed on request.
+
+What one side lost, with an answer or a disk, the other shows it. A notice that could not be delivered is repeated at
+each connection until it is signed; it binds us meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import trio
+
+from bitdustfs.core import agreement, contract
+from bitdustfs.core.agreement import Wish
+from bitdustfs.core.contract import Contract
+from bitdustfs.engine.clerk import Clerk
+from bitdustfs.engine.connections import Connections
+from bitdustfs.engine.hiring import agree, repeat
+from bitdustfs.engine.peer import Peer
+from bitdustfs.errors import NotFound, PeerError, PeerGone
+from bitdustfs.model import OwnerId, short
+
+log = logging.getLogger(__name__)
+
+ANSWER_S: Final = 30.0
+AGAIN_S: Final = 24 * 3600.0  # a connection that lives for long
+
+
+class Accords:
+    """Keeps the contracts of one process in step with the partners that are connected."""
+
+    def __init__(self, clerk: Clerk, connections: Connections) -> None:
+        self.clerk = clerk
+        self._connections = connections
+        self._compared: dict[Peer, float] = {}  # when
+
+    async def run(self) -> None:
+        """Compare with each partner once for each connection, and once a day, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                now = trio.current_time()
+                for peer in tuple(self._compared):
+                    if peer.ended is not None:
+                        del self._compared[peer]
+                for node in self._connections.nodes():
+                    peer = self._connections.of(node)[0]
+                    is_due = now - self._compared.get(peer, -AGAIN_S) >= AGAIN_S
+                    if is_due and self._is_partner(peer.owner):
+                        self._compared[peer] = now
+                        nursery.start_soon(self._repeat, peer)
+                with trio.move_on_after(AGAIN_S / 24):
+                    await self._connections.wait_for_change()
+
+    async def change(self, owner: OwnerId, wish: Wish) -> tuple[Contract, bool]:
+        """Change the contract with an owner; durable when this returns.
+
+        Returns:
+            The newest contract, or our notice, and whether both have signed it.
+        Raises:
+            NotFound: there is no contract. PeerRefused, PeerFull: he does not agree, and it is no notice.
+            PeerGone: he is not connected, and it is no notice.
+        """
+        held = self.clerk.newest(owner)
+        if held is None:
+            raise NotFound(what=f"there is no contract with owner {short(owner)}")
+        peer = self._peer_of(owner)
+        if peer is None:
+            return await self._intend(owner, held, wish), False
+        try:
+            with trio.fail_after(ANSWER_S):
+                return await agree(peer, self.clerk, wish), True
+        except (PeerGone, trio.TooSlowError):
+            return await self._intend(owner, held, wish), False
+        except PeerError as refused:
+            notice = self.clerk.notice(owner)
+            if notice is None:
+                raise
+            log.info("the notice to owner %s is not signed: %s", short(owner), refused)
+            return notice, False
+
+    async def _intend(self, owner: OwnerId, held: Contract, wish: Wish) -> Contract:
+        """Note a notice for when he comes. Raises PeerGone: it is none."""
+        us = self.clerk.identity.owner, self.clerk.identity.node
+        them = agreement.party_of(held, owner)
+        terms = agreement.next_terms(
+            held,
+            us,
+            (them.owner, them.node),
+            wish,
+            now_s=self.clerk.now_s(),
+            used=self.clerk.used_here(owner),
+        )
+        if agreement.is_granted(held, terms):
+            return held
+        if not agreement.takes_away(held, terms, owner):
+            raise PeerGone(peer=short(owner), what="it is not connected: more can be agreed when it is")
+        proposal = contract.propose(self.clerk.identity, terms)
+        await self.clerk.intend(owner, proposal)
+        return proposal
+
+    async def _repeat(self, peer: Peer) -> None:
+        try:
+            with trio.move_on_after(ANSWER_S):
+                await repeat(peer, self.clerk)
+        except PeerError as error:
+            log.debug("contracts with %s are not compared: %s", peer.label, error)
+        except Exception:  # a fault with one partner costs no other
+            log.exception("contracts with %s could not be compared", peer.label)
+
+    def _is_partner(self, owner: OwnerId) -> bool:
+        return owner in self.clerk.agreements or self.clerk.proposal(owner) is not None
+
+    def _peer_of(self, owner: OwnerId) -> Peer | None:
+        peers = (peer for node in self._connections.nodes() for peer in self._connections.of(node))
+        return next((peer for peer in peers if peer.owner == owner), None)

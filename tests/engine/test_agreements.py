@@ -1,0 +1,382 @@
+"""Contracts that live: both sides keep one history, change it with notice, and nothing is lost on the way."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from bitdustfs.core import agreement, contract, fragment, wire
+from bitdustfs.core.agreement import GRACE_S, NOTICE_S, Wish
+from bitdustfs.core.contract import Allowance, fragments_for
+from bitdustfs.core.fragment import leaf_count
+from bitdustfs.core.grace import DAY_S
+from bitdustfs.core.wire import Refused
+from bitdustfs.engine.hiring import agree
+from bitdustfs.errors import NotFound, PeerFull, PeerGone, PeerRefused
+from bitdustfs.model import FragmentName, SupplierNo
+from bitdustfs.testing.clock import RunningWall
+from bitdustfs.testing.daemon import Daemon
+from bitdustfs.testing.network import Break, MemoryNetwork
+
+MIB = 1 << 20
+NAME, OTHER = FragmentName(b"n" * 32), FragmentName(b"o" * 32)
+CONTENT = bytes(i % 251 for i in range(300_000))
+ROOT = fragment.root(CONTENT)
+S1 = SupplierNo(1)
+
+
+class Friends:
+    """Anna and Boris, who give each other 2 MiB, and Carla, who has no contract yet."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.network = MemoryNetwork()
+        self.wall = RunningWall()
+        self.anna, self.boris, self.carla = (
+            Daemon(name, self.network, nursery, self.wall, seed=seed)
+            for seed, name in enumerate(("anna", "boris", "carla"))
+        )
+        for one in (self.anna, self.boris, self.carla):
+            one.allowed |= {other.owner: 8 * MIB for other in (self.anna, self.boris, self.carla) if other is not one}
+
+    async def agree(self) -> None:
+        await self.anna.hire(self.boris, 2 * MIB)
+        await self.boris.hire(self.anna, 2 * MIB)
+        await self.in_step()
+
+    async def in_step(self) -> None:
+        """Wait until both hold the same contract, and are connected."""
+        one, other = self.anna, self.boris
+        await one.until(lambda: bool(one.suppliers.online() and other.suppliers.online()))
+        await one.until(lambda: one.clerk.shown(other.owner) == other.clerk.shown(one.owner))
+
+    def cut(self) -> None:
+        self.network.apply(Break.CUT, self.anna.node, self.boris.node)
+
+    def heal(self) -> None:
+        self.network.apply(Break.HEAL, self.anna.node, self.boris.node)
+
+    async def wait(self, seconds: float) -> None:
+        """Let so much time pass on the wall, and let everybody look at it."""
+        self.wall.move_s(seconds)
+        for one in (self.anna, self.boris):
+            await one.keeper.note_endings()
+
+    def restart(self) -> None:
+        for one in (self.anna, self.boris):
+            one.kill()
+            one.start()
+
+
+@asynccontextmanager
+async def friends() -> AsyncIterator[Friends]:
+    with trio.fail_after(5_000):
+        async with trio.open_nursery() as nursery:
+            both = Friends(nursery)
+            await both.agree()
+            yield both
+            nursery.cancel_scope.cancel()
+
+
+def may_store(supplier: Daemon, customer: Daemon) -> int:
+    """The bytes that a supplier lets a customer store now."""
+    allowed = supplier.clerk.allowance(customer.owner)
+    return allowed.bytes if allowed is not None else 0
+
+
+async def store(customer: Daemon, name: FragmentName = NAME, content: bytes = CONTENT) -> None:
+    await customer.until(lambda: S1 in customer.suppliers.online())
+    await customer.suppliers.put(S1, name, fragment.root(content), content)
+
+
+async def can_read(customer: Daemon, name: FragmentName = NAME) -> bool:
+    await customer.until(lambda: S1 in customer.suppliers.online())
+    read = await customer.suppliers.get(S1, name, 0, leaf_count(len(CONTENT)), hashes=False)
+    return bytes(read.content) == CONTENT
+
+
+# -- one history -----------------------------------------------------------------------------------
+
+
+async def test_hiring_back_keeps_what_we_give(autojump_clock: MockClock) -> None:
+    async with friends() as f:
+        assert may_store(f.anna, f.boris) == may_store(f.boris, f.anna) == 2 * MIB
+        held = f.anna.clerk.newest(f.boris.owner)
+        assert held is not None
+        assert held.terms.serial == 2
+        assert held.raw == contract.parse(f.boris.rows[0].contract).raw
+
+
+async def test_both_sides_know_the_contract_after_a_restart(autojump_clock: MockClock) -> None:
+    async with friends() as f:
+        before = f.anna.clerk.shown(f.boris.owner)
+        f.restart()
+        assert f.anna.clerk.shown(f.boris.owner) == f.boris.clerk.shown(f.anna.owner) == before
+        await store(f.anna)
+        await store(f.boris)
+
+
+@pytest.mark.parametrize("loser", ["anna", "boris"])
+async def test_side_that_lost_its_contracts_is_shown_them(autojump_clock: MockClock, loser: str) -> None:
+    async with friends() as f:
+        lost, other = (f.anna, f.boris) if loser == "anna" else (f.boris, f.anna)
+        lost.kill()
+        lost.contracts = type(lost.contracts)()
+        lost.start()
+        await f.in_step()
+        assert may_store(lost, other) == 2 * MIB
+        assert lost.contracts.contracts()[other.owner] == other.contracts.contracts()[lost.owner]
+
+
+async def test_answer_that_was_lost_leaves_one_contract(autojump_clock: MockClock) -> None:
+    """Boris signs, and Anna never hears of it: the next time they meet she does."""
+    async with friends() as f:
+        (peer,) = f.anna.connections.of(f.boris.node)
+        held = f.anna.clerk.newest(f.boris.owner)
+        assert held is not None
+        us, them = (f.anna.owner, f.anna.node), (f.boris.owner, f.boris.node)
+        wish = Wish(needs_bytes=3 * MIB)
+        terms = agreement.next_terms(held, us, them, wish, now_s=f.anna.clerk.now_s(), used=(0, 0))
+        await peer.request(wire.Propose(contract.propose(f.anna.identity, terms).raw), wire.Agreed)
+        assert may_store(f.boris, f.anna) == 3 * MIB
+        assert f.anna.clerk.newest(f.boris.owner) == held
+        f.cut()
+        await trio.sleep(1)
+        f.heal()
+        await f.in_step()
+        newest = f.anna.clerk.newest(f.boris.owner)
+        assert newest is not None and newest.terms.serial == held.terms.serial + 1
+        await f.boris.hire(f.anna, 4 * MIB)  # and it goes on from there
+        assert may_store(f.anna, f.boris) == 4 * MIB
+
+
+async def test_proposals_that_cross_are_both_agreed_on_one_after_the_other(autojump_clock: MockClock) -> None:
+    async with friends() as f:
+        for size in range(3, 8):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(f.anna.hire, f.boris, size * MIB)
+                nursery.start_soon(f.boris.hire, f.anna, size * MIB)
+            await f.in_step()
+            assert may_store(f.anna, f.boris) == may_store(f.boris, f.anna) == size * MIB
+
+
+async def test_two_contracts_of_one_serial_become_one(autojump_clock: MockClock) -> None:
+    """Each has signed another one, and a crash forgot the proposals."""
+    async with friends() as f:
+        held = f.anna.clerk.newest(f.boris.owner)
+        assert held is not None
+        f.cut()
+        for proposer, signer, size in ((f.anna, f.boris, 3), (f.boris, f.anna, 4)):
+            us, them = (proposer.owner, proposer.node), (signer.owner, signer.node)
+            wish = Wish(needs_bytes=size * MIB)
+            terms = agreement.next_terms(held, us, them, wish, now_s=proposer.clerk.now_s(), used=(0, 0))
+            proposal = contract.propose(proposer.identity, terms)
+            await signer.clerk.keep(proposer.owner, contract.countersign(signer.identity, proposal))
+        assert f.anna.clerk.shown(f.boris.owner) != f.boris.clerk.shown(f.anna.owner)
+        f.heal()
+        await f.in_step()
+
+
+async def test_contract_of_others_that_is_shown_is_not_taken(autojump_clock: MockClock) -> None:
+    async with friends() as f:
+        await f.carla.hire(f.boris, MIB)
+        before = f.anna.clerk.shown(f.boris.owner)
+        (peer,) = f.boris.connections.of(f.anna.node)
+        await peer.request(wire.Compare(f.boris.clerk.shown(f.carla.owner)), wire.Compared)
+        forged = bytearray(before[-1])
+        forged[1:9] = (99).to_bytes(8, "big")
+        await peer.request(wire.Compare((bytes(forged),)), wire.Compared)
+        assert f.anna.clerk.shown(f.boris.owner) == before
+
+
+# -- changes ---------------------------------------------------------------------------------------
+
+
+async def test_more_is_given_at_once(autojump_clock: MockClock) -> None:
+    async with friends() as f:
+        _signed, is_agreed = await f.anna.accords.change(f.boris.owner, Wish(gives_bytes=5 * MIB))
+        assert is_agreed
+        assert may_store(f.anna, f.boris) == 5 * MIB
+        assert may_store(f.boris, f.anna) == 2 * MIB
+        await f.in_step()
+
+
+async def test_less_than_is_not_used_is_given_at_once(autojump_clock: MockClock) -> None:
+    async with friends() as f:
+        await f.anna.accords.change(f.boris.owner, Wish(gives_bytes=MIB))
+        assert may_store(f.anna, f.boris) == MIB
+
+
+async def test_less_than_is_used_needs_notice_and_until_then_the_old_quota_holds(autojump_clock: MockClock) -> None:
+    async with friends() as f:
+        await store(f.boris)
+        await f.boris.suppliers.stat(S1)
+        _signed, is_agreed = await f.anna.accords.change(f.boris.owner, Wish(gives_bytes=100_000))
+        assert is_agreed
+        assert may_store(f.anna, f.boris) == 2 * MIB
+        await store(f.boris, OTHER)
+        f.restart()
+        await f.wait(NOTICE_S - DAY_S)
+        assert may_store(f.anna, f.boris) == 2 * MIB
+        await f.wait(2 * DAY_S)
+        assert may_store(f.anna, f.boris) == 100_000
+        assert await can_read(f.boris)
+        assert await can_read(f.boris, OTHER)
+        with pytest.raises(PeerFull):
+            await store(f.boris, FragmentName(b"p" * 32))
+
+
+async def test_less_than_is_used_is_not_signed_without_notice(autojump_clock: MockClock) -> None:
+    async with friends() as f:
+        await store(f.boris)
+        await f.boris.suppliers.stat(S1)
+        (peer,) = f.anna.connections.of(f.boris.node)
+        for wish in (
+            Wish(gives_bytes=100_000, since_s=f.anna.clerk.now_s()),
+            Wish(gives_bytes=0, since_s=f.anna.clerk.now_s()),
+            Wish(until_s=f.anna.clerk.now_s() + NOTICE_S - 2 * DAY_S),
+        ):
+            with pytest.raises(PeerRefused, match="needs a notice of 30 days"):
+                await agree(peer, f.anna.clerk, wish)
+            await f.anna.clerk.abandon(f.boris.owner)
+        assert may_store(f.anna, f.boris) == 2 * MIB
+
+
+async def test_more_than_is_allowed_is_not_agreed_on(autojump_clock: MockClock) -> None:
+    async with friends() as f:
+        with pytest.raises(PeerRefused, match="at most"):
+            await f.anna.accords.change(f.boris.owner, Wish(needs_bytes=9 * MIB))
+        assert f.anna.clerk.proposal(f.boris.owner) is None
+        f.boris.allowed.clear()
+        await f.anna.accords.change(f.boris.owner, Wish(needs_bytes=MIB))  # less is never refused
+        with pytest.raises(PeerRefused, match="not on our list"):
+            await f.anna.accords.change(f.boris.owner, Wish(needs_bytes=2 * MIB))
+        with pytest.raises(NotFound):
+            await f.anna.accords.change(f.carla.owner, Wish(needs_bytes=MIB))
+
+
+# -- the end ---------------------------------------------------------------------------------------
+
+
+async def test_contract_ends_after_notice_and_what_was_stored_stays(autojump_clock: MockClock) -> None:
+    async with friends() as f:
+        await store(f.boris)
+        ends_s = f.anna.clerk.now_s() + NOTICE_S
+        _signed, is_agreed = await f.anna.accords.change(f.boris.owner, Wish(until_s=ends_s))
+        assert is_agreed
+        await f.wait(NOTICE_S - DAY_S)
+        await store(f.boris, OTHER)
+        await f.wait(2 * DAY_S)
+        with pytest.raises(PeerRefused, match="has ended"):
+            await store(f.boris, FragmentName(b"p" * 32))
+        f.restart()
+        await f.wait(10 * GRACE_S)
+        assert await can_read(f.boris)  # nobody needs the space
+        assert await can_read(f.boris, OTHER)
+
+
+async def test_after_the_end_what_was_stored_yields_only_after_grace_and_to_space_needed(
+    autojump_clock: MockClock,
+) -> None:
+    async with friends() as f:
+        await store(f.boris)
+        await f.anna.accords.change(f.boris.owner, Wish(until_s=f.anna.clerk.now_s() + NOTICE_S))
+        f.anna.shelf.donated_bytes = 350_000
+        await f.wait(NOTICE_S + 1)
+        await f.wait(GRACE_S - DAY_S)
+        with pytest.raises(PeerFull):
+            await f.carla.hire(f.anna, 300_000)
+        assert await can_read(f.boris)
+        await f.wait(2 * DAY_S)
+        await f.carla.hire(f.anna, 310_000)
+        assert await can_read(f.boris)  # a promise takes no space
+        await store(f.carla)
+        assert f.anna.shelf.content(f.boris.owner, NAME) is None
+        assert f.anna.shelf.content(f.carla.owner, NAME) == CONTENT
+
+
+async def test_notice_to_who_is_away_holds_and_he_learns_of_it_when_he_comes(autojump_clock: MockClock) -> None:
+    async with friends() as f:
+        await store(f.boris)
+        f.boris.kill()
+        await f.wait(DAY_S)
+        ends_s = f.anna.clerk.now_s() + NOTICE_S
+        with pytest.raises(PeerGone):
+            await f.anna.accords.change(f.boris.owner, Wish(needs_bytes=5 * MIB))
+        _notice, is_agreed = await f.anna.accords.change(f.boris.owner, Wish(until_s=ends_s))
+        assert not is_agreed
+        f.anna.kill()
+        f.anna.start()
+        assert f.anna.clerk.allowance(f.boris.owner) == Allowance(2 * MIB, fragments_for(2 * MIB), ends_s)
+        f.boris.start()
+        await f.in_step()
+        newest = f.boris.clerk.newest(f.anna.owner)
+        assert newest is not None
+        await f.boris.until(lambda: f.boris.clerk.newest(f.anna.owner).terms.until_s == ends_s)  # type: ignore[union-attr]
+        assert f.anna.clerk.proposal(f.boris.owner) is None
+        assert await can_read(f.boris)
+
+
+async def test_who_comes_back_after_the_notice_has_run_out_still_reads(autojump_clock: MockClock) -> None:
+    async with friends() as f:
+        await store(f.boris)
+        f.boris.kill()
+        await f.anna.accords.change(f.boris.owner, Wish(until_s=f.anna.clerk.now_s() + NOTICE_S))
+        await f.wait(NOTICE_S + DAY_S)
+        f.boris.start()
+        assert await can_read(f.boris)
+        with pytest.raises(PeerRefused):
+            await store(f.boris, OTHER)
+
+
+async def test_customer_who_is_away_for_a_year_finds_everything(autojump_clock: MockClock) -> None:
+    """I14: no missed ping, no restart and no date takes anything away while the contract holds."""
+    async with friends() as f:
+        await store(f.boris)
+        f.boris.kill()
+        f.anna.shelf.donated_bytes = 320_000
+        for _ in range(12):
+            await f.wait(30 * DAY_S)
+            f.anna.kill()
+            f.anna.start()
+            with pytest.raises(PeerFull):
+                await f.carla.hire(f.anna, 300_000)
+        f.boris.start()
+        assert await can_read(f.boris)
+
+
+async def test_clock_that_is_wrong_for_a_while_ends_nothing(autojump_clock: MockClock) -> None:
+    async with friends() as f:
+        await store(f.boris)
+        await f.anna.accords.change(f.boris.owner, Wish(until_s=f.anna.clerk.now_s() + NOTICE_S))
+        f.anna.shelf.donated_bytes = 350_000
+        await f.wait(3650 * DAY_S)
+        with pytest.raises(PeerFull):
+            await f.carla.hire(f.anna, 310_000)
+        await f.wait(-3650 * DAY_S)
+        await store(f.boris, OTHER, CONTENT[:40_000])
+        assert f.anna.contracts.endings() == {}
+        assert await can_read(f.boris)
+
+
+async def test_no_message_of_a_stranger_changes_a_contract(autojump_clock: MockClock) -> None:
+    async with friends() as f:
+        before = f.anna.clerk.shown(f.boris.owner)
+        f.carla.dial[f.anna.node] = [f.anna.address]
+        await f.carla.until(lambda: bool(f.carla.connections.of(f.anna.node)))
+        (peer,) = f.carla.connections.of(f.anna.node)
+        held = f.anna.clerk.newest(f.boris.owner)
+        assert held is not None
+        terms = replace(held.terms, serial=3, previous=held.digest, since_s=f.anna.clerk.now_s())
+        proposer = f.anna if terms.first.owner == f.anna.owner else f.boris
+        with pytest.raises(PeerRefused) as caught:
+            await peer.request(wire.Propose(contract.propose(proposer.identity, terms).raw), wire.Agreed)
+        assert caught.value.facts["code"] is Refused.BAD_REQUEST
+        told, _ = await peer.request(wire.Compare(before), wire.Compared)
+        assert told.contracts == ()
+        assert f.anna.clerk.shown(f.boris.owner) == before
+        assert f.anna.clerk.newest(f.carla.owner) is None
