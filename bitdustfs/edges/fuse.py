@@ -36,6 +36,7 @@ from bitdustfs.edges.fuse_answer import Deadlines as Deadlines
 from bitdustfs.edges.fuse_answer import errno_of
 from bitdustfs.edges.fuse_pages import Pages
 from bitdustfs.edges.fuse_tuning import MAX_BACKGROUND, MountOptions, prove
+from bitdustfs.edges.fuse_turn import taking_turns
 from bitdustfs.engine.attributes import Attributes, Changes
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.journal import Journal
@@ -227,7 +228,7 @@ class Operations(pyfuse3.Operations):
     async def getattr(self, inode: int, ctx: Context) -> Entry:
         return _entry(self._tree.attributes(Ino(inode)))
 
-    @_answered("write_s")
+    @_answered()
     async def setattr(
         self,
         inode: int,
@@ -244,7 +245,11 @@ class Operations(pyfuse3.Operations):
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
-        await self._attributes.set(Ino(inode), changes, by_root=ctx.uid == 0)
+        if changes.size is None:  # nothing else waits, and a deadline costs as much as the rest
+            await self._attributes.set(Ino(inode), changes, by_root=ctx.uid == 0)
+        else:
+            with trio.fail_after(self.deadlines.write_s):
+                await self._attributes.set(Ino(inode), changes, by_root=ctx.uid == 0)
         return _entry(self._tree.attributes(Ino(inode)))
 
     @_answered()
@@ -399,7 +404,8 @@ async def serve(
     async def answer() -> None:
         with loop:
             try:
-                await pyfuse3.main(min_tasks=IDLE_TASKS, max_tasks=MOST_TASKS)
+                with taking_turns(pyfuse3):
+                    await pyfuse3.main(min_tasks=IDLE_TASKS, max_tasks=MOST_TASKS)
             finally:
                 ended.set()
 
