@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from bitdustfs.core import datagram
 from bitdustfs.edges.config import store
 from bitdustfs.edges.home import Home, holder
 from bitdustfs.edges.keys_disk import identity_of, read_keys
@@ -73,6 +76,28 @@ def kill_holder(home: Path) -> None:
         wait_until("the home is free", lambda: holder(Home(home)) is None)
 
 
+def flood(address: str, count: int) -> None:
+    """Send what a hash table should not choke on."""
+    host, _, port = address.rpartition(":")
+    kinds = [b"\x00" + bytes(20) + b"\x91" * 2000, b"bdh\x01\x01" + bytes(43), os.urandom(1000), b""]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
+        for number in range(count):
+            out.sendto(kinds[number % len(kinds)], (host, int(port)))
+
+
+def takes_part(address: str) -> bool:
+    """Whether somebody of the hash table answers there."""
+    host, _, port = address.rpartition(":")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        asker.bind(("127.3.8.1", 0))
+        asker.settimeout(1)
+        asker.sendto(datagram.ask(bytes(16), datagram.Ping()), (host, int(port)))
+        try:
+            return isinstance(datagram.parse_answer(asker.recv(2000)).said, datagram.Pong)
+        except TimeoutError:
+            return False
+
+
 def test_volume_comes_back_from_the_words_and_the_address_of_a_stranger(tmp_path: Path) -> None:
     machines = stranger, supplier, customer = [Machine(tmp_path, number) for number in (1, 2, 3)]
     place = tmp_path / "mnt"
@@ -83,12 +108,22 @@ def test_volume_comes_back_from_the_words_and_the_address_of_a_stranger(tmp_path
         supplier.set("dht.bootstrap", through)
         customer.do("hire", supplier.serve(customer.owner), "--size", "1G")
         customer.set("dht.bootstrap", through)
+        customer.set("give.listen", f"127.3.{customer.number}.1:0")
         customer.do("mount", "--code", "1/1", str(place))
         (place / "letter").write_bytes(LETTER)
         customer.do("sync", str(place))
         wait_until(
             "the record is published", lambda: "the owner's record is in the hash table" in customer.log(), 300
         )
+        with ThreadPoolExecutor(1) as aside:  # the mount does not notice
+            address = (customer.home / "listening").read_text().strip()
+            flooding = aside.submit(flood, address, 5000)
+            while not flooding.done():
+                (place / "beside").write_bytes(LETTER)
+                assert (place / "beside").read_bytes() == LETTER
+        wait_until("the table answers", lambda: takes_part(address))
+        customer.do("sync", str(place))
+        assert "failed" not in customer.log()
         customer.kill()
         subprocess.run(["umount", "-l", str(place)], check=True)
 
