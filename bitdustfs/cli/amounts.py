@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 
-from bitdustfs.core import contract
+from bitdustfs.core import agreement
 from bitdustfs.core.invited import State
 from bitdustfs.core.units import GIB, exact_size, format_size
 from bitdustfs.edges.config import load, store
@@ -23,7 +23,7 @@ def agreed(home: Home) -> int:
     """The bytes that we give by all contracts together."""
     own = identity_of(read_keys(home)).owner
     kept = DiskContracts(home.contracts).contracts().values() if home.contracts.exists() else ()
-    return sum(contract.parse(raw).gives(own) for raw in kept)
+    return sum(agreement.parse(agreement.split(raw)).newest.gives(own) for raw in kept)
 
 
 def promised(home: Home) -> int:
@@ -34,11 +34,12 @@ def promised(home: Home) -> int:
 
 
 def left(home: Home) -> int:
-    """What to offer if the person does not say: the rest of give.size; if that is not set, 10 GiB or half of what
-    the disk has."""
-    given = load(home.config).give_size
-    if given:
-        return max(0, given - promised(home))
+    """What to offer if the person does not say: the rest of give.size, or of the default."""
+    return max(0, (load(home.config).give_size or default(home)) - promised(home))
+
+
+def default(home: Home) -> int:
+    """What a machine gives to all friends together if the person never said."""
     return min(_DEFAULT_BYTES, _free(home) // 2)
 
 
@@ -49,11 +50,13 @@ def check_disk(home: Home, offers: int) -> None:
 
 
 def give_at_least(home: Home, wanted: int) -> list[str]:
-    """Let give.size be no less. Returns what there is to say about that."""
-    if load(home.config).give_size >= wanted:
+    """Let give.size be no less, and the default if it was not set. Returns what there is to say about that."""
+    given = load(home.config).give_size
+    if given >= wanted:
         return []
-    store(home.config, "give.size", exact_size(wanted))
-    return [f"This machine gives up to {format_size(wanted)} to friends from now on (give.size)."]
+    size = wanted if given else max(wanted, default(home))
+    store(home.config, "give.size", exact_size(size))
+    return [f"This machine gives up to {format_size(size)} from now on, to all friends together (give.size)."]
 
 
 def _free(home: Home) -> int:

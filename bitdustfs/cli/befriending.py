@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import trio
 
 from bitdustfs.cli.amounts import agreed, give_at_least
-from bitdustfs.core import agreement, contract
+from bitdustfs.core import agreement
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.contract import Contract
 from bitdustfs.core.friends import free_name, refuse_taken, supplier_of
@@ -94,7 +94,7 @@ class Friends:
             if kept.guest is None or kept.guest.node in rows or kept.guest.owner not in signed:
                 continue
             try:
-                await self.joined(kept, contract.parse(signed[kept.guest.owner]))
+                await self.joined(kept, agreement.parse(agreement.split(signed[kept.guest.owner])).newest)
                 log.info("node %s joined while there was no catalog: it is hired now", short(kept.guest.node))
             except BitdustError as error:  # one of them must not stop the mount
                 log.error("node %s joined and could not be hired: %s", short(kept.guest.node), error)

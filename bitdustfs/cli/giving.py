@@ -48,6 +48,7 @@ from bitdustfs.engine.partners import Partners
 from bitdustfs.engine.peer import Peer
 from bitdustfs.engine.reception import Reception
 from bitdustfs.engine.scrubber import Scrubber
+from bitdustfs.errors import BitdustError
 from bitdustfs.model import NodeId, OwnerId
 from bitdustfs.ports import Shelf
 
@@ -144,7 +145,7 @@ class Giving:
             host = Host(
                 self.identity,
                 DiskInvitations(self._home.invitations),
-                book=self.opened_keeper,
+                book=self._book,
                 crunch=ThreadCrunch(1),
                 wall=SystemWall(),
                 entropy=SystemEntropy(),
@@ -238,6 +239,14 @@ class Giving:
                 self._serve("scrubber", Scrubber(self._shelf, crunch, SystemEntropy(), self.keeper.note_lost).run)
                 self.heed()  # what is given may be another size since the start
             return self.keeper
+
+    async def _book(self) -> Keeper:
+        """Who signs with somebody who joins, by the settings of now: an invitation may just have changed them."""
+        try:
+            self.heed()
+        except BitdustError as bad:
+            log.warning("the settings stay as they were: %s", bad)
+        return await self.opened_keeper()
 
     def _use(self, shelf: Shelf, store: DiskContracts, crunch: ThreadCrunch) -> None:
         self.keeper = self._handler.handler = Keeper(
