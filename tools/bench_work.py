@@ -47,10 +47,13 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         "read_warm": Row("read", "read, warm", "MB/s", True),
         "small_cp": Row("small", "cp -r, {files} files of 4 KiB", "files/s", True),
         "small_sync": Row("small", "  sync after it", "s", False),
+        "small_cpu": Row("small", "  CPU of the mounting process until then", "s", False),
         "small_read": Row("small", "  reading them, cold", "files/s", True),
         "small_rm": Row("small", "  rm -rf of them", "s", False),
+        "small_rm_cpu": Row("small", "  CPU of the mounting process for that", "s", False),
         "rsync_first": Row("rsync", "rsync -a, {tree} real files", "s", False),
         "rsync_again": Row("rsync", "  again, nothing changed", "s", False),
+        "rsync_cpu": Row("rsync", "  CPU of the mounting process, both", "s", False),
         "find_cold": Row("find", "find, {tree} real files, cold", "s", False),
         "find_warm": Row("find", "find, warm", "s", False),
         "random_read_cold": Row("random", "random 4 KiB reads, cold", "/s", True),
@@ -166,9 +169,11 @@ class Run:
     def _small(self) -> Samples:
         source, target = self._temporary / "small", self._place / "small"
         written = plant_small(source, self._load.files)
+        cpu = MountCpu(self._side)
         copied_s = timed(lambda: command(["cp", "-r", source, target]))
         yield "small_cp", len(written) / copied_s
         yield "small_sync", timed(self._side.settle)
+        yield from cpu.spent("small_cpu")
         self._side.forget()
         read, spent = {}, Stopwatch()
         with spent:
@@ -178,7 +183,9 @@ class Run:
             if read[path] != content:
                 raise WrongBytes(f"{target / path}: wrong bytes")
         yield "small_read", len(written) / spent.seconds
+        cpu = MountCpu(self._side)
         yield "small_rm", timed(lambda: command(["rm", "-rf", target]))
+        yield from cpu.spent("small_rm_cpu")
         if target.exists():
             raise WrongBytes(f"{target} is there after rm -rf")
         shutil.rmtree(source)
@@ -200,6 +207,7 @@ class Run:
 
     def _rsync(self, source: Path, target: Path) -> Samples:
         words = ["rsync", "-a", f"{source}/", f"{target}/"]
+        cpu = MountCpu(self._side)
         yield "rsync_first", timed(lambda: command(words))
         spent = Stopwatch()
         with spent:
@@ -207,6 +215,7 @@ class Run:
         if changed:
             raise WrongBytes(f"rsync had to do again: {changed.splitlines()[:5]}")
         yield "rsync_again", spent.seconds
+        yield from cpu.spent("rsync_cpu")
 
     def _find(self, target: Path, names: int) -> Samples:
         self._side.forget()
@@ -328,6 +337,22 @@ class Cpu:
         if after:
             spent = sum(seconds - self._before.get(pid, 0.0) for pid, seconds in after.items())
             yield row, spent * GIB / moved_bytes
+
+
+class MountCpu:
+    """What the process that serves the mount spends from here on; a busy machine changes it less than the time."""
+
+    def __init__(self, side: Side) -> None:
+        self._side = side
+        self._before = self._sum()
+
+    def spent(self, row: str) -> Samples:
+        """One sample, if there is such a process."""
+        if self._side.daemons().mount:
+            yield row, self._sum() - self._before
+
+    def _sum(self) -> float:
+        return sum(cpu_seconds(self._side.daemons().mount).values())
 
 
 def timed(work: Callable[[], object]) -> float:

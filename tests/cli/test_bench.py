@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -102,6 +105,28 @@ def test_bench_does_not_accept_a_wrong_byte(tmp_path: Path, monkeypatch: pytest.
 
     with pytest.raises(system.WrongBytes, match="wrong bytes"):
         list(run.samples())
+
+
+def test_bench_tells_what_the_mounting_process_spends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(TOOLS))
+    sides, system, work = (importlib.import_module(f"bench_{part}") for part in ("sides", "system", "work"))
+
+    class Mounted(sides.Side):  # type: ignore[misc, name-defined]
+        """A plain directory with a process that could serve it: this one."""
+
+        def daemons(self) -> object:
+            return system.Daemons(mount=(os.getpid(),))
+
+    place, temporary = tmp_path / "place", tmp_path / "temporary"
+    place.mkdir()
+    temporary.mkdir()
+    load = work.Load(size_bytes=4096, files=50, operations=1, tree=TOOLS, stages=frozenset({"small", "rsync"}))
+    if shutil.which("rsync") is None:
+        load = dataclasses.replace(load, stages=frozenset({"small"}))
+    rows = dict(work.Run(Mounted("here", tmp_path), load, place, temporary, lambda _text: None).samples())
+    wanted = {"small_cpu", "small_rm_cpu"} | ({"rsync_cpu"} if "rsync" in load.stages else set())
+    assert wanted <= rows.keys() <= work.ROWS.keys()
+    assert all(0 <= rows[row] < 100 for row in wanted)
 
 
 def _left_out(complaints: str) -> set[str]:

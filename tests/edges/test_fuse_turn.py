@@ -26,6 +26,7 @@ class Kernel:
         self._turn = turn
         self._waits = waits
         self._incoming, self._outgoing = trio.open_memory_channel[int](len(waits))
+        self._is_read = False
         self.readers: list[str] = []  # who read each request
         self.answered: list[int] = []
         self.gate = trio.Event()  # answers that wait longer than for a pass wait for it
@@ -36,7 +37,12 @@ class Kernel:
     async def work(self, name: str) -> None:
         while True:
             async with self._turn:
-                number = await self._outgoing.receive()
+                assert not self._is_read, "two read at once"
+                self._is_read = True
+                try:
+                    number = await self._outgoing.receive()
+                finally:
+                    self._is_read = False
             self.readers.append(name)
             for _ in range(self._waits[number]):
                 await trio.sleep(0)
