@@ -284,6 +284,7 @@ class _Mounted:
             "stop": self._stop,
             "hire": self._hire,
             "join": self._join,
+            "friends": self._told_friends,
             "rename": self._rename,
             "leave": self._leave,
             "stay": self._stay,
@@ -379,6 +380,11 @@ class _Mounted:
         wish = JoinWish(str(args["line"]), Wish(int(args["offer"]), int(args["need"])), str(args["name"]))
         return {**await self._friends.join(self._given.caller.dialer, wish, self._given.address)}
 
+    async def _told_friends(self, _args: Args, _report: control_server.Report) -> Mapping[str, object]:
+        report = await self._node.status("/")
+        states = {NodeId(bytes.fromhex(each["node"])): each["state"] for each in report["suppliers"]}
+        return {"friends": self._friends.told(states)}
+
     async def _rename(self, args: Args, _report: control_server.Report) -> Mapping[str, object]:
         await self._friends.rename(OwnerId(bytes.fromhex(args["owner"])), str(args["name"]))
         return {}
@@ -428,20 +434,27 @@ async def hire_unmounted(home: Home, wishes: Sequence[HireWish]) -> list[HireRep
         return told
 
 
+@contextmanager
+def unmounted_friends(home: Home) -> Iterator[Friends]:
+    """The friends of a home that no process serves."""
+    identity, secrets = unlock(home)
+    with _catalog(home, secrets, lambda _hired: None) as (catalog, *_):
+
+        async def commit() -> None:
+            catalog.commit()
+            await catalog.harden()
+
+        yield Friends(home, identity, catalog, commit=commit, keep=partial(keep_on_disk, home, identity.owner))
+
+
 async def join_unmounted(home: Home, asked: JoinWish, listen: str) -> JoinReport:
     """Join by an invitation, for a home that no process serves.
 
     Args:
         listen: ADDR:PORT; waited at meanwhile, so that the friend's machine can try to dial this one. "": nowhere.
     """
-    identity, secrets = unlock(home)
-    with _catalog(home, secrets, lambda _hired: None) as (catalog, _code):
-
-        async def commit() -> None:
-            catalog.commit()
-            await catalog.harden()
-
-        friends = Friends(home, identity, catalog, commit=commit, keep=partial(keep_on_disk, home, identity.owner))
+    identity, _secrets = unlock(home)
+    with unmounted_friends(home) as friends:
         async with AsyncExitStack() as stack:
             address = ""
             if listen:

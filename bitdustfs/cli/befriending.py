@@ -24,7 +24,8 @@ from bitdustfs.core.contract import Contract
 from bitdustfs.core.friends import free_name, refuse_taken, supplier_of
 from bitdustfs.core.invitation import read_line
 from bitdustfs.core.invited import Invitation, Wish
-from bitdustfs.core.report import JoinReport
+from bitdustfs.core.phrase import fingerprint
+from bitdustfs.core.report import FriendReport, JoinReport
 from bitdustfs.edges.config import store
 from bitdustfs.edges.contracts_disk import DiskContracts
 from bitdustfs.edges.home import Home
@@ -33,7 +34,7 @@ from bitdustfs.edges.names_disk import names, save_name
 from bitdustfs.edges.system import SystemEntropy, SystemWall
 from bitdustfs.engine.joining import JOIN_S, Friendship, join
 from bitdustfs.errors import BitdustError, Unavailable
-from bitdustfs.model import NodeId, OwnerId, Supplier, short
+from bitdustfs.model import NodeId, OwnerId, Standing, Supplier, short
 from bitdustfs.ports import Catalog, Dialer
 
 log = logging.getLogger(__name__)
@@ -140,6 +141,36 @@ class Friends:
             seen=made.seen,
             reached=made.reached,
         )
+
+    def told(self, states: Mapping[NodeId, str]) -> list[FriendReport]:
+        """Each friend, by name.
+
+        Args:
+            states: of our suppliers, as far as they are watched; else their standing is told.
+        """
+        kept = DiskContracts(self._home.contracts).contracts() if self._home.contracts.exists() else {}
+        signed = {owner: agreement.parse(agreement.split(raw)).newest for owner, raw in kept.items()}
+        given = names(self._home.contracts)
+        rows = [row for row in self._catalog.suppliers() if row.standing is not Standing.FIRED]
+        told = []
+        for owner in {*signed, *(row.owner for row in rows)}:
+            his = [row for row in rows if row.owner == owner]
+            newest = signed.get(owner)
+            told.append(
+                FriendReport(
+                    name=his[0].label if his else given.get(owner, fingerprint(owner)),
+                    owner=owner.hex(),
+                    nodes=[row.node.hex() for row in his],
+                    addresses=[row.address for row in his],
+                    state=states.get(his[0].node, his[0].standing.name.lower()) if his else "",
+                    gives_bytes=sum(row.capacity_bytes for row in his),
+                    used_bytes=sum(row.used_bytes for row in his),
+                    takes_bytes=newest.gives(self._identity.owner) if newest is not None else 0,
+                    since_s=newest.terms.since_s if newest is not None else 0,
+                    until_s=newest.terms.until_s if newest is not None else 0,
+                )
+            )
+        return sorted(told, key=lambda each: each["name"])
 
     async def rename(self, owner: OwnerId, name: str) -> None:
         """Call a friend otherwise. Raises AlreadyThere: somebody else is called so."""

@@ -25,6 +25,7 @@ VERB_MODULES = (  # each has a verb, which is called as the module is, or as the
     "serve",
     "invite",
     "join",
+    "friends",
     "hire",
     "recover",
     "revoke",

@@ -201,6 +201,21 @@ class LeaveReport(TypedDict):
     fragments: int
 
 
+class FriendReport(TypedDict):
+    """One friend: an owner with whom there is a contract, or who keeps something for us."""
+
+    name: str
+    owner: str  # 64 hex digits
+    nodes: list[str]  # of his that keep something for us, 64 hex digits each
+    addresses: list[str]  # where they were last seen; "" for one that dials us
+    state: str  # of the first of them; a word of core.standing.State, or "" if he keeps nothing for us
+    gives_bytes: int  # that we may store with him
+    used_bytes: int  # that we do, by our own count
+    takes_bytes: int  # that he may store here
+    since_s: int  # wall time, of the newest contract; 0: none is kept here
+    until_s: int  # the same; 0: open-ended
+
+
 class JoinReport(TypedDict):
     """A friend, whose invitation was used."""
 

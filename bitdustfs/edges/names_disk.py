@@ -43,3 +43,11 @@ def save_name(directory: Path, owner: OwnerId, name: str) -> None:
         replace_file(directory / (owner.hex() + _SUFFIX), name.encode() + b"\n")
     except OSError as error:
         raise translated(error, directory) from error
+
+
+def forget_name(directory: Path, owner: OwnerId) -> None:
+    """Call nobody so any more. Raises DiskFault."""
+    try:
+        (directory / (owner.hex() + _SUFFIX)).unlink(missing_ok=True)
+    except OSError as error:
+        raise translated(error, directory) from error

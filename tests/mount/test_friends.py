@@ -128,6 +128,14 @@ def test_two_friends_join_with_one_line_and_each_has_the_others_data(
     assert "anna can dial this machine at 127.0.0.1:" in said and "list of processes" not in said
     boris.mount()
     wait_until("both are connected", lambda: (anna.answering(), boris.answering()) == ({"boris"}, {"anna"}))
+    assert re.search(
+        r"boris  ([0-9a-f]{4} ){4} online     gives 50.0 MiB \(you use 0 B\), takes 50.0 MiB", anna.run("friends")
+    )
+    boris.run("friends", "rename", "anna", "anna's")
+    assert "anna's" in boris.run("friends") and boris.answering() == {"anna's"}
+    boris.run("friends", "rename", "anna's", "anna")
+    assert "suppliers leave anna" in boris.run("friends", "remove", "anna", ok=(2,))
+    assert "open-ended" in boris.run("friends", "show", "anna")
     for one in (anna, boris):
         (one.path / "letter").write_bytes(one.content)
         one.run("sync", str(one.path))
@@ -143,6 +151,8 @@ def test_two_friends_join_with_one_line_and_each_has_the_others_data(
     anna.run("invite", "cancel", "clara")
     assert "was taken back" in clara.run("join", cancelled, ok=(13,))
     anna.kill()
+    assert "hired" in anna.run("friends") and "boris" in anna.run("friends")  # not mounted
+    assert "No friend yet" in clara.run("friends")
     assert "cannot be reached" in clara.run("join", cancelled, ok=(14,))
     assert line not in (anna.home / "log").read_text() + (boris.home / "log").read_text()
 
