@@ -98,6 +98,7 @@ class DoomedSuppliers(Suppliers):
 
 if __name__ == "__main__":
     doom = Doom(Path(sys.argv.pop(1)))
+    assert {"SqliteCatalog", "Suppliers"} <= vars(assemble).keys() and "VolumeSecrets" in vars(assemble_supplier)
     vars(assemble).update(SqliteCatalog=DoomedCatalog, Suppliers=DoomedSuppliers)
     vars(assemble_supplier).update(VolumeSecrets=DoomedSecrets)
     main()

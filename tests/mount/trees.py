@@ -10,15 +10,21 @@ from pathlib import Path
 
 from tests.mount.support import HANGS_S
 
+_LEFT_OUT = {"__pycache__", "site-packages"}
+
 
 def real_tree(target: Path, files: int) -> Path:
-    """Copy a part of Python's standard library: real names, sizes and modes, a symlink and a hard link."""
+    """Copy a part of Python's standard library: real names, sizes and modes, a symlink and a hard link.
+
+    Without what belongs to a linker: a Python that was built on the machine itself has a static library there, larger
+    than everything else together.
+    """
     source = Path(sysconfig.get_path("stdlib"))
     count = 0
     for path in sorted(source.rglob("*")):
         if count >= files:
             break
-        if "__pycache__" in path.parts or "site-packages" in path.parts or not path.is_file():
+        if _LEFT_OUT & {*path.parts} or path.suffix == ".a" or not path.is_file():
             continue
         place = target / path.relative_to(source)
         place.parent.mkdir(parents=True, exist_ok=True)
