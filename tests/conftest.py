@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections import Counter
+from types import FrameType
 
 import pytest
 from hypothesis import settings
@@ -23,6 +25,16 @@ def pytest_configure(config: pytest.Config) -> None:
     """Try half as many examples in the runs that leave soak sizes out."""
     if "not long" in config.getoption("markexpr"):
         settings.load_profile("short")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Let SIGTERM end a run as Ctrl-C does: what its fixtures started is taken down."""
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        session.shouldstop = "SIGTERM"  # also where a verb that is called here catches what comes next
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
