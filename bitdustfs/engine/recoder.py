@@ -5,8 +5,9 @@
     (engine/rewriter), the rest stays -> nothing in it wishes another k any more: the mark goes
 
 The marks are all that is remembered, so a killed process goes on where it was; what wishes another k is seen anew at
-each block. What counts as the volume's code is kept from when it was asked for: a supplier that is away meanwhile
-changes nothing. Old blocks are let go like all that nobody needs: by the collector, when a safe head says so.
+each block. Where the volume's code goes by the number of suppliers, it is kept from when it was asked for: a supplier
+that is away meanwhile changes nothing. Old blocks are let go like all that nobody needs: by the collector, when a
+safe head says so.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ PAGE: Final = 32  # marked blocks looked at in one go
 MARKS: Final = 256  # in one operation
 BREATHE: Final = 16  # files looked at before others get a turn
 REPORT_S: Final = 0.5
-_USUAL: Final = "recode_usual"  # in the catalog, local: the volume's code when it was asked for; b"": there was none
+_USUAL: Final = "recode_usual"  # in the catalog, local: the code by the number of suppliers when it was asked for
 _log = logging.getLogger(__name__)
 
 Report = Callable[["Recoding"], Awaitable[None]]
@@ -125,9 +126,11 @@ class Recoder:
         return bool(moves)
 
     async def _mark(self, blocks: Sequence[BlockNo], usual: Code | None) -> None:
+        is_chosen = usual is None or self._follower.usual().chosen is not None
+        with self._journal.operation():  # also where nothing is found: it holds for what was marked before
+            self._catalog.put_local_value(_USUAL, b"" if is_chosen else str(usual).encode())
         for at in range(0, len(blocks), MARKS):
             with self._journal.operation():
-                self._catalog.put_local_value(_USUAL, str(usual).encode() if usual is not None else b"")
                 self._catalog.mark_blocks(blocks[at : at + MARKS])
             await trio.lowlevel.checkpoint()
         await self._journal.durable()
@@ -170,8 +173,7 @@ class Recoder:
 
     async def _work(self) -> None:
         """Go once through all marked blocks."""
-        raw = self._catalog.local_value(_USUAL)
-        usual = parse_code(raw.decode()) if raw else None
+        usual = self._usual()
         at, groups, had_some = BlockNo(0), dict[Code, list[Old]](), False
         self.trouble = ""
         while page := self._catalog.marked_blocks(PAGE, at):
@@ -191,6 +193,13 @@ class Recoder:
         if had_some and not self._catalog.marked_blocks(1, BlockNo(0)):
             with self._journal.operation():
                 self._follower.look_again()  # what it counted is not so any more
+
+    def _usual(self) -> Code | None:
+        """The code of files for which none was chosen, for what was marked."""
+        now, raw = self._follower.usual(), self._catalog.local_value(_USUAL)
+        if now.chosen is not None or not raw:
+            return now.of_new
+        return parse_code(raw.decode())
 
     def _page(self, page: Sequence[BlockNo], usual: Code | None) -> list[tuple[Code, Old]]:
         """What of these blocks is to be written elsewhere now. Those with nothing of the kind are marked no more."""

@@ -24,6 +24,7 @@ from tests.engine.recovered import Survivors, stocks
 from tests.engine.truth import good_rows
 from tests.engine.unneeded import Watch, held, stored, until
 
+pytestmark = pytest.mark.slow
 PATIENCE = Patience.of(20)
 CONTENTS = {f"file {number}": random.Random(number).randbytes(300_000) for number in range(3)}
 FIRST = BlockNo(1)
@@ -85,6 +86,7 @@ async def test_greater_n_adds_fragments_and_sends_no_others_again(autojump_clock
         assert found == {name.encode(): content for name, content in CONTENTS.items()}
 
 
+@pytest.mark.long
 async def test_roots_of_new_fragments_are_recorded_and_right(autojump_clock: MockClock) -> None:
     async with with_files(Code(2, 3)) as world, mounted(world, Code(2, 6)):
         await until(lambda: fewest(world) == 6)
@@ -122,6 +124,7 @@ async def test_smaller_n_lets_nothing_go_while_what_stays_is_not_there(autojump_
             assert await read_all(world) == CONTENTS
 
 
+@pytest.mark.long
 async def test_n_that_grows_again_takes_back_what_was_not_let_go(autojump_clock: MockClock) -> None:
     async with with_files(Code(3, 6)) as world:
         async with mounted(world, Code(3, 4)):
@@ -132,6 +135,7 @@ async def test_n_that_grows_again_takes_back_what_was_not_let_go(autojump_clock:
             assert await read_all(world) == CONTENTS
 
 
+@pytest.mark.long
 async def test_lost_supplier_while_n_grows(autojump_clock: MockClock) -> None:
     async with with_files(Code(3, 5)) as world, mounted(world, Code(3, 6)):
         world.swarm.suppliers[0].kill()
@@ -140,6 +144,7 @@ async def test_lost_supplier_while_n_grows(autojump_clock: MockClock) -> None:
         assert await read_all(world) == CONTENTS
 
 
+@pytest.mark.long
 async def test_what_is_missing_needs_not_be_made_when_n_falls(autojump_clock: MockClock) -> None:
     async with with_files(Code(3, 6), suppliers=6) as world:
         world.swarm.cut(6)
@@ -178,6 +183,7 @@ async def test_supplier_may_leave_and_nobody_comes_where_the_table_allows_it(aut
         assert await read_all(world) == CONTENTS
 
 
+@pytest.mark.long
 async def test_lost_supplier_lowers_no_n_because_a_candidate_takes_its_place(autojump_clock: MockClock) -> None:
     async with with_files(None, suppliers=5, candidates=1) as world, mounted(world, None):
         world.swarm.suppliers[0].kill()

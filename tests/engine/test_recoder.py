@@ -20,6 +20,8 @@ from tests.engine.recovered import Survivors, stocks
 from tests.engine.test_follower import CONTENTS, codes, fewest, mounted, read_all, with_files
 from tests.engine.unneeded import delete, held, stored, until
 
+pytestmark = pytest.mark.slow
+
 
 async def say_nothing(_step: object) -> None:
     return
@@ -107,6 +109,7 @@ async def test_content_in_two_files_gets_the_more_careful_code(autojump_clock: M
         assert (await recode(world))["blocks"] == 0
 
 
+@pytest.mark.long
 async def test_it_waits_for_suppliers_and_goes_on_when_they_are_back(autojump_clock: MockClock) -> None:
     async with with_files(Code(3, 5), suppliers=5) as world, mounted(world, Code(2, 5)):
         await until(lambda: len(world.node.suppliers.online()) == 5)
@@ -124,6 +127,18 @@ async def test_it_waits_for_suppliers_and_goes_on_when_they_are_back(autojump_cl
         assert await read_all(world) == CONTENTS
 
 
+async def test_code_that_was_changed_back_meanwhile_is_the_one_that_counts(autojump_clock: MockClock) -> None:
+    async with with_files(Code(3, 5), suppliers=6) as world:
+        async with mounted(world, Code(2, 6)):
+            await recode(world)
+        assert world.catalog.count_marked()[0] == 3
+        async with mounted(world, Code(3, 5)):
+            assert (await recode(world))["blocks"] == 0
+            await until(lambda: not world.catalog.count_marked()[0])
+            assert codes(world) == {Code(3, 5)}
+
+
+@pytest.mark.long
 async def test_supplier_away_meanwhile_changes_nothing_of_what_was_asked_for(autojump_clock: MockClock) -> None:
     async with with_files(None, suppliers=3, candidates=1) as world, mounted(world, None):
         assert codes(world) == {Code(1, 3)}
@@ -159,6 +174,7 @@ async def test_what_is_deleted_or_written_meanwhile_is_as_it_was_left(autojump_c
         assert (await world.read("file 1"), await world.read("file 2")) == (expected, CONTENTS["file 2"])
 
 
+@pytest.mark.long
 async def test_block_that_cannot_be_read_now_keeps_no_other_waiting(autojump_clock: MockClock) -> None:
     async with with_files(Code(3, 3), suppliers=6) as world:
         world.options = replace(world.options, code=Code(2, 6))
