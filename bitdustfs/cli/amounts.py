@@ -23,7 +23,7 @@ def agreed(home: Home) -> int:
     """The bytes that we give by all contracts together."""
     own = identity_of(read_keys(home)).owner
     kept = DiskContracts(home.contracts).contracts().values() if home.contracts.exists() else ()
-    return sum(agreement.parse(agreement.split(raw)).newest.gives(own) for raw in kept)
+    return sum(max(each.gives(own) for each in agreement.parse(agreement.split(raw)).contracts) for raw in kept)
 
 
 def promised(home: Home) -> int:

@@ -21,9 +21,11 @@ from bitdustfs.cli.adopting import fetch_newer, put_aside
 from bitdustfs.cli.assemble_supplier import Ready, cancel_on_signal, unlock
 from bitdustfs.cli.befriending import Friends, JoinWish, keep_on_disk
 from bitdustfs.cli.common import only_here, only_read
+from bitdustfs.cli.contracting import contract_verbs
 from bitdustfs.cli.giving import Giving, GivingWish, giving
 from bitdustfs.cli.limits import follow_limits, pacer_of
 from bitdustfs.cli.mount_options import MountWish, default_spool_bytes, wanted_code
+from bitdustfs.core import agreement
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.contract import Contract
 from bitdustfs.core.grace import Patience
@@ -287,6 +289,7 @@ class _Mounted:
             "friends": self._told_friends,
             "rename": self._rename,
             "leave": self._leave,
+            **contract_verbs(self._given, self._home.contracts, self._note_contract),
             "stay": self._stay,
             "recode": self._recode,
             "recovery-checked": self._recovery_checked,
@@ -397,6 +400,21 @@ class _Mounted:
         if agreed.gives(self._given.identity.owner):
             await self._given.opened_keeper()
         await self._given.keeper.keep(agreed)
+
+    def _note_contract(self, owner: OwnerId, signed: Contract) -> None:
+        """Let the rows of a friend's suppliers say what is agreed now."""
+        gives = agreement.party_of(signed, owner)
+        for row in self._catalog.suppliers():
+            if row.owner == owner and row.node == gives.shelf:
+                row = replace(
+                    row,
+                    contract=signed.raw,
+                    capacity_bytes=gives.gives_bytes,
+                    capacity_fragments=gives.gives_fragments,
+                )
+                self._catalog.put_supplier(row)
+                self._node.suppliers.add(row)
+        self._node.journal.commit()
 
     async def _leave(self, args: Args, _report: control_server.Report) -> Mapping[str, object]:
         return {**await self._node.leave(str(args["label"]))}

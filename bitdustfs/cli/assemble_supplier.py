@@ -11,10 +11,12 @@ from collections.abc import Callable, Sequence
 
 import trio
 
+from bitdustfs.cli.contracting import contract_verbs
 from bitdustfs.cli.giving import GivingWish, giving
 from bitdustfs.cli.limits import follow_limits, pacer_of
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.edges import control_server
 from bitdustfs.edges.home import Home
 from bitdustfs.edges.keys_disk import identity_of, read_keys
 from bitdustfs.edges.system import allow_open_files, tune_process
@@ -37,6 +39,7 @@ async def run_serve(home: Home, wish: GivingWish, ready: Ready) -> None:
         async with giving(home, wish, identity, pacer) as given, trio.open_nursery() as nursery:
             nursery.start_soon(cancel_on_signal, scope)
             nursery.start_soon(follow_limits, home, wish.settings, pacer)
+            await nursery.start(control_server.serve, home.control, contract_verbs(given, home.contracts))
             ready([given.place])
     log.info("stopped")
 

@@ -37,6 +37,7 @@ VERB_MODULES = (  # each has a verb, which is called as the module is, or as the
     "rebuild",
     "fsck",
     "suppliers",
+    "contracts",
     "recode",
     "cache",
     "config",
@@ -64,6 +65,7 @@ For real:
   bitdustfs invite --offer 50G         a line for a friend: each keeps things for the other
   bitdustfs join LINE                  what the friend types, on another machine
   bitdustfs suppliers leave NAME       when you do not want one any more
+  bitdustfs contracts                  what you and your friends give each other; change or end it
   bitdustfs serve --donate 50G         keep things for a friend, on another machine or home
   bitdustfs sheet                      what to keep on paper, with the words
   bitdustfs recover NODEID@ADDR:PORT   on another machine, when this one is gone

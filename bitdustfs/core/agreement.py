@@ -8,7 +8,7 @@ the next; what one may not take from the other at once comes with notice:
 * to give more, to need less: at once; to need more: as far as the other allows it.
 
 Who is not answered can still end: a notice of our own, which the other side has not signed, binds us from its date on
-(`with_notice`). After the end what was stored stays, can be read, and yields after GRACE_S, to space needed only.
+(`with_notice`). After the end what was stored stays, can be read, and yields after a grace, to space needed only.
 """
 
 from __future__ import annotations
@@ -19,12 +19,10 @@ from typing import Final
 
 from bitdustfs.core import contract
 from bitdustfs.core.contract import NO_CONTRACT, NO_NODE, Allowance, Contract, Party, Terms
-from bitdustfs.core.grace import DAY_S
+from bitdustfs.core.grace import DAY_S, NOTICE_S
 from bitdustfs.errors import BadFormat
 from bitdustfs.model import NodeId, OwnerId
 
-NOTICE_S: Final = 30 * DAY_S  # (tune) a month to bring everything elsewhere. Part of the protocol
-GRACE_S: Final = 30 * DAY_S  # (tune) after the end, for who was away
 SKEW_S: Final = 3600  # two clocks may differ by so much
 LATEST_S: Final = 400 * DAY_S  # no contract begins later than this
 MAX_COMING: Final = 3  # contracts that do not hold yet

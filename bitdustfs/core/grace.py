@@ -15,6 +15,8 @@ from bitdustfs.model import Absence, SupplierNo
 
 HOUR_S: Final = 3600
 DAY_S: Final = 24 * HOUR_S
+NOTICE_S: Final = 30 * DAY_S  # (tune) of a contract: a month to bring everything elsewhere. Part of the protocol
+GRACE_S: Final = 30 * DAY_S  # (tune) after a contract's end, for who was away
 MEMORY_DAYS: Final = 30  # longer ago says little about a supplier's habits
 AT_EASE: Final = 2  # fragments to spare: more of them do not make us wait longer
 HABIT: Final = 1.5  # times its longest absence: who goes away on Friday comes back on Monday

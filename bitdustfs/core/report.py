@@ -216,6 +216,31 @@ class FriendReport(TypedDict):
     until_s: int  # the same; 0: open-ended
 
 
+class ContractTerms(TypedDict):
+    """What one contract says, from our side."""
+
+    serial: int
+    offered_bytes: int  # by us
+    needed_bytes: int  # from the friend
+    since_s: int
+    until_s: int  # 0: open-ended
+
+
+class ContractReport(TypedDict):
+    """The contracts with one friend."""
+
+    name: str
+    owner: str  # hex
+    connected: bool
+    used_here_bytes: int  # that the friend stores with us
+    used_there_bytes: int  # that we store with the friend
+    agreed_s: int
+    now: ContractTerms  # in force, or the newest
+    coming: ContractTerms | None
+    notice: ContractTerms | None  # of ours, that the friend has not signed
+    grace_until_s: int  # it has ended, and what the friend stores yields from then on; 0: it has not
+
+
 class JoinReport(TypedDict):
     """A friend, whose invitation was used."""
 

@@ -27,10 +27,9 @@ from typing import Final
 import trio
 
 from bitdustfs.core import wire
-from bitdustfs.core.agreement import GRACE_S
 from bitdustfs.core.certificate import Certificate, Identity
 from bitdustfs.core.contract import Allowance, Contract
-from bitdustfs.core.grace import DAY_S
+from bitdustfs.core.grace import DAY_S, GRACE_S
 from bitdustfs.core.wire import Refusal, Refused
 from bitdustfs.engine.clerk import Clerk
 from bitdustfs.engine.heads import Heads

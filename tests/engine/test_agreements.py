@@ -11,10 +11,10 @@ import trio
 from trio.testing import MockClock
 
 from bitdustfs.core import agreement, contract, fragment, wire
-from bitdustfs.core.agreement import GRACE_S, NOTICE_S, Wish
+from bitdustfs.core.agreement import Wish
 from bitdustfs.core.contract import Allowance, fragments_for
 from bitdustfs.core.fragment import leaf_count
-from bitdustfs.core.grace import DAY_S
+from bitdustfs.core.grace import DAY_S, GRACE_S, NOTICE_S
 from bitdustfs.core.wire import Refused
 from bitdustfs.engine.hiring import agree
 from bitdustfs.errors import NotFound, PeerFull, PeerGone, PeerRefused
