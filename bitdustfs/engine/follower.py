@@ -36,7 +36,8 @@ from bitdustfs.ports import Catalog
 LOOK_EVERY_S: Final = 5.0
 FIRST_S: Final = 3600.0  # (tune) until the first walk over all blocks if nothing was set …
 ANEW_S: Final = 24 * 3600.0  # (tune) … and between two of them
-PAGE: Final = 16  # (tune) blocks looked at in one go: 3 ms
+PAGE: Final = 16  # (tune) blocks looked at in one go: 3 ms if they hold few chunks …
+GO_S: Final = 0.004  # (tune) … and no further block after so long: one of a thousand small files takes 10 ms
 NAMES: Final = 64  # (tune) of a folder, in one go: 3 ms
 SHARE: Final = 3  # a walk takes a quarter of the loop at most
 _WALK: Final = "codes_followed"  # in the catalog, local: JSON [what was usual, last block, blocks of another k]
@@ -155,10 +156,13 @@ class Follower:
         if not page:
             self._unlike = walk.unlike
             return False
+        began = trio.current_time()
         with self._journal.operation():
             for row in page:
                 walk.unlike += self._follow(row, usual)
-            walk.last = page[-1].block
+                walk.last = row.block
+                if trio.current_time() - began > GO_S:
+                    break
             told = [walk.usual, int(walk.last), walk.unlike]
             self._catalog.put_local_value(_WALK, json.dumps(told).encode())
         return True
