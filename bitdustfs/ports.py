@@ -894,6 +894,11 @@ class Link(Protocol):
         """ADDR:PORT of the other end, for people."""
         ...
 
+    @property
+    def own_address(self) -> str:
+        """ADDR:PORT of this end; "": nobody knows."""
+        ...
+
     async def send_all(self, content: bytes | memoryview) -> None: ...
 
     async def receive_some(self, max_bytes: int) -> bytes:
@@ -905,6 +910,22 @@ class Link(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+
+
+class AddressStore(Protocol):
+    """The newest record of each node that a process knew, as signed. Blocking."""
+
+    def load(self, limit: int) -> Sequence[tuple[OwnerId, bytes]]:
+        """At most `limit` of them, each with the owner of its node, not checked. What cannot be read is left out."""
+        ...
+
+    def save(self, node: NodeId, owner: OwnerId, record: bytes) -> None:
+        """Replace, durably. Raises DiskFull, DiskFault."""
+        ...
+
+    def drop(self, node: NodeId) -> None:
+        """Forget one that may not be there. Raises DiskFault."""
+        ...
 
 
 class Dialer(Protocol):
@@ -925,9 +946,26 @@ class Dialer(Protocol):
         ...
 
 
+class Interfaces(Protocol):
+    """The addresses of this machine."""
+
+    def numbers(self) -> Mapping[str, bool]:
+        """Each number that it has now, and whether it is one to tell others: not one that is soon given up."""
+        ...
+
+    async def wait_for_change(self) -> None:
+        """Return when one may have come or gone since the last call."""
+        ...
+
+
 class Listener(Protocol):
     @property
     def address(self) -> str: ...
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        """Where it listens, each family on its own."""
+        ...
 
     async def accept(self) -> Link:
         """The next authenticated link; refused handshakes are logged and not returned. Raises Unavailable."""

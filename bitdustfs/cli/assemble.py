@@ -147,6 +147,8 @@ async def _mount(
         given.known_at = lambda: [(row.node, row.address) for row in catalog.suppliers()]
         stack.callback(setattr, given, "known_at", tuple)  # the catalog is closed before friends are left
         given.on_peer, given.is_dialled, given.is_friend = suppliers.adopt, suppliers.dials, suppliers.knows
+        given.on_moved, given.whereabouts.owner_of = suppliers.nudge, suppliers.owner_of
+        given.book.on_learnt.append(suppliers.learnt)
         with closing(DiskSpool(home.spool, open_files=open_files)) as spool:
             node = Node(
                 identity=identity,

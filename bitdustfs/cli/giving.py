@@ -21,20 +21,22 @@ import trio
 
 from bitdustfs.cli.directing import Directing, is_loopback
 from bitdustfs.cli.limits import follow_settings
-from bitdustfs.core.certificate import Identity
+from bitdustfs.core.certificate import Certificate, Identity
 from bitdustfs.core.contract import Contract
 from bitdustfs.core.invited import Invitation
-from bitdustfs.core.record import DAY_S, MAX_LIFETIME_S, RecordKind, sign_addresses
+from bitdustfs.core.record import addresses_of
 from bitdustfs.core.units import format_size
-from bitdustfs.edges.config import Settings, bootstrap_in, load
+from bitdustfs.edges.addresses_disk import DiskAddresses
+from bitdustfs.edges.config import Settings, addresses_in, load
 from bitdustfs.edges.contracts_disk import DiskContracts
 from bitdustfs.edges.home import Home, write_atomically
+from bitdustfs.edges.interfaces import Interfaces
 from bitdustfs.edges.invitations_disk import DiskInvitations
-from bitdustfs.edges.own_address import dialable
 from bitdustfs.edges.shelf_disk import DiskShelf
 from bitdustfs.edges.system import SystemEntropy, SystemWall, ThreadCrunch
-from bitdustfs.edges.tcp import TcpDialer, TcpListener, join_address, listening, split_address
+from bitdustfs.edges.tcp import TcpDialer, TcpListener, listening
 from bitdustfs.engine.accords import Accords
+from bitdustfs.engine.addresses import AddressBook
 from bitdustfs.engine.budget import Memory
 from bitdustfs.engine.caller import Caller
 from bitdustfs.engine.clerk import Clerk
@@ -46,8 +48,10 @@ from bitdustfs.engine.no_shelf import NoShelf
 from bitdustfs.engine.pacer import Pacer
 from bitdustfs.engine.partners import Partners
 from bitdustfs.engine.peer import Peer
+from bitdustfs.engine.presence import Presence
 from bitdustfs.engine.reception import Reception
 from bitdustfs.engine.scrubber import Scrubber
+from bitdustfs.engine.whereabouts import Informed, Whereabouts
 from bitdustfs.errors import BitdustError
 from bitdustfs.model import NodeId, OwnerId
 from bitdustfs.ports import Shelf
@@ -76,8 +80,11 @@ class Giving:
         is_dialled: says whether a node is dialled by somebody else in this process.
         is_friend: says whether connections of an owner's nodes matter to somebody else in this process.
         on_joined: called when somebody has joined by an invitation, and the contract with him is kept.
+        on_moved: called when this machine has other addresses than before.
         known_at: gives nodes that somebody else in this process knows, and where each was last seen.
         directing: the hash table; None: it is not used.
+        book: where partners are; `book.on_learnt` says when that changes, `book.on_own` when we are elsewhere.
+        whereabouts: who tells and asks.
     """
 
     def __init__(self, home: Home, wish: GivingWish, identity: Identity, pacer: Pacer) -> None:
@@ -91,6 +98,7 @@ class Giving:
         self.is_dialled: Callable[[NodeId], bool] = lambda _node: False
         self.is_friend: Callable[[OwnerId], bool] = lambda _owner: False
         self.on_joined: OnJoined = _nothing_more
+        self.on_moved: Callable[[], None] = lambda: None
         self.known_at: Callable[[], Iterable[tuple[NodeId, str]]] = tuple
         self.directing: Directing | None = None
         self.clerk: Clerk
@@ -99,6 +107,16 @@ class Giving:
         self._handler = Standby(RefuseAll())
         self._opening = trio.Lock()
         self.caller: Caller  # once it is known who answers
+        self.book = AddressBook(
+            identity,
+            DiskAddresses(home.addresses),
+            SystemWall(),
+            ThreadCrunch(1),
+            keeps=lambda _node, owner: self.is_partner(owner),
+        )
+        self.whereabouts = Whereabouts(self.book, self.connections, is_partner=self._is_valid_partner)
+        self._announce: Sequence[str] = ()
+        self._presence: Presence | None = None
         self._shelf: DiskShelf | None = None
         self._allowed: dict[OwnerId, int] = {}
         self._dial: Mapping[NodeId, Sequence[str]] = {}
@@ -113,8 +131,9 @@ class Giving:
         """ADDR:PORT where others dial us; "": nowhere."""
         if self._listener is None:
             return ""
-        host, port = split_address(self._listener.address)
-        return join_address(dialable(host), port)
+        own = self.book.own
+        told = addresses_of(own) if own is not None else ()
+        return next(iter(told), self._listener.address)
 
     @property
     def place(self) -> str:
@@ -130,7 +149,7 @@ class Giving:
             lines.append(f"Friends reach this machine at {self.place}.")
         return lines
 
-    async def open(self, listener: TcpListener | None) -> None:
+    async def open(self, listener: TcpListener | None, interfaces: Interfaces) -> None:
         """Open the shelf, and decide who answers. Raises AlreadyThere, BadFormat, DiskFull, DiskFault."""
         self._listener = listener
         crunch, store = ThreadCrunch(_SHELF_THREADS), DiskContracts(self._home.contracts)
@@ -140,6 +159,7 @@ class Giving:
         self._use(NoShelf(), store, crunch)
         if self._wish.size_bytes or self._home.shelf_id.exists():
             await self.opened_keeper()
+        handler = Informed(self._handler, self.whereabouts)
         door = None
         if listener is not None:
             host = Host(
@@ -154,8 +174,8 @@ class Giving:
             )
             reception = Reception(
                 self.identity,
-                self._handler,
-                knows=self._knows,
+                handler,
+                knows=self.is_partner,
                 on_peer=lambda peer: self.on_peer(peer),
                 memory=self.memory,
                 entropy=SystemEntropy(),
@@ -168,16 +188,31 @@ class Giving:
         self.caller = Caller(
             self.identity,
             TcpDialer(self.identity.key),
-            handler=self._handler,
+            handler=handler,
             memory=self.memory,
             pacer=self.pacer,
             connections=self.connections,
             door=door,
         )
         partners = Partners(self.caller, SystemEntropy(), self._wanted, on_peer=lambda peer: self.on_peer(peer))
+        self.caller.whereabouts = self.whereabouts
         self._services["partners"] = partners.run
+        self._services["addresses"] = self.book.run
+        self._services["whereabouts"] = self.whereabouts.run
+        self._presence = Presence(
+            self.book,
+            self.whereabouts,
+            self.connections,
+            interfaces,
+            listening=listener.addresses if listener is not None else (),
+            configured=lambda: self._announce,
+            on_moved=lambda: self._moved(partners),
+        )
+        self._presence.look()
+        self._services["presence"] = self._presence.run
         if self._wish.settings.dht_enabled and not self._wish.settings.practice:
-            self.directing = self._direct()
+            self.directing = self._direct(listener.addresses if listener is not None else ())
+            self.whereabouts.lookup = self.directing.discovery.lookup
             self._services["directory"] = self.directing.run
         self._services["settings"] = partial(follow_settings, self._home, self._wish.settings, self._heed)
 
@@ -197,32 +232,41 @@ class Giving:
         """Take from the settings now what will be taken from them within a second anyway. Raises BadFormat …"""
         self._heed(load(self._home.config))
 
-    def _direct(self) -> Directing:
+    def _direct(self, listening: Sequence[str]) -> Directing:
         return Directing(
-            self._listener.address if self._listener is not None else "",
+            next(iter(sorted(listening, key=lambda address: address.startswith("["))), ""),  # IPv4 if we can
             self._home.dht,
             bootstrap=lambda: self._bootstrap,
             friends=lambda: (address for _node, address in self._all_known() if address),
             own=self._own_record,
-            partners=lambda: ((node, b"") for node, _address in self._all_known()),
+            partners=lambda: {node: self.book.shown(node) for node, _address in self._all_known()}.items(),
         )
 
     def _own_record(self) -> bytes:
         """Where others can dial us, signed; b"": nowhere."""
-        _node, _at, address = self.place.partition("@")
-        if not address or is_loopback(address):
+        own = self.book.own
+        if own is None or all(map(is_loopback, addresses_of(own))):
             return b""
-        now_s = SystemWall().now_ns() // 1_000_000_000
-        expiry_s = now_s + MAX_LIFETIME_S[RecordKind.NODE] - DAY_S
-        return sign_addresses(self.identity.key, [address], sequence=now_s, expiry_s=expiry_s).raw
+        return own.raw
 
     def _all_known(self) -> Iterable[tuple[NodeId, str]]:
         yield from self.known_at()
         for node, addresses in self._dial.items():
             yield from ((node, address) for address in addresses)
+        for node, owner in self.book.nodes():
+            if self.is_partner(owner):
+                yield from ((node, address) for address in self.book.places(node))
 
-    def _knows(self, owner: OwnerId) -> bool:
-        return self.is_friend(owner) or self.keeper.has_contract(owner)
+    def is_partner(self, owner: OwnerId) -> bool:
+        """Say whether there is a contract with an owner, on either side. Our own other nodes are partners too."""
+        return owner == self.identity.owner or self.is_friend(owner) or self.keeper.has_contract(owner)
+
+    def _is_valid_partner(self, node: Certificate) -> bool:
+        return self.is_partner(node.owner) and not self.keeper.is_revoked(node)
+
+    def _moved(self, partners: Partners) -> None:
+        self.on_moved()
+        partners.nudge()
 
     async def opened_keeper(self) -> Keeper:
         """Who keeps what others store: opened when it is first needed, perhaps long after the start.
@@ -264,7 +308,10 @@ class Giving:
         self._allowed.clear()  # and filled again without an await: the keeper looks at it
         self._allowed.update({OwnerId(bytes.fromhex(owner)): size for owner, size in settings.allow.items()})
         self._allowed.update(self._wish.flags)
-        self._bootstrap = bootstrap_in(settings.dht_bootstrap)
+        self._bootstrap = addresses_in(settings.dht_bootstrap)
+        self._announce = addresses_in(settings.give_announce)
+        if self._presence is not None:
+            self._presence.look()
         self._dial = {NodeId(bytes.fromhex(node)): (address,) for node, address in settings.dial.items()}
         is_flag = self._wish.size_bytes != self._wish.settings.give_size  # which wins over the file
         if self._shelf is not None and not is_flag and settings.give_size != self._shelf.donated_bytes:
@@ -273,7 +320,14 @@ class Giving:
 
     def _wanted(self) -> Mapping[NodeId, Sequence[str]]:
         own = self.identity.node
-        return {node: places for node, places in self._dial.items() if node != own and not self.is_dialled(node)}
+        known: dict[NodeId, Sequence[str]] = {
+            node: () for node, owner in self.book.nodes() if self.is_partner(owner) and self.book.places(node)
+        }
+        return {
+            node: places
+            for node, places in {**known, **self._dial}.items()
+            if node != own and not self.is_dialled(node)
+        }
 
 
 @asynccontextmanager
@@ -286,7 +340,8 @@ async def giving(home: Home, wish: GivingWish, identity: Identity, pacer: Pacer)
     async with AsyncExitStack() as stack:
         listener = await stack.enter_async_context(listening(wish.listen, identity.key)) if wish.listen else None
         made = Giving(home, wish, identity, pacer)
-        await made.open(listener)  # makes directories: not before the port is ours
+        interfaces = stack.enter_context(Interfaces())
+        await made.open(listener, interfaces)  # makes directories: not before the port is ours
         if listener is not None:
             write_atomically(home.listening, made.address.encode() + b"\n")
             stack.callback(partial(home.listening.unlink, missing_ok=True))

@@ -24,7 +24,7 @@ from bitdustfs.cli.words import owner_key_for, read_secret, with_words_file
 from bitdustfs.core.report import StatusReport
 from bitdustfs.core.units import format_size
 from bitdustfs.edges import mounts
-from bitdustfs.edges.config import bootstrap_in, load, parse_address
+from bitdustfs.edges.config import addresses_in, load, parse_address
 from bitdustfs.edges.control import ask
 from bitdustfs.edges.home import Home, check_home, hold, holder, make_home
 from bitdustfs.edges.mounts import Mount
@@ -108,7 +108,7 @@ def recover(
         refuse_mounted(home)
         friends += _hired(home)
     if not friends:
-        via = via or bootstrap_in(load(home.config).dht_bootstrap)
+        via = via or addresses_in(load(home.config).dht_bootstrap)
     if not friends and not via:
         raise BadRequest(
             what="name a supplier as NODEID@ADDR:PORT: it is on your sheet, or a friend tells it. "

@@ -43,7 +43,7 @@ _ANY_PORT = "127.0.0.1:0"
 _SUPPLIER = re.compile(r"supplier[1-9][0-9]{0,3}")
 WORDS = "recovery-words"  # those of the practice volume, below HOME/demo
 # what the program makes in a home, by exact name: nothing else is ever deleted
-_OUR_DIRECTORIES = ("spool", "shelf", "contracts")
+_OUR_DIRECTORIES = ("spool", "shelf", "contracts", "addresses")
 _OUR_CATALOG = tuple(f"catalog.db{tail}" for tail in ("", "-wal", "-shm", "-journal"))
 _OUR_FILES = (
     "shelf-id",

@@ -29,6 +29,7 @@ from bitdustfs.core.contract import CONTRACT_BYTES
 from bitdustfs.core.fragment import HASH_BYTES, MAX_FRAGMENT_BYTES, leaf_count
 from bitdustfs.core.head import LINK_BYTES, MAX_HEAD_BYTES, MAX_KEPT_BYTES
 from bitdustfs.core.invited import MAX_ADDRESSES
+from bitdustfs.core.record import MAX_RECORD_BYTES
 from bitdustfs.errors import ProtocolViolation
 from bitdustfs.model import LEAF_BYTES
 
@@ -177,8 +178,21 @@ class Compare(_Message, frozen=True, tag=16):
     contracts: Contracts
 
 
+class Here(_Message, frozen=True, tag=13):
+    """Tell where the asker can be dialled, and where it sees the one who is asked."""
+
+    record: Annotated[bytes, Meta(max_length=MAX_RECORD_BYTES)]  # of the asker (core/record)
+    seen: Word  # where the asker dialled the peer; or ADDR:0, where the peer's connection came from
+
+
+class Where(_Message, frozen=True, tag=14):
+    """Ask where another node can be dialled."""
+
+    node: Bytes32
+
+
 class Done(_Message, frozen=True, tag=128):
-    """PING, PUT, PUT_HEAD: done. What was to be kept is durable."""
+    """PING, PUT, PUT_HEAD, HERE: done. What was to be kept is durable."""
 
 
 class Found(_Message, frozen=True, tag=129):
@@ -255,6 +269,12 @@ class Joined(_Message, frozen=True, tag=138):
         return "Joined(…)"
 
 
+class There(_Message, frozen=True, tag=140):
+    """WHERE: what the node itself signed; empty: it is not known here."""
+
+    record: Annotated[bytes, Meta(max_length=MAX_RECORD_BYTES)]
+
+
 class Refusal(_Message, frozen=True, tag=134):
     code: Refused
     text: Annotated[str, Meta(max_length=200)]
@@ -263,10 +283,36 @@ class Refusal(_Message, frozen=True, tag=134):
 
 
 Request: TypeAlias = (
-    Ping | Put | Get | Delete | List | Stat | Propose | Bulk | PutHead | GetHead | Knock | Join | Compare
+    Ping
+    | Put
+    | Get
+    | Delete
+    | List
+    | Stat
+    | Propose
+    | Bulk
+    | PutHead
+    | GetHead
+    | Knock
+    | Join
+    | Compare
+    | Here
+    | Where
 )
 Answer: TypeAlias = (
-    Done | Found | Deleted | Listed | Status | Agreed | Refusal | Ticket | HeadIs | Challenge | Joined | Compared
+    Done
+    | Found
+    | Deleted
+    | Listed
+    | Status
+    | Agreed
+    | Refusal
+    | Ticket
+    | HeadIs
+    | Challenge
+    | Joined
+    | Compared
+    | There
 )
 Message: TypeAlias = Hello | Request | Answer
 
@@ -285,6 +331,8 @@ ANSWERS: Mapping[type[Request], type[Answer]] = MappingProxyType(
         Knock: Challenge,
         Join: Joined,
         Compare: Compared,
+        Here: Done,
+        Where: There,
     }
 )
 

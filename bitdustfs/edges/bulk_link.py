@@ -16,7 +16,7 @@ import trio
 
 from bitdustfs.core import bulk as frames
 from bitdustfs.core.bulk import FRAME_BYTES, OPENING_BYTES, OVERHEAD_BYTES, Sealer, Unsealer
-from bitdustfs.edges.tls import why
+from bitdustfs.edges.tls import own_address, why
 from bitdustfs.errors import PeerError, PeerGone, ProtocolViolation
 from bitdustfs.model import BulkPass, NodeId, short
 
@@ -64,6 +64,10 @@ class BulkLink:
     @property
     def address(self) -> str:
         return self._address
+
+    @property
+    def own_address(self) -> str:
+        return own_address(self._stream)
 
     async def open(self) -> None:
         """Show the ticket, and prove that both sides have the keys. On any trouble the connection is closed.

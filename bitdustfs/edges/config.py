@@ -23,6 +23,7 @@ from typing import TypeVar, cast
 
 import tomli_w
 
+from bitdustfs.core.addresses import can_be_announced
 from bitdustfs.core.pace import LEAST_LIMIT_BYTES_S
 from bitdustfs.core.placement import parse_code
 from bitdustfs.core.units import exact_size, format_duration, parse_duration, parse_size
@@ -91,13 +92,24 @@ def _address_or_none(value: object) -> str:
 
 def _bootstrap(value: object) -> str:
     text = _text(value)
-    for address in bootstrap_in(text):
+    for address in addresses_in(text):
         parse_address(address)
     return text
 
 
-def bootstrap_in(text: str) -> tuple[str, ...]:
-    """The addresses in the value of `dht.bootstrap`."""
+def _announce(value: object) -> str:
+    text = _text(value)
+    for address in addresses_in(text):
+        parse_address(address)
+        if not can_be_announced(address):
+            raise BadRequest(
+                what=f"{address!r} is told to friends: write it in numbers, like 203.0.113.7:{DEFAULT_PORT}"
+            )
+    return text
+
+
+def addresses_in(text: str) -> tuple[str, ...]:
+    """The addresses in the value of `dht.bootstrap` or `give.announce`."""
     return tuple(address for address in (each.strip() for each in text.split(",")) if address)
 
 
@@ -192,6 +204,12 @@ class Settings:
         _size,
         "bytes of this disk for all friends together; 0: `mount` keeps nothing for others, `serve` 10 GiB",
         name="give.size",
+    )
+    give_announce: str = _key(
+        "",
+        _announce,
+        "further addresses where friends reach this machine, with commas between them",
+        name="give.announce",
     )
     give_shelf: str = _key("", _path, "directory for other people's fragments; empty: HOME/shelf", name="give.shelf")
     allow: Mapping[str, int] = _key(

@@ -104,6 +104,10 @@ class Home:
         return self.path / "dht"
 
     @property
+    def addresses(self) -> Path:
+        return self.path / "addresses"
+
+    @property
     def log(self) -> Path:
         return self.path / "log"
 

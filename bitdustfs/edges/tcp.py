@@ -12,7 +12,7 @@ import hmac
 import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -40,6 +40,7 @@ _KEEP_ALIVE = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
 )
+_NO_IPV6 = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 
 
@@ -106,8 +107,11 @@ class TcpListener:
 
     @property
     def address(self) -> str:
-        host, port = self._sockets[0].socket.getsockname()[:2]
-        return join_address(host, port)
+        return self.addresses[0]
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        return [join_address(*listener.socket.getsockname()[:2]) for listener in self._sockets]
 
     async def accept(self) -> TlsLink:
         return await self._proven_out.receive()
@@ -208,6 +212,8 @@ async def listening(
 ) -> AsyncIterator[TcpListener]:
     """Listen on ADDR:PORT (port 0: any) for as long as the block runs.
 
+    [::] is all addresses of this machine, of both families; 0.0.0.0 is those of IPv4.
+
     Args:
         handshake_s: how long a connection may take to prove who it is.
 
@@ -216,7 +222,7 @@ async def listening(
     """
     host, port = split_address(address)
     try:
-        sockets = await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
+        sockets = await _open(host, port)
     except PermissionError as error:
         raise Forbidden(what=f"this user may not listen on {address}: choose a port above 1023") from error
     except OSError as error:
@@ -232,6 +238,25 @@ async def listening(
     finally:
         with trio.CancelScope(shield=True):
             await listener.aclose()
+
+
+async def _open(host: str, port: int) -> list[trio.SocketListener]:
+    """Raises OSError."""
+    if host != "::":
+        return await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
+    try:
+        sockets = await trio.open_tcp_listeners(port, host="::", backlog=BACKLOG)
+    except OSError as error:
+        if error.errno not in _NO_IPV6:
+            raise
+        return await trio.open_tcp_listeners(port, host="0.0.0.0", backlog=BACKLOG)
+    port = sockets[0].socket.getsockname()[1]
+    try:
+        return sockets + await trio.open_tcp_listeners(port, host="0.0.0.0", backlog=BACKLOG)
+    except BaseException:
+        for listener in sockets:
+            await listener.aclose()
+        raise
 
 
 def split_address(address: str) -> tuple[str, int]:

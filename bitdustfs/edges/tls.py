@@ -83,6 +83,7 @@ class TlsLink:
         self._stream = stream
         self._peer = peer
         self._address = address
+        self._own_address = own_address(stream.transport_stream.socket)
 
     @property
     def peer(self) -> NodeId:
@@ -91,6 +92,10 @@ class TlsLink:
     @property
     def address(self) -> str:
         return self._address
+
+    @property
+    def own_address(self) -> str:
+        return self._own_address
 
     async def send_all(self, content: bytes | memoryview) -> None:
         try:
@@ -237,6 +242,15 @@ def _proven_node(stream: trio.SSLStream[_Wide], address: str) -> NodeId:
         raise ProtocolViolation(peer=address, what="its key is not an Ed25519 key")
     spki = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return NodeId(hashlib.sha256(spki).digest())
+
+
+def own_address(transport: trio.SocketStream) -> str:
+    """ADDR:PORT of our end of a connection; "": it has ended."""
+    try:
+        host, port = transport.socket.getsockname()[:2]
+    except OSError:
+        return ""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def why(error: BaseException) -> str:

@@ -6,7 +6,7 @@ over the one that he dialled himself.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -16,10 +16,12 @@ from bitdustfs.core.certificate import Identity
 from bitdustfs.engine.budget import Memory
 from bitdustfs.engine.bulk import Door
 from bitdustfs.engine.connections import Connections
+from bitdustfs.engine.dialling import dial_any
 from bitdustfs.engine.handler import Handler, RefuseAll
 from bitdustfs.engine.pacer import Pacer
 from bitdustfs.engine.peer import Peer
-from bitdustfs.model import NodeId
+from bitdustfs.engine.whereabouts import Whereabouts
+from bitdustfs.model import NodeId, short
 from bitdustfs.ports import Dialer
 
 DIAL_S: Final = 15  # connect, TLS and HELLO: eight times a slow mobile round trip
@@ -31,6 +33,9 @@ class Caller:
     Args:
         handler: who answers what the other side asks; None: everything is refused.
         door: makes a handler that answers BULK too, for each connection; None: nobody can dial us.
+
+    Attributes:
+        whereabouts: knows more addresses of a node, and whom to ask; None: only what `reach` is told.
     """
 
     def __init__(
@@ -51,6 +56,31 @@ class Caller:
         self._handler = handler or RefuseAll()
         self._memory = memory or Memory()
         self._door = door
+        self.whereabouts: Whereabouts | None = None
+
+    async def reach(self, node: NodeId, *, last: str = "") -> Peer:
+        """Connect to a node wherever it is, as `dial` does; asks partners where that is if need be.
+
+        Args:
+            last: where it answered last, as far as the caller knows.
+        Raises:
+            PeerGone, WrongPeer, ProtocolViolation. BadRequest: `last` is no address.
+        """
+        known = self.whereabouts
+        if known is None:
+            return await self.dial(last, node)
+
+        async def more() -> Sequence[str]:
+            await known.find(node)
+            return known.book.places(node, last=last)
+
+        return await dial_any(
+            lambda address: self.dial(address, node),
+            known.book.places(node, last=last),
+            label=short(node),
+            more=more,
+            on_wrong=lambda address: known.book.note_wrong(node, address),
+        )
 
     async def dial(self, address: str, expected: NodeId) -> Peer:
         """Connect and greet. The caller runs the peer, in `serving` to serve the other side too, and sets a deadline.

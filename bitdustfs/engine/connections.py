@@ -50,6 +50,10 @@ class Connections:
         """The nodes that are connected."""
         return [node for node in self._of if self.of(node)]
 
+    def peers(self) -> Sequence[Peer]:
+        """All that have not ended, also two with one node."""
+        return [peer for node in self._of for peer in self.of(node)]
+
     def is_dialled(self, peer: Peer) -> bool:
         """Say whether we dialled it."""
         return self._of.get(peer.node, {}).get(peer, False)

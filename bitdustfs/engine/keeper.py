@@ -136,6 +136,10 @@ class Keeper:
         """Say whether anything was agreed with this owner."""
         return owner in self.clerk.agreements
 
+    def is_revoked(self, node: Certificate) -> bool:
+        """Say whether its owner has certified nodes anew since, as far as we know."""
+        return self._revoked(node) is not None
+
     # -- before the body ------------------------------------------------------------------------------------
 
     def admit(self, caller: Certificate, request: wire.Request) -> Refusal | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import trio
 
@@ -64,7 +64,7 @@ from bitdustfs.engine.trimmer import Trimmer
 from bitdustfs.engine.uploads import Uploads
 from bitdustfs.engine.writer import Writer
 from bitdustfs.errors import BitdustError, NotFound
-from bitdustfs.model import BLOCK_BYTES, Code, FileState, Ino, Space, Suite, Supplier
+from bitdustfs.model import BLOCK_BYTES, Code, FileState, Ino, Space, Suite, Supplier, SupplierNo
 from bitdustfs.ports import Catalog, Changes, Crunch, Entropy, Image, Spool, Wall
 
 SYNC_GRACE_S = 30.0  # how long `sync` waits for fragments when nothing more is acknowledged
@@ -203,6 +203,7 @@ class Node:
             look_s=options.watch_every_s,
         )
         self.returns.on_wrong = self.auditor.look_through
+        suppliers.on_address = self._note_address
         self.rebuilder = Rebuilder(
             catalog,
             self.journal,
@@ -384,6 +385,17 @@ class Node:
                 await self.replica.make_safe()
             except BitdustError as error:
                 _log.info("the newest changes are not at the suppliers: %s", error)
+
+    def _note_address(self, supplier: SupplierNo, address: str) -> None:
+        """A supplier answers there now: whoever recovers this volume must find it."""
+        row = next((row for row in self._catalog.suppliers() if row.supplier == supplier), None)
+        if row is None or self._catalog.failure is not None:
+            return
+        try:
+            with self.journal.operation(admitted=True):
+                self._catalog.put_supplier(replace(row, address=address))
+        except BitdustError as error:
+            _log.info("that supplier %s is at %s now is not noted: %s", row.label, address, error)
 
     def _is_busy(self) -> bool:
         """Somebody reads or writes, or waits for what was written to be safe."""

@@ -33,7 +33,7 @@ class Partners:
     """Keeps connections.
 
     Args:
-        wanted: the nodes, and where each was last seen; asked again and again.
+        wanted: the nodes, and where each was last seen, as far as that is known; asked again and again.
         on_peer: called with each connection that was dialled here, as `Suppliers.adopt`.
     """
 
@@ -51,6 +51,12 @@ class Partners:
         self._on_peer = on_peer
         self._kept: set[NodeId] = set()
         self._dials = trio.CapacityLimiter(MAX_DIALS)
+        self._nudged = trio.Event()
+
+    def nudge(self) -> None:
+        """Try everybody who is not connected at once: something has changed."""
+        self._nudged.set()
+        self._nudged = trio.Event()
 
     async def run(self) -> None:
         """Keep a connection to each until cancelled."""
@@ -68,15 +74,17 @@ class Partners:
     async def _keep(self, node: NodeId) -> None:
         backoff_s = BACKOFF_S
         try:
-            while addresses := self._wanted().get(node, ()):
+            while (addresses := self._wanted().get(node)) is not None:
                 if self._caller.connections.of(node):
                     await self._caller.connections.wait_for_change()
                     continue
-                for address in addresses:
+                for address in addresses or ("",):
                     if await self._try(address, node) > STEADY_S:
                         backoff_s = BACKOFF_S
-                await trio.sleep(jittered_s(backoff_s, self._entropy))
-                backoff_s = min(backoff_s * 2, BACKOFF_CAP_S)
+                nudged = self._nudged
+                with trio.move_on_after(jittered_s(backoff_s, self._entropy)):
+                    await nudged.wait()
+                backoff_s = BACKOFF_S if nudged.is_set() else min(backoff_s * 2, BACKOFF_CAP_S)
         finally:
             self._kept.discard(node)
 
@@ -87,7 +95,7 @@ class Partners:
         try:
             async with self._dials:
                 with trio.move_on_after(DIAL_S) as dialling:
-                    peer = await self._caller.dial(address, node)
+                    peer = await self._caller.reach(node, last=address)
             if not dialling.cancelled_caught:
                 since = trio.current_time()
                 await self._stay(peer)

@@ -133,6 +133,11 @@ class Peer:
         return self._frames.link.address
 
     @property
+    def own_address(self) -> str:
+        """ADDR:PORT of our end; "": nobody knows."""
+        return self._frames.link.own_address
+
+    @property
     def label(self) -> str:
         """How logs and errors name the other side."""
         return self._frames.label

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from math import inf
 from typing import Final
 
@@ -49,7 +50,7 @@ from bitdustfs.ports import Dialer, Entropy, Leaves, Wall
 log = logging.getLogger(__name__)
 
 FIRST_DIALS_S: Final = 10.0  # (tune) from the start on; who was not reached by then is away, as at any other time
-PING_S: Final = 60  # (tune) how often a supplier is asked for its room, which shows too that it lives
+PING_S: Final = 30  # (tune) how often a supplier is asked for its room, which shows too that it lives
 _NEW = SupplierNo(0)
 
 
@@ -89,6 +90,7 @@ class Suppliers:
         self.head_version = head_version
         self._relations = {row.supplier: Relation(row) for row in suppliers}
         self.on_lost: Callable[[SupplierNo], None] = lambda _supplier: None  # it found some of ours damaged
+        self.on_address: Callable[[SupplierNo, str], None] = lambda _supplier, _address: None  # it answers there now
         self._nursery: trio.Nursery | None = None
         self._changed = trio.Event()
         self._starts_until = inf  # trio time, once it runs
@@ -139,7 +141,8 @@ class Suppliers:
 
     def dials(self, node: NodeId) -> bool:
         """Say whether a node is a supplier that is dialled here."""
-        return any(r.row.node == node and r.row.address for r in self._relations.values())
+        is_known = self._caller.whereabouts is not None and bool(self._caller.whereabouts.book.places(node))
+        return any(r.row.node == node and (r.row.address or is_known) for r in self._relations.values())
 
     def knows(self, owner: OwnerId) -> bool:
         """Say whether a supplier belongs to this owner."""
@@ -189,6 +192,22 @@ class Suppliers:
         for relation in self._relations.values():
             self._wake(relation)
 
+    def learnt(self, node: NodeId) -> None:
+        """Take in that a node says where it can be dialled now."""
+        for relation in self._relations.values():
+            if relation.row.node != node:
+                continue
+            peer = relation.peer
+            if peer is None:
+                relation.dialling.cancel()  # where it was, it is perhaps not any more
+                self._wake(relation)
+            else:
+                self._check_address(relation, peer)
+
+    def owner_of(self, node: NodeId) -> OwnerId | None:
+        """Whose a supplier is."""
+        return next((r.row.owner for r in self._relations.values() if r.row.node == node), None)
+
     async def wait_for_change(self) -> None:
         """Wait until a supplier comes, goes, or tells of other room."""
         await self._changed.wait()
@@ -210,7 +229,10 @@ class Suppliers:
         The caller runs the peer.
         """
         relation = next((r for r in self._relations.values() if r.row.node == peer.node), None)
-        if relation is None or self._nursery is None or not self._may_use(relation, peer):
+        if relation is None or self._nursery is None:
+            return False
+        if not self._may_use(relation, peer):
+            relation.patience.cancel()  # why does it dial? The connection that is used may be dead
             return False
         if not self._connections.prefers_own(peer.node):
             relation.dialling.cancel()
@@ -367,9 +389,10 @@ class Suppliers:
             await self._use_adopted(relation, there)
             return
         with trio.move_on_after(DIAL_S) as relation.dialling:
-            peer = await self._caller.dial(relation.row.address, relation.row.node)
+            peer = await self._caller.reach(relation.row.node, last=relation.row.address)
         if relation.dialling.cancelled_caught:
             raise PeerGone(peer=relation, what=f"no answer in {DIAL_S} s, or it moved, or it dials us")
+        self._note_address(relation, peer.address)
         async with self._caller.serving(peer):
             async with trio.open_nursery() as nursery:
                 carrier = self._carrier(relation, peer)
@@ -388,6 +411,20 @@ class Suppliers:
         except Exception:  # as in `_keep`
             log.exception("the connection from supplier %r failed", relation)
         relation.wake.set()
+
+    def _note_address(self, relation: Relation, address: str) -> None:
+        if address and address != relation.row.address:
+            relation.row = replace(relation.row, address=address)
+            log.info("supplier %r is at %s now", relation, address)
+            self.on_address(relation.row.supplier, address)
+
+    def _check_address(self, relation: Relation, peer: Peer) -> None:
+        """If it dialled us, what it says of itself is all that we know of where it is."""
+        if self._caller.whereabouts is None or self._connections.is_dialled(peer):
+            return
+        places = self._caller.whereabouts.book.places(relation.row.node)
+        if places and relation.row.address not in places:
+            self._note_address(relation, places[0])
 
     def _carrier(self, relation: Relation, peer: Peer) -> Carrier:
         return Carrier(peer, self._identity, self._dialer, self._entropy, address=relation.row.address)
@@ -418,6 +455,7 @@ class Suppliers:
         """Say whether another connection took over."""
         peer, was_online = carrier.peer, relation.peer is not None
         relation.carrier, relation.looked_for = carrier, True
+        self._check_address(relation, peer)
         relation.patience.cancel()  # of the one that was used so far
         since, is_alive = trio.current_time(), True
         try:

@@ -1,35 +1,39 @@
 """A process that both keeps and stores, as `mount` and `serve` assemble it, over a network in memory.
 
-anna = Daemon("anna", network, nursery, wall)              # others can dial it at "anna:1"
+anna = Daemon("anna", network, nursery, wall)              # others can dial it at `anna.address`
 boris = Daemon("boris", network, nursery, wall, listens=False)   # behind a firewall
 boris.dial[anna.node] = [anna.address]
+anna.move()                                                # its connections are dead, and it is elsewhere
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 import trio
 
 from bitdustfs.engine.accords import Accords
+from bitdustfs.engine.addresses import AddressBook
 from bitdustfs.engine.caller import Caller
 from bitdustfs.engine.connections import Connections
 from bitdustfs.engine.keeper import Keeper
 from bitdustfs.engine.partners import Partners
+from bitdustfs.engine.presence import Presence
 from bitdustfs.engine.reception import Reception
 from bitdustfs.engine.suppliers import Suppliers
+from bitdustfs.engine.whereabouts import Informed, Whereabouts
 from bitdustfs.model import NodeId, OwnerId, Supplier, SupplierNo
 from bitdustfs.testing.clock import FakeWall, InlineCrunch
 from bitdustfs.testing.entropy import SeededEntropy
-from bitdustfs.testing.network import MemoryListener, MemoryNetwork
-from bitdustfs.testing.shelf import MemoryContracts, MemoryShelf
+from bitdustfs.testing.network import MemoryInterfaces, MemoryListener, MemoryNetwork
+from bitdustfs.testing.shelf import MemoryAddresses, MemoryContracts, MemoryShelf
 from bitdustfs.testing.swarm import make_identity
 
 
 class Daemon:
-    """One node. Shelf, contracts, rows of suppliers and addresses to dial stay over `kill` and `start`."""
+    """One node. Shelf, contracts, rows of suppliers and what it knows of others stay over `kill` and `start`."""
 
     def __init__(
         self,
@@ -42,7 +46,10 @@ class Daemon:
         seed: int = 0,
     ) -> None:
         self.identity = make_identity(name)
-        self.address = f"{name}:1" if listens else ""
+        self.number = "10." + ".".join(map(str, self.identity.node[:3]))  # of its only interface
+        self.interfaces = MemoryInterfaces()
+        self.addresses = MemoryAddresses()
+        self._listens = listens
         self.shelf = MemoryShelf()
         self.contracts = MemoryContracts()
         self.allowed: dict[OwnerId, int] = {}
@@ -55,6 +62,11 @@ class Daemon:
         self._entropy = SeededEntropy(seed)
         self._scope: trio.CancelScope | None = None
         self.start()
+
+    @property
+    def address(self) -> str:
+        """Where others can dial it; "": nowhere."""
+        return f"{self.number}:7000" if self._listens else ""
 
     @property
     def node(self) -> NodeId:
@@ -71,19 +83,31 @@ class Daemon:
             self.identity, self.shelf, self.contracts, allowed=self.allowed, crunch=InlineCrunch(), wall=self._wall
         )
         self.connections = Connections(self.node)
+        self.book = AddressBook(
+            self.identity,
+            self.addresses,
+            self._wall,
+            InlineCrunch(),
+            keeps=lambda _node, owner: self.is_partner(owner),
+        )
+        self.whereabouts = Whereabouts(
+            self.book, self.connections, is_partner=lambda node: self.is_partner(node.owner)
+        )
+        handler = Informed(self.keeper, self.whereabouts)
         self.reception = Reception(
             self.identity,
-            self.keeper,
-            knows=lambda owner: self.suppliers.knows(owner) or self.keeper.has_contract(owner),
+            handler,
+            knows=self.is_partner,
             on_peer=lambda peer: self.suppliers.adopt(peer),
             entropy=self._entropy,
             connections=self.connections,
         )
-        listener = self._listener = self._network.listen(self.node, self.address) if self.address else None
+        self._listener = listener = self._network.listen(self.node, self.address) if self.address else None
+        self._take_place()
         caller = Caller(
             self.identity,
             self._network.dialer(self.node),
-            handler=self.keeper,
+            handler=handler,
             connections=self.connections,
             door=partial(self.reception.door, listener) if listener is not None else None,
         )
@@ -99,14 +123,25 @@ class Daemon:
         )
         self.clerk.used_there = self.suppliers.used
         self.accords = Accords(self.clerk, self.connections)
-        partners = Partners(
-            caller,
-            self._entropy,
-            lambda: {node: at for node, at in self.dial.items() if not self.suppliers.dials(node)},
-            on_peer=self.suppliers.adopt,
+        caller.whereabouts = self.whereabouts
+        self.whereabouts.owner_of = self.suppliers.owner_of
+        self.book.on_learnt.append(self.suppliers.learnt)
+        partners = Partners(caller, self._entropy, self._wanted, on_peer=self.suppliers.adopt)
+
+        def moved() -> None:
+            self.suppliers.nudge()
+            partners.nudge()
+
+        self.presence = presence = Presence(
+            self.book,
+            self.whereabouts,
+            self.connections,
+            self.interfaces,
+            listening=["0.0.0.0:7000"] if listener is not None else [],
+            on_moved=moved,
         )
         self._scope = trio.CancelScope()
-        self._nursery.start_soon(self._run, self._scope, listener, partners)
+        self._nursery.start_soon(self._run, self._scope, listener, partners, presence)
 
     def kill(self) -> None:
         """End it as `kill -9` does: connections break."""
@@ -116,6 +151,20 @@ class Daemon:
         self._network.break_links(self.node)
         if self._listener is not None:
             self._network.stop_listening(self._listener)
+
+    def move(self, *, is_noticed: bool = True) -> None:
+        """Take another address: what was connected is dead, and nobody is told but its own interfaces."""
+        first, _, rest = self.number.partition(".")
+        self.number = f"{int(first) + 1}.{rest}"
+        if self._listener is not None:
+            self._listener.move(self.address)
+        self._network.strand(self.node)
+        self._take_place()
+        if is_noticed:
+            self.interfaces.note()
+
+    def is_partner(self, owner: OwnerId) -> bool:
+        return self.suppliers.knows(owner) or self.keeper.has_contract(owner)
 
     async def hire(self, other: Daemon, size_bytes: int, *, address: str | None = None) -> Supplier:
         """Hire another one, which must allow it, and note it."""
@@ -134,14 +183,26 @@ class Daemon:
         while not condition():
             await trio.sleep(0.05)
 
-    async def _run(self, scope: trio.CancelScope, listener: MemoryListener | None, partners: Partners) -> None:
+    def _take_place(self) -> None:
+        self.interfaces.known = {"127.0.0.1": True, self.number: True}
+        self._network.places[self.node] = f"{self.number}:40000"
+
+    def _wanted(self) -> Mapping[NodeId, Sequence[str]]:
+        known: dict[NodeId, Sequence[str]] = {
+            node: () for node, owner in self.book.nodes() if self.is_partner(owner) and self.book.places(node)
+        }
+        return {node: at for node, at in {**known, **self.dial}.items() if not self.suppliers.dials(node)}
+
+    async def _run(
+        self, scope: trio.CancelScope, listener: MemoryListener | None, partners: Partners, presence: Presence
+    ) -> None:
         with scope:
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self.suppliers.run)
-                    nursery.start_soon(partners.run)
-                    nursery.start_soon(self.accords.run)
-                    nursery.start_soon(self.keeper.run)
+                    services = (self.accords, self.keeper, partners, self.book, self.whereabouts, presence)
+                    for service in services:
+                        nursery.start_soon(service.run)
                     if listener is not None:
                         nursery.start_soon(self.reception.run, listener)
             finally:

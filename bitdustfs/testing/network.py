@@ -7,7 +7,7 @@ is data: a list of `Fault`s, each at its time, between two nodes or around one.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from math import inf
@@ -76,16 +76,19 @@ class MemoryLink:
         out: _Direction,
         into: _Direction,
         *,
+        own_address: str = "",
         is_bulk: bool = False,
     ) -> None:
         self._network = network
         self._own = own
         self._peer = peer
         self._address = address
+        self._own_address = own_address
         self._out = out
         self._in = into
         self.is_bulk = is_bulk
         self.sent_bytes = 0
+        self.is_stranded = False  # nothing gets through any more, and neither end is told
         self._broken = False
         self._closed = False
 
@@ -97,12 +100,16 @@ class MemoryLink:
     def address(self) -> str:
         return self._address
 
+    @property
+    def own_address(self) -> str:
+        return self._own_address
+
     async def send_all(self, content: bytes | memoryview) -> None:
         await trio.lowlevel.checkpoint()
         while self._out.in_flight >= WINDOW_BYTES and not self._broken:
             await self._out.moved.wait()
         self._check()
-        if self._network.breaks(self._own, self._peer, is_bulk=self.is_bulk) is Break.SILENCE:
+        if self.is_stranded or self._network.breaks(self._own, self._peer, is_bulk=self.is_bulk) is Break.SILENCE:
             return
         sent = bytes(content)
         self.sent_bytes += len(sent)
@@ -169,6 +176,24 @@ class MemoryLink:
             raise PeerGone(peer=f"{short(self._peer)} at {self._address}", what=why)
 
 
+class MemoryInterfaces:
+    """A ports.Interfaces: set `known`, then `note`."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, bool] = {}
+        self._changed = trio.Event()
+
+    def note(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    def numbers(self) -> Mapping[str, bool]:
+        return dict(self.known)
+
+    async def wait_for_change(self) -> None:
+        await self._changed.wait()
+
+
 class MemoryListener:
     """A ports.Listener. Made by `MemoryNetwork.listen`."""
 
@@ -182,6 +207,16 @@ class MemoryListener:
     @property
     def address(self) -> str:
         return self._address
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        return [self._address]
+
+    def move(self, address: str) -> None:
+        """Be reached there from now on, and not where it was."""
+        self._network.stop_listening(self)
+        self._address = address
+        self._network.listen_again(self)
 
     async def accept(self) -> MemoryLink:
         return await self._waiting.receive()
@@ -231,6 +266,7 @@ class MemoryNetwork:
         self._listeners: dict[str, MemoryListener] = {}
         self._links: set[MemoryLink] = set()
         self._breaks: dict[tuple[NodeId, NodeId | None], Break] = {}
+        self.places: dict[NodeId, str] = {}  # ADDR:PORT that a node's own connections come from, if that matters
 
     def dialer(self, node: NodeId) -> MemoryDialer:
         return MemoryDialer(self, node)
@@ -240,6 +276,15 @@ class MemoryNetwork:
         assert address not in self._listeners, "the address is taken"
         listener = self._listeners[address] = MemoryListener(self, node, address)
         return listener
+
+    def listen_again(self, listener: MemoryListener) -> None:
+        assert listener.address not in self._listeners, "the address is taken"
+        self._listeners[listener.address] = listener
+
+    def strand(self, node: NodeId) -> None:
+        """Let nothing through on the links that a node has now, as when its address is another one."""
+        for link in self._links:
+            link.is_stranded |= link.joins(node, None)
 
     def set_line(self, one: NodeId, other: NodeId, line: Line) -> None:
         self._lines[frozenset({one, other})] = line
@@ -269,6 +314,10 @@ class MemoryNetwork:
     def bulk_links(self) -> list[MemoryLink]:
         """Both ends of each bulk connection that there is."""
         return [link for link in self._links if link.is_bulk]
+
+    def links(self) -> list[MemoryLink]:
+        """Both ends of each connection that there is."""
+        return list(self._links)
 
     def break_links(self, one: NodeId, other: NodeId | None = None, *, but_bulk: bool = False) -> None:
         """End the links between two nodes, or around one, as a process that dies does; or all but the bulk ones."""
@@ -329,8 +378,18 @@ class MemoryNetwork:
         is_bulk: bool = False,
     ) -> MemoryLink:
         there, back = _Direction(), _Direction()
-        ours = MemoryLink(self, node, listener.node, address, there, back, is_bulk=is_bulk)
-        theirs = MemoryLink(self, listener.node, node, self._source(node), back, there, is_bulk=is_bulk)
+        come_from = self._source(node)
+        ours = MemoryLink(
+            self,
+            node,
+            listener.node,
+            address,
+            there,
+            back,
+            own_address=self.places.get(node, ""),
+            is_bulk=is_bulk,
+        )
+        theirs = MemoryLink(self, listener.node, node, come_from, back, there, own_address=address, is_bulk=is_bulk)
         try:
             come.send_nowait(theirs)
         except (trio.WouldBlock, trio.BrokenResourceError):
@@ -341,7 +400,9 @@ class MemoryNetwork:
     def _source(self, node: NodeId) -> str:
         """Where a connection of a node comes from: the host at which it listens, if it does."""
         address = next((address for address, each in self._listeners.items() if each.node == node), None)
-        return f"{address.rpartition(':')[0]}:50000" if address is not None else f"dialled-{short(node)}"
+        if address is not None:
+            return f"{address.rpartition(':')[0]}:50000"
+        return self.places.get(node, f"dialled-{short(node)}")
 
     def forget(self, link: MemoryLink) -> None:
         self._links.discard(link)

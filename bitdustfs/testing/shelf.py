@@ -14,7 +14,7 @@ from bitdustfs.core.fragment import leaf_count
 from bitdustfs.core.grace import DAY_S
 from bitdustfs.engine.handler import Handler
 from bitdustfs.errors import AlreadyThere, BadFormat, BadLeaf, DiskFull, NotFound, Unavailable
-from bitdustfs.model import LEAF_BYTES, FragmentName, OwnerId, Root, short
+from bitdustfs.model import LEAF_BYTES, FragmentName, NodeId, OwnerId, Root, short
 from bitdustfs.ports import Leaves, Shelf
 
 Bend = Callable[[Leaves], Leaves]
@@ -242,6 +242,22 @@ class MuteHandler:
         if not isinstance(request, wire.Stat | wire.Ping):
             await trio.sleep(inf if self.is_mute else self.delay_s)
         return await self._inner.answer(caller, request, body)
+
+
+class MemoryAddresses:
+    """A ports.AddressStore in memory."""
+
+    def __init__(self) -> None:
+        self.kept: dict[NodeId, tuple[OwnerId, bytes]] = {}
+
+    def load(self, limit: int) -> Sequence[tuple[OwnerId, bytes]]:
+        return list(self.kept.values())[:limit]
+
+    def save(self, node: NodeId, owner: OwnerId, record: bytes) -> None:
+        self.kept[node] = owner, record
+
+    def drop(self, node: NodeId) -> None:
+        self.kept.pop(node, None)
 
 
 class MemoryContracts:

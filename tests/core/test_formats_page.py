@@ -225,6 +225,9 @@ class Cast:
             "hello": wire.Hello(wire.PROTOCOL_VERSION, self.customer.certificate.raw, (), "bitdustfs 0.1"),
             "put_head": wire.PutHead(len(self.heads()[1].raw), EPOCH),
             "get_head": wire.GetHead(),
+            "here": wire.Here(self.records()[0].raw, "198.51.100.2:0"),
+            "where": wire.Where(self.supplier.node),
+            "there": wire.There(self.records()[0].raw),
             "head_is": wire.HeadIs(HEAD_BYTES),
             "ping": wire.Ping(),
             "put": wire.Put(name, root, len(FRAGMENT), EPOCH, 0),
@@ -254,7 +257,7 @@ BODY_BYTES = {
     "put_head": HEAD_BYTES + head.LINK_BYTES,
     "head_is": HEAD_BYTES,
 }
-HASHED = {"hello", "propose", "status", "agreed"}  # too long for a page: given by their BLAKE3
+HASHED = {"here", "there", "hello", "propose", "status", "agreed"}  # too long for a page: given by their BLAKE3
 
 
 def made(cast: Cast, directory: Path) -> dict[str, str]:

@@ -12,7 +12,7 @@ from bitdustfs.edges.config import (
     KEYS,
     Settings,
     Watched,
-    bootstrap_in,
+    addresses_in,
     load,
     meaning,
     parse_address,
@@ -205,7 +205,7 @@ def test_addresses_to_begin_from_are_a_list(tmp_path: Path) -> None:
     path = written(tmp_path, '[dht]\nbootstrap = "192.0.2.1:7000, friend.example.org:7000"\n')
     settings = load(path)
     assert settings.dht_enabled
-    assert bootstrap_in(settings.dht_bootstrap) == ("192.0.2.1:7000", "friend.example.org:7000")
+    assert addresses_in(settings.dht_bootstrap) == ("192.0.2.1:7000", "friend.example.org:7000")
     assert not store(path, "dht.enabled", "no").dht_enabled
     with pytest.raises(BadRequest, match=r"dht\.bootstrap"):
         store(path, "dht.bootstrap", "192.0.2.1:7000, nowhere")
