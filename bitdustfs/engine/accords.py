@@ -7,6 +7,7 @@ each connection until it is signed; it binds us meanwhile.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Final
 
 import trio
@@ -64,6 +65,7 @@ class Accords:
         held = self.clerk.newest(owner)
         if held is None:
             raise NotFound(what=f"there is no contract with owner {short(owner)}")
+        wish = self._with_notice(owner, wish)
         peer = self._peer_of(owner)
         if peer is None:
             return await self._intend(owner, held, wish), False
@@ -78,6 +80,17 @@ class Accords:
                 raise
             log.info("the notice to owner %s is not signed: %s", short(owner), refused)
             return notice, False
+
+    def _with_notice(self, owner: OwnerId, wish: Wish) -> Wish:
+        """A wish, and what a notice says that he has not signed yet: a second notice does not take back the first."""
+        notice = self.clerk.notice(owner)
+        if notice is None:
+            return wish
+        until_s = wish.until_s if wish.until_s is not None else notice.terms.until_s or None
+        if wish.gives_bytes is not None:
+            return replace(wish, until_s=until_s)
+        gives = agreement.party_of(notice, self.clerk.identity.owner).gives_bytes
+        return replace(wish, until_s=until_s, gives_bytes=gives, since_s=notice.terms.since_s)
 
     async def _intend(self, owner: OwnerId, held: Contract, wish: Wish) -> Contract:
         """Note a notice for when he comes. Raises PeerGone: it is none."""

@@ -321,6 +321,18 @@ async def test_notice_to_who_is_away_holds_and_he_learns_of_it_when_he_comes(aut
         assert await can_read(f.boris)
 
 
+async def test_second_notice_does_not_take_back_the_first(autojump_clock: MockClock) -> None:
+    async with friends() as f:
+        await store(f.boris)
+        f.boris.kill()
+        await f.anna.accords.change(f.boris.owner, Wish(gives_bytes=100_000))
+        ends_s = f.anna.clerk.now_s() + 2 * NOTICE_S
+        await f.anna.accords.change(f.boris.owner, Wish(until_s=ends_s))
+        assert may_store(f.anna, f.boris) == 2 * MIB
+        await f.wait(NOTICE_S + DAY_S)
+        assert f.anna.clerk.allowance(f.boris.owner) == Allowance(100_000, fragments_for(100_000), ends_s)
+
+
 async def test_who_comes_back_after_the_notice_has_run_out_still_reads(autojump_clock: MockClock) -> None:
     async with friends() as f:
         await store(f.boris)
