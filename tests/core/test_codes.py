@@ -25,6 +25,7 @@ def by_table(hired: int, *, lost: int = 0, candidates: int = 0) -> Usual:
         (Code(2, 6), by_table(5, lost=1), 6),  # who was lost may be back
         (Code(2, 6), by_table(5, candidates=1), 6),  # another one is about to be hired
         (Code(2, 6), by_table(6, lost=1), 6),  # it was
+        (Code(2, 5), by_table(5, lost=1), 5),  # no more than are hired
         (Code(2, 6), by_table(5), 5),  # one left, and nobody comes
         (Code(2, 4), by_table(3), 4),
         (Code(1, 1), by_table(3), 3),

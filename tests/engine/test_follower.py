@@ -31,8 +31,10 @@ FIRST = BlockNo(1)
 
 
 @asynccontextmanager
-async def with_files(code: Code | None, *, suppliers: int = 7, candidates: int = 0) -> AsyncIterator[World]:
-    world = World(suppliers=suppliers, candidates=candidates, code=code, patience=PATIENCE)
+async def with_files(
+    code: Code | None, *, suppliers: int = 7, candidates: int = 0, patience: Patience = PATIENCE
+) -> AsyncIterator[World]:
+    world = World(suppliers=suppliers, candidates=candidates, code=code, patience=patience)
     async with world.hired():
         async with world.machine(world.catalog, world.spool):
             for name, content in CONTENTS.items():
@@ -171,7 +173,7 @@ async def test_n_follows_the_number_of_suppliers_where_k_is_the_same(autojump_cl
 
 
 async def test_supplier_may_leave_and_nobody_comes_where_the_table_allows_it(autojump_clock: MockClock) -> None:
-    async with with_files(None, suppliers=5) as world, mounted(world, None):
+    async with with_files(None, suppliers=5, patience=Patience()) as world, mounted(world, None):
         assert codes(world) == {Code(2, 5)}
         world.node.drainer.leave("s2")
         await until(lambda: world.catalog.suppliers()[1].standing is Standing.FIRED)
