@@ -23,10 +23,7 @@ from bitdustfs.model import ROOT_INO, BlockNo, Code
 from tests.engine.customer import say_nothing
 from tests.engine.test_upkeep_random import NAMES, Story
 
-SEEDS = [
-    pytest.param(1, marks=pytest.mark.slow),
-    *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 200)),
-]
+SEEDS = [pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 200)]
 CODES = [Code(1, 3), Code(2, 4), Code(2, 5), Code(3, 5), Code(3, 6), Code(4, 6)]  # each survives two
 
 
