@@ -29,8 +29,9 @@ _HEAD = r""".\" bitdustfs - licence GPL-3.0-or-later
 .SH NAME
 bitdustfs-suppliers \- the states of a supplier, and when it is replaced
 .SH DESCRIPTION
-The mounting process keeps one connection to every supplier and asks it for its room once a minute. What it sees moves
-the supplier between these states:
+The mounting process keeps one connection to every supplier and asks it for its room once a minute, or
+three times in the wait that is configured, if that is more often. What it sees moves the supplier between these
+states:
 """
 
 _GRACE = r""".SH HOW LONG A SUPPLIER MAY STAY AWAY

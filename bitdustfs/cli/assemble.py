@@ -60,7 +60,7 @@ from bitdustfs.engine.handler import RefuseAll
 from bitdustfs.engine.node import Node, NodeOptions
 from bitdustfs.engine.reception import Reception
 from bitdustfs.engine.reporter import note_checked
-from bitdustfs.engine.suppliers import Suppliers
+from bitdustfs.engine.suppliers import PING_S, Suppliers
 from bitdustfs.engine.tree import Caller
 from bitdustfs.errors import (
     BadFormat,
@@ -143,7 +143,15 @@ async def _mount(
         ]
         patience_s = wish.settings.patience
         entropy, wall = SystemEntropy(), SystemWall()
-        suppliers = Suppliers(identity, given.caller.dialer, known, entropy=entropy, wall=wall, caller=given.caller)
+        suppliers = Suppliers(
+            identity,
+            given.caller.dialer,
+            known,
+            entropy=entropy,
+            wall=wall,
+            caller=given.caller,
+            ping_s=min(PING_S, patience_s / 3) if patience_s else PING_S,
+        )
         given.known_at = lambda: [(row.node, row.address) for row in catalog.suppliers()]
         stack.callback(setattr, given, "known_at", tuple)  # the catalog is closed before friends are left
         given.on_peer, given.is_dialled, given.is_friend = suppliers.adopt, suppliers.dials, suppliers.knows

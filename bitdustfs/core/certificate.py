@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature
@@ -93,6 +94,7 @@ class Identity:
         return self.key.sign(_node_message(purpose, content))
 
 
+@lru_cache(maxsize=1024)
 def node_id(node_public: bytes) -> NodeId:
     """The node's id: SHA-256 of the SubjectPublicKeyInfo of its 32-byte Ed25519 key."""
     return NodeId(hashlib.sha256(_ED25519_SPKI + node_public).digest())

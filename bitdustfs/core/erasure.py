@@ -33,21 +33,19 @@ def encode(block: bytes | bytearray, code: Code) -> tuple[bytes | memoryview, ..
         ValueError: the block is empty.
     Source: zfec README, "Overview" (primary and secondary blocks).
     """
-    return reencode(_primaries(block, code.k), code.k, range(code.n))
+    return reencode(primaries(block, code.k), code.k, range(code.n))
 
 
 def remake(block: bytes | bytearray, k: int, wanted: Sequence[int]) -> tuple[bytes | memoryview, ...]:
     """Make the fragments with the indexes `wanted` of a whole block again."""
-    return reencode(_primaries(block, k), k, wanted)
+    return reencode(primaries(block, k), k, wanted)
 
 
-def reencode(
-    primaries: Sequence[bytes | memoryview], k: int, wanted: Sequence[int]
-) -> tuple[bytes | memoryview, ...]:
+def reencode(first_k: Sequence[bytes | memoryview], k: int, wanted: Sequence[int]) -> tuple[bytes | memoryview, ...]:
     """Make the fragments with the indexes `wanted` from the k primary ones, all of one length."""
     computed = tuple(i for i in wanted if i >= k)
-    made = dict(zip(computed, _encoder(k).encode(tuple(primaries), computed), strict=True)) if computed else {}
-    return tuple(primaries[i] if i < k else made[i] for i in wanted)
+    made = dict(zip(computed, _encoder(k).encode(tuple(first_k), computed), strict=True)) if computed else {}
+    return tuple(first_k[i] if i < k else made[i] for i in wanted)
 
 
 def decode(fragments: Mapping[int, bytes | memoryview], k: int) -> tuple[bytes | memoryview, ...]:
@@ -71,7 +69,8 @@ def decode(fragments: Mapping[int, bytes | memoryview], k: int) -> tuple[bytes |
     return tuple(_decoder(k).decode(tuple(fragments[i] for i in order), order))
 
 
-def _primaries(block: bytes | bytearray, k: int) -> tuple[bytes | memoryview, ...]:
+def primaries(block: bytes | bytearray, k: int) -> tuple[bytes | memoryview, ...]:
+    """Cut a block into its k primary fragments. Raises ValueError: it is empty."""
     if not block:
         raise ValueError("an empty block cannot be encoded")
     length = fragment_length(len(block), k)

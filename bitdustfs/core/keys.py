@@ -7,6 +7,7 @@ and its label says so. R and the owner's signing key are never stored; `VolumeKe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -72,6 +73,7 @@ def public_bytes(key: Ed25519PrivateKey) -> bytes:
     return key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
 
 
+@lru_cache(maxsize=1024)  # every request asks for the owner of its connection
 def owner_id(public: bytes) -> OwnerId:
     """The owner's id: SHA-256 over a label and the owner's 32-byte public key."""
     return OwnerId(sha256(b"bitdustfs 1 owner id\0" + public).digest())

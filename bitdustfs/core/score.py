@@ -31,8 +31,8 @@ _FAST_BYTES_S: Final = 1024 * 1024  # (tune) more is no better: lines at home ar
 def watched(track: Track, elapsed_s: float, *, answers: bool) -> Track:
     """The track after so many more seconds, in which the supplier answered, or did not."""
     kept = math.exp(-elapsed_s / MEMORY_S)
-    return replace(
-        track,
+    return Track(
+        track.supplier,
         present_s=track.present_s * kept + (elapsed_s if answers else 0.0),
         absent_s=track.absent_s * kept + (0.0 if answers else elapsed_s),
         proven=track.proven * kept,

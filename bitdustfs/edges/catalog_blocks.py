@@ -136,6 +136,8 @@ _CODES = """
 class BlockTables(Store):
     """Blocks, fragments and suppliers."""
 
+    _suppliers: tuple[Supplier, ...] | None = None  # as they are now, once asked for: everybody asks all the time
+
     # -- blocks ------------------------------------------------------------------------------------------
     def new_block_no(self) -> BlockNo:
         """Take a block number that was never given out."""
@@ -293,12 +295,15 @@ class BlockTables(Store):
     # -- suppliers ---------------------------------------------------------------------------------------
     def suppliers(self) -> Sequence[Supplier]:
         """All suppliers, whatever their standing, by number."""
-        return [_supplier(row) for row in self._rows(_SUPPLIERS)]
+        if self._suppliers is None:
+            self._suppliers = tuple(_supplier(row) for row in self._rows(_SUPPLIERS))
+        return list(self._suppliers)
 
     def put_supplier(self, supplier: Supplier) -> None:
         """Insert or replace by number; a number of 0 takes a new one."""
         number = supplier.supplier or self._take("supplier")
         names = (supplier.node, supplier.owner, supplier.label, supplier.address, supplier.contract)
+        self._suppliers = None
         with self.savepoint():
             capacity = (supplier.capacity_bytes, supplier.capacity_fragments)
             self._change(_PUT_SUPPLIER, (number, *names, *capacity, int(supplier.standing)))
@@ -306,7 +311,12 @@ class BlockTables(Store):
 
     def charge_supplier(self, supplier: SupplierNo, bytes_more: int, fragments_more: int) -> None:
         """Count what a supplier holds for us."""
+        self._suppliers = None
         self._change(_CHARGE, (supplier, bytes_more, fragments_more))
+
+    def _undone(self) -> None:
+        super()._undone()
+        self._suppliers = None
 
 
 @lru_cache(maxsize=256)  # they are asked for again and again, and seldom change

@@ -214,6 +214,7 @@ class TreeTables(Store):
             self._inodes.popitem(last=False)
 
     def _undone(self) -> None:
+        super()._undone()
         self._inodes.clear()
         self._absent = None
 

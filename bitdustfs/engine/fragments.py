@@ -175,6 +175,10 @@ class Fragments:
                     got[part] = primaries[part.index]
         return b"".join(got[part] for part in parts)
 
+    async def any_k(self, block: BlockRow) -> Mapping[int, bytes | memoryview]:
+        """k whole fragments of a block by index, each checked against its root: those that are easiest to have."""
+        return await self._gathered(block, 0, erasure.fragment_length(block.length, block.code.k), {}, set())
+
     def at_hand(self, block: BlockRow, start: int, end: int) -> bytes | None:
         """The same of a short range whose leaves are remembered; they were checked when they came. Does not wait."""
         length = erasure.fragment_length(block.length, block.code.k)
@@ -225,17 +229,21 @@ class Fragments:
         if now - self._looked_at < LOOK_PAUSE_S:
             return
         self._looked_at = now
-        quiet = {supplier: self._source.quiet_s(supplier) for supplier in self._source.online()}
+        online = self._source.online()
         asks = [ask for asks in self._asks.values() for ask in asks]
         late_s = inf if self._source.is_held_back() else LATE_S  # then it is not they who are slow
         self._late = {ask.supplier for ask in asks if now - ask.since > late_s}
-        answering = {supplier for supplier in quiet if self._answers(supplier)}
+        answering: set[SupplierNo] | None = None  # counted when it matters, which is seldom
         for ask in asks:
-            quiet_s, late = quiet.get(ask.supplier, 0.0), now - ask.since > late_s
+            quiet_s = self._source.quiet_s(ask.supplier) if ask.supplier in online else 0.0
+            late = now - ask.since > late_s
             if quiet_s >= SILENT_S:
                 self._source.doubt(ask.supplier)
+            if answering is None and (quiet_s >= ELSEWHERE_S or late):
+                answering = {supplier for supplier in online if self._answers(supplier)}
             if now - ask.since > ASK_MOST_S or (
-                (quiet_s >= ELSEWHERE_S or late)
+                answering is not None
+                and (quiet_s >= ELSEWHERE_S or late)
                 and len(answering - {ask.supplier}) >= ask.block.code.k
                 and self._others_do(ask.supplier, ask.block)
             ):
@@ -304,6 +312,15 @@ class Fragments:
         self, block: BlockRow, start: int, end: int, at_hand: Mapping[int, bytes | memoryview], avoid: set[int]
     ) -> tuple[bytes | memoryview, ...]:
         """Columns [start, end) of all primary fragments, from any k fragments."""
+        have = await self._gathered(block, start, end, at_hand, avoid)
+        if end - start >= THREAD_BYTES:
+            return await self._crunch.run(erasure.decode, have, block.code.k)
+        return erasure.decode(have, block.code.k)
+
+    async def _gathered(
+        self, block: BlockRow, start: int, end: int, at_hand: Mapping[int, bytes | memoryview], avoid: set[int]
+    ) -> dict[int, bytes | memoryview]:
+        """Columns [start, end) of k fragments."""
         have = dict(at_hand)
         failed = Counter(avoid)
         while (need := block.code.k - len(have)) > 0:
@@ -315,11 +332,7 @@ class Fragments:
             got = await self._parts(block, [_Part(index, start, end) for index in asked])
             have.update({part.index: content for part, content in got.items()})
             failed.update(index for index in asked if index not in have)
-        if end - start >= THREAD_BYTES:
-            decoded = await self._crunch.run(erasure.decode, have, block.code.k)
-        else:
-            decoded = erasure.decode(have, block.code.k)
-        return decoded
+        return have
 
     async def _hope(self, block: BlockRow) -> bool:
         """Wait for another supplier, if enough may come. Whoever waits for the block is not kept from giving up."""

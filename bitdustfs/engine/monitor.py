@@ -20,7 +20,7 @@ given up for it, but nobody can say either that what the silent ones hold is sti
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -116,6 +116,7 @@ class Monitor:
         self._away_before: frozenset[SupplierNo] = frozenset()  # who was away when it became doubtful who is
         self._doubted_s = 0.0
         self._counted_spare: tuple[frozenset[SupplierNo], float, int] | None = None  # who was there, when, how much
+        self.on_absent: Callable[[SupplierNo], None] = lambda _supplier: None  # what it held does not count any more
         self.is_doubtful = False  # whether it seems that we are the ones who are cut off
 
     def state(self, supplier: SupplierNo) -> State:
@@ -415,6 +416,7 @@ class Monitor:
         """Let the fragments of lost suppliers count no more."""
         for lost in (row.supplier for row in self._catalog.suppliers() if row.is_lost):
             while rows := self._catalog.fragments_at(lost, FragmentState.HELD, STEP):
+                self.on_absent(lost)
                 with self._journal.operation():
                     for row in rows:
                         self._catalog.put_fragment(replace(row, state=FragmentState.ABSENT))

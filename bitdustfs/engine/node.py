@@ -203,6 +203,7 @@ class Node:
             look_s=options.watch_every_s,
         )
         self.returns.on_wrong = self.auditor.look_through
+        self.monitor.on_absent = self.returns.lost
         suppliers.on_address = self._note_address
         self.rebuilder = Rebuilder(
             catalog,

@@ -197,9 +197,9 @@ class Rebuilder:
         unmade = range(known, max(indexes) + 1)  # never made before: their roots are recorded without a gap
         again = range(block.code.k) if unmade else ()  # then no root of theirs tells whether the content is right
 
-        def make(content: bytes | bytearray) -> tuple[Sequence[bytes | memoryview], tuple[Root, ...]]:
+        def make(first_k: Sequence[bytes | memoryview]) -> tuple[Sequence[bytes | memoryview], tuple[Root, ...]]:
             all_of_them = sorted({*indexes, *again, *unmade})
-            made = dict(zip(all_of_them, erasure.remake(content, block.code.k, all_of_them), strict=True))
+            made = dict(zip(all_of_them, erasure.reencode(first_k, block.code.k, all_of_them), strict=True))
             roots = {index: fragment.root(each) for index, each in made.items()}
             for index in all_of_them:
                 if index < known and roots[index] != block.roots[index]:
@@ -209,11 +209,12 @@ class Rebuilder:
         copy = await self._copies.block(block) if block.block > 0 else None
         if copy is not None:
             try:
-                made, roots = await self._crunch.run(make, copy)
+                made, roots = await self._crunch.run(make, erasure.primaries(copy, block.code.k))
                 return made, self._with_roots(block, roots)
             except DiskFault as e:
                 _log.warning("the copy of block %d that is here is not what was sealed: %s", block.block, e)
-        made, roots = await self._crunch.run(make, await self._fragments.block_range(block, 0, block.length))
+        have = await self._fragments.any_k(block)
+        made, roots = await self._crunch.run(lambda: make(erasure.decode(have, block.code.k)))
         return made, self._with_roots(block, roots)
 
     def _with_roots(self, block: BlockRow, new: tuple[Root, ...]) -> BlockRow:

@@ -87,6 +87,7 @@ class Returns:
         self._secrets = secrets
         self._entropy = entropy
         self._not_before: dict[SupplierNo, float] = {}
+        self._whole: set[SupplierNo] = set()  # nothing of theirs is ABSENT, as far as `lost` was not called since
         self.on_wrong: Callable[[SupplierNo], None] = lambda _supplier: None
 
     async def run(self) -> None:
@@ -102,19 +103,24 @@ class Returns:
                 await self._shelves.wait_for_change()
                 await trio.sleep(SETTLE_S)  # until the monitor has seen it too
 
+    def lost(self, supplier: SupplierNo) -> None:
+        """What a supplier held does not count any more: when it is back, it is asked."""
+        self._whole.discard(supplier)
+
     # -- private -----------------------------------------------------------------------------------------------
 
     def _due(self) -> list[Supplier]:
         if self._journal.refusal is not None:
             return []
         now, reachable = trio.current_time(), self._fragments.reachable()
-        return [
-            row
-            for row in self._catalog.suppliers()
-            if row.is_listed and row.supplier in reachable
-            if self._not_before.get(row.supplier, now) <= now
-            and self._catalog.fragments_at(row.supplier, FragmentState.ABSENT, 1)
-        ]
+        listed = [row for row in self._catalog.suppliers() if row.is_listed]
+        due = []
+        for row in (row for row in listed if row.supplier in reachable and row.supplier not in self._whole):
+            if not self._catalog.fragments_at(row.supplier, FragmentState.ABSENT, 1):
+                self._whole.add(row.supplier)
+            elif self._not_before.get(row.supplier, now) <= now:
+                due.append(row)
+        return due
 
     async def _ask(self, row: Supplier) -> None:
         """Go through all that is ABSENT there. Raises PeerError, _Silent: it went away over it."""

@@ -63,6 +63,7 @@ class Suppliers:
         caller: dials, with its own handler, memory and pacer, for a process that does more than this.
         head_version: of the newest head that we know; set `head_version` when there is a newer one. Suppliers that
             know a newer one refuse to let fragments go, and to take any if another node signed it.
+        ping_s: how often each is asked for its room; less than the patience with it, or it is given up unasked.
     """
 
     def __init__(
@@ -79,7 +80,9 @@ class Suppliers:
         caller: Caller | None = None,
         clerk: Clerk | None = None,
         head_version: int = 0,
+        ping_s: float = PING_S,
     ) -> None:
+        self._ping_s = ping_s
         self._identity = identity
         self._dialer = dialer
         self._entropy = entropy
@@ -463,7 +466,7 @@ class Suppliers:
                 log.info("supplier %r is online", relation)
             self._note_change()
             while is_alive and relation.carrier is carrier and not peer.closed.is_set():
-                with trio.move_on_after(PING_S) as relation.patience:
+                with trio.move_on_after(self._ping_s) as relation.patience:
                     await until_doubtful(carrier)
                 if relation.carrier is carrier:
                     is_alive = await self._is_alive(relation, carrier)

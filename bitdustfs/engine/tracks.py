@@ -10,7 +10,7 @@ from bitdustfs.engine.journal import Journal
 from bitdustfs.model import SupplierNo, Track
 from bitdustfs.ports import Catalog
 
-NOTE_S: Final = 600.0  # (tune) seconds of looking between two notes: what a crash may forget
+NOTE_S: Final = 3600.0  # (tune) seconds of looking between two notes: a crash may forget an hour of thirty days
 
 
 class Tracks:

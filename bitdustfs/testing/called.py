@@ -27,7 +27,7 @@ from bitdustfs.errors import PeerError, PeerFull, PeerGone, ProtocolViolation
 from bitdustfs.model import LEAF_BYTES, FragmentName, NodeId, OwnerId, Root, Standing, Supplier, SupplierNo
 from bitdustfs.ports import Leaves, Wall
 from bitdustfs.testing.byzantine import Byzantine, Conduct
-from bitdustfs.testing.clock import FakeWall, InlineCrunch
+from bitdustfs.testing.clock import FakeWall, InstantCrunch
 from bitdustfs.testing.network import Line
 from bitdustfs.testing.shelf import MemoryContracts, MemoryShelf
 from bitdustfs.testing.swarm import MOST_NAMES, make_identity
@@ -49,7 +49,7 @@ class CalledNode:
         self.conduct = Conduct()
         self.allowed: dict[OwnerId, int] = {}
         self.keeper = Keeper(
-            self.identity, self.shelf, self.contracts, allowed=self.allowed, crunch=InlineCrunch(), wall=wall
+            self.identity, self.shelf, self.contracts, allowed=self.allowed, crunch=InstantCrunch(), wall=wall
         )
         self.handler = Byzantine(self.keeper, self.conduct)
 

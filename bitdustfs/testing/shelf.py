@@ -29,6 +29,7 @@ class MemoryShelf:
         self.donated_bytes = donated_bytes
         self._fragments: dict[OwnerId, dict[FragmentName, tuple[Root, bytes]]] = {}
         self._trash: dict[OwnerId, dict[FragmentName, tuple[int, bytes]]] = {}  # when it came there, and what
+        self._used: dict[OwnerId, tuple[int, int]] = {}  # as last counted, until something changes
 
     def copy(self) -> MemoryShelf:
         """Another shelf with what is on this one now."""
@@ -54,6 +55,7 @@ class MemoryShelf:
         if self.free_bytes() < len(content):
             raise DiskFull(path="memory")
         self._fragments[owner][name] = root, bytes(content)
+        self._used.pop(owner, None)
 
     def get(self, owner: OwnerId, name: FragmentName, first: int, count: int, *, hashes: bool) -> Leaves:
         self._check()
@@ -69,6 +71,7 @@ class MemoryShelf:
     def delete(self, owner: OwnerId, name: FragmentName, *, now_s: int) -> bool:
         self._check()
         gone = self._fragments.get(owner, {}).pop(name, None)
+        self._used.pop(owner, None)
         if gone is not None:
             self._trash.setdefault(owner, {})[name] = now_s, gone[1]
         return gone is not None
@@ -87,6 +90,7 @@ class MemoryShelf:
         for name, (_at, content) in sorted(self._old_trash(owner, before_s).items(), key=lambda each: each[1][0]):
             if bytes_wanted > 0 or fragments_wanted > 0:
                 del self._trash[owner][name]
+                self._used.pop(owner, None)
                 bytes_wanted, fragments_wanted = bytes_wanted - len(content), fragments_wanted - 1
 
     def drop(self, owner: OwnerId, bytes_wanted: int) -> int:
@@ -120,13 +124,16 @@ class MemoryShelf:
         if fragment.root(held[name][1]) == held[name][0]:
             return True
         del held[name]
+        self._used.pop(owner, None)
         return False
 
     def used(self, owner: OwnerId) -> tuple[int, int]:
         self._check()
-        lengths = [len(content) for _root, content in self._fragments.get(owner, {}).values()]
-        lengths += [len(content) for _at, content in self._trash.get(owner, {}).values()]
-        return sum(lengths), len(lengths)
+        held, gone = self._fragments.get(owner, {}), self._trash.get(owner, {})
+        if owner not in self._used:
+            size = sum(len(kept[1]) for kept in held.values()) + sum(len(kept[1]) for kept in gone.values())
+            self._used[owner] = size, len(held) + len(gone)
+        return self._used[owner]
 
     def free_bytes(self) -> int:
         self._check()

@@ -477,3 +477,16 @@ def test_values_come_back(catalog: Catalog) -> None:
     assert catalog.local_value("scope") == b"here again"
     assert catalog.value("scope") == b"\0\2"
     assert catalog.local_value("suite") is None
+
+
+def test_suppliers_that_were_asked_for_are_told_anew_after_every_change_and_every_undoing(catalog: Catalog) -> None:
+    catalog.put_supplier(SUPPLIER)
+    before = catalog.suppliers()
+    catalog.charge_supplier(before[0].supplier, 100, 1)
+    (charged,) = catalog.suppliers()
+    assert charged.used_bytes == before[0].used_bytes + 100
+    with pytest.raises(ZeroDivisionError), catalog.savepoint():
+        catalog.put_supplier(replace(charged, label="other"))
+        assert catalog.suppliers()[0].label == "other"
+        raise ZeroDivisionError
+    assert catalog.suppliers() == [charged]

@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from bitdustfs.core import erasure
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.copies import Copies
 from bitdustfs.engine.courtesy import Courtesy
@@ -223,3 +224,23 @@ async def test_blocks_that_nobody_could_take_anything_of_are_not_looked_at(autoj
         volume.remote.gone = set()
         await trio.sleep(60)
         assert volume.catalog.held(volume.catalog.blocks_of(ino)[0]) == 5
+
+
+async def test_rebuild_fetches_k_fragments_and_no_more_wherever_the_block_ends(autojump_clock: MockClock) -> None:
+    volume = Volume(suppliers=6)
+    async with volume.running():
+        volume.remote.gone = {6}
+        ino = await volume.write_all(CONTENT)
+        await volume.flush()
+        await volume.forget()
+        (number,) = volume.catalog.blocks_of(ino)
+        block = volume.catalog.block(number)
+        assert block is not None and block.length % block.code.k, "the last primary fragment is as long as the others"
+        volume.remote.gets.clear()
+        volume.remote.gone = {3}
+        (row,) = (row for row in volume.catalog.fragments(number) if row.supplier == 3)
+        volume.catalog.put_fragment(replace(row, state=FragmentState.ABSENT))
+        await trio.sleep(60)
+        assert volume.catalog.held(number) == 5
+        length = erasure.fragment_length(block.length, block.code.k)
+        assert sum(count for _supplier, count in volume.remote.gets) == block.code.k * length
