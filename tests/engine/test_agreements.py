@@ -183,7 +183,8 @@ async def test_two_contracts_of_one_serial_become_one(autojump_clock: MockClock)
 
 async def test_contract_of_others_that_is_shown_is_not_taken(autojump_clock: MockClock) -> None:
     async with friends() as f:
-        await f.carla.hire(f.boris, MIB)
+        for size in range(1, 6):  # of a higher serial than theirs
+            await f.carla.hire(f.boris, size * MIB)
         before = f.anna.clerk.shown(f.boris.owner)
         (peer,) = f.boris.connections.of(f.anna.node)
         await peer.request(wire.Compare(f.boris.clerk.shown(f.carla.owner)), wire.Compared)
