@@ -146,6 +146,8 @@ class Keeper:
         """Decide before the body comes; for PUT reserve its room."""
         if isinstance(request, wire.Knock | wire.Join):
             return Refusal(Refused.NOT_ALLOWED, "nobody is taken in here")
+        if type(request) not in _ROLES:
+            return Refusal(Refused.NOT_ALLOWED, "nobody answers that here")
         if caller.role not in _ROLES[type(request)]:
             return Refusal(Refused.NOT_ALLOWED, f"a {caller.role.name.lower()} may not do that")
         if (refusal := self._outdates(caller, request)) is not None:
