@@ -333,7 +333,9 @@ class _Mounted:
         if self._wish.settings.practice:
             lines.append(PRACTICE_BANNER)
         if not hired:
-            lines.append("No supplier is hired: everything exists only on this machine. See `bitdustfs hire --help`.")
+            lines.append(
+                "No supplier is hired: everything exists only on this machine. See `bitdustfs invite --help`."
+            )
         elif hired == 1:
             lines.append("One supplier is hired: if it goes, and this machine goes, everything is gone.")
         if self._catalog.failure is not None:

@@ -37,7 +37,7 @@ def suppliers(context: click.Context, asked: Asked) -> None:
     for supplier in report["suppliers"]:
         click.echo(supplier_line(supplier).strip())
     if not report["suppliers"]:
-        click.echo("No supplier is hired. See `bitdustfs hire --help`.")
+        click.echo("No supplier is hired. See `bitdustfs invite --help`.")
 
 
 @suppliers.command()

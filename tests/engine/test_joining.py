@@ -33,11 +33,11 @@ from bitdustfs.errors import (
     ProtocolViolation,
     WrongPeer,
 )
-from bitdustfs.model import OwnerId, Role
+from bitdustfs.model import NodeId, OwnerId, Role
 from bitdustfs.testing.clock import FakeWall, InlineCrunch
 from bitdustfs.testing.entropy import SeededEntropy
 from bitdustfs.testing.invitations import MemoryInvitations
-from bitdustfs.testing.network import MemoryListener, MemoryNetwork
+from bitdustfs.testing.network import MemoryDialer, MemoryLink, MemoryListener, MemoryNetwork
 from bitdustfs.testing.shelf import MemoryContracts, MemoryShelf
 from bitdustfs.testing.swarm import make_identity
 
@@ -279,7 +279,14 @@ async def test_friend_dials_back_to_where_the_connection_came_from_and_nowhere_e
 async def test_who_cannot_be_dialled_is_told_so_in_time(autojump_clock: MockClock) -> None:
     async with house() as anna:
         anna.invite()
-        anna.network.listen(BEN.node, "10.0.0.2:6000")  # it does not answer at the port that it says
+        anna.network.listen(BEN.node, "10.0.0.2:6000")
+
+        class Hangs(MemoryDialer):
+            async def dial(self, address: str, expected: NodeId) -> MemoryLink:
+                await trio.sleep_forever()
+                raise AssertionError
+
+        anna.host._dialer = Hangs(anna.network, ANNA.node)
         began = trio.current_time()
         made = await anna.join(addresses=("10.0.0.2:7000",))
         assert made.reached == "" and trio.current_time() - began < 6
