@@ -106,7 +106,7 @@ def remove(asked: Asked, name: str) -> None:
         raise BadRequest(what=f"{name} keeps {used} of yours: {first}")
     if one["takes_bytes"]:
         until = f"until {moment(one['until_s'])}" if one["until_s"] else "for as long as nobody ends it"
-        stays = "what he stored here stays, and nobody but he erases it before the contract has ended"
+        stays = f"end that with `bitdustfs contracts end {name}`, which says what becomes of what he stored here"
         raise BadRequest(what=f"you promised {name} {format_size(one['takes_bytes'])} {until}: {stays}")
     forget_name(home.contracts, OwnerId(bytes.fromhex(one["owner"])))
     click.echo(f"{name} is forgotten.")
