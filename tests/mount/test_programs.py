@@ -103,7 +103,7 @@ def test_sqlite_with_several_writers_loses_no_commit_when_the_mount_is_killed(
 
 def test_git_repository_is_whole_after_the_mount_is_killed(rough_swarm: Practice) -> None:
     clone = rough_swarm.path / "clone"
-    run("git", "clone", "--quiet", REPOSITORY, clone)
+    run("git", "clone", "--quiet", "--no-local", REPOSITORY, clone)
     (clone / "README.md").write_text("changed")
     commit = ("-c", "user.name=n", "-c", "user.email=e", "commit", "--quiet", "--all", "--message", "change")
     run("git", "-C", clone, *commit)

@@ -37,7 +37,7 @@ def test_a_real_tree_survives_cache_drop_and_n_minus_k_dead_suppliers(tmp_path: 
     large.write_bytes(random.Random(5).randbytes(32 << 20))
     with Practice(tmp_path / "swarm", spares=2) as practice:
         run("cp", "-a", source, practice.path / "tree")
-        run("git", "clone", "--quiet", REPOSITORY, practice.path / "clone")
+        run("git", "clone", "--quiet", "--no-local", REPOSITORY, practice.path / "clone")
         run("cp", large, practice.path / "large")
         practice.sync()
         before = practice.status()
