@@ -91,7 +91,7 @@ def test_supplier_with_another_address_is_found_again(friends: Friends) -> None:
     assert friends.boris.address in shown["boris"] or friends.boris.address6 in shown["boris"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_friends_who_move_at_once_find_each_other_by_a_third(friends: Friends) -> None:
     wait_until_whole(friends)
     friends.anna.move()
