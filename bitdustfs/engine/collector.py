@@ -146,9 +146,10 @@ class Collector:
             found, at = self._catalog.mapped_chunks(at, ROWS)
             if at is None:
                 return True
-            if not chunks.isdisjoint(found):
-                self._stop(f"chunk {min(chunks & found)} is in a map, and not in the index of maps")
-                return False
+            for chunk in chunks & found:
+                if (chunk, False) in self._catalog.loose_chunks(ChunkNo(chunk - 1), 1):  # not named since we began
+                    self._stop(f"chunk {chunk} is in a map, and not in the index of maps")
+                    return False
             await trio.lowlevel.checkpoint()
 
     async def _are_empty(self, blocks: Set[BlockNo]) -> bool:

@@ -13,7 +13,7 @@ from trio.testing import MockClock
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine import collector, releases
 from bitdustfs.engine.collector import is_kept_back
-from bitdustfs.model import Code, SupplierNo
+from bitdustfs.model import ChunkNo, Code, SupplierNo
 from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.swarm import make_identity
 from bitdustfs.testing.world import World
@@ -240,3 +240,28 @@ def lose_index(catalog: SqliteCatalog, name: str) -> None:
     database.execute(f"PRAGMA schema_version = {database.pragma('schema_version') + 1}")
     database.pragma("writable_schema", 0)
     assert database.execute("PRAGMA integrity_check(1)").fetchall()[0][0] != "ok"
+
+
+async def test_what_is_written_again_while_the_maps_are_read_is_no_damage(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with World(code=CODE).running() as world:
+        await world.write("first", CONTENT)
+        await world.sync()
+        delete(world, "first")
+        chunks = world.node.collector
+        read_maps = chunks._are_named_nowhere
+
+        async def read_maps_meanwhile(doomed: set[ChunkNo]) -> bool:
+            await world.write("again", CONTENT)  # its chunks are known
+            await world.sync()
+            return await read_maps(doomed)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(chunks, "_are_named_nowhere", read_maps_meanwhile)
+            await chunks.collect()
+        assert not is_kept_back(world.catalog)
+        await world.node.drop_cache()
+        assert await world.read("again") == CONTENT
+        delete(world, "again")
+        await until(lambda: not world.catalog.count_blocks() and not world.catalog.count_releases())
