@@ -122,10 +122,13 @@ def next_terms(
     *,
     now_s: int,
     used: tuple[int, int],
+    in_force: Contract | None = None,
 ) -> Terms:
     """What we propose: the newest contract with a wish put over it.
 
     Args:
+        in_force: the contract that holds now, if the newest does not yet. What is given less from a date on is not
+            given less before it.
         used: bytes and fragments that they store here: what we may not go below without notice.
     """
     we_were = party_of(held, us[0]) if held else Party(*us)
@@ -142,9 +145,11 @@ def next_terms(
         second=they,
     )
     if wish.since_s is not None:
-        return replace(terms, since_s=max(now_s, wish.since_s))
-    if held and _is_less(we, we_were) and (used[0] > we.gives_bytes or used[1] > we.gives_fragments):
-        return replace(terms, since_s=now_s + NOTICE_S)
+        terms = replace(terms, since_s=max(now_s, wish.since_s))
+    elif held and _is_less(we, we_were) and (used[0] > we.gives_bytes or used[1] > we.gives_fragments):
+        terms = replace(terms, since_s=now_s + NOTICE_S)
+    if held and in_force and any(_is_less(party, party_of(in_force, party.owner)) for party in (we, they)):
+        terms = replace(terms, since_s=max(terms.since_s, held.terms.since_s))
     return terms
 
 
@@ -165,10 +170,19 @@ def takes_away(held: Contract, terms: Terms, owner: OwnerId) -> bool:
     return _is_less(giver_after, giver_before) or ends_earlier(after.until_s, before.until_s)
 
 
-def breaks_notice(held: Contract, terms: Terms, owner: OwnerId, *, used: tuple[int, int], now_s: int) -> str:
+def breaks_notice(
+    held: Contract,
+    terms: Terms,
+    owner: OwnerId,
+    *,
+    used: tuple[int, int],
+    now_s: int,
+    in_force: Contract | None = None,
+) -> str:
     """What is taken from `owner` too early; "": nothing.
 
     Args:
+        in_force: the contract that holds now, if the newest does not yet.
         used: what he stores there: below that nobody goes without notice.
     """
     soonest_s = now_s + NOTICE_S - SKEW_S
@@ -177,7 +191,13 @@ def breaks_notice(held: Contract, terms: Terms, owner: OwnerId, *, used: tuple[i
     will = after.second if after.first.owner == owner else after.first
     too_small = used[0] > will.gives_bytes or used[1] > will.gives_fragments
     moved = will.gives_bytes > 0 and was.gives_bytes > 0 and will.shelf != was.shelf
-    if ((_is_less(will, was) and too_small) or moved) and terms.since_s < soonest_s:
+    cut_short = (
+        in_force is not None
+        and too_small
+        and terms.since_s < before.since_s
+        and _is_less(will, party_of(in_force, will.owner))
+    )
+    if ((_is_less(will, was) and too_small) or moved or cut_short) and terms.since_s < soonest_s:
         return f"less than is stored needs a notice of {NOTICE_S // DAY_S} days"
     if ends_earlier(after.until_s, before.until_s) and after.until_s < soonest_s:
         return f"the end needs a notice of {NOTICE_S // DAY_S} days"

@@ -103,8 +103,10 @@ class Accords:
             wish,
             now_s=self.clerk.now_s(),
             used=self.clerk.used_here(owner),
+            in_force=self.clerk.in_force(owner),
         )
         if agreement.is_granted(held, terms):
+            await self.clerk.abandon(owner)  # a notice that he has not signed is taken back
             return held
         if not agreement.takes_away(held, terms, owner):
             raise PeerGone(peer=short(owner), what="it is not connected: more can be agreed when it is")

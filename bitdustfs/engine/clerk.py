@@ -77,6 +77,11 @@ class Clerk:
         """The contract that the next one follows."""
         return self._newest.get(owner)
 
+    def in_force(self, owner: OwnerId) -> Contract | None:
+        """The contract that holds now."""
+        kept = self._agreements.get(owner)
+        return kept.in_force(self.now_s()) if kept is not None else None
+
     def proposal(self, owner: OwnerId) -> Contract | None:
         """What we have proposed, and he has not signed."""
         return self._proposals.get(owner)
@@ -237,7 +242,14 @@ class Clerk:
             return Refusal(Refused.BAD_REQUEST, "too many changes are agreed that do not hold yet")
         if kept is None:
             return None
-        broken = agreement.breaks_notice(kept, terms, self.identity.owner, used=self.used_there(owner), now_s=now_s)
+        broken = agreement.breaks_notice(
+            kept,
+            terms,
+            self.identity.owner,
+            used=self.used_there(owner),
+            now_s=now_s,
+            in_force=self.in_force(owner),
+        )
         return Refusal(Refused.NOT_ALLOWED, broken) if broken else None
 
     def _judge_size(self, terms: contract.Terms, kept: Contract | None, allowed_bytes: int | None) -> Refusal | None:

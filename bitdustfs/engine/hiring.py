@@ -44,7 +44,13 @@ async def agree(peer: Peer, clerk: Clerk, wish: Wish) -> Contract:
         await compare(peer, clerk)
         held = clerk.newest(peer.owner)
         terms = agreement.next_terms(
-            held, us, (peer.owner, peer.node), wish, now_s=clerk.now_s(), used=clerk.used_here(peer.owner)
+            held,
+            us,
+            (peer.owner, peer.node),
+            wish,
+            now_s=clerk.now_s(),
+            used=clerk.used_here(peer.owner),
+            in_force=clerk.in_force(peer.owner),
         )
         if held is not None and agreement.is_granted(held, terms):
             await clerk.abandon(peer.owner)

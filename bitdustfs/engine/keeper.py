@@ -326,7 +326,15 @@ class Keeper:
 
     def grace_ends_s(self, owner: OwnerId) -> int:
         """When what an owner stored may yield, as his contract has ended; 0: it has not."""
-        return self._endings[owner] + GRACE_S if owner in self._endings else 0
+        if owner not in self._endings:
+            return 0
+        now_s, dates = self._now_s(), [self._endings[owner]]  # that was noted by a clock which may have been behind
+        if (agreed := self._allowance(owner)) is not None and agreed.until_s <= now_s:
+            dates.append(agreed.until_s)
+        for each in (self.clerk.in_force(owner), self.clerk.notice(owner)):
+            if each is not None and each.terms.since_s <= now_s:
+                dates.append(each.terms.since_s)
+        return max(dates) + GRACE_S
 
     def _has_ended(self, owner: OwnerId) -> bool:
         agreed = self._allowance(owner)
@@ -335,7 +343,7 @@ class Keeper:
     def _yielding(self) -> Sequence[OwnerId]:
         """Owners whose contract ended long ago, the first first: what they stored goes when space is needed."""
         now_s = self._now_s()
-        gone = [owner for owner, at_s in self._endings.items() if at_s + GRACE_S <= now_s and self._has_ended(owner)]
+        gone = [owner for owner in self._endings if self.grace_ends_s(owner) <= now_s and self._has_ended(owner)]
         return sorted(gone, key=lambda owner: self._endings[owner])
 
     # -- who is out of date -----------------------------------------------------------------------------------

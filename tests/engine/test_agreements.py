@@ -231,6 +231,40 @@ async def test_less_than_is_used_needs_notice_and_until_then_the_old_quota_holds
             await store(f.boris, FragmentName(b"p" * 32))
 
 
+@pytest.mark.parametrize("changer", ["anna", "boris"])
+async def test_another_change_during_a_notice_does_not_cut_it_short(autojump_clock: MockClock, changer: str) -> None:
+    async with friends() as f:
+        await store(f.boris)
+        await f.boris.suppliers.stat(S1)
+        await f.anna.accords.change(f.boris.owner, Wish(gives_bytes=0))
+        one, other = (f.anna, f.boris) if changer == "anna" else (f.boris, f.anna)
+        if changer == "anna":
+            await one.accords.change(other.owner, Wish(needs_bytes=3 * MIB))
+        else:
+            await one.accords.change(other.owner, Wish(gives_bytes=3 * MIB))
+        await f.wait(NOTICE_S - DAY_S)
+        assert may_store(f.anna, f.boris) == 2 * MIB
+        assert f.anna.contracts.endings() == {}
+        await store(f.boris, OTHER)
+        await f.wait(2 * DAY_S)
+        assert may_store(f.anna, f.boris) == 0
+        assert may_store(f.boris, f.anna) == 3 * MIB
+
+
+async def test_change_that_cuts_a_signed_notice_short_is_not_signed(autojump_clock: MockClock) -> None:
+    async with friends() as f:
+        await store(f.boris)
+        await f.boris.suppliers.stat(S1)
+        await f.anna.accords.change(f.boris.owner, Wish(gives_bytes=0))
+        (peer,) = f.anna.connections.of(f.boris.node)
+        us, them = (f.anna.owner, f.anna.node), (f.boris.owner, f.boris.node)
+        held, now_s = f.anna.clerk.newest(f.boris.owner), f.anna.clerk.now_s()
+        terms = agreement.next_terms(held, us, them, Wish(needs_bytes=MIB), now_s=now_s, used=(0, 0))
+        proposal = contract.propose(f.anna.clerk.identity, terms)
+        with pytest.raises(PeerRefused, match="needs a notice of 30 days"):
+            await peer.request(wire.Propose(proposal.raw), wire.Agreed)
+
+
 async def test_less_than_is_used_is_not_signed_without_notice(autojump_clock: MockClock) -> None:
     async with friends() as f:
         await store(f.boris)
@@ -334,6 +368,19 @@ async def test_second_notice_does_not_take_back_the_first(autojump_clock: MockCl
         assert f.anna.clerk.allowance(f.boris.owner) == Allowance(100_000, fragments_for(100_000), ends_s)
 
 
+async def test_notice_that_was_not_delivered_can_be_taken_back(autojump_clock: MockClock) -> None:
+    async with friends() as f:
+        await store(f.boris)
+        f.boris.kill()
+        await f.anna.accords.change(f.boris.owner, Wish(gives_bytes=0))
+        await f.anna.accords.change(f.boris.owner, Wish(gives_bytes=2 * MIB))
+        f.anna.kill()
+        f.anna.start()
+        await f.wait(NOTICE_S + DAY_S)
+        assert may_store(f.anna, f.boris) == 2 * MIB
+        assert f.anna.contracts.endings() == {}
+
+
 async def test_who_comes_back_after_the_notice_has_run_out_still_reads(autojump_clock: MockClock) -> None:
     async with friends() as f:
         await store(f.boris)
@@ -360,6 +407,26 @@ async def test_customer_who_is_away_for_a_year_finds_everything(autojump_clock: 
                 await f.carla.hire(f.anna, 300_000)
         f.boris.start()
         assert await can_read(f.boris)
+
+
+async def test_grace_is_not_shorter_for_a_clock_that_was_behind_when_the_end_was_seen(
+    autojump_clock: MockClock,
+) -> None:
+    async with friends() as f:
+        await store(f.boris)
+        await f.anna.accords.change(f.boris.owner, Wish(until_s=f.anna.clerk.now_s() + NOTICE_S))
+        f.anna.shelf.donated_bytes = 350_000
+        await f.wait(-3650 * DAY_S)  # started without a clock
+        f.wall.move_s(3650 * DAY_S + NOTICE_S + DAY_S)  # and then it was set
+        with pytest.raises(PeerFull):
+            await f.carla.hire(f.anna, 310_000)
+        f.restart()
+        await f.wait(GRACE_S - 2 * DAY_S)
+        with pytest.raises(PeerFull):
+            await f.carla.hire(f.anna, 310_000)
+        assert await can_read(f.boris)
+        await f.wait(2 * DAY_S)
+        await f.carla.hire(f.anna, 310_000)
 
 
 async def test_clock_that_is_wrong_for_a_while_ends_nothing(autojump_clock: MockClock) -> None:
