@@ -95,6 +95,7 @@ class MemoryShelf:
 
     def drop(self, owner: OwnerId, bytes_wanted: int) -> int:
         self._check()
+        self._used.pop(owner, None)
         gone = 0
         trash, held = self._trash.get(owner, {}), self._fragments.get(owner, {})
         for name in sorted(trash):
