@@ -13,6 +13,7 @@ from bitdustfs.errors import BadFormat, PeerError, PeerRefused, ProtocolViolatio
 
 TRIES = 10  # a change that crosses another is proposed again after it
 _PAUSE_S = 0.5
+_AGAIN = (wire.Refused.CROSSED, wire.Refused.UNAVAILABLE)
 
 
 async def hire(peer: Peer, clerk: Clerk, wish: Wish) -> Contract:
@@ -59,7 +60,7 @@ async def agree(peer: Peer, clerk: Clerk, wish: Wish) -> Contract:
         if signed is not None:
             return signed
         await trio.sleep(_PAUSE_S)
-    raise PeerError(peer=peer.label, what="it proposes other contracts all the time")
+    raise PeerError(peer=peer.label, what="it is busy with other contracts all the time")
 
 
 async def compare(peer: Peer, clerk: Clerk) -> None:
@@ -90,7 +91,7 @@ async def repeat(peer: Peer, clerk: Clerk) -> None:
 
 
 async def _propose(peer: Peer, clerk: Clerk, proposal: Contract) -> Contract | None:
-    """Send a proposal. None: the other side's own goes first."""
+    """Send a proposal. None: another contract of theirs goes first, or is being saved there: again after it."""
     await clerk.intend(peer.owner, proposal)
     is_done = False
     try:
@@ -99,8 +100,8 @@ async def _propose(peer: Peer, clerk: Clerk, proposal: Contract) -> Contract | N
         if signed.digest != proposal.digest or not signed.is_signed_by_both:
             raise ProtocolViolation(peer=peer.label, what="it signed something else than we proposed")
         is_done = True
-    except PeerRefused as refused:
-        if refused.facts.get("code") is wire.Refused.CROSSED:
+    except PeerError as refused:
+        if refused.facts.get("code") in _AGAIN:
             return None
         raise
     finally:

@@ -102,6 +102,7 @@ class MemoryShelf:
             gone += len(trash.pop(name)[1]) if gone < bytes_wanted else 0
         for name in sorted(held):
             gone += len(held.pop(name)[1]) if gone < bytes_wanted else 0
+        self._used.pop(owner, None)
         return gone
 
     def _old_trash(self, owner: OwnerId, before_s: int) -> dict[FragmentName, tuple[int, bytes]]:
