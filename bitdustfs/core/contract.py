@@ -38,6 +38,7 @@ NO_CONTRACT: Final = bytes(32)  # the digest that the first contract of two owne
 NO_NODE: Final = NodeId(bytes(32))
 FRAGMENT_SHARE_BYTES: Final = 8 * 1024  # at least this many agreed bytes for each agreed fragment: bounds inodes
 MIN_FRAGMENTS: Final = 1024
+LAST_S: Final = 253_370_764_800  # the year 9999: what is later has no date that could be shown
 _HEAD = struct.Struct(">BQ32sQQ")
 _PARTY = struct.Struct(">32s32sQQ32s")
 _TERMS_BYTES = _HEAD.size + 2 * _PARTY.size
@@ -181,6 +182,8 @@ def _unpack_terms(content: bytes) -> Terms:
         raise BadFormat(what="a contract does not say which contract it follows")
     if until_s and until_s <= since_s:
         raise BadFormat(what="a contract ends before it begins")
+    if max(since_s, until_s) >= LAST_S:
+        raise BadFormat(what="a contract has a date after the year 9998")
     if first.node == second.node:
         raise BadFormat(what="a contract is between a node and itself")
     return Terms(serial, previous, since_s, until_s, first, second)
