@@ -21,9 +21,9 @@ Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def split(address: str) -> tuple[Ip, int] | None:
-    """The number and the port of an address; None: it has a name, or is none."""
+    """The number and the port of an address; None: it has a name or a zone, or is none."""
     host, colon, port = address.rpartition(":")
-    if not colon or not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
+    if "%" in host or not colon or not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
         return None
     try:
         ip = ipaddress.ip_address(host[1:-1] if host.startswith("[") and host.endswith("]") else host)

@@ -57,7 +57,7 @@ def place_to_try(came_from: str, announced: Sequence[str]) -> str:
 
 def is_place(address: str) -> bool:
     """Say whether it is an IP address with a port that somebody else could mean by it."""
-    host = _host(address)
+    host = _host(address) if "%" not in address else None  # behind a % comes a name of that machine, or anything
     return host is not None and bool(_port(address)) and not (host.is_unspecified or host.is_multicast)
 
 

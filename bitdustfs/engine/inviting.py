@@ -37,6 +37,7 @@ from bitdustfs.ports import Crunch, Dialer, Entropy, InvitationStore, Wall
 log = logging.getLogger(__name__)
 
 TRIES: Final = 8  # on one connection: who mistyped dials again
+_JOINS: Final = 2 * TRIES  # each try takes two
 WRONG_PROOFS: Final = 16  # for one invitation: somebody has its mark and not its key
 LOG_S: Final = 10.0  # at most one line in so long tells of those who had no invitation
 DIAL_BACK_S: Final = 4.0
@@ -52,6 +53,8 @@ class Book(Protocol):
     def contracts(self) -> Mapping[OwnerId, Contract]: ...
 
     async def agree(self, caller: Certificate, raw: bytes, allowed_bytes: int | None) -> wire.Agreed | Refusal: ...
+
+    def refuse_revoked(self, node: Certificate) -> Refusal | None: ...
 
 
 class Host:
@@ -145,6 +148,8 @@ class Host:
         if why := kept.refusal(caller.node, guest.since_s):
             return Refusal(Refused.NOT_ALLOWED, why)
         book = await self._book()
+        if (revoked := book.refuse_revoked(caller)) is not None:
+            return revoked
         agreed = book.contracts.get(caller.owner)
         is_done = kept.guest is not None and agreed is not None and agreed.terms.first.node == caller.node
         if not is_done:
@@ -235,6 +240,7 @@ class Doorstep:
         self._handler = handler
         self._address = address
         self._tries = 0
+        self._joins = 0
         self._knock: tuple[wire.Knock, bytes] | None = None  # and our nonce
 
     def admit(self, caller: Certificate, request: wire.Request) -> Refusal | None:
@@ -243,7 +249,8 @@ class Doorstep:
         if caller.role is not Role.WRITER:
             return Refusal(Refused.NOT_ALLOWED, f"a {caller.role.name.lower()} may not join")
         self._tries += isinstance(request, wire.Knock)
-        if self._tries > TRIES:
+        self._joins += isinstance(request, wire.Join)
+        if self._tries > TRIES or self._joins > _JOINS:
             return Refusal(Refused.UNAVAILABLE, "too many tries: connect again")
         return None
 

@@ -138,7 +138,7 @@ class Keeper:
 
     def is_revoked(self, node: Certificate) -> bool:
         """Say whether its owner has certified nodes anew since, as far as we know."""
-        return self._revoked(node) is not None
+        return self.refuse_revoked(node) is not None
 
     # -- before the body ------------------------------------------------------------------------------------
 
@@ -261,7 +261,7 @@ class Keeper:
         async with self._heads.lock(caller.owner):  # two heads must not both follow one
             if (refusal := self._outdates(caller, request)) is not None:
                 return refusal
-            if self._revoked(head.signer) and not self._heads.holds(head):
+            if self.is_revoked(head.signer) and not self._heads.holds(head):
                 return Refusal(Refused.NOT_ALLOWED, "the head is signed by a node that was revoked since")
             return await self._heads.put(head, memoryview(body)[request.head_bytes :])
 
@@ -365,9 +365,10 @@ class Keeper:
 
     def _outdates(self, caller: Certificate, request: wire.Request) -> Refusal | None:
         """Refuse everything of a revoked node, and changes by one that does not know the newest head."""
-        return self._revoked(caller) or self._heads.outdates(caller, request)
+        return self.refuse_revoked(caller) or self._heads.outdates(caller, request)
 
-    def _revoked(self, node: Certificate) -> Refusal | None:
+    def refuse_revoked(self, node: Certificate) -> Refusal | None:
+        """Refuse a node whose owner has certified others since."""
         newest = self._epochs.get(node.owner, 0)
         if node.epoch >= newest:
             return None

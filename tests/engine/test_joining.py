@@ -564,3 +564,35 @@ async def test_guest_that_is_cut_off_at_any_byte_joins_again_with_the_same_line(
                 break
     else:
         raise AssertionError("the whole conversation was never seen")
+
+
+async def test_one_knock_is_not_good_for_any_number_of_tries(autojump_clock: MockClock) -> None:
+    async with house() as anna:
+        eve = await anna.connect(EVE)
+        await ask(eve, wire.Knock(b"m" * 16, b"e" * 32))
+        answers = [await ask(eve, wire.Join(b"m" * 16, b"p" * 32, (), b"")) for _ in range(2 * TRIES + 1)]
+        assert answers[-1] is Refused.UNAVAILABLE and answers[-2] is Refused.NOT_FOUND
+
+
+async def test_stolen_machine_that_joined_once_does_nothing_with_its_invitation(autojump_clock: MockClock) -> None:
+    """Its owner has certified another one since; the line is in the history of its shell."""
+    async with house() as anna:
+        anna.invite()
+        await anna.join()
+        new = await anna.connect(make_identity("ben's new laptop", owner="ben", epoch=2))
+        await ask(new, wire.Ping())
+        before = dict(anna.contracts.contracts())
+        anna.hired.clear()
+        assert "was revoked" in await refusal_of(anna.join(addresses=("192.0.2.66:6666",)))
+        assert anna.hired == {}
+        assert anna.contracts.contracts() == before
+        guest = anna.kept().guest
+        assert guest is not None and guest.addresses == ()
+
+
+async def test_address_with_a_zone_is_not_kept_for_it_may_hold_anything(autojump_clock: MockClock) -> None:
+    async with house() as anna:
+        anna.invite()
+        await anna.join(addresses=("[fe80::1%\x1b]0;obey\x07]:7000", "192.0.2.7:7000"))
+        guest = anna.kept().guest
+        assert guest is not None and guest.addresses == ("192.0.2.7:7000",)
