@@ -154,7 +154,7 @@ class Giving:
         self._listener = listener
         crunch, store = ThreadCrunch(_SHELF_THREADS), DiskContracts(self._home.contracts)
         self.clerk = Clerk(self.identity, store, crunch=crunch, wall=SystemWall())
-        self.accords = Accords(self.clerk, self.connections)
+        self.accords = Accords(self.clerk, self.connections, is_revoked=lambda node: self.keeper.is_revoked(node))
         self._services["contracts"] = self.accords.run
         self._use(NoShelf(), store, crunch)
         if self._wish.size_bytes or self._home.shelf_id.exists():

@@ -13,7 +13,7 @@ Who is not answered can still end: a notice of our own, which the other side has
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -99,11 +99,17 @@ def is_newer(shown: Agreement, held: Agreement | None) -> bool:
     """Say whether to take what the other side shows in the place of what is held.
 
     Two contracts with one serial are both signed by both: each side had proposed one, and a crash forgot that. Then
-    the one with the smaller digest counts, on both sides.
+    the one with the smaller digest counts, on both sides. What a node of an older epoch has signed than the one that
+    signed what is held is never taken: it may be stolen, and his friend a thief's.
     """
     if held is None:
         return True
     ours, theirs = held.newest, shown.newest
+    before, after = _epochs(ours), _epochs(theirs)
+    if any(after.get(owner, 0) < epoch for owner, epoch in before.items()):
+        return (
+            False  # a node signed it that was revoked before it did, or others of its epoch have put it out of force
+        )
     if ours.terms.serial == theirs.terms.serial:
         return theirs.digest < ours.digest
     return theirs.terms.serial > ours.terms.serial
@@ -236,6 +242,10 @@ def _giving(party: Party, before: Party, node: NodeId, wanted: int | None, fragm
 
 def _gift(party: Party) -> tuple[OwnerId, int, int, NodeId]:
     return party.owner, party.gives_bytes, party.gives_fragments, party.shelf
+
+
+def _epochs(signed: Contract) -> Mapping[OwnerId, int]:
+    return {signer.owner: signer.epoch for signer in signed.signers}
 
 
 def _is_less(after: Party, before: Party) -> bool:

@@ -7,6 +7,7 @@ each connection until it is signed; it binds us meanwhile.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -14,6 +15,7 @@ import trio
 
 from bitdustfs.core import agreement, contract
 from bitdustfs.core.agreement import Wish
+from bitdustfs.core.certificate import Certificate
 from bitdustfs.core.contract import Contract
 from bitdustfs.engine.clerk import Clerk
 from bitdustfs.engine.connections import Connections
@@ -29,10 +31,21 @@ AGAIN_S: Final = 24 * 3600.0  # a connection that lives for long
 
 
 class Accords:
-    """Keeps the contracts of one process in step with the partners that are connected."""
+    """Keeps the contracts of one process in step with the partners that are connected.
 
-    def __init__(self, clerk: Clerk, connections: Connections) -> None:
+    Args:
+        is_revoked: says whether a node acts for its owner no more: it is shown nothing, and signs nothing.
+    """
+
+    def __init__(
+        self,
+        clerk: Clerk,
+        connections: Connections,
+        *,
+        is_revoked: Callable[[Certificate], bool] = lambda _node: False,
+    ) -> None:
         self.clerk = clerk
+        self._is_revoked = is_revoked
         self._connections = connections
         self._compared: dict[Peer, float] = {}  # when
 
@@ -47,7 +60,7 @@ class Accords:
                 for node in self._connections.nodes():
                     peer = self._connections.of(node)[0]
                     is_due = now - self._compared.get(peer, -AGAIN_S) >= AGAIN_S
-                    if is_due and self._is_partner(peer.owner):
+                    if is_due and self._is_partner(peer):
                         self._compared[peer] = now
                         nursery.start_soon(self._repeat, peer)
                 with trio.move_on_after(AGAIN_S / 24):
@@ -123,9 +136,11 @@ class Accords:
         except Exception:  # a fault with one partner costs no other
             log.exception("contracts with %s could not be compared", peer.label)
 
-    def _is_partner(self, owner: OwnerId) -> bool:
-        return owner in self.clerk.agreements or self.clerk.proposal(owner) is not None
+    def _is_partner(self, peer: Peer) -> bool:
+        has_any = peer.owner in self.clerk.agreements or self.clerk.proposal(peer.owner) is not None
+        return has_any and not self._is_revoked(peer.certificate)
 
     def _peer_of(self, owner: OwnerId) -> Peer | None:
         peers = (peer for node in self._connections.nodes() for peer in self._connections.of(node))
-        return next((peer for peer in peers if peer.owner == owner), None)
+        valid = (peer for peer in peers if peer.owner == owner and not self._is_revoked(peer.certificate))
+        return next(valid, None)

@@ -122,7 +122,7 @@ class Daemon:
             clerk=self.clerk,
         )
         self.clerk.used_there = self.suppliers.used
-        self.accords = Accords(self.clerk, self.connections)
+        self.accords = Accords(self.clerk, self.connections, is_revoked=self.keeper.is_revoked)
         caller.whereabouts = self.whereabouts
         self.whereabouts.owner_of = self.suppliers.owner_of
         self.book.on_learnt.append(self.suppliers.learnt)

@@ -12,16 +12,20 @@ from trio.testing import MockClock
 
 from bitdustfs.core import agreement, contract, fragment, wire
 from bitdustfs.core.agreement import Wish
+from bitdustfs.core.certificate import Identity
 from bitdustfs.core.contract import Allowance, fragments_for
 from bitdustfs.core.fragment import leaf_count
 from bitdustfs.core.grace import DAY_S, GRACE_S, NOTICE_S
 from bitdustfs.core.wire import Refused
+from bitdustfs.engine.clerk import Clerk
 from bitdustfs.engine.hiring import agree
 from bitdustfs.errors import NotFound, PeerFull, PeerGone, PeerRefused
 from bitdustfs.model import FragmentName, SupplierNo
-from bitdustfs.testing.clock import RunningWall
+from bitdustfs.testing.clock import InlineCrunch, RunningWall
 from bitdustfs.testing.daemon import Daemon
 from bitdustfs.testing.network import Break, MemoryNetwork
+from bitdustfs.testing.shelf import MemoryContracts
+from bitdustfs.testing.swarm import make_identity
 
 MIB = 1 << 20
 NAME, OTHER = FragmentName(b"n" * 32), FragmentName(b"o" * 32)
@@ -460,3 +464,43 @@ async def test_no_message_of_a_stranger_changes_a_contract(autojump_clock: MockC
         assert told.contracts == ()
         assert f.anna.clerk.shown(f.boris.owner) == before
         assert f.anna.clerk.newest(f.carla.owner) is None
+
+
+# -- stolen machines -------------------------------------------------------------------------------
+
+
+async def test_revoked_node_signs_nothing_for_its_owner(autojump_clock: MockClock) -> None:
+    """Boris lost his machine, which is still connected, and has certified another one."""
+    async with friends() as f:
+        new = make_identity("boris's new machine", owner="boris", epoch=2)
+        await f.anna.keeper.answer(new.certificate, wire.Ping(), b"")
+        before = f.anna.clerk.newest(f.boris.owner)
+        with pytest.raises(PeerGone):
+            await f.anna.accords.change(f.boris.owner, Wish(needs_bytes=4 * MIB))
+        notice, is_signed = await f.anna.accords.change(f.boris.owner, Wish(gives_bytes=MIB))
+        assert not is_signed and not notice.is_signed_by_both
+        assert f.anna.clerk.newest(f.boris.owner) == before
+
+
+async def test_contract_that_our_own_stolen_machine_signed_is_not_taken() -> None:
+    """Its thief and a friend of ours agree that we give him all."""
+    stolen, new = make_identity("stolen", owner="anna"), make_identity("new", owner="anna", epoch=2)
+    boris = make_identity("boris")
+
+    def terms(ours: Identity, serial: int, previous: bytes, gives: int) -> contract.Terms:
+        first = contract.Party(boris.owner, boris.node)
+        second = contract.Party(ours.owner, ours.node, gives, fragments_for(gives), new.node)
+        return contract.Terms(serial, previous, 1000, 0, first, second)
+
+    clerk = Clerk(new, MemoryContracts(), crunch=InlineCrunch(), wall=RunningWall())
+    held = contract.countersign(new, contract.propose(boris, terms(new, 1, contract.NO_CONTRACT, MIB)))
+    await clerk.take(boris.owner, [held.raw])
+    assert clerk.newest(boris.owner) == held
+    for serial, previous in ((2, held.digest), (1, contract.NO_CONTRACT)):
+        for gives in range(100 * MIB, 100 * MIB + 5):  # one of them has a smaller digest
+            forged = contract.countersign(stolen, contract.propose(boris, terms(stolen, serial, previous, gives)))
+            await clerk.take(boris.owner, [forged.raw])
+            assert clerk.newest(boris.owner) == held
+    again = contract.countersign(new, contract.propose(boris, terms(new, 2, held.digest, 2 * MIB)))
+    await clerk.take(boris.owner, [again.raw])
+    assert clerk.newest(boris.owner) == again
