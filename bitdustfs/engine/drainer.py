@@ -333,7 +333,8 @@ class Drainer:
         """The target holds it: note that, and let it go where it was."""
         # no await: it is decided by what is there now
         with self._journal.operation():
-            self._uploads.arrived(name)
+            if not self._uploads.arrived(target.supplier, name):
+                return
             now = self._catalog.block(block.block)
             if now is None or self._releases.is_given_up(target.supplier):  # the block, or the target, meanwhile
                 self._releases.abandon([(target.supplier, name)])

@@ -308,7 +308,8 @@ class Rebuilder:
 
     def _held(self, block: BlockRow, index: int, supplier: Supplier, name: FragmentName, length: int) -> None:
         with self._journal.operation():
-            self._uploads.arrived(name)
+            if not self._uploads.arrived(supplier.supplier, name):
+                return
             gone = self._catalog.block(block.block) is None  # it was released meanwhile
             if gone or self._releases.is_given_up(supplier.supplier):
                 self._releases.abandon([(supplier.supplier, name)])

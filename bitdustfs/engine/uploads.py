@@ -176,7 +176,7 @@ class Uploads:
         """Send fragments of a block that is placed in this context; they are noted when it is entered.
 
         For what arrived call `arrived`, or `refused`; the rest is released afterwards. Raises DiskFull, DiskFault,
-        ReadOnly: nothing may be sent.
+        ReadOnly, or Unavailable: what is to be let go there may be hit by that; nothing may be sent.
         """
         names = {name for _supplier, name in fragments}
         self._live |= names
@@ -185,13 +185,19 @@ class Uploads:
                 for supplier, name in fragments:
                     self._catalog.put_upload(name, [(supplier, name)])
             await self._journal.durable()
+            if any(self._catalog.is_releasing(supplier, name) for supplier, name in fragments):
+                raise Unavailable(what="a fragment that was there before is still to be let go")
             yield
         finally:
             self._live -= names
 
-    def arrived(self, name: FragmentName) -> None:
-        """A fragment of an errand is held. The caller has the operation that says so."""
+    def arrived(self, supplier: SupplierNo, name: FragmentName) -> bool:
+        """A fragment of an errand is there: whether it is held, and is not to be let go by what was said meanwhile.
+
+        The caller has the operation that says so.
+        """
         self._catalog.drop_upload(name)
+        return not self._catalog.is_releasing(supplier, name)
 
     def refused(self, name: FragmentName) -> None:
         """A fragment of an errand is not there for certain."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 import trio
@@ -162,3 +163,50 @@ async def test_fragment_that_was_meant_for_one_and_went_to_another_is_let_go_at_
         await trio.sleep(60)
         assert stored(remote) == named(volume)
         assert used(volume) == [0, 1, 1, 1, 1, 1, 0]
+
+
+@pytest.mark.parametrize("moment", ["before it is sent", "while it is sent"])
+async def test_what_is_to_be_let_go_does_not_count_when_it_is_sent_once_more(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    remote = Deaf(6)
+    volume = volume_over(remote)
+    async with volume.running():
+        remote.gone = {6}
+        ino = await volume.write_all(CONTENT)
+        await volume.flush()
+        await volume.forget()
+        (block,) = volume.catalog.blocks_of(ino)
+        name = volume.releases.name(volume.catalog.block(block), 0, SupplierNo(6))  # type: ignore[arg-type]
+        assert name is not None
+        began: list[bool] = []
+
+        def give_up() -> None:
+            """What an earlier send, without an acknowledgement, comes to; or a read finds the fragment elsewhere."""
+            if not began:
+                began.append(True)
+                with volume.journal.operation():
+                    volume.releases.abandon([(SupplierNo(6), name)])
+
+        make, put = volume.rebuilder._make, remote.put
+
+        async def make_meanwhile(*args: Any) -> Any:
+            made = await make(*args)
+            if moment == "before it is sent":
+                give_up()
+            return made
+
+        async def put_meanwhile(*args: Any) -> None:
+            await put(*args)
+            if args[0] == 6 and moment == "while it is sent":
+                give_up()
+
+        monkeypatch.setattr(volume.rebuilder, "_make", make_meanwhile)
+        monkeypatch.setattr(remote, "put", put_meanwhile)
+        remote.forgetting, remote.full, remote.gone = {1}, {1}, set()
+        await volume.files.read(ino, 0, len(CONTENT))
+        await trio.sleep(120)
+        assert began
+        assert volume.catalog.held(block) == 5
+        assert named(volume) <= stored(remote)
+        assert used(volume)[5] == 1
