@@ -125,8 +125,10 @@ class Rig:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Rig]:
         async with self.volume.uploads.running(), trio.open_nursery() as nursery:
-            for service in (self.publisher.run, self.replica.run, self.volume.uploads.run, self.volume.rebuilder.run):
+            volume = self.volume
+            for service in (self.publisher.run, self.replica.run, volume.uploads.run, volume.rebuilder.run):
                 nursery.start_soon(service)
+            nursery.start_soon(volume.releases.run)  # what was sent without an answer goes before it is sent again
             yield self
             nursery.cancel_scope.cancel()
 
