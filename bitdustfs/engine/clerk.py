@@ -12,16 +12,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
+
+import trio
 
 from bitdustfs.core import agreement, contract, wire
 from bitdustfs.core.agreement import Agreement
 from bitdustfs.core.certificate import Certificate, Identity
 from bitdustfs.core.contract import NO_CONTRACT, Allowance, Contract
+from bitdustfs.core.sources import Budget
 from bitdustfs.core.wire import Refusal, Refused
 from bitdustfs.errors import BadFormat
 from bitdustfs.model import OwnerId, short
 from bitdustfs.ports import ContractStore, Crunch, Wall
 
+_LINES: Final = 10  # in the log at once, of what strangers may cause
+_LINES_PER_S: Final = 0.1  # and later on
 log = logging.getLogger(__name__)
 
 Used = Callable[[OwnerId], tuple[int, int]]
@@ -59,6 +65,7 @@ class Clerk:
         self._newest = {owner: kept.newest for owner, kept in self._agreements.items()}
         self._proposals = {owner: contract.parse(raw) for owner, raw in meant.items()}  # of ours, not signed by them
         self._agreeing: set[OwnerId] = set()  # owners whose contract is being saved
+        self._lines = Budget(_LINES_PER_S, _LINES)
         self.used_here: Used = lambda _owner: (0, 0)
         self.used_there: Used = lambda _owner: (0, 0)
         self.lacks_room: LacksRoom = _has_room
@@ -137,7 +144,7 @@ class Clerk:
                 owner, proposal, kept
             )
             if refusal is not None:
-                log.warning("refused a contract with owner %s: %s", short(owner), refusal.text)
+                self._complain("refused a contract with owner %s: %s", short(owner), refusal.text)
                 return refusal
             signed = contract.countersign(self.identity, proposal)
             await self._save(owner, signed)
@@ -165,11 +172,11 @@ class Clerk:
         try:
             theirs = agreement.parse(shown)
         except BadFormat as bad:
-            log.warning("contracts that owner %s shows are not taken: %s", short(owner), bad)
+            self._complain("contracts that owner %s shows are not taken: %s", short(owner), bad)
             return
         sides = {self.identity.owner, owner}
         if any({each.terms.first.owner, each.terms.second.owner} != sides for each in theirs.contracts):
-            log.warning("contracts that owner %s shows are not ours: not taken", short(owner))
+            self._complain("contracts that owner %s shows are not ours: not taken", short(owner))
             return
         if not agreement.is_newer(theirs, self._agreements.get(owner)):
             return
@@ -209,6 +216,10 @@ class Clerk:
         meant = self._proposals.get(owner)
         if meant is not None and meant.digest == kept.newest.digest:
             await self.abandon(owner)
+
+    def _complain(self, what: str, *facts: object) -> None:
+        """Log what somebody did who may be anybody: he must not fill the log."""
+        log.log(logging.WARNING if self._lines.take(trio.current_time()) else logging.DEBUG, what, *facts)
 
     def _judge(
         self, caller: Certificate, proposal: Contract, kept: Contract | None, allowed_bytes: int | None

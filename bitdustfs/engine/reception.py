@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 MAX_CONNECTIONS: Final = 256
 HELLO_S: Final = 10
 NODE_CONNECTIONS: Final = 4  # of one node that we know; more of them give way like a stranger's
+OWNER_CONNECTIONS: Final = 32  # of all nodes of one owner, for he can certify as many as he likes
 
 
 class Reception:
@@ -70,6 +71,7 @@ class Reception:
         self._unknown: dict[trio.CancelScope, None] = {}  # connections that give way, oldest first
         self._connections = 0
         self._of_node: Counter[NodeId] = Counter()  # connections that do not give way
+        self._of_owner: Counter[OwnerId] = Counter()  # the same
 
     @property
     def connections(self) -> int:
@@ -131,10 +133,15 @@ class Reception:
                 await link.aclose()
 
     async def _welcome(self, peer: Peer, door: Door, scope: trio.CancelScope) -> None:
-        is_known = self._knows(peer.owner) and self._of_node[peer.node] < NODE_CONNECTIONS
+        is_known = (
+            self._knows(peer.owner)
+            and self._of_node[peer.node] < NODE_CONNECTIONS
+            and self._of_owner[peer.owner] < OWNER_CONNECTIONS
+        )
         if is_known:
             self._unknown.pop(scope, None)
             self._of_node[peer.node] += 1
+            self._of_owner[peer.owner] += 1
         try:
             with self._noted.held(peer, dialled=False):
                 self._on_peer(peer)
@@ -143,4 +150,6 @@ class Reception:
         finally:
             if is_known:
                 self._of_node[peer.node] -= 1
+                self._of_owner[peer.owner] -= 1
                 self._of_node += Counter()  # drops what is zero
+                self._of_owner += Counter()

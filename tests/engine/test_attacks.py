@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,7 +18,7 @@ from bitdustfs.engine.budget import Memory
 from bitdustfs.engine.frames import BODY_S
 from bitdustfs.engine.keeper import Keeper
 from bitdustfs.engine.peer import Peer
-from bitdustfs.engine.reception import HELLO_S, MAX_CONNECTIONS, Reception
+from bitdustfs.engine.reception import HELLO_S, MAX_CONNECTIONS, NODE_CONNECTIONS, Reception
 from bitdustfs.errors import PeerError, PeerGone
 from bitdustfs.model import FragmentName, Role, Root
 from bitdustfs.testing.clock import FakeWall, InlineCrunch
@@ -232,3 +233,27 @@ async def test_slow_writers_hold_no_more_than_their_share_and_are_given_up(autoj
         await trio.sleep(2 * BODY_S)
         assert w.memory.inbound.free_bytes == Memory().inbound.free_bytes
         assert w.shelf.content(GREEDY.owner, FragmentName(b"y" * 32)) is None
+
+
+async def test_one_friend_does_not_take_all_the_room_for_connections(autojump_clock: MockClock) -> None:
+    """He certifies as many nodes as he likes."""
+    async with world() as w:
+        for number in range(MAX_CONNECTIONS // NODE_CONNECTIONS):
+            for _ in range(NODE_CONNECTIONS):
+                await w.connect(make_identity(f"machine {number}", owner="greedy"))
+        victim = await w.connect(VICTIM)
+        assert (await victim.request(wire.Stat(), wire.Status))[0].used_bytes == len(CONTENT)
+        assert w.reception.connections <= MAX_CONNECTIONS
+
+
+async def test_proposals_of_a_stranger_do_not_fill_the_log(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with world() as w:
+        stranger = await w.connect(STRANGER)
+        requests = requests_of(STRANGER)
+        for _ in range(100):
+            for kind in (wire.Propose, wire.Compare):
+                with contextlib.suppress(PeerError):
+                    await stranger.request(requests[kind][0], wire.ANSWERS[kind])
+    assert 0 < len([each for each in caplog.records if each.levelno >= logging.WARNING]) < 20
