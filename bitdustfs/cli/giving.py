@@ -258,8 +258,11 @@ class Giving:
                 yield from ((node, address) for address in self.book.places(node))
 
     def is_partner(self, owner: OwnerId) -> bool:
-        """Say whether there is a contract with an owner, on either side. Our own other nodes are partners too."""
-        return owner == self.identity.owner or self.is_friend(owner) or self.keeper.has_contract(owner)
+        """Say whether there is a contract with an owner, on either side, or one of us still has something of the other.
+
+        Our own other nodes are partners too.
+        """
+        return owner == self.identity.owner or self.is_friend(owner) or self.keeper.is_partner(owner)
 
     def _is_valid_partner(self, node: Certificate) -> bool:
         return self.is_partner(node.owner) and not self.keeper.is_revoked(node)

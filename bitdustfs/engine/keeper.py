@@ -136,6 +136,20 @@ class Keeper:
         """Say whether anything was agreed with this owner."""
         return owner in self.clerk.agreements
 
+    def is_partner(self, owner: OwnerId) -> bool:
+        """Say whether a contract with this owner holds or will, either way, or something of his is here."""
+        kept, now_s = self.clerk.agreements.get(owner), self._now_s()
+        if kept is None:
+            return False
+        for terms in (each.terms for each in kept.contracts):
+            gives = terms.first.gives_bytes or terms.second.gives_bytes
+            if gives and not (terms.until_s and terms.until_s <= now_s):
+                return True
+        try:
+            return self._shelf.used(owner)[1] > 0
+        except _SHELF_ERRORS:
+            return True  # it may be
+
     def is_revoked(self, node: Certificate) -> bool:
         """Say whether its owner has certified nodes anew since, as far as we know."""
         return self.refuse_revoked(node) is not None

@@ -22,6 +22,7 @@ import trio
 from bitdustfs.core import addresses, record, wire
 from bitdustfs.core.certificate import Certificate
 from bitdustfs.core.record import Record
+from bitdustfs.core.sources import SourceBudgets
 from bitdustfs.engine.addresses import AddressBook
 from bitdustfs.engine.connections import Connections
 from bitdustfs.engine.handler import Handler
@@ -37,6 +38,8 @@ ASK_S: Final = 5.0  # for partners to say where a node is
 MAX_ASKED: Final = 16  # partners who are asked for one node
 ASK_AGAIN_S: Final = 5.0  # a node that cannot be reached is asked for at most so often
 MAX_REPORTERS: Final = 64  # owners whose view of us is counted
+NEWS_BURST: Final = 16  # what one owner may say anew at once: four connections of four nodes
+NEWS_PER_S: Final = 0.1  # and later on
 
 Lookup = Callable[[NodeId], Awaitable[bytes]]
 
@@ -95,6 +98,7 @@ class Whereabouts:
         self._told: dict[Peer, int] = {}  # the sequence number of our record that each connection has
         self._seen: dict[OwnerId, dict[tuple[int, bool], str]] = {}  # by family, and whether he dialled us
         self._asked: dict[NodeId, float] = {}
+        self._news = SourceBudgets(NEWS_PER_S, NEWS_BURST)
         self._waits = trio.Event()
         book.on_own.append(lambda: self._waits.set())
 
@@ -117,9 +121,18 @@ class Whereabouts:
             return wire.Refusal(wire.Refused.BAD_REQUEST, str(bad)[:200])
         if found.signer != caller.node:
             return wire.Refusal(wire.Refused.NOT_ALLOWED, "that record is another node's")
+        if self._is_news(found, caller.owner, told.seen) and not self._news.take(
+            caller.owner.hex(), trio.current_time()
+        ):
+            return wire.Refusal(wire.Refused.UNAVAILABLE, "that is news too often: it is not heard now")
         self.book.learn(found, caller.owner, by_itself=True)
         self._note_seen(caller.owner, told.seen)
         return wire.Done()
+
+    def _is_news(self, found: Record, owner: OwnerId, seen: str) -> bool:
+        before = self.book.record(found.signer)
+        is_seen = seen in self._seen.get(owner, {}).values()
+        return before is None or before.sequence < found.sequence or not is_seen
 
     def shown(self, node: bytes) -> bytes:
         """The record of a node, for a partner who asks for it."""

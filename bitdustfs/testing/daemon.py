@@ -164,7 +164,7 @@ class Daemon:
             self.interfaces.note()
 
     def is_partner(self, owner: OwnerId) -> bool:
-        return self.suppliers.knows(owner) or self.keeper.has_contract(owner)
+        return self.suppliers.knows(owner) or self.keeper.is_partner(owner)
 
     async def hire(self, other: Daemon, size_bytes: int, *, address: str | None = None) -> Supplier:
         """Hire another one, which must allow it, and note it."""

@@ -9,13 +9,16 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from bitdustfs.core import record, wire
+from bitdustfs.core import fragment, record, wire
+from bitdustfs.core.agreement import Wish
+from bitdustfs.core.grace import NOTICE_S
 from bitdustfs.core.record import DAY_S, Record
 from bitdustfs.engine.addresses import OWNERS_NODES
 from bitdustfs.engine.errand import ask_once
 from bitdustfs.engine.relation import SILENCE_S
+from bitdustfs.engine.whereabouts import NEWS_BURST, Informed
 from bitdustfs.errors import PeerRefused
-from bitdustfs.model import NodeId, Supplier
+from bitdustfs.model import FragmentName, NodeId, Supplier
 from bitdustfs.testing.clock import RunningWall
 from bitdustfs.testing.daemon import Daemon
 from bitdustfs.testing.network import Break, MemoryNetwork
@@ -271,3 +274,48 @@ async def test_one_owner_cannot_fill_the_address_book(autojump_clock: MockClock)
         assert knows(them.clara, them.boris)
         await trio.sleep(60)
         assert len(them.clara.addresses.kept) <= OWNERS_NODES + 2
+
+
+async def test_partner_who_moves_all_the_time_is_not_heard_all_the_time(autojump_clock: MockClock) -> None:
+    """What he says is dialled, noted in the catalog, and said in the log."""
+    async with three() as t:
+        learnt: list[NodeId] = []
+        t.anna.book.on_learnt.append(learnt.append)
+        await trio.sleep(600)
+        own = t.boris.book.own
+        assert own is not None
+
+        def tell(number: int) -> wire.Answer:
+            assert own is not None
+            moved = record.sign_addresses(
+                t.boris.identity.key,
+                [f"198.51.100.{number % 200 + 1}:7000"],
+                sequence=own.sequence + number,
+                expiry_s=own.expiry_s,
+            )
+            here = wire.Here(moved.raw, f"203.0.113.{number % 200 + 1}:0")
+            return t.anna.whereabouts.hear(t.boris.identity.certificate, here)
+
+        answers = [tell(number) for number in range(1, 300)]
+        assert isinstance(answers[0], wire.Done)
+        assert isinstance(answers[-1], wire.Refusal)
+        assert len(learnt) <= NEWS_BURST
+        await trio.sleep(60)
+        assert isinstance(tell(300), wire.Done)
+
+
+async def test_former_friend_is_told_nothing_any_more(autojump_clock: MockClock) -> None:
+    """The contract has ended, and nothing of his is there."""
+    async with three() as t:
+        await t.boris.accords.change(t.anna.owner, Wish(until_s=t.boris.clerk.now_s() + NOTICE_S))
+        assert t.boris.is_partner(t.anna.owner)
+        where = wire.Where(bytes(t.clara.node))
+        caller, handler = t.anna.identity.certificate, Informed(t.boris.keeper, t.boris.whereabouts)
+        assert handler.admit(caller, where) is None
+        t.wall.move_s(NOTICE_S + 1)
+        refusal = handler.admit(caller, where)
+        assert refusal is not None and refusal.code is wire.Refused.NO_CONTRACT
+        assert t.boris.book.shown(t.anna.node) == b""
+        content = b"left behind"
+        t.boris.shelf.put(t.anna.owner, FragmentName(b"n" * 32), fragment.root(content), content)
+        assert handler.admit(caller, where) is None  # he must find what is still his
