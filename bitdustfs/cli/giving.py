@@ -258,7 +258,7 @@ class Giving:
                 yield from ((node, address) for address in self.book.places(node))
 
     def is_partner(self, owner: OwnerId) -> bool:
-        """Say whether there is a contract with an owner, on either side, or one of us still has something of the other.
+        """Say whether there is a contract with an owner, on either side, or one of us still has what is the other's.
 
         Our own other nodes are partners too.
         """
