@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Final
 
 from bitdustfs.core import contract
@@ -93,6 +94,11 @@ def split(raw: bytes) -> tuple[bytes, ...]:
     """Cut contracts that lie behind one another."""
     size = contract.CONTRACT_BYTES
     return tuple(raw[at : at + size] for at in range(0, len(raw), size))
+
+
+def is_chain(shown: Agreement) -> bool:
+    """Say whether each contract follows the one before: none that was put out of force comes before one to come."""
+    return all(after.terms.previous == before.digest for before, after in pairwise(shown.contracts))
 
 
 def is_newer(shown: Agreement, held: Agreement | None) -> bool:

@@ -178,6 +178,9 @@ class Clerk:
         if any({each.terms.first.owner, each.terms.second.owner} != sides for each in theirs.contracts):
             self._complain("contracts that owner %s shows are not ours: not taken", short(owner))
             return
+        if not agreement.is_chain(theirs):
+            self._complain("contracts that owner %s shows do not follow each other: not taken", short(owner))
+            return
         if not agreement.is_newer(theirs, self._agreements.get(owner)):
             return
         self._agreeing.add(owner)

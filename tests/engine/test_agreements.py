@@ -504,3 +504,30 @@ async def test_contract_that_our_own_stolen_machine_signed_is_not_taken() -> Non
     again = contract.countersign(new, contract.propose(boris, terms(new, 2, held.digest, 2 * MIB)))
     await clerk.take(boris.owner, [again.raw])
     assert clerk.newest(boris.owner) == again
+
+
+async def test_old_contract_does_not_come_back_before_one_that_is_still_to_begin() -> None:
+    """A friend signs our notice, does not say so, and shows it later behind the first that we ever had."""
+    anna, boris = make_identity("anna"), make_identity("boris")
+    wall = RunningWall()
+    clerk = Clerk(anna, MemoryContracts(), crunch=InlineCrunch(), wall=wall)
+    now_s = clerk.now_s()
+
+    def signed(serial: int, previous: bytes, gives: int, since_s: int) -> contract.Contract:
+        first = contract.Party(anna.owner, anna.node, gives, fragments_for(gives), anna.node)
+        second = contract.Party(boris.owner, boris.node)
+        terms = contract.Terms(serial, previous, since_s, 0, first, second)
+        return contract.countersign(boris, contract.propose(anna, terms))
+
+    generous = signed(1, contract.NO_CONTRACT, 100 * MIB, now_s - 20)
+    fair = signed(2, generous.digest, 10 * MIB, now_s - 10)
+    notice = signed(3, fair.digest, MIB, now_s + NOTICE_S)
+    await clerk.keep(boris.owner, generous)
+    await clerk.keep(boris.owner, fair)
+    await clerk.take(boris.owner, [generous.raw, notice.raw])
+    allowed = clerk.allowance(boris.owner)
+    assert allowed is not None and allowed.bytes == 10 * MIB
+    await clerk.take(boris.owner, [fair.raw, notice.raw])
+    assert clerk.newest(boris.owner) == notice
+    allowed = clerk.allowance(boris.owner)
+    assert allowed is not None and allowed.bytes == 10 * MIB
