@@ -50,6 +50,7 @@ CLOCK_SLACK_S: Final = 3600  # clocks of friends differ
 _HEADER = struct.Struct(">BB32sQQH")
 MAX_CONTENT_BYTES: Final = MAX_RECORD_BYTES - _HEADER.size - SIGNATURE_BYTES
 _LATE: Final = 1 << 63
+MAX_SEQUENCE: Final = _LATE - 1
 _LABEL = b"bitdustfs 1 record\0"
 _ID_LABEL = b"bitdustfs 1 record id\0"
 

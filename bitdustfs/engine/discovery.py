@@ -129,6 +129,7 @@ class Discovery:
         now_s = self._now_s()
         there = await self._find(owner_record.id_of(self._record_key))
         self._sequence = max(now_s, self._sequence + 1, there.sequence + 1 if there is not None else 1)
+        self._sequence = min(self._sequence, records.MAX_SEQUENCE)  # a thief may have used up all numbers
         made = owner_record.seal(
             self._record_key,
             inside,

@@ -211,3 +211,20 @@ async def test_that_nobody_knows_the_suppliers_is_said(inside: OwnerRecord | Non
         await published(setting, inside)
     with pytest.raises(NotFound):
         await find_keepers(setting.directory, RECORD_KEY)
+
+
+async def test_thief_with_the_highest_number_costs_the_owners_record_and_nothing_else(
+    autojump_clock: MockClock,
+) -> None:
+    """He has the record key, from a stolen machine."""
+    setting = Setting()
+    expiry_s = setting.now_s() + DAY_S
+    forged = owner_record.seal(
+        RECORD_KEY, OwnerRecord(9, ()), salt=bytes(16), sequence=records.MAX_SEQUENCE, expiry_s=expiry_s
+    )
+    await setting.directory.publish(forged.raw)
+    setting.discovery.speak_for(RECORD_KEY, lambda: INSIDE)
+    async with setting.running():
+        await trio.sleep(2 * FIRST_S)
+        await trio.sleep(2 * EVERY_S)
+        assert len(setting.taken(RecordKind.NODE)) > 1
