@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import trio
@@ -104,9 +104,10 @@ class Orphans:
 
     async def _sweep(self, row: Supplier) -> bool:
         """Go through one supplier. False: it is not the time any more."""
-        known, last = await self._known(row)
+        most = self._most()
+        known, last = await self._known(row, most)
         lowest = min((block.block for block in self._catalog.local_blocks()), default=BlockNo(0))
-        known.add(self._names(row, self._catalog.local_blocks()))
+        known.add(self._names(row, self._catalog.local_blocks(), most))
         after, found = b"", 0
         while True:
             with trio.fail_after(ASK_S):
@@ -114,11 +115,11 @@ class Orphans:
             if not page:
                 break
             # no await until they are noted: what is wanted now is wanted then
-            if not self.may_look():
-                return False
+            if not self.may_look() or any(n > most.get(k, 0) for k, n in self._most().items()):
+                return False  # in the second case fragments may have come that nobody knew of when it began
             strangers = [name for name, _length in page if name not in known]
             if strangers:
-                recent = self._recent(row, last, lowest)
+                recent = self._recent(row, last, lowest, most)
                 strangers = [name for name in strangers if name not in recent]
             if strangers:
                 with self._journal.operation():
@@ -127,29 +128,36 @@ class Orphans:
         _log.info("%s holds %d fragments that nothing names: they are released", row.label, found)
         return True
 
-    async def _known(self, row: Supplier) -> tuple[NameFilter, BlockNo]:
+    def _most(self) -> Mapping[int, int]:
+        """The greatest n of any block, by k: none has a fragment beyond, however n changes among these."""
+        most: dict[int, int] = {}
+        for code in self._catalog.codes():
+            most[code.k] = max(code.n, most.get(code.k, 0))
+        return most
+
+    async def _known(self, row: Supplier, most: Mapping[int, int]) -> tuple[NameFilter, BlockNo]:
         """The names of all blocks of files, and the number of the last of these."""
-        wanting = sum(code.n * count for code, _held, count in self._catalog.held_histogram())
+        wanting = sum(most.get(code.k, code.n) * count for code, _held, count in self._catalog.held_histogram())
         known, last = NameFilter(wanting), BlockNo(0)
         while blocks := self._catalog.blocks(after=last, limit=_PAGE):
-            names = await self._crunch.run(self._names, row, blocks)
+            names = await self._crunch.run(self._names, row, blocks, most)
             known.add(names)
             last = blocks[-1].block
         return known, last
 
-    def _recent(self, row: Supplier, last: BlockNo, lowest: BlockNo) -> set[FragmentName]:
+    def _recent(self, row: Supplier, last: BlockNo, lowest: BlockNo, most: Mapping[int, int]) -> set[FragmentName]:
         """The names of blocks that came since, and of what is on its way."""
         since = [block for block in self._catalog.local_blocks() if block.block < lowest]
-        names = set(self._names(row, [*self._catalog.blocks(after=last), *since]))
+        names = set(self._names(row, [*self._catalog.blocks(after=last), *since], most))
         for _block_id, fragments in self._catalog.uploads():
             names |= {name for supplier, name in fragments if supplier == row.supplier}
         return names
 
-    def _names(self, row: Supplier, blocks: Iterable[BlockRow]) -> list[FragmentName]:
+    def _names(self, row: Supplier, blocks: Iterable[BlockRow], most: Mapping[int, int]) -> list[FragmentName]:
         return [
             self._secrets.fragment_name(block.block_id, index, row.node)
             for block in blocks
-            for index in range(len(block.roots))  # more than n of them may be held, for a while or for good
+            for index in range(max(len(block.roots), most.get(block.code.k, 0)))  # made so far, or while we look
         ]
 
 

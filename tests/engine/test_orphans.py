@@ -6,12 +6,14 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.engine.attributes import CODE_XATTR
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.orphans import Orphans, expect_orphans
 from bitdustfs.engine.releases import Releases
@@ -25,6 +27,7 @@ from bitdustfs.model import (
     NodeId,
     Root,
     Suite,
+    Supplier,
     SupplierNo,
 )
 from bitdustfs.testing.clock import InlineCrunch
@@ -204,3 +207,35 @@ async def test_without_a_recovery_nothing_is_looked_for(autojump_clock: MockCloc
         with trio.move_on_after(60):
             await orphans.run()
         assert not catalog.count_releases()
+
+
+@pytest.mark.parametrize("is_new", [True, False], ids=["first code of so many", "one of several"])
+async def test_fragments_that_are_made_for_the_first_time_while_it_is_looked_are_no_orphans(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, is_new: bool
+) -> None:
+    async with World(code=Code(2, 4), suppliers=6).running() as world:
+        orphans = world.node.orphans
+        if not is_new:
+            other = await world.write("other", LONG[300_000:400_000])
+            world.node.attributes.set_xattr(other, CODE_XATTR, b"2/6")
+            await world.sync()
+        ino = await world.write("file", LONG[:300_000])
+        await world.sync()
+        (block,) = world.catalog.blocks_of(ino)
+        know = orphans._known
+
+        async def know_and_wait(row: Supplier, *args: Any) -> Any:
+            known = await know(row, *args)
+            if row.supplier not in {each.supplier for each in world.catalog.fragments(block)}:
+                world.node.attributes.set_xattr(ino, CODE_XATTR, b"2/6")
+                while world.catalog.held(block) < 6:
+                    await trio.sleep(1)
+            return known
+
+        monkeypatch.setattr(orphans, "_known", know_and_wait)
+        with world.node.journal.operation():
+            expect_orphans(world.catalog)
+        await trio.sleep(300)
+        assert world.catalog.held(block) == 6
+        for supplier in range(1, 7):
+            assert held(world.catalog, supplier) <= stored(world)[supplier - 1]
