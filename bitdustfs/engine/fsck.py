@@ -15,6 +15,7 @@ import trio
 
 from bitdustfs.core.namefilter import NameFilter
 from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.engine.listed import Listing, most_names
 from bitdustfs.model import NO_INO, BlockNo, FragmentName, FragmentRow, FragmentState, Ino, Supplier, SupplierNo
 from bitdustfs.ports import Catalog, Spool
 
@@ -95,16 +96,12 @@ async def check_shelf(
 
 
 async def _listed(shelves: Shelves, row: Supplier) -> tuple[NameFilter, int]:
-    after, count = b"", 0
-    filter_ = NameFilter(max(PAGE, row.used_fragments))
-    while True:
-        with trio.fail_after(ASK_S):
-            page = await shelves.names(row.supplier, after)
-        if not page:
-            return filter_, count
+    count, filter_ = 0, NameFilter(max(PAGE, min(row.used_fragments, most_names(row))))
+    listing = Listing(shelves, row, ASK_S)
+    while page := await listing.page():
         filter_.add(name for name, _length in page)
         count += len(page)
-        after = page[-1][0]
+    return filter_, count
 
 
 def _pages(catalog: Catalog, supplier: SupplierNo) -> Iterator[Sequence[FragmentRow]]:

@@ -21,6 +21,7 @@ import trio
 from bitdustfs.core.namefilter import NameFilter
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.listed import Listing
 from bitdustfs.engine.releases import Releases
 from bitdustfs.errors import BitdustError
 from bitdustfs.model import BlockNo, BlockRow, FragmentName, Standing, Supplier, SupplierNo
@@ -108,12 +109,8 @@ class Orphans:
         known, last = await self._known(row, most)
         lowest = min((block.block for block in self._catalog.local_blocks()), default=BlockNo(0))
         known.add(self._names(row, self._catalog.local_blocks(), most))
-        after, found = b"", 0
-        while True:
-            with trio.fail_after(ASK_S):
-                page = await self._shelves.names(row.supplier, after)
-            if not page:
-                break
+        listing, found = Listing(self._shelves, row, ASK_S), 0
+        while page := await listing.page():
             # no await until they are noted: what is wanted now is wanted then
             if not self.may_look() or any(n > most.get(k, 0) for k, n in self._most().items()):
                 return False  # in the second case fragments may have come that nobody knew of when it began
@@ -124,7 +121,7 @@ class Orphans:
             if strangers:
                 with self._journal.operation():
                     self._releases.abandon((row.supplier, name) for name in strangers)
-            after, found = page[-1][0], found + len(strangers)
+            found += len(strangers)
         _log.info("%s holds %d fragments that nothing names: they are released", row.label, found)
         return True
 

@@ -22,6 +22,7 @@ import trio
 from bitdustfs.core.namefilter import NameFilter
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.listed import Listing, most_names
 from bitdustfs.engine.strays import some_of
 from bitdustfs.errors import BitdustError
 from bitdustfs.model import BlockNo, BlockRow, FragmentName, FragmentRow, FragmentState, Supplier, SupplierNo
@@ -149,14 +150,11 @@ class Returns:
         _log.log(level, "%s is back: %d fragments count again, %d are gone", row.label, shown, gone)
 
     async def _listed(self, row: Supplier) -> NameFilter:
-        names, after = NameFilter(max(_LEAST_NAMES, row.used_fragments)), b""
-        while True:
-            with trio.fail_after(ASK_S):
-                page = await self._shelves.names(row.supplier, after)
-            if not page:
-                return names
+        names = NameFilter(max(_LEAST_NAMES, min(row.used_fragments, most_names(row))))
+        listing = Listing(self._shelves, row, ASK_S)
+        while page := await listing.page():
             names.add(name for name, _length in page)
-            after = page[-1][0]
+        return names
 
     def _is_listed(self, each: FragmentRow, row: Supplier, listed: NameFilter) -> bool:
         block = self._catalog.block(each.block)
