@@ -179,6 +179,8 @@ class AddressBook:
         seen[address] = None
         while len(seen) > MAX_NEARBY:
             del seen[next(iter(seen))]
+        while len(self._nearby) > MAX_NODES:
+            del self._nearby[next(iter(self._nearby))]
         self._note_learnt(node)
 
     # -- the store ------------------------------------------------------------------------------------------------

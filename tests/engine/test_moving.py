@@ -13,7 +13,7 @@ from bitdustfs.core import fragment, record, wire
 from bitdustfs.core.agreement import Wish
 from bitdustfs.core.grace import NOTICE_S
 from bitdustfs.core.record import DAY_S, Record
-from bitdustfs.engine.addresses import OWNERS_NODES
+from bitdustfs.engine.addresses import MAX_NODES, OWNERS_NODES
 from bitdustfs.engine.errand import ask_once
 from bitdustfs.engine.relation import SILENCE_S
 from bitdustfs.engine.whereabouts import NEWS_BURST, Informed
@@ -319,3 +319,10 @@ async def test_former_friend_is_told_nothing_any_more(autojump_clock: MockClock)
         content = b"left behind"
         t.boris.shelf.put(t.anna.owner, FragmentName(b"n" * 32), fragment.root(content), content)
         assert handler.admit(caller, where) is None  # he must find what is still his
+
+
+async def test_network_that_invents_nodes_nearby_takes_no_memory(autojump_clock: MockClock) -> None:
+    async with three() as t:
+        for number in range(2 * MAX_NODES):
+            t.anna.book.note_nearby(NodeId(number.to_bytes(32, "big")), "192.0.2.1:7000")
+        assert len(t.anna.book._nearby) <= MAX_NODES
