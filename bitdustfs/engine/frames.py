@@ -93,7 +93,7 @@ class Frames:
         """
         self._grace_ends = trio.current_time() + SEND_S - self.sent_bytes / SLOWEST_BYTES_S
         if sum(map(len, body)) < SEND_BYTES:
-            await self._send_part(b"".join((head, *body)), is_body=bool(body))
+            await self._send_part(b"".join((head, *body)), is_body=any(map(len, body)))
             return
         await self._send_part(head, is_body=False)
         for part in body:
