@@ -42,7 +42,15 @@ CATCHES = """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "workers"), [(CATCHES, ()), (WAITS, ("-n", "1"))], ids=["alone", "with a worker"])
+@pytest.mark.parametrize(
+    ("how", "workers"),
+    [
+        pytest.param(CATCHES, (), id="alone"),
+        pytest.param(
+            WAITS, ("-n", "1"), id="with a worker", marks=pytest.mark.long
+        ),  # has 10 s for it
+    ],
+)
 def test_run_that_gets_sigterm_takes_its_swarm_down(tmp_path: Path, how: str, workers: Sequence[str]) -> None:
     (tmp_path / "test_story.py").write_text(STORY.replace("HOW", how))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}

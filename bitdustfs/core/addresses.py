@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
-from bitdustfs.core.record import MAX_ADDRESSES, pack_address
+from bitdustfs.core.address import MAX_ADDRESSES, pack_address
 from bitdustfs.errors import BadFormat
 
 MAX_DIALLED: Final = 12  # of one node: those of its record, where it answered last, where it was seen nearby

@@ -40,9 +40,10 @@ from blake3 import blake3
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from bitdustfs.core.address import pack_address, unpack_address
 from bitdustfs.core.certificate import SIGNATURE_BYTES
 from bitdustfs.core.keys import public_bytes
-from bitdustfs.core.record import MAX_RECORD_BYTES, RECORD_ID_BYTES, pack_address, unpack_address
+from bitdustfs.core.record import MAX_RECORD_BYTES, RECORD_ID_BYTES
 from bitdustfs.errors import BadFormat
 
 VERSION: Final = 1

@@ -13,8 +13,9 @@ from typing import Final
 
 from blake3 import blake3
 
+from bitdustfs.core.address import pack_address, unpack_address
 from bitdustfs.core.datagram import DHT_ID_BYTES, Contact
-from bitdustfs.core.record import MAX_RECORD_BYTES, Record, pack_address, parse, unpack_address
+from bitdustfs.core.record import MAX_RECORD_BYTES, Record, parse
 from bitdustfs.errors import BadFormat
 
 VERSION: Final = 1

@@ -32,6 +32,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from bitdustfs.core import record as records
+from bitdustfs.core.address import pack_address, unpack_address
 from bitdustfs.core.certificate import node_id
 from bitdustfs.core.keys import derive, public_bytes
 from bitdustfs.core.record import MAX_CONTENT_BYTES, Record, RecordKind
@@ -117,7 +118,7 @@ def unseal(record_key: bytes, record: Record) -> OwnerRecord:
         if plain[at : at + 1] == _NO_ADDRESS:
             address, at = "", at + 1
         else:
-            address, at = records.unpack_address(plain, at)
+            address, at = unpack_address(plain, at)
         keepers.append(Keeper(node, address))
     return OwnerRecord(head_version, tuple(keepers))
 
@@ -136,7 +137,7 @@ def _fitting(keepers: Iterable[Keeper]) -> list[bytes]:
 
 def _packed_address(address: str) -> bytes:
     try:
-        return records.pack_address(address) if address else _NO_ADDRESS
+        return pack_address(address) if address else _NO_ADDRESS
     except BadFormat:
         return _NO_ADDRESS  # a name: whoever reads this asks the DHT for the node's own record
 

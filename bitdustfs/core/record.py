@@ -25,7 +25,6 @@ Numbers are big-endian.
 
 from __future__ import annotations
 
-import ipaddress
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from bitdustfs.core.address import MAX_ADDRESSES, pack_address, unpack_address
 from bitdustfs.core.certificate import SIGNATURE_BYTES, node_id
 from bitdustfs.core.keys import public_bytes
 from bitdustfs.errors import BadFormat
@@ -44,7 +44,6 @@ from bitdustfs.model import NodeId, RecordId
 VERSION: Final = 1
 MAX_RECORD_BYTES: Final = 1000  # fits a datagram with room for what is around it
 RECORD_ID_BYTES: Final = 20
-MAX_ADDRESSES: Final = 8
 DAY_S: Final = 24 * 3600
 CLOCK_SLACK_S: Final = 3600  # clocks of friends differ
 _HEADER = struct.Struct(">BB32sQQH")
@@ -181,47 +180,3 @@ def addresses_of(record: Record) -> tuple[str, ...]:
         address, at = unpack_address(record.content, at)
         found.append(address)
     return tuple(found)
-
-
-def pack_address(address: str) -> bytes:
-    """ADDR:PORT or [ADDR]:PORT as 7 or 19 bytes.
-
-    Raises:
-        BadFormat: it is none, or one that nobody can dial.
-    """
-    host, colon, port = address.rpartition(":")
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    try:
-        ip = ipaddress.ip_address(bare)
-    except ValueError as bad:
-        raise BadFormat(what=f"{address!r} is no numeric address with a port") from bad
-    if not (colon and port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
-        raise BadFormat(what=f"{address!r} is no numeric address with a port")
-    if (ip.version == 6) != (bare is not host) or not _can_be_dialled(ip):
-        raise BadFormat(what=f"nobody can dial {address!r}")
-    return bytes([ip.version]) + ip.packed + int(port).to_bytes(2, "big")
-
-
-def unpack_address(content: bytes, at: int) -> tuple[str, int]:
-    """The address that begins at `at`, and where it ends.
-
-    Raises:
-        BadFormat: there is none, or one that nobody can dial.
-    """
-    length = {4: 4, 6: 16}.get(content[at]) if at < len(content) else None
-    end = at + 1 + (length or 0) + 2
-    if length is None or end > len(content):
-        raise BadFormat(what="there is no address where one should be")
-    ip = ipaddress.ip_address(content[at + 1 : end - 2])
-    port = int.from_bytes(content[end - 2 : end], "big")
-    if not port or not _can_be_dialled(ip):
-        raise BadFormat(what=f"nobody can dial {ip} port {port}")
-    return (f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"), end
-
-
-def _can_be_dialled(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Not: everywhere, many, an IPv4 address in disguise, or one that needs the name of an interface."""
-    if isinstance(ip, ipaddress.IPv6Address) and (ip.ipv4_mapped is not None or ip.scope_id is not None):
-        return False
-    broadcast = isinstance(ip, ipaddress.IPv4Address) and ip == ipaddress.IPv4Address("255.255.255.255")
-    return not (ip.is_unspecified or ip.is_multicast or broadcast)

@@ -25,8 +25,8 @@ import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bitdustfs.core import record as records
+from bitdustfs.core.address import pack_address
 from bitdustfs.core.dht_state import MAX_KNOWN, MAX_REMEMBERED, MAX_STATE_BYTES, DhtState, decode_state, encode_state
-from bitdustfs.core.record import pack_address
 from bitdustfs.edges.dht_node import DhtNode
 from bitdustfs.edges.dht_rules import Clock, Rules
 from bitdustfs.edges.home import write_atomically

@@ -23,6 +23,7 @@ from kademlia.node import Node
 from kademlia.protocol import KademliaProtocol
 
 from bitdustfs.core import record as records
+from bitdustfs.core.address import pack_address
 from bitdustfs.core.datagram import (
     GAIN,
     MAX_CONTACTS,
@@ -150,7 +151,7 @@ class Protocol(KademliaProtocol):
             self.counts["too many"] += 1
             return
         address = join_address(*endpoint)
-        records.pack_address(address)  # nobody asks from an address that cannot be answered
+        pack_address(address)  # nobody asks from an address that cannot be answered
         said = self._said(parse_question(data), address, prefix)
         reply = answer(self._key, number, token(self._secret(), address), said, room=GAIN * len(data))
         if len(reply) <= GAIN * len(data):

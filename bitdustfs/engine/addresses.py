@@ -96,7 +96,8 @@ class AddressBook:
         sequence = max(now_s, before.sequence + 1 if before is not None else 1)
         signed = record.sign_addresses(self._identity.key, told, sequence=sequence, expiry_s=now_s + LIFETIME_S)
         self._put(self._identity.owner, signed)
-        log.info("this node can be dialled at %s", ", ".join(told) or "no address")
+        level = logging.INFO if before is not None else logging.DEBUG  # the first time it is no news
+        log.log(level, "this node can be dialled at %s", ", ".join(told) or "no address")
         for call in self.on_own:
             call()
         return True

@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bitdustfs.core import owner_record, record
+from bitdustfs.core.address import pack_address
 from bitdustfs.core.certificate import node_id
 from bitdustfs.core.keys import public_bytes
 from bitdustfs.core.owner_record import Keeper, OwnerRecord
@@ -21,7 +22,6 @@ from bitdustfs.core.record import (
     RecordKind,
     addresses_of,
     newer,
-    pack_address,
     parse,
     sign,
     sign_addresses,

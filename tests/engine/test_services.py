@@ -83,6 +83,12 @@ async def let_one_leave(world: World) -> None:
     world.node.drainer.leave("s1")
 
 
+async def lose_a_supplier_for_a_while(world: World) -> None:
+    world.swarm.suppliers[0].kill()
+    await trio.sleep(A_WHILE_S)
+    world.swarm.suppliers[0].start()
+
+
 async def do_nothing(_world: World) -> None:
     return
 
@@ -103,7 +109,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[World], Any]]] = {
     "writer": ("catalog", "suppliers", write_something),
     "monitor": ("suppliers", "take_speeds", do_nothing),
     "auditor": ("catalog", "audits", do_nothing),
-    "returns": ("catalog", "fragments_at", do_nothing),
+    "returns": ("suppliers", "names", lose_a_supplier_for_a_while),
     "rebuilder": ("catalog", "wanting_blocks", do_nothing),
     "trimmer": ("catalog", "crowded_blocks", do_nothing),
     "drainer": ("suppliers", "get", let_one_leave),
@@ -128,7 +134,7 @@ async def test_failed_service_is_started_again_and_nothing_is_lost(autojump_cloc
         return traps.setdefault(name, Trap(real))
 
     audits_a_day = 20_000 if service == "auditor" else 16
-    patience = Patience.of(A_WHILE_S / 3) if service == "trimmer" else None
+    patience = Patience.of(A_WHILE_S / 3) if service in ("returns", "trimmer") else None
     suppliers = 6 if service == "drainer" else 5
     async with World(
         suppliers=suppliers, code=Code(3, 5), coat=set_trap, audits_a_day=audits_a_day, patience=patience
