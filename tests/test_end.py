@@ -46,9 +46,7 @@ CATCHES = """
     ("how", "workers"),
     [
         pytest.param(CATCHES, (), id="alone"),
-        pytest.param(
-            WAITS, ("-n", "1"), id="with a worker", marks=pytest.mark.long
-        ),  # has 10 s for it
+        pytest.param(WAITS, ("-n", "1"), id="with a worker", marks=pytest.mark.long),  # has 10 s for it
     ],
 )
 def test_run_that_gets_sigterm_takes_its_swarm_down(tmp_path: Path, how: str, workers: Sequence[str]) -> None:
