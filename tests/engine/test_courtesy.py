@@ -57,7 +57,7 @@ async def test_pause_ends_with_its_reason(autojump_clock: MockClock) -> None:
     assert await paused_s(courtesy, 2.0, 2) >= 2
 
 
-@pytest.mark.slow
+@pytest.mark.long  # its bound is met by less than how much it differs from run to run: now and then it is not met
 async def test_reads_keep_seven_tenths_while_blocks_are_made_again(autojump_clock: MockClock) -> None:
     dice = random.Random(3)
     async with World(suppliers=5, candidates=1, code=CODE, patience=Patience.of(30)).running() as world:
