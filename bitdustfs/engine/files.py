@@ -100,7 +100,11 @@ class Files:
         inode = self._catalog.inode(ino)
         if inode is None:
             raise NotFound(what=f"inode {ino} does not exist")
-        life = self._table.loaded(ino)
+        return self.as_it_lives(inode)
+
+    def as_it_lives(self, inode: Inode) -> Inode:
+        """The catalog's inode with its live size and times."""
+        life = self._table.loaded(inode.ino)
         if life is None:
             return inode
         ctime_ns = max(inode.ctime_ns, life.ctime_ns)

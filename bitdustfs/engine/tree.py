@@ -103,9 +103,7 @@ class Tree:
         page = self._catalog.names(ino, after, limit)
         if until is not None:
             page = [entry for entry in page if entry[0].cookie <= until]
-        return [
-            (name, self.attributes(name.ino) if inode.is_file else self.lives.shown(inode)) for name, inode in page
-        ]
+        return [(name, self.lives.shown(self._files.as_it_lives(inode))) for name, inode in page]
 
     def children(self, ino: Ino) -> Iterator[Inode]:
         """What is in a directory, in the order of its listing."""

@@ -6,6 +6,7 @@ import stat
 
 import pytest
 
+from bitdustfs.edges import catalog_tree
 from bitdustfs.model import ROOT_INO, Cookie, Ino
 from tests.engine.names import ME, Names
 
@@ -70,6 +71,22 @@ async def test_listing_counts_only_the_names_that_show_a_fifo(names: Names) -> N
 async def test_children_are_all_in_a_directory(names: Names) -> None:
     inos: list[Ino] = [names.file(b"%d" % number) for number in range(20)]
     assert [inode.ino for inode in names.tree.children(ROOT_INO)] == inos
+
+
+async def test_page_of_a_listing_is_one_statement(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog_tree, "CACHED_INODES", 1)  # as if others had been looked at since
+    for number in range(PAGE):
+        names.published(b"%d" % number)
+    names.restart()
+    statements: list[str] = []
+
+    def note(_cursor: object, statement: str, _bindings: object) -> bool:
+        statements.append(statement)
+        return True
+
+    names.catalog.connection.exec_trace = note
+    assert len(names.tree.listing(ROOT_INO, Cookie(0), PAGE)) == PAGE
+    assert len(statements) == 1
 
 
 @pytest.mark.slow
