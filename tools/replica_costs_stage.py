@@ -27,7 +27,8 @@ from bitdustfs.edges.keys_disk import identity_of, read_keys
 from bitdustfs.edges.spool_disk import DiskSpool
 from bitdustfs.edges.system import SystemEntropy, SystemWall, ThreadCrunch, best_suite, boot_id, tune_process
 from bitdustfs.edges.tcp import TcpDialer
-from bitdustfs.engine.node import Node, NodeOptions
+from bitdustfs.engine.node import Node
+from bitdustfs.engine.services import NodeOptions
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.tree import Caller
 from bitdustfs.engine.uploads import Shipment

@@ -57,9 +57,10 @@ from bitdustfs.edges.tcp import TcpDialer, join_address, listening, split_addres
 from bitdustfs.engine.clerk import Clerk
 from bitdustfs.engine.codes import keep_code, kept_code
 from bitdustfs.engine.handler import RefuseAll
-from bitdustfs.engine.node import Node, NodeOptions
+from bitdustfs.engine.node import Node
 from bitdustfs.engine.reception import Reception
 from bitdustfs.engine.reporter import note_checked
+from bitdustfs.engine.services import NodeOptions
 from bitdustfs.engine.suppliers import PING_S, Suppliers
 from bitdustfs.engine.tree import Caller
 from bitdustfs.errors import (

@@ -26,7 +26,8 @@ from bitdustfs.core.report import StatusReport
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.edges.catalog_changes import SqliteChanges
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
-from bitdustfs.engine.node import Node, NodeOptions
+from bitdustfs.engine.node import Node
+from bitdustfs.engine.services import NodeOptions
 from bitdustfs.engine.tree import Caller
 from bitdustfs.model import ROOT_INO, Code, Ino, Standing
 from bitdustfs.testing.clock import InlineCrunch

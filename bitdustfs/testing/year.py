@@ -27,7 +27,8 @@ import trio
 from bitdustfs.core.grace import DAY_S, HOUR_S, MEMORY_DAYS, Patience
 from bitdustfs.edges.catalog_changes import SqliteChanges
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
-from bitdustfs.engine.node import Node, NodeOptions
+from bitdustfs.engine.node import Node
+from bitdustfs.engine.services import NodeOptions
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.errors import BlockLost, PeerError, TooFewFragments, Unavailable
 from bitdustfs.model import BlockId, BlockNo, Code, FragmentRow, FragmentState, Standing, SupplierNo

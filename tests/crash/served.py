@@ -30,7 +30,8 @@ from bitdustfs.edges.fuse import Operations, serve
 from bitdustfs.edges.fuse_tuning import MountOptions
 from bitdustfs.edges.spool_disk import DiskSpool
 from bitdustfs.edges.system import SystemEntropy, SystemWall, ThreadCrunch, boot_id, tune_process
-from bitdustfs.engine.node import Node, NodeOptions
+from bitdustfs.engine.node import Node
+from bitdustfs.engine.services import NodeOptions
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.tree import Caller
 from bitdustfs.model import Code, FragmentName, Root, SupplierNo

@@ -1,0 +1,406 @@
+"""The services of one mounted volume: which there are, and which asks which.
+
+They are made in the order of the data: what the kernel reads and writes, what keeps it well held, what brings the
+catalog to suppliers, what tells of it. What a service needs of one that is made later is set when both are there.
+`Node` runs them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+
+from bitdustfs.core.certificate import Identity
+from bitdustfs.core.grace import Patience
+from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.engine.attributes import Attributes
+from bitdustfs.engine.auditor import AUDITS_A_DAY, Auditor
+from bitdustfs.engine.collector import Collector, is_kept_back
+from bitdustfs.engine.compactor import Compactor
+from bitdustfs.engine.copies import Copies
+from bitdustfs.engine.courtesy import Courtesy
+from bitdustfs.engine.drainer import Drainer
+from bitdustfs.engine.files import Files
+from bitdustfs.engine.follower import Follower
+from bitdustfs.engine.forecast import Forecast
+from bitdustfs.engine.fragments import Fragments
+from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.monitor import TICK_S, Monitor
+from bitdustfs.engine.objects import Objects
+from bitdustfs.engine.orphans import Orphans
+from bitdustfs.engine.outlook import Outlook
+from bitdustfs.engine.publisher import Publisher
+from bitdustfs.engine.reader import Reader
+from bitdustfs.engine.reads import Reads
+from bitdustfs.engine.rebuilder import LOOK_EVERY_S, Rebuilder
+from bitdustfs.engine.recoder import Recoder
+from bitdustfs.engine.releases import Releases
+from bitdustfs.engine.replica import Replica
+from bitdustfs.engine.reporter import Reporter
+from bitdustfs.engine.returns import Returns
+from bitdustfs.engine.rewriter import Rewriter
+from bitdustfs.engine.snapshots import Snapshots
+from bitdustfs.engine.suppliers import Suppliers
+from bitdustfs.engine.sync import Sync
+from bitdustfs.engine.tracks import Tracks
+from bitdustfs.engine.tree import Tree
+from bitdustfs.engine.trimmer import Trimmer
+from bitdustfs.engine.uploads import Uploads
+from bitdustfs.engine.writer import Writer
+from bitdustfs.errors import BitdustError
+from bitdustfs.model import Code, Suite, SupplierNo
+from bitdustfs.ports import Catalog, Changes, Crunch, Entropy, Image, Spool, Wall
+
+_log = logging.getLogger(__name__)
+
+Service = Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOptions:
+    """How one mount behaves."""
+
+    spool_limit: int  # bytes
+    code: Code | None = None  # of new blocks; None: by the number of suppliers
+    deduplicate: bool = True
+    practice: bool = False  # all suppliers are on this machine
+    suite: Suite = Suite.AES_256_GCM
+    boot: bytes = b""  # which boot of this machine it is; b"": nobody can tell
+    audits_a_day: int = AUDITS_A_DAY  # leaves of each supplier
+    patience: Patience = field(default_factory=Patience)  # with suppliers that do not answer
+    watch_every_s: float = TICK_S  # how often it is looked who is there, at least
+    repair_every_s: float = LOOK_EVERY_S  # how often it is looked for something to rebuild
+
+
+class Services:
+    """The services of one mounted volume; nothing runs yet.
+
+    Args:
+        image: makes an image of the catalog as it was committed last, at once.
+    """
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        catalog: Catalog,
+        changes: Changes,
+        image: Callable[[], Image],
+        spool: Spool,
+        suppliers: Suppliers,
+        crunch: Crunch,
+        entropy: Entropy,
+        wall: Wall,
+        secrets: VolumeSecrets,
+        options: NodeOptions,
+    ) -> None:
+        self._identity = identity
+        self._catalog = catalog
+        self._changes = changes
+        self._image = image
+        self._spool = spool
+        self.suppliers = suppliers
+        self._crunch = crunch
+        self._entropy = entropy
+        self._wall = wall
+        self._secrets = secrets
+        self._options = options
+        self._make_content()
+        self._make_upkeep()
+        self._make_replica()
+        self._make_reports()
+        self._set_permissions()
+        self.services: dict[str, Service] = {  # each is started again when it fails
+            "journal": self.journal.run,
+            "suppliers": self.suppliers.run,
+            "files": self.files.run,
+            "hardener": self.files.keep_hard,
+            "uploads": self.uploads.run,
+            "releases": self.releases.run,
+            "collector": self.collector.run,
+            "compactor": self.compactor.run,
+            "follower": self.follower.run,
+            "recoder": self.recoder.run,
+            "reads": self.reads.run,
+            "writer": self.writer.run,
+            "monitor": self.monitor.run,
+            "auditor": self.auditor.run,
+            "returns": self.returns.run,
+            "rebuilder": self.rebuilder.run,
+            "trimmer": self.trimmer.run,
+            "drainer": self.drainer.run,
+            "publisher": self.publisher.run,
+            "replica": self.replica.run,
+            "orphans": self.orphans.run,
+        }
+
+    def _make_content(self) -> None:
+        """Make what the kernel reads and writes, and what brings that to suppliers."""
+        self.journal = Journal(self._catalog)
+        self.fragments = Fragments(
+            self._catalog, self.journal, self.suppliers, self._crunch, self._secrets, self._entropy
+        )
+        self.fragments.newcomers = self.suppliers
+        self.reader = Reader(self._catalog, self.fragments, self._crunch, self._secrets)
+        self.reads = Reads(self.reader, self.fragments)
+        self.files = Files(
+            self._catalog, self._spool, self.journal, self._wall, self.reads, spool_limit=self._options.spool_limit
+        )
+        self.tree = Tree(self._catalog, self.journal, self.files, self._wall)
+        self.attributes = Attributes(self._catalog, self.journal, self.files, self._wall)
+        self.files.on_published = self.tree.published
+        self.releases = Releases(self._catalog, self.journal, self.suppliers, self._secrets)
+        self.uploads = Uploads(self._catalog, self.journal, self.suppliers, self.releases, self._secrets)
+        self.writer = Writer(
+            catalog=self._catalog,
+            files=self.files,
+            journal=self.journal,
+            fetch=self.reader,
+            uploads=self.uploads,
+            crunch=self._crunch,
+            entropy=self._entropy,
+            secrets=self._secrets,
+            suite=self._options.suite,
+            code=self._options.code,
+            deduplicate=self._options.deduplicate,
+            is_reading=self.reads.is_busy,
+        )
+        self.files.out_of_quota = self.writer.out_of_room
+
+    def _make_upkeep(self) -> None:
+        """Make what keeps blocks well held."""
+        self._courtesy = Courtesy(self.reads.is_busy)
+        self.collector = Collector(
+            self._catalog,
+            self.journal,
+            self.releases,
+            in_use=self.writer.chunks_in_use,
+            on_their_way=self.uploads.on_their_way,
+        )
+        self._copies = Copies(self._catalog, self.files, self._crunch, self._secrets)
+        self.rewriter = Rewriter(
+            catalog=self._catalog,
+            fragments=self.fragments,
+            uploads=self.uploads,
+            copies=self._copies,
+            crunch=self._crunch,
+            entropy=self._entropy,
+            secrets=self._secrets,
+            suite=self._options.suite,
+            is_needed_elsewhere=lambda: (
+                self.files.is_busy() or bool(self.files.dirty_totals()[0]) or self.reads.is_busy()
+            ),
+        )
+        self.compactor = Compactor(self._catalog, self.journal, self.rewriter)
+        self.tracks = Tracks(self._catalog, self.journal)
+        self.uploads.score_of = self.tracks.score
+        self.monitor = Monitor(
+            self._catalog,
+            self.journal,
+            self.suppliers,
+            self._wall,
+            self._options.patience,
+            self.tracks,
+            tick_s=self._options.watch_every_s,
+        )
+        self.files.is_unsure = lambda: self.monitor.is_unsure
+        self.auditor = Auditor(
+            self._catalog,
+            self.journal,
+            self.fragments,
+            self._entropy,
+            self._wall,
+            self._courtesy,
+            self.tracks,
+            audits_a_day=self._options.audits_a_day,
+        )
+        self.suppliers.on_lost = self.auditor.look_through
+        self.returns = Returns(
+            catalog=self._catalog,
+            journal=self.journal,
+            fragments=self.fragments,
+            shelves=self.suppliers,
+            secrets=self._secrets,
+            entropy=self._entropy,
+            look_s=self._options.watch_every_s,
+        )
+        self.returns.on_wrong = self.auditor.look_through
+        self.monitor.on_absent = self.returns.lost
+        self.suppliers.on_address = self._note_address
+        self.rebuilder = Rebuilder(
+            self._catalog,
+            self.journal,
+            self.fragments,
+            self.suppliers,
+            self.uploads,
+            self.releases,
+            self._crunch,
+            self._secrets,
+            self._courtesy,
+            self._copies,
+            look_s=self._options.repair_every_s,
+        )
+        self.trimmer = Trimmer(
+            self._catalog,
+            self.journal,
+            self.uploads,
+            self.releases,
+            self.fragments,
+            steady_s=self._options.patience.at_none_s,
+        )
+        self.drainer = Drainer(
+            catalog=self._catalog,
+            journal=self.journal,
+            fragments=self.fragments,
+            sink=self.suppliers,
+            uploads=self.uploads,
+            releases=self.releases,
+            rebuilder=self.rebuilder,
+            monitor=self.monitor,
+            crunch=self._crunch,
+        )
+        self.follower = Follower(
+            self._catalog,
+            self.journal,
+            self.releases,
+            chosen=self._options.code,
+            on_their_way=self.uploads.on_their_way,
+            at_work=self.rebuilder.at_work,
+        )
+        self.drainer.n_with_one_less = self.follower.n_with_one_less
+        self.attributes.usual = self.writer.code
+        self.attributes.on_code = self.follower.code_set
+        self.recoder = Recoder(self._catalog, self.journal, self.tree, self.rewriter, self.follower)
+
+    def _make_replica(self) -> None:
+        """Make what brings the catalog to suppliers."""
+        self.publisher = Publisher(
+            catalog=self._catalog,
+            journal=self.journal,
+            keepers=self.suppliers,
+            identity=self._identity,
+            entropy=self._entropy,
+            secrets=self._secrets,
+            suite=self._options.suite,
+        )
+        objects = Objects(
+            catalog=self._catalog,
+            journal=self.journal,
+            uploads=self.uploads,
+            releases=self.releases,
+            crunch=self._crunch,
+            entropy=self._entropy,
+            secrets=self._secrets,
+            suite=self._options.suite,
+            code=self.writer.code,
+        )
+        self.replica = Replica(
+            catalog=self._catalog,
+            journal=self.journal,
+            publisher=self.publisher,
+            snapshots=Snapshots(self._catalog, self.journal, objects, self._crunch, self._image),
+            objects=objects,
+            changes=self._changes,
+            crunch=self._crunch,
+            wall=self._wall,
+        )
+        self.files.is_safe = self.replica.is_safe
+        self.orphans = Orphans(
+            catalog=self._catalog,
+            journal=self.journal,
+            shelves=self.suppliers,
+            secrets=self._secrets,
+            crunch=self._crunch,
+            releases=self.releases,
+        )
+
+    def _make_reports(self) -> None:
+        """Make what tells of it all."""
+        self.reporter = Reporter(
+            catalog=self._catalog,
+            spool=self._spool,
+            files=self.files,
+            journal=self.journal,
+            tree=self.tree,
+            writer=self.writer,
+            fragments=self.fragments,
+            replica=self.replica,
+            monitor=self.monitor,
+            tracks=self.tracks,
+            spool_limit=self._options.spool_limit,
+            practice=self._options.practice,
+        )
+        self._forecast = Forecast(
+            self._catalog,
+            self.rebuilder,
+            reachable=self.fragments.reachable,
+            is_here=self._copies.is_here,
+            limit_bytes_s=lambda: self.suppliers.pacer.up.bytes_per_s,
+            speed_of=lambda supplier: self.tracks.of(supplier).bytes_per_s,
+            held_up=self._held_up,
+        )
+        self.reporter.is_unlike = self.follower.is_unlike
+        self.reporter.count_unlike = lambda: self.follower.unlike
+        self.reporter.trouble_recoding = lambda: self.recoder.trouble
+        self.reporter.waiting_to_leave = lambda: self.drainer.waiting
+        self._outlook = Outlook(self._catalog, self.files, self.tree, self.fragments)
+        self._sync = Sync(
+            catalog=self._catalog,
+            journal=self.journal,
+            files=self.files,
+            writer=self.writer,
+            uploads=self.uploads,
+            suppliers=self.suppliers,
+            monitor=self.monitor,
+            replica=self.replica,
+            reporter=self.reporter,
+        )
+
+    def _set_permissions(self) -> None:
+        """Let each ask whether it may do what cannot be undone."""
+        self.orphans.may_look = self._may_look_for_orphans
+        self.releases.may_release = self._may_release
+        self.releases.safe_change = self._released_until
+        self.collector.may_collect = lambda: self._may_release() and not is_kept_back(self._catalog)
+        self.collector.on_damage = lambda what: self.reporter.note_trouble(
+            f"the catalog is damaged ({what}): suppliers keep all that they have; unmount, and run `bitdustfs fsck`"
+        )
+        self.rewriter.may_rewrite = self._may_release
+        self.trimmer.may_trim = self._may_release
+        self.drainer.may_drain = self._may_release
+
+    def _note_address(self, supplier: SupplierNo, address: str) -> None:
+        """A supplier answers there now: whoever recovers this volume must find it."""
+        row = next((row for row in self._catalog.suppliers() if row.supplier == supplier), None)
+        if row is None or self._catalog.failure is not None:
+            return
+        try:
+            with self.journal.operation(admitted=True):
+                self._catalog.put_supplier(replace(row, address=address))
+        except BitdustError as error:
+            _log.info("that supplier %s is at %s now is not noted: %s", row.label, address, error)
+
+    def _may_release(self) -> bool:
+        return self.publisher.confirmed and self.journal.refusal is None
+
+    def _released_until(self) -> int:
+        """The last change by which what it made unneeded may go; 0: none."""
+        is_whole = all(each.is_gone for each in self.reporter.aside)  # an older state may need what ours does not
+        return self.replica.safe_change if is_whole else 0
+
+    def _may_look_for_orphans(self) -> bool:
+        """All that is needed is known here, and nobody else can publish: no older state waits to be put aside."""
+        is_ours = self._may_release() and not self.publisher.is_outdated and not is_kept_back(self._catalog)
+        return is_ours and self.replica.is_head_safe() and all(each.is_gone for each in self.reporter.aside)
+
+    def _held_up(self) -> list[str]:
+        """What keeps the rebuilder from its work."""
+        told = []
+        if self.journal.refusal is not None:
+            told.append(f"nothing is rebuilt now, because nothing can be changed: {self.journal.refusal}")
+        if self.monitor.is_doubtful:
+            told.append("most suppliers do not answer: none is given up meanwhile, for it may be us who are cut off")
+        if self.reads.is_busy():
+            told.append("somebody reads: repair leaves most of the line to that")
+        return told
