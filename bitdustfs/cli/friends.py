@@ -122,7 +122,7 @@ def _known(home: Home) -> list[FriendReport]:
 def _unmounted(home: Home, work: Callable[[Friends], T]) -> T:
     """Do something with the friends of a home that no process serves. Raises InUse."""
     check_free(home)
-    from bitdustfs.cli.assemble import unmounted_friends
+    from bitdustfs.cli.unmounted import unmounted_friends
 
     with hold(home), unmounted_friends(home) as known:
         return work(known)

@@ -105,8 +105,9 @@ def _hire(
 
     import trio
 
-    from bitdustfs.cli.assemble import HireWish, hire_unmounted
+    from bitdustfs.cli.hiring import HireWish
     from bitdustfs.cli.logs import log_to_stderr
+    from bitdustfs.cli.unmounted import hire_unmounted
 
     wishes = [
         HireWish(node=node, address=address, bytes=size, label=label, as_candidate=candidate)

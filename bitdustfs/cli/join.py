@@ -86,9 +86,9 @@ def _join(home: Home, line: str, offer: int, need: int | None, name: str) -> Joi
 
     import trio
 
-    from bitdustfs.cli.assemble import join_unmounted
     from bitdustfs.cli.befriending import JoinWish
     from bitdustfs.cli.logs import log_to_stderr
+    from bitdustfs.cli.unmounted import join_unmounted
 
     with hold(home):
         log_to_stderr("warning")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from bitdustfs.cli.assemble import hired_suppliers
+from bitdustfs.cli.home_catalog import hired_suppliers
 from bitdustfs.core import certificate, keys, wire
 from bitdustfs.core.certificate import Identity
 from bitdustfs.edges.home import Home

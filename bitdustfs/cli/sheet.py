@@ -59,7 +59,7 @@ def hired_places(home: Home) -> Sequence[Place]:
     except NotServed:
         check_free(home)
 
-    from bitdustfs.cli.assemble import hired_suppliers
+    from bitdustfs.cli.home_catalog import hired_suppliers
 
     with hold(home):
         return [Place(row.label, row.node.hex(), row.address) for row in hired_suppliers(home)]

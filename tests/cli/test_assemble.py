@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from trio.testing import MockClock
 
-from bitdustfs.cli.assemble import HireWish, _agree, _catalog, _refuse_more_than_hired, _volume_code
+from bitdustfs.cli.assemble import _refuse_more_than_hired, _volume_code
+from bitdustfs.cli.hiring import HireWish, agree
+from bitdustfs.cli.home_catalog import open_catalog
 from bitdustfs.cli.mount_options import mount_options, wanted_code
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
@@ -26,7 +28,7 @@ TAILS = ("", "-wal", "-shm", "-journal")
 
 def opened(home: Path, secrets: VolumeSecrets = SECRETS) -> int:
     """Open or make the catalog. Returns how many suppliers it has."""
-    with _catalog(Home(home), secrets, lambda _hired: None) as (catalog, _code):
+    with open_catalog(Home(home), secrets, lambda _hired: None) as (catalog, _code):
         assert catalog.value("volume_id") == secrets.volume_id
         return len(catalog.suppliers())
 
@@ -99,7 +101,7 @@ async def test_supplier_that_is_hired_again_keeps_its_number_and_what_it_holds(a
         for row in before:
             wish = HireWish(node=row.node, address=row.address, bytes=2 << 30, label="")
             world.catalog.charge_supplier(row.supplier, 1000, 1)
-            await _agree(forgetful, world.catalog, wish)
+            await agree(forgetful, world.catalog, wish)
         after = world.catalog.suppliers()
         assert [(row.supplier, row.label, row.standing) for row in after] == [
             (row.supplier, row.label, Standing.HIRED) for row in before

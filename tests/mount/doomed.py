@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bitdustfs.cli import assemble, assemble_supplier
+from bitdustfs.cli import assemble, assemble_supplier, home_catalog
 from bitdustfs.cli.main import main
 from bitdustfs.core.seal import BlockSeal, Kind
 from bitdustfs.core.volume import VolumeSecrets
@@ -98,7 +98,9 @@ class DoomedSuppliers(Suppliers):
 
 if __name__ == "__main__":
     doom = Doom(Path(sys.argv.pop(1)))
-    assert {"SqliteCatalog", "Suppliers"} <= vars(assemble).keys() and "VolumeSecrets" in vars(assemble_supplier)
-    vars(assemble).update(SqliteCatalog=DoomedCatalog, Suppliers=DoomedSuppliers)
+    assert "SqliteCatalog" in vars(home_catalog) and "Suppliers" in vars(assemble)
+    assert "VolumeSecrets" in vars(assemble_supplier)
+    vars(home_catalog).update(SqliteCatalog=DoomedCatalog)
+    vars(assemble).update(Suppliers=DoomedSuppliers)
     vars(assemble_supplier).update(VolumeSecrets=DoomedSecrets)
     main()

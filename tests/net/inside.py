@@ -23,7 +23,8 @@ from typing import Any
 
 import bitdustfs.cli.assemble
 import bitdustfs.cli.assemble_supplier
-import bitdustfs.cli.logs  # noqa: F401 - loaded once, for all that are forked
+import bitdustfs.cli.logs
+import bitdustfs.cli.unmounted  # noqa: F401 - loaded once, for all that are forked
 from bitdustfs.cli.main import run as run_verb
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
