@@ -52,7 +52,7 @@ class Copies:
         rows = {row.slot: row for row in self._catalog.chunks_of_block(block.block)} if block.block > 0 else {}
         return _is_whole(block, [rows[slot] for slot in sorted(rows)]) and all(
             any(
-                self._files.has_clean_chunk(ino, index, row.length)
+                self._files.cache.has_chunk(ino, index, row.length)
                 for ino, index in self._catalog.places_of(row.chunk)
             )
             for row in rows.values()
@@ -61,7 +61,7 @@ class Copies:
     def plaintext(self, row: ChunkRow) -> bytes | None:
         """A chunk that is here, sound as far as sums of the spool tell; None: it is not."""
         for ino, index in self._catalog.places_of(row.chunk):
-            plaintext = self._files.clean_chunk(ino, index, row.length)
+            plaintext = self._files.cache.chunk(ino, index, row.length)
             if plaintext is not None:
                 return plaintext
         return None

@@ -13,59 +13,29 @@ file may change freely: what was frozen is pinned in the spool.
 from __future__ import annotations
 
 import errno
-import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import inf
-from typing import Protocol
 
 import trio
 
 from bitdustfs.core.health import block_state, worst
-from bitdustfs.core.ranges import Piece, Region, chunk_count, chunk_parts, map_runs
-from bitdustfs.engine.endangered import needed_chunks
+from bitdustfs.core.ranges import Piece, Region, chunk_count, map_runs
+from bitdustfs.engine.cache import Cache
+from bitdustfs.engine.fileread import Fetch, FileReader
 from bitdustfs.engine.filestate import FileLife, Frozen, freeze
 from bitdustfs.engine.filetable import FileTable
 from bitdustfs.engine.hardener import Hardener
 from bitdustfs.engine.journal import Journal
-from bitdustfs.engine.recency import RECENT_FILES
 from bitdustfs.engine.room import Room
 from bitdustfs.engine.spooled import Spooled
-from bitdustfs.errors import DiskFault, DiskFull, FileError, NotFound, SpoolDamaged
-from bitdustfs.model import (
-    CHUNK_BYTES,
-    INLINE_BYTES,
-    NO_INO,
-    ChunkNo,
-    Extent,
-    FileState,
-    Hold,
-    Ino,
-    Inode,
-)
+from bitdustfs.errors import FileError, NotFound, SpoolDamaged
+from bitdustfs.model import INLINE_BYTES, ChunkNo, Extent, FileState, Hold, Ino, Inode
 from bitdustfs.ports import Catalog, Spool, Wall
 
 MAX_FILE_BYTES = 1 << 44  # 16 TiB: keeps chunk indexes and offsets far from every integer limit
 BUSY_S = 0.05  # (tune) a write this short ago means that more are coming
 COLLECT_EVERY_S = 5.0  # how often unneeded spool bytes are given back
-READ_AHEAD_CHUNKS = 32  # 8 MiB: two blocks, so that one is fetched while one is read
-MAKE_WAY_EVERY_S = 0.1  # (tune) how often reads that find the spool full have it make room for later ones
-KEPT_LOOK_S = 5.0  # (tune) until kept copies are looked through again: their blocks may be well held by then
-DROP_FILES = 256  # files looked at in one go when clean bytes are dropped
 _FOREVER = 1 << 62
-_log = logging.getLogger(__name__)
-
-
-class Fetch(Protocol):
-    """Where published chunks come from when the spool does not hold them: the reader."""
-
-    async def chunk(self, ino: Ino, index: int) -> bytes:
-        """The plaintext of a published chunk, shorter than its span if it ends in zeros; b"" for a hole."""
-        ...
-
-    def ahead(self, ino: Ino, indexes: Iterable[int]) -> None:
-        """Start to fetch chunks that will probably be read soon."""
-        ...
 
 
 class Files:
@@ -78,15 +48,15 @@ class Files:
         self._spool = spool
         self._journal = journal
         self._wall = wall
-        self._fetch = fetch
         self._written_at = -BUSY_S
         self._table = FileTable(catalog, journal)
-        self._barren_until = 0.0  # trio time: until then no file has clean bytes that may go
-        self._kept_bytes = self._kept_files = 0  # refused since `_make_room` began
-        self._way_at = 0.0  # trio time before which reads make no room
         self._spooled = Spooled(catalog, spool)
         self._hardener = Hardener(catalog, journal, spool, self._table, self._spooled)
         self._room = Room(spool, self._spooled, journal, self._table, spool_limit)
+        self.cache = Cache(
+            catalog, spool, journal, self._table, self._spooled, self._room, lambda: self.changed.set()
+        )
+        self._reader = FileReader(self._table, self._spooled, self.cache, fetch)
         self.changed = trio.Event()  # set when there may be work for the writer
         self.out_of_quota: Callable[[], bool] = lambda: False  # uploads wait for more room at suppliers
         self.on_published: Callable[[Ino], None] = lambda ino: None  # in the operation that publishes it
@@ -191,37 +161,7 @@ class Files:
 
     async def read(self, ino: Ino, offset: int, length: int) -> bytes:
         """Read up to `length` bytes. Raises Unavailable or its kin, BlockLost, ChunkMissing, DiskFault."""
-        got: dict[int, bytes] = {}
-        version, followed = -1, False
-        while True:
-            # no await from here to the return: what is put together belongs to one moment
-            life = self._table.life(ino)
-            end = min(life.size, offset + length)
-            if offset >= end:
-                return b""
-            if life.damaged:
-                raise SpoolDamaged(ino=ino)
-            if life.inline is not None:
-                return life.inline[offset:end]
-            if version != life.version:
-                got, version = {}, life.version
-            pieces = list(life.extents.pieces(offset, end))
-            missing = self._missing(life, pieces, got)
-            if not followed:
-                self._follow(life, offset, end)
-                followed = True
-            if not missing:
-                content = self._assemble(life, pieces, got)
-                if content is None:
-                    continue  # a clean copy is damaged: suppliers are asked
-                return content
-            if len(missing) > 1:
-                self._fetch.ahead(ino, missing)
-            for index in missing:
-                got[index] = await self._fetch.chunk(ino, index)
-            if self._table.loaded(ino) is life and life.version == version:
-                for index in missing:
-                    self._keep(life, index, got[index])
+        return await self._reader.read(ino, offset, length)
 
     async def write(self, ino: Ino, offset: int, content: bytes) -> int:
         """Write at any offset; never waits for a supplier. Raises SpoolFull, DiskFull, DiskFault."""
@@ -230,7 +170,7 @@ class Files:
             raise FileError(errno=errno.EFBIG, what=f"a file holds at most {MAX_FILE_BYTES} bytes")
         if not content:
             return 0
-        await self._room.wait_for(len(content), drop=self._make_room, out_of_quota=self.out_of_quota)
+        await self._room.wait_for(len(content), drop=self.cache.make_room, out_of_quota=self.out_of_quota)
         # no await from here on: bytes, extents and size change together
         self._journal.admit()
         life = self._table.life(ino)
@@ -300,46 +240,6 @@ class Files:
         assert piece.extent is not None and piece.extent.hold is not Hold.ZERO
         return self._spooled.read(life, piece.extent.at, piece.end - piece.start)
 
-    def clean_chunk(self, ino: Ino, index: int, length: int) -> bytes | None:
-        """The first bytes of a published chunk, if the spool has them all as they were published, and sound."""
-        start, known = index * CHUNK_BYTES, self._table.loaded(ino) is not None
-        try:
-            life = self._table.life(ino, is_use=False)
-        except NotFound:
-            return None
-        try:
-            if life.damaged or life.dead:
-                return None
-            if life.inline is not None:
-                return life.inline[:length] if life.has_clean and index == 0 and len(life.inline) >= length else None
-            pieces = list(life.extents.pieces(start, start + length))
-            if any(piece.extent is None or piece.extent.hold is not Hold.CLEAN for piece in pieces):
-                return None
-            return b"".join(self.spooled(life, piece) for piece in pieces)
-        except (SpoolDamaged, DiskFault):
-            return None
-        finally:
-            if not known:
-                self._table.let_go(life)
-
-    def has_clean_chunk(self, ino: Ino, index: int, length: int) -> bool:
-        """Whether the spool has them, as far as that can be said without reading them."""
-        start, known = index * CHUNK_BYTES, self._table.loaded(ino) is not None
-        try:
-            life = self._table.life(ino, is_use=False)
-        except NotFound:
-            return False
-        try:
-            if life.damaged or life.dead:
-                return False
-            if life.inline is not None:
-                return life.has_clean and index == 0 and len(life.inline) >= length
-            pieces = life.extents.pieces(start, start + length)
-            return all(piece.extent is not None and piece.extent.hold is Hold.CLEAN for piece in pieces)
-        finally:
-            if not known:
-                self._table.let_go(life)
-
     def has_room(self, length: int) -> bool:
         """A write of so many bytes does not have to wait."""
         return self._room.has(length)
@@ -400,81 +300,13 @@ class Files:
         life.version = inode.version + 1
         life.published_size = frozen.size
         life.absorb(frozen)
-        self._barren_until = 0.0
+        self.cache.may_have_more()
         self._table.save(life)
         self._room.freed()
         self._table.let_go(life)
         return True
 
-    # -- the cache ---------------------------------------------------------------------------------------------
-
-    async def drop_clean(self) -> int:
-        """Forget all clean bytes but those of endangered blocks (engine/endangered). Returns how many."""
-        self._journal.commit()
-        dropped, after = 0, NO_INO
-        while True:
-            lives, after = self._table.load_some(after, DROP_FILES)
-            dropped += self._drop(lives, _FOREVER)
-            self._journal.commit()
-            await self._room.collect()
-            if after == NO_INO:
-                return dropped
-            await trio.lowlevel.checkpoint()
-
-    async def _make_room(self, need_bytes: int) -> int:
-        """Forget clean bytes of the files that nobody used for longest, some if there are any. Returns how many.
-
-        Those of endangered blocks are kept, but not more of them than half of the spool: writes must go on.
-        """
-        if trio.current_time() < self._barren_until:
-            return 0
-        self._kept_bytes = self._kept_files = 0
-        dropped = await self._drop_until_some(need_bytes)
-        kept_bytes = self._kept_bytes
-        if not dropped and kept_bytes > self._room.kept_most:
-            _log.warning("the spool is full of what too few suppliers hold: some of it is let go")
-            dropped = await self._drop_until_some(need_bytes, even_needed=True)
-        if not dropped:
-            self._barren_until = trio.current_time() + KEPT_LOOK_S if kept_bytes else inf
-            self.changed.set()  # only uploads, or repair, can make room now
-        return dropped
-
-    async def _drop_until_some(self, need_bytes: int, *, even_needed: bool = False) -> int:
-        looked_at = 0
-        while (self._table.has_strangers and self._kept_files < RECENT_FILES) or looked_at < self._table.recent:
-            looked_at += 0 if self._table.has_strangers else DROP_FILES
-            dropped = self._drop_some(need_bytes, even_needed=even_needed)
-            if dropped:
-                return dropped
-            await trio.lowlevel.checkpoint()
-        return 0
-
-    def _make_way(self) -> None:
-        """Let go of clean bytes for what is read next. Not for each read: many files are looked at."""
-        now = trio.current_time()
-        if now >= self._way_at:
-            self._way_at = now + MAKE_WAY_EVERY_S
-            self._drop_some(self._room.step)
-
-    def _drop_some(self, need_bytes: int, *, even_needed: bool = False) -> int:
-        """The same, looking at a few files only."""
-        return self._drop(self._table.least_used(DROP_FILES), need_bytes, even_needed=even_needed)
-
-    def _drop(self, lives: Iterable[FileLife], need_bytes: int, *, even_needed: bool = False) -> int:
-        dropped = 0
-        needed = None if even_needed else needed_chunks(self._catalog)
-        for life in lives:
-            let_go = life.drop_clean(need_bytes - dropped, needed) if dropped < need_bytes else 0
-            if let_go:
-                self._table.save(life)
-                dropped += let_go
-            else:
-                if needed is not None and dropped < need_bytes and (kept := life.clean_bytes):
-                    self._kept_bytes += kept
-                    self._kept_files += 1
-                    self._table.used(life)  # else it would be looked at again and again
-                self._table.let_go(life)
-        return dropped
+    # -- the spool ---------------------------------------------------------------------------------------------
 
     async def collect(self) -> None:
         """Give spool space back that no durable commit needs any more."""
@@ -542,94 +374,6 @@ class Files:
         life.spool_end = at + len(content)
         life.drop_regions(life.hard.covered(life.extents, offset, end))
         life.extents.lay(Extent(offset, end, at, Hold.DIRTY))
-
-    def _missing(self, life: FileLife, pieces: Sequence[Piece], got: dict[int, bytes]) -> list[int]:
-        """Indexes of published chunks that are needed and not at hand."""
-        missing: dict[int, None] = {}
-        for piece in pieces:
-            if piece.extent is None and piece.start < life.published_size:
-                stop = min(piece.end, life.published_size)
-                for part in chunk_parts(piece.start, stop - piece.start):
-                    if part.index not in got:
-                        missing[part.index] = None
-        return list(missing)
-
-    def _assemble(self, life: FileLife, pieces: Sequence[Piece], got: dict[int, bytes]) -> bytes | None:
-        """Put a read together. None: a clean copy turned out to be damaged, and was let go."""
-        out = []
-        for piece in pieces:
-            length = piece.end - piece.start
-            if piece.extent is None:
-                for part in chunk_parts(piece.start, length):
-                    chunk = got.get(part.index, b"")
-                    out.append(chunk[part.start : part.end].ljust(part.end - part.start, b"\0"))
-            elif piece.extent.hold is Hold.ZERO:
-                out.append(bytes(length))
-            else:
-                try:
-                    out.append(self._spooled.read(life, piece.extent.at, length))
-                except (SpoolDamaged, DiskFault):
-                    if piece.extent.hold is Hold.DIRTY:
-                        raise
-                    _log.warning("inode %d: a local copy is damaged; it is fetched again", life.ino)
-                    life.drop_regions(life.extents.cut(piece.start, piece.end))
-                    self._table.save(life)
-                    return None
-        return out[0] if len(out) == 1 else b"".join(out)
-
-    def _keep(self, life: FileLife, index: int, plaintext: bytes) -> None:
-        """Put a fetched chunk into the spool as clean, where nothing newer lies. Never makes a read fail."""
-        start = index * CHUNK_BYTES
-        end = min(start + CHUNK_BYTES, life.published_size)
-        if not plaintext or end <= start or self._journal.refusal is not None:
-            return
-        if index == 0 and end == life.published_size <= INLINE_BYTES and not len(life.extents) and not life.dirty:
-            if self._room.has(end):
-                self._barren_until = 0.0
-                life.inline = plaintext[:end].ljust(end, b"\0")
-                self._table.save_later(life)
-            else:
-                self._make_way()
-            return
-        if not self._room.has(end - start):
-            self._make_way()
-            return
-        for piece in list(life.extents.pieces(start, min(end, life.size))):
-            if piece.extent is None:
-                content = plaintext[piece.start - start : piece.end - start]
-                content = content.ljust(piece.end - piece.start, b"\0")
-                try:
-                    self._spool.write(life.ino, life.spool_end, content)
-                except (DiskFull, DiskFault) as e:  # a cache that cannot grow is no error of the read
-                    _log.warning("a fetched chunk could not be kept: %s", e)
-                    return
-                self._barren_until = 0.0
-                life.extents.lay(Extent(piece.start, piece.end, life.spool_end, Hold.CLEAN))
-                life.spool_end += len(content)
-        self._table.save_later(life)
-
-    def _follow(self, life: FileLife, offset: int, end: int) -> None:
-        """See whether the file is being read in sequence; if so, fetch ahead of the reader."""
-        if offset != life.next_offset:
-            life.next_offset, life.run_bytes = end, 0
-            return
-        life.next_offset = end
-        life.run_bytes += end - offset
-        # The kernel asks for one chunk's worth also when somebody only looks at the beginning, as file managers do.
-        window = min(READ_AHEAD_CHUNKS, (life.run_bytes // CHUNK_BYTES - 1) * 2)
-        if window <= 0 or life.version == 0:
-            return
-        first = (end - 1) // CHUNK_BYTES + 1
-        last = min(first + window, chunk_count(life.published_size))
-        if first < last and (life.ahead_until < first + window // 2 or life.ahead_until > last):
-            wanted = [
-                i
-                for i in range(first, last)
-                if any(p.extent is None for p in life.extents.pieces(i * CHUNK_BYTES, i * CHUNK_BYTES + 1))
-            ]
-            life.ahead_until = last
-            if wanted:
-                self._fetch.ahead(life.ino, wanted)
 
     def _put_map(self, frozen: Frozen, refs: dict[int, ChunkNo]) -> None:
         """Replace the rows of changed chunks, add holes where the file grew, drop rows behind its end."""

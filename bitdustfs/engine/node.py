@@ -113,7 +113,7 @@ class Node(Services):
 
     async def drop_cache(self) -> DropReport:
         """Forget every clean chunk, so that the next read comes from suppliers."""
-        dropped = await self.files.drop_clean()
+        dropped = await self.files.cache.drop_all()
         self.reader.forget()
         return DropReport(dropped_bytes=dropped)
 

@@ -24,7 +24,8 @@ from bitdustfs.core import erasure, fragment, placement
 from bitdustfs.core.pace import READERS_SHARE, pause_s
 from bitdustfs.core.ranges import Piece
 from bitdustfs.core.volume import VolumeSecrets
-from bitdustfs.engine.files import Fetch, Files
+from bitdustfs.engine.fileread import Fetch
+from bitdustfs.engine.files import Files
 from bitdustfs.engine.filestate import FileLife, Frozen, FrozenChunk, chunk_ahead
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.uploads import Shipment, Uploads

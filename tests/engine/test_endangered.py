@@ -57,7 +57,7 @@ async def test_only_the_endangered_chunks_of_a_file_are_kept(autojump_clock: Moc
         volume.remote.gone = set(TOO_MANY)
         await volume.files.write(ino, CHUNK_BYTES, DICE.randbytes(CHUNK_BYTES))
         await volume.flush()
-        await volume.files.drop_clean()
+        await volume.files.cache.drop_all()
         life = volume.files._table.life(ino)
         assert [(e.start, e.end) for e in life.extents] == [(CHUNK_BYTES, 2 * CHUNK_BYTES)]
 

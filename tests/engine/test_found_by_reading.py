@@ -37,7 +37,7 @@ async def test_write_while_the_collector_waits_is_not_collected(autojump_clock: 
         await volume.flush()
         volume.catalog.harden = slowly(volume.catalog.harden, 0.05)  # type: ignore[method-assign, assignment]
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(volume.files.drop_clean)
+            nursery.start_soon(volume.files.cache.drop_all)
             await trio.sleep(0.01)
             volume.files.open(ino)
             await volume.files.write(ino, 0, new)

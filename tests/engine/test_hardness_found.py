@@ -303,7 +303,7 @@ async def test_spool_file_that_holds_nothing_is_removed_after_a_restart(autojump
         ino = await volume.write_all(DICE.randbytes(LARGE))
         await volume.flush()
         await trio.sleep(2 * LOOK_EVERY_S)
-        volume.files._drop([volume.files._table.life(ino)], LARGE)
+        volume.files.cache._drop([volume.files._table.life(ino)], LARGE)
         volume.journal.commit()
     volume.start()
     async with volume.running():

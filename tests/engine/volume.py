@@ -151,5 +151,5 @@ class Volume:
 
     async def forget(self) -> None:
         """Drop every clean copy: the next read comes from suppliers."""
-        await self.files.drop_clean()
+        await self.files.cache.drop_all()
         self.reader.forget()
