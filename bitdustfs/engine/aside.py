@@ -132,8 +132,8 @@ class Aside:
 
     async def _look(self) -> None:
         while True:
-            await self._fragments.wait_until_asking()
-            self._fragments.look()
+            await self._fragments.asks.wait_until_asking()
+            self._fragments.asks.look()
             await trio.sleep(LOOK_S)
 
     async def _round(self) -> bool:

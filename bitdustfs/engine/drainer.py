@@ -245,12 +245,12 @@ class Drainer:
             return False
         others = sorted(self._others(row))
         for index, supplier in others:
-            if index == row.index and await self._fragments.proves(supplier, block, index):
+            if index == row.index and await self._fragments.leaves.proves(supplier, block, index):
                 return True
         if len({index for index, _ in others}) < block.code.n or spread(others) < block.code.n:
             return False
         for index, supplier in others:
-            if not await self._fragments.proves(supplier, block, index):
+            if not await self._fragments.leaves.proves(supplier, block, index):
                 return False
         return True
 
@@ -303,7 +303,7 @@ class Drainer:
 
     async def _content(self, block: BlockRow, row: FragmentRow) -> bytes | memoryview:
         """A fragment as it should be: from who has it, else made again. Raises DiskFault: its root is wrong."""
-        got = await self._fragments.whole(block, row.index, row.supplier)
+        got = await self._fragments.leaves.whole(block, row.index, row.supplier)
         if got is not None:
             return got
         content = await self._fragments.block_range(block, 0, block.length)

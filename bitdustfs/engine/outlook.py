@@ -72,7 +72,7 @@ class Outlook:
             for each in self._catalog.suppliers()
             if each.supplier != row.supplier and each.standing in (Standing.HIRED, Standing.CANDIDATE)
         ]
-        online = self._fragments.reachable() - {row.supplier}
+        online = self._fragments.asks.reachable() - {row.supplier}
         states = [health.block_state(code, held, local_copy=False) for code, held in fall.counts]
         return WithoutReport(
             label=row.label,

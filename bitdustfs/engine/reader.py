@@ -18,7 +18,8 @@ import trio
 from bitdustfs.core.patience import ELSEWHERE_S, SILENT_S
 from bitdustfs.core.seal import BlockSeal
 from bitdustfs.core.volume import VolumeSecrets
-from bitdustfs.engine.fragments import THREAD_BYTES, Fragments
+from bitdustfs.engine.fragments import Fragments
+from bitdustfs.engine.leaves import THREAD_BYTES
 from bitdustfs.engine.strays import put_bounded
 from bitdustfs.errors import BitdustError, BlockLost, ChunkMissing, Unavailable
 from bitdustfs.model import HOLE, SEAL_BYTES, BlockNo, BlockRow, ChunkNo, ChunkRow, Ino, SupplierNo
@@ -134,13 +135,13 @@ class Reader:
 
     def note_failed(self, chunk: ChunkNo, error: BitdustError) -> None:
         """Let further reads of a chunk fail at once for a moment."""
-        failed = _Failed(error, trio.current_time() + FAILED_S, self._fragments.reachable())
+        failed = _Failed(error, trio.current_time() + FAILED_S, self._fragments.asks.reachable())
         put_bounded(self._failed, chunk, failed, FAILED_MEMORY)
 
     @property
     def fetched_bytes(self) -> int:
         """Bytes of fragments that came from suppliers so far."""
-        return self._fragments.fetched_bytes
+        return self._fragments.leaves.fetched_bytes
 
     def ahead(self, ino: Ino, indexes: Iterable[int]) -> None:
         """Start to fetch chunks that will probably be read soon. Chunks side by side come in one request."""
@@ -154,7 +155,7 @@ class Reader:
                 break
             if row is None or row.chunk in self._memory or row.chunk in self._coming:
                 continue
-            if self._failed_lately(row.chunk) or self._fragments.quiet_s(row.block) >= ELSEWHERE_S:
+            if self._failed_lately(row.chunk) or self._fragments.asks.quiet_s(row.block) >= ELSEWHERE_S:
                 break  # it would only keep suppliers from answering what is waited for
             if group and not _side_by_side(group[-1], row):
                 self._start(group)
@@ -167,7 +168,7 @@ class Reader:
         """Drop every remembered chunk and leaf, so that the next read comes from suppliers."""
         self._memory.clear()
         self._memory_bytes = 0
-        self._fragments.forget()
+        self._fragments.leaves.forget()
 
     # -- chunks --------------------------------------------------------------------------------------------
 
@@ -252,14 +253,14 @@ class Reader:
         failed = self._failed.get(chunk)
         if failed is None:
             return None
-        if trio.current_time() < failed.until and self._fragments.reachable() <= failed.reachable:
+        if trio.current_time() < failed.until and self._fragments.asks.reachable() <= failed.reachable:
             return failed.error
         del self._failed[chunk]
         return None
 
     def _in_vain(self, row: ChunkRow) -> BitdustError | None:
         """Why a fetch of this chunk only waits for suppliers that are silent, if it does."""
-        if self._fragments.quiet_s(row.block) < SILENT_S:
+        if self._fragments.asks.quiet_s(row.block) < SILENT_S:
             return None
         block = self._catalog.block(row.block)
         return self._fragments.too_few(block) if block is not None else None

@@ -69,13 +69,13 @@ class Reads:
     async def run(self) -> None:
         """Look after whoever waits, until cancelled."""
         while True:
-            await self._fragments.wait_until_asking()
+            await self._fragments.asks.wait_until_asking()
             self._looked_at = trio.current_time()
             await trio.sleep(LOOK_EVERY_S)
             if self._was_late():
                 self._looked_at = trio.current_time()
                 await trio.sleep(LOOK_EVERY_S)
-            self._fragments.look()
+            self._fragments.asks.look()
             self._looked_at = trio.current_time()
             self._end_stalled()
 
@@ -102,14 +102,14 @@ class Reads:
     def _end_stalled(self) -> None:
         if self._was_late() or not self._to_end():
             return
-        self._fragments.look()  # before one ends, others are asked on its behalf
+        self._fragments.asks.look()  # before one ends, others are asked on its behalf
         for number in self._to_end():
             self._waiting[number].scope.cancel()
 
     def _to_end(self) -> list[int]:
         if len(self._waiting) <= STALLED_MOST:
             return []
-        quiet = self._fragments.quiet()
+        quiet = self._fragments.asks.quiet()
         waiting = [
             WaitingRead(number, quiet.get(each.coming.row.block, 0.0)) for number, each in self._waiting.items()
         ]

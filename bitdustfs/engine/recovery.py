@@ -304,7 +304,7 @@ class Recovery:
                     if supplier in silent or supplier not in self._suppliers.online():
                         continue
                     with trio.move_on_after(ASK_S) as scope:
-                        if await self._fragments.is_at(supplier, row, index):
+                        if await self._fragments.leaves.is_at(supplier, row, index):
                             self._known.held.add((row.block, index, supplier))
                             return
                     if scope.cancelled_caught:
@@ -328,7 +328,7 @@ class Recovery:
 
     async def _look(self) -> None:
         while True:
-            self._fragments.look()
+            self._fragments.asks.look()
             await trio.sleep(LOOK_S)
 
     async def _until_online(self) -> None:

@@ -147,7 +147,7 @@ class Reporter:
         Raises:
             NotFound: nothing is at the path.
         """
-        online = self._fragments.reachable()
+        online = self._fragments.asks.reachable()
         whole = path in (None, "", "/")
         ino = ROOT_INO if whole else self.find(path or "")
         found = await self._volume(online) if whole else await self._below(ino, online)
@@ -173,7 +173,7 @@ class Reporter:
             missing_fragments=found.missing,
             spool_bytes=self._spool.used_bytes(),
             spool_limit_bytes=self._spool_limit,
-            fetched_bytes=self._fragments.fetched_bytes,
+            fetched_bytes=self._fragments.leaves.fetched_bytes,
             recovery_checked_s=checked_s(self._catalog),
             suppliers=self._supplier_reports(online),
             trouble=self._troubles(online),

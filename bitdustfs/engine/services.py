@@ -334,7 +334,7 @@ class Services:
         self._forecast = Forecast(
             self._catalog,
             self.rebuilder,
-            reachable=self.fragments.reachable,
+            reachable=self.fragments.asks.reachable,
             is_here=self._copies.is_here,
             limit_bytes_s=lambda: self.suppliers.pacer.up.bytes_per_s,
             speed_of=lambda supplier: self.tracks.of(supplier).bytes_per_s,

@@ -120,7 +120,7 @@ class Trimmer:
         if twice <= {row.index for row in staying}:
             staying = [row for row in staying if row.index in twice]
         for row in staying:
-            if not await self._fragments.proves(row.supplier, block, row.index):
+            if not await self._fragments.leaves.proves(row.supplier, block, row.index):
                 return False
         return True
 

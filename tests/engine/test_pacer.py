@@ -194,6 +194,6 @@ async def test_reads_behind_a_low_limit_come_whole_and_once(autojump_clock: Mock
         await world.sync()
         await world.node.drop_cache()
         world.node.suppliers.pacer.limit(up=1 << 40, down=100 * 1024)
-        before = world.node.fragments.fetched_bytes
+        before = world.node.fragments.leaves.fetched_bytes
         assert await world.read("big") == content
-        assert world.node.fragments.fetched_bytes - before < 1.2 * len(content)
+        assert world.node.fragments.leaves.fetched_bytes - before < 1.2 * len(content)

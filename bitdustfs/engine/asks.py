@@ -1,0 +1,186 @@
+"""Asks: who is asked for something and has not answered, and when others are asked instead.
+
+`look` goes over everything that suppliers are asked for now, as `core.patience` says: others are asked instead of
+one that is quiet, if they are enough to do without it; else there is nothing better than to wait for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import inf
+from typing import Protocol
+
+import trio
+
+from bitdustfs.core.patience import ELSEWHERE_S, SILENT_S
+from bitdustfs.model import BlockNo, BlockRow, FragmentName, SupplierNo
+from bitdustfs.ports import Leaves
+
+LATE_S = 5.0  # (tune) an answer that takes longer is left to come, if others are enough
+SLOW_FOR_S = 30.0  # who was late is asked last for this long
+ASK_MOST_S = 60.0  # twice the deadline of a read: then nobody waits for it any more
+LOOK_PAUSE_S = 0.01  # the least time between two looks
+
+
+class FragmentSource(Protocol):
+    """What is needed of the suppliers."""
+
+    def online(self) -> Sequence[SupplierNo]: ...
+
+    def quiet_s(self, supplier: SupplierNo) -> float:
+        """How long not a byte has come from a supplier that owes an answer; see core.patience."""
+        ...
+
+    def is_held_back(self) -> bool:
+        """Whether a limit of our own keeps answers waiting."""
+        ...
+
+    def doubt(self, supplier: SupplierNo) -> None:
+        """Find out whether the connection is alive."""
+        ...
+
+    async def get(
+        self, supplier: SupplierNo, name: FragmentName, first: int, count: int, *, hashes: bool
+    ) -> Leaves: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ask:
+    """A request to a supplier that is not answered yet."""
+
+    supplier: SupplierNo
+    block: BlockRow
+    since: float
+    scope: trio.CancelScope
+
+
+class Asks:
+    """What suppliers are asked for now.
+
+    Args:
+        holders: fragment index -> reachable suppliers that hold it, of a block.
+    """
+
+    def __init__(
+        self, source: FragmentSource, holders: Callable[[BlockNo], Mapping[int, Sequence[SupplierNo]]]
+    ) -> None:
+        self._source = source
+        self._holders = holders
+        self._asks: dict[BlockNo, list[_Ask]] = {}
+        self._hoping: dict[BlockNo, float] = {}  # since when a fetch waits for newcomers
+        self._asking = trio.Event()  # or hoping
+        self._looked_at = -inf
+        self._late: set[SupplierNo] = set()  # owed an answer for long when we last looked
+        self._slow_until: dict[SupplierNo, float] = {}
+
+    def reachable(self) -> frozenset[SupplierNo]:
+        """The suppliers that are connected and not silent."""
+        return frozenset(s for s in self._source.online() if self._source.quiet_s(s) < SILENT_S)
+
+    def quiet_s(self, block: BlockNo) -> float:
+        """How long nothing has come for a block that suppliers are asked for; 0 while nobody is asked for it."""
+        asks = self._asks.get(block)
+        return min(self._source.quiet_s(ask.supplier) for ask in asks) if asks else 0.0
+
+    def quiet(self) -> Mapping[BlockNo, float]:
+        """`quiet_s` of every block that suppliers are asked or waited for; each of them is looked at once."""
+        now = trio.current_time()
+        suppliers = {ask.supplier for asks in self._asks.values() for ask in asks}
+        quiet = {supplier: self._source.quiet_s(supplier) for supplier in suppliers}
+        hoping = {block: now - since for block, since in self._hoping.items()}
+        return hoping | {block: min(quiet[ask.supplier] for ask in asks) for block, asks in self._asks.items()}
+
+    async def wait_until_asking(self) -> None:
+        """Wait until a supplier is asked for something, or waited for."""
+        await self._asking.wait()
+
+    def look(self) -> None:
+        """Give up asking those who keep us waiting while others would do."""
+        now = trio.current_time()
+        if now - self._looked_at < LOOK_PAUSE_S:
+            return
+        self._looked_at = now
+        online = self._source.online()
+        asks = [ask for asks in self._asks.values() for ask in asks]
+        late_s = inf if self._source.is_held_back() else LATE_S  # then it is not they who are slow
+        self._late = {ask.supplier for ask in asks if now - ask.since > late_s}
+        answering: set[SupplierNo] | None = None  # counted when it matters, which is seldom
+        for ask in asks:
+            quiet_s = self._source.quiet_s(ask.supplier) if ask.supplier in online else 0.0
+            late = now - ask.since > late_s
+            if quiet_s >= SILENT_S:
+                self._source.doubt(ask.supplier)
+            if answering is None and (quiet_s >= ELSEWHERE_S or late):
+                answering = {supplier for supplier in online if self._answers(supplier)}
+            if now - ask.since > ASK_MOST_S or (
+                answering is not None
+                and (quiet_s >= ELSEWHERE_S or late)
+                and len(answering - {ask.supplier}) >= ask.block.code.k
+                and self.others_do(ask.supplier, ask.block)
+            ):
+                if late:
+                    self._slow_until[ask.supplier] = now + SLOW_FOR_S
+                ask.scope.cancel()
+                self._forget_ask(ask)
+        if not self._asks and not self._hoping:
+            self._asking = trio.Event()
+
+    @contextmanager
+    def asked(self, supplier: SupplierNo, block: BlockRow) -> Iterator[None]:
+        """Let `look` end what is asked here."""
+        with trio.CancelScope() as scope:
+            ask = _Ask(supplier, block, trio.current_time(), scope)
+            self._asks.setdefault(block.block, []).append(ask)
+            self._asking.set()
+            try:
+                yield
+            finally:
+                self._forget_ask(ask)
+
+    @contextmanager
+    def hoping(self, block: BlockNo) -> Iterator[None]:
+        """Let it be known that the block is waited for, with nobody asked yet."""
+        self._hoping.setdefault(block, trio.current_time())
+        self._asking.set()
+        try:
+            yield
+        finally:
+            self._hoping.pop(block, None)
+
+    def answered(self, supplier: SupplierNo) -> None:
+        """Note that a supplier answered in time: it is not asked last any more."""
+        self._slow_until.pop(supplier, None)
+
+    def is_best(self, supplier: SupplierNo) -> bool:
+        """Say whether a supplier answers, and was not late lately."""
+        return self._answers(supplier) and not self._is_slow(supplier)
+
+    def others_do(self, supplier: SupplierNo, block: BlockRow) -> bool:
+        """Say whether enough fragments of the block are with others who answer."""
+        others = {
+            index
+            for index, holders in self._holders(block.block).items()
+            if any(each != supplier and self._answers(each) for each in holders)
+        }
+        return len(others) >= block.code.k
+
+    def reluctance(self, holders: Sequence[SupplierNo]) -> int:
+        """How late to ask for a fragment: first those who answer, last those who do not."""
+        return min(2 * (not self._answers(each)) + self._is_slow(each) for each in holders)
+
+    # -- private ---------------------------------------------------------------------------------------------
+
+    def _forget_ask(self, ask: _Ask) -> None:
+        asks = self._asks.get(ask.block.block, [])
+        if ask in asks:
+            asks.remove(ask)
+            if not asks:
+                del self._asks[ask.block.block]
+
+    def _answers(self, supplier: SupplierNo) -> bool:
+        return self._source.quiet_s(supplier) < ELSEWHERE_S and supplier not in self._late
+
+    def _is_slow(self, supplier: SupplierNo) -> bool:
+        return self._slow_until.get(supplier, 0.0) > trio.current_time()

@@ -1,0 +1,199 @@
+"""Leaves: what one supplier shows of a fragment, checked against the root before anything else looks at it.
+
+Wrong bytes are proof: that fragment is lost. A supplier that is there, and for days gives something else than an
+answer each time (its disk fails, or it talks nonsense), has lost it too (`core.refusals`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+
+import trio
+
+from bitdustfs.core import erasure, fragment
+from bitdustfs.core.refusals import Refusals
+from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.engine.asks import Asks, FragmentSource
+from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.strays import PROOF_LEAVES, put_bounded, some_of
+from bitdustfs.errors import BadLeaf, BitdustError, PeerError, PeerFault, PeerGone, PeerLacks, ProtocolViolation
+from bitdustfs.model import (
+    LEAF_BYTES,
+    BlockNo,
+    BlockRow,
+    FragmentName,
+    FragmentRow,
+    FragmentState,
+    Supplier,
+    SupplierNo,
+    short,
+)
+from bitdustfs.ports import Catalog, Crunch, Entropy, Leaves
+
+SMALL_LEAVES = 2  # reads up to this many leaves keep them: the next small file of the block lies there too
+LEAF_MEMORY = 256  # leaves kept, 4 MiB
+HASH_MEMORY = 1024  # hash lists kept, about 3 KiB each for a full block
+THREAD_BYTES = 128 * 1024  # below this a hop into a worker costs more than the work
+_log = logging.getLogger(__name__)
+
+
+class LeafReader:
+    """Ask one supplier for leaves, and check them.
+
+    Args:
+        entropy: chooses what must be shown as a proof; None: the first leaf is.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        journal: Journal,
+        source: FragmentSource,
+        asks: Asks,
+        crunch: Crunch,
+        secrets: VolumeSecrets,
+        entropy: Entropy | None,
+    ) -> None:
+        self._catalog = catalog
+        self._journal = journal
+        self._source = source
+        self._asks = asks
+        self._crunch = crunch
+        self._secrets = secrets
+        self._entropy = entropy
+        self._refusals: Refusals[tuple[BlockNo, int, SupplierNo]] = Refusals()
+        self._hashes: OrderedDict[tuple[BlockNo, int], bytes] = OrderedDict()
+        self._leaves: OrderedDict[tuple[BlockNo, int, int], bytes] = OrderedDict()
+        self._given_up: set[SupplierNo] = set()  # said so in the log, until they answer again
+        self._rows: dict[SupplierNo, Supplier] = {}
+        self.on_denied: Callable[[BlockRow, int, SupplierNo], None] = lambda _block, _index, _supplier: None
+        self.fetched_bytes = 0  # that came from suppliers
+
+    def known(self, block: BlockNo, index: int, first: int, count: int) -> bytes | None:
+        """The leaves of a short range, if all are remembered; they were checked when they came."""
+        if count > SMALL_LEAVES:
+            return None
+        known = [self._leaves.get((block, index, first + i)) for i in range(count)]
+        return b"".join(leaf for leaf in known if leaf is not None) if None not in known else None
+
+    async def fetch(
+        self, supplier: SupplierNo, block: BlockRow, index: int, first: int, count: int, *, is_known: bool = True
+    ) -> bytes | memoryview | None:
+        """Ask one supplier and check what it says. Its faults are noted here, once, if it is known to hold it."""
+        row = self.supplier(supplier)
+        name = self._secrets.fragment_name(block.block_id, index, row.node)
+        hashes = self._hashes.get((block.block, index))
+        leaves: Leaves | None = None
+        try:
+            with self._asks.asked(supplier, block):
+                leaves = await self._source.get(supplier, name, first, count, hashes=hashes is None)
+        except PeerLacks as e:
+            if not is_known:
+                return None
+            _log.warning("%s: fragment %d of block %s is lost: %s", row.label, index, short(block.block_id), e)
+            self._lost(block, index, supplier)
+            return None
+        except (PeerFault, ProtocolViolation) as e:
+            _log.warning("%s: fragment %d of block %s: %s", row.label, index, short(block.block_id), e)
+            if is_known and self._refusals.note((block.block, index, supplier), trio.current_time()):
+                self._lost(block, index, supplier)
+            return None
+        except PeerError as e:
+            level = logging.DEBUG if isinstance(e, PeerGone) else logging.WARNING
+            _log.log(level, "%s: fragment %d of block %s: %s", row.label, index, short(block.block_id), e)
+            return None
+        if leaves is None:
+            if supplier not in self._given_up:
+                _log.warning("%s did not answer in time; others are asked", row.label)
+            self._given_up.add(supplier)
+            return None
+        self._given_up.discard(supplier)
+        self._asks.answered(supplier)
+        checked = hashes or leaves.hashes
+        if not await self._genuine(block, index, first, count, leaves, checked):
+            _log.warning("%s", BadLeaf(peer=row.label, fragment=f"{index} of block {short(block.block_id)}"))
+            if is_known:
+                self._lost(block, index, supplier)
+            return None
+        self.fetched_bytes += len(leaves.content)
+        self._refusals.clear((block.block, index, supplier))
+        put_bounded(self._hashes, (block.block, index), checked, HASH_MEMORY)
+        if count <= SMALL_LEAVES:
+            for i in range(count):
+                leaf = bytes(leaves.content[i * LEAF_BYTES : (i + 1) * LEAF_BYTES])
+                put_bounded(self._leaves, (block.block, index, first + i), leaf, LEAF_MEMORY)
+        return leaves.content
+
+    async def is_at(self, supplier: SupplierNo, block: BlockRow, index: int) -> bool:
+        """Whether a supplier shows that it has a fragment: one leaf of it, and the hash list."""
+        return await self.fetch(supplier, block, index, 0, 1) is not None
+
+    async def whole(self, block: BlockRow, index: int, supplier: SupplierNo) -> bytes | memoryview | None:
+        """A whole fragment from who holds it, checked against its root; None: it was not to be had there."""
+        length = erasure.fragment_length(block.length, block.code.k)
+        if supplier not in self._asks.reachable():
+            return None
+        return await self.fetch(supplier, block, index, 0, fragment.leaf_count(length))
+
+    async def shows(self, supplier: SupplierNo, block: BlockRow, index: int, first: int, count: int) -> bool:
+        """Whether a supplier shows these leaves of a fragment. If it denies them, or they are wrong, it is LOST."""
+        return await self.fetch(supplier, block, index, first, count) is not None
+
+    async def proves(self, supplier: SupplierNo, block: BlockRow, index: int, *, is_known: bool = True) -> bool:
+        """Whether a supplier shows leaves that it could not foresee. If it denies them or is wrong, it is LOST.
+
+        Args:
+            is_known: it should hold the fragment; else nothing becomes LOST.
+        """
+        leaves = fragment.leaf_count(erasure.fragment_length(block.length, block.code.k))
+        chosen = {0} if self._entropy is None else some_of(leaves, PROOF_LEAVES, self._entropy)
+        for first in chosen:
+            if await self.fetch(supplier, block, index, first, 1, is_known=is_known) is None:
+                return False
+        return True
+
+    def refusals(self, held: FragmentRow) -> int:
+        """How often in a row its supplier has neither shown nor denied it."""
+        return self._refusals.times((held.block, held.index, held.supplier))
+
+    def forget(self) -> None:
+        """Drop every remembered leaf."""
+        self._leaves.clear()
+
+    def name(self, block: BlockRow, index: int, supplier: SupplierNo) -> FragmentName:
+        """How a fragment is called at a supplier."""
+        return self._secrets.fragment_name(block.block_id, index, self.supplier(supplier).node)
+
+    def supplier(self, number: SupplierNo) -> Supplier:
+        """The row of a supplier."""
+        if number not in self._rows:
+            self._rows = {row.supplier: row for row in self._catalog.suppliers()}
+        return self._rows[number]
+
+    # -- private ---------------------------------------------------------------------------------------------
+
+    async def _genuine(
+        self, block: BlockRow, index: int, first: int, count: int, leaves: Leaves, hashes: bytes
+    ) -> bool:
+        length = erasure.fragment_length(block.length, block.code.k)
+        expected = min(count * LEAF_BYTES, length - first * LEAF_BYTES)
+        if len(leaves.content) != expected or len(hashes) != fragment.leaf_count(length) * fragment.HASH_BYTES:
+            return False
+        if fragment.root_of(hashes, length) != block.roots[index]:
+            return False
+        if expected < THREAD_BYTES:
+            return fragment.leaves_are_genuine(hashes, first, leaves.content)
+        return await self._crunch.run(fragment.leaves_are_genuine, hashes, first, leaves.content)
+
+    def _lost(self, block: BlockRow, index: int, supplier: SupplierNo) -> None:
+        self.on_denied(block, index, supplier)
+        known = {(row.index, row.supplier) for row in self._catalog.fragments(block.block)}
+        if (index, supplier) not in known:
+            return  # it was released meanwhile
+        try:
+            with self._journal.operation():
+                self._catalog.put_fragment(FragmentRow(block.block, index, supplier, FragmentState.LOST))
+        except BitdustError as e:  # it will be found lost again
+            _log.warning("a lost fragment could not be noted: %s", e)
