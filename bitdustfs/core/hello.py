@@ -7,6 +7,7 @@ from typing import Final
 
 from bitdustfs.core import certificate, wire
 from bitdustfs.core.certificate import Certificate, Identity
+from bitdustfs.core.framing import Frame
 from bitdustfs.errors import BadFormat, ProtocolViolation
 from bitdustfs.model import NodeId
 
@@ -18,7 +19,7 @@ def make_hello(identity: Identity, features: Collection[str] = ()) -> bytes:
     return wire.encode(0, wire.Hello(wire.PROTOCOL_VERSION, identity.certificate.raw, tuple(features), SOFTWARE))
 
 
-def check_hello(frame: wire.Frame, node: NodeId, peer: str) -> tuple[Certificate, frozenset[str]]:
+def check_hello(frame: Frame, node: NodeId, peer: str) -> tuple[Certificate, frozenset[str]]:
     """Return the verified certificate of the node at the other end, and what it offers.
 
     Args:

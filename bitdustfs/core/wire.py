@@ -1,11 +1,10 @@
-"""Wire: frames and messages between two nodes, as pure values. No I/O here: bytes in, events out.
+"""Wire: the messages between two nodes, as pure values.
 
     frame = header length (u32) ‖ body length (u32) ‖ header ‖ body
 
 Numbers are big-endian. The header is a msgpack array [id, message], the message again an array whose first element
-is its tag; the body is raw bytes. Lengths are checked before anything is kept, the header before the body is taken
-in, so a peer can make us hold no more than one small header until we know what its body is for. Every type has
-limits on every field, and unknown fields are an error: a bomb of nested arrays ends at the first level.
+is its tag; the body is raw bytes. Every type has limits on every field, and unknown fields are an error: a bomb of
+nested arrays ends at the first level. `core.framing` cuts a stream into frames.
 
 Both sides ask and answer on one connection, whoever dialled. An id is chosen by the side that asks; an answer has
 the id of its request, and may come in any order. HELLO is the first frame of each side and has id 0.
@@ -15,7 +14,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 from types import MappingProxyType
 from typing import Annotated, Final, TypeAlias
@@ -30,7 +28,6 @@ from bitdustfs.core.fragment import HASH_BYTES, MAX_FRAGMENT_BYTES, leaf_count
 from bitdustfs.core.head import LINK_BYTES, MAX_HEAD_BYTES, MAX_KEPT_BYTES
 from bitdustfs.core.invited import MAX_ADDRESSES
 from bitdustfs.core.record import MAX_RECORD_BYTES
-from bitdustfs.errors import ProtocolViolation
 from bitdustfs.model import LEAF_BYTES
 
 PROTOCOL_VERSION: Final = 5
@@ -40,7 +37,7 @@ HELLO_HEADER_BYTES: Final = 4 * 1024  # before HELLO nobody is anybody: the smal
 FEATURE_BULK: Final = "bulk"  # in HELLO: this side answers BULK
 MAX_NUMBER: Final = (1 << 63) - 1  # of anything; SQLite's integers end there too
 MAX_NAMES: Final = 1024  # in one DELETE or LIST: 46 KiB of header
-_PREFIX = struct.Struct(">II")
+PREFIX: Final = struct.Struct(">II")  # lengths of header and body
 
 U32: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
 U63: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
@@ -342,153 +339,6 @@ class _Header(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class Arriving:
-    """A header whose body is still to come: the moment to decide whether to take it in, or to `skip` it."""
-
-    id: int
-    message: Message
-    body_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """A whole frame."""
-
-    id: int
-    message: Message
-    body: bytes | memoryview  # b"" too if it was skipped
-
-
-class Parser:
-    """Cut a stream of bytes into frames.
-
-    Holds at most one header, one body and what was fed last. A body gets its place when `next` is called again after
-    its `Arriving`; what comes then may be put there directly, through `room`. The first frame must be small and
-    without a body; `open_up` raises the limits after HELLO.
-
-    Args:
-        peer: how errors name the other side.
-    """
-
-    def __init__(self, peer: str) -> None:
-        self._peer = peer
-        self._most_header = HELLO_HEADER_BYTES
-        self._most_body = 0
-        self._held = bytearray()  # that came and is not looked at yet
-        self._prefix: tuple[int, int] | None = None
-        self._head: _Header | None = None
-        self._body: memoryview | None = None  # the place of the body that is coming
-        self._skipping = False
-        self._missing = 0  # bytes of the body that are still to come, when it has a place or is skipped
-
-    @property
-    def is_between_frames(self) -> bool:
-        """Say whether nothing of a next frame has come yet."""
-        return self._prefix is None and not self._held
-
-    def open_up(self) -> None:
-        """Allow long headers and bodies: the peer is known now."""
-        self._most_header = MAX_HEADER_BYTES
-        self._most_body = MAX_BODY_BYTES
-
-    def feed(self, content: bytes | memoryview) -> None:
-        """Take in what came from the network."""
-        if self._missing:
-            here = min(self._missing, len(content))
-            if self._body is not None:
-                at = len(self._body) - self._missing
-                self._body[at : at + here] = content[:here]
-            self._missing -= here
-            content = memoryview(content)[here:]
-        self._held += content
-
-    def room(self) -> memoryview | None:
-        """The place of what is missing of a body, to be filled from the front; None: use `feed`."""
-        return self._body[-self._missing :] if self._body is not None and self._missing else None
-
-    def filled(self, count: int) -> None:
-        """Say that the first `count` bytes of `room` are there."""
-        assert count <= self._missing
-        self._missing -= count
-
-    def skip(self) -> None:
-        """Throw away the body announced by the last `Arriving`, as it comes."""
-        assert self._prefix is not None and self._head is not None and self._body is None
-        here = min(len(self._held), self._prefix[1])
-        del self._held[:here]
-        self._skipping, self._missing = True, self._prefix[1] - here
-
-    def next(self) -> Arriving | Frame | None:
-        """The next event, or None: feed more.
-
-        Raises:
-            ProtocolViolation: the stream is of no use any more.
-        """
-        if self._prefix is None:
-            if len(self._held) < _PREFIX.size:
-                return None
-            self._prefix = self._check_prefix(*_PREFIX.unpack(self._take(_PREFIX.size)))
-        header_bytes, body_bytes = self._prefix
-        if self._head is None:
-            if len(self._held) < header_bytes:
-                return None
-            self._head = self._decode(self._take(header_bytes), body_bytes)
-            if body_bytes:
-                return Arriving(self._head.id, self._head.message, body_bytes)
-        if body_bytes and self._body is None and not self._skipping:
-            self._place(body_bytes)
-        if self._missing:
-            return None
-        body = self._body.toreadonly() if self._body is not None else b""
-        frame = Frame(self._head.id, self._head.message, body)
-        self._prefix, self._head, self._body, self._skipping = None, None, None, False
-        return frame
-
-    def _place(self, body_bytes: int) -> None:
-        """Make the place of a body, with what is there of it."""
-        self._body = memoryview(bytearray(body_bytes))
-        here = min(len(self._held), body_bytes)
-        self._body[:here] = self._take(here)
-        self._missing = body_bytes - here
-
-    def _check_prefix(self, header_bytes: int, body_bytes: int) -> tuple[int, int]:
-        if not 0 < header_bytes <= self._most_header:
-            raise self._violation(f"a header of {header_bytes} bytes")
-        if body_bytes > self._most_body:
-            raise self._violation(f"a body of {body_bytes} bytes")
-        return header_bytes, body_bytes
-
-    def _decode(self, header: bytes, body_bytes: int) -> _Header:
-        try:
-            head = _decoder.decode(header)
-        except (msgspec.MsgspecError, RecursionError) as bad:
-            raise self._violation(f"a header that cannot be read: {bad}") from bad
-        match head.message:
-            case Put(length=length):
-                fits = body_bytes == length
-            case Found(hash_bytes=hash_bytes):
-                fits = hash_bytes <= body_bytes
-            case PutHead(head_bytes=head_bytes):
-                fits = head_bytes <= body_bytes and (body_bytes - head_bytes) % LINK_BYTES == 0
-            case HeadIs(head_bytes=head_bytes):
-                fits = head_bytes <= body_bytes <= MAX_KEPT_BYTES and (body_bytes - head_bytes) % LINK_BYTES == 0
-            case _:
-                fits = body_bytes == 0
-        if not fits:
-            raise self._violation(f"a {type(head.message).__name__} with a body of {body_bytes} bytes")
-        return head
-
-    def _take(self, count: int) -> bytes:
-        """Remove and return the first `count` held bytes."""
-        taken = bytes(memoryview(self._held)[:count])
-        del self._held[:count]
-        return taken
-
-    def _violation(self, what: str) -> ProtocolViolation:
-        return ProtocolViolation(peer=self._peer, what=what)
-
-
 _decoder = msgspec.msgpack.Decoder(_Header)
 _encoder = msgspec.msgpack.Encoder()
 
@@ -496,7 +346,31 @@ _encoder = msgspec.msgpack.Encoder()
 def encode(id: int, message: Message, body_bytes: int = 0) -> bytes:
     """Write prefix and header of a frame; the body follows as it is."""
     header = _encoder.encode(_Header(id, message))
-    return _PREFIX.pack(len(header), body_bytes) + header
+    return PREFIX.pack(len(header), body_bytes) + header
+
+
+def decode(header: bytes) -> tuple[int, Message]:
+    """Read id and message of a header. Raises ValueError: it is none, or a field is out of its limits."""
+    try:
+        head = _decoder.decode(header)
+    except (msgspec.MsgspecError, RecursionError) as bad:
+        raise ValueError(str(bad)) from bad
+    return head.id, head.message
+
+
+def body_fits(message: Message, body_bytes: int) -> bool:
+    """Say whether a body of that length belongs to a message."""
+    match message:
+        case Put(length=length):
+            return body_bytes == length
+        case Found(hash_bytes=hash_bytes):
+            return hash_bytes <= body_bytes
+        case PutHead(head_bytes=head_bytes):
+            return head_bytes <= body_bytes and (body_bytes - head_bytes) % LINK_BYTES == 0
+        case HeadIs(head_bytes=head_bytes):
+            return head_bytes <= body_bytes <= MAX_KEPT_BYTES and (body_bytes - head_bytes) % LINK_BYTES == 0
+        case _:
+            return body_bytes == 0
 
 
 def most_body(request: Request) -> int:

@@ -17,7 +17,7 @@ from typing import Final
 
 import trio
 
-from bitdustfs.core import wire
+from bitdustfs.core.framing import Arriving, Frame, Parser
 from bitdustfs.engine.pacer import Pacer
 from bitdustfs.errors import PeerGone
 from bitdustfs.model import short
@@ -43,7 +43,7 @@ class Frames:
         self._owed_bytes = 0  # came, and are not paid for yet
         self._grace_ends = inf  # of the frame that is being sent: the deadline of a slice, but for what was sent
         self.is_held_back = False  # our own limit keeps it from receiving
-        self._parser = wire.Parser(self.label)
+        self._parser = Parser(self.label)
         self.last_activity = trio.current_time()  # when bytes last moved, in either direction
         self.last_heard = self.last_activity  # when bytes last came
         self.last_progress = self.last_activity  # when bytes last came, or a slice of a body left
@@ -99,7 +99,7 @@ class Frames:
         for part in body:
             await self._send_part(part, is_body=True)
 
-    async def receive(self) -> wire.Arriving | wire.Frame:
+    async def receive(self) -> Arriving | Frame:
         """The next frame, or the header of one with a body: then `body` or `skip` must follow.
 
         Raises:
@@ -118,7 +118,7 @@ class Frames:
                 deadline += await self._take() / SLOWEST_BYTES_S
             if scope.cancelled_caught:
                 raise self._gone("a message did not come to its end")
-        assert isinstance(event, wire.Frame)
+        assert isinstance(event, Frame)
         return event.body
 
     async def skip(self) -> None:

@@ -27,6 +27,7 @@ import trio
 
 from bitdustfs.core import wire
 from bitdustfs.core.certificate import Certificate, Identity
+from bitdustfs.core.framing import Arriving, Frame
 from bitdustfs.core.hello import check_hello, make_hello
 from bitdustfs.engine.budget import Memory
 from bitdustfs.engine.frames import Frames
@@ -210,7 +211,7 @@ class Peer:
         try:
             await self._frames.link.send_all(make_hello(self._identity, self._features))
             first = await self._frames.receive()
-            assert isinstance(first, wire.Frame)  # before `open_up` no body is allowed
+            assert isinstance(first, Frame)  # before `open_up` no body is allowed
             self._certificate, self.offers = check_hello(first, self._frames.link.peer, self.label)
             self._frames.open_up()
         except BaseException as error:
@@ -313,9 +314,9 @@ class Peer:
                 log.warning("connection ended: %s", wire.printable(str(error)))
             self._end(error)
 
-    async def _serve(self, nursery: trio.Nursery, event: wire.Arriving | wire.Frame, request: wire.Request) -> None:
+    async def _serve(self, nursery: trio.Nursery, event: Arriving | Frame, request: wire.Request) -> None:
         await self._inbound.acquire()  # released by `_answer` and `_refuse`; honest peers never make us wait here
-        body_bytes = event.body_bytes if isinstance(event, wire.Arriving) else 0
+        body_bytes = event.body_bytes if isinstance(event, Arriving) else 0
         refusal = self._admit(request)
         if refusal is not None:
             if body_bytes:
@@ -376,12 +377,12 @@ class Peer:
         except PeerError:
             pass  # `_send` has ended the connection
 
-    async def _deliver(self, event: wire.Arriving | wire.Frame, answer: wire.Answer) -> None:
+    async def _deliver(self, event: Arriving | Frame, answer: wire.Answer) -> None:
         waiting = self._waiting.get(event.id)
         if waiting is None:
             raise self._violation("an answer to nothing")
         body: bytes | memoryview = b""
-        if isinstance(event, wire.Arriving):
+        if isinstance(event, Arriving):
             if event.body_bytes > waiting.most_body:
                 raise self._violation(f"an answer of {event.body_bytes} bytes where {waiting.most_body} were asked")
             if waiting.abandoned:

@@ -38,6 +38,7 @@ from bitdustfs.core import (
 )
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.contract import Party, Terms
+from bitdustfs.core.framing import Arriving, Frame, Parser
 from bitdustfs.core.invitation import Line
 from bitdustfs.core.keyfile import NodeKeys, decode_keys, encode_keys
 from bitdustfs.core.owner_record import Keeper, OwnerRecord
@@ -512,13 +513,13 @@ def test_objects_of_the_page_are_read_back(cast: Cast) -> None:
 def test_frames_of_the_page_are_read_back(cast: Cast) -> None:
     for name, message in cast.messages().items():
         body = bytes(BODY_BYTES.get(name, 0))
-        parser = wire.Parser("a test")
+        parser = Parser("a test")
         parser.open_up()
         parser.feed(wire.encode(7, message, len(body)) + body)
         event = parser.next()
-        if isinstance(event, wire.Arriving):
+        if isinstance(event, Arriving):
             event = parser.next()
-        assert event == wire.Frame(7, message, body)
+        assert event == Frame(7, message, body)
 
 
 def test_lengths_that_the_page_names_are_those_of_the_code() -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from bitdustfs.core import wire
 from bitdustfs.core.certificate import CERTIFICATE_BYTES
+from bitdustfs.core.framing import Arriving, Frame, Parser
 from bitdustfs.core.head import LINK_BYTES, MAX_HEAD_BYTES, MAX_KEPT_BYTES
-from bitdustfs.core.wire import Arriving, Frame, Parser
 from bitdustfs.errors import ProtocolViolation
 
 NAME = b"\x11" * 32

@@ -17,6 +17,7 @@ from bitdustfs.core import contract, fragment, wire
 from bitdustfs.core import head as heads
 from bitdustfs.core.certificate import MAX_EPOCH, Identity
 from bitdustfs.core.contract import NO_CONTRACT, Party, Terms
+from bitdustfs.core.framing import Frame, Parser
 from bitdustfs.core.head import LINK_BYTES, NO_HEAD, Head
 from bitdustfs.core.wire import Refusal, Refused
 from bitdustfs.engine.keeper import _ROLES, Keeper
@@ -345,10 +346,10 @@ async def test_head_that_is_none_is_refused_before_use(raw: bytes) -> None:
 async def test_refusal_of_a_head_fits_its_message() -> None:
     answer = await Kept().put(b"\x01" * 400)
     assert isinstance(answer, Refusal)
-    parser = wire.Parser("supplier")
+    parser = Parser("supplier")
     parser.open_up()
     parser.feed(wire.encode(1, answer))
-    assert parser.next() == wire.Frame(1, answer, b"")
+    assert parser.next() == Frame(1, answer, b"")
 
 
 @pytest.mark.parametrize("head_bytes,body_bytes", [(10_000_000, 10_000_000), (65_537, 65_537), (303, 10_000_000)])
@@ -461,11 +462,11 @@ async def test_refusal_of_a_revoked_node_fits_its_message() -> None:
     await kept.ask(far, wire.Ping())
     answer, _ = await kept.ask(LAPTOP, wire.Ping())
     assert isinstance(answer, Refusal)
-    parser = wire.Parser("supplier")
+    parser = Parser("supplier")
     parser.open_up()
     parser.feed(wire.encode(1, answer))
     expected = wire.Refusal(Refused.STALE, answer.text, MAX_EPOCH, far.certificate.raw)
-    assert parser.next() == wire.Frame(1, expected, b"")
+    assert parser.next() == Frame(1, expected, b"")
 
 
 async def test_epoch_said_must_be_that_of_the_certificate() -> None:
