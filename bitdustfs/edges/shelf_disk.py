@@ -5,17 +5,7 @@
     SHELF/<owner>/trash/<name>                 a deleted one; its mtime is when that was
     SHELF/incoming/<number>                    a fragment that is being written; removed at start
 
-A fragment file:
-
-    offset  bytes
-    0       8     magic `bdfrag\\n\\0`
-    8       1     format version, 1
-    9       7     zeros
-    16      8     length of the fragment, big-endian
-    24      32    root
-    56      8     first bytes of BLAKE3 over bytes 0 … 55
-    64      32·l  leaf hash list, l = ceil(length / 16 KiB)
-    …       length
+What a fragment's file looks like, `fragment_file` knows; what the marker is, `shelf_marker`.
 
 Names come from peers as 32 raw bytes and are only ever written in hex, so no name leads out of the shelf. A put
 checks the root, writes a temporary file, fsyncs it, renames it and fsyncs the directory, and only then returns. What
@@ -31,52 +21,29 @@ import itertools
 import logging
 import os
 import re
-import struct
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from blake3 import blake3
-
 from bitdustfs.core import fragment
-from bitdustfs.core.fragment import HASH_BYTES, leaf_count
 from bitdustfs.core.grace import DAY_S
-from bitdustfs.edges.durable import TEMPORARY, replace_file, sync_directory, translated, write_all
-from bitdustfs.errors import (
-    AlreadyThere,
-    BadFormat,
-    BadLeaf,
-    DiskFault,
-    DiskFull,
-    NotFound,
-    Unavailable,
-)
+from bitdustfs.edges import fragment_file
+from bitdustfs.edges.durable import sync_directory, translated
+from bitdustfs.edges.fragment_file import OtherVersion, length_of
+from bitdustfs.edges.shelf_marker import MARKER, create_shelf, read_marker, recall, remember
+from bitdustfs.errors import AlreadyThere, BadFormat, BadLeaf, DiskFault, DiskFull, NotFound, Unavailable
 from bitdustfs.model import LEAF_BYTES, FragmentName, OwnerId, Root, short
 from bitdustfs.ports import Leaves
 
 log = logging.getLogger(__name__)
 
-MARKER: Final = "bitdustfs-shelf"
 FLOOR_BYTES: Final = 1 << 30  # of the disk, left to its owner whatever was donated
 NO_LIMIT: Final = 1 << 62
-ID_BYTES: Final = 16
-_MARKER_TEXT = re.compile(rb"bitdustfs shelf 2\n([0-9a-f]{32})\n")
-_REMEMBERED_TEXT = re.compile(rb"bitdustfs shelf id 1\n([0-9a-f]{32})\n")
 _HEX = re.compile("[0-9a-f]{64}")
-_HALF_MARKER = re.compile(re.escape(MARKER) + TEMPORARY)
 _INCOMING = "incoming"
 _TRASH = "trash"
-_MAGIC = b"bdfrag\n\0"
-_VERSION = 1
-_HEADER = struct.Struct(">8sB7xQ32s")
-_CHECK_BYTES = 8
-HEADER_BYTES: Final = _HEADER.size + _CHECK_BYTES
-
-
-class _OtherVersion(BadFormat):
-    """Of a fragment: sound as far as can be told, and not for us to read."""
 
 
 class DiskShelf:
@@ -108,33 +75,6 @@ class DiskShelf:
         self._coming_bytes = 0
         self._numbers = itertools.count()
 
-    @staticmethod
-    def create(root: Path) -> bytes:
-        """Make a directory a shelf; one that is a shelf already stays as it is.
-
-        Returns:
-            The id of the shelf.
-        Raises:
-            AlreadyThere: something else is in it. BadFormat: a shelf of another version. DiskFull, DiskFault.
-        """
-        try:
-            root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if (root / MARKER).exists():
-                for folder in (root, root.parent):  # whoever made it may not have come so far
-                    sync_directory(folder)
-                return _read_marker(root)
-            there = list(root.iterdir())
-            if not all(_HALF_MARKER.fullmatch(path.name) for path in there):
-                raise AlreadyThere(what=f"{root} is not empty and is no shelf: choose another directory")
-            for half in there:  # making the shelf was interrupted
-                half.unlink()
-            shelf_id = os.urandom(ID_BYTES)
-            replace_file(root / MARKER, f"bitdustfs shelf 2\n{shelf_id.hex()}\n".encode())
-            sync_directory(root.parent)
-        except OSError as error:
-            raise translated(error, root) from error
-        return shelf_id
-
     @classmethod
     def open_or_create(
         cls, root: Path, remembered: Path, *, donated_bytes: int = NO_LIMIT, floor_bytes: int = FLOOR_BYTES
@@ -148,13 +88,10 @@ class DiskShelf:
         Raises:
             AlreadyThere: the home has no shelf, and something else is at `root`. BadFormat, DiskFull, DiskFault.
         """
-        only = _recall(remembered)
+        only = recall(remembered)
         if only is None:
-            only = cls.create(root)
-            try:
-                replace_file(remembered, f"bitdustfs shelf id 1\n{only.hex()}\n".encode())
-            except OSError as error:
-                raise translated(error, remembered) from error
+            only = create_shelf(root)
+            remember(remembered, only)
         shelf = cls(root, only=only, donated_bytes=donated_bytes, floor_bytes=floor_bytes)
         try:
             shelf.free_bytes()  # counts: a shelf of many fragments takes a while, and now nobody waits
@@ -180,7 +117,7 @@ class DiskShelf:
             with self._room(len(content)):
                 temporary = self._root / _INCOMING / f"{os.getpid()}-{next(self._numbers)}"
                 try:
-                    self._write(temporary, (_header(len(content), root), hashes, content))
+                    fragment_file.write(temporary, root, hashes, content)
                     self._make_directory(final.parent)
                     self._commit(owner, temporary, final, root, len(content))
                 finally:
@@ -191,13 +128,11 @@ class DiskShelf:
         with self._disk():
             descriptor = self._open(self._path(owner, name))
             try:
-                length, _root = _read_header(descriptor)
-                list_bytes = HASH_BYTES * leaf_count(length)
+                length, _root = fragment_file.read_header(descriptor)
                 start = min(first * LEAF_BYTES, length)
                 end = min(start + count * LEAF_BYTES, length)
-                hash_list = _read(descriptor, HEADER_BYTES, list_bytes) if hashes else b""
-                content = _read(descriptor, HEADER_BYTES + list_bytes + start, end - start)
-                return Leaves(length, hash_list, content)
+                hash_list = fragment_file.read_hashes(descriptor, length) if hashes else b""
+                return Leaves(length, hash_list, fragment_file.read_content(descriptor, length, start, end))
             finally:
                 os.close(descriptor)
 
@@ -214,9 +149,9 @@ class DiskShelf:
                 replaced = trashed.stat() if trashed.exists() else None
                 os.utime(path, (now_s, now_s))
                 os.rename(path, trashed)
-                self._count_trash(owner, now_s, _length_of(trashed.stat().st_size), 1)
+                self._count_trash(owner, now_s, length_of(trashed.stat().st_size), 1)
                 if replaced is not None:
-                    length = _length_of(replaced.st_size)
+                    length = length_of(replaced.st_size)
                     self._count_trash(owner, int(replaced.st_mtime), -length, -1)
                     self._count(owner, -length, -1)
             sync_directory(trashed.parent)
@@ -230,8 +165,8 @@ class DiskShelf:
                 if folder.name == _TRASH or folder.name < after[:1].hex():
                     continue
                 for name, size in sorted(_files(folder)):
-                    if name > after and _length_of(size):  # without content it is damaged, and no fragment
-                        found.append((FragmentName(name), _length_of(size)))
+                    if name > after and length_of(size):  # without content it is damaged, and no fragment
+                        found.append((FragmentName(name), length_of(size)))
                 if len(found) >= limit:
                     break
             return found[:limit]
@@ -251,9 +186,9 @@ class DiskShelf:
                     break
                 with self._lock:
                     (folder / name.hex()).unlink(missing_ok=True)
-                    self._count_trash(owner, at, -_length_of(size), -1)
-                    self._count(owner, -_length_of(size), -1)
-                bytes_wanted -= _length_of(size)
+                    self._count_trash(owner, at, -length_of(size), -1)
+                    self._count(owner, -length_of(size), -1)
+                bytes_wanted -= length_of(size)
                 fragments_wanted -= 1
             if found:
                 sync_directory(folder)
@@ -267,17 +202,17 @@ class DiskShelf:
                     break
                 with self._lock:
                     (trash / name.hex()).unlink(missing_ok=True)
-                    self._count_trash(owner, at, -_length_of(size), -1)
-                    self._count(owner, -_length_of(size), -1)
-                gone += _length_of(size)
+                    self._count_trash(owner, at, -length_of(size), -1)
+                    self._count(owner, -length_of(size), -1)
+                gone += length_of(size)
             for folder in _folders(self._root / owner.hex()):
                 for name, size in _files(folder) if folder.name != _TRASH and gone < bytes_wanted else ():
                     if gone >= bytes_wanted:
                         break
                     with self._lock:
                         (folder / name.hex()).unlink(missing_ok=True)
-                        self._count(owner, -_length_of(size), -1)
-                    gone += _length_of(size)
+                        self._count(owner, -length_of(size), -1)
+                    gone += length_of(size)
         return gone
 
     def owners(self) -> Sequence[OwnerId]:
@@ -294,7 +229,7 @@ class DiskShelf:
                     raise NotFound(what=f"fragment {path.name[:8]} is not on the shelf")
                 if self._is_whole(path):  # it was put anew meanwhile
                     return True
-                length = _length_of(path.stat().st_size)
+                length = length_of(path.stat().st_size)
                 path.unlink()
                 self._count(owner, -length, -1)
             sync_directory(path.parent)
@@ -335,7 +270,7 @@ class DiskShelf:
         with self._lock:
             if self._counted == now:
                 return
-            shelf_id = _read_marker(self._root)
+            shelf_id = read_marker(self._root)
             if self._only not in (None, shelf_id):
                 raise Unavailable(what=f"{self._root} is another shelf than ours: is the right disk plugged in?")
             self._clean_incoming()
@@ -346,7 +281,7 @@ class DiskShelf:
             self._trashed = {}
             for owner in self._used:
                 for _name, size, at in _dated(self._root / owner.hex() / _TRASH):
-                    self._count_trash(owner, at, _length_of(size), 1)
+                    self._count_trash(owner, at, length_of(size), 1)
             self._counted = now
 
     def _clean_incoming(self) -> None:
@@ -372,8 +307,8 @@ class DiskShelf:
         """Say whether a file holds what its header says. Raises NotFound."""
         descriptor = self._open(path)
         try:
-            _length, root = _read_header(descriptor)
-        except _OtherVersion:
+            _length, root = fragment_file.read_header(descriptor)
+        except OtherVersion:
             return True  # a newer bitdustfs wrote it, and can read it
         except BadFormat:
             return False
@@ -388,31 +323,19 @@ class DiskShelf:
         except NotFound:
             return False
         try:
-            length, stored = _read_header(descriptor)
+            length, stored = fragment_file.read_header(descriptor)
             if stored != root:
                 raise AlreadyThere(what=f"another fragment is called {path.name[:8]}")
-            content = _read(descriptor, HEADER_BYTES + HASH_BYTES * leaf_count(length), length)
-            listed = _read(descriptor, HEADER_BYTES, HASH_BYTES * leaf_count(length))
-            return listed == fragment.leaf_hashes(content) and fragment.root_of(listed, length) == root
+            return fragment_file.is_genuine(descriptor, length, root)
         except BadFormat:
             return False
-        finally:
-            os.close(descriptor)
-
-    def _write(self, path: Path, parts: tuple[bytes | memoryview, ...]) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(path, flags, 0o600)
-        try:
-            for part in parts:
-                write_all(descriptor, part)
-            os.fsync(descriptor)
         finally:
             os.close(descriptor)
 
     def _commit(self, owner: OwnerId, temporary: Path, final: Path, root: Root, length: int) -> None:
         with self._lock:  # two puts of one name: the second finds the first
             if not self._has(final, root):
-                rotten = _length_of(final.stat().st_size) if final.exists() else None
+                rotten = length_of(final.stat().st_size) if final.exists() else None
                 os.rename(temporary, final)
                 self._count(owner, length - (rotten or 0), 1 if rotten is None else 0)
 
@@ -458,58 +381,9 @@ class DiskShelf:
         self._used[owner] = used_bytes + bytes_more, used_fragments + fragments_more
 
 
-def _read_marker(root: Path) -> bytes:
-    """The id of the shelf. Raises OSError, BadFormat."""
-    match = _MARKER_TEXT.fullmatch((root / MARKER).read_bytes())
-    if match is None:
-        raise BadFormat(what=f"{root} is a shelf of another version of bitdustfs, or its marker is damaged")
-    return bytes.fromhex(match[1].decode())
-
-
-def _recall(remembered: Path) -> bytes | None:
-    """The id of the shelf that a home made, if it made one."""
-    try:
-        match = _REMEMBERED_TEXT.fullmatch(remembered.read_bytes())
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise translated(error, remembered) from error
-    if match is None:
-        raise BadFormat(what=f"{remembered} is damaged, or of another version of bitdustfs: put a copy of it back")
-    return bytes.fromhex(match[1].decode())
-
-
 def _from_hex(text: str) -> bytes | None:
     """The 32 bytes that a name stands for; what has another name is not ours."""
     return bytes.fromhex(text) if _HEX.fullmatch(text) else None
-
-
-def _header(length: int, root: Root) -> bytes:
-    fields = _HEADER.pack(_MAGIC, _VERSION, length, root)
-    return fields + blake3(fields).digest(_CHECK_BYTES)
-
-
-def _read_header(descriptor: int) -> tuple[int, Root]:
-    content = _read(descriptor, 0, HEADER_BYTES)
-    magic, version, length, root = _HEADER.unpack_from(content)
-    if magic != _MAGIC or blake3(content[: _HEADER.size]).digest(_CHECK_BYTES) != content[_HEADER.size :]:
-        raise BadFormat(what="a file on the shelf is damaged, or is no fragment")
-    if version != _VERSION:
-        raise _OtherVersion(what=f"a fragment has format version {version}; this bitdustfs reads version {_VERSION}")
-    return length, Root(root)
-
-
-def _read(descriptor: int, at: int, count: int) -> bytes:
-    content = os.pread(descriptor, count, at)
-    if len(content) != count:
-        raise BadFormat(what="a fragment on the shelf is shorter than it says")
-    return content
-
-
-def _length_of(file_size: int) -> int:
-    """The length of the fragment in a file of this size."""
-    leaves = -(-(file_size - HEADER_BYTES) // (LEAF_BYTES + HASH_BYTES))
-    return max(0, file_size - HEADER_BYTES - HASH_BYTES * leaves)
 
 
 def _folders(path: Path) -> list[Path]:
@@ -540,7 +414,7 @@ def _dated(trash: Path) -> Iterator[tuple[bytes, int, int]]:
 
 def _usage(owner_folder: Path) -> tuple[int, int]:
     """(bytes, fragments) in a folder; a damaged file counts as one, until its owner puts or deletes it."""
-    lengths = [_length_of(size) for folder in _folders(owner_folder) for _name, size in _files(folder)]
+    lengths = [length_of(size) for folder in _folders(owner_folder) for _name, size in _files(folder)]
     damaged = lengths.count(0)
     if damaged:
         log.warning("%d damaged fragments without content in %s", damaged, owner_folder)

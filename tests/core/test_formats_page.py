@@ -47,6 +47,7 @@ from bitdustfs.core.seal import BlockSeal, Kind
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.shelf_disk import DiskShelf
+from bitdustfs.edges.shelf_marker import create_shelf
 from bitdustfs.edges.tls import ALPN, ANCHOR_NOT_A_SECRET
 from bitdustfs.model import (
     IMAGE_CHUNK_BYTES,
@@ -318,7 +319,7 @@ def _fragments(cast: Cast, directory: Path) -> dict[str, str | bytes]:
     content, _ = block.build(cast.seal(Suite.AES_256_GCM), [cast.chunk, cast.chunk])
     coded = erasure.encode(content, Code(3, 5))
     name, root = cast.fragment_name(), fragment.root(FRAGMENT)
-    DiskShelf.create(directory)
+    create_shelf(directory)
     DiskShelf(directory, floor_bytes=0).put(cast.customer.owner, name, root, FRAGMENT)
     stored = (directory / cast.customer.owner.hex() / name.hex()[:2] / name.hex()).read_bytes()
     return {

@@ -20,7 +20,9 @@ from bitdustfs.core.grace import DAY_S
 from bitdustfs.core.head import MAX_KEPT_BYTES
 from bitdustfs.edges.contracts_disk import DiskContracts
 from bitdustfs.edges.durable import translated
-from bitdustfs.edges.shelf_disk import HEADER_BYTES, MARKER, DiskShelf
+from bitdustfs.edges.fragment_file import HEADER_BYTES
+from bitdustfs.edges.shelf_disk import DiskShelf
+from bitdustfs.edges.shelf_marker import MARKER, create_shelf
 from bitdustfs.errors import (
     AlreadyThere,
     BadFormat,
@@ -216,7 +218,7 @@ class TestMemoryShelf(ShelfContract):
 
 
 def disk_shelf(tmp_path: Path) -> DiskShelf:
-    DiskShelf.create(tmp_path / "shelf")
+    create_shelf(tmp_path / "shelf")
     return DiskShelf(tmp_path / "shelf", donated_bytes=DONATED, floor_bytes=0)
 
 
@@ -291,7 +293,7 @@ def test_directory_without_marker_is_no_shelf(tmp_path: Path) -> None:
 def test_full_directory_is_not_made_a_shelf(tmp_path: Path) -> None:
     (tmp_path / "photo").write_bytes(b"mine")
     with pytest.raises(AlreadyThere):
-        DiskShelf.create(tmp_path)
+        create_shelf(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["photo"]
 
 
@@ -345,7 +347,7 @@ def test_supplier_that_starts_without_its_disk_lacks_nothing_and_takes_nothing(
 def test_shelf_of_another_home_is_as_good_as_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     put(home_shelf(tmp_path), 1)
     (tmp_path / "shelf").rename(tmp_path / "unplugged")
-    DiskShelf.create(tmp_path / "shelf")
+    create_shelf(tmp_path / "shelf")
     shelf = home_shelf(tmp_path)
     assert_unavailable(shelf)
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
@@ -359,12 +361,12 @@ def test_wrong_disk_that_is_plugged_in_while_serving_is_noticed(tmp_path: Path) 
     shelf = home_shelf(tmp_path)
     put(shelf, 1)
     (tmp_path / "shelf").rename(tmp_path / "unplugged")
-    DiskShelf.create(tmp_path / "shelf")
+    create_shelf(tmp_path / "shelf")
     assert_unavailable(shelf)
 
 
 def test_home_that_was_stopped_before_it_remembered_takes_the_shelf_it_made(tmp_path: Path) -> None:
-    made = DiskShelf.create(tmp_path / "shelf")
+    made = create_shelf(tmp_path / "shelf")
     home_shelf(tmp_path)
     assert made.hex() in (tmp_path / "shelf-id").read_text()
 
@@ -439,7 +441,7 @@ def test_full_disk_is_said_to_be_full() -> None:
 
 
 def test_floor_of_the_disk_is_kept(tmp_path: Path) -> None:
-    DiskShelf.create(tmp_path / "shelf")
+    create_shelf(tmp_path / "shelf")
     shelf = DiskShelf(tmp_path / "shelf", floor_bytes=1 << 60)
     with pytest.raises(DiskFull):
         put(shelf, 1)
