@@ -282,7 +282,7 @@ class Giving:
                 self._shelf = await self._open_shelf()
                 crunch = ThreadCrunch(_SHELF_THREADS)
                 self._use(self._shelf, DiskContracts(self._home.contracts), crunch)
-                self._serve("endings", self.keeper.run)
+                self._serve("endings", self.keeper.endings.run)
                 self._serve("scrubber", Scrubber(self._shelf, crunch, SystemEntropy(), self.keeper.note_lost).run)
                 self.heed()  # what is given may be another size since the start
             return self.keeper

@@ -8,13 +8,8 @@ ever a claim to rights. What an owner stored is deleted by nobody but that owner
 only moves to the shelf's trash, which counts in his quota. What has been there for TRASH_S yields, oldest first, to
 what he himself puts there when his quota is full, and to nobody else.
 
-When a contract ends, what was stored stays and can be read. Only GRACE_S after that was first seen does it yield, and
-only to space needed: those whose contract ended first go first. A clock that is wrong for a while ends nothing for
-good: an end that is not one any more is forgotten.
-
-An owner revokes a node by certifying others in a higher epoch. From the first request, or the first head, of a node
-of that epoch on, every request of an older one is refused, also one whose body was still under way. The refusal has
-that node's certificate in it: nobody needs to believe us.
+What becomes of what was stored when a contract ends, `endings` knows; who is out of date, `epochs`; which head is the
+newest, `heads`.
 """
 
 from __future__ import annotations
@@ -24,14 +19,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-import trio
-
 from bitdustfs.core import wire
 from bitdustfs.core.certificate import Certificate, Identity
 from bitdustfs.core.contract import Allowance, Contract
-from bitdustfs.core.grace import DAY_S, GRACE_S
+from bitdustfs.core.grace import DAY_S
 from bitdustfs.core.wire import Refusal, Refused
 from bitdustfs.engine.clerk import Clerk
+from bitdustfs.engine.endings import Endings
+from bitdustfs.engine.epochs import Epochs
 from bitdustfs.engine.heads import Heads
 from bitdustfs.errors import (
     AlreadyThere,
@@ -76,7 +71,6 @@ _REFUSALS: tuple[tuple[type[BitdustError], Refused, str], ...] = (
     (BadFormat, Refused.FAULT, "what it stored cannot be read"),
 )
 _NOTHING = Allowance(0, 0, 0)
-LOOK_S: Final = 3600.0  # how often it is looked which contracts have ended
 _SHELF_ERRORS = tuple(kind for kind, _code, _text in _REFUSALS)
 
 
@@ -103,21 +97,17 @@ class Keeper:
     ) -> None:
         self._identity = identity
         self._shelf = shelf
-        self._store = store
         self._allowed = allowed
         self._crunch = crunch
         self._wall = wall
         self.clerk = clerk or Clerk(identity, store, crunch=crunch, wall=wall)
         self.clerk.used_here = shelf.used
         self.clerk.lacks_room = self._lacks_room
-        self._endings = dict(store.endings())
-        seen = store.epochs()
-        self._epochs = {owner: epoch for owner, (epoch, _) in seen.items()}
-        self._proofs = {owner: proof for owner, (_, proof) in seen.items()}  # a certificate of that epoch
+        self.endings = Endings(self.clerk, shelf, store, crunch, wall)
+        self._epochs = Epochs(store, crunch)
         self._heads = Heads(store, crunch)
         self._reserved: dict[OwnerId, tuple[int, int]] = {}  # (bytes, fragments) admitted and not stored yet
         self._lost: Counter[OwnerId] = Counter()  # fragments found damaged since we started
-        self._noting = trio.Lock()  # held while an epoch is saved
 
     @property
     def contracts(self) -> Mapping[OwnerId, Contract]:
@@ -237,7 +227,7 @@ class Keeper:
         agreed, used = self._agreed(owner), self._shelf.used(owner)
         held_bytes, held_fragments = self._reserved.get(owner, (0, 0))  # what is coming, this one too
         over = used[0] + held_bytes - agreed.bytes, used[1] + held_fragments - agreed.fragments
-        await self._crunch.run(self._store_fragment, owner, request, body, over, self._yielding())
+        await self._crunch.run(self._store_fragment, owner, request, body, over, self.endings.yielding())
 
     async def _get(self, owner: OwnerId, request: wire.Get) -> tuple[wire.Answer, tuple[bytes | memoryview, ...]]:
         leaves = await self._crunch.run(self._read, owner, request)
@@ -248,7 +238,7 @@ class Keeper:
         return wire.Deleted(await self._crunch.run(self._discard, owner, request.names, self._now_s()))
 
     async def _status(self, owner: OwnerId) -> wire.Status:
-        free_bytes = await self._crunch.run(self._free_bytes, self._yielding())
+        free_bytes = await self._crunch.run(self._free_bytes, self.endings.yielding())
         agreed = self._agreed(owner)
         used_bytes, used_fragments = self._shelf.used(owner)
         old_bytes, old_fragments = self._shelf.trash(owner, self._now_s() - TRASH_S)  # it yields: that is room
@@ -302,92 +292,31 @@ class Keeper:
 
     async def _lacks_room(self, owner: OwnerId, gives_bytes: int) -> Refusal | None:
         """Refuse to promise what the disk does not have, counting what is promised to others."""
-        free_bytes = await self._crunch.run(self._free_bytes, self._yielding())
+        free_bytes = await self._crunch.run(self._free_bytes, self.endings.yielding())
         promised = sum(
             max(0, self.clerk.promised(other) - self._shelf.used(other)[0])
             for other in self.clerk.agreements
-            if other != owner and not self._has_ended(other)
+            if other != owner and not self.endings.has_ended(other)
         )
         room = free_bytes - promised + self._shelf.used(owner)[0]
         if gives_bytes > room:
             return Refusal(Refused.DISK_FULL, f"only {max(0, room)} bytes are not promised to others")
         return None
 
-    async def run(self) -> None:
-        """Note which contracts end, until cancelled."""
-        while True:
-            try:
-                await self.note_endings()
-            except (DiskFull, DiskFault, Unavailable) as error:
-                log.warning("whether contracts have ended is looked at later: %s", error)
-            await trio.sleep(LOOK_S)
-
-    async def note_endings(self) -> None:
-        """Remember durably which contracts with something stored have ended, and forget it where one has not."""
-        for owner in tuple(self.clerk.agreements):
-            known_s = self._endings.get(owner, 0)
-            has_ended = self._has_ended(owner) and (known_s > 0 or self._shelf.used(owner)[1] > 0)
-            if has_ended == bool(known_s):
-                continue
-            at_s = self._now_s() if has_ended else 0
-            await self._crunch.run(self._store.save_ending, owner, at_s)
-            if at_s:
-                self._endings[owner] = at_s
-                log.info("the contract with owner %s has ended: what is here stays for now", short(owner))
-            else:
-                del self._endings[owner]
-                log.info("the contract with owner %s goes on", short(owner))
-
-    def grace_ends_s(self, owner: OwnerId) -> int:
-        """When what an owner stored may yield, as his contract has ended; 0: it has not."""
-        if owner not in self._endings:
-            return 0
-        now_s, dates = self._now_s(), [self._endings[owner]]  # that was noted by a clock which may have been behind
-        if (agreed := self._allowance(owner)) is not None and agreed.until_s <= now_s:
-            dates.append(agreed.until_s)
-        for each in (self.clerk.in_force(owner), self.clerk.notice(owner)):
-            if each is not None and each.terms.since_s <= now_s:
-                dates.append(each.terms.since_s)
-        return max(dates) + GRACE_S
-
-    def _has_ended(self, owner: OwnerId) -> bool:
-        agreed = self._allowance(owner)
-        return agreed is None or not agreed.bytes or bool(agreed.until_s and agreed.until_s <= self._now_s())
-
-    def _yielding(self) -> Sequence[OwnerId]:
-        """Owners whose contract ended long ago, the first first: what they stored goes when space is needed."""
-        now_s = self._now_s()
-        gone = [owner for owner in self._endings if self.grace_ends_s(owner) <= now_s and self._has_ended(owner)]
-        return sorted(gone, key=lambda owner: self._endings[owner])
-
     # -- who is out of date -----------------------------------------------------------------------------------
+
+    def refuse_revoked(self, node: Certificate) -> Refusal | None:
+        """Refuse a node whose owner has certified others since."""
+        return self._epochs.refuse_revoked(node)
 
     async def _note_epoch(self, seen: Certificate) -> None:
         """Remember the newest epoch of an owner with a contract, durably, before acting on it."""
-        if seen.owner not in self.clerk.agreements or not self._tells_more(seen):
-            return
-        async with self._noting:  # two epochs must not be saved in the wrong order
-            if self._tells_more(seen):
-                await self._crunch.run(self._store.save_epoch, seen.owner, seen.epoch, seen.raw)
-                self._epochs[seen.owner], self._proofs[seen.owner] = seen.epoch, seen.raw
-                log.info("owner %s certifies in epoch %d now", short(seen.owner), seen.epoch)
-
-    def _tells_more(self, seen: Certificate) -> bool:
-        """It is of a newer epoch than we know, or of the newest one, which we could not prove."""
-        newest = self._epochs.get(seen.owner, 0)
-        return seen.epoch > newest or (seen.epoch == newest and not self._proofs.get(seen.owner))
+        if seen.owner in self.clerk.agreements:
+            await self._epochs.note(seen)
 
     def _outdates(self, caller: Certificate, request: wire.Request) -> Refusal | None:
         """Refuse everything of a revoked node, and changes by one that does not know the newest head."""
         return self.refuse_revoked(caller) or self._heads.outdates(caller, request)
-
-    def refuse_revoked(self, node: Certificate) -> Refusal | None:
-        """Refuse a node whose owner has certified others since."""
-        newest = self._epochs.get(node.owner, 0)
-        if node.epoch >= newest:
-            return None
-        text = "this owner has certified nodes anew: the certificate is not valid any more"
-        return Refusal(Refused.STALE, text, newest, self._proofs.get(node.owner, b""))
 
     # -- quota ------------------------------------------------------------------------------------------------
 

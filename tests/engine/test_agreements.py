@@ -68,7 +68,7 @@ class Friends:
         """Let so much time pass on the wall, and let everybody look at it."""
         self.wall.move_s(seconds)
         for one in (self.anna, self.boris):
-            await one.keeper.note_endings()
+            await one.keeper.endings.note()
 
     def restart(self) -> None:
         for one in (self.anna, self.boris):

@@ -1,0 +1,87 @@
+"""Endings: which contracts have ended, and what becomes of what was stored under them.
+
+It stays and can be read. Only GRACE_S after the end was first seen does it yield, and only to space needed: those
+whose contract ended first go first. A clock that is wrong for a while ends nothing for good: an end that is not one
+any more is forgotten.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+import trio
+
+from bitdustfs.core.grace import GRACE_S
+from bitdustfs.engine.clerk import Clerk
+from bitdustfs.errors import DiskFault, DiskFull, Unavailable
+from bitdustfs.model import OwnerId, short
+from bitdustfs.ports import ContractStore, Crunch, Shelf, Wall
+
+log = logging.getLogger(__name__)
+
+LOOK_S: Final = 3600.0  # how often it is looked which contracts have ended
+
+
+class Endings:
+    """The ends of all contracts. Raises DiskFault, BadFormat: what is known of them cannot be read."""
+
+    def __init__(self, clerk: Clerk, shelf: Shelf, store: ContractStore, crunch: Crunch, wall: Wall) -> None:
+        self._clerk = clerk
+        self._shelf = shelf
+        self._store = store
+        self._crunch = crunch
+        self._wall = wall
+        self._endings = dict(store.endings())
+
+    async def run(self) -> None:
+        """Note which contracts end, until cancelled."""
+        while True:
+            try:
+                await self.note()
+            except (DiskFull, DiskFault, Unavailable) as error:
+                log.warning("whether contracts have ended is looked at later: %s", error)
+            await trio.sleep(LOOK_S)
+
+    async def note(self) -> None:
+        """Remember durably which contracts with something stored have ended, and forget it where one has not."""
+        for owner in tuple(self._clerk.agreements):
+            known_s = self._endings.get(owner, 0)
+            has_ended = self.has_ended(owner) and (known_s > 0 or self._shelf.used(owner)[1] > 0)
+            if has_ended == bool(known_s):
+                continue
+            at_s = self._now_s() if has_ended else 0
+            await self._crunch.run(self._store.save_ending, owner, at_s)
+            if at_s:
+                self._endings[owner] = at_s
+                log.info("the contract with owner %s has ended: what is here stays for now", short(owner))
+            else:
+                del self._endings[owner]
+                log.info("the contract with owner %s goes on", short(owner))
+
+    def grace_ends_s(self, owner: OwnerId) -> int:
+        """When what an owner stored may yield, as his contract has ended; 0: it has not."""
+        if owner not in self._endings:
+            return 0
+        now_s, dates = self._now_s(), [self._endings[owner]]  # that was noted by a clock which may have been behind
+        if (agreed := self._clerk.allowance(owner)) is not None and agreed.until_s <= now_s:
+            dates.append(agreed.until_s)
+        for each in (self._clerk.in_force(owner), self._clerk.notice(owner)):
+            if each is not None and each.terms.since_s <= now_s:
+                dates.append(each.terms.since_s)
+        return max(dates) + GRACE_S
+
+    def has_ended(self, owner: OwnerId) -> bool:
+        """Say whether an owner may store nothing any more."""
+        agreed = self._clerk.allowance(owner)
+        return agreed is None or not agreed.bytes or bool(agreed.until_s and agreed.until_s <= self._now_s())
+
+    def yielding(self) -> Sequence[OwnerId]:
+        """Owners whose contract ended long ago, the first first: what they stored goes when space is needed."""
+        now_s = self._now_s()
+        gone = [owner for owner in self._endings if self.grace_ends_s(owner) <= now_s and self.has_ended(owner)]
+        return sorted(gone, key=lambda owner: self._endings[owner])
+
+    def _now_s(self) -> int:
+        return self._wall.now_ns() // 1_000_000_000
