@@ -176,6 +176,7 @@ class Giving:
                 self.identity,
                 handler,
                 knows=self.is_partner,
+                is_stranger=lambda owner: not (self.is_partner(owner) or self.keeper.has_contract(owner)),
                 on_peer=lambda peer: self.on_peer(peer),
                 memory=self.memory,
                 entropy=SystemEntropy(),

@@ -6,6 +6,7 @@ more than one small header until we know what its body is for.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from bitdustfs.core import wire
@@ -36,7 +37,7 @@ class Parser:
 
     Holds at most one header, one body and what was fed last. A body gets its place when `next` is called again after
     its `Arriving`; what comes then may be put there directly, through `room`. The first frame must be small and
-    without a body; `open_up` raises the limits after HELLO.
+    without a body; `open_up` raises the limits after HELLO, those of a stranger less than those of others.
 
     Args:
         peer: how errors name the other side.
@@ -46,6 +47,7 @@ class Parser:
         self._peer = peer
         self._most_header = wire.HELLO_HEADER_BYTES
         self._most_body = 0
+        self._is_stranger: Callable[[], bool] = lambda: True
         self._held = bytearray()  # that came and is not looked at yet
         self._prefix: tuple[int, int] | None = None
         self._head: tuple[int, Message] | None = None  # id and message
@@ -58,10 +60,20 @@ class Parser:
         """Say whether nothing of a next frame has come yet."""
         return self._prefix is None and not self._held
 
-    def open_up(self) -> None:
-        """Allow long headers and bodies: the peer is known now."""
-        self._most_header = wire.MAX_HEADER_BYTES
+    def open_up(self, is_stranger: Callable[[], bool]) -> None:
+        """Allow longer headers, and bodies: HELLO has come.
+
+        Args:
+            is_stranger: asked now, and whenever a header comes that is too long for a stranger, until it says no.
+        """
+        self._most_header = wire.STRANGER_HEADER_BYTES if is_stranger() else wire.MAX_HEADER_BYTES
         self._most_body = wire.MAX_BODY_BYTES
+        self._is_stranger = is_stranger
+
+    @property
+    def most_at_once(self) -> int:
+        """How many bytes at most to feed at once, so that little is held that was not looked at."""
+        return self._most_header
 
     def feed(self, content: bytes | memoryview) -> None:
         """Take in what came from the network."""
@@ -124,6 +136,8 @@ class Parser:
         self._missing = body_bytes - here
 
     def _check_prefix(self, header_bytes: int, body_bytes: int) -> tuple[int, int]:
+        if header_bytes > self._most_header and not self._is_stranger():
+            self._most_header = wire.MAX_HEADER_BYTES
         if not 0 < header_bytes <= self._most_header:
             raise self._violation(f"a header of {header_bytes} bytes")
         if body_bytes > self._most_body:

@@ -33,6 +33,7 @@ from bitdustfs.model import LEAF_BYTES
 PROTOCOL_VERSION: Final = 5
 MAX_HEADER_BYTES: Final = 64 * 1024
 MAX_BODY_BYTES: Final = MAX_FRAGMENT_BYTES + HASH_BYTES * leaf_count(MAX_FRAGMENT_BYTES)
+STRANGER_HEADER_BYTES: Final = 16 * 1024  # what may be asked of who knows nobody needs a sixth of it
 HELLO_HEADER_BYTES: Final = 4 * 1024  # before HELLO nobody is anybody: the smallest budget that holds one
 FEATURE_BULK: Final = "bulk"  # in HELLO: this side answers BULK
 MAX_NUMBER: Final = (1 << 63) - 1  # of anything; SQLite's integers end there too

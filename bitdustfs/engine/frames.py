@@ -10,7 +10,7 @@ wait is no fault of the peer's: it counts in no deadline.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from math import inf
 from typing import Final
@@ -23,7 +23,6 @@ from bitdustfs.errors import PeerGone
 from bitdustfs.model import short
 from bitdustfs.ports import Link
 
-RECEIVE_BYTES: Final = 256 * 1024
 SEND_BYTES: Final = 256 * 1024  # a body is sent in slices: each is encrypted in one go, on the loop
 SLOWEST_BYTES_S: Final = 16 * 1024  # the least average speed of a frame, at every moment after a time of grace
 BODY_S: Final = 30  # the grace for a body that comes
@@ -67,9 +66,9 @@ class Frames:
         """When a part of a body last left, or waited for our own limit; -inf: never."""
         return trio.current_time() if self._waiting_bodies else self._pushed_at
 
-    def open_up(self) -> None:
-        """Allow long headers and bodies: the peer is known now."""
-        self._parser.open_up()
+    def open_up(self, is_stranger: Callable[[], bool] = lambda: False) -> None:
+        """Allow longer headers, and bodies: HELLO has come. See `Parser.open_up`."""
+        self._parser.open_up(is_stranger)
 
     @asynccontextmanager
     async def turn(self, body: tuple[bytes | memoryview, ...]) -> AsyncIterator[None]:
@@ -175,7 +174,7 @@ class Frames:
     async def _take(self) -> int:
         gate, room = self._pacer.down, self._parser.room()
         if room is None:
-            content = await self.link.receive_some(gate.piece(RECEIVE_BYTES))
+            content = await self.link.receive_some(gate.piece(self._parser.most_at_once))
             count = len(content)
             self._parser.feed(content)
         else:

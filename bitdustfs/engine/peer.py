@@ -19,7 +19,7 @@ Half a frame cannot be taken back: a request that is cancelled while it is being
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from math import inf
 from typing import Final, TypeVar
 
@@ -92,6 +92,9 @@ class Peer:
 
     Use: `await peer.greet()` under a deadline, then `run` in a nursery for as long as the connection lives.
     `run` ends when the link does, and never raises for what the peer did: `ended` says why.
+
+    Args:
+        is_stranger: says whether nothing binds us to an owner: then he gets little memory. Whom we dial is none.
     """
 
     def __init__(
@@ -103,11 +106,13 @@ class Peer:
         *,
         pacer: Pacer | None = None,
         features: Collection[str] = (),
+        is_stranger: Callable[[OwnerId], bool] = lambda _owner: False,
     ) -> None:
         self.pacer = pacer or Pacer()
         self._frames = Frames(link, self.pacer)
         self._identity = identity
         self._features = features
+        self._is_stranger = is_stranger
         self.offers: frozenset[str] = frozenset()  # features of the other side
         self.handler: Handler = handler or RefuseAll()
         self.memory = memory or Memory()
@@ -213,7 +218,7 @@ class Peer:
             first = await self._frames.receive()
             assert isinstance(first, Frame)  # before `open_up` no body is allowed
             self._certificate, self.offers = check_hello(first, self._frames.link.peer, self.label)
-            self._frames.open_up()
+            self._frames.open_up(lambda: self._is_stranger(self.owner))
         except BaseException as error:
             self._end(error if isinstance(error, PeerError) else self._gone("no HELLO came in time"))
             await self._close()

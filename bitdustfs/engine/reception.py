@@ -39,6 +39,7 @@ class Reception:
 
     Args:
         knows: says whether an owner has rights here; connections of others give way first.
+        is_stranger: says whether nothing was ever agreed with an owner; None: those whom `knows` does not know.
         on_peer: called with each greeted connection before it is served, as `Suppliers.adopt`.
         connections: where they are noted.
         entropy: for the tickets of bulk connections; None: there are none.
@@ -51,6 +52,7 @@ class Reception:
         handler: Handler,
         *,
         knows: Callable[[OwnerId], bool],
+        is_stranger: Callable[[OwnerId], bool] | None = None,
         on_peer: Callable[[Peer], object] = lambda peer: None,
         memory: Memory | None = None,
         entropy: Entropy | None = None,
@@ -62,6 +64,7 @@ class Reception:
         self._handler = handler
         self._host = host
         self._knows = knows
+        self._is_stranger = is_stranger or (lambda owner: not knows(owner))
         self._on_peer = on_peer
         self._memory = memory or Memory()
         self._entropy = entropy
@@ -115,7 +118,15 @@ class Reception:
         try:
             with scope:
                 door = self.door(listener, link.address)
-                peer = Peer(link, self._identity, door, self._memory, pacer=self._pacer, features=door.features)
+                peer = Peer(
+                    link,
+                    self._identity,
+                    door,
+                    self._memory,
+                    pacer=self._pacer,
+                    features=door.features,
+                    is_stranger=self._is_stranger,
+                )
                 with trio.fail_after(HELLO_S):
                     await peer.greet()
                 log.debug("owner %s, node %s is connected", short(peer.owner), peer.label)

@@ -515,7 +515,7 @@ def test_frames_of_the_page_are_read_back(cast: Cast) -> None:
     for name, message in cast.messages().items():
         body = bytes(BODY_BYTES.get(name, 0))
         parser = Parser("a test")
-        parser.open_up()
+        parser.open_up(lambda: False)
         parser.feed(wire.encode(7, message, len(body)) + body)
         event = parser.next()
         if isinstance(event, Arriving):
@@ -531,6 +531,7 @@ def test_lengths_that_the_page_names_are_those_of_the_code() -> None:
         wire.MAX_HEADER_BYTES,
         wire.MAX_BODY_BYTES,
         wire.HELLO_HEADER_BYTES,
+        wire.STRANGER_HEADER_BYTES,
         bulk.MAX_FRAME_BYTES,
         head.MAX_HEAD_BYTES,
         record.MAX_RECORD_BYTES,

@@ -10,9 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitdustfs.core import wire
+from bitdustfs.core.agreement import MAX_HELD
 from bitdustfs.core.certificate import CERTIFICATE_BYTES
+from bitdustfs.core.contract import CONTRACT_BYTES
 from bitdustfs.core.framing import Arriving, Frame, Parser
 from bitdustfs.core.head import LINK_BYTES, MAX_HEAD_BYTES, MAX_KEPT_BYTES
+from bitdustfs.core.invited import MAX_ADDRESSES
+from bitdustfs.core.record import MAX_RECORD_BYTES
 from bitdustfs.errors import ProtocolViolation
 
 NAME = b"\x11" * 32
@@ -67,7 +71,7 @@ VECTORS = {
 
 def opened() -> Parser:
     parser = Parser("peer")
-    parser.open_up()
+    parser.open_up(lambda: False)
     return parser
 
 
@@ -312,6 +316,48 @@ def test_longest_honest_messages_fit_a_header() -> None:
         parser = opened()
         parser.feed(wire.encode(2**32 - 1, message))
         assert parser.next() == Frame(2**32 - 1, message, b"")
+
+
+def test_stranger_may_send_no_long_header() -> None:
+    is_stranger = True
+    parser = Parser("stranger")
+    parser.open_up(lambda: is_stranger)
+    assert parser.most_at_once == wire.STRANGER_HEADER_BYTES
+    longest = raw_frame(b"\xc1" * wire.STRANGER_HEADER_BYTES)[:8]
+    too_long = raw_frame(b"\xc1" * (wire.STRANGER_HEADER_BYTES + 1))[:8]
+    parser.feed(longest)
+    assert parser.next() is None
+    parser = Parser("stranger")
+    parser.open_up(lambda: is_stranger)
+    parser.feed(too_long)
+    with pytest.raises(ProtocolViolation, match="a header of 16385 bytes"):
+        parser.next()
+
+
+def test_stranger_who_becomes_a_friend_may_send_a_long_header() -> None:
+    is_stranger = True
+    parser = Parser("stranger")
+    parser.open_up(lambda: is_stranger)
+    parser.feed(wire.encode(1, wire.Ping()))
+    assert parser.next() == Frame(1, wire.Ping(), b"")
+    is_stranger = False
+    delete = wire.Delete((NAME,) * wire.MAX_NAMES, 0, 0)
+    parser.feed(wire.encode(2, delete))
+    assert parser.next() == Frame(2, delete, b"")
+
+
+def test_longest_honest_messages_of_a_stranger_fit_his_header() -> None:
+    signed = b"c" * CONTRACT_BYTES
+    for message in (
+        wire.Compare((signed,) * MAX_HELD),
+        wire.Propose(signed),
+        wire.Join(b"m" * 16, b"p" * 32, ("a" * 64,) * MAX_ADDRESSES, signed),
+        wire.Here(b"r" * MAX_RECORD_BYTES, "a" * 64),
+    ):
+        parser = Parser("stranger")
+        parser.open_up(lambda: True)
+        parser.feed(wire.encode(1, message))
+        assert parser.next() == Frame(1, message, b"")
 
 
 def test_hello_fits_the_budget_of_strangers() -> None:

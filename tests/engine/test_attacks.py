@@ -216,6 +216,30 @@ async def test_frame_bomb_ends_its_connection_with_one_line(
     assert len([each for each in caplog.records if each.levelno >= logging.WARNING]) == 1
 
 
+async def test_long_header_of_a_stranger_ends_his_connection_and_that_of_a_customer_is_answered(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with world() as w:
+        before = w.state()
+        request = wire.Delete(tuple(number.to_bytes(32, "big") for number in range(wire.MAX_NAMES)), 1, 0)
+        stranger = await w.connect(STRANGER)
+        with pytest.raises(PeerGone):
+            await stranger.request(request, wire.Deleted)
+        assert [each.getMessage() for each in caplog.records if "a header of 3" in each.getMessage()]
+        victim = await w.connect(VICTIM)
+        assert (await victim.request(request, wire.Deleted))[0].count == 0
+        assert w.state() == before
+
+
+async def test_who_becomes_a_customer_may_send_long_headers_on_the_same_connection(autojump_clock: MockClock) -> None:
+    async with world() as w:
+        friend = await w.connect(FRIEND)
+        proposal = contract.propose(FRIEND, terms_for(FRIEND, MIB, 1000))
+        await friend.request(wire.Propose(proposal.raw), wire.Agreed)
+        request = wire.Delete(tuple(number.to_bytes(32, "big") for number in range(wire.MAX_NAMES)), 1, 0)
+        assert (await friend.request(request, wire.Deleted))[0].count == 0
+
+
 async def test_slow_writers_hold_no_more_than_their_share_and_are_given_up(autojump_clock: MockClock) -> None:
     """Each begins a body of 8 MiB and sends nothing of it."""
     async with world() as w:

@@ -347,7 +347,7 @@ async def test_refusal_of_a_head_fits_its_message() -> None:
     answer = await Kept().put(b"\x01" * 400)
     assert isinstance(answer, Refusal)
     parser = Parser("supplier")
-    parser.open_up()
+    parser.open_up(lambda: False)
     parser.feed(wire.encode(1, answer))
     assert parser.next() == Frame(1, answer, b"")
 
@@ -463,7 +463,7 @@ async def test_refusal_of_a_revoked_node_fits_its_message() -> None:
     answer, _ = await kept.ask(LAPTOP, wire.Ping())
     assert isinstance(answer, Refusal)
     parser = Parser("supplier")
-    parser.open_up()
+    parser.open_up(lambda: False)
     parser.feed(wire.encode(1, answer))
     expected = wire.Refusal(Refused.STALE, answer.text, MAX_EPOCH, far.certificate.raw)
     assert parser.next() == Frame(1, expected, b"")
