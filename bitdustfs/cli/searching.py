@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -12,7 +13,7 @@ from bitdustfs.core.keys import Secret, volume_keys
 from bitdustfs.edges.dht import Dht
 from bitdustfs.edges.tcp import split_address
 from bitdustfs.engine.discovery import find_keepers
-from bitdustfs.errors import BadRequest, NotFound
+from bitdustfs.errors import BadRequest, BitdustError, NotFound, SetupMissing, Unavailable
 from bitdustfs.model import NodeId
 
 SEARCH_S: Final = 90.0  # for all of it: a lookup takes 10 s where half of the nodes have died
@@ -21,33 +22,59 @@ KNOCK_S: Final = 5.0  # for one supplier to answer at one of its addresses
 log = logging.getLogger(__name__)
 
 
-async def find_friends(secret: Secret, via: Sequence[str]) -> Sequence[tuple[NodeId, str]]:
+async def find_friends(
+    secret: Secret, via: Sequence[str], *, ipv4: str = "0.0.0.0:0", ipv6: str = "[::]:0"
+) -> Sequence[tuple[NodeId, str]]:
     """Find the owner's suppliers, each with an address where somebody answers if there is one.
 
     Args:
         via: addresses of anybody who takes part in the hash table.
+        ipv4, ipv6: where to listen meanwhile.
     Raises:
         BadRequest: one of them is none. NotFound: nobody is there, or nobody knows this owner's suppliers.
+        SetupMissing: all of them are IPv6 addresses, and this machine has no IPv6.
     """
-    is_ipv6 = any(":" in split_address(each)[0] for each in via)
-    families = ("0.0.0.0:0", "[::]:0") if is_ipv6 else ("0.0.0.0:0",)
-    failure = NotFound(what=f"nobody who takes part in the hash table answers at {', '.join(via)}")
-    for listen in families:
+    numeric = {each for each in via if ":" in split_address(each)[0]}
+    over_ipv4 = [each for each in via if each not in numeric]
+    over_ipv6 = [each for each in via if each in numeric or _is_name(each)]
+    failures: list[BitdustError] = []
+    if over_ipv4:
         try:
-            return await _search(Dht(listen, None), secret, via)
+            return await _search(Dht(ipv4, None), secret, over_ipv4)
+        except (NotFound, Unavailable) as error:
+            failures.append(error)
+    if over_ipv6:
+        try:
+            return await _search(Dht(ipv6, None), secret, over_ipv6)
         except NotFound as error:
-            failure = error
-    raise failure
+            failures += [error] if str(error) not in map(str, failures) else []
+        except Unavailable as error:
+            log.debug("%s", error)
+            if numeric:
+                needed = ", ".join(each for each in via if each in numeric)
+                what = f"this machine has no IPv6, which {needed} needs: name somebody with an IPv4 address"
+                failures.append(SetupMissing(what=what))
+    if len(failures) == 1:
+        raise failures[0]
+    raise NotFound(what="; ".join(map(str, failures)))
+
+
+def _is_name(address: str) -> bool:
+    try:
+        ipaddress.ip_address(split_address(address)[0])
+    except ValueError:
+        return True
+    return False
 
 
 async def _search(table: Dht, secret: Secret, via: Sequence[str]) -> Sequence[tuple[NodeId, str]]:
     found: Sequence[tuple[NodeId, str]] = ()
-    failure: NotFound | None = None
+    failure: BitdustError | None = None
     async with trio.open_nursery() as nursery:
-        await nursery.start(table.run)
         try:
+            await nursery.start(table.run)
             found = await _ask(table, secret, via)
-        except NotFound as error:  # raised outside the nursery, which would wrap it in a group
+        except (NotFound, Unavailable) as error:  # raised outside the nursery, which would wrap it in a group
             failure = error
         nursery.cancel_scope.cancel()
     if failure is not None:

@@ -238,6 +238,8 @@ class Cast:
             "list": wire.List(b"", 100),
             "stat": wire.Stat(),
             "propose": wire.Propose(proposal.raw),
+            "compare": wire.Compare((signed.raw,)),
+            "compared": wire.Compared(()),
             "done": wire.Done(),
             "found": wire.Found(len(FRAGMENT), 96),
             "deleted": wire.Deleted(1),
@@ -259,7 +261,15 @@ BODY_BYTES = {
     "put_head": HEAD_BYTES + head.LINK_BYTES,
     "head_is": HEAD_BYTES,
 }
-HASHED = {"here", "there", "hello", "propose", "status", "agreed"}  # too long for a page: given by their BLAKE3
+HASHED = {
+    "here",
+    "there",
+    "hello",
+    "propose",
+    "compare",
+    "status",
+    "agreed",
+}  # too long for a page: given by their BLAKE3
 
 
 def made(cast: Cast, directory: Path) -> dict[str, str]:
@@ -509,6 +519,11 @@ def test_objects_of_the_page_are_read_back(cast: Cast) -> None:
     assert replica.decode_manifest(cast.packed["manifest"]) == cast.manifest()
     assert replica.expand(cast.packed["image"], IMAGE_CHUNK_BYTES) == bytes(IMAGE_CHUNK_BYTES)
     assert replica.unseal_head(cast.secrets, cast.sealed_head()) == cast.head_content()
+
+
+def test_each_message_there_is_has_a_frame_on_the_page(cast: Cast) -> None:
+    kinds = {wire.Hello, *wire.Request.__args__, *wire.Answer.__args__}
+    assert {type(message) for message in cast.messages().values()} == kinds
 
 
 def test_frames_of_the_page_are_read_back(cast: Cast) -> None:
