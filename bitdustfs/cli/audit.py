@@ -16,7 +16,7 @@ from bitdustfs.edges.control import ask
 EXIT_FOUND = 35  # something was wrong or gone
 
 
-@click.command()
+@click.command(short_help="Have suppliers show everything that they should hold.")
 @click.argument("name", required=False)
 @with_json
 @with_common_options

@@ -20,7 +20,7 @@ from bitdustfs.errors import BadRequest, NotFound
 _SILENCE_S = 60
 
 
-@click.group(invoke_without_command=True)
+@click.group(invoke_without_command=True, short_help="List what you and friends give each other; change or end it.")
 @with_json
 @with_common_options
 @click.pass_context

@@ -20,7 +20,7 @@ from bitdustfs.errors import BadFormat, BadRequest
 _MOST = 50  # processes
 
 
-@click.group()
+@click.group(short_help="Try it on this machine alone, with practice suppliers.")
 def demo() -> None:
     """Try bitdustfs on this machine alone: practice suppliers, a volume, and a mount.
 

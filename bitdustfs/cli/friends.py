@@ -22,7 +22,7 @@ T = TypeVar("T")
 _SILENCE_S = 30
 
 
-@click.group(invoke_without_command=True)
+@click.group(invoke_without_command=True, short_help="List, show, rename and forget friends.")
 @with_json
 @with_common_options
 @click.pass_context
@@ -91,7 +91,7 @@ def rename(asked: Asked, old: str, new: str) -> None:
     click.echo(f"{old} is called {name} now.")
 
 
-@friends.command()
+@friends.command(short_help="Forget a friend with whom nothing is left.")
 @click.argument("name")
 @with_common_options
 def remove(asked: Asked, name: str) -> None:

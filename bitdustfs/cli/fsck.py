@@ -13,7 +13,7 @@ from bitdustfs.errors import BadRequest
 EXIT_WRONG = 36  # something is wrong, and was not put right
 
 
-@click.command()
+@click.command(short_help="Check the volume, and put right what is wrong.")
 @click.option("--repair", is_flag=True, help="Copy the catalog, then put right what can be.")
 @click.option("--salvage", is_flag=True, help="With --repair: make a damaged catalog anew from what can be read.")
 @click.option("--trust", is_flag=True, help="With --repair: give up what a repair found missing.")

@@ -20,10 +20,10 @@ _SILENCE_S = 60  # more than the mount gives a supplier to answer
 _NODE_BYTES = 32
 
 
-@click.command()
+@click.command(short_help="Take on a supplier whose id and address you know.")
 @click.argument("suppliers", metavar="NODEID[@ADDR:PORT]...", nargs=-1, required=True)
 @click.option("--size", type=Size(), required=True, help="How much each of them keeps for you.")
-@click.option("--label", "labels", multiple=True, help="What to call it; once for each. Default: s1, s2, …")
+@click.option("--name", "--label", "labels", multiple=True, help="What to call it; once for each. Default: s1, s2, …")
 @click.option("--candidate", is_flag=True, help="Only agree; it is hired when a supplier is lost.")
 @with_json
 @with_common_options
@@ -38,16 +38,14 @@ def hire(asked: Asked, suppliers: tuple[str, ...], size: int, labels: tuple[str,
 
     \b
     Examples:
-      bitdustfs hire 9c1f…e0@192.0.2.7:4878 --size 50G --label anna
+      bitdustfs hire 9c1f…e0@192.0.2.7:4878 --size 50G --name anna
     """
     from bitdustfs.edges.keys_disk import identity_of, read_keys
 
     if size <= 0:
         raise BadRequest(what="a contract over nothing makes no sense: give a --size")
     if labels and len(labels) != len(suppliers):
-        raise BadRequest(
-            what=f"{len(suppliers)} suppliers cannot have {len(labels)} labels: give one --label for each"
-        )
+        raise BadRequest(what=f"{len(suppliers)} suppliers cannot have {len(labels)} names: give one --name for each")
     places = [parse_place(text) if "@" in text else (parse_node(text), "") for text in suppliers]
     home = asked.open_home()
     refuse_reader(identity_of(read_keys(home)))

@@ -32,7 +32,7 @@ _LONGEST_S = 365 * 86400.0
 _EVERYWHERE = f"0.0.0.0:{DEFAULT_PORT}"
 
 
-@click.group(invoke_without_command=True)
+@click.group(invoke_without_command=True, short_help="Make a line that brings one friend in.")
 @click.option("--offer", type=Size(), help="Keep up to so much for him. Default: what give.size has left, or 10G.")
 @click.option("--need", type=Size(), help="Store up to so much with him. Default: as much as you offer.")
 @click.option("--name", help="What to call the friend here.")
@@ -121,7 +121,7 @@ def list_(asked: Asked) -> None:
         click.echo("No invitation was made here.")
 
 
-@invite.command()
+@invite.command(short_help="Take an invitation back.")
 @click.argument("which", metavar="INVITATION")
 @with_common_options
 def cancel(asked: Asked, which: str) -> None:

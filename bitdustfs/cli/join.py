@@ -20,7 +20,7 @@ _SILENCE_S = 60  # more than the friend's machine gets to answer
 _LINE_CHARACTERS = 400  # more than any line has, however it was typed
 
 
-@click.command()
+@click.command(short_help="Use a friend's invitation.")
 @click.argument("line", nargs=-1, required=True)
 @click.option(
     "--offer",

@@ -66,7 +66,7 @@ For real:
   bitdustfs join LINE                  what the friend types, on another machine
   bitdustfs suppliers leave NAME       when you do not want one any more
   bitdustfs contracts                  what you and your friends give each other; change or end it
-  bitdustfs serve --donate 50G         keep things for a friend, on another machine or home
+  bitdustfs serve --give 50G           keep things for a friend, on another machine or home
   bitdustfs sheet                      what to keep on paper, with the words
   bitdustfs recover NODEID@ADDR:PORT   on another machine, when this one is gone
 

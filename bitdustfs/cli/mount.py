@@ -30,7 +30,7 @@ _MODULE = "bitdustfs.cli.main"
 Ready = Callable[[Sequence[str]], None]
 
 
-@click.command()
+@click.command(short_help="Mount the volume of this home.")
 @click.argument("directory")
 @click.option(
     "--code",

@@ -22,7 +22,7 @@ _SINCE = {
 }
 
 
-@click.command()
+@click.command(short_help="Say what is made again now, and why.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done. Doing it needs no command.")
 @click.option("--all", "whole", is_flag=True, help=f"Every decision that is known, not only the last {SHOWN}.")
 @with_json

@@ -15,13 +15,13 @@ from bitdustfs.core.units import format_size
 from bitdustfs.edges.control import ask
 
 
-@click.command()
+@click.command(short_help="Have files coded anew that should have another code.")
 @click.argument("path", required=False)
 @click.option("--dry-run", is_flag=True, help="Only say how much it is, and what it costs to send.")
 @with_json
 @with_common_options
 def recode(asked: Asked, path: str | None, dry_run: bool) -> None:
-    """Have files coded anew whose blocks have another K than they should.
+    """Have files coded anew whose blocks have another K than they should: the K of a code K/N, any K of N.
 
     PATH is a file or directory in the mount; without it the whole volume of the home is meant. A file should have
     the code of the volume (`mount --code`, or by the number of suppliers), or of its folder (user.bitdustfs.code).

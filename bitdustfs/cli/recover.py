@@ -47,7 +47,7 @@ _SILENCE_S = 30  # the mount answers from its catalog
 Progress = Callable[[int, int], None]
 
 
-@click.command()
+@click.command(short_help="Bring a volume back on a machine that has nothing of it.")
 @click.argument("suppliers", metavar="NODEID@ADDR:PORT...", nargs=-1)
 @click.option(
     "--via",

@@ -15,7 +15,7 @@ from bitdustfs.model import short
 _PREFIX = re.compile(r"[0-9a-f]{8,64}")  # 8 digits is how logs name a node
 
 
-@click.command()
+@click.command(short_help="Shut out a machine that is lost or stolen.")
 @click.argument("node")
 @with_words_file
 @with_common_options

@@ -21,9 +21,9 @@ _LISTEN = f"0.0.0.0:{DEFAULT_PORT}"
 _DONATE_BYTES = 10 * GIB
 
 
-@click.command()
+@click.command(short_help="Keep fragments for friends, without a mount.")
 @click.option("--listen", metavar="ADDR:PORT", help="Wait for customers here; port 0 takes a free one.")
-@click.option("--donate", type=Size(), help="Offer this much to all customers together.")
+@click.option("--give", "--donate", "donate", type=Size(), help="Keep so much for all friends together.")
 @click.option("--shelf", type=click.Path(file_okay=False), help="Directory for what they store. Default: HOME/shelf.")
 @click.option("--allow", "allows", metavar="OWNERID:SIZE", multiple=True, help="Let this owner store so much here.")
 @click.option("-f", "--foreground", is_flag=True, help="Log to stderr instead of HOME/log.")
@@ -43,7 +43,7 @@ def serve(
 
     \b
     Examples:
-      bitdustfs serve --donate 100G --allow 3f…e1:50G
+      bitdustfs serve --give 100G --allow 3f…e1:50G
       bitdustfs serve --listen 0.0.0.0:4878 --shelf /media/disk/shelf
     """
     home = asked.open_home()

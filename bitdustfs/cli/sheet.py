@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _SILENCE_S = 30  # the mount answers from its catalog
 
 
-@click.command()
+@click.command(short_help="Print what belongs on paper.")
 @click.argument("file", required=False, type=click.Path(dir_okay=False))
 @with_common_options
 def sheet(asked: Asked, file: str | None) -> None:

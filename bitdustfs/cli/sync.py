@@ -26,7 +26,7 @@ _SYNCFS_S = 300.0  # the kernel hands over what it holds at the speed of the loc
 Progress = Callable[[Mapping[str, Any]], None]
 
 
-@click.command()
+@click.command(short_help="Wait until everything is safe.")
 @click.argument("path", required=False)
 @click.option("--timeout", type=Seconds(), help="Give up after this long: 90, 5m, 1h. Default: as long as it moves.")
 @with_json

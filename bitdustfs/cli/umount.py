@@ -20,7 +20,7 @@ _DETACH_S = 20.0  # after that the mount is taken away under a process that does
 _PAUSE_S = 0.05
 
 
-@click.command()
+@click.command(short_help="Unmount, and end the process that serves.")
 @click.argument("directory")
 @click.option("--sync", "first_sync", is_flag=True, help="First wait until everything is at the suppliers.")
 @click.option("--timeout", type=Seconds(), help="With --sync: wait no longer than this.")

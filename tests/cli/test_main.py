@@ -34,6 +34,23 @@ def ending() -> Iterator[Ending]:
     del group.commands["boom"]
 
 
+def groups(command: click.Group, path: str) -> Iterator[tuple[str, click.Group]]:
+    """Every command with verbs below it, and what is typed for it."""
+    yield path, command
+    for name, below in command.commands.items():
+        if isinstance(below, click.Group):
+            yield from groups(below, f"{path} {name}")
+
+
+def test_what_a_verb_does_is_said_whole_where_verbs_are_listed() -> None:
+    for path, command in groups(group, "bitdustfs"):
+        for name in command.commands:
+            shown = command.get_help(click.Context(command, info_name=path, terminal_width=80))
+            line = next(each for each in shown.partition("Commands:")[2].splitlines() if each.split()[:1] == [name])
+            assert line.endswith("."), line
+            assert not line.endswith(".."), line
+
+
 def test_every_kind_of_error_has_an_exit_code_of_its_own() -> None:
     assert set(EXIT) == set(Kind)
     assert len(set(EXIT.values())) == len(EXIT)
