@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, cast
+from typing import cast
 
 import click
 
 from bitdustfs.cli.common import Asked, count, show_json, with_common_options, with_json
+from bitdustfs.cli.counting import Step, counted
 from bitdustfs.core.report import AuditReport
 from bitdustfs.edges.control import ask
 
@@ -34,7 +32,7 @@ def audit(asked: Asked, name: str | None) -> int:
       bitdustfs audit anna
     """
     home, _, _ = asked.home_of(None)
-    with _shown() as progress:
+    with counted("asking", _told) as progress:
         answer = ask(home.control, "audit", {"label": name or ""}, silence_s=None, progress=progress)
     reports = cast("list[AuditReport]", answer["suppliers"])
     if asked.as_json:
@@ -59,21 +57,5 @@ def sentence(report: AuditReport) -> str:
     return f"{report['label']}: {said}" + ("; then it did not answer." if report["silent"] else ".")
 
 
-@contextmanager
-def _shown() -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """A line on a terminal that counts fragments, nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda _step: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress, TextColumn
-
-    columns = (TextColumn("{task.description}"), TextColumn("{task.fields[told]}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("asking", total=None, told="")
-
-        def show(step: Mapping[str, Any]) -> None:
-            told = f"{count(int(step['fragments']), 'fragment')}, {step['wrong']} wrong"
-            bar.update(task, description=str(step["label"]), told=told)
-
-        yield show
+def _told(step: Step) -> str:
+    return f"{count(int(step['fragments']), 'fragment')}, {step['wrong']} wrong"

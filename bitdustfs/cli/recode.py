@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, cast
+from typing import cast
 
 import click
 
 from bitdustfs.cli.common import Asked, count, show_json, with_common_options, with_json
+from bitdustfs.cli.counting import Step, counted
 from bitdustfs.core.report import RecodeReport
 from bitdustfs.core.units import format_size
 from bitdustfs.edges.control import ask
@@ -36,7 +34,7 @@ def recode(asked: Asked, path: str | None, dry_run: bool) -> None:
       bitdustfs recode ~/BitDust/photos
     """
     home, _, inside = asked.home_of(path)
-    with _shown() as progress:
+    with counted("looking", _told) as progress:
         answer = ask(home.control, "recode", {"path": inside, "dry": dry_run}, silence_s=None, progress=progress)
     if asked.as_json:
         show_json(answer)
@@ -60,16 +58,5 @@ def lines(report: RecodeReport, *, is_dry: bool) -> list[str]:
     return shown
 
 
-@contextmanager
-def _shown() -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """A line on a terminal that counts what was looked at, nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda _step: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress, TextColumn
-
-    columns = (TextColumn("{task.description}"), TextColumn("{task.fields[told]}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("looking", total=None, told="")
-        yield lambda step: bar.update(task, told=f"{count(int(step['looked_at']), 'file')}, {step['blocks']} blocks")
+def _told(step: Step) -> str:
+    return f"{count(int(step['looked_at']), 'file')}, {step['blocks']} blocks"

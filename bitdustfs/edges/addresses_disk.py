@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bitdustfs.core.record import MAX_RECORD_BYTES
-from bitdustfs.edges.durable import replace_file, sync_directory, translated
+from bitdustfs.edges.folder import make_folder, put_file, remove_file
 from bitdustfs.model import NodeId, OwnerId
 
 log = logging.getLogger(__name__)
@@ -31,11 +31,7 @@ class DiskAddresses:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        try:
-            directory.mkdir(mode=0o700, exist_ok=True)
-            sync_directory(directory.parent)
-        except OSError as error:
-            raise translated(error, directory) from error
+        make_folder(directory)
 
     def load(self, limit: int) -> Sequence[tuple[OwnerId, bytes]]:
         found: list[tuple[OwnerId, bytes]] = []
@@ -52,13 +48,7 @@ class DiskAddresses:
         return found
 
     def save(self, node: NodeId, owner: OwnerId, record: bytes) -> None:
-        try:
-            replace_file(self._directory / node.hex(), bytes([_VERSION]) + owner + record)
-        except OSError as error:
-            raise translated(error, self._directory) from error
+        put_file(self._directory / node.hex(), bytes([_VERSION]) + owner + record)
 
     def drop(self, node: NodeId) -> None:
-        try:
-            (self._directory / node.hex()).unlink(missing_ok=True)
-        except OSError as error:
-            raise translated(error, self._directory) from error
+        remove_file(self._directory / node.hex())

@@ -23,7 +23,8 @@ from bitdustfs.core.agreement import MAX_HELD
 from bitdustfs.core.certificate import CERTIFICATE_BYTES
 from bitdustfs.core.contract import CONTRACT_BYTES, PROPOSAL_BYTES
 from bitdustfs.core.head import MAX_KEPT_BYTES
-from bitdustfs.edges.durable import NO_DESCRIPTORS, replace_file, sync_directory, translated
+from bitdustfs.edges.durable import NO_DESCRIPTORS, translated
+from bitdustfs.edges.folder import make_folder, put_file, remove_file
 from bitdustfs.errors import BadFormat
 from bitdustfs.model import OwnerId
 
@@ -40,11 +41,7 @@ class DiskContracts:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        try:
-            directory.mkdir(mode=0o700, exist_ok=True)
-            sync_directory(directory.parent)
-        except OSError as error:
-            raise translated(error, directory) from error
+        make_folder(directory)
 
     def contracts(self) -> Mapping[OwnerId, bytes]:
         return dict(self._whole(".contract", [count * CONTRACT_BYTES for count in range(1, MAX_HELD + 1)]))
@@ -125,18 +122,11 @@ class DiskContracts:
             yield owner, path
 
     def _save(self, owner: OwnerId, suffix: str, content: bytes) -> None:
-        try:
-            replace_file(self._directory / (owner.hex() + suffix), content)
-        except OSError as error:
-            raise translated(error, self._directory) from error
+        put_file(self._directory / (owner.hex() + suffix), content)
 
     def _replace_or_remove(self, owner: OwnerId, suffix: str, content: bytes) -> None:
         """The same, durably too; with no content it is taken away."""
         if content:
             self._save(owner, suffix, content)
-            return
-        try:
-            (self._directory / (owner.hex() + suffix)).unlink(missing_ok=True)
-            sync_directory(self._directory)
-        except OSError as error:
-            raise translated(error, self._directory) from error
+        else:
+            remove_file(self._directory / (owner.hex() + suffix), durably=True)

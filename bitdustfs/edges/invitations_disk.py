@@ -16,7 +16,8 @@ from typing import Final
 
 from bitdustfs.core import invited
 from bitdustfs.core.invited import Invitation
-from bitdustfs.edges.durable import replace_file, sync_directory, translated
+from bitdustfs.edges.durable import translated
+from bitdustfs.edges.folder import make_folder, put_file
 from bitdustfs.errors import BadFormat
 
 log = logging.getLogger(__name__)
@@ -50,11 +51,7 @@ class DiskInvitations:
 
     def add(self, invitation: Invitation) -> None:
         """Keep a new one, durably. Raises DiskFull, DiskFault."""
-        try:
-            self._directory.mkdir(mode=0o700, exist_ok=True)
-            sync_directory(self._directory.parent)
-        except OSError as error:
-            raise translated(error, self._directory) from error
+        make_folder(self._directory)
         with self._alone():
             self._write(invitation.ticket.mark, invited.encode(invitation))
 
@@ -83,10 +80,7 @@ class DiskInvitations:
                 self._path(each.ticket.mark).unlink(missing_ok=True)
 
     def _write(self, mark: bytes, content: bytes) -> None:
-        try:
-            replace_file(self._path(mark), content)
-        except OSError as error:
-            raise translated(error, self._directory) from error
+        put_file(self._path(mark), content)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -12,7 +12,8 @@ from types import MappingProxyType
 from typing import Final
 
 from bitdustfs.core.friends import NAME_CHARACTERS, check_name
-from bitdustfs.edges.durable import replace_file, sync_directory, translated
+from bitdustfs.edges.durable import translated
+from bitdustfs.edges.folder import make_folder, put_file, remove_file
 from bitdustfs.errors import BadRequest
 from bitdustfs.model import OwnerId
 
@@ -37,17 +38,10 @@ def names(directory: Path) -> Mapping[OwnerId, str]:
 
 def save_name(directory: Path, owner: OwnerId, name: str) -> None:
     """Call a friend so, durably. Raises DiskFull, DiskFault."""
-    try:
-        directory.mkdir(mode=0o700, exist_ok=True)
-        sync_directory(directory.parent)
-        replace_file(directory / (owner.hex() + _SUFFIX), name.encode() + b"\n")
-    except OSError as error:
-        raise translated(error, directory) from error
+    make_folder(directory)
+    put_file(directory / (owner.hex() + _SUFFIX), name.encode() + b"\n")
 
 
 def forget_name(directory: Path, owner: OwnerId) -> None:
     """Call nobody so any more. Raises DiskFault."""
-    try:
-        (directory / (owner.hex() + _SUFFIX)).unlink(missing_ok=True)
-    except OSError as error:
-        raise translated(error, directory) from error
+    remove_file(directory / (owner.hex() + _SUFFIX))
