@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import AsyncIterator, Set
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import trio
 from trio.testing import MockClock
 
 from bitdustfs.errors import PeerGone
-from bitdustfs.model import FragmentName, FragmentState, Root, SupplierNo
+from bitdustfs.model import BlockNo, FragmentName, FragmentState, Ino, Root, SupplierNo
 from bitdustfs.testing.suppliers import MemorySuppliers
 from bitdustfs.testing.world import SECRETS
 from tests.engine.volume import Volume
@@ -39,6 +41,19 @@ def volume_over(remote: MemorySuppliers) -> Volume:
     return volume
 
 
+@asynccontextmanager
+async def one_file(remote: Deaf, *, gone: Set[int]) -> AsyncIterator[tuple[Volume, Ino, BlockNo]]:
+    """A volume with one file in one block, written while these suppliers are away; nothing of it is here any more."""
+    volume = volume_over(remote)
+    async with volume.running():
+        remote.gone = set(gone)
+        ino = await volume.write_all(CONTENT)
+        await volume.flush()
+        await volume.forget()
+        (block,) = volume.catalog.blocks_of(ino)
+        yield volume, ino, block
+
+
 def named(volume: Volume) -> set[tuple[int, bytes]]:
     """(supplier, name) of all that the catalog counts as held."""
     nodes = {row.supplier: row.node for row in volume.catalog.suppliers()}
@@ -62,19 +77,13 @@ async def test_what_a_supplier_took_without_saying_so_is_let_go_when_another_one
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     remote = Deaf(7)
-    volume = volume_over(remote)
-    async with volume.running():
-        remote.gone = {6, 7}
-        ino = await volume.write_all(CONTENT)
-        await volume.flush()
-        await volume.forget()
+    async with one_file(remote, gone={6, 7}) as (volume, ino, block):
         remote.forgetting, remote.full, remote.deaf, remote.gone = {1}, {1}, {6}, {7}
         await volume.files.read(ino, 0, len(CONTENT))
         await trio.sleep(20)
         assert remote.puts > 5, "nothing was sent to the deaf one"
         remote.gone, remote.deaf = {6}, set()
         await trio.sleep(60)
-        (block,) = volume.catalog.blocks_of(ino)
         assert volume.catalog.held(block) == 5
         remote.gone = set()
         await trio.sleep(60)
@@ -87,12 +96,7 @@ async def test_what_was_on_its_way_when_the_process_died_is_let_go_or_named_by_t
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     remote = Deaf(6)
-    volume = volume_over(remote)
-    async with volume.running():
-        remote.gone = {6}
-        ino = await volume.write_all(CONTENT)
-        await volume.flush()
-        await volume.forget()
+    async with one_file(remote, gone={6}) as (volume, ino, block):
         remote.forgetting, remote.gone = {1}, set()
         puts = remote.puts
         await volume.files.read(ino, 0, len(CONTENT))
@@ -102,7 +106,6 @@ async def test_what_was_on_its_way_when_the_process_died_is_let_go_or_named_by_t
     volume.journal.commit()
     (supplier, name) = next(each for each in stored(remote) if each[0] == 6)
     volume.catalog.put_upload(name, [(SupplierNo(supplier), FragmentName(name))])
-    (block,) = volume.catalog.blocks_of(ino)
     for row in volume.catalog.fragments(block):
         if row.supplier == 6:
             volume.catalog.drop_fragment(block, row.index, row.supplier)
@@ -121,13 +124,7 @@ async def test_stray_that_was_sent_without_an_acknowledgement_and_found_stays(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     remote = Deaf(6)
-    volume = volume_over(remote)
-    async with volume.running():
-        remote.gone = {6}
-        ino = await volume.write_all(CONTENT)
-        await volume.flush()
-        await volume.forget()
-        (number,) = volume.catalog.blocks_of(ino)
+    async with one_file(remote, gone={6}) as (volume, ino, number):
         block = volume.catalog.block(number)
         assert block is not None
         remote.gone = {1, 2, 3}
@@ -170,13 +167,7 @@ async def test_what_is_to_be_let_go_does_not_count_when_it_is_sent_once_more(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     remote = Deaf(6)
-    volume = volume_over(remote)
-    async with volume.running():
-        remote.gone = {6}
-        ino = await volume.write_all(CONTENT)
-        await volume.flush()
-        await volume.forget()
-        (block,) = volume.catalog.blocks_of(ino)
+    async with one_file(remote, gone={6}) as (volume, ino, block):
         name = volume.releases.name(volume.catalog.block(block), 0, SupplierNo(6))  # type: ignore[arg-type]
         assert name is not None
         began: list[bool] = []
