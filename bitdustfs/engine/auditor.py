@@ -38,7 +38,7 @@ Progress = Callable[[int, int], Awaitable[None]]
 
 
 class Proving(Protocol):
-    """What is needed of the fragments."""
+    """What is needed of engine/leaves."""
 
     def reachable(self) -> frozenset[SupplierNo]: ...
 
@@ -72,7 +72,7 @@ class Auditor:
         self,
         catalog: Catalog,
         journal: Journal,
-        fragments: Proving,
+        leaves: Proving,
         entropy: Entropy,
         wall: Wall,
         courtesy: Courtesy,
@@ -83,7 +83,7 @@ class Auditor:
         self._audits_a_day = audits_a_day
         self._catalog = catalog
         self._journal = journal
-        self._fragments = fragments
+        self._leaves = leaves
         self._entropy = entropy
         self._wall = wall
         self._courtesy = courtesy
@@ -101,7 +101,7 @@ class Auditor:
                 await self._woken.wait()
             if self._journal.refusal is not None:
                 continue
-            reachable = self._fragments.asks.reachable()
+            reachable = self._leaves.reachable()
             answering = [row for row in hired if row.supplier in reachable]
             for row in [row for row in answering if row.supplier in self._broken]:
                 if (await self.scan(row)).is_silent:
@@ -125,10 +125,10 @@ class Auditor:
         start: BlockNo | None = None
         while page := self._catalog.fragments_at(row.supplier, FragmentState.HELD, PAGE, start):
             for each in page:
-                refusals = self._fragments.leaves.refusals(each)
+                refusals = self._leaves.refusals(each)
                 began = trio.current_time()
                 proven = await self._all_of(each)
-                if proven is None and self._fragments.leaves.refusals(each) == refusals:
+                if proven is None and self._leaves.refusals(each) == refusals:
                     found.is_silent = True
                     return found
                 found.fragments += 1
@@ -199,7 +199,7 @@ class Auditor:
         if block is None:
             return True  # it was given up meanwhile
         with trio.move_on_after(ANSWER_S):
-            if await self._fragments.leaves.shows(held.supplier, block, held.index, first, count):
+            if await self._leaves.shows(held.supplier, block, held.index, first, count):
                 return True
         now = [r for r in self._catalog.fragments(held.block) if (r.index, r.supplier) == (held.index, held.supplier)]
         if not now:

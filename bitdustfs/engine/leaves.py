@@ -71,6 +71,10 @@ class LeafReader:
         self.on_denied: Callable[[BlockRow, int, SupplierNo], None] = lambda _block, _index, _supplier: None
         self.fetched_bytes = 0  # that came from suppliers
 
+    def reachable(self) -> frozenset[SupplierNo]:
+        """The suppliers that are connected and not silent."""
+        return self._asks.reachable()
+
     def known(self, block: BlockNo, index: int, first: int, count: int) -> bytes | None:
         """The leaves of a short range, if all are remembered; they were checked when they came."""
         if count > SMALL_LEAVES:
@@ -133,7 +137,7 @@ class LeafReader:
     async def whole(self, block: BlockRow, index: int, supplier: SupplierNo) -> bytes | memoryview | None:
         """A whole fragment from who holds it, checked against its root; None: it was not to be had there."""
         length = erasure.fragment_length(block.length, block.code.k)
-        if supplier not in self._asks.reachable():
+        if supplier not in self.reachable():
             return None
         return await self.fetch(supplier, block, index, 0, fragment.leaf_count(length))
 

@@ -49,7 +49,7 @@ class Shelves(Protocol):
 
 
 class Proving(Protocol):
-    """What is needed of the fragments."""
+    """What is needed of engine/leaves."""
 
     def reachable(self) -> frozenset[SupplierNo]: ...
 
@@ -74,7 +74,7 @@ class Returns:
         *,
         catalog: Catalog,
         journal: Journal,
-        fragments: Proving,
+        leaves: Proving,
         shelves: Shelves,
         secrets: VolumeSecrets,
         entropy: Entropy,
@@ -83,7 +83,7 @@ class Returns:
         self._look_s = look_s
         self._catalog = catalog
         self._journal = journal
-        self._fragments = fragments
+        self._leaves = leaves
         self._shelves = shelves
         self._secrets = secrets
         self._entropy = entropy
@@ -113,7 +113,7 @@ class Returns:
     def _due(self) -> list[Supplier]:
         if self._journal.refusal is not None:
             return []
-        now, reachable = trio.current_time(), self._fragments.asks.reachable()
+        now, reachable = trio.current_time(), self._leaves.reachable()
         listed = [row for row in self._catalog.suppliers() if row.is_listed]
         due = []
         for row in (row for row in listed if row.supplier in reachable and row.supplier not in self._whole):
@@ -169,7 +169,7 @@ class Returns:
         if block is None:
             return True  # it is let go
         with trio.move_on_after(ASK_S):
-            if await self._fragments.leaves.proves(each.supplier, block, each.index):
+            if await self._leaves.proves(each.supplier, block, each.index):
                 return True
         if self._state(each) is FragmentState.ABSENT:
             raise _Silent

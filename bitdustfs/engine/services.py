@@ -208,7 +208,7 @@ class Services:
         self.auditor = Auditor(
             self._catalog,
             self.journal,
-            self.fragments,
+            self.fragments.leaves,
             self._entropy,
             self._wall,
             self._courtesy,
@@ -219,7 +219,7 @@ class Services:
         self.returns = Returns(
             catalog=self._catalog,
             journal=self.journal,
-            fragments=self.fragments,
+            leaves=self.fragments.leaves,
             shelves=self.suppliers,
             secrets=self._secrets,
             entropy=self._entropy,

@@ -200,7 +200,7 @@ class Daemon:
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self.suppliers.run)
-                    services = (self.accords, self.keeper, partners, self.book, self.whereabouts, presence)
+                    services = (self.accords, self.keeper.endings, partners, self.book, self.whereabouts, presence)
                     for service in services:
                         nursery.start_soon(service.run)
                     if listener is not None:
