@@ -2,10 +2,11 @@
 
     every hour or so:  our address record, the owner's record  --> directory
                        the newest known records of partners    --> directory
+    when we moved:     our address record                      --> directory
     now and then:      where is node X?                        <-- directory
 
-The schedule is fixed, with jitter: it follows neither heads nor changes, so when a record comes says nothing of what
-the owner does. A record of an owner goes to his suppliers too, wherever it lies: they hand it on when his machine is
+But for our own addresses, which whoever sees our packets sees too, the schedule is fixed, with jitter: it follows
+neither heads nor changes, so when a record comes says nothing of what the owner does. A record of an owner goes to his suppliers too, wherever it lies: they hand it on when his machine is
 gone. Nothing that a person waits for waits for any of this; each question and each publication has its deadline.
 """
 
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 FIRST_S: Final = 5.0  # (tune) after the start: the directory has to find others first
 EVERY_S: Final = 3600.0  # (tune) and a half to one and a half times that
 AGAIN_S: Final = 60.0  # (tune) when there was nothing to publish yet, or nobody took it
+MOVED_S: Final = 5.0  # (tune) after our addresses changed, and when nobody took them
 PUBLISH_S: Final = 60.0  # for one record
 LOOKUP_S: Final = 12.0  # for one question; it is asked while a dial of 15 s is under way
 LOOKUPS: Final = 4  # at once
@@ -67,6 +69,7 @@ class Discovery:
         self._inside: Callable[[], OwnerRecord | None] = lambda: None
         self._was_taken = False
         self._sequence = 0  # of the owner's record that we made last
+        self._moved = trio.Event()
 
     def speak_for(self, record_key: bytes, inside: Callable[[], OwnerRecord | None]) -> None:
         """Publish the owner's record too.
@@ -76,12 +79,19 @@ class Discovery:
         """
         self._record_key, self._inside = record_key, inside
 
+    def moved(self) -> None:
+        """Our address record is another one: publish it at once, and until somebody takes it."""
+        self._moved.set()
+
     async def run(self) -> None:
         """Publish until cancelled."""
         await trio.sleep(FIRST_S * self._jitter())
-        while True:
-            was_taken = await self._publish_all()
-            await trio.sleep((EVERY_S if was_taken else AGAIN_S) * self._jitter())
+        self._moved = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._publish_moves)
+            while True:
+                was_taken = await self._publish_all()
+                await trio.sleep((EVERY_S if was_taken else AGAIN_S) * self._jitter())
 
     async def lookup(self, node: NodeId) -> bytes:
         """The newest valid record of a node that the directory shows; b"": none.
@@ -103,6 +113,18 @@ class Discovery:
         while len(self._asked) > _ASKED:
             del self._asked[next(iter(self._asked))]
         return b""
+
+    async def _publish_moves(self) -> None:
+        while True:
+            await self._moved.wait()
+            self._moved = trio.Event()
+            pause_s = MOVED_S  # several may change at once
+            while not self._moved.is_set():
+                await trio.sleep(pause_s)
+                own = self._own()
+                if not own or await self._publish(own):
+                    break
+                pause_s = min(2 * pause_s, AGAIN_S)
 
     # -- publishing -----------------------------------------------------------------------------------------------
 

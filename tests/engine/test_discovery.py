@@ -24,6 +24,7 @@ from bitdustfs.engine.discovery import (
     FIRST_S,
     LOOKUP_S,
     LOOKUPS,
+    MOVED_S,
     Discovery,
     find_keepers,
 )
@@ -81,6 +82,24 @@ async def test_own_record_is_published_again_and_again(autojump_clock: MockClock
         await trio.sleep(10 * EVERY_S)
         assert 10 / 1.5 <= len(setting.taken(RecordKind.NODE)) <= 21
         assert setting.taken(RecordKind.OWNER) == []
+
+
+async def test_own_record_is_published_at_once_when_it_is_another_one(autojump_clock: MockClock) -> None:
+    setting = Setting()
+    setting.discovery.speak_for(RECORD_KEY, lambda: INSIDE)
+    async with setting.running():
+        await trio.sleep(2 * FIRST_S)
+        before = len(setting.directory.published)
+        setting.directory.is_silent = True
+        setting.discovery.moved()
+        await trio.sleep(2 * MOVED_S)
+        setting.directory.is_silent = False
+        await trio.sleep(4 * MOVED_S)
+        kinds = [record.kind for record, _also in setting.directory.published[before:]]
+        assert kinds == [RecordKind.NODE] * 2  # nobody took the first; of the owner nothing is said
+        setting.discovery.moved()
+        await trio.sleep(2 * MOVED_S)
+        assert len(setting.directory.published) == before + 3
 
 
 async def test_owners_record_says_who_keeps_his_volume_and_goes_to_them_too(autojump_clock: MockClock) -> None:

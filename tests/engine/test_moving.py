@@ -15,12 +15,16 @@ from bitdustfs.core.grace import NOTICE_S
 from bitdustfs.core.record import DAY_S, Record
 from bitdustfs.engine.addresses import MAX_NODES, OWNERS_NODES
 from bitdustfs.engine.errand import ask_once
+from bitdustfs.engine.discovery import Discovery
 from bitdustfs.engine.relation import SILENCE_S
 from bitdustfs.engine.whereabouts import NEWS_BURST, Informed
 from bitdustfs.errors import PeerRefused
 from bitdustfs.model import FragmentName, NodeId, Supplier
+from bitdustfs.ports import Directory, Wall
 from bitdustfs.testing.clock import RunningWall
 from bitdustfs.testing.daemon import Daemon
+from bitdustfs.testing.directory import FakeDirectory
+from bitdustfs.testing.entropy import SeededEntropy
 from bitdustfs.testing.network import Break, MemoryNetwork
 from bitdustfs.testing.swarm import make_identity
 
@@ -141,6 +145,35 @@ async def test_lookup_is_asked_when_no_partner_knows(autojump_clock: MockClock) 
         them.anna.suppliers.doubt(them.supplier().supplier)
         assert await them.until_together() < FOUND_S
         assert set(asked) <= {them.boris.node, them.clara.node}
+
+
+async def test_supplier_that_moved_is_found_through_the_hash_table_alone(autojump_clock: MockClock) -> None:
+    """Nobody else knows it, and it does not dial: it has lost the address of its customer."""
+    async with three(walled="anna") as them:
+        them.clara.kill()
+        directory = FakeDirectory(lambda: them.wall.now_ns() // 10**9)
+        async with trio.open_nursery() as nursery:
+            for seed, one in enumerate((them.anna, them.boris)):
+                discovery = discovery_of(one, directory, them.wall, seed)
+                nursery.start_soon(discovery.run)
+            await trio.sleep(600)
+            them.boris.move()
+            them.anna.suppliers.doubt(them.supplier().supplier)
+            assert await them.until_together() < FOUND_S
+            assert knows(them.anna, them.boris)
+            nursery.cancel_scope.cancel()
+
+
+def discovery_of(one: Daemon, directory: Directory, wall: Wall, seed: int) -> Discovery:
+    """What a process publishes of itself and asks, as `giving` assembles it."""
+
+    def own() -> bytes:
+        return one.book.own.raw if one.book.own is not None else b""
+
+    discovery = Discovery(directory, wall, SeededEntropy(seed), own=own)
+    one.whereabouts.lookup = discovery.lookup
+    one.book.on_own.append(discovery.moved)
+    return discovery
 
 
 async def test_address_that_a_supplier_answers_at_is_noted(autojump_clock: MockClock) -> None:
