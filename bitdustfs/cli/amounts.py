@@ -14,16 +14,18 @@ from bitdustfs.edges.home import Home
 from bitdustfs.edges.invitations_disk import DiskInvitations
 from bitdustfs.edges.keys_disk import identity_of, read_keys
 from bitdustfs.errors import BadRequest
+from bitdustfs.model import OwnerId
 
 _DEFAULT_BYTES = 10 * GIB
 _FLOOR_BYTES = 1 * GIB  # of the disk, that the shelf leaves free
 
 
-def agreed(home: Home) -> int:
-    """The bytes that we give by all contracts together."""
+def agreed(home: Home, *, but: OwnerId | None = None) -> int:
+    """The bytes that we give by all contracts together, but that with one owner."""
     own = identity_of(read_keys(home)).owner
-    kept = DiskContracts(home.contracts).contracts().values() if home.contracts.exists() else ()
-    return sum(max(each.gives(own) for each in agreement.parse(agreement.split(raw)).contracts) for raw in kept)
+    kept = DiskContracts(home.contracts).contracts() if home.contracts.exists() else {}
+    others = [raw for owner, raw in kept.items() if owner != but]
+    return sum(max(each.gives(own) for each in agreement.parse(agreement.split(raw)).contracts) for raw in others)
 
 
 def promised(home: Home) -> int:

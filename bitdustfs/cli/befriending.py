@@ -126,8 +126,9 @@ class Friends:
         if waiting.cancelled_caught:
             raise Unavailable(what=f"{line.address} did not answer in {JOIN_S:g} s: try again with the same line")
         name = await self._note(made.owner, made.node, made.address, made.contract, asked.name)
+        # before the contract: the friend dials at once, and must not find the promise without the room for it
+        give_at_least(self._home, agreed(self._home, but=made.owner) + made.contract.gives(self._identity.owner))
         await self._keep(made.contract)
-        give_at_least(self._home, agreed(self._home))
         self._dial_if_nobody_else_does(made)
         return JoinReport(
             name=name,

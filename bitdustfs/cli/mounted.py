@@ -210,6 +210,7 @@ class Mounted:
 
     async def _keep_contract(self, agreed: Contract) -> None:
         if agreed.gives(self._given.identity.owner):
+            self._given.heed()  # what is given to all may just have become more
             await self._given.opened_keeper()
         await self._given.keeper.keep(agreed)
 

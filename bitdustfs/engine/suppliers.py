@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
 
 FIRST_DIALS_S: Final = 10.0  # (tune) from the start on; who was not reached by then is away, as at any other time
 PING_S: Final = 30  # (tune) how often a supplier is asked for its room, which shows too that it lives
+FULL_S: Final = 1.0  # then a supplier without room is asked again; doubles: it may be making room for us just now
 _NEW = SupplierNo(0)
 
 
@@ -191,7 +192,7 @@ class Suppliers:
             relation.patience.cancel()
 
     def nudge(self) -> None:
-        """Try every supplier that is not connected at once."""
+        """Try every supplier that is not connected at once, and ask those for room that had none."""
         for relation in self._relations.values():
             self._wake(relation)
 
@@ -460,13 +461,15 @@ class Suppliers:
         relation.carrier, relation.looked_for = carrier, True
         self._check_address(relation, peer)
         relation.patience.cancel()  # of the one that was used so far
-        since, is_alive = trio.current_time(), True
+        since, is_alive, full_s = trio.current_time(), True, FULL_S
         try:
             if not was_online:
                 log.info("supplier %r is online", relation)
             self._note_change()
             while is_alive and relation.carrier is carrier and not peer.closed.is_set():
-                with trio.move_on_after(self._ping_s) as relation.patience:
+                pause_s = min(self._ping_s, full_s) if 0 in relation.free else self._ping_s
+                full_s = full_s * 2 if 0 in relation.free else FULL_S
+                with trio.move_on_after(pause_s) as relation.patience:
                     await until_doubtful(carrier)
                 if relation.carrier is carrier:
                     is_alive = await self._is_alive(relation, carrier)
@@ -542,7 +545,7 @@ class Suppliers:
 
     def _wake(self, relation: Relation) -> None:
         relation.backoff_s = BACKOFF_S
-        if relation.peer is None:
+        if relation.peer is None or 0 in relation.free:
             relation.patience.cancel()
         relation.wake.set()
 
