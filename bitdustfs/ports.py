@@ -7,7 +7,7 @@ tests. A method is `async` if and only if it may wait. The catalog is synchronou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -955,6 +955,37 @@ class Interfaces(Protocol):
 
     async def wait_for_change(self) -> None:
         """Return when one may have come or gone since the last call."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What somebody in a local network said: how he is called and where he listens; nothing: he asks who is there."""
+
+    name: str = ""
+    address: str = ""  # ADDR:PORT, where it came from
+
+
+class Lan(Protocol):
+    """The local networks of this machine: what is said there reaches everybody in them, and nobody else.
+
+    It promises nothing: what is said may be lost, and anybody may say anything.
+    """
+
+    def join(self, numbers: Collection[str]) -> None:
+        """Be in the networks where this machine has these IPv4 numbers, and in no others."""
+        ...
+
+    async def ask(self) -> None:
+        """Ask in all of them who is there."""
+        ...
+
+    async def announce(self, name: str, place: str) -> None:
+        """Say in the network of its number who listens at ADDR:PORT."""
+        ...
+
+    async def hear(self) -> Heard:
+        """Wait for somebody to say something."""
         ...
 
 

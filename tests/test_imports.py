@@ -35,6 +35,7 @@ ONLY_IN = {
     "pyfuse3": {"bitdustfs.edges.fuse"},
     "zfec": {"bitdustfs.core.erasure"},
     "kademlia": {"bitdustfs.edges.dht_node", "bitdustfs.edges.dht_protocol", "bitdustfs.edges.dht_table"},
+    "zeroconf": {"bitdustfs.edges.lan"},
 }
 IMPURE = {"time", "datetime", "random", "secrets", "os", "pathlib", "socket", "ssl", "subprocess", "threading"} | {
     "logging",

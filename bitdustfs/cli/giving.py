@@ -20,6 +20,7 @@ from pathlib import Path
 import trio
 
 from bitdustfs.cli.directing import Directing, is_loopback
+from bitdustfs.cli.lan import run_nearby
 from bitdustfs.cli.limits import follow_settings
 from bitdustfs.core.certificate import Certificate, Identity
 from bitdustfs.core.contract import Contract
@@ -44,6 +45,7 @@ from bitdustfs.engine.connections import Connections
 from bitdustfs.engine.handler import RefuseAll, Standby
 from bitdustfs.engine.inviting import Host, OnJoined
 from bitdustfs.engine.keeper import Keeper
+from bitdustfs.engine.nearby import Nearby
 from bitdustfs.engine.no_shelf import NoShelf
 from bitdustfs.engine.pacer import Pacer
 from bitdustfs.engine.partners import Partners
@@ -54,7 +56,7 @@ from bitdustfs.engine.scrubber import Scrubber
 from bitdustfs.engine.whereabouts import Informed, Whereabouts
 from bitdustfs.errors import BitdustError
 from bitdustfs.model import NodeId, OwnerId
-from bitdustfs.ports import Shelf
+from bitdustfs.ports import Lan, Shelf
 
 _SHELF_THREADS = 8  # they wait for the disk more than they compute
 _RESTART_S = 1.0
@@ -117,6 +119,7 @@ class Giving:
         self.whereabouts = Whereabouts(self.book, self.connections, is_partner=self._is_valid_partner)
         self._announce: Sequence[str] = ()
         self._presence: Presence | None = None
+        self._nearby: Nearby | None = None
         self._shelf: DiskShelf | None = None
         self._allowed: dict[OwnerId, int] = {}
         self._dial: Mapping[NodeId, Sequence[str]] = {}
@@ -211,9 +214,16 @@ class Giving:
         )
         self._presence.look()
         self._services["presence"] = self._presence.run
+        if self._wish.settings.lan_enabled and not self._wish.settings.practice:
+            self._services["lan"] = partial(
+                run_nearby,
+                lambda lan: self._nearby_over(lan, interfaces, partners),
+                is_of_use=self._is_for_others,
+            )
         if self._wish.settings.dht_enabled and not self._wish.settings.practice:
             self.directing = self._direct(listener.addresses if listener is not None else ())
             self.whereabouts.lookup = self.directing.discovery.lookup
+            self.book.on_own.append(self.directing.discovery.moved)
             self._services["directory"] = self.directing.run
         self._services["settings"] = partial(follow_settings, self._home, self._wish.settings, self._heed)
 
@@ -232,6 +242,29 @@ class Giving:
     def heed(self) -> None:
         """Take from the settings now what will be taken from them within a second anyway. Raises BadFormat …"""
         self._heed(load(self._home.config))
+
+    def _nearby_over(self, lan: Lan, interfaces: Interfaces, partners: Partners) -> Nearby:
+        def sought() -> set[NodeId]:
+            return {node for node, _address in self._all_known()} - {self.identity.node}
+
+        self._nearby = Nearby(
+            lan,
+            self.book,
+            interfaces,
+            SystemEntropy(),
+            self.identity.node,
+            listening=self._listener.addresses if self._listener is not None else (),
+            sought=sought,
+            is_missing=lambda: not sought() <= set(self.connections.nodes()),
+            on_here=partners.nudge,
+        )
+        return self._nearby
+
+    def _is_for_others(self) -> bool:
+        """Somebody on another machine can dial us, or is to be dialled."""
+        listening = self._listener.addresses if self._listener is not None else ()
+        known = (address for _node, address in self._all_known() if address)
+        return not all(map(is_loopback, (*listening, *known)))
 
     def _direct(self, listening: Sequence[str]) -> Directing:
         return Directing(
@@ -271,6 +304,8 @@ class Giving:
     def _moved(self, partners: Partners) -> None:
         self.on_moved()
         partners.nudge()
+        if self._nearby is not None:
+            self._nearby.moved()
 
     async def opened_keeper(self) -> Keeper:
         """Who keeps what others store: opened when it is first needed, perhaps long after the start.

@@ -28,7 +28,7 @@ from bitdustfs.edges.config import addresses_in, load, parse_address
 from bitdustfs.edges.control import ask
 from bitdustfs.edges.home import Home, check_home, hold, holder, make_home
 from bitdustfs.edges.mounts import Mount
-from bitdustfs.errors import EXIT, AlreadyThere, BadRequest, Kind
+from bitdustfs.errors import EXIT, AlreadyThere, BadRequest, Kind, NotFound
 from bitdustfs.model import NodeId, Role
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ Progress = Callable[[int, int], None]
     multiple=True,
     help="Find the suppliers through anybody there who takes part in the hash table. Can be repeated.",
 )
+@click.option("--nearby", is_flag=True, help="As --via, with whoever runs bitdustfs in this local network.")
 @click.option("--accept", is_flag=True, help="Go on from what is found, also if too few suppliers answer to be sure.")
 @click.option("--wait", is_flag=True, help="If too few suppliers answer, ask again until enough do.")
 @click.option("--mount", "directory", metavar="DIR", help="Then mount the volume at DIR.")
@@ -66,6 +67,7 @@ def recover(
     asked: Asked,
     suppliers: tuple[str, ...],
     via: tuple[str, ...],
+    nearby: bool,
     accept: bool,
     wait: bool,
     directory: str | None,
@@ -76,7 +78,7 @@ def recover(
     """Bring a volume back on a machine that has nothing of it.
 
     Asks for the 24 words. One supplier's address is enough: the others are learned from it. With none at hand, --via
-    finds them through anybody else who runs bitdustfs. The names come back at once, the contents when they are read.
+    finds them through anybody else who runs bitdustfs, and --nearby through those in this network. The names come back at once, the contents when they are read.
     From then on this machine writes the volume, and any other that did cannot change it any more.
 
     If too few suppliers answer to be sure that nothing newer exists, what is found can only be read, and the exit
@@ -93,7 +95,7 @@ def recover(
       bitdustfs recover --check
     """
     if check:
-        if suppliers or via or accept or wait or directory or everything:
+        if suppliers or via or nearby or accept or wait or directory or everything:
             raise BadRequest(what="--check takes the suppliers of this machine, and no other option but --words-file")
         _check(asked, words_file)
         return 0
@@ -107,12 +109,12 @@ def recover(
     if owner is not None:
         refuse_mounted(home)
         friends += _hired(home)
-    if not friends:
+    if not friends and not nearby:
         via = via or addresses_in(load(home.config).dht_bootstrap)
-    if not friends and not via:
+    if not friends and not via and not nearby:
         raise BadRequest(
             what="name a supplier as NODEID@ADDR:PORT: it is on your sheet, or a friend tells it. "
-            "Or name anybody who runs bitdustfs with --via ADDR:PORT"
+            "Or name anybody who runs bitdustfs with --via ADDR:PORT, or look in this network with --nearby"
         )
     for address in via:
         parse_address(address)
@@ -136,6 +138,8 @@ def recover(
     make_home(home)
     with hold(home):
         log_to_stderr("error")
+        if nearby:
+            via += _nearby()
         if via:
             friends += _found_through(secret, via)
         click.echo(_ASKING, err=True)
@@ -155,6 +159,17 @@ def recover(
         if everything and not done.may_write:
             click.echo("Contents come when they are read: of what is only read, nothing is kept here.")
     return 0 if done.may_write else EXIT[Kind.UNAVAILABLE]
+
+
+def _nearby() -> tuple[str, ...]:
+    import trio
+
+    from bitdustfs.cli.lan import somebody_nearby
+
+    found = tuple(trio.run(somebody_nearby))
+    if not found:
+        raise NotFound(what="nobody in this network says that bitdustfs runs there: name somebody with --via ADDR:PORT")
+    return found
 
 
 def _found_through(secret: Secret, via: Sequence[str]) -> Sequence[tuple[NodeId, str]]:

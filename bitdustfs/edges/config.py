@@ -230,6 +230,12 @@ class Settings:
         "addresses to begin from in the hash table, beside those of friends, with commas between them",
         name="dht.bootstrap",
     )
+    lan_enabled: bool = _key(
+        True,
+        _bool,
+        "say in local networks that this machine is there, so that only friends understand which it is, and hear them",
+        name="lan.enabled",
+    )
     code: str = _key("", _code, "erasure code K/N of new blocks; empty: chosen by the number of suppliers")
     spool: int = _key(0, _size, "bytes of local cache and unsent data; 0: 20 GiB, or a fifth of what is free")
     read_timeout: float = _key(30.0, _duration, "how long a read waits for suppliers before it fails")

@@ -173,16 +173,17 @@ class AddressBook:
             del self._wrong[next(iter(self._wrong))]
 
     def note_nearby(self, node: NodeId, address: str) -> None:
-        """It was seen there in our own network; nobody signed that."""
+        """It was seen there in our own network, just now; nobody signed that."""
         seen = self._nearby.setdefault(node, {})
-        if address in seen:
-            return
-        seen[address] = None
-        while len(seen) > MAX_NEARBY:
-            del seen[next(iter(seen))]
+        seen.pop(address, None)
+        self._nearby[node] = {address: None, **dict(list(seen.items())[: MAX_NEARBY - 1])}  # the newest first
         while len(self._nearby) > MAX_NODES:
             del self._nearby[next(iter(self._nearby))]
         self._note_learnt(node)
+
+    def forget_nearby(self) -> None:
+        """We are in another network now: at those addresses are others."""
+        self._nearby.clear()
 
     # -- the store ------------------------------------------------------------------------------------------------
 

@@ -77,6 +77,7 @@ class Presence:
         if before and numbers.keys() != before.keys():
             log.info("this machine has other addresses now")
             self._whereabouts.forget_seen()
+            self._book.forget_nearby()
             self._end_stranded()
             self._on_moved()
         told = [number for number, is_lasting in numbers.items() if is_lasting]

@@ -19,6 +19,7 @@ from bitdustfs.engine.addresses import AddressBook
 from bitdustfs.engine.caller import Caller
 from bitdustfs.engine.connections import Connections
 from bitdustfs.engine.keeper import Keeper
+from bitdustfs.engine.nearby import Nearby
 from bitdustfs.engine.partners import Partners
 from bitdustfs.engine.presence import Presence
 from bitdustfs.engine.reception import Reception
@@ -27,6 +28,7 @@ from bitdustfs.engine.whereabouts import Informed, Whereabouts
 from bitdustfs.model import NodeId, OwnerId, Supplier, SupplierNo
 from bitdustfs.testing.clock import FakeWall, InlineCrunch
 from bitdustfs.testing.entropy import SeededEntropy
+from bitdustfs.testing.lan import MemoryAir, MemoryLan
 from bitdustfs.testing.network import MemoryInterfaces, MemoryListener, MemoryNetwork
 from bitdustfs.testing.shelf import MemoryAddresses, MemoryContracts, MemoryShelf
 from bitdustfs.testing.swarm import make_identity
@@ -44,12 +46,15 @@ class Daemon:
         *,
         listens: bool = True,
         seed: int = 0,
+        air: MemoryAir | None = None,
     ) -> None:
         self.identity = make_identity(name)
         self.number = "10." + ".".join(map(str, self.identity.node[:3]))  # of its only interface
         self.interfaces = MemoryInterfaces()
         self.addresses = MemoryAddresses()
         self._listens = listens
+        self._air = air
+        self.nearby: Nearby | None = None
         self.shelf = MemoryShelf()
         self.contracts = MemoryContracts()
         self.allowed: dict[OwnerId, int] = {}
@@ -131,7 +136,11 @@ class Daemon:
         def moved() -> None:
             self.suppliers.nudge()
             partners.nudge()
+            if self.nearby is not None:
+                self.nearby.moved()
 
+        if self._air is not None:
+            self.nearby = self._nearby(self._air, partners)
         self.presence = presence = Presence(
             self.book,
             self.whereabouts,
@@ -152,10 +161,10 @@ class Daemon:
         if self._listener is not None:
             self._network.stop_listening(self._listener)
 
-    def move(self, *, is_noticed: bool = True) -> None:
+    def move(self, number: str = "", *, is_noticed: bool = True) -> None:
         """Take another address: what was connected is dead, and nobody is told but its own interfaces."""
         first, _, rest = self.number.partition(".")
-        self.number = f"{int(first) + 1}.{rest}"
+        self.number = number or f"{int(first) + 1}.{rest}"
         if self._listener is not None:
             self._listener.move(self.address)
         self._network.strand(self.node)
@@ -187,6 +196,22 @@ class Daemon:
         self.interfaces.known = {"127.0.0.1": True, self.number: True}
         self._network.places[self.node] = f"{self.number}:40000"
 
+    def _nearby(self, air: MemoryAir, partners: Partners) -> Nearby:
+        def sought() -> set[NodeId]:
+            return {*(row.node for row in self.rows), *(node for node, _owner in self.book.nodes()), *self.dial}
+
+        return Nearby(
+            MemoryLan(air),
+            self.book,
+            self.interfaces,
+            self._entropy,
+            self.node,
+            listening=["0.0.0.0:7000"] if self._listens else [],
+            sought=sought,
+            is_missing=lambda: not sought() <= set(self.connections.nodes()),
+            on_here=partners.nudge,
+        )
+
     def _wanted(self) -> Mapping[NodeId, Sequence[str]]:
         known: dict[NodeId, Sequence[str]] = {
             node: () for node, owner in self.book.nodes() if self.is_partner(owner) and self.book.places(node)
@@ -203,6 +228,8 @@ class Daemon:
                     services = (self.accords, self.keeper.endings, partners, self.book, self.whereabouts, presence)
                     for service in services:
                         nursery.start_soon(service.run)
+                    if self.nearby is not None:
+                        nursery.start_soon(self.nearby.run)
                     if listener is not None:
                         nursery.start_soon(self.reception.run, listener)
             finally:

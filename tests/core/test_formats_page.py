@@ -30,6 +30,7 @@ from bitdustfs.core import (
     head,
     invitation,
     keys,
+    neighbours,
     owner_record,
     phrase,
     record,
@@ -402,6 +403,7 @@ def _table(cast: Cast) -> dict[str, str | bytes]:
         "table.store_blake3": blake3(datagram.ask(number, datagram.Store(token, node.raw))).digest(),
         "table.stored_blake3": blake3(datagram.answer(key, number, token, datagram.Stored(True), room=1200)).digest(),
         "table.state_blake3": blake3(dht_state.encode_state(state)).digest(),
+        "lan.name": neighbours.name_of(cast.supplier.node, cast.record_salt[:8]),
     }
 
 

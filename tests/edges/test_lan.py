@@ -1,0 +1,74 @@
+"""Messages of the local network, whatever comes. What goes over a real one is in tests/net."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import trio
+from zeroconf import DNSIncoming, DNSOutgoing, DNSQuestion
+
+from bitdustfs.core.neighbours import SALT_BYTES, name_of
+from bitdustfs.edges.lan import GROUP, PORT, MulticastLan, announcement, question, read
+from bitdustfs.ports import Heard
+from bitdustfs.testing.swarm import make_identity
+
+NAME = name_of(make_identity("anna").node, bytes(SALT_BYTES))
+
+
+def test_announcement_says_where_the_sender_is_and_not_what_it_claims() -> None:
+    said = announcement(NAME, "192.168.7.2", 4878)
+    assert len(said) < 512
+    assert read(said, "192.168.7.99", PORT) == Heard(NAME, "192.168.7.99:4878")
+
+
+def test_question_is_understood() -> None:
+    assert read(question(), "192.168.7.2", PORT) == Heard()
+
+
+def test_question_for_another_service_is_not_ours() -> None:
+    other = DNSOutgoing(0)
+    other.add_question(DNSQuestion("_ipp._tcp.local.", 12, 1))
+    assert read(other.packets()[0], "192.168.7.2", PORT) is None
+
+
+def test_message_from_another_port_is_not_heard() -> None:
+    assert read(announcement(NAME, "192.168.7.2", 4878), "192.168.7.2", PORT + 1) is None
+
+
+def test_farewell_and_port_0_say_nothing() -> None:
+    assert read(announcement(NAME, "192.168.7.2", 4878, valid_s=0), "192.168.7.2", PORT) is None
+    assert read(announcement(NAME, "192.168.7.2", 0), "192.168.7.2", PORT) is None
+
+
+def test_what_other_programs_read_is_whole() -> None:
+    """As Avahi shows it: the service, its host and the address of it."""
+    answers = DNSIncoming(announcement(NAME, "192.168.7.2", 4878)).answers()
+    assert [type(each).__name__ for each in answers] == ["DNSPointer", "DNSService", "DNSText", "DNSAddress"]
+
+
+def test_any_bytes_are_read_or_dropped() -> None:
+    dice = random.Random(6)
+    for _number in range(3000):
+        content = bytearray(announcement(NAME, "192.168.7.2", 4878) if dice.random() < 0.8 else question())
+        for _change in range(dice.randrange(1, 6)):
+            content[dice.randrange(len(content))] = dice.randrange(256)
+        del content[dice.randrange(1, len(content) + 1) :]
+        heard = read(bytes(content), "192.168.7.2", PORT)
+        assert heard is None or not heard.name or heard.address.startswith("192.168.7.2:")
+    for length in (0, 1, 11, 12, 1499, 1500, 9000):
+        assert read(b"\xc0" * length, "192.168.7.2", PORT) is None
+        assert read(dice.randbytes(length), "192.168.7.2", PORT) is None
+
+
+@pytest.mark.parametrize("numbers", [[], ["192.0.2.77"], ["no number"]])
+async def test_without_a_network_nothing_is_heard_and_nothing_fails(numbers: list[str]) -> None:
+    with MulticastLan() as lan:
+        lan.join(numbers)
+        await lan.ask()
+        await lan.announce(NAME, "192.0.2.77:4878")
+        await lan.announce(NAME, "[2001:db8::1]:4878")
+        with trio.move_on_after(0.1) as waiting:
+            await lan.hear()
+        assert waiting.cancelled_caught
+    assert GROUP.startswith("224.0.0.")  # which no router passes on
