@@ -105,6 +105,7 @@ class Internet:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.hosts: list[Host] = []
+        self._lans = set[str]()
         self._codes: dict[int, int] = {}
         self._started = 0
         self._replies = b""
@@ -134,6 +135,15 @@ class Internet:
         host = Host(self, len(self.hosts) + 1, name)
         self.hosts.append(host)
         return host
+
+    def lan(self, number: int) -> str:
+        """A local network that hosts can enter: the name of its switch."""
+        name = f"lan-{number}"
+        if name not in self._lans:
+            self.router("ip", "link", "add", name, "type", "bridge", "forward_delay", "0", "mcast_snooping", "0")
+            self.router("ip", "link", "set", name, "up")
+            self._lans.add(name)
+        return name
 
     def cut(self, one: Host, other: Host) -> None:
         """Let nothing through between two hosts: nobody is told, packets vanish."""
@@ -228,9 +238,10 @@ class Host:
         self.name = name or f"host{number}"
         self.cable = f"to-{number}"  # the router's end
         self._moves = 0
+        self._lan = 0  # the local network that it is in; 0: none but its own
         self.directory = internet.directory / self.name
         self.home = self.directory / "home"
-        self.path = self.directory / "mnt"  # as the host sees it
+        self.path = self.directory / "BitDust"  # as the host sees it
         self.seen = Path(f"/proc/{internet.inside}/root") / self.path.relative_to("/")
         self.directory.mkdir()
         self.path.mkdir()
@@ -242,7 +253,7 @@ class Host:
 
     @property
     def address(self) -> str:
-        return f"10.{77 + self._moves}.{self.number}.2"
+        return f"192.168.{self._lan}.{self.number + 1}" if self._lan else f"10.{77 + self._moves}.{self.number}.2"
 
     @property
     def address6(self) -> str:
@@ -250,10 +261,22 @@ class Host:
 
     def move(self) -> None:
         """Take other addresses, as in another network. Nothing is left of the old ones."""
-        self._internet.router("ip", "addr", "flush", "dev", self.cable, "scope", "global")
-        self._ip("addr flush dev eth0 scope global")
+        self._leave()
+        self._internet.router("ip", "link", "set", self.cable, "nomaster")
+        self._lan = 0
         self._moves += 1
         self._settle()
+
+    def enter(self, lan: int) -> None:
+        """Be in a local network, 192.168.`lan`.0/24, where nobody can be reached but those who are in it too."""
+        self._leave()
+        self._internet.router("ip", "link", "set", self.cable, "master", self._internet.lan(lan))
+        self._lan = lan
+        self._ip(f"addr add {self.address}/24 dev eth0")
+
+    def _leave(self) -> None:
+        self._internet.router("ip", "addr", "flush", "dev", self.cable, "scope", "global")
+        self._ip("addr flush dev eth0 scope global")
 
     def drop_inbound(self) -> None:
         """Drop all packets that come from elsewhere, but to connections that this host began."""

@@ -1,20 +1,29 @@
 """Five hosts, as friends have them: one takes another address, one is behind a firewall, a link is cut and healed.
 
-Anna stores with Boris, Clara and Dora, who stands behind a firewall that drops everything inbound. Dora stores with
-the other three, and Boris with Clara. Nobody loses a byte.
+Each invites some of the others, who join. All have all as friends but Emil, who has only Anna and Dora. Dora stands
+behind a firewall that drops everything inbound: whom she is to be friends with invites her. Nobody loses a byte.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
-from tests.net.internet import PORT, Host, Internet, Started, wait_until
+from tests.net.internet import PORT, Host, Internet, wait_until
 
 CONTENT = os.urandom(1 << 20)
+NAMES = ("anna", "boris", "clara", "dora", "emil")
+FRIENDS = {  # who invites whom
+    "anna": ("boris", "clara", "dora", "emil"),
+    "boris": ("clara", "dora"),
+    "clara": ("dora",),
+    "emil": ("dora",),
+}
+WRITERS = ("anna", "dora")
 
 
 @dataclass
@@ -24,53 +33,57 @@ class Friends:
     boris: Host
     clara: Host
     dora: Host
+    emil: Host
+
+    def of(self, name: str) -> Host:
+        host: Host = getattr(self, name)
+        return host
 
 
-def friend(internet: Internet, name: str) -> tuple[Host, str]:
-    host = internet.host(name)
-    owner = host.init()
-    for key, value in (("give.size", "1G"), ("give.listen", f"[::]:{PORT}"), ("dht.enabled", "false")):
-        host.run("config", "set", key, value)
-    return host, owner
-
-
-def mounted(host: Host) -> str:
-    """Mount; where friends reach this host."""
-    said: Started = host.mount()
+def start(host: Host) -> None:
+    said = host.mount()
     wait_until("it says where it is", lambda: "reach this machine at" in said.out)
-    return said.out.partition("reach this machine at ")[2].split()[0].rstrip(".")
+
+
+def befriend(one: Host, other: Host) -> None:
+    """One invites, the other joins."""
+    said = one.run("invite", "--json", "--offer", "50M", "--name", other.name).out
+    other.run("join", "-", "--name", one.name, given=json.loads(said)["line"])
 
 
 @pytest.fixture(scope="module")
 def friends(internet: Internet) -> Iterator[Friends]:
-    made = {name: friend(internet, name) for name in ("anna", "boris", "clara", "dora")}
-    hosts = {name: host for name, (host, _) in made.items()}
-    for name, host in hosts.items():
-        for other, (_, owner) in made.items():
-            if other != name:
-                host.run("config", "set", f"allow.{owner}", "100M")
+    hosts = {name: internet.host(name) for name in NAMES}
+    for host in hosts.values():
+        host.init()
+        for key, value in (("give.listen", f"[::]:{PORT}"), ("dht.enabled", "false")):
+            host.run("config", "set", key, value)
     hosts["dora"].drop_inbound()
-    places = {name: mounted(host) for name, host in hosts.items()}
-    hosts["dora"].run("hire", "--size", "50M", "--label", "anna", places["anna"])
-    wait_until("dora uses anna", lambda: hosts["dora"].online() == {"anna"})
-    for name in ("boris", "clara"):
-        hosts["anna"].run("hire", "--size", "50M", "--label", name, places[name])
-        hosts["dora"].run("hire", "--size", "50M", "--label", name, places[name])
-    hosts["boris"].run("hire", "--size", "50M", "--label", "clara", places["clara"])
-    hosts["anna"].run("hire", "--size", "50M", "--label", "dora", places["dora"])  # over the connection that dora has
+    for host in hosts.values():
+        start(host)
+    for name, others in FRIENDS.items():
+        for other in others:
+            befriend(hosts[name], hosts[other])
     yield Friends(internet, **hosts)
 
 
 def wait_until_whole(friends: Friends) -> None:
-    wait_until("anna's suppliers answer", lambda: friends.anna.online() == {"boris", "clara", "dora"})
-    wait_until("dora's suppliers answer", lambda: friends.dora.online() == {"anna", "boris", "clara"})
+    for name in WRITERS:
+        others = set(NAMES) - {name}
+        wait_until(f"{name}'s friends answer", lambda: friends.of(name).online() == others)  # noqa: B023
 
 
 def check_data(friends: Friends, name: str) -> None:
     """What anna and dora write is safe, and is read back from the others."""
-    for host in (friends.anna, friends.dora):
+    for host in map(friends.of, WRITERS):
         (host.seen / name).write_bytes(CONTENT)
         assert host.sync() == "safe"
+        host.ask("cache-drop")
+        assert (host.seen / name).read_bytes() == CONTENT
+
+
+def check_reads(friends: Friends, name: str) -> None:
+    for host in map(friends.of, WRITERS):
         host.ask("cache-drop")
         assert (host.seen / name).read_bytes() == CONTENT
 
@@ -78,6 +91,28 @@ def check_data(friends: Friends, name: str) -> None:
 def test_friend_behind_a_firewall_gives_and_takes(friends: Friends) -> None:
     wait_until_whole(friends)
     check_data(friends, "first")
+    told = friends.dora.ask("friends")["friends"]
+    assert {each["name"] for each in told} == set(NAMES) - {"dora"}
+    assert all(each["gives_bytes"] == each["takes_bytes"] == 50 << 20 for each in told)
+
+
+def test_link_that_is_cut_stops_no_read_and_is_used_again(friends: Friends) -> None:
+    wait_until_whole(friends)
+    friends.internet.cut(friends.anna, friends.clara)
+    check_reads(friends, "first")
+    wait_until("who is behind the cut is missed", lambda: friends.anna.online() == {"boris", "dora", "emil"})
+    friends.internet.heal(friends.anna, friends.clara)
+    wait_until_whole(friends)
+    check_reads(friends, "first")
+
+
+def test_friend_who_moved_while_its_process_was_away_is_found_again(friends: Friends) -> None:
+    wait_until_whole(friends)
+    friends.clara.run("umount", str(friends.clara.path))
+    friends.clara.move()
+    start(friends.clara)
+    wait_until_whole(friends)
+    check_data(friends, "second")
 
 
 @pytest.mark.slow
@@ -86,7 +121,7 @@ def test_supplier_with_another_address_is_found_again(friends: Friends) -> None:
     friends.boris.move()
     friends.anna.ask("cache-drop")
     wait_until_whole(friends)
-    check_data(friends, "second")
+    check_data(friends, "third")
     shown = {row["label"]: row["address"] for row in friends.anna.ask("status", path="/")["suppliers"]}
     assert friends.boris.address in shown["boris"] or friends.boris.address6 in shown["boris"]
 
@@ -96,26 +131,5 @@ def test_two_friends_who_move_at_once_find_each_other_by_a_third(friends: Friend
     wait_until_whole(friends)
     friends.anna.move()
     friends.boris.move()
-    wait_until_whole(friends)
-    check_data(friends, "third")
-
-
-def test_link_that_was_cut_is_used_again_and_all_is_there(friends: Friends) -> None:
-    wait_until_whole(friends)
-    friends.internet.cut(friends.anna, friends.clara)
-    friends.anna.ask("cache-drop")
-    assert (friends.anna.seen / "first").read_bytes() == CONTENT
-    friends.internet.heal(friends.anna, friends.clara)
-    wait_until_whole(friends)
-    for host in (friends.anna, friends.dora):
-        host.ask("cache-drop")
-        assert (host.seen / "first").read_bytes() == CONTENT
-
-
-def test_friend_who_moved_while_its_process_was_away_is_found_again(friends: Friends) -> None:
-    wait_until_whole(friends)
-    friends.clara.run("umount", str(friends.clara.path))
-    friends.clara.move()
-    mounted(friends.clara)
     wait_until_whole(friends)
     check_data(friends, "fourth")
