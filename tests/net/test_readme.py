@@ -77,6 +77,15 @@ class Pair:
     def are_together(self) -> bool:
         return (self.anna.online(), self.boris.online()) == ({"boris"}, {"anna"})
 
+    def places(self) -> tuple[str, str]:
+        """Where Anna's supplier and Boris's are."""
+        return f"{self.boris.address}:{PORT}", f"{self.anna.address}:{PORT}"
+
+    def known(self) -> tuple[str, str]:
+        """Where each takes his supplier to be."""
+        (of_anna,), (of_boris,) = (host.ask("status", path="/")["suppliers"] for host in (self.anna, self.boris))
+        return of_anna["address"], of_boris["address"]
+
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
@@ -106,6 +115,6 @@ def test_two_friends_who_move_at_once_find_each_other_in_one_network(pair: Pair)
     wait_until("they are together", pair.are_together)
     for host in (pair.anna, pair.boris):
         host.enter(8)
-    wait_until("they have found each other", pair.are_together)
-    shown = {row["label"]: row["address"] for row in pair.anna.ask("status", path="/")["suppliers"]}
-    assert shown == {"boris": f"{pair.boris.address}:{PORT}"}
+    wait_until("each has found the other there", lambda: pair.are_together() and pair.known() == pair.places())
+    (pair.anna.seen / "letter").write_bytes(b"from the other network")
+    assert pair.anna.sync() == "safe"
