@@ -14,6 +14,7 @@ import trio
 from bitdustfs.cli.contracting import contract_verbs
 from bitdustfs.cli.giving import GivingWish, giving
 from bitdustfs.cli.limits import follow_limits, pacer_of
+from bitdustfs.cli.reaching import reach_verbs
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.edges import control_server
@@ -39,7 +40,8 @@ async def run_serve(home: Home, wish: GivingWish, ready: Ready) -> None:
         async with giving(home, wish, identity, pacer) as given, trio.open_nursery() as nursery:
             nursery.start_soon(cancel_on_signal, scope)
             nursery.start_soon(follow_limits, home, wish.settings, pacer)
-            await nursery.start(control_server.serve, home.control, contract_verbs(given, home.contracts))
+            verbs = {**contract_verbs(given, home.contracts), **reach_verbs(given, home.contracts)}
+            await nursery.start(control_server.serve, home.control, verbs)
             ready([given.place])
     log.info("stopped")
 

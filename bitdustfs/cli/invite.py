@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -19,7 +20,7 @@ from bitdustfs.cli.common import (
     with_common_options,
     with_json,
 )
-from bitdustfs.core.reach import Scope, scope_of
+from bitdustfs.cli.reaching import reach_lines, reached_from_elsewhere, tried_now
 from bitdustfs.core.units import format_size
 from bitdustfs.edges.config import DEFAULT_PORT, load, parse_address, store
 from bitdustfs.edges.home import Home, holder
@@ -78,7 +79,8 @@ def invite(
         _refuse_taken(home, name)
     if not 0 < expires <= _LONGEST_S:
         raise BadRequest(what="an invitation is good for more than no time, and a year at most")
-    host, port, is_served = where_dialled(home, address)
+    tried = tried_now(home) if address is None and listening_at(home) else ()
+    host, port, is_served = where_dialled(home, address or reached_from_elsewhere(tried))
     offers = offer if offer is not None else left(home)
     if offers == 0 and need is None:
         raise BadRequest(what="nothing offered and nothing needed: say how much with --offer, --need, or both")
@@ -95,11 +97,14 @@ def invite(
     kept.add(made)
     kept.tidy(now_s)
     if asked.as_json:
-        show_json({"line": line, **_told(made, now_s), "address": f"{host}:{port}", "served": is_served})
+        shown = {"address": f"{host}:{port}", "served": is_served, "tried": list(tried)}
+        show_json({"line": line, **_told(made, now_s), **shown})
         return
     for said in news:
         click.echo(said)
-    _show(line, made, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", is_served=is_served)
+    _show(
+        line, made, reach_lines(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", tried), is_served=is_served
+    )
 
 
 @invite.command(name="list")
@@ -186,25 +191,7 @@ def _refuse_taken(home: Home, name: str) -> None:
     refuse_taken(name, None, {each: owner for owner, each in names(home.contracts).items()})
 
 
-def reach_lines(address: str) -> list[str]:
-    """Whether an address of this machine can be dialled from outside, as far as is known, and what to do if not."""
-    port = address.rpartition(":")[2]
-    match scope_of(address):
-        case Scope.MACHINE:
-            return [f"{address} can be dialled from this machine only: set give.listen to an address of the network."]
-        case Scope.HOME:
-            return [
-                f"{address} can be dialled from your own network; from elsewhere only if your router forwards TCP",
-                f"port {port} to this machine: then say where with --address. Or let your friend invite you: it is",
-                "enough if one of you can be dialled.",
-            ]
-        case Scope.WORLD:
-            return [f"{address} can be dialled from everywhere, unless a firewall keeps port {port} shut."]
-        case _:
-            return []
-
-
-def _show(line: str, made: Invitation, address: str, *, is_served: bool) -> None:
+def _show(line: str, made: Invitation, reach: Sequence[str], *, is_served: bool) -> None:
     from bitdustfs.core.sheet import qr_lines
 
     friend = made.name or "your friend"
@@ -220,7 +207,7 @@ def _show(line: str, made: Invitation, address: str, *, is_served: bool) -> None
     click.echo(f"\nThere: bitdustfs join {line}")
     gives, needs = format_size(made.wish.offers), format_size(made.wish.needs)
     click.echo(f"You give up to {gives}, and take up to {needs}.")
-    for said in reach_lines(address):
+    for said in reach:
         click.echo(said)
     if not is_served:
         click.echo(

@@ -8,7 +8,7 @@ from typing import cast
 import click
 
 from bitdustfs.cli.common import Asked, Size, refuse_reader, show_json, with_common_options, with_json
-from bitdustfs.cli.invite import reach_lines
+from bitdustfs.cli.reaching import reach_lines
 from bitdustfs.core.report import JoinReport
 from bitdustfs.core.units import format_size
 from bitdustfs.edges.config import load

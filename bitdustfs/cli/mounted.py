@@ -17,6 +17,7 @@ from bitdustfs.cli.hiring import HireWish, agree, told_of
 from bitdustfs.cli.home_catalog import hired_count
 from bitdustfs.cli.limits import follow_limits
 from bitdustfs.cli.mount_options import MountWish
+from bitdustfs.cli.reaching import reach_verbs
 from bitdustfs.core import agreement
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.contract import Contract
@@ -100,6 +101,7 @@ class Mounted:
             "rename": self._rename,
             "leave": self._leave,
             **contract_verbs(self._given, self._home.contracts, self._note_contract),
+            **reach_verbs(self._given, self._home.contracts),
             "stay": self._stay,
             "recode": self._recode,
             "recovery-checked": self._recovery_checked,

@@ -284,3 +284,12 @@ class HireReport(TypedDict):
     address: str
     bytes: int
     fragments: int
+
+
+class ReachReport(TypedDict):
+    """What came of it when a partner tried to dial this machine."""
+
+    owner: str  # hexadecimal
+    name: str  # of the friend; "": he has none here
+    reached: str  # ADDR:PORT where he could dial; "": nowhere
+    tried: str  # ADDR:PORT where he tried; "": there was nothing to try

@@ -189,6 +189,10 @@ class Where(_Message, frozen=True, tag=14):
     node: Bytes32
 
 
+class Reach(_Message, frozen=True, tag=18):
+    """Ask to be dialled where the asker's connection comes from, at the port that it announces."""
+
+
 class Done(_Message, frozen=True, tag=128):
     """PING, PUT, PUT_HEAD, HERE: done. What was to be kept is durable."""
 
@@ -273,6 +277,13 @@ class There(_Message, frozen=True, tag=140):
     record: Annotated[bytes, Meta(max_length=MAX_RECORD_BYTES)]
 
 
+class Reached(_Message, frozen=True, tag=146):
+    """REACH: where it was dialled, and whether it was there."""
+
+    address: Word  # ADDR:PORT; empty: there was nothing to try
+    is_there: bool
+
+
 class Refusal(_Message, frozen=True, tag=134):
     code: Refused
     text: Annotated[str, Meta(max_length=200)]
@@ -296,6 +307,7 @@ Request: TypeAlias = (
     | Compare
     | Here
     | Where
+    | Reach
 )
 Answer: TypeAlias = (
     Done
@@ -311,6 +323,7 @@ Answer: TypeAlias = (
     | Joined
     | Compared
     | There
+    | Reached
 )
 Message: TypeAlias = Hello | Request | Answer
 
@@ -331,6 +344,7 @@ ANSWERS: Mapping[type[Request], type[Answer]] = MappingProxyType(
         Compare: Compared,
         Here: Done,
         Where: There,
+        Reach: Reached,
     }
 )
 

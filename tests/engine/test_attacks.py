@@ -70,6 +70,7 @@ def requests_of(caller: Identity) -> dict[type[wire.Request], tuple[wire.Request
         wire.Join: (wire.Join(b"m" * 16, b"p" * 32, (), b""), b""),
         wire.Here: (wire.Here(b"r" * 100, "192.0.2.7:1"), b""),
         wire.Where: (wire.Where(bytes(VICTIM.node)), b""),
+        wire.Reach: (wire.Reach(), b""),
         wire.Compare: (
             wire.Compare((proposal_of(caller, MIB) + bytes(contract.CONTRACT_BYTES - contract.PROPOSAL_BYTES),)),
             b"",

@@ -390,6 +390,7 @@ def test_every_request_is_among_those_that_revoked_nodes_try() -> None:
         wire.Join,
         wire.Here,
         wire.Where,
+        wire.Reach,
     }  # others answer those before they come here
 
 

@@ -59,10 +59,11 @@ def every_request(name: bytes, epoch: int) -> list[tuple[wire.Request, bytes]]:
         (wire.Compare(()), b""),
         (wire.Here(b"r" * 100, "192.0.2.7:1"), b""),
         (wire.Where(b"w" * 32), b""),
+        (wire.Reach(), b""),
     ]
 
 
-OF_PARTNERS = {wire.Here, wire.Where}  # a revoked node is no partner
+OF_PARTNERS = {wire.Here, wire.Where, wire.Reach}  # a revoked node is no partner
 OF_ANYBODY = {wire.Knock, wire.Join}  # who has an invitation; see tests/engine/test_joining
 
 
