@@ -51,6 +51,7 @@ from bitdustfs.engine.pacer import Pacer
 from bitdustfs.engine.partners import Partners
 from bitdustfs.engine.peer import Peer
 from bitdustfs.engine.presence import Presence
+from bitdustfs.engine.reaching import Reaching
 from bitdustfs.engine.reception import Reception
 from bitdustfs.engine.scrubber import Scrubber
 from bitdustfs.engine.whereabouts import Informed, Whereabouts
@@ -87,6 +88,7 @@ class Giving:
         directing: the hash table; None: it is not used.
         book: where partners are; `book.on_learnt` says when that changes, `book.on_own` when we are elsewhere.
         whereabouts: who tells and asks.
+        reaching: who lets partners try whether we can be dialled; once it is open.
     """
 
     def __init__(self, home: Home, wish: GivingWish, identity: Identity, pacer: Pacer) -> None:
@@ -103,6 +105,7 @@ class Giving:
         self.on_moved: Callable[[], None] = lambda: None
         self.known_at: Callable[[], Iterable[tuple[NodeId, str]]] = tuple
         self.directing: Directing | None = None
+        self.reaching: Reaching
         self.clerk: Clerk
         self.accords: Accords
         self.keeper: Keeper  # these three once it is open
@@ -162,7 +165,13 @@ class Giving:
         self._use(NoShelf(), store, crunch)
         if self._wish.size_bytes or self._home.shelf_id.exists():
             await self.opened_keeper()
-        handler = Informed(self._handler, self.whereabouts)
+        handler = self.reaching = Reaching(
+            Informed(self._handler, self.whereabouts),
+            TcpDialer(self.identity.key),
+            self.connections,
+            self.book,
+            is_partner=self._is_valid_partner,
+        )
         door = None
         if listener is not None:
             host = Host(

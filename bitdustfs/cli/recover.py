@@ -78,8 +78,9 @@ def recover(
     """Bring a volume back on a machine that has nothing of it.
 
     Asks for the 24 words. One supplier's address is enough: the others are learned from it. With none at hand, --via
-    finds them through anybody else who runs bitdustfs, and --nearby through those in this network. The names come back at once, the contents when they are read.
-    From then on this machine writes the volume, and any other that did cannot change it any more.
+    finds them through anybody else who runs bitdustfs, and --nearby through those in this network. The names come
+    back at once, the contents when they are read. From then on this machine writes the volume, and any other that
+    did cannot change it any more.
 
     If too few suppliers answer to be sure that nothing newer exists, what is found can only be read, and the exit
     code is 14. Run it again, then without an address: when more answer, with --wait, or with --accept.
@@ -168,7 +169,9 @@ def _nearby() -> tuple[str, ...]:
 
     found = tuple(trio.run(somebody_nearby))
     if not found:
-        raise NotFound(what="nobody in this network says that bitdustfs runs there: name somebody with --via ADDR:PORT")
+        raise NotFound(
+            what="nobody in this network says that bitdustfs runs there: name somebody with --via ADDR:PORT"
+        )
     return found
 
 

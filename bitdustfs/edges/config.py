@@ -233,7 +233,7 @@ class Settings:
     lan_enabled: bool = _key(
         True,
         _bool,
-        "say in local networks that this machine is there, so that only friends understand which it is, and hear them",
+        "say in local networks that this machine is there, as only friends understand, and listen for them",
         name="lan.enabled",
     )
     code: str = _key("", _code, "erasure code K/N of new blocks; empty: chosen by the number of suppliers")

@@ -17,7 +17,7 @@ import socket
 import struct
 from collections.abc import Collection
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, cast
 
 import trio
 from zeroconf import (
@@ -48,7 +48,7 @@ _TTL = 255  # Source: RFC 6762, section 11
 _VALID_S = 120
 _PTR, _SRV, _TXT, _A, _IN, _UNIQUE = 12, 33, 16, 1, 1, 0x8000
 _QUERY, _RESPONSE = 0x0000, 0x8400
-_IP_MULTICAST_ALL = 49  # Source: linux/in.h; not in Python's socket before 3.14
+_IP_RECVTTL, _IP_MULTICAST_ALL = 12, 49  # Source: linux/in.h; not in Python's socket module
 _CONTROL_BYTES = socket.CMSG_SPACE(struct.calcsize("i"))
 
 
@@ -101,7 +101,8 @@ class MulticastLan:
                 log.debug("the local network: %s", error.strerror)
                 await trio.sleep(PAUSE_S)
                 continue
-            heard = read(datagram, source[0], source[1]) if _came_straight(control) else None
+            host, port = cast("tuple[str, int]", source)
+            heard = read(datagram, host, port) if _came_straight(control) else None
             if heard is not None:
                 return heard
 
@@ -186,7 +187,7 @@ def _made_socket(numbers: Collection[str]) -> socket.socket:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # others here, like Avahi, listen too
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         made.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, _TTL)
-        made.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTTL, 1)
+        made.setsockopt(socket.IPPROTO_IP, _IP_RECVTTL, 1)
         made.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)  # not what comes for others on this machine
         made.bind((GROUP, PORT))  # not what is sent to this machine alone
         failed: OSError | None = None

@@ -6,8 +6,9 @@
     now and then:      where is node X?                        <-- directory
 
 But for our own addresses, which whoever sees our packets sees too, the schedule is fixed, with jitter: it follows
-neither heads nor changes, so when a record comes says nothing of what the owner does. A record of an owner goes to his suppliers too, wherever it lies: they hand it on when his machine is
-gone. Nothing that a person waits for waits for any of this; each question and each publication has its deadline.
+neither heads nor changes, so when a record comes says nothing of what the owner does. A record of an owner goes to
+his suppliers too, wherever it lies: they hand it on when his machine is gone. Nothing that a person waits for waits
+for any of this; each question and each publication has its deadline.
 """
 
 from __future__ import annotations

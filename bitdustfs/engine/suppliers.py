@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 
 FIRST_DIALS_S: Final = 10.0  # (tune) from the start on; who was not reached by then is away, as at any other time
 PING_S: Final = 30  # (tune) how often a supplier is asked for its room, which shows too that it lives
-FULL_S: Final = 1.0  # then a supplier without room is asked again; doubles: it may be making room for us just now
+FULL_S: Final = 1.0  # (tune) then who had no room is asked again; doubles: he may be making room for us just now
 _NEW = SupplierNo(0)
 
 
@@ -467,8 +467,9 @@ class Suppliers:
                 log.info("supplier %r is online", relation)
             self._note_change()
             while is_alive and relation.carrier is carrier and not peer.closed.is_set():
-                pause_s = min(self._ping_s, full_s) if 0 in relation.free else self._ping_s
-                full_s = full_s * 2 if 0 in relation.free else FULL_S
+                pause_s = self._ping_s
+                if 0 in relation.free:
+                    pause_s, full_s = min(pause_s, full_s), 2 * full_s
                 with trio.move_on_after(pause_s) as relation.patience:
                     await until_doubtful(carrier)
                 if relation.carrier is carrier:

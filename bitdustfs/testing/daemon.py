@@ -22,6 +22,7 @@ from bitdustfs.engine.keeper import Keeper
 from bitdustfs.engine.nearby import Nearby
 from bitdustfs.engine.partners import Partners
 from bitdustfs.engine.presence import Presence
+from bitdustfs.engine.reaching import Reaching
 from bitdustfs.engine.reception import Reception
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.whereabouts import Informed, Whereabouts
@@ -98,7 +99,13 @@ class Daemon:
         self.whereabouts = Whereabouts(
             self.book, self.connections, is_partner=lambda node: self.is_partner(node.owner)
         )
-        handler = Informed(self.keeper, self.whereabouts)
+        handler = self.reaching = Reaching(
+            Informed(self.keeper, self.whereabouts),
+            self._network.dialer(self.node),
+            self.connections,
+            self.book,
+            is_partner=lambda node: self.is_partner(node.owner),
+        )
         self.reception = Reception(
             self.identity,
             handler,

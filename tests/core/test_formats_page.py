@@ -231,6 +231,8 @@ class Cast:
             "here": wire.Here(self.records()[0].raw, "198.51.100.2:0"),
             "where": wire.Where(self.supplier.node),
             "there": wire.There(self.records()[0].raw),
+            "reach": wire.Reach(),
+            "reached": wire.Reached(ADDRESSES[0], True),
             "head_is": wire.HeadIs(HEAD_BYTES),
             "ping": wire.Ping(),
             "put": wire.Put(name, root, len(FRAGMENT), EPOCH, 0),

@@ -1,18 +1,21 @@
-"""Messages of the local network, whatever comes. What goes over a real one is in tests/net."""
+"""Messages of the local network, whatever comes. What friends make of them in a real one is in tests/net."""
 
 from __future__ import annotations
 
 import random
+import socket
 
 import pytest
 import trio
+import trio.testing
 from zeroconf import DNSIncoming, DNSOutgoing, DNSQuestion
 
 from bitdustfs.core.neighbours import SALT_BYTES, name_of
-from bitdustfs.edges.lan import GROUP, PORT, MulticastLan, announcement, question, read
+from bitdustfs.edges.lan import BURST, GROUP, PER_S, PORT, MulticastLan, announcement, question, read
 from bitdustfs.ports import Heard
 from bitdustfs.testing.swarm import make_identity
 
+PATIENCE_S = 60
 NAME = name_of(make_identity("anna").node, bytes(SALT_BYTES))
 
 
@@ -59,6 +62,70 @@ def test_any_bytes_are_read_or_dropped() -> None:
     for length in (0, 1, 11, 12, 1499, 1500, 9000):
         assert read(b"\xc0" * length, "192.168.7.2", PORT) is None
         assert read(dice.randbytes(length), "192.168.7.2", PORT) is None
+
+
+async def test_what_one_says_the_other_hears_on_a_real_socket() -> None:
+    with MulticastLan() as one, MulticastLan() as other:
+        one.join(["127.0.0.1"])
+        other.join(["127.0.0.1"])
+        with trio.fail_after(PATIENCE_S):
+            await one.announce(NAME, "127.0.0.1:4878")
+            while await other.hear() != Heard(NAME, "127.0.0.1:4878"):
+                pass  # other tests may say something here
+            await one.ask()
+            while await other.hear() != Heard():
+                pass
+
+
+async def test_who_joins_other_networks_hears_there_from_then_on() -> None:
+    async with trio.open_nursery() as nursery:
+        with MulticastLan() as one, MulticastLan() as other, trio.fail_after(PATIENCE_S):
+            heard = trio.Event()
+
+            async def listen() -> None:
+                while await one.hear() != Heard(NAME, "127.0.0.1:4879"):
+                    pass
+                heard.set()
+
+            nursery.start_soon(listen)
+            await trio.testing.wait_all_tasks_blocked()
+            one.join(["127.0.0.2"])
+            await trio.testing.wait_all_tasks_blocked()
+            one.join([])
+            await trio.testing.wait_all_tasks_blocked()
+            one.join(["127.0.0.1"])
+            other.join(["127.0.0.1"])
+            while not heard.is_set():
+                await other.announce(NAME, "127.0.0.1:4879")
+                await trio.sleep(0.05)
+
+
+async def test_flood_is_read_so_fast_and_no_faster() -> None:
+    said = announcement("0" * 48, "127.0.0.1", 4880)
+    with MulticastLan() as lan, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flood:
+        lan.join(["127.0.0.1"])
+        flood.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        flood.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        flood.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 255)
+        flood.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+        flood.bind(("127.0.0.1", PORT))
+        since, count = trio.current_time(), 0
+        with trio.move_on_after(PATIENCE_S) as waiting:
+            async with trio.open_nursery() as nursery:
+
+                async def send() -> None:
+                    while True:
+                        for _number in range(20):
+                            flood.sendto(said, (GROUP, PORT))
+                        await trio.sleep(0.005)
+
+                nursery.start_soon(send)
+                while count < BURST + 10:
+                    await lan.hear()
+                    count += 1
+                nursery.cancel_scope.cancel()
+        assert not waiting.cancelled_caught
+        assert count <= BURST + PER_S * (trio.current_time() - since) + 1
 
 
 @pytest.mark.parametrize("numbers", [[], ["192.0.2.77"], ["no number"]])

@@ -53,3 +53,34 @@ async def test_files_stay_here_while_all_disks_are_full_and_leave_when_there_is_
         await trio.sleep(180)
         status = await world.status()
         assert (status["state"], status["files_local"], status["missing_fragments"]) == ("safe", 0, 0)
+
+
+async def test_supplier_that_makes_room_a_moment_after_it_was_hired_is_used_within_seconds(
+    autojump_clock: MockClock,
+) -> None:
+    """As a friend does who has just joined: he promises, and then his machine takes in how much he gives."""
+    world = World(suppliers=1)
+    async with world.hired():
+        shelf = world.swarm.suppliers[0].memory_shelf
+        shelf.donated_bytes = 0
+        async with world.machine(world.catalog, world.spool):
+            await trio.sleep(0.5)
+            shelf.donated_bytes = 1 << 40
+            await world.write("letter", CONTENT)
+            since = trio.current_time()
+            assert await world.sync() == "safe"
+            assert trio.current_time() - since < 5
+
+
+async def test_who_waits_for_a_sync_does_not_wait_for_the_next_ping_of_a_full_supplier(
+    autojump_clock: MockClock,
+) -> None:
+    async with World(suppliers=1).running() as world:
+        shelf = world.swarm.suppliers[0].memory_shelf
+        shelf.donated_bytes = 0
+        await world.write("letter", CONTENT)
+        await trio.sleep(100)
+        shelf.donated_bytes = 1 << 40
+        since = trio.current_time()
+        assert await world.sync() == "safe"
+        assert trio.current_time() - since < 5

@@ -14,8 +14,8 @@ from bitdustfs.core.agreement import Wish
 from bitdustfs.core.grace import NOTICE_S
 from bitdustfs.core.record import DAY_S, Record
 from bitdustfs.engine.addresses import MAX_NODES, OWNERS_NODES
-from bitdustfs.engine.errand import ask_once
 from bitdustfs.engine.discovery import Discovery
+from bitdustfs.engine.errand import ask_once
 from bitdustfs.engine.relation import SILENCE_S
 from bitdustfs.engine.whereabouts import NEWS_BURST, Informed
 from bitdustfs.errors import PeerRefused
