@@ -30,7 +30,7 @@ from bitdustfs.core.invited import MAX_ADDRESSES
 from bitdustfs.core.record import MAX_RECORD_BYTES
 from bitdustfs.model import LEAF_BYTES
 
-PROTOCOL_VERSION: Final = 5
+PROTOCOL_VERSION: Final = 6
 MAX_HEADER_BYTES: Final = 64 * 1024
 MAX_BODY_BYTES: Final = MAX_FRAGMENT_BYTES + HASH_BYTES * leaf_count(MAX_FRAGMENT_BYTES)
 STRANGER_HEADER_BYTES: Final = 16 * 1024  # what may be asked of who knows nobody needs a sixth of it
