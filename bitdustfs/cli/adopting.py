@@ -15,13 +15,13 @@ from datetime import UTC, datetime
 import trio
 
 from bitdustfs.cli.common import count
+from bitdustfs.cli.recovering import fetched_catalog
 from bitdustfs.core import adoption
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.recovery import Found
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.edges import old_states
 from bitdustfs.edges.catalog_changes import SqliteChanges
-from bitdustfs.edges.catalog_restore import Restore
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.home import Home
 from bitdustfs.edges.spool_disk import DiskSpool
@@ -30,9 +30,8 @@ from bitdustfs.edges.tcp import TcpDialer
 from bitdustfs.engine.adoption import find_newer, make_plan
 from bitdustfs.engine.aside import Aside, OldState, Unreadable
 from bitdustfs.engine.node import Node
-from bitdustfs.engine.recovery import Recovery
 from bitdustfs.engine.suppliers import Suppliers
-from bitdustfs.errors import BadFormat, BitdustError
+from bitdustfs.errors import BitdustError
 from bitdustfs.model import Standing
 
 _OPEN_FILES = 16  # of an old spool: it is read file by file
@@ -82,18 +81,7 @@ async def _fetch(
     home: Home, identity: Identity, secrets: VolumeSecrets, catalog: SqliteCatalog, found: Found
 ) -> Adopted:
     new = old_states.begin(home)
-    with closing(SqliteCatalog(":memory:", create=True)) as scratch:
-        suppliers = Suppliers(
-            identity, TcpDialer(identity.key), found.suppliers, entropy=SystemEntropy(), wall=SystemWall()
-        )
-        recovery = Recovery(found, suppliers, secrets, ThreadCrunch(), scratch)
-        with closing(Restore(new)) as restore:
-            await recovery.fetch(restore, _say_nothing)
-            report = await trio.to_thread.run_sync(lambda: restore.finish(last_change=found.content.change))
-    with closing(SqliteCatalog(new)) as newer:
-        if newer.value("volume_id") != secrets.volume_id:
-            raise BadFormat(what="the suppliers hold the catalog of another volume under this one's keys")
-        recovery.note(newer)
+    async with fetched_catalog(identity, secrets, found, new, lambda _done, _total: None) as (newer, report):
         newer.commit()
         await newer.harden()
         folder = datetime.now(UTC).astimezone().strftime("Put aside %Y-%m-%d %H.%M")
@@ -143,7 +131,3 @@ def _open(place: old_states.OldPlace, identity: Identity, outer: ExitStack) -> O
         boot=boot_id(),
         let_go=let_go,
     )
-
-
-async def _say_nothing(_done: int, _total: int) -> None:
-    return

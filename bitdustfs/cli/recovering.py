@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import trio
@@ -166,13 +167,19 @@ def refuse_older(home: Home, found: Found) -> None:
         )
 
 
-async def _restore(
-    home: Home, identity: Identity, secrets: VolumeSecrets, found: Found, progress: Progress
-) -> RestoreReport:
+@asynccontextmanager
+async def fetched_catalog(
+    identity: Identity, secrets: VolumeSecrets, found: Found, new: Path, progress: Progress
+) -> AsyncIterator[tuple[SqliteCatalog, RestoreReport]]:
+    """Bring the catalog that a head names into a new file, open, with what is to be noted in it not committed yet.
+
+    Raises:
+        BadFormat: it is that of another volume. What `Recovery.fetch` raises.
+    """
+
     async def told(done: int, total: int) -> None:
         progress(done, total)
 
-    new = home.catalog.with_name(home.catalog.name + ".new")
     with closing(SqliteCatalog(":memory:", create=True)) as scratch:
         suppliers = Suppliers(
             identity, TcpDialer(identity.key), found.suppliers, entropy=SystemEntropy(), wall=SystemWall()
@@ -185,8 +192,16 @@ async def _restore(
             if catalog.value("volume_id") != secrets.volume_id:
                 raise BadFormat(what="the suppliers hold the catalog of another volume under this one's keys")
             recovery.note(catalog)
-            note_checked(catalog, SystemWall().now_ns() // 1_000_000_000)
-            catalog.commit()
+            yield catalog, report
+
+
+async def _restore(
+    home: Home, identity: Identity, secrets: VolumeSecrets, found: Found, progress: Progress
+) -> RestoreReport:
+    new = home.catalog.with_name(home.catalog.name + ".new")
+    async with fetched_catalog(identity, secrets, found, new, progress) as (catalog, report):
+        note_checked(catalog, SystemWall().now_ns() // 1_000_000_000)
+        catalog.commit()
     _forget(home)
     move_durably(new, home.catalog)
     return report

@@ -1,7 +1,8 @@
-"""An errand: one question to one node, over a connection made for it."""
+"""An errand: one conversation with one node, over a connection made for it."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import trio
@@ -9,11 +10,12 @@ import trio
 from bitdustfs.core import wire
 from bitdustfs.core.certificate import Identity
 from bitdustfs.engine.peer import Peer
-from bitdustfs.errors import PeerError
+from bitdustfs.errors import BitdustError
 from bitdustfs.model import NodeId
 from bitdustfs.ports import Dialer
 
 A = TypeVar("A", bound=wire.Answer)
+T = TypeVar("T")
 
 
 async def ask_once(
@@ -35,14 +37,18 @@ async def ask_once(
     """
     peer = Peer(await dialer.dial(address, node), identity)
     await peer.greet()
+    return await converse(peer, lambda: peer.request(request, answer, body))
+
+
+async def converse(peer: Peer, talk: Callable[[], Awaitable[T]]) -> T:
+    """Serve a connection for as long as a conversation takes, then end it. Raises and returns what that does."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(peer.run)
         try:
-            got = await peer.request(request, answer, body)
-            failed = None
-        except PeerError as error:  # raised outside the nursery, which would wrap it in a group
+            came, failed = await talk(), None
+        except BitdustError as error:  # raised outside the nursery, which would wrap it in a group
             failed = error
         nursery.cancel_scope.cancel()
     if failed is not None:
         raise failed
-    return got
+    return came

@@ -8,6 +8,7 @@ from bitdustfs.core import agreement, contract, wire
 from bitdustfs.core.agreement import Wish
 from bitdustfs.core.contract import Contract
 from bitdustfs.engine.clerk import Clerk
+from bitdustfs.engine.errand import converse
 from bitdustfs.engine.peer import Peer
 from bitdustfs.errors import BadFormat, PeerError, PeerRefused, ProtocolViolation
 
@@ -18,17 +19,7 @@ _AGAIN = (wire.Refused.CROSSED, wire.Refused.UNAVAILABLE)
 
 async def hire(peer: Peer, clerk: Clerk, wish: Wish) -> Contract:
     """As `agree`, with a peer that is only greeted; then end the connection. The caller sets the deadline."""
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(peer.run)
-        try:
-            signed = await agree(peer, clerk, wish)
-            error = None
-        except PeerError as failed:  # raised outside the nursery, which would wrap it in a group
-            error = failed
-        nursery.cancel_scope.cancel()
-    if error is not None:
-        raise error
-    return signed
+    return await converse(peer, lambda: agree(peer, clerk, wish))
 
 
 async def agree(peer: Peer, clerk: Clerk, wish: Wish) -> Contract:

@@ -11,15 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import trio
-
 from bitdustfs.core import contract, wire
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.contract import Contract, Party, Terms
 from bitdustfs.core.invitation import NONCE_BYTES, Line, guest_proof, host_proof, proves
 from bitdustfs.core.invited import MAX_ADDRESSES, Wish, fit
+from bitdustfs.engine.errand import converse
 from bitdustfs.engine.peer import Peer
-from bitdustfs.errors import BadFormat, BitdustError, PeerLacks, PeerRefused, ProtocolViolation
+from bitdustfs.errors import BadFormat, PeerLacks, PeerRefused, ProtocolViolation
 from bitdustfs.model import NodeId, OwnerId
 from bitdustfs.ports import Dialer, Entropy, Wall
 
@@ -60,19 +59,8 @@ async def join(
     """
     peer = Peer(await dialer.dial_front(line.address, line.front), identity)
     await peer.greet()
-    failed: BitdustError | None = None
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(peer.run)
-        try:
-            friendship = await _Guest(peer, identity, line, tuple(addresses[:MAX_ADDRESSES]), entropy, wall).join(
-                wish
-            )
-        except BitdustError as error:  # raised outside the nursery, which would wrap it in a group
-            failed = error
-        nursery.cancel_scope.cancel()
-    if failed is not None:
-        raise failed
-    return friendship
+    guest = _Guest(peer, identity, line, tuple(addresses[:MAX_ADDRESSES]), entropy, wall)
+    return await converse(peer, lambda: guest.join(wish))
 
 
 class _Guest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import stat
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +53,13 @@ class Setback:
             async with self.world.machine(catalog, self.spool):
                 yield
 
+    async def life(self, files: Mapping[str, bytes]) -> None:
+        """The machine writes these, brings them to suppliers, and ends."""
+        async with self.living():
+            for name, content in files.items():
+                await self.world.write(name, content)
+            await self.world.sync()
+
     def copy(self) -> None:
         """Copy its disk."""
         shutil.copyfile(self.now, self.old)
@@ -94,12 +101,7 @@ async def test_old_disk_takes_the_newer_state_and_puts_aside_what_was_never_sent
 ) -> None:
     async with setback(tmp_path) as case:
         world = case.world
-        async with case.living():
-            await world.write("before", LONG)
-            await world.write("changed later", b"1")
-            await world.write("removed later", b"1")
-            await world.write("to be renamed", b"1")
-            await world.sync()
+        await case.life({"before": LONG, "changed later": b"1", "removed later": b"1", "to be renamed": b"1"})
         case.copy()
         async with case.living():
             await world.write("later", b"later")
@@ -165,15 +167,11 @@ async def test_nothing_is_adopted_where_nothing_is_newer_or_nobody_answers(
 ) -> None:
     async with setback(tmp_path) as case:
         world = case.world
-        async with case.living():
-            await world.write("before", b"before")
-            await world.sync()
+        await case.life({"before": b"before"})
         case.copy()
         with closing(SqliteCatalog(case.now)) as catalog:
             assert await look(world, catalog) is None
-        async with case.living():
-            await world.write("later", b"later")
-            await world.sync()
+        await case.life({"later": b"later"})
         with closing(SqliteCatalog(case.old)) as catalog:
             for number in (1, 2, 3):
                 world.swarm.silence(number)
@@ -188,9 +186,7 @@ async def test_changes_that_were_sent_after_the_copy_was_made_are_not_put_aside(
 ) -> None:
     async with setback(tmp_path) as case:
         world = case.world
-        async with case.living():
-            await world.write("long", LONG)
-            await world.sync()
+        await case.life({"long": LONG})
         with closing(SqliteCatalog(case.now)) as catalog:
             async with without_suppliers(world, catalog, case.spool):
                 await world.write("short", b"short")
@@ -214,9 +210,7 @@ async def test_disk_so_old_that_no_link_reaches_it_goes_by_what_was_safe_last(
 ) -> None:
     async with setback(tmp_path) as case:
         world = case.world
-        async with case.living():
-            await world.write("changed later", b"1")
-            await world.sync()
+        await case.life({"changed later": b"1"})
         case.copy()
         for number in range(2):
             async with case.living():
@@ -236,9 +230,7 @@ async def test_disk_so_old_that_no_link_reaches_it_goes_by_what_was_safe_last(
 async def test_revoked_machine_adopts_nothing(autojump_clock: MockClock, tmp_path: Path) -> None:
     async with setback(tmp_path) as case:
         world = case.world
-        async with case.living():
-            await world.write("file", b"1")
-            await world.sync()
+        await case.life({"file": b"1"})
         case.copy()
         await recover(world, tmp_path / "second", SECOND)
         with closing(SqliteCatalog(tmp_path / "second")) as catalog:
@@ -259,14 +251,9 @@ async def test_everything_that_differs_is_put_aside_where_it_cannot_be_told_what
 ) -> None:
     async with setback(tmp_path) as case:
         world = case.world
-        async with case.living():
-            await world.write("same", b"same")
-            await world.write("changed later", b"1")
-            await world.sync()
+        await case.life({"same": b"same", "changed later": b"1"})
         case.copy()
-        async with case.living():
-            await world.write("changed later", b"22")
-            await world.sync()
+        await case.life({"changed later": b"22"})
         async with case.set_back() as catalog:
             await world.write("only here", b"only here")
             world.node.journal.commit()
@@ -285,13 +272,9 @@ async def test_what_suppliers_must_give_is_put_aside_when_they_are_back_and_the_
 ) -> None:
     async with setback(tmp_path) as case:
         world = case.world
-        async with case.living():
-            await world.write("a long one", LONG)
-            await world.sync()
+        await case.life({"a long one": LONG})
         case.copy()
-        async with case.living():
-            await world.write("later", b"later")
-            await world.sync()
+        await case.life({"later": b"later"})
         case.old_spool = MemorySpool()
         async with case.set_back():
             await world.node.drop_cache()
@@ -319,13 +302,9 @@ async def test_damaged_old_file_is_named_in_the_letter_and_its_state_is_kept(
 ) -> None:
     async with setback(tmp_path) as case:
         world = case.world
-        async with case.living():
-            await world.write("before", b"before")
-            await world.sync()
+        await case.life({"before": b"before"})
         case.copy()
-        async with case.living():
-            await world.write("later", b"later")
-            await world.sync()
+        await case.life({"later": b"later"})
         async with case.set_back():
             damaged = await world.write("damaged", LONG)
             await world.write("whole", b"whole")
@@ -392,13 +371,9 @@ async def test_putting_aside_goes_on_after_a_kill_anywhere_and_puts_each_thing_t
 ) -> None:
     async with setback(tmp_path) as case:
         world = case.world
-        async with case.living():
-            await world.write("long", LONG)
-            await world.sync()
+        await case.life({"long": LONG})
         case.copy()
-        async with case.living():
-            await world.write("later", b"later")
-            await world.sync()
+        await case.life({"later": b"later"})
         files = {f"file {number}": LONG[number : 20_000 * (number + 1)] for number in range(3)}
         async with case.set_back():
             for name, wanted in files.items():
@@ -433,13 +408,9 @@ async def test_putting_aside_goes_on_after_a_kill_anywhere_and_puts_each_thing_t
 async def test_volume_is_not_safe_before_all_is_put_aside(autojump_clock: MockClock, tmp_path: Path) -> None:
     async with setback(tmp_path) as case:
         world = case.world
-        async with case.living():
-            await world.write("long", LONG)
-            await world.sync()
+        await case.life({"long": LONG})
         case.copy()
-        async with case.living():
-            await world.write("later", b"later")
-            await world.sync()
+        await case.life({"later": b"later"})
         async with case.set_back():
             await world.write("only here", b"only here")
         async with case.adopted() as (bench, catalog):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from contextlib import closing
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -197,15 +198,10 @@ async def test_supplier_that_stalls_holds_up_nobody_elses_releases(autojump_cloc
 async def test_damaged_index_of_maps_lets_nothing_go(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with World(code=CODE).running() as world:
-        await world.write("kept", CONTENT)
-        await world.sync()
-        named = held(world.catalog)
+    async with file_that_is_kept() as world:
         lose_index(world.catalog, "r_map_by_chunk")
         world.catalog._change("INSERT OR IGNORE INTO l_loose SELECT chunk FROM r_chunk")  # one is overwritten
         await trio.sleep(2 * A_WHILE_S)
-        assert is_kept_back(world.catalog)
-        assert named <= stored(world)
         assert any("damaged" in each for each in (await world.status())["trouble"])
         await world.node.drop_cache()
         assert await world.read("kept") == CONTENT
@@ -214,14 +210,21 @@ async def test_damaged_index_of_maps_lets_nothing_go(
 async def test_damaged_index_of_chunks_lets_nothing_go(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with World(code=CODE).running() as world:
-        await world.write("kept", CONTENT)
-        await world.sync()
-        named = held(world.catalog)
+    async with file_that_is_kept() as world:
         lose_index(world.catalog, "r_chunk_by_block")
         world.catalog._recount_live([block.block for block in world.catalog.blocks()])
         world.node.journal.commit()
         await trio.sleep(A_WHILE_S)
+
+
+@asynccontextmanager
+async def file_that_is_kept() -> AsyncIterator[World]:
+    """A volume with one file; in the end everything of it is there, and suppliers are to keep all that they have."""
+    async with World(code=CODE).running() as world:
+        await world.write("kept", CONTENT)
+        await world.sync()
+        named = held(world.catalog)
+        yield world
         assert is_kept_back(world.catalog)
         assert named <= stored(world)
 

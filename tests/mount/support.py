@@ -11,6 +11,7 @@ import io
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -216,3 +217,22 @@ def as_user(uid: int = NOBODY, gid: int = NOBODY, groups: Sequence[int] = ()) ->
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PROGRAM = [sys.executable, "-m", "bitdustfs.cli.main"]
+
+
+def make(path: Path, kind: str) -> None:
+    """Make one of the kinds of things that a directory may hold."""
+    match kind:
+        case "file":
+            path.touch()
+        case "directory":
+            path.mkdir()
+        case "fifo":
+            os.mkfifo(path)
+        case "symlink":
+            path.symlink_to("target")
+        case "socket":
+            os.mknod(path, stat.S_IFSOCK | 0o644)
+        case "device":
+            os.mknod(path, stat.S_IFBLK | 0o644, os.makedev(7, 300))
+        case _:
+            raise ValueError(kind)

@@ -6,7 +6,6 @@ import ctypes
 import errno
 import mmap
 import os
-import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.support import AT_FDCWD, as_user, code_of, libc
+from tests.mount.support import AT_FDCWD, as_user, code_of, libc, make
 
 AT_SYMLINK_NOFOLLOW = 0x100
 NOW, OMIT = (0, (1 << 30) - 1), (0, (1 << 30) - 2)  # UTIME_NOW and UTIME_OMIT, as (seconds, nanoseconds)
@@ -31,22 +30,6 @@ def utimensat(path: Path, atime: tuple[int, int], mtime: tuple[int, int]) -> Non
     times = (_Timespec * 2)(_Timespec(*atime), _Timespec(*mtime))
     if libc.utimensat(AT_FDCWD, os.fsencode(path), times, AT_SYMLINK_NOFOLLOW) != 0:
         raise OSError(ctypes.get_errno(), "utimensat")
-
-
-def make(path: Path, kind: str) -> None:
-    match kind:
-        case "file":
-            path.touch()
-        case "directory":
-            path.mkdir()
-        case "fifo":
-            os.mkfifo(path)
-        case "symlink":
-            path.symlink_to("target")
-        case "socket":
-            os.mknod(path, stat.S_IFSOCK | 0o644)
-        case "device":
-            os.mknod(path, stat.S_IFBLK | 0o644, os.makedev(7, 300))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.support import as_user, code_of
+from tests.mount.support import as_user, code_of, make
 
 ME, OTHER, MINE = 1234, 2345, 4321  # two users, each with the group of the same number; a further group of mine
 
@@ -19,16 +19,8 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
 
 
-def make(path: Path, kind: str, owner: int) -> None:
-    match kind:
-        case "file":
-            path.touch()
-        case "directory":
-            path.mkdir()
-        case "fifo":
-            os.mkfifo(path)
-        case "symlink":
-            path.symlink_to("target")
+def make_for(path: Path, kind: str, owner: int) -> None:
+    make(path, kind)
     os.lchown(path, owner, owner)
 
 
@@ -61,10 +53,10 @@ def test_sticky_directory_lets_its_owner_and_the_owner_of_the_file(
 ) -> None:
     os.chown(place, directory_of, directory_of)
     place.chmod(0o1777)
-    make(place / "removed", kind, file_of)
-    make(place / "renamed", kind, file_of)
-    make(place / "replaced", kind, file_of)
-    make(place / "mine", kind, ME)
+    make_for(place / "removed", kind, file_of)
+    make_for(place / "renamed", kind, file_of)
+    make_for(place / "replaced", kind, file_of)
+    make_for(place / "mine", kind, ME)
     calls: list[Callable[[], object]] = [
         lambda: remove(place / "removed"),
         lambda: os.rename(place / "renamed", place / "new name"),
@@ -79,7 +71,7 @@ def test_sticky_directory_lets_its_owner_and_the_owner_of_the_file(
 
 @pytest.mark.parametrize("kind", ["file", "directory", "fifo", "symlink"])
 def test_owner_gives_a_file_to_a_group_of_his_and_to_nobody_else(place: Path, kind: str) -> None:
-    make(place / "f", kind, ME)
+    make_for(place / "f", kind, ME)
     with as_user(ME, ME, [MINE]):
         os.lchown(place / "f", ME, MINE)
         assert code_of(lambda: os.lchown(place / "f", -1, OTHER)) == errno.EPERM
@@ -93,7 +85,7 @@ def test_owner_gives_a_file_to_a_group_of_his_and_to_nobody_else(place: Path, ki
 
 @pytest.mark.parametrize(("kind", "left"), [("file", 0o555), ("fifo", 0o555), ("directory", 0o6555)])
 def test_change_of_hands_takes_set_id_bits_of_all_but_directories(place: Path, kind: str, left: int) -> None:
-    make(place / "f", kind, ME)
+    make_for(place / "f", kind, ME)
     (place / "f").chmod(0o6555)
     with as_user(ME, ME, [MINE]):
         os.chown(place / "f", -1, MINE)
@@ -101,7 +93,7 @@ def test_change_of_hands_takes_set_id_bits_of_all_but_directories(place: Path, k
 
 
 def test_set_group_id_needs_the_group(place: Path) -> None:
-    make(place / "f", "file", ME)
+    make_for(place / "f", "file", ME)
     os.chown(place / "f", ME, MINE)
     with as_user(ME, ME, [MINE]):
         (place / "f").chmod(0o2755)
