@@ -185,6 +185,12 @@ class WatchedOperations(Operations):
             return await done
         return await self._watched("resize", {"node": inode, "size": attr.st_size}, done)
 
+    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        done = super().open(inode, flags, ctx)
+        if not flags & os.O_TRUNC:
+            return await done
+        return await self._watched("resize", {"node": inode, "size": 0}, done)  # the kernel sends no setattr then
+
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         return await self._watched("write", {"node": fh, "at": off}, super().write(fh, off, buf), bytes(buf))
 

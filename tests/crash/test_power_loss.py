@@ -81,6 +81,20 @@ def test_failed_fsync_is_told_and_never_succeeds_by_another_try(yard: Yard, poin
     assert faults_of_crashes(yard, run, range(first, run.length + 1, 3), _LOSSES) == []
 
 
+@pytest.mark.slow
+def test_file_that_was_opened_to_be_written_anew_may_be_found_empty(yard: Yard) -> None:
+    case = yard.disk.case()
+    with Watched(yard, case.path, None, TRACE) as mount:
+        for name in ("file", "other"):
+            (mount.path / name).write_bytes(CONTENT)
+        with (mount.path / "file").open("wb", buffering=0) as file:
+            _fsync(mount.path / "other")  # commits that too
+            between = len(case.entries())
+            file.write(CONTENT)
+    run = run_by_hand(case)
+    assert faults_of_crashes(yard, run, (between, run.length), tuple(Manner)) == []
+
+
 def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDWR)
     try:
