@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import trio
 
 from bitdustfs.cli.assemble_supplier import unlock
 from bitdustfs.cli.common import count
+from bitdustfs.core import contract, replica
+from bitdustfs.core import head as heads
+from bitdustfs.core.contract import CONTRACT_BYTES
 from bitdustfs.edges import catalog_repair
 from bitdustfs.edges.catalog_fsck import Finding
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.edges.contracts_disk import DiskContracts
 from bitdustfs.edges.home import Home
 from bitdustfs.edges.spool_disk import DiskSpool
 from bitdustfs.edges.system import SystemEntropy, SystemWall
@@ -23,7 +29,7 @@ from bitdustfs.engine.collector import is_kept_back
 from bitdustfs.engine.fsck import ShelfCheck, check_shelf, check_spool
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.errors import BitdustError, NotFound
-from bitdustfs.model import Supplier
+from bitdustfs.model import OwnerId, Supplier
 
 CONNECT_S = 15.0  # for suppliers to answer at all
 _ADVICE = (
@@ -37,6 +43,7 @@ _KEPT_BACK = (
     "catalog does not name is let go then, for ever"
 )
 Say = Callable[[str], None]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -97,7 +104,7 @@ def run_fsck(
 def _repair(home: Home, checked: catalog_repair.Checked, outcome: Outcome) -> None:
     now = datetime.now(UTC)
     copy = home.path / now.astimezone().strftime("before fsck %Y-%m-%d %H.%M.%S")
-    done = catalog_repair.repair(home.catalog, copy, now_ns=int(now.timestamp()) * 10**9)
+    done = catalog_repair.repair(home.catalog, copy, int(now.timestamp()) * 10**9, partial(_listed, home))
     outcome.copy = done.copy
     if done.salvaged is not None:
         outcome.mended.append(f"catalog: {checked.damage}; made anew from what could be read")
@@ -105,6 +112,32 @@ def _repair(home: Home, checked: catalog_repair.Checked, outcome: Outcome) -> No
             outcome.mended.append(f"catalog: rows of {table} may be gone; {done.salvaged.rows[table]} are left")
     outcome.mended += [_told(finding) for finding in checked.findings if finding.is_mendable]
     outcome.wrong += map(_told, done.left)
+    if done.unknown:
+        outcome.wrong.append(
+            f"catalog: nothing is known any more of {count(done.unknown, 'supplier')} with fragments: hire them "
+            "again, and what they hold is found there by its names"
+        )
+
+
+def _listed(home: Home, head: bytes) -> Sequence[Supplier]:
+    """The suppliers that a head of ours names, with the contracts that are kept beside the catalog."""
+    try:
+        identity, secrets = unlock(home)
+        entries = replica.unseal_head(secrets, heads.parse(head).sealed).suppliers
+        kept = DiskContracts(home.contracts).contracts()
+        return [_with_contract(entry.row(), kept.get(OwnerId(entry.owner), b""), identity.owner) for entry in entries]
+    except BitdustError as error:
+        _log.error("the suppliers that are gone from the catalog cannot be read from its head: %s", error)
+        return ()
+
+
+def _with_contract(row: Supplier, kept: bytes, own: OwnerId) -> Supplier:
+    for at in range(len(kept) - CONTRACT_BYTES, -1, -CONTRACT_BYTES):  # the newest last
+        raw = kept[at : at + CONTRACT_BYTES]
+        allowance = contract.parse(raw).allowance(own, row.node)
+        if allowance is not None:
+            return replace(row, contract=raw, capacity_bytes=allowance.bytes, capacity_fragments=allowance.fragments)
+    return row
 
 
 def _told(finding: Finding) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -36,10 +36,21 @@ from bitdustfs.edges.catalog_rules import (
 )
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.catalog_versioned import LIVE
-from bitdustfs.model import CHUNK_BYTES, ROOT_INO, FragmentState, Ino, Inode, Standing
+from bitdustfs.model import CHUNK_BYTES, ROOT_INO, FragmentState, Ino, Inode, Standing, Supplier, SupplierNo
 
 FOUND: Final = b"lost+found"
 EXAMPLES: Final = 5
+_NOT_KNOWN: Final = """
+    SELECT supplier FROM r_fragment UNION SELECT supplier FROM l_fragment
+    EXCEPT SELECT supplier FROM r_supplier ORDER BY supplier
+"""
+_HELD_OF_EACH: Final = " UNION ALL ".join(
+    f"""SELECT (b.length + b.k - 1) / b.k AS bytes
+    FROM {pair}_fragment AS f JOIN {pair}_block AS b ON b.block = f.block
+    WHERE f.supplier = ? AND f.state <> {int(FragmentState.WANTED)}"""
+    for pair in ("r", "l")
+)
+_HELD_THERE: Final = f"SELECT coalesce(sum(bytes), 0), count(*) FROM ({_HELD_OF_EACH})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +88,27 @@ class CheckedCatalog(SqliteCatalog):
         self._name_the_nameless(now_ns)
         self._mend_counts()
         self._undone()  # what was cached is not so any more
+
+    def suppliers_not_known(self) -> list[SupplierNo]:
+        """Those that hold something by what the fragments say, and of which nothing else is known."""
+        return [row[0] for row in self._rows(_NOT_KNOWN)]
+
+    def bring_back_suppliers(self, listed: Iterable[Supplier]) -> None:
+        """Take suppliers that are not known any more from a list, as a head has it. Then `mend`; the caller commits.
+
+        One that is known under another number gets its own again: fragments go by it.
+        """
+        gone = set(self.suppliers_not_known())
+        for row in (row for row in listed if row.supplier in gone):
+            known = next((each for each in self.suppliers() if each.node == row.node), row)
+            if known is not row:
+                if self._rows(_HELD_THERE, (known.supplier, known.supplier))[0][1]:
+                    continue  # it is another's number, whatever the list says
+                self._change("DELETE FROM r_supplier WHERE supplier = ?", (known.supplier,))
+            used_bytes, used_fragments = self._rows(_HELD_THERE, (row.supplier, row.supplier))[0]
+            self.put_supplier(
+                replace(known, supplier=row.supplier, used_bytes=used_bytes, used_fragments=used_fragments)
+            )
 
     def forget_the_replica(self) -> None:
         """Have a whole new snapshot sent: the change sets do not continue what the suppliers have. Then commit."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,9 @@ from bitdustfs.edges.catalog_salvage import Salvaged, salvage
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.durable import sync_directory, translated
 from bitdustfs.engine.collector import is_kept_back, keep_back
+from bitdustfs.engine.publisher import kept_head
 from bitdustfs.errors import CatalogDamaged, LogDamaged
+from bitdustfs.model import Supplier
 
 _TAILS = ("", "-wal")  # of the files that make up a catalog; the -shm is made anew
 _log = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ class Repaired:
     copy: Path  # directory with the catalog as it was
     salvaged: Salvaged | None  # what came into a new file; None: the old one was sound
     left: Sequence[Finding]  # what could not be put right
+    unknown: int  # suppliers that hold something, and of which nothing is known any more
 
 
 def check(path: Path) -> Checked:
@@ -67,12 +70,15 @@ def check(path: Path) -> Checked:
         return Checked(str(from_sqlite(e, str(path), system_errno=0)), ())
 
 
-def repair(path: Path, copy: Path, now_ns: int) -> Repaired:
+def repair(
+    path: Path, copy: Path, now_ns: int, listed: Callable[[bytes], Sequence[Supplier]] = lambda _head: ()
+) -> Repaired:
     """Copy a catalog, and put right what can be. Blocking. Interrupted, it can be run again.
 
     Args:
         copy: directory to make for the copy; must not exist.
         now_ns: wall time.
+        listed: the suppliers that a head of ours names: they take the place of those whose rows are gone.
     Raises:
         NotFound, BadFormat: there is no catalog of this version. CatalogDamaged: not even its beginning can be
         read; it is as it was. InUse, DiskFull, DiskFault.
@@ -85,15 +91,15 @@ def repair(path: Path, copy: Path, now_ns: int) -> Repaired:
         _remove(new)
         salvaged = salvage(copy / path.name, new)
         _log.warning("the catalog was made anew: %s", salvaged.rows)
-        _mend(new, now_ns, is_new=True)
+        unknown = _mend(new, now_ns, listed, is_new=True)
         _replace(path, new)
         _remove(new)
     else:
-        _mend(path, now_ns, is_new=False)
+        unknown = _mend(path, now_ns, listed, is_new=False)
     left = check(path).findings
-    if not left and (salvaged is None or not any(name.startswith("r_") for name in salvaged.damaged)):
+    if not left and not unknown and (salvaged is None or not any(name.startswith("r_") for name in salvaged.damaged)):
         trust(path)
-    return Repaired(copy, salvaged, left)
+    return Repaired(copy, salvaged, left, unknown)
 
 
 def trust(path: Path) -> None:
@@ -115,13 +121,18 @@ def _damage_of(catalog: CheckedCatalog) -> str:
     return "" if told == "ok" else " ".join(str(told).split())
 
 
-def _mend(path: Path, now_ns: int, *, is_new: bool) -> None:
+def _mend(path: Path, now_ns: int, listed: Callable[[bytes], Sequence[Supplier]], *, is_new: bool) -> int:
     with closing(CheckedCatalog(path)) as catalog:
+        head = kept_head(catalog) if catalog.suppliers_not_known() else None
+        if head is not None:
+            catalog.bring_back_suppliers(listed(head))
+        unknown = len(catalog.suppliers_not_known())
         catalog.mend(now_ns)
         keep_back(catalog, is_missing=True)  # until it is known whether all came over
         if is_new:
             catalog.forget_the_replica()
         catalog.commit()
+    return unknown
 
 
 def _copy(path: Path, copy: Path) -> None:

@@ -3,6 +3,11 @@
 Sealing is the same each time: the key follows from the block's id, the nonce from the slot, the padding from the key.
 So a block whose chunks are all here comes out byte for byte as it was, and nothing is downloaded. Whoever uses it
 checks the roots (invariant I10); a copy that is not what was sealed shows there.
+
+Only blocks of files are made so. The blocks of the catalog's own replica are fetched, as from any k suppliers: the
+pages of a snapshot are not in the catalog's file any more once it was written to, and to keep a copy of them would
+cost this disk the whole snapshot again (223 MiB for a million files), to save, when a supplier is lost, that many
+bytes of a download that takes the contents of these files too. Deltas are less than a quarter of a snapshot.
 """
 
 from __future__ import annotations

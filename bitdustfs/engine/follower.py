@@ -8,18 +8,21 @@ The blocks of the catalog's own replica follow too, when a supplier goes and nob
 
 Only the wish is changed here, so nothing is sent or let go by it, and it costs a walk over the catalog: once after a
 code was set or the number of suppliers changed what is usual, and once a day, for what was deleted may have wished
-more. New blocks are looked at as they come. A block that is being worked on is looked at again.
+more. New blocks are looked at as they come. A block that is being worked on is looked at again, and so is one with
+chunks that a version on its way refers to: what that one wishes is seen only once it is published.
 
 A folder hands its code to what is made in it. When the folder gets another one, that goes to everything in it that
-had the former one too: page by page, and where it is, is in the catalog, so that a killed process goes on.
+had the former one too: page by page, and where it is, is in the replicated tables, in the same change. So a killed
+process goes on, and so does a machine that recovers the volume meanwhile.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Set
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Final
 
 import trio
@@ -30,7 +33,7 @@ from bitdustfs.core.placement import default_code, parse_code
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.releases import Releases
 from bitdustfs.errors import BitdustError
-from bitdustfs.model import NO_BLOCK, BlockNo, BlockRow, Code, Cookie, FragmentState, Ino, Inode, Standing
+from bitdustfs.model import NO_BLOCK, BlockNo, BlockRow, ChunkNo, Code, Cookie, FragmentState, Ino, Inode, Standing
 from bitdustfs.ports import Catalog
 
 LOOK_EVERY_S: Final = 5.0
@@ -41,7 +44,7 @@ GO_S: Final = 0.004  # (tune) … and no further block after so long: one of a t
 NAMES: Final = 64  # (tune) of a folder, in one go: 3 ms
 SHARE: Final = 3  # a walk takes a quarter of the loop at most
 _WALK: Final = "codes_followed"  # in the catalog, local: JSON [what was usual, last block, blocks of another k]
-_SPREAD: Final = "codes_spread"  # in the catalog, local: JSON [[former, new, [[directory, last cookie], …]], …]
+_SPREAD: Final = "codes_spread"  # in the catalog: JSON [[former, new, [[directory, last cookie], …]], …]
 _log = logging.getLogger(__name__)
 
 
@@ -60,6 +63,7 @@ class Follower:
     Args:
         chosen: the volume's code; None: by the number of suppliers.
         on_their_way: blocks with fragments still being sent; at_work: those that are being completed.
+        in_use: the chunks that versions on their way refer to.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Follower:
         chosen: Code | None,
         on_their_way: Set[BlockNo],
         at_work: Set[BlockNo],
+        in_use: Callable[[], Set[ChunkNo]],
     ) -> None:
         self._catalog = catalog
         self._journal = journal
@@ -78,7 +83,8 @@ class Follower:
         self._chosen = chosen
         self._on_their_way = on_their_way
         self._at_work = at_work
-        self._passed: set[BlockNo] = set()  # blocks that were being worked on
+        self._in_use = in_use
+        self._passed: set[BlockNo] = set()  # blocks that were being worked on, or referred to
         self._unlike: int | None = None  # of the last whole walk of this process
 
     @property
@@ -114,9 +120,9 @@ class Follower:
         """
         self.look_again()
         if inode.is_dir and inode.code != new:
-            raw = self._catalog.local_value(_SPREAD)
+            raw = self._catalog.value(_SPREAD)
             spreads = [*(json.loads(raw) if raw else []), [_text(inode.code), _text(new), [[int(inode.ino), 0]]]]
-            self._catalog.put_local_value(_SPREAD, json.dumps(spreads).encode())
+            self._catalog.put_value(_SPREAD, json.dumps(spreads).encode())
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -156,10 +162,10 @@ class Follower:
         if not page:
             self._unlike = walk.unlike
             return False
-        began = trio.current_time()
+        began, in_use = trio.current_time(), cache(self._in_use)
         with self._journal.operation():
             for row in page:
-                walk.unlike += self._follow(row, usual)
+                walk.unlike += self._follow(row, usual, in_use)
                 walk.last = row.block
                 if trio.current_time() - began > GO_S:
                     break
@@ -172,11 +178,11 @@ class Follower:
         rows = [self._catalog.block(block) for block in self._passed]
         if rows:
             self._passed = set()
-            usual = self.usual()
+            usual, in_use = self.usual(), cache(self._in_use)
             with self._journal.operation():
                 for row in rows:
                     if row is not None:
-                        self._follow(row, usual)
+                        self._follow(row, usual, in_use)
 
     def _follow_replica(self) -> None:
         usual = self.usual()
@@ -195,15 +201,19 @@ class Follower:
         usual, last, unlike = json.loads(raw)
         return _Walk(usual, BlockNo(last), unlike)
 
-    def _follow(self, row: BlockRow, usual: Usual) -> bool:
+    def _follow(self, row: BlockRow, usual: Usual, in_use: Callable[[], Set[ChunkNo]]) -> bool:
         """Note the n that a block is to have now. Returns whether something in it wishes another k."""
-        wishes = [codes for _chunk, codes in self._catalog.wishes(row.block)]
+        chunks = self._catalog.wishes(row.block)
+        wishes = [codes for _chunk, codes in chunks]
         is_unlike = _is_unlike(row, wishes, usual)
         n = wished_n(row.code, frozenset[Code | None]().union(*wishes), usual)
         if n == row.code.n:
             return is_unlike
         if row.block in self._on_their_way or row.block in self._at_work:
             self._passed.add(row.block)  # what is sent of it may be what is forgotten here
+            return is_unlike
+        if n < row.code.n and not in_use().isdisjoint(chunk for chunk, _codes in chunks):
+            self._passed.add(row.block)  # the version that refers to it may wish more
             return is_unlike
         self._wish(row, n)
         return is_unlike
@@ -229,7 +239,7 @@ class Follower:
 
     def _step_into(self) -> bool:
         """Give a page of a folder's names its code. False: there is nothing to do."""
-        raw = self._catalog.local_value(_SPREAD)
+        raw = self._catalog.value(_SPREAD)
         if not raw:
             return False
         (former, new, stack), *others = json.loads(raw)
@@ -243,7 +253,7 @@ class Follower:
                     self._catalog.put_inode(replace(inode, code=parse_code(new) if new else None))
                     stack += [[int(inode.ino), 0]] if inode.is_dir else []
             left = [[former, new, stack], *others] if stack else others
-            self._catalog.put_local_value(_SPREAD, json.dumps(left).encode() if left else b"")
+            self._catalog.put_value(_SPREAD, json.dumps(left).encode() if left else b"")
             self.look_again()
         return True
 

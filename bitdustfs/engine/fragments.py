@@ -72,8 +72,8 @@ class Fragments:
         self._entropy = entropy
         self.asks = Asks(source, self._holders)
         self.leaves = LeafReader(catalog, journal, source, self.asks, crunch, secrets, entropy)
-        self._strays = Strays(catalog, journal, self.leaves.name)
-        self.leaves.on_denied = self._strays.note_denied
+        self.strays = Strays(catalog, journal, self.leaves.name)
+        self.leaves.on_denied = self.strays.note_denied
         self.newcomers: Newcomers = _Nobody()
 
     async def block_range(self, block: BlockRow, start: int, end: int) -> bytes:
@@ -111,7 +111,7 @@ class Fragments:
     def too_few(self, block: BlockRow) -> BitdustError | None:
         """Why a block cannot be decoded now, if fewer than k suppliers that may have some of it are reachable."""
         have = len(self._holders(block.block))
-        if have >= block.code.k or have + self._strays.chances(block, self.asks.reachable()) >= block.code.k:
+        if have >= block.code.k or have + self.strays.chances(block, self.asks.reachable()) >= block.code.k:
             return None
         return self._error(block, have)
 
@@ -190,17 +190,17 @@ class Fragments:
 
     async def _find_stray(self, block: BlockRow) -> bool:
         """Look for one more fragment where none is known to be. False: it is nowhere."""
-        for index, supplier in self._strays.places(block, self.asks.reachable()):
+        for index, supplier in self.strays.places(block, self.asks.reachable()):
             name = self.leaves.name(block, index, supplier)
             is_going = self._catalog.is_releasing(supplier, name)  # asked first: it may be gone before the answer
             if not await self.leaves.proves(supplier, block, index, is_known=False):
-                self._strays.note_denied(block, index, supplier)
+                self.strays.note_denied(block, index, supplier)
                 continue
             if self._entropy is None or is_going:
-                self._strays.remember(block, index, supplier)
+                self.strays.remember(block, index, supplier)
             else:
                 length = erasure.fragment_length(block.length, block.code.k)
-                self._strays.note_found(block, index, supplier, length)
+                self.strays.note_found(block, index, supplier, length)
             return True
         return False
 
@@ -234,7 +234,7 @@ class Fragments:
         for row in self._catalog.fragments(block):
             if row.state is FragmentState.HELD and row.supplier in reachable:
                 holders.setdefault(row.index, []).append(row.supplier)
-        for index, supplier in self._strays.holders(block).items():
+        for index, supplier in self.strays.holders(block).items():
             if index not in holders and supplier in reachable:
                 holders[index] = [supplier]
         return holders

@@ -8,6 +8,10 @@ ever a claim to rights. What an owner stored is deleted by nobody but that owner
 only moves to the shelf's trash, which counts in his quota. What has been there for TRASH_S yields, oldest first, to
 what he himself puts there when his quota is full, and to nobody else.
 
+A DELETE takes effect on what came before it, whichever connection that took: a fragment under way is refused when its
+body is there, one that is being stored is waited for. And of one owner's, each waits for the one before: what he is
+told to be gone he may send again, and nothing that he said earlier hits it.
+
 What becomes of what was stored when a contract ends, `endings` knows; who is out of date, `epochs`; which head is the
 newest, `heads`.
 """
@@ -18,6 +22,8 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
+
+import trio
 
 from bitdustfs.core import wire
 from bitdustfs.core.certificate import Certificate, Identity
@@ -74,6 +80,18 @@ _NOTHING = Allowance(0, 0, 0)
 _SHELF_ERRORS = tuple(kind for kind, _code, _text in _REFUSALS)
 
 
+class _Arrival:
+    """A PUT that was admitted and is not worked off."""
+
+    __slots__ = ("is_taken_back", "name", "owner", "stored")
+
+    def __init__(self, owner: OwnerId, name: bytes) -> None:
+        self.owner = owner
+        self.name = name
+        self.is_taken_back = False  # a DELETE has come meanwhile
+        self.stored: trio.Event | None = None  # from when it is being stored on; set when that has ended
+
+
 class Keeper:
     """A `Handler` over a shelf.
 
@@ -107,6 +125,8 @@ class Keeper:
         self._epochs = Epochs(store, crunch)
         self._heads = Heads(store, crunch)
         self._reserved: dict[OwnerId, tuple[int, int]] = {}  # (bytes, fragments) admitted and not stored yet
+        self._arrivals: dict[int, _Arrival] = {}  # by `id` of the request, which lives as long
+        self._deleting: dict[OwnerId, trio.Lock] = {}  # held while somebody's DELETE is worked off
         self._lost: Counter[OwnerId] = Counter()  # fragments found damaged since we started
 
     @property
@@ -167,13 +187,17 @@ class Keeper:
                 return Refusal(Refused.NO_CONTRACT, "there is no contract with this owner")
             if not isinstance(request, wire.Put):
                 return None
-            return self._reserve(caller.owner, allowance or _NOTHING, request.length)
+            refusal = self._reserve(caller.owner, allowance or _NOTHING, request.length)
         except _SHELF_ERRORS as error:
             return _refusal(caller, request, error)
+        if refusal is None:
+            self._arrivals[id(request)] = _Arrival(caller.owner, request.name)
+        return refusal
 
     def forget(self, caller: Certificate, request: wire.Request) -> None:
         """Give up what `admit` reserved: it is stored, or will not be."""
         if isinstance(request, wire.Put):
+            self._arrivals.pop(id(request), None)
             held_bytes, held_fragments = self._reserved[caller.owner]
             if held_fragments == 1:
                 del self._reserved[caller.owner]
@@ -203,8 +227,7 @@ class Keeper:
     async def _act(self, caller: Certificate, request: wire.Request, body: bytes | memoryview) -> wire.Answer:
         match request:
             case wire.Put():
-                await self._put(caller.owner, request, body)
-                return wire.Done()
+                return await self._put(caller.owner, request, body)
             case wire.PutHead():
                 return await self._put_head(caller, request, body)
             case wire.Delete():
@@ -223,7 +246,18 @@ class Keeper:
             case _:
                 return wire.Done()  # to a ping
 
-    async def _put(self, owner: OwnerId, request: wire.Put, body: bytes | memoryview) -> None:
+    async def _put(self, owner: OwnerId, request: wire.Put, body: bytes | memoryview) -> wire.Answer:
+        arrival = self._arrivals.get(id(request)) or _Arrival(owner, request.name)
+        if arrival.is_taken_back:
+            return Refusal(Refused.UNAVAILABLE, "it was asked to let this fragment go while it was under way")
+        arrival.stored = trio.Event()  # no await since it was looked: a DELETE waits for it from here on
+        try:
+            await self._keep(owner, request, body)
+        finally:
+            arrival.stored.set()
+        return wire.Done()
+
+    async def _keep(self, owner: OwnerId, request: wire.Put, body: bytes | memoryview) -> None:
         agreed, used = self._agreed(owner), self._shelf.used(owner)
         held_bytes, held_fragments = self._reserved.get(owner, (0, 0))  # what is coming, this one too
         over = used[0] + held_bytes - agreed.bytes, used[1] + held_fragments - agreed.fragments
@@ -235,7 +269,15 @@ class Keeper:
         return wire.Found(leaves.length, len(leaves.hashes)), parts
 
     async def _delete(self, owner: OwnerId, request: wire.Delete) -> wire.Deleted:
-        return wire.Deleted(await self._crunch.run(self._discard, owner, request.names, self._now_s()))
+        names = frozenset(request.names)
+        late = [each for each in self._arrivals.values() if each.owner == owner and each.name in names]
+        for arrival in late:
+            arrival.is_taken_back = True
+        async with self._deleting.setdefault(owner, trio.Lock()):
+            for arrival in late:
+                if arrival.stored is not None:  # else it will not be
+                    await arrival.stored.wait()
+            return wire.Deleted(await self._crunch.run(self._discard, owner, request.names, self._now_s()))
 
     async def _status(self, owner: OwnerId) -> wire.Status:
         free_bytes = await self._crunch.run(self._free_bytes, self.endings.yielding())

@@ -55,7 +55,7 @@ LOOK_SELDOM_S = (
     30.0  # (tune) at most, if a look takes long and there is nothing to do: it shall cost a tenth of a core
 )
 BATCH = 256  # (tune) blocks looked at before others get a turn: 2 ms
-PASS_OVER_S = 30.0  # (tune) a supplier that did not take a fragment
+PASS_OVER_S = 30.0  # (tune) at least, a supplier that did not take a fragment
 REMEMBERED = 4096  # blocks of which suppliers lost something, and fragments that were given back
 AT_ONCE = 3  # (tune) blocks being rebuilt: each takes up to twice 4 MiB of memory
 QUICK_S = 1.0  # (tune) where a block takes longer, one at a time fills the line, and can be stopped sooner
@@ -229,12 +229,14 @@ class Rebuilder:
         self, block: BlockRow, index: int, supplier: Supplier, name: FragmentName, content: bytes | memoryview
     ) -> bool:
         """Whether the supplier took a fragment."""
+        began = trio.current_time()
         try:
             await send(self._sink, supplier.supplier, name, block.roots[index], content)
         except (PeerError, trio.TooSlowError) as e:
             if isinstance(e, PeerFull):
                 self._uploads.refused(name)
-            self._passed_over[supplier.supplier] = trio.current_time() + PASS_OVER_S
+            now = trio.current_time()  # who keeps us waiting is passed over for longer, or would be asked again first
+            self._passed_over[supplier.supplier] = now + max(PASS_OVER_S, 2 * (now - began))
             _log.info("%s did not take fragment %d of block %s: %s", supplier.label, index, short(block.block_id), e)
             return False
         return True

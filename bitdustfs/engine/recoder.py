@@ -4,14 +4,16 @@
     -> in the background each marked block: the chunks that wish another k are written into new blocks
     (engine/rewriter), the rest stays -> nothing in it wishes another k any more: the mark goes
 
-The marks are all that is remembered, so a killed process goes on where it was; what wishes another k is seen anew at
-each block. Where the volume's code goes by the number of suppliers, it is kept from when it was asked for: a supplier
-that is away meanwhile changes nothing. Old blocks are let go like all that nobody needs: by the collector, when a
-safe head says so.
+The marks are this machine's, so a killed process goes on where it was; what wishes another k is seen anew at each
+block. What was asked for is in the replicated tables, so that another machine, which recovers the volume meanwhile,
+looks for it again and goes on too. Where the volume's code goes by the number of suppliers, it is kept from when it
+was asked for: a supplier that is away meanwhile changes nothing. Old blocks are let go like all that nobody needs: by
+the collector, when a safe head says so.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -36,7 +38,9 @@ PAGE: Final = 32  # marked blocks looked at in one go
 MARKS: Final = 256  # in one operation
 BREATHE: Final = 16  # files looked at before others get a turn
 REPORT_S: Final = 0.5
-_USUAL: Final = "recode_usual"  # in the catalog, local: the code by the number of suppliers when it was asked for
+MOST_ASKED: Final = 64  # inodes that are remembered for another machine: the oldest are forgotten
+_ASKED: Final = "recode"  # in the catalog: JSON [code by the number of suppliers when it was asked for, [inode, …]]
+_IS_MARKED: Final = "recode_marked"  # in the catalog, local: whether all blocks of what was asked for are, or were
 _log = logging.getLogger(__name__)
 
 Report = Callable[["Recoding"], Awaitable[None]]
@@ -82,6 +86,15 @@ class Recoder:
             DiskFull, DiskFault, ReadOnly: not all of it was marked.
         """
         usual = self._follower.usual().of_new
+        found, blocks = await self._find(ino, usual, report)
+        if not is_dry:
+            is_all = not self._is_to_be_marked_again()  # else that is still to be done, whatever is marked now
+            self._note(usual, ino if blocks else None)
+            await self._mark(blocks, is_all=is_all)
+        return found
+
+    async def _find(self, ino: Ino, usual: Code | None, report: Report) -> tuple[Recoding, list[BlockNo]]:
+        """What below an inode is to be coded anew, and the blocks that it lies in."""
         found, known, unlike = Recoding(), dict[BlockNo, int](), dict[BlockNo, bool]()
         stack: list[Inode] = [self._tree.attributes(ino)]
         told_at = trio.current_time()
@@ -107,9 +120,7 @@ class Recoder:
                         if number not in unlike:
                             unlike[number] = self._count(number, usual, found)
                 found.files += any(unlike[number] for number in mine)
-        if not is_dry:
-            await self._mark([number for number, is_unlike in unlike.items() if is_unlike], usual)
-        return found
+        return found, [number for number, is_unlike in unlike.items() if is_unlike]
 
     def _count(self, number: BlockNo, usual: Code | None, found: Recoding) -> bool:
         """Count a block if something has to be written out of it."""
@@ -125,14 +136,35 @@ class Recoder:
         found.blocks += bool(moves)
         return bool(moves)
 
-    async def _mark(self, blocks: Sequence[BlockNo], usual: Code | None) -> None:
+    def _note(self, usual: Code | None, ino: Ino | None) -> None:
+        """Remember what is asked for; with None only the code, which holds for what was marked before too."""
         is_chosen = usual is None or self._follower.usual().chosen is not None
-        with self._journal.operation():  # also where nothing is found: it holds for what was marked before
-            self._catalog.put_local_value(_USUAL, b"" if is_chosen else str(usual).encode())
+        before = self._what_was_asked()
+        others = [each for each in before[1] if each != ino]
+        inos = [*others, *([int(ino)] if ino is not None else [])][-MOST_ASKED:]
+        now = "" if is_chosen else str(usual), inos
+        if inos and now != before:
+            with self._journal.operation():
+                self._catalog.put_value(_ASKED, json.dumps(now).encode())
+
+    def _what_was_asked(self) -> tuple[str, list[int]]:
+        raw = self._catalog.value(_ASKED)
+        text, inos = json.loads(raw) if raw else ("", [])
+        return text, inos
+
+    def _is_to_be_marked_again(self) -> bool:
+        """Whether it was asked for on a machine that was lost, or of a process that died over it."""
+        return bool(self._what_was_asked()[1]) and not self._catalog.local_value(_IS_MARKED)
+
+    async def _mark(self, blocks: Sequence[BlockNo], *, is_all: bool) -> None:
+        with self._journal.operation():
+            self._catalog.put_local_value(_IS_MARKED, b"")
         for at in range(0, len(blocks), MARKS):
             with self._journal.operation():
                 self._catalog.mark_blocks(blocks[at : at + MARKS])
             await trio.lowlevel.checkpoint()
+        with self._journal.operation():
+            self._catalog.put_local_value(_IS_MARKED, b"1" if is_all else b"")
         await self._journal.durable()
         self._later, self._pause_until = {}, 0.0
         self._asked.set()
@@ -173,6 +205,8 @@ class Recoder:
 
     async def _work(self) -> None:
         """Go once through all marked blocks."""
+        if self._is_to_be_marked_again():
+            await self._mark_again()
         usual = self._usual()
         at, groups, had_some = BlockNo(0), dict[Code, list[Old]](), False
         self.trouble = ""
@@ -190,16 +224,26 @@ class Recoder:
         for code, group in groups.items():
             if self._may_go_on():
                 await self._rewrite(group, code, usual)
-        if had_some and not self._catalog.marked_blocks(1, BlockNo(0)):
+        if (had_some or self._what_was_asked()[1]) and not self._catalog.marked_blocks(1, BlockNo(0)):
             with self._journal.operation():
                 self._follower.look_again()  # what it counted is not so any more
+                if self._catalog.value(_ASKED):
+                    self._catalog.put_value(_ASKED, b"")
+
+    async def _mark_again(self) -> None:
+        """Mark the blocks of all that was asked for."""
+        _text, inos = self._what_was_asked()
+        _log.info("%d files or folders are looked at again: they were to be coded anew", len(inos))
+        blocks: dict[BlockNo, None] = {}
+        for ino in inos:
+            if self._catalog.inode(Ino(ino)) is not None:
+                blocks |= dict.fromkeys((await self._find(Ino(ino), self._usual(), _tell_nobody))[1])
+        await self._mark(list(blocks), is_all=True)
 
     def _usual(self) -> Code | None:
         """The code of files for which none was chosen, for what was marked."""
-        now, raw = self._follower.usual(), self._catalog.local_value(_USUAL)
-        if now.chosen is not None or not raw:
-            return now.of_new
-        return parse_code(raw.decode())
+        now, text = self._follower.usual(), self._what_was_asked()[0]
+        return now.of_new if now.chosen is not None or not text else parse_code(text)
 
     def _page(self, page: Sequence[BlockNo], usual: Code | None) -> list[tuple[Code, Old]]:
         """What of these blocks is to be written elsewhere now. Those with nothing of the kind are marked no more."""
@@ -246,3 +290,7 @@ class Recoder:
             return
         _log.debug("block %d takes what was in %d others, as %s", block, len(old), code)
         self._page([each.row.block for each in old], usual)
+
+
+async def _tell_nobody(_found: Recoding) -> None:
+    return

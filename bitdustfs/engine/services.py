@@ -152,6 +152,7 @@ class Services:
         self.files.on_published = self.tree.published
         self.releases = Releases(self._catalog, self.journal, self.suppliers, self._secrets)
         self.uploads = Uploads(self._catalog, self.journal, self.suppliers, self.releases, self._secrets)
+        self.fragments.strays.on_found = lambda supplier, name: self.uploads.overtaken.forget([(supplier, name)])
         self.writer = Writer(
             catalog=self._catalog,
             files=self.files,
@@ -267,6 +268,7 @@ class Services:
             chosen=self._options.code,
             on_their_way=self.uploads.on_their_way,
             at_work=self.rebuilder.at_work,
+            in_use=self.writer.chunks_in_use,
         )
         self.drainer.n_with_one_less = self.follower.n_with_one_less
         self.attributes.usual = self.writer.code

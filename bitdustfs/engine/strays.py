@@ -32,7 +32,11 @@ V = TypeVar("V")
 
 
 class Strays:
-    """Where else to look for the fragments of a block, and what was found there."""
+    """Where else to look for the fragments of a block, and what was found there.
+
+    Attributes:
+        on_found: called, within the operation, with what counts as held from now on.
+    """
 
     def __init__(
         self, catalog: Catalog, journal: Journal, name_of: Callable[[BlockRow, int, SupplierNo], FragmentName]
@@ -42,6 +46,7 @@ class Strays:
         self._journal = journal
         self._denied: OrderedDict[tuple[BlockNo, int, SupplierNo], float] = OrderedDict()  # until when
         self._found: OrderedDict[BlockNo, dict[int, SupplierNo]] = OrderedDict()
+        self.on_found: Callable[[SupplierNo, FragmentName], None] = lambda _supplier, _name: None
 
     def holders(self, block: BlockNo) -> Mapping[int, SupplierNo]:
         """What was found of a block and could not be noted, by index."""
@@ -93,7 +98,9 @@ class Strays:
                         if is_lost:
                             self._catalog.charge_supplier(row.supplier, -length, -1)
                 self._catalog.put_fragment(FragmentRow(block.block, index, supplier, FragmentState.HELD))
-                self._catalog.drop_upload(self._name_of(block, index, supplier))  # a send without acknowledgement
+                name = self._name_of(block, index, supplier)
+                self._catalog.drop_upload(name)  # a send without acknowledgement
+                self.on_found(supplier, name)
                 if not was_counted:
                     self._catalog.charge_supplier(supplier, length, 1)
         except BitdustError as e:  # a volume that takes no changes reads it all the same

@@ -5,7 +5,7 @@ waits as long as its fragments move, on a slow line or within a limit of our own
 what arrived is released and its chunks are sealed again under a new block id. A row in the catalog, durable before
 the first byte leaves, names what an unplaced block may leave behind, so that a restart releases it. So does one for
 each fragment that is made again, or brought elsewhere (`errand`): whatever is not acknowledged is released, for it
-may have arrived all the same.
+may have arrived all the same; and once more later, for it may arrive after that (engine/overtaken).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from bitdustfs.core import placement
 from bitdustfs.core.score import FULL
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.overtaken import Overtaken
 from bitdustfs.engine.releases import Releases
 from bitdustfs.engine.sending import FragmentSink, send
 from bitdustfs.errors import BitdustError, DiskFault, DiskFull, ReadOnly, Unavailable
@@ -95,6 +96,7 @@ class Uploads:
         self._sink = sink
         self._releases = releases
         self._secrets = secrets
+        self.overtaken = Overtaken(catalog)
         self._nursery: trio.Nursery | None = None
         self._outstanding = trio.Semaphore(OUTSTANDING)
         self._live: set[bytes] = set()  # ids of blocks with fragments on their way
@@ -184,6 +186,7 @@ class Uploads:
             with self._journal.operation():
                 for supplier, name in fragments:
                     self._catalog.put_upload(name, [(supplier, name)])
+                self.overtaken.forget(fragments)
             await self._journal.durable()
             if any(self._catalog.is_releasing(supplier, name) for supplier, name in fragments):
                 raise Unavailable(what="a fragment that was there before is still to be let go")
@@ -323,4 +326,9 @@ class Uploads:
             if fragments is not None and block_id not in self._live:
                 with self._journal.operation():
                     self._releases.abandon(fragments)
+                    self.overtaken.note(fragments)
                     self._catalog.drop_upload(block_id)
+        if due := self.overtaken.due():
+            with self._journal.operation():
+                self._releases.abandon(due)
+                self.overtaken.forget(due)

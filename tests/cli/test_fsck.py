@@ -11,12 +11,21 @@ from pathlib import Path
 import apsw
 import pytest
 
+from bitdustfs.cli.assemble_supplier import unlock
 from bitdustfs.cli.checking_disk import Outcome, run_fsck
 from bitdustfs.cli.fsck import EXIT_WRONG
+from bitdustfs.core import contract, replica
+from bitdustfs.core import head as heads
+from bitdustfs.core.contract import NO_CONTRACT, Party, Terms
+from bitdustfs.core.replica import HeadContent, SupplierEntry
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.edges.contracts_disk import DiskContracts
 from bitdustfs.edges.home import Home, hold
 from bitdustfs.edges.spool_disk import DiskSpool
+from bitdustfs.engine.publisher import keep_head
 from bitdustfs.errors import EXIT, CatalogDamaged, Kind, NotFound
-from bitdustfs.model import Ino
+from bitdustfs.model import BlockId, BlockNo, Ino, Suite
+from bitdustfs.testing.swarm import make_identity
 from tests.cli.conftest import Call
 from tests.edges import damage
 
@@ -104,6 +113,39 @@ def test_catalog_that_is_no_database_any_more_is_left_alone(volume: Home) -> Non
     with pytest.raises(CatalogDamaged):
         check(volume, repair=True, salvage=True)
     assert volume.catalog.read_bytes() == b"?" * 8192
+
+
+def test_suppliers_whose_rows_are_gone_come_back_with_their_contracts(volume: Home) -> None:
+    friend = make_identity("friend")
+    identity, secrets = unlock(volume)
+    giver = Party(friend.owner, friend.node, 1 << 20, 7, friend.node)
+    terms = Terms(1, NO_CONTRACT, 1_767_225_600, 0, Party(identity.owner, identity.node), giver)
+    signed = contract.countersign(friend, contract.propose(identity, terms)).raw
+    DiskContracts(volume.contracts).save_contract(friend.owner, signed)
+    with closing(SqliteCatalog(volume.catalog)) as catalog:
+        entries = [SupplierEntry(row.supplier, row.node, row.owner, row.label, "a:1") for row in catalog.suppliers()]
+        entries[0] = SupplierEntry(1, friend.node, friend.owner, "friend", "a:1")
+        content = HeadContent(replica.VERSION, 1, catalog.last_change, (), (), tuple(entries))
+        sealed = replica.seal_head(secrets, content, BlockId(b"h" * 32), Suite.AES_256_GCM)
+        made = heads.sign(identity, handle=secrets.handle, version=1, previous=heads.NO_HEAD, sealed=sealed)
+        keep_head(catalog, made.raw)
+        catalog.commit()
+    spoil(volume, "DELETE FROM r_supplier")
+    done = check(volume, repair=True)
+    assert not done.wrong
+    with closing(SqliteCatalog(volume.catalog)) as catalog:
+        found = catalog.suppliers()
+        assert [row.label for row in found] == ["friend", "s2", "s3", "s4"]
+        assert [row.contract for row in found] == [signed, b"", b"", b""]
+        assert (found[0].capacity_bytes, found[0].capacity_fragments) == (1 << 20, 7)
+        assert catalog.fragments(BlockNo(1))
+
+
+def test_suppliers_that_no_head_names_are_told_of_and_nothing_is_let_go(volume: Home) -> None:
+    spoil(volume, "DELETE FROM r_supplier WHERE supplier = 3")
+    done = check(volume, repair=True)
+    assert [line for line in done.wrong if "of 1 supplier with fragments: hire them again" in line]
+    assert [line for line in done.notes if "suppliers keep all that they have" in line]
 
 
 def test_files_of_the_spool_that_are_gone_are_told(volume: Home) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import stat
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +16,15 @@ from trio.testing import MockClock
 from bitdustfs.core import fragment
 from bitdustfs.core.grace import Patience
 from bitdustfs.core.standing import Event
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.attributes import CODE_XATTR
+from bitdustfs.engine.follower import NAMES
 from bitdustfs.errors import BadRequest
-from bitdustfs.model import ROOT_INO, BlockNo, Code, FragmentState, Ino, Standing
+from bitdustfs.model import BLOCK_CHUNKS, CHUNK_BYTES, ROOT_INO, BlockNo, Code, FragmentState, Ino, Standing
+from bitdustfs.testing.spool import MemorySpool
+from bitdustfs.testing.swarm import make_identity
 from bitdustfs.testing.world import CALLER, World
-from tests.engine.recovered import Survivors, stocks
+from tests.engine.recovered import Survivors, recover, stocks
 from tests.engine.truth import good_rows
 from tests.engine.unneeded import Watch, held, stored, until
 
@@ -28,6 +32,7 @@ pytestmark = pytest.mark.slow
 PATIENCE = Patience.of(20)
 CONTENTS = {f"file {number}": random.Random(number).randbytes(300_000) for number in range(3)}
 FIRST = BlockNo(1)
+SECOND = make_identity("second machine", owner="customer", epoch=2)
 
 
 @asynccontextmanager
@@ -222,6 +227,31 @@ async def test_code_of_a_folder_goes_to_what_is_in_it_and_had_the_former_one(aut
         assert {world.catalog.inode(ino).code for ino in (*many, deep, folder)} == {None}  # type: ignore[union-attr]
 
 
+async def test_folder_whose_code_was_half_handed_on_is_finished_by_who_recovers(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with World(code=Code(3, 4), suppliers=6).hired() as world:
+        async with world.machine(world.catalog, world.spool) as node:
+            folder = node.tree.mkdir(ROOT_INO, b"folder", 0o755, CALLER).ino
+            deep = node.tree.mkdir(folder, b"deep", 0o755, CALLER).ino
+            many = [await _make(world, deep, f"{number}") for number in range(2 * NAMES)]
+            assert await world.sync() == "safe"
+            step = node.follower._step_into
+            node.follower._step_into = lambda: False  # type: ignore[method-assign]
+            node.attributes.set_xattr(folder, CODE_XATTR, b"3/6")
+            while not (coded := sum(_has_code(world.catalog, ino) for ino in many)):
+                step()
+            assert coded == NAMES
+            assert await world.sync() == "safe"
+        await recover(world, tmp_path / "catalog", SECOND)
+        with closing(SqliteCatalog(tmp_path / "catalog")) as catalog:
+            assert sum(_has_code(catalog, ino) for ino in many) == NAMES
+            async with world.machine(catalog, MemorySpool(), identity=SECOND):
+                await until(lambda: all(_has_code(catalog, ino) for ino in [deep, *many]))
+                await until(lambda: {row.code for row in catalog.blocks()} == {Code(3, 6)})
+                assert await world.sync() == "safe"
+
+
 async def test_block_with_files_of_two_wishes_has_the_greater_n(autojump_clock: MockClock) -> None:
     async with World(code=Code(3, 4), suppliers=6).running() as world:
         small = [await world.write(f"{number}", bytes([number + 1]) * 9000) for number in range(2)]
@@ -234,10 +264,41 @@ async def test_block_with_files_of_two_wishes_has_the_greater_n(autojump_clock: 
         assert codes(world) == {Code(3, 6)}
 
 
+async def test_version_on_its_way_keeps_the_n_that_it_wishes(autojump_clock: MockClock) -> None:
+    content = random.Random(9).randbytes(BLOCK_CHUNKS * CHUNK_BYTES)
+    async with World(code=Code(3, 4), suppliers=6).running() as world:
+        tree, attributes = world.node.tree, world.node.attributes
+        first = await world.write("first", content)
+        attributes.set_xattr(first, CODE_XATTR, b"3/6")
+        assert await world.sync() == "safe"
+        second = tree.mknod(ROOT_INO, b"second", stat.S_IFREG | 0o644, CALLER).ino
+        attributes.set_xattr(second, CODE_XATTR, b"3/6")
+        tree.lives.opened(second)
+        await world.node.files.write(second, 0, content + b"and the end of it")
+        await until(lambda: bool(world.node.writer.chunks_in_use()))
+        for supplier in range(1, 7):
+            world.swarm.cut(supplier)  # so its end is not placed, and nothing tells yet what it wishes
+        attributes.set_xattr(first, CODE_XATTR, b"3/4")
+        await trio.sleep(60)
+        assert codes(world) == {Code(3, 6)}
+        for supplier in range(1, 7):
+            world.swarm.heal(supplier)
+        tree.lives.closed(second)
+        assert await world.sync() == "safe"
+        assert FIRST in world.catalog.blocks_of(second), "it was stored anew: nothing was tested"
+        await trio.sleep(60)
+        assert world.catalog.block(FIRST).code == Code(3, 6)  # type: ignore[union-attr]
+        assert _held(world, first) == 6
+
+
 async def _make(world: World, folder: Ino, name: str) -> Ino:
     made = world.node.tree.mknod(folder, name.encode(), stat.S_IFREG | 0o644, CALLER)
     await world.node.files.write(made.ino, 0, name.encode() * 9000)
     return made.ino
+
+
+def _has_code(catalog: SqliteCatalog, ino: Ino) -> bool:
+    return getattr(catalog.inode(ino), "code", None) == Code(3, 6)
 
 
 def _held(world: World, ino: Ino) -> int:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import pytest
 import trio
 from trio.testing import MockClock
 
+from bitdustfs.core import head as heads
+from bitdustfs.core import replica
 from bitdustfs.core.grace import Patience
+from bitdustfs.edges.catalog_repair import repair
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.fsck import check_shelf, check_spool
-from bitdustfs.model import BlockNo, Code, FragmentState, Ino
+from bitdustfs.model import BlockNo, Code, FragmentState, Ino, Supplier
 from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.world import SECRETS, World
 
 CONTENT = bytes(range(256)) * 2000
 
 
-def world() -> World:
-    return World(code=Code(3, 5), patience=Patience.of(1e6))
+def world(coat: Callable[[str, Any], Any] = lambda _name, port: port) -> World:
+    return World(code=Code(3, 5), patience=Patience.of(1e6), coat=coat)
 
 
 async def test_suppliers_hold_what_the_catalog_says(autojump_clock: MockClock) -> None:
@@ -60,6 +68,48 @@ async def test_fragments_that_the_catalog_does_not_know_are_counted(autojump_clo
         at.catalog.drop_fragment(BlockNo(1), mine.index, row.supplier)
         found = await check_shelf(at.catalog, at.node.suppliers, SECRETS, row)
         assert (found.missing, found.strangers) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DELETE FROM r_supplier",
+        "DELETE FROM r_supplier WHERE supplier = 2",
+        "UPDATE r_supplier SET supplier = 1048578 WHERE supplier = 2",
+    ],
+)
+async def test_suppliers_whose_rows_are_gone_come_back_from_the_head(
+    autojump_clock: MockClock, tmp_path: Path, damage: str
+) -> None:
+    path = tmp_path / "catalog.db"
+    at = world(lambda name, port: SqliteCatalog(path, create=True) if name == "catalog" else port)
+    async with at.hired():
+        async with at.machine(at.catalog, at.spool):
+            await at.write("letter", CONTENT)
+            assert await at.sync() == "safe"
+        rows = at.catalog.suppliers()
+        at.catalog._change(damage)
+        at.catalog.commit()
+        at.catalog.close()
+        done = repair(path, tmp_path / "copy", 7, _listed)
+        assert not done.left and not done.unknown
+        at.catalog = SqliteCatalog(path)
+        found = at.catalog.suppliers()
+        assert [(row.supplier, row.node, row.address) for row in found] == [
+            (row.supplier, row.node, row.address) for row in rows
+        ]
+        assert [(row.used_bytes, row.used_fragments) for row in found] == [
+            (row.used_bytes, row.used_fragments) for row in rows
+        ]
+        async with at.machine(at.catalog, at.spool):
+            await at.node.drop_cache()
+            assert await at.read("letter") == CONTENT
+            assert await at.sync() == "safe"
+        at.catalog.close()
+
+
+def _listed(head: bytes) -> list[Supplier]:
+    return [entry.row() for entry in replica.unseal_head(SECRETS, heads.parse(head).sealed).suppliers]
 
 
 async def test_spool_files_are_compared_with_the_catalog(autojump_clock: MockClock) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import TypeVar
 
 import pytest
 import trio
@@ -26,6 +27,7 @@ from bitdustfs.testing.network import MemoryLink, MemoryNetwork
 from bitdustfs.testing.shelf import MemoryContracts, MemoryShelf
 from bitdustfs.testing.swarm import make_identity
 
+T = TypeVar("T")
 SUPPLIER = make_identity("supplier")
 CUSTOMER = make_identity("customer")
 STRANGER = make_identity("stranger")
@@ -39,7 +41,21 @@ GET = wire.Get(NAME, 0, 3, False)
 DELETE = wire.Delete((NAME,), 1, 0)
 LIST = wire.List(b"", 10)
 MIB = 1 << 20
+ALL = 100
 STALE_TEXT = "this owner has certified nodes anew: the certificate is not valid any more"
+
+
+class SlowCrunch(InlineCrunch):
+    """Some kinds of work take until they may go on."""
+
+    def __init__(self) -> None:
+        self.gates: dict[str, trio.Event] = {}
+
+    async def run(self, work: Callable[..., T], *args: object) -> T:
+        gate = self.gates.pop(getattr(work, "__name__", ""), None)
+        if gate is not None:
+            await gate.wait()
+        return await super().run(work, *args)
 
 
 class World:
@@ -52,12 +68,13 @@ class World:
         self.shelf = MemoryShelf(donated_bytes=10 * MIB)
         self.store = store
         self.allowed: dict[OwnerId, int] = {CUSTOMER.owner: MIB}
+        self.crunch = SlowCrunch()
         self.start()
         nursery.start_soon(self.reception.run, self.network.listen(SUPPLIER.node, "s:1"))
 
     def start(self) -> None:
         self.keeper = Keeper(
-            SUPPLIER, self.shelf, self.store, allowed=self.allowed, crunch=InlineCrunch(), wall=self.wall
+            SUPPLIER, self.shelf, self.store, allowed=self.allowed, crunch=self.crunch, wall=self.wall
         )
         self.reception = Reception(SUPPLIER, self.keeper, knows=self.keeper.has_contract)
 
@@ -261,6 +278,54 @@ async def test_reservation_of_a_body_that_never_came_is_given_back(autojump_cloc
         await link.aclose()
         await trio.sleep(1)
         await customer.request(PUT, wire.Done, CONTENT)
+
+
+async def test_fragment_that_is_being_stored_when_it_is_let_go_is_let_go(autojump_clock: MockClock) -> None:
+    async with world() as w:
+        customer, other = await w.customer(), await w.connect(CUSTOMER)
+        w.crunch.gates["_store_fragment"] = disk = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(customer.request, PUT, wire.Done, CONTENT)
+            await trio.sleep(1)
+            nursery.start_soon(other.request, DELETE, wire.Deleted)
+            await trio.sleep(1)
+            disk.set()
+        assert not w.shelf.names(CUSTOMER.owner, b"", ALL)
+
+
+async def test_fragment_whose_body_is_under_way_when_it_is_let_go_is_not_stored(autojump_clock: MockClock) -> None:
+    async with world() as w:
+        customer = await w.customer()
+        link = await w.link(CUSTOMER)
+        await link.send_all(wire.encode(0, wire.Hello(wire.PROTOCOL_VERSION, CUSTOMER.certificate.raw, (), "")))
+        await link.send_all(wire.encode(1, PUT, len(CONTENT)) + CONTENT[:1000])
+        await trio.sleep(1)
+        await customer.request(DELETE, wire.Deleted)
+        await link.send_all(CONTENT[1000:])
+        await trio.sleep(1)
+        assert not w.shelf.names(CUSTOMER.owner, b"", ALL)
+        await customer.request(PUT, wire.Done, CONTENT)  # what is sent again is kept
+        assert w.shelf.names(CUSTOMER.owner, b"", ALL) == [(NAME, len(CONTENT))]
+        assert not w.keeper._arrivals
+
+
+async def test_what_is_sent_after_it_was_let_go_is_not_hit_by_an_earlier_request(autojump_clock: MockClock) -> None:
+    """A DELETE was given no answer for long, and is asked again, which is answered."""
+    async with world() as w:
+        customer, other = await w.customer(), await w.connect(CUSTOMER)
+        w.crunch.gates["_discard"] = disk = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(customer.request, DELETE, wire.Deleted)
+            await trio.sleep(1)
+            nursery.start_soon(_open_later, disk)
+            await other.request(DELETE, wire.Deleted)
+            await other.request(PUT, wire.Done, CONTENT)
+        assert w.shelf.names(CUSTOMER.owner, b"", ALL) == [(NAME, len(CONTENT))]
+
+
+async def _open_later(gate: trio.Event) -> None:
+    await trio.sleep(5)
+    gate.set()
 
 
 async def test_trash_counts_in_the_quota(autojump_clock: MockClock) -> None:

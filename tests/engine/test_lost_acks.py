@@ -11,6 +11,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.engine.overtaken import AGAIN_S, MOST, Overtaken
+from bitdustfs.engine.sending import SEND_PATIENCE_S
 from bitdustfs.errors import PeerGone
 from bitdustfs.model import BlockNo, FragmentName, FragmentState, Ino, Root, SupplierNo
 from bitdustfs.testing.suppliers import MemorySuppliers
@@ -31,6 +34,26 @@ class Deaf(MemorySuppliers):
         await super().put(supplier, name, root, body)
         if supplier in self.deaf:
             raise PeerGone(peer=f"s{supplier}", what="the connection was closed")
+
+
+class Late(MemorySuppliers):
+    """What some are sent lies in a buffer, and arrives when the test has it arrive."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.late: set[int] = set()
+        self.buffered: dict[tuple[SupplierNo, FragmentName], bytes] = {}
+
+    async def put(self, supplier: SupplierNo, name: FragmentName, root: Root, body: bytes | memoryview) -> None:
+        if supplier in self.late:
+            self.buffered[supplier, name] = bytes(body)
+            await trio.sleep_forever()
+        await super().put(supplier, name, root, body)
+
+    def arrive(self) -> None:
+        """All that is under way is stored."""
+        self.stored.update(self.buffered)
+        self.buffered.clear()
 
 
 def volume_over(remote: MemorySuppliers) -> Volume:
@@ -90,6 +113,66 @@ async def test_what_a_supplier_took_without_saying_so_is_let_go_when_another_one
         assert {each for each in stored(remote) if each[0] != 1} == named(volume)
         assert used(volume) == [0, 1, 1, 1, 1, 0, 1]
         assert not volume.catalog.uploads()
+
+
+async def test_fragment_that_arrives_after_it_was_let_go_is_let_go_once_more(autojump_clock: MockClock) -> None:
+    remote = Late(7)
+    volume = volume_over(remote)
+    async with volume.running():
+        ino = await _with_a_late_one(volume, remote)
+        (block,) = volume.catalog.blocks_of(ino)
+        assert volume.catalog.held(block) == 5, "it went to another one"
+        assert not volume.catalog.uploads() and not volume.catalog.count_releases(), "it was let go"
+        remote.arrive()
+        assert [each for each in stored(remote) if each[0] == 6]
+        await trio.sleep(AGAIN_S + 60)
+        assert {each for each in stored(remote) if each[0] != 1} == named(volume)
+
+
+async def test_fragment_that_is_sent_again_meanwhile_is_not_let_go(autojump_clock: MockClock) -> None:
+    remote = Late(6)
+    volume = volume_over(remote)
+    async with volume.running():
+        ino = await _with_a_late_one(volume, remote)
+        remote.late = set()
+        await trio.sleep(SEND_PATIENCE_S + 120)
+        (block,) = volume.catalog.blocks_of(ino)
+        assert volume.catalog.held(block) == 5
+        remote.arrive()  # the same bytes
+        await trio.sleep(AGAIN_S + 60)
+        assert {each for each in stored(remote) if each[0] != 1} == named(volume)
+        assert [each for each in stored(remote) if each[0] == 6]
+
+
+async def _with_a_late_one(volume: Volume, remote: Late) -> Ino:
+    """A file of which supplier 1 lost a fragment; 6 is sent it, says nothing, and was asked to let it go."""
+    remote.gone = {6, 7}
+    ino = await volume.write_all(CONTENT)
+    await volume.flush()
+    await volume.forget()
+    remote.forgetting, remote.full, remote.late, remote.gone = {1}, {1}, {6}, {7}
+    await volume.files.read(ino, 0, len(CONTENT))
+    while not remote.buffered:
+        await trio.sleep(1)
+    remote.gone = set()
+    await trio.sleep(SEND_PATIENCE_S + 120)
+    return ino
+
+
+async def test_what_was_let_go_is_remembered_over_a_restart_and_within_bounds(autojump_clock: MockClock) -> None:
+    catalog = SqliteCatalog(":memory:")
+    fragments = [(SupplierNo(1 + at % 5), FragmentName(at.to_bytes(32, "big"))) for at in range(MOST + 3)]
+    Overtaken(catalog).note(fragments)
+    overtaken = Overtaken(catalog)
+    assert not overtaken.due()
+    overtaken.forget(fragments[3:5])
+    await trio.sleep(AGAIN_S)
+    assert overtaken.due() == fragments[5:]
+    overtaken.forget(fragments)
+    again = Overtaken(catalog)
+    assert not again.due()
+    await trio.sleep(AGAIN_S)
+    assert not again.due() and not overtaken.due()
 
 
 async def test_what_was_on_its_way_when_the_process_died_is_let_go_or_named_by_the_next(

@@ -239,3 +239,23 @@ async def test_fragments_that_are_made_for_the_first_time_while_it_is_looked_are
         assert world.catalog.held(block) == 6
         for supplier in range(1, 7):
             assert held(world.catalog, supplier) <= stored(world)[supplier - 1]
+
+
+async def test_fragments_beyond_an_n_that_was_lowered_are_no_orphans_as_long_as_they_are_held(
+    autojump_clock: MockClock,
+) -> None:
+    async with World(code=Code(2, 6), suppliers=6).running() as world:
+        ino = await world.write("file", LONG[:300_000])
+        await world.sync()
+        (block,) = world.catalog.blocks_of(ino)
+        world.node.attributes.set_xattr(ino, CODE_XATTR, b"2/4")
+        while world.catalog.block(block).code != Code(2, 4):  # type: ignore[union-attr]
+            await trio.sleep(1)
+        with world.node.journal.operation():
+            expect_orphans(world.catalog)
+        while world.catalog.local_value("orphans") != b"":
+            await trio.sleep(1)
+        await trio.sleep(30)
+        assert world.catalog.held(block) == 6
+        for supplier in range(1, 7):
+            assert held(world.catalog, supplier) <= stored(world)[supplier - 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +13,14 @@ from trio.testing import MockClock
 
 from bitdustfs.core.report import RecodeReport
 from bitdustfs.core.standing import Event
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.attributes import CODE_XATTR
 from bitdustfs.errors import NotFound
 from bitdustfs.model import ROOT_INO, BlockNo, Code
+from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.world import World
-from tests.engine.recovered import Survivors, stocks
-from tests.engine.test_follower import CONTENTS, codes, fewest, mounted, read_all, with_files
+from tests.engine.recovered import Survivors, recover, stocks
+from tests.engine.test_follower import CONTENTS, SECOND, codes, fewest, mounted, read_all, with_files
 from tests.engine.unneeded import delete, held, stored, until
 
 pytestmark = pytest.mark.slow
@@ -94,6 +97,31 @@ async def test_chunks_of_a_block_that_wish_its_k_stay(autojump_clock: MockClock)
         ]
         await world.node.drop_cache()
         assert {name: await world.read(name) for name in contents} == contents
+
+
+async def test_who_recovers_the_volume_goes_on_with_what_was_asked_for(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with with_files(Code(3, 5), suppliers=6) as world:
+        async with mounted(world, Code(2, 6)):
+            await until(lambda: len(world.node.suppliers.online()) == 6)
+            await world.sync()
+            world.node.rewriter.may_rewrite = lambda: False  # so nothing of it is done here
+            assert (await recode(world, "/file 1"))["blocks"] == 1
+            assert await world.sync() == "safe"
+            assert world.catalog.count_marked()[0] == 1
+        await recover(world, tmp_path / "catalog", SECOND)
+        with closing(SqliteCatalog(tmp_path / "catalog")) as catalog:
+            assert not catalog.count_marked()[0]
+            async with world.machine(catalog, MemorySpool(), identity=SECOND):
+                await until(lambda: sorted(row.code.k for row in catalog.blocks()) == [2, 3, 3])
+                await until(lambda: not catalog.value("recode"))
+                assert not catalog.count_marked()[0]
+                status = await world.node.status("/file 1")
+                assert status["codes"] == {"2/6": 1}
+                assert await world.read("file 1") == CONTENTS["file 1"]
+                await trio.sleep(60)
+                assert not catalog.count_marked()[0]
 
 
 async def test_content_in_two_files_gets_the_more_careful_code(autojump_clock: MockClock) -> None:

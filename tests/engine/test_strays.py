@@ -14,7 +14,7 @@ from bitdustfs.core import erasure
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.strays import DENIED_S
 from bitdustfs.errors import BitdustError, BlockLost, ReadOnly
-from bitdustfs.model import BlockNo, FragmentName, FragmentState, Ino, SupplierNo
+from bitdustfs.model import BlockNo, Code, FragmentName, FragmentState, Ino, SupplierNo
 from tests.engine.volume import Volume
 
 CONTENT = random.Random(6).randbytes(200_000)
@@ -72,6 +72,22 @@ async def test_stray_of_which_only_the_first_leaf_is_genuine_does_not_count_as_h
         assert await volume.fragments.block_range(block, third, third + 100)  # no more than its first leaf
         held = {row.supplier for row in volume.catalog.fragments(number) if row.state is FragmentState.HELD}
         assert held == {1, 2, 5}
+
+
+async def test_fragments_beyond_an_n_that_was_lowered_are_found(autojump_clock: MockClock) -> None:
+    volume = Volume(code=Code(3, 6), suppliers=6)
+    async with volume.running():
+        ino, number = await forgetful(volume, keep=1)
+        block = volume.catalog.block(number)
+        assert block is not None
+        with volume.journal.operation():
+            volume.catalog.put_block(replace(block, code=Code(3, 4)))
+    async with volume.running(upload=False):
+        volume.files.open(ino)
+        volume.remote.gone = {2, 3}  # with two of the four that are wished
+        assert await volume.files.read(ino, 0, len(CONTENT)) == CONTENT
+        held = {row.index for row in volume.catalog.fragments(number) if row.state is FragmentState.HELD}
+        assert len(held) == 3 and max(held) >= 4
 
 
 async def test_volume_that_takes_no_changes_finds_them_too(autojump_clock: MockClock) -> None:

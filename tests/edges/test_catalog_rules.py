@@ -1,0 +1,112 @@
+"""Each rule of a sound catalog: what breaks it is found, and mended where the rule says so."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from bitdustfs.edges.catalog_fsck import CheckedCatalog
+from bitdustfs.edges.catalog_repair import check, repair
+from bitdustfs.edges.catalog_rules import RULES
+from tests.edges import damage as damages
+
+FILE = "(SELECT min(ino) FROM r_map)"
+NAME = "(SELECT min(cookie) FROM r_name WHERE ino = (SELECT min(ino) FROM r_map))"
+DIRECTORY = "(SELECT ino FROM r_name WHERE name = CAST('d1' AS BLOB))"
+REPLICA_BLOCK = "INSERT INTO l_block SELECT -1, 0, k, n, suite, scope, length, block_id, roots FROM r_block LIMIT 1"
+REPLICA_FRAGMENT = "INSERT INTO l_fragment VALUES (-1, 0, 1, 1)"
+REPLICA = (REPLICA_BLOCK, REPLICA_FRAGMENT, "UPDATE l_block SET held = 1")
+BROKEN: Sequence[tuple[str, tuple[str, ...]]] = (
+    ("rows of r_inode belong to no generation", (f"UPDATE r_inode SET born = 9 WHERE ino = {FILE}",)),
+    ("rows of r_name belong to no generation", (f"UPDATE r_name SET died = 1 WHERE cookie = {NAME}",)),
+    ("rows of r_xattr belong to no generation", ("UPDATE r_xattr SET born = 0",)),
+    ("rows of r_map belong to no generation", (f"UPDATE r_map SET born = 9 WHERE ino = {FILE}",)),
+    ("inodes have a code that cannot be", (f"UPDATE r_inode SET k = 4, n = 3 WHERE ino = {FILE}",)),
+    ("inodes have a type or mode that there is not", (f"UPDATE r_inode SET mode = 420 WHERE ino = {FILE}",)),
+    ("suppliers have a standing that there is not", ("UPDATE r_supplier SET standing = 9 WHERE supplier = 2",)),
+    ("fragments have a state that there is not", ("UPDATE r_fragment SET state = 0 WHERE block = 1 AND idx = 1",)),
+    (
+        "fragments of the replica have a state that there is not",
+        (*REPLICA, "UPDATE l_fragment SET state = 7", "UPDATE l_block SET held = 0"),
+    ),
+    ("fragments belong to no block or no supplier", ("DELETE FROM r_block WHERE block = 2",)),
+    ("fragments of the replica belong to no block or no supplier", (REPLICA_FRAGMENT,)),
+    ("blocks count their held fragments wrong", ("UPDATE r_block SET held = 1 WHERE block = 2",)),
+    ("blocks of the replica count their held fragments wrong", (*REPLICA, "UPDATE l_block SET held = 3")),
+    ("blocks count their live bytes wrong", ("UPDATE r_block SET live = live + 1 WHERE block = 2",)),
+    ("blocks have a code, a suite or roots that cannot be", ("UPDATE r_block SET suite = 3 WHERE block = 2",)),
+    (
+        "blocks of the replica have a code, a suite or roots that cannot be",
+        (*REPLICA, "UPDATE l_block SET block_id = x'00'"),
+    ),
+    (
+        "fragments have nothing that they can be checked by",
+        ("INSERT INTO r_fragment VALUES (1, 4, 1, 2)",),  # n was raised to 5 by somebody, and its root is not known
+    ),
+    (
+        "fragments of the replica have nothing that they can be checked by",
+        (*REPLICA, "INSERT INTO l_fragment VALUES (-1, -1, 2, 3)"),
+    ),
+    ("blocks are to be coded anew that are not there", ("INSERT INTO l_recode VALUES (77)",)),
+    ("the root directory is gone", ("DELETE FROM r_inode WHERE ino = 1",)),
+    ("files have bytes and no inode", (f"DELETE FROM r_inode WHERE ino = {FILE}",)),
+    ("directories have names in them and no inode", (f"DELETE FROM r_inode WHERE ino = {DIRECTORY}",)),
+    ("names show nothing", (f"UPDATE r_name SET ino = 7777 WHERE cookie = {NAME}",)),
+    ("names keep a file that is gone", (f"UPDATE r_name SET superseded = 7777 WHERE cookie = {NAME}",)),
+    ("names are not possible, or twice in one directory", (f"UPDATE r_name SET name = x'2e' WHERE cookie = {NAME}",)),
+    ("names lie in what is no directory", (f"UPDATE r_name SET parent = {FILE} WHERE cookie = {NAME} + 1",)),
+    (
+        "directories have more than one name",
+        (f"UPDATE r_name SET ino = {DIRECTORY} WHERE cookie = {NAME}",),
+    ),
+    (
+        "directories lie in themselves",
+        (f"UPDATE r_name SET parent = {DIRECTORY} WHERE ino = {DIRECTORY}",),
+    ),
+    ("files and directories have no name", (f"DELETE FROM r_name WHERE cookie = {NAME}",)),
+    ("inodes count their names wrong", (f"UPDATE r_inode SET nlink = 5 WHERE ino = {FILE}",)),
+    ("directories count what is in them wrong", (f"UPDATE r_inode SET size = 5 WHERE ino = {DIRECTORY}",)),
+    *(
+        (f"the counter {name} is behind", (f"UPDATE r_counter SET value = 0 WHERE name = '{name}'",))
+        for name in ("ino", "cookie", "chunk", "block", "supplier", "generation")
+    ),
+    *(
+        (f"the sum {name} is wrong", (f"UPDATE r_counter SET value = 7 WHERE name = '{name}'",))
+        for name in ("inodes", "file_bytes")
+    ),
+    (
+        "files have a chunk that is not where it should be: these bytes cannot be read",
+        ("DELETE FROM r_chunk WHERE chunk = (SELECT min(chunk) FROM r_chunk)",),
+    ),
+    ("files have a gap in their map: these bytes cannot be read", (f"DELETE FROM r_map WHERE ino = {FILE}",)),
+)
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sound") / "catalog.db"
+    damages.build(path)
+    return path
+
+
+def test_every_rule_is_broken_here() -> None:
+    assert [says for says, _ in BROKEN] == [rule.says for rule in RULES]
+
+
+@pytest.mark.parametrize(("says", "statements"), BROKEN, ids=[says[:60] for says, _ in BROKEN])
+def test_what_breaks_a_rule_is_found_and_mended(
+    sound: Path, tmp_path: Path, says: str, statements: Sequence[str]
+) -> None:
+    path = tmp_path / "catalog.db"
+    shutil.copy(sound, path)
+    with closing(CheckedCatalog(path)) as catalog:
+        for statement in statements:
+            catalog.connection.execute(statement)
+    (found,) = [finding for finding in check(path).findings if finding.says == says]
+    done = repair(path, tmp_path / "copy", now_ns=7)
+    assert not [finding for finding in done.left if finding.is_mendable]
+    assert (says in [finding.says for finding in done.left]) is not found.is_mendable
