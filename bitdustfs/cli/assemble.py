@@ -146,7 +146,7 @@ async def _mount(
                     speak_for(record_key, partial(_keepers_of, catalog, node))
                     stack.callback(speak_for, b"", lambda: None)
             news = [*news, *given.greeting()]
-            await Mounted(home, wish, node, catalog, identity, news, given).run(ready)
+            await Mounted(home, wish, node, suppliers, catalog, identity, news, given).run(ready)
 
 
 def _keepers_of(catalog: SqliteCatalog, node: Node) -> OwnerRecord | None:

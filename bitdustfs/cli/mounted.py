@@ -30,6 +30,7 @@ from bitdustfs.edges.fuse_tuning import MAX_BACKGROUND, MountOptions
 from bitdustfs.edges.home import Home
 from bitdustfs.engine.node import Node
 from bitdustfs.engine.reporter import note_checked
+from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.errors import ReadOnly, Unavailable
 from bitdustfs.model import NodeId, OwnerId, Role
 
@@ -46,6 +47,7 @@ class Mounted:
         home: Home,
         wish: MountWish,
         node: Node,
+        suppliers: Suppliers,
         catalog: SqliteCatalog,
         identity: Identity,
         news: Sequence[str],
@@ -54,6 +56,7 @@ class Mounted:
         self._home = home
         self._wish = wish
         self._node = node
+        self._suppliers = suppliers
         self._catalog = catalog
         self._role = identity.certificate.role
         self._news = news
@@ -64,7 +67,7 @@ class Mounted:
             catalog,
             commit=self._durable,
             keep=self._keep_contract,
-            on_row=node.suppliers.add,
+            on_row=suppliers.add,
         )
         self._operations = fuse.Operations(
             tree=node.tree,
@@ -116,7 +119,7 @@ class Mounted:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(cancel_on_signal, self._scope)
-                    nursery.start_soon(follow_limits, self._home, self._wish.settings, self._node.suppliers.pacer)
+                    nursery.start_soon(follow_limits, self._home, self._wish.settings, self._suppliers.pacer)
                     await nursery.start(control_server.serve, self._home.control, handlers)
                     await nursery.start(self._serve_kernel, options)
                     ready(self._greeting())
@@ -185,8 +188,8 @@ class Mounted:
             label=str(args["label"]),
             as_candidate=bool(args["candidate"]),
         )
-        row = await agree(self._node.suppliers, self._catalog, wish)
-        self._node.suppliers.add(row)
+        row = await agree(self._suppliers, self._catalog, wish)
+        self._suppliers.add(row)
         await self._durable()
         return {**told_of(row)}
 
@@ -228,7 +231,7 @@ class Mounted:
                     capacity_fragments=gives.gives_fragments,
                 )
                 self._catalog.put_supplier(row)
-                self._node.suppliers.add(row)
+                self._suppliers.add(row)
         self._node.journal.commit()
 
     async def _leave(self, args: Args, _report: control_server.Report) -> Mapping[str, object]:

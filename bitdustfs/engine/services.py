@@ -20,6 +20,7 @@ from bitdustfs.engine.collector import Collector, is_kept_back
 from bitdustfs.engine.compactor import Compactor
 from bitdustfs.engine.copies import Copies
 from bitdustfs.engine.courtesy import Courtesy
+from bitdustfs.engine.customer_side import CustomerSide
 from bitdustfs.engine.drainer import Drainer
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.follower import Follower
@@ -41,7 +42,6 @@ from bitdustfs.engine.reporter import Reporter
 from bitdustfs.engine.returns import Returns
 from bitdustfs.engine.rewriter import Rewriter
 from bitdustfs.engine.snapshots import Snapshots
-from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.sync import Sync
 from bitdustfs.engine.tracks import Tracks
 from bitdustfs.engine.tree import Tree
@@ -88,7 +88,7 @@ class Services:
         changes: Changes,
         image: Callable[[], Image],
         spool: Spool,
-        suppliers: Suppliers,
+        suppliers: CustomerSide,
         crunch: Crunch,
         entropy: Entropy,
         wall: Wall,

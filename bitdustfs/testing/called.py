@@ -157,6 +157,7 @@ class CalledSuppliers:
         self.pacer = Pacer()
         self.head_version = 0
         self.on_lost: Callable[[SupplierNo], None] = lambda _supplier: None  # nobody scrubs here
+        self.on_address: Callable[[SupplierNo, str], None] = lambda _supplier, _address: None  # nobody moves
         self.sent_bytes = 0  # of fragments
         self.sent_fragments = 0
         self.got_bytes = 0  # of leaves and hash lists

@@ -28,6 +28,7 @@ from bitdustfs.edges.catalog_changes import SqliteChanges
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.node import Node
 from bitdustfs.engine.services import NodeOptions
+from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.tree import Caller
 from bitdustfs.model import ROOT_INO, Code, Ino, Standing
 from bitdustfs.testing.clock import InlineCrunch
@@ -40,7 +41,9 @@ _READ_BYTES = 128 * 1024
 
 
 class World:
-    """A customer, suppliers and, numbered behind them, candidates. `node` and `swarm` are there while it runs.
+    """A customer, suppliers and, numbered behind them, candidates.
+
+    `node`, its `suppliers` and `swarm` are there while it runs.
 
     Args:
         coat: put around the ports "catalog", "spool", "entropy" and "suppliers", to let them fail.
@@ -51,6 +54,7 @@ class World:
     """
 
     node: Node
+    suppliers: Suppliers
     swarm: Swarm
 
     def __init__(
@@ -107,7 +111,8 @@ class World:
             identity: None: the customer's first machine.
             wait: until all suppliers are online.
         """
-        suppliers = self._coat("suppliers", self.swarm.customer_side(list(catalog.suppliers()), identity))
+        side = self.swarm.customer_side(list(catalog.suppliers()), identity)
+        self.suppliers = suppliers = self._coat("suppliers", side)
         self.node = node = Node(
             identity=identity or self.swarm.identity,
             catalog=catalog,

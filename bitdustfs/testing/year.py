@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 import trio
 
@@ -29,7 +29,6 @@ from bitdustfs.edges.catalog_changes import SqliteChanges
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.node import Node
 from bitdustfs.engine.services import NodeOptions
-from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.errors import BlockLost, PeerError, TooFewFragments, Unavailable
 from bitdustfs.model import BlockId, BlockNo, Code, FragmentRow, FragmentState, Standing, SupplierNo
 from bitdustfs.testing.byzantine import Trick
@@ -220,7 +219,7 @@ class Year:
             changes=SqliteChanges(),
             image=lambda: self.catalog.image(Path(self.catalog.path + ".image")),
             spool=self._spool,
-            suppliers=cast(Suppliers, side),
+            suppliers=side,
             crunch=InlineCrunch(),
             entropy=self._entropy,
             wall=self._wall,

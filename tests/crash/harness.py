@@ -143,6 +143,7 @@ def run_workload(yard: Yard, workload: str, *, order: tuple[str, int, str] | Non
         mount.process.kill()
         mount.process.wait()
         points = Counter(case.points()) - before
+    assert "is started again" not in mount.log(), f"a service failed:\n{mount.log()}"
     return Run(case, suppliers, workload, started, len(case.entries()), _worth_a_kill(points), killed)
 
 

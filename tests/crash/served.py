@@ -13,11 +13,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Iterator, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import pyfuse3
 import trio
@@ -32,9 +32,8 @@ from bitdustfs.edges.spool_disk import DiskSpool
 from bitdustfs.edges.system import SystemEntropy, SystemWall, ThreadCrunch, boot_id, tune_process
 from bitdustfs.engine.node import Node
 from bitdustfs.engine.services import NodeOptions
-from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.tree import Caller
-from bitdustfs.model import Code, FragmentName, Root, SupplierNo
+from bitdustfs.model import Code, FragmentName, Root, Supplier, SupplierNo
 from bitdustfs.testing.suppliers import MemorySuppliers
 from bitdustfs.testing.swarm import make_identity
 from tests.crash.trace import Trace
@@ -89,11 +88,27 @@ class WatchedSuppliers(MemorySuppliers):
         await super().put(supplier, name, root, body)
         self.trace.end("put", number, {})
 
+    def __init__(self, count: int, stored: Stored | None) -> None:
+        super().__init__(count, delay_s=0, stored=stored)
+        self.on_lost: Callable[[SupplierNo], None] = lambda _supplier: None
+        self.on_address: Callable[[SupplierNo, str], None] = lambda _supplier, _address: None
+
     async def run(self) -> None:
+        await trio.sleep_forever()
+
+    async def wait_for_change(self) -> None:
+        """They never change."""
         await trio.sleep_forever()
 
     def nudge(self) -> None:
         return
+
+    def add(self, row: Supplier) -> None:
+        return
+
+    async def names(self, supplier: SupplierNo, after: bytes) -> Sequence[tuple[FragmentName, int]]:
+        held = sorted(name for number, name in self.stored if number == supplier and name > after)
+        return [(name, len(self.stored[supplier, name])) for name in held]
 
 
 class WatchedCatalog(SqliteCatalog):
@@ -232,7 +247,7 @@ def opened(
     """
     path = state / "catalog.db"
     stored = Stored(suppliers) if suppliers is not None else None
-    ideal = WatchedSuppliers(_SUPPLIERS if stored is not None else 0, delay_s=0, stored=stored)
+    ideal = WatchedSuppliers(_SUPPLIERS if stored is not None else 0, stored)
     with closing(WatchedCatalog(path, create=not path.exists())) as catalog:
         if not catalog.suppliers():
             for row in ideal.rows():
@@ -245,7 +260,7 @@ def opened(
                 changes=SqliteChanges(),
                 image=lambda: catalog.image(state / "catalog.image"),
                 spool=spool,
-                suppliers=cast(Suppliers, ideal),
+                suppliers=ideal,
                 crunch=ThreadCrunch(),
                 entropy=SystemEntropy(),
                 wall=SystemWall(),

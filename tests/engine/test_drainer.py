@@ -108,7 +108,7 @@ async def test_leaving_is_refused_where_the_others_are_too_few_or_too_full(autoj
         for supplier in world.swarm.suppliers:
             supplier.memory_shelf.donated_bytes = 0
         for number in range(1, 7):
-            await world.node.suppliers.stat(SupplierNo(number))
+            await world.suppliers.stat(SupplierNo(number))
         with pytest.raises(BadRequest, match="hire more space first"):
             world.node.drainer.leave("s1")
 

@@ -1,0 +1,46 @@
+"""The customer's side of the network, as a node needs it: all that its services ask of the suppliers, in one type.
+
+`engine.suppliers.Suppliers` is the real one. What stands in its place in a test is held against this type, so that a
+service never meets one that lacks something.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from bitdustfs.engine import orphans, returns
+from bitdustfs.engine.asks import FragmentSource
+from bitdustfs.engine.fragments import Newcomers
+from bitdustfs.engine.monitor import Watched
+from bitdustfs.engine.pacer import Pacer
+from bitdustfs.engine.publisher import HeadKeepers
+from bitdustfs.engine.releases import Releaser
+from bitdustfs.engine.sending import FragmentSink
+from bitdustfs.model import SupplierNo
+
+
+class CustomerSide(
+    FragmentSource,
+    Newcomers,
+    FragmentSink,
+    Releaser,
+    HeadKeepers,
+    Watched,
+    returns.Shelves,
+    orphans.Shelves,
+    Protocol,
+):
+    """The hired suppliers of one volume. What is not told here is told where the services are."""
+
+    pacer: Pacer
+    on_lost: Callable[[SupplierNo], None]  # it found some of ours damaged
+    on_address: Callable[[SupplierNo, str], None]  # it answers there now
+
+    async def run(self) -> None:
+        """Keep a connection to each until cancelled."""
+        ...
+
+    def nudge(self) -> None:
+        """Try every one that is not connected at once."""
+        ...
