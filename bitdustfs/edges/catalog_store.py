@@ -5,8 +5,8 @@ Changes go through `_change`, reads through `_rows`. The file beneath is `catalo
 **Transactions.** One is opened by the first change and ended by `commit`. When SQLite meets a full or broken disk it
 rolls the *whole* transaction back, also in COMMIT. What was answered to the kernel must not vanish like that, so
 every change is noted in `_redo` and done again: statements are deterministic, and pages reach the disk only in
-COMMIT (no cache spill, temporary tables in memory), so doing them again needs no room. Savepoints are opened in
-SQLite only when something changes inside them.
+COMMIT (no cache spill, temporary tables in memory), so doing them again needs no room. A savepoint is a place in
+that list and nothing that SQLite knows: to undo it, the transaction is rolled back and done again up to there.
 
 **Outbox.** What a transaction changes in the replicated tables becomes a row of `l_outbox` as its last step. That row
 is not in `_redo`: a COMMIT that fails rolls it back with the rest, and one that is tried again works it out again.
@@ -70,7 +70,7 @@ class Store(CatalogFile):
     ) -> None:
         self._redo: list[tuple[str, Sequence[Any]]] = []
         self._savepoints: list[Savepoint] = []
-        self._opened_savepoints = 0  # how many of them SQLite knows
+        self._begun_savepoints = 0  # in how many of them something was changed
         self._open = False  # a transaction
         self._pending = 0
         super().__init__(path, create=create, read_only=read_only, vfs=vfs, sync=sync)
@@ -180,7 +180,7 @@ class Store(CatalogFile):
         if self._damage is not None or self._read_only:
             assert self.failure is not None
             raise self.failure.with_traceback(None)
-        if not self._open or self._opened_savepoints < len(self._savepoints):
+        if not self._open or self._begun_savepoints < len(self._savepoints):
             self._open_all()
         self._run(sql, bindings)
         self._redo.append((sql, bindings))
@@ -227,12 +227,29 @@ class Store(CatalogFile):
                 raise
             self._open = True
             self._recorder.begin()
-        while self._opened_savepoints < len(self._savepoints):
-            self._run("SAVEPOINT s")
+        while self._begun_savepoints < len(self._savepoints):
             sums = self._counters["inodes"], self._counters["file_bytes"]
-            self._savepoints[self._opened_savepoints].start(len(self._redo), sums)
-            self._redo.append(("SAVEPOINT s", ()))
-            self._opened_savepoints += 1
+            self._savepoints[self._begun_savepoints].start(len(self._redo), sums)
+            self._begun_savepoints += 1
+
+    def _undo(self, mark: int) -> None:
+        """Take back all changes of the open transaction but the first `mark`.
+
+        SQLite could keep savepoints. But each costs two statements and a copy of every page that is changed inside,
+        and in memory the end of an inner one takes as long as the outermost one has changed so far. To fail is rare.
+        """
+        del self._redo[mark:]
+        try:
+            self._cursor.execute("ROLLBACK")
+            self._do_again()
+        except apsw.Error as e:
+            self._connection.close()  # reads would now show an older state, or half of a change
+            raise self._translated(e) from e
+
+    def _do_again(self) -> None:
+        self._cursor.execute("BEGIN IMMEDIATE")
+        for sql, bindings in self._redo:
+            self._cursor.execute(sql, bindings)
 
     def _end(self) -> bool:
         """Commit, with a row of the outbox if replicated rows were changed. Says whether there is one."""
@@ -258,9 +275,7 @@ class Store(CatalogFile):
             if self._open and not self._connection.in_transaction:
                 if isinstance(error, apsw.FullError):
                     self._reuse_log()
-                self._cursor.execute("BEGIN IMMEDIATE")
-                for sql, bindings in self._redo:
-                    self._cursor.execute(sql, bindings)
+                self._do_again()
         except apsw.Error:
             # reads would now show an older state as if it were the last one: no reads, then
             self._connection.close()
@@ -299,16 +314,13 @@ class Savepoint:
         store._savepoints.pop()
         if self._mark < 0:
             return
-        store._opened_savepoints -= 1
-        if kind is not None:
-            del store._redo[self._mark :]
-            store._counters["inodes"], store._counters["file_bytes"] = self._sums
-            store._undone()
-            if not store._redo:
-                store._touched.undone()
-            store._run("ROLLBACK TO s; RELEASE s")
+        store._begun_savepoints -= 1
+        if kind is None:
+            if not store._savepoints:
+                store._pending += 1
             return
-        store._run("RELEASE s")
-        store._redo.append(("RELEASE s", ()))
-        if not store._savepoints:
-            store._pending += 1
+        store._counters["inodes"], store._counters["file_bytes"] = self._sums
+        store._undone()
+        if not self._mark:
+            store._touched.undone()
+        store._undo(self._mark)
