@@ -36,6 +36,7 @@ from bitdustfs.edges.fuse_answer import Deadlines as Deadlines
 from bitdustfs.edges.fuse_answer import errno_of
 from bitdustfs.edges.fuse_pages import Pages
 from bitdustfs.edges.fuse_tuning import MAX_BACKGROUND, MountOptions, prove
+from bitdustfs.edges.fuse_turn import taking_turns
 from bitdustfs.engine.attributes import Attributes, Changes
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.journal import Journal
@@ -403,7 +404,8 @@ async def serve(
     async def answer() -> None:
         with loop:
             try:
-                await pyfuse3.main(min_tasks=IDLE_TASKS, max_tasks=MOST_TASKS)
+                with taking_turns(pyfuse3):
+                    await pyfuse3.main(min_tasks=IDLE_TASKS, max_tasks=MOST_TASKS)
             finally:
                 ended.set()
 

@@ -1,0 +1,140 @@
+"""Whose turn it is to read the kernel's next request."""
+
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import trio
+import trio.testing
+
+from bitdustfs.edges.fuse_turn import Turn, taking_turns
+
+WORKERS = 5
+
+
+class Kernel:
+    """Requests, and workers that read and answer them as pyfuse3's tasks do.
+
+    Args:
+        waits: how often the answer to each request waits.
+    """
+
+    def __init__(self, turn: Turn, waits: list[int]) -> None:
+        self._turn = turn
+        self._waits = waits
+        self._incoming, self._outgoing = trio.open_memory_channel[int](len(waits))
+        self._is_read = False
+        self.readers: list[str] = []  # who read each request
+        self.answered: list[int] = []
+        self.gate = trio.Event()  # answers that wait longer than for a pass wait for it
+
+    def send(self, number: int) -> None:
+        self._incoming.send_nowait(number)
+
+    async def work(self, name: str) -> None:
+        while True:
+            async with self._turn:
+                assert not self._is_read, "two read at once"
+                self._is_read = True
+                try:
+                    number = await self._outgoing.receive()
+                finally:
+                    self._is_read = False
+            self.readers.append(name)
+            for _ in range(self._waits[number]):
+                await trio.sleep(0)
+            if self._waits[number] < 0:
+                await self.gate.wait()
+            self.answered.append(number)
+
+
+async def served(nursery: trio.Nursery, waits: list[int]) -> Kernel:
+    """Workers, one of which waits for requests; they use the lock that pyfuse3 would find."""
+    pyfuse3: Any = SimpleNamespace(trio=trio)
+    nursery.start_soon(_hold, pyfuse3)
+    await trio.testing.wait_all_tasks_blocked()
+    kernel = Kernel(cast(Turn, pyfuse3.trio.Lock()), waits)
+    for number in range(WORKERS):
+        nursery.start_soon(kernel.work, f"worker {number}")
+    await trio.testing.wait_all_tasks_blocked()
+    return kernel
+
+
+async def _hold(pyfuse3: Any) -> None:
+    with taking_turns(pyfuse3):
+        await trio.sleep_forever()
+
+
+async def test_who_answers_without_waiting_reads_the_next_request_too() -> None:
+    async with trio.open_nursery() as nursery:
+        kernel = await served(nursery, [0] * 10)
+        for number in range(10):
+            kernel.send(number)
+            await trio.testing.wait_all_tasks_blocked()
+        assert kernel.answered == list(range(10))
+        assert len(set(kernel.readers)) == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_another_one_reads_while_an_answer_waits() -> None:
+    async with trio.open_nursery() as nursery:
+        kernel = await served(nursery, [-1, -1, 0, 0])
+        for number in range(4):
+            kernel.send(number)
+        await trio.testing.wait_all_tasks_blocked()
+        assert kernel.answered == [2, 3]
+        kernel.gate.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert sorted(kernel.answered) == list(range(4))
+        nursery.cancel_scope.cancel()
+
+
+async def test_next_request_is_read_though_the_one_that_was_woken_for_it_is_cancelled() -> None:
+    async with trio.open_nursery() as nursery:
+        turn = Turn()
+        trio.lowlevel.add_instrument(turn)
+        order: list[str] = []
+        scopes = [trio.CancelScope() for _ in range(WORKERS)]
+
+        async def take(number: int) -> None:
+            with scopes[number]:
+                async with turn:
+                    order.append(f"{number}")
+                    await trio.sleep_forever()
+
+        for number in range(WORKERS):
+            nursery.start_soon(take, number)
+            await trio.testing.wait_all_tasks_blocked()
+        scopes[2].cancel()  # while it queues
+        scopes[0].cancel()  # while it has the turn
+        scopes[1].cancel()  # in the same pass
+        await trio.testing.wait_all_tasks_blocked()
+        assert [number for number in order if number not in "01"] == ["3"]
+        nursery.cancel_scope.cancel()
+        trio.lowlevel.remove_instrument(turn)
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_every_request_is_answered_whatever_waits(seed: int) -> None:
+    dice = random.Random(seed)
+    waits = [dice.choice((0, 0, 1, 2, 3)) for _ in range(200)]
+    async with trio.open_nursery() as nursery:
+        kernel = await served(nursery, waits)
+        for number in range(len(waits)):
+            kernel.send(number)
+            if dice.random() < 0.5:
+                await trio.sleep(0)
+        await trio.testing.wait_all_tasks_blocked()
+        assert sorted(kernel.answered) == list(range(len(waits)))
+        nursery.cancel_scope.cancel()
+
+
+async def test_pyfuse3_has_its_trio_back_afterwards() -> None:
+    pyfuse3: Any = SimpleNamespace(trio=trio)
+    with taking_turns(pyfuse3):
+        assert pyfuse3.trio.lowlevel is trio.lowlevel
+        assert isinstance(pyfuse3.trio.Lock(), Turn)
+    assert pyfuse3.trio is trio
