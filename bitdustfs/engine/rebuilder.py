@@ -124,15 +124,15 @@ class Rebuilder:
     async def _walk_queue(self) -> int:
         """Try every block that lacks fragments, most urgent first. Returns how many fragments were taken."""
         taken = 0
-        places = trio.CapacityLimiter(AT_ONCE)
+        self._took_s = QUICK_S  # the line may be another one by now
+        places = trio.CapacityLimiter(1)  # as many as there are begin, whatever is found out meanwhile
 
         async def rebuild(wanting: Wanting) -> None:
             nonlocal taken
             async with places:
                 if wanting.block in self.at_work or self._is_outdated(least_spare):
                     return
-                is_free = self._courtesy.is_free(wanting.spare) and self._took_s < QUICK_S
-                places.total_tokens = AT_ONCE if is_free else 1
+                places.total_tokens = self._at_once(wanting.spare)
                 began = trio.current_time()
                 self.at_work.add(wanting.block)
                 try:
@@ -161,6 +161,10 @@ class Rebuilder:
                         nursery.start_soon(rebuild, wanting)
             await trio.lowlevel.checkpoint()
         return taken
+
+    def _at_once(self, spare: int) -> int:
+        """How many blocks may be rebuilt at a time."""
+        return AT_ONCE if self._courtesy.is_free(spare) and self._took_s < QUICK_S else 1
 
     def _is_outdated(self, least_spare: int) -> bool:
         """There is something more urgent than all there was when the walk began."""
