@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import trio
 
 from bitdustfs.core.report import SyncProgress, SyncReport
+from bitdustfs.engine.customer_side import CustomerSide
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.monitor import Monitor
 from bitdustfs.engine.replica import Replica
 from bitdustfs.engine.reporter import Reporter
-from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.uploads import Uploads
 from bitdustfs.engine.writer import Writer
 from bitdustfs.errors import BitdustError
@@ -52,7 +52,7 @@ class Sync:
         files: Files,
         writer: Writer,
         uploads: Uploads,
-        suppliers: Suppliers,
+        suppliers: CustomerSide,
         monitor: Monitor,
         replica: Replica,
         reporter: Reporter,
