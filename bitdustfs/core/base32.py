@@ -13,6 +13,7 @@ the content is at (i mod 32, 2 + i div 32); the check characters are at (0, 0), 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Final
 
 from bitdustfs.errors import BadRequest
@@ -109,6 +110,7 @@ def _named(letter: str) -> str:
 # --- arithmetic ---------------------------------------------------------------------------------------------
 
 
+@cache
 def _times(one: int, other: int) -> int:
     """Multiply in GF(32)."""
     product = 0
@@ -125,6 +127,7 @@ def _point(x: int, y: int) -> tuple[int, int, int, int]:
     return 1, x, y, _times(x, x) ^ _times(x, y) ^ _times(y, y)
 
 
+@cache
 def _column(place: int, count: int) -> tuple[int, int, int, int]:
     """Of a character among `count`, the check characters with them."""
     content = count - CHECKS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -21,6 +22,7 @@ async def no_report(_step: object) -> None:
     return
 
 
+@pytest.mark.slow
 async def test_score_shows_who_was_away_who_moved_something_and_who_lied(autojump_clock: MockClock) -> None:
     async with World(suppliers=5, code=Code(2, 4)).running() as world:
         await world.write("letter", CONTENT)
@@ -28,18 +30,19 @@ async def test_score_shows_who_was_away_who_moved_something_and_who_lied(autojum
         world.swarm.cut(1)
         world.swarm.suppliers[1].shelf.bend = flipped
         await world.node.audit("s2", no_report)
-        await trio.sleep(1.5 * NOTE_S)
+        await trio.sleep(1.05 * NOTE_S)
         away, liar, *good = [each["score"] for each in (await world.status())["suppliers"]]
         assert liar < POOR < away < min(good)
 
 
+@pytest.mark.slow
 async def test_tracks_are_kept_over_a_restart(autojump_clock: MockClock) -> None:
     world = World(suppliers=5, code=Code(3, 5))
     async with world.hired():
         async with world.machine(world.catalog, world.spool):
             await world.write("letter", CONTENT)
             await world.sync()
-            await trio.sleep(1.5 * NOTE_S)
+            await trio.sleep(1.05 * NOTE_S)
         async with world.machine(world.catalog, world.spool):
             await trio.sleep(10)
             track = world.node.tracks.of(FIRST)
