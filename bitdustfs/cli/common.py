@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from bitdustfs.cli.processes import Starter, start_daemons
 from bitdustfs.core.report import StopReport
 from bitdustfs.core.units import format_size, parse_duration, parse_size
 from bitdustfs.edges import mounts
@@ -36,11 +37,12 @@ TO_WRITE = (  # what is done about a state that is perhaps not the newest
 
 @dataclass(slots=True)
 class Asked:
-    """The options that may stand before the verb or after it."""
+    """The options that may stand before the verb or after it, and how verbs start those that go on."""
 
     home: str | None = None
     as_json: bool = False
     log_level: str | None = None
+    start: Starter = start_daemons
 
     def find_home(self) -> Home:
         """The state directory, whether it exists or not."""

@@ -48,7 +48,7 @@ def up(asked: Asked, directory: str, suppliers: int, spares: int, code: str) -> 
     """
     if parse_code(code).n > suppliers:
         raise BadRequest(what=f"a code of {code} needs {parse_code(code).n} suppliers, not {suppliers}")
-    with Swarm(asked.find_home()).opened(make=True) as swarm:
+    with Swarm(asked.find_home(), asked.start).opened(make=True) as swarm:
         plan = swarm.up(mounts.place_of(directory), suppliers=suppliers, spares=spares, code=code)
     for line in _told(asked, plan):
         click.echo(line)
@@ -70,7 +70,7 @@ def kill(asked: Asked, number: int) -> None:
 @with_common_options
 def revive(asked: Asked, number: int) -> None:
     """Start practice supplier NUMBER again, with what it kept."""
-    with Swarm(asked.find_home()).opened() as swarm:
+    with Swarm(asked.find_home(), asked.start).opened() as swarm:
         plan = swarm.found()
         member = plan.member(number)
         if swarm.is_running(member):

@@ -15,6 +15,7 @@ from typing import NoReturn
 import click
 
 from bitdustfs.cli.common import Asked, explain, first_of_ours, leaves
+from bitdustfs.cli.processes import Starter, start_daemons
 from bitdustfs.edges.config import LOG_LEVELS
 from bitdustfs.errors import EXIT, BitdustError, Kind
 
@@ -114,14 +115,20 @@ class _Verbs(MutableMapping[str, click.Command]):
 @click.version_option(package_name="bitdustfs", message="bitdustfs %(version)s")
 @click.pass_context
 def group(context: click.Context, home: str | None, as_json: bool, log_level: str | None) -> None:
-    context.obj = Asked(home=home, as_json=as_json, log_level=log_level)
+    asked = context.ensure_object(Asked)
+    asked.home, asked.as_json, asked.log_level = home, as_json, log_level
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Do what the command line says and return the exit code."""
+def run(arguments: Sequence[str], start: Starter = start_daemons) -> int:
+    """Do what the command line says and return the exit code.
+
+    Args:
+        start: how verbs start those that go on when they end.
+    """
     os.umask(0o077)  # whatever we make is private; the modes of files in a mount come from their makers
     try:
-        code = group.main(list(arguments), prog_name="bitdustfs", standalone_mode=False)
+        asked = Asked(start=start)
+        code = group.main(list(arguments), prog_name="bitdustfs", standalone_mode=False, obj=asked)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except click.ClickException as bad:

@@ -10,22 +10,19 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import click
 
-from bitdustfs.cli.common import Asked, first_of_ours, with_common_options
+from bitdustfs.cli.common import Asked, with_common_options
 from bitdustfs.cli.mount_options import MountWish, mount_options
+from bitdustfs.cli.processes import daemon
 from bitdustfs.edges import mounts
-from bitdustfs.edges.control import told_error
 from bitdustfs.edges.home import Home, check_free, hold
-from bitdustfs.errors import BadRequest, BitdustError
-
-_MODULE = "bitdustfs.cli.main"
+from bitdustfs.errors import BadRequest, BitdustError, Kind
 
 Ready = Callable[[Sequence[str]], None]
 
@@ -39,10 +36,10 @@ Ready = Callable[[Sequence[str]], None]
 )
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground and log to stderr. Ctrl-C unmounts.")
 @click.option("-o", "words", metavar="OPTIONS", multiple=True, help="allow_other, ro, spool=SIZE, fsync=safe …")
-@click.option("--ready-fd", type=int, hidden=True)
+@click.option("--daemon", "is_daemon", is_flag=True, hidden=True)
 @with_common_options
 def mount(
-    asked: Asked, directory: str, code: str | None, foreground: bool, words: tuple[str, ...], ready_fd: int | None
+    asked: Asked, directory: str, code: str | None, foreground: bool, words: tuple[str, ...], is_daemon: bool
 ) -> None:
     """Mount the volume of this home at DIRECTORY, which must be empty.
 
@@ -66,8 +63,8 @@ def mount(
       bitdustfs mount ~/BitDust --code 3/5 -o spool=100G
       bitdustfs --home /srv/b mount /mnt/b -f
     """
-    if ready_fd is not None:
-        _be_daemon(asked, directory, code, words, ready_fd)
+    if is_daemon:
+        _be_daemon(asked, directory, code, words)
         return
     home, options = _check(asked, directory, code, words)
     if foreground:
@@ -124,61 +121,29 @@ def _start_daemon(asked: Asked, home: Home, place: str, code: str | None, words:
     Raises:
         BitdustError: why it does not serve, with the kind it has there.
     """
-    receiving, sending = os.pipe()
-    command = [sys.executable, "-P", "-m", _MODULE, "--home", str(home), "mount", f"--ready-fd={sending}"]
-    command += [f"--code={code}"] if code is not None else []
-    command += [f"-o{word}" for word in words]
-    command += [f"--log-level={asked.log_level}"] if asked.log_level is not None else []
-    with tempfile.TemporaryFile() as early:  # what is refused leaves no log
-        process = subprocess.Popen(
-            [*command, "--", place],
-            stdin=subprocess.DEVNULL,
-            stdout=early,
-            stderr=early,
-            pass_fds=(sending,),
-            cwd="/",
-            start_new_session=True,
-        )
-        os.close(sending)
-        with os.fdopen(receiving, "rb") as pipe:
-            line = pipe.readline()
-        if not line:
-            process.wait()
-            early.seek(0)
-            with home.log.open("ab") as log:
-                log.write(early.read())
-    if line:
-        answer = json.loads(line)
-        if "error" in answer:
-            process.wait()
-            raise told_error(answer["error"]["kind"], answer["error"]["text"])
-        process.returncode = 0  # it is not ours to wait for: no warning when this object goes
-        return [str(said) for said in answer["ready"]]
-    raise BitdustError(what=f"the mount ended before it served: {home.log} says why")
+    order = ["mount", "--daemon"]
+    order += [f"--code={code}"] if code is not None else []
+    order += [f"-o{word}" for word in words]
+    order += [f"--log-level={asked.log_level}"] if asked.log_level is not None else []
+    with tempfile.NamedTemporaryFile(prefix="bitdustfs-mount-") as early:  # what is refused leaves no log
+        (became,) = asked.start([daemon(home, Path(early.name), *order, "--", place)])
+        if isinstance(became, BitdustError):
+            if became.kind is Kind.BUG:
+                with home.log.open("ab") as log:
+                    log.write(early.read())
+            raise became
+    return [str(said) for said in json.loads(became)]
 
 
-def _be_daemon(asked: Asked, directory: str, code: str | None, words: Sequence[str], ready_fd: int) -> None:
-    """Serve until the end; tell the parent once whether we do."""
+def _be_daemon(asked: Asked, directory: str, code: str | None, words: Sequence[str]) -> None:
+    """Serve until the end; tell who started us once that we do, by a line on stdout."""
 
-    with open(ready_fd, "wb", buffering=0) as pipe:
+    def ready(lines: Sequence[str]) -> None:
+        with open(os.dup(1), "wb", buffering=0) as pipe, home.log.open("ab") as log:
+            for number in (1, 2):
+                os.dup2(log.fileno(), number)
+            with suppress(OSError):  # nobody waits any more, which is no reason not to serve
+                pipe.write(json.dumps(list(lines)).encode() + b"\n")
 
-        def tell(answer: Mapping[str, object]) -> None:
-            if not pipe.closed:
-                with suppress(OSError):  # nobody waits any more, which is no reason not to serve
-                    pipe.write(json.dumps(answer).encode() + b"\n")
-                pipe.close()
-
-        def ready(lines: Sequence[str]) -> None:
-            with home.log.open("ab") as log:
-                for number in (1, 2):
-                    os.dup2(log.fileno(), number)
-            tell({"ready": list(lines)})
-
-        try:
-            home, options = _check(asked, directory, code, words)
-            _serve(asked, home, options, ready, to_file=True)
-        except (BitdustError, BaseExceptionGroup) as error:
-            first = first_of_ours(error)
-            if first is not None:
-                tell({"error": {"kind": first.kind.value, "text": str(first)}})
-            raise
+    home, options = _check(asked, directory, code, words)
+    _serve(asked, home, options, ready, to_file=True)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,6 +70,9 @@ class Answer:
         return Answer(line, returncode)
 
 
+Starter = Callable[[Sequence[Order]], list[str | BitdustError]]  # as start_daemons is
+
+
 def daemon(home: Home, complaints: Path, *words: str) -> Order:
     """The order for a verb of this home."""
     return Order(["--home", str(home), *words], str(complaints))
@@ -81,6 +84,36 @@ def start_daemons(orders: Sequence[Order]) -> list[str | BitdustError]:
     Returns:
         For each the line that it printed when it served, or why it ended instead.
     """
+    return [_alone(orders[0])] if len(orders) == 1 else _together(orders)
+
+
+def _alone(order: Order) -> str | BitdustError:
+    """Start a daemon as it would be started by hand: a mother for it would only take time."""
+    try:
+        complaints = os.open(order.complaints, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    except OSError as error:
+        return said_by(str(error), 1)
+    with os.fdopen(complaints, "wb") as stderr:
+        process = subprocess.Popen(
+            order.command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            cwd="/",
+            start_new_session=True,
+        )
+    assert process.stdout is not None
+    with process.stdout as said:
+        line = said.readline().strip()
+    if line:
+        process.returncode = 0  # it is not ours to wait for: no warning when this object goes
+        return line
+    return said_by(_complaint(order, ""), process.wait())
+
+
+def _together(orders: Sequence[Order]) -> list[str | BitdustError]:
+    """Let a mother bear them."""
     done = subprocess.run(
         [sys.executable, "-P", "-m", _MOTHER, *(order.encoded() for order in orders)],
         stdin=subprocess.DEVNULL,

@@ -27,7 +27,7 @@ from bitdustfs.cli.identify import identify
 from bitdustfs.cli.init import init
 from bitdustfs.cli.logs import LOG_FILES
 from bitdustfs.cli.mount import mount
-from bitdustfs.cli.processes import Order, daemon, is_verb_of, send, start_daemons, wait_until_free
+from bitdustfs.cli.processes import Order, Starter, daemon, is_verb_of, send, start_daemons, wait_until_free
 from bitdustfs.cli.umount import umount
 from bitdustfs.edges import mounts
 from bitdustfs.edges.config import load, store
@@ -91,8 +91,9 @@ class Plan:
 class Swarm:
     """The practice swarm of one home. Use it inside `opened`."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, start: Starter = start_daemons) -> None:
         self.home = home
+        self._start = start
 
     @contextlib.contextmanager
     def opened(self, *, make: bool = False) -> Iterator[Swarm]:
@@ -194,7 +195,7 @@ class Swarm:
         self.start(plan, [m for m in plan.members if not self.is_running(m)])
         self.hire(plan, plan.members)
         if mounted is None:
-            _call(mount, self.home, f"--code={plan.code}", "--", place)
+            _call(mount, self.home, f"--code={plan.code}", "--", place, start=self._start)
         return plan
 
     def start(self, plan: Plan, members: Sequence[Member]) -> None:
@@ -202,10 +203,10 @@ class Swarm:
         if not members:
             return
         owner = _call(identify, self.home, "--owner").strip()
-        became = start_daemons([self._order(each, owner) for each in members])
+        became = self._start([self._order(each, owner) for each in members])
         for at, member in enumerate(members):
             if isinstance(became[at], InUse) and not self.is_running(member):  # somebody took its port meanwhile
-                became[at : at + 1] = start_daemons([self._order(member, owner, _ANY_PORT)])
+                became[at : at + 1] = self._start([self._order(member, owner, _ANY_PORT)])
         failed: list[BitdustError] = []
         for member, place in zip(members, became, strict=True):
             if isinstance(place, BitdustError):
@@ -331,13 +332,14 @@ class Swarm:
         write_atomically(self._file, json.dumps(said, indent=1).encode() + b"\n")
 
 
-def _call(verb: click.Command, home: Home, *words: str) -> str:
+def _call(verb: click.Command, home: Home, *words: str, start: Starter = start_daemons) -> str:
     """Do what the command line does for a verb that ends, and return what it printed.
 
     In this process: starting one, with all that it loads, would take longer than what it does.
     """
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        verb.main(list(words), prog_name="bitdustfs", standalone_mode=False, obj=Asked(home=str(home)))
+        asked = Asked(home=str(home), start=start)
+        verb.main(list(words), prog_name="bitdustfs", standalone_mode=False, obj=asked)
     return printed.getvalue()
 
 

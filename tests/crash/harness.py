@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections import Counter
@@ -21,6 +20,7 @@ from bitdustfs.edges import mounts
 from bitdustfs.engine.node import Node
 from bitdustfs.errors import BitdustError
 from bitdustfs.model import ROOT_INO, Cookie, Ino
+from tests.children import start
 from tests.crash import served
 from tests.crash.disk import Case, Disk
 from tests.crash.loss import Image, Manner, power_loss
@@ -32,7 +32,6 @@ from tests.mount.practice import wait_until
 
 TRACE = "trace"
 PROMISES = "promises"
-_ROOT = Path(__file__).resolve().parents[2]
 _HANGS_S = 120  # then it is killed, and the test fails
 _READ_BYTES = 128 * 1024
 _MOST_NAMES = 100_000
@@ -84,12 +83,8 @@ class Watched:
 
     def __enter__(self) -> Watched:
         with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.crash.served", str(self.path), *self._words],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                cwd=_ROOT,
-            )
+            words = [str(self.path), *self._words]
+            self.process = start("tests.crash.served", *words, stdout=subprocess.PIPE, stderr=log)
         self._watchdog = threading.Timer(_HANGS_S, self.process.kill)
         self._watchdog.daemon = True
         self._watchdog.start()
@@ -112,7 +107,8 @@ class Watched:
     def said(self) -> str:
         """The next line that it prints; empty if it died."""
         assert self.process.stdout is not None
-        return self.process.stdout.readline().decode().strip()
+        line: bytes = self.process.stdout.readline()
+        return line.decode().strip()
 
     def rest(self) -> None:
         """Return when all is at the suppliers, if there are any, and unneeded bytes are gone; or it died."""
@@ -164,20 +160,22 @@ def _worth_a_kill(points: Mapping[str, int]) -> Mapping[str, int]:
 def _work(mount: Watched, workload: str, source: Path, promises: Path) -> bool:
     """Run a workload in a process of its own. False: the mount died under it."""
     words = [workload, str(mount.path), str(source), str(promises)]
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.crash.workloads", *words],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=_ROOT,
-    ) as process:
-        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
-        for _ in process.stdout:
-            mount.rest()
-            process.stdin.write("\n")
-            process.stdin.flush()
-        said = process.stderr.read()
+    with tempfile.TemporaryFile("w+") as stderr:
+        with start(
+            "tests.crash.workloads",
+            *words,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        ) as process:
+            assert process.stdin is not None and process.stdout is not None
+            for _ in process.stdout:
+                mount.rest()
+                process.stdin.write("\n")
+                process.stdin.flush()
+        stderr.seek(0)
+        said = stderr.read()
     assert process.returncode == 0 or f"{workload} was stopped" in said, said
     return process.returncode == 0
 

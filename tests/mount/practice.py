@@ -28,11 +28,11 @@ from bitdustfs.edges import mounts
 from bitdustfs.edges.control import Args, ask
 from bitdustfs.edges.home import Home, holder
 from bitdustfs.edges.keys_disk import identity_of, read_keys
+from tests.children import MARK, start, starter
 from tests.mount.support import HANGS_S
 
 PROGRAM = [sys.executable, "-m", "bitdustfs.cli.main"]
 _PATIENCE_S = HANGS_S
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 class Practice:
@@ -170,27 +170,22 @@ class Practice:
         serve = ["serve", "--listen", self.places()[number - 1].partition("@")[2], "--donate", "1G"]
         home = self.supplier_home(number)
         with (home / "stderr").open("w") as stderr:
-            process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "tests.mount.liar",
-                    how,
-                    "--home",
-                    str(home),
-                    *serve,
-                    "--allow",
-                    f"{owner}:1G",
-                ],
+            process = start(
+                "tests.mount.liar",
+                how,
+                "--home",
+                str(home),
+                *serve,
+                "--allow",
+                f"{owner}:1G",
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                cwd=_ROOT,
-                env=self.environment(),
+                environment=self.environment(),
             )
         assert process.stdout is not None
         with process.stdout as said:
             assert said.readline(), f"supplier {number} does not serve: {(home / 'stderr').read_text()}"
-        process.returncode = 0  # it ends with all others
+        process.leave()  # it ends with all others
 
     def burn(self) -> None:
         """The customer's machine is gone: his home, but for the suppliers that live in it, and the words."""
@@ -252,7 +247,7 @@ class Practice:
             watchdog.cancel()
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "BITDUSTFS_HOME": str(self.home), "BITDUSTFS_TEST": str(self.directory)}
+        return {**os.environ, "BITDUSTFS_HOME": str(self.home), MARK: str(self.directory)}
 
     def _kill_all(self) -> None:
         for pid, _ in _processes(self.directory):
@@ -273,7 +268,7 @@ def done_here(words: Sequence[str], environment: Mapping[str, str]) -> subproces
         redirect_stdout(io.StringIO()) as out,
         redirect_stderr(io.StringIO()) as err,
     ):
-        code = run_verb(words)
+        code = run_verb(words, starter({**os.environ}))
     return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
@@ -297,15 +292,16 @@ def _as_in_a_process(environment: Mapping[str, str]) -> Iterator[None]:
 
 
 def _processes(directory: Path) -> list[tuple[int, list[str]]]:
-    """Processes that were started with this directory in their environment: (pid, command line)."""
-    mark = f"BITDUSTFS_TEST={directory}".encode()
+    """Processes that were started or forked with this directory in their environment: (pid, command line)."""
+    mark = f"{MARK}={directory}"
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         try:
-            if mark in (entry / "environ").read_bytes().split(b"\0"):
-                found.append((int(entry.name), (entry / "cmdline").read_text().split("\0")))
+            words = os.fsdecode((entry / "cmdline").read_bytes()).split("\0")
+            if mark in words or mark.encode() in (entry / "environ").read_bytes().split(b"\0"):
+                found.append((int(entry.name), words))
         except OSError:
             continue
     return found

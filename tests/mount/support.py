@@ -13,23 +13,25 @@ import shutil
 import signal
 import stat
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from bitdustfs.cli.common import Asked
 from bitdustfs.cli.init import init
+from bitdustfs.cli.processes import MODULE
 from bitdustfs.edges import mounts
+from tests.children import Child, start
 
 NOBODY = 65534
 libc = ctypes.CDLL(None, use_errno=True)
 AT_FDCWD = -100
 HANGS_S = 300  # what takes longer hangs on its mount, also on a busy machine: without a daemon it fails
 STOPS_S = 30
+Process = Child | subprocess.Popen[bytes]
 
 
 class Mount:
@@ -43,7 +45,7 @@ class Mount:
         self.state = self._directory / "state"
         self.log = self._directory / "log"
         self.path.mkdir()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
 
     def __enter__(self) -> Self:
         try:
@@ -60,7 +62,7 @@ class Mount:
         self._clean()
 
     @property
-    def process(self) -> subprocess.Popen[bytes]:
+    def process(self) -> Process:
         """The process that serves."""
         assert self._process is not None, "it was not started"
         return self._process
@@ -68,7 +70,7 @@ class Mount:
     def start(self) -> None:
         """Mount, and wait until it serves."""
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(self._command(), stdout=subprocess.PIPE, stderr=log, cwd=_ROOT)
+            self._process = self._launch(log)
         self._watchdog = threading.Timer(HANGS_S, self._process.kill)
         self._watchdog.daemon = True
         self._watchdog.start()
@@ -77,7 +79,8 @@ class Mount:
     def said(self) -> str:
         """The next line that the process prints."""
         assert self.process.stdout is not None
-        return self.process.stdout.readline().decode().strip()
+        line: bytes = self.process.stdout.readline()
+        return line.decode().strip()
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End the process. Returns its exit code."""
@@ -94,9 +97,13 @@ class Mount:
     def _take_down(self) -> None:
         """Undo what `_prepare` did outside of the directory."""
 
+    def _launch(self, log: IO[bytes]) -> Process:
+        return start(*self._command(), stdout=subprocess.PIPE, stderr=log)
+
     def _command(self) -> Sequence[str]:
+        """The module that is run, and its words."""
         options = [f"-o{','.join(self._options)}"] if self._options else []
-        return [*_PROGRAM, "--home", str(self.state), "mount", "-f", *options, str(self.path)]
+        return [MODULE, "--home", str(self.state), "mount", "-f", *options, str(self.path)]
 
     def _put_away(self) -> None:
         self._watchdog.cancel()
@@ -161,7 +168,7 @@ class Standin(Mount):
         self.state.mkdir()
 
     def _command(self) -> Sequence[str]:
-        return [sys.executable, "-m", "tests.mount.standin", str(self.path), str(self.state), *self._options]
+        return ["tests.mount.standin", str(self.path), str(self.state), *self._options]
 
 
 def code_of(call: Callable[[], object]) -> int | None:
@@ -213,10 +220,6 @@ def as_user(uid: int = NOBODY, gid: int = NOBODY, groups: Sequence[int] = ()) ->
         os.seteuid(0)
         os.setegid(0)
         os.setgroups(before)
-
-
-_ROOT = Path(__file__).resolve().parents[2]
-_PROGRAM = [sys.executable, "-m", "bitdustfs.cli.main"]
 
 
 def make(path: Path, kind: str) -> None:

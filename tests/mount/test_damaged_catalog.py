@@ -13,8 +13,8 @@ import apsw
 import pytest
 
 from bitdustfs.edges import mounts
+from tests.children import bitdustfs
 from tests.mount.support import Mount, code_of
-from tests.mount.test_full_disk import bitdustfs
 
 pytestmark = pytest.mark.slow
 PAGE = 4096
@@ -44,22 +44,22 @@ def test_damaged_catalog_is_mounted_read_only_or_not_at_all() -> None:
         mount.stop()
         catalog = mount.state / "catalog.db"
         before = spoil(catalog, "l_inline")
-        refused = bitdustfs(mount, "mount", str(mount.path))
+        refused = bitdustfs("--home", mount.state, "mount", str(mount.path))
         assert refused.returncode == 17
         assert "is damaged" in refused.stderr and "mount -o ro" in refused.stderr
         assert mounts.mounted_at(str(mount.path), mounts.read_mounts()) is None
         assert catalog.read_bytes() == before
 
-        said = bitdustfs(mount, "mount", str(mount.path), "-o", "ro")
+        said = bitdustfs("--home", mount.state, "mount", str(mount.path), "-o", "ro")
         try:
             assert said.returncode == 0 and "The catalog is damaged" in said.stdout
             readable = [number for number in range(FILES) if _reads(mount, number)]
             assert 0 < len(readable) < FILES
             assert code_of(lambda: os.mkdir(mount.path / "new")) == errno.EROFS
-            status = json.loads(bitdustfs(mount, "status", "--json").stdout)
+            status = json.loads(bitdustfs("--home", mount.state, "status", "--json").stdout)
             assert any("nothing can be changed now" in sentence for sentence in status["trouble"])
         finally:
-            assert bitdustfs(mount, "umount", str(mount.path)).returncode == 0
+            assert bitdustfs("--home", mount.state, "umount", str(mount.path)).returncode == 0
         assert catalog.read_bytes() == before
 
 
@@ -83,7 +83,7 @@ def test_damage_that_is_met_while_mounted_ends_all_changes() -> None:
         assert code_of(lambda: os.mkdir(mount.path / "new")) == errno.EROFS
         assert code_of(lambda: (mount.path / "new").write_bytes(b"x")) == errno.EROFS
         assert any(_reads(mount, number) for number in range(FILES))
-        status = json.loads(bitdustfs(mount, "status", "--json").stdout)
+        status = json.loads(bitdustfs("--home", mount.state, "status", "--json").stdout)
         assert any("is damaged" in sentence for sentence in status["trouble"])
         mount.stop(signal.SIGTERM)
         assert (mount.state / "catalog.db").read_bytes() == before

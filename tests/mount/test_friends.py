@@ -16,9 +16,11 @@ from typing import Any
 
 import pytest
 
+from bitdustfs.cli.processes import MODULE
 from bitdustfs.edges import mounts
 from bitdustfs.edges.home import Home, holder
-from tests.mount.practice import PROGRAM, done_here, wait_until
+from tests.children import bitdustfs, start
+from tests.mount.practice import done_here, wait_until
 from tests.mount.support import HANGS_S
 
 pytestmark = pytest.mark.slow
@@ -38,12 +40,7 @@ class Person:
     def run(self, *words: str, ok: tuple[int, ...] = (0,), stdin: str = "") -> str:
         """What a verb prints, on either stream."""
         command = ["--home", str(self.home), *words]
-        if stdin or words[0] == "mount":
-            done = subprocess.run(
-                [*PROGRAM, *command], capture_output=True, text=True, timeout=HANGS_S, check=False, input=stdin
-            )
-        else:
-            done = done_here(command, {})
+        done = bitdustfs(*command, input=stdin) if stdin or words[0] == "mount" else done_here(command, {})
         assert done.returncode in ok, f"{words} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
 
@@ -61,9 +58,9 @@ class Person:
     @contextmanager
     def serving(self) -> Iterator[None]:
         """Only listen and keep, without a mount."""
-        command = [*PROGRAM, "--home", str(self.home), "serve", "-f"]
+        words = ["--home", str(self.home), "serve", "-f"]
         with (self.home / "stderr").open("w") as stderr:
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
+            process = start(MODULE, *words, stdout=subprocess.PIPE, stderr=stderr, text=True)
         try:
             assert process.stdout is not None
             self.place = process.stdout.readline().strip()

@@ -7,8 +7,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,18 +14,14 @@ from pathlib import Path
 import pytest
 
 from bitdustfs.edges import mounts
+from tests.children import bitdustfs
 from tests.mount.practice import wait_until
-from tests.mount.support import Mount, SmallDisk, code_of
+from tests.mount.support import SmallDisk, code_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")]
 DICE = random.Random(9)
 KEPT = DICE.randbytes(1_000_000)
 PIECE = DICE.randbytes(1 << 20)
-
-
-def bitdustfs(mount: Mount, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bitdustfs.cli.main", "--home", str(mount.state), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def write(path: Path, content: bytes, *, sync: bool = False) -> None:
@@ -103,9 +97,9 @@ def test_catalog_without_room_refuses_changes_and_keeps_what_it_answered() -> No
         assert (mount.path / "kept").read_bytes() == KEPT
         assert (mount.path / f"small{small[0]}").read_bytes() == PIECE[:15000]
         assert "directory" in os.listdir(mount.path)
-        trouble = json.loads(bitdustfs(mount, "status", "--json").stdout)["trouble"]
+        trouble = json.loads(bitdustfs("--home", mount.state, "status", "--json").stdout)["trouble"]
         assert any("nothing can be changed now: no space left" in sentence for sentence in trouble)
-        refused = bitdustfs(mount, "umount", str(mount.path))
+        refused = bitdustfs("--home", mount.state, "umount", str(mount.path))
         assert (refused.returncode, "no space left" in refused.stderr) == (15, True)
         assert mount.process.poll() is None
 

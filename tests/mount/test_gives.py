@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
-import sys
 import time
 
 from bitdustfs.edges.config import store
 from bitdustfs.edges.home import Home
 from bitdustfs.edges.keys_disk import identity_of, read_keys
+from tests.children import bitdustfs
 from tests.mount.support import Mount
 
 CONTENT = random.Random(1).randbytes(1 << 20)  # nothing in it is twice
@@ -41,20 +40,18 @@ class Friend(Mount):
         return ""
 
     def run(self, *words: str) -> str:
-        command = [sys.executable, "-m", "bitdustfs.cli.main", "--home", str(self.state), *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        done = bitdustfs("--home", self.state, *words)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def hire(self, place: str) -> None:
         """Hire one that is allowed to be dialled, or dials us: then when it has."""
         for _ in range(100):
-            command = [sys.executable, "-m", "bitdustfs.cli.main", "--home", str(self.state)]
-            done = subprocess.run([*command, "hire", place, "--size", "1G"], capture_output=True, check=False)
+            done = bitdustfs("--home", self.state, "hire", place, "--size", "1G")
             if done.returncode == 0:
                 return
             time.sleep(0.2)
-        raise AssertionError(done.stderr.decode())
+        raise AssertionError(done.stderr)
 
 
 def test_friend_behind_a_firewall_gives_and_takes_in_one_process() -> None:

@@ -8,11 +8,14 @@ import random
 import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -108,8 +111,9 @@ def test_ten_times_the_spool_of_small_files_goes_through(tmp_path: Path) -> None
 class FewDescriptors(Mount):
     """A mount whose process may have few files open."""
 
-    def _command(self) -> Sequence[str]:
-        return ["prlimit", f"--nofile={DESCRIPTORS}:{DESCRIPTORS}", *super()._command()]
+    def _launch(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
+        command = ["prlimit", f"--nofile={DESCRIPTORS}:{DESCRIPTORS}", sys.executable, "-m", *self._command()]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
 
     def descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))

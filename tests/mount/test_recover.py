@@ -9,7 +9,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import pytest
 
 from bitdustfs.edges.home import Home, holder
 from bitdustfs.errors import BitdustError
+from tests.children import Child, start
 from tests.engine.doomed import POINTS
 from tests.mount.practice import Practice, wait_until
 from tests.mount.trees import real_tree, run
@@ -134,16 +134,17 @@ class Doomed:
         self._states: list[Shown] = [{}]  # from the last one that was said to be safe to the newest
 
     @contextmanager
-    def mounted(self) -> Iterator[subprocess.Popen[bytes]]:
+    def mounted(self) -> Iterator[Child]:
         """The volume is mounted by a process that takes orders. It has ended afterwards."""
         words = ["--home", str(self._practice.home), "mount", "-f", f"--code={CODE}", "--", str(self._practice.path)]
         with self._log.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tests.mount.doomed", str(self._order), *words],
+            process = start(
+                "tests.mount.doomed",
+                self._order,
+                *words,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                cwd=Path(__file__).resolve().parents[2],
-                env=self._practice.environment(),
+                environment=self._practice.environment(),
             )
         assert process.stdout is not None
         try:
@@ -177,7 +178,7 @@ class Doomed:
         self._practice.sync()
         del self._states[:-1]
 
-    def die(self, process: subprocess.Popen[bytes], point: str) -> None:
+    def die(self, process: Child, point: str) -> None:
         """Change things until the process dies on the way of that to the suppliers."""
         for _ in range(MOST_CHANGES):
             self.change()

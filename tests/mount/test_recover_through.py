@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from bitdustfs.cli.processes import MODULE
 from bitdustfs.core import datagram
 from bitdustfs.edges.config import store
 from bitdustfs.edges.home import Home, holder
 from bitdustfs.edges.keys_disk import identity_of, read_keys
-from tests.mount.practice import PROGRAM, done_here, wait_until
+from tests.children import Child, start
+from tests.mount.practice import done_here, wait_until
 
 pytestmark = pytest.mark.slow
 LETTER = bytes(i * i % 251 for i in range(300_000))
@@ -28,7 +30,7 @@ class Machine:
         self.home = directory / f"home{number}"
         self.words = directory / f"words{number}"
         self.number = number
-        self._process: subprocess.Popen[str] | None = None
+        self._process: Child | None = None
         self.do("init", "--words-file", str(self.words))
 
     @property
@@ -45,10 +47,9 @@ class Machine:
 
     def start(self, *words: str) -> str:
         """Start a process and return the first line that it says."""
-        command = [*PROGRAM, "--home", str(self.home), *words]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+        self._process = start(MODULE, "--home", str(self.home), *words, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
-        line = self._process.stdout.readline().strip()
+        line: str = self._process.stdout.readline().strip()
         assert line
         return line
 
