@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections import Counter
+from pathlib import Path
 from types import FrameType
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import settings
 # a busy machine is not a failure: no example has a deadline
 settings.register_profile("long", deadline=None)
 settings.register_profile("short", deadline=None, max_examples=50)
+settings.register_profile("fast", deadline=None, max_examples=10)
 settings.load_profile("long")
 
 # hundreds of processes are started: with bytecode kept none has to compile everything again
@@ -21,10 +23,35 @@ sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
+_FAST = "not slow"  # in what `tools/test fast` asks for
+_SLOW_S = 0.5  # what takes longer in such a run is told, to be marked: 0.2 s of a processor are slow
+_SLOW_STOREYS = ("net",)  # directories of which nothing is fast
+_WHOLLY_SLOW = "\npytestmark = pytest.mark.slow\n"
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Try half as many examples in the runs that leave soak sizes out."""
-    if "not long" in config.getoption("markexpr"):
-        settings.load_profile("short")
+    """Try half as many examples in the runs that leave soak sizes out, and few in the fast ones."""
+    chosen = config.getoption("markexpr")
+    if "not long" in chosen:
+        settings.load_profile("fast" if _FAST in chosen else "short")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even load what a fast run leaves out as a whole."""
+    if _FAST not in config.getoption("markexpr"):
+        return None
+    if collection_path.suffix != ".py":
+        return collection_path.name in _SLOW_STOREYS or None
+    return _WHOLLY_SLOW in collection_path.read_text() or None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Name what made a fast run slower."""
+    if _FAST not in config.getoption("markexpr"):
+        return
+    passed = [report for report in terminalreporter.getreports("passed") if report.duration > _SLOW_S]
+    for report in sorted(passed, key=lambda report: -report.duration)[:10]:
+        terminalreporter.write_line(f"{report.duration:5.1f} s: {report.nodeid} (slow? then mark it so)")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

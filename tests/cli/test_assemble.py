@@ -90,6 +90,7 @@ def test_code_is_kept_in_what_goes_to_the_suppliers_and_only_if_it_changes() -> 
         assert catalog.last_change == 1
 
 
+@pytest.mark.slow
 async def test_supplier_that_is_hired_again_keeps_its_number_and_what_it_holds(autojump_clock: MockClock) -> None:
     async with World(suppliers=3).running() as world:
         await world.write("letter", bytes(100_000))

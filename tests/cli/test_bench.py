@@ -68,6 +68,7 @@ def test_bench_runs_only_what_is_asked_for(tmp_path: Path) -> None:
     assert {row: len(values) for row, values in samples.items()} == {"read_cold": 2, "read_warm": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words", [["--only", "reed"], ["--size", "12parsec"], ["--runs", "0"], ["/no/such/directory"]]
 )

@@ -91,6 +91,7 @@ def test_repair_reaches_the_suppliers_copy(volume: Home) -> None:
     assert len(found) == 1
 
 
+@pytest.mark.slow
 def test_damaged_file_is_made_anew_only_on_demand(volume: Home) -> None:
     content = bytearray(volume.catalog.read_bytes())
     with closing(apsw.Connection(str(volume.catalog))) as connection:
@@ -162,6 +163,7 @@ def test_home_without_a_catalog_is_refused(home: Path) -> None:
         check(Home(home))
 
 
+@pytest.mark.slow
 def test_verb_exits_by_what_it_found(volume: Home, call: Call) -> None:
     command = [sys.executable, "-m", "bitdustfs.cli.main", "--home", str(volume), "fsck", "--offline"]
     assert subprocess.run(command, capture_output=True, timeout=60).returncode == 0

@@ -89,6 +89,7 @@ async def test_supplier_that_cannot_be_dialled_is_hired_and_used(tmp_path: Path)
                 nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_who_may_store_and_how_much_follows_the_file(tmp_path: Path) -> None:
     boris = Place.made(tmp_path / "boris", BORIS, give__listen="127.0.0.1:0", give__size="1G")
     anna = Place.made(tmp_path / "anna", ANNA)
@@ -120,6 +121,7 @@ async def until_hired(side: Suppliers, where: str, size: int) -> None:
             await trio.sleep(0.1)
 
 
+@pytest.mark.slow
 async def test_what_is_kept_can_be_read_when_nothing_more_is_given(tmp_path: Path) -> None:
     boris = Place.made(tmp_path / "boris", BORIS, **{f"allow.{ANNA.owner.hex()}": "5M", "give.listen": "127.0.0.1:0"})
     anna = Place.made(tmp_path / "anna", ANNA)

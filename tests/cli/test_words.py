@@ -62,6 +62,7 @@ def asked() -> Iterator[Terminal]:
         os.close(ours)
 
 
+@pytest.mark.slow
 def test_words_typed_at_a_terminal_are_not_shown() -> None:
     with asked() as terminal:
         terminal.answer("word 1 of 24: ", " ".join(WORDS[:10]) + "\n")
@@ -71,6 +72,7 @@ def test_words_typed_at_a_terminal_are_not_shown() -> None:
     assert WORDS[-1] not in terminal.everything
 
 
+@pytest.mark.slow
 def test_mistyped_word_is_asked_again_and_those_before_it_are_kept() -> None:
     with asked() as terminal:
         terminal.answer("word 1 of 24: ", " ".join([*WORDS[:5], "adjjust", *WORDS[6:]]) + "\n")
@@ -80,6 +82,7 @@ def test_mistyped_word_is_asked_again_and_those_before_it_are_kept() -> None:
         terminal.wait_for(f"got {SECRET.content.hex()}")
 
 
+@pytest.mark.slow
 def test_wrong_check_sum_is_said_and_all_words_are_asked_again() -> None:
     with asked() as terminal:
         terminal.answer("word 1 of 24: ", " ".join([WORDS[2], WORDS[1], WORDS[0], *WORDS[3:]]) + "\n")
@@ -88,6 +91,7 @@ def test_wrong_check_sum_is_said_and_all_words_are_asked_again() -> None:
         terminal.wait_for(f"got {SECRET.content.hex()}")
 
 
+@pytest.mark.slow
 def test_without_a_terminal_nothing_is_asked() -> None:
     done = subprocess.run(
         [sys.executable, "-c", ASK], input=" ".join(WORDS), capture_output=True, text=True, check=False

@@ -98,6 +98,7 @@ def test_image_is_the_state_of_its_instant_although_commits_go_on(catalog: Sqlit
     image.close()
 
 
+@pytest.mark.slow
 async def test_image_is_copied_in_a_worker_while_commits_and_checkpoints_go_on(tmp_path: Path, path: Path) -> None:
     with closing(SqliteCatalog(tmp_path / "catalog", create=True)) as catalog:
         for number in range(2000):

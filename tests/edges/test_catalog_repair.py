@@ -36,6 +36,7 @@ def test_sound_catalog_has_no_findings(whole: Whole) -> None:
     assert check(path).is_sound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "first",
     [

@@ -155,6 +155,7 @@ for each in range(count):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [3000, pytest.param(100_000, marks=pytest.mark.long)])
 async def test_trio_goes_on_beside_a_table_that_is_flooded(count: int) -> None:
     table = made(1)

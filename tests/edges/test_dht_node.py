@@ -19,6 +19,7 @@ from bitdustfs.edges.dht_table import Peer
 from tests.edges.dht_swarm import NOW_S, RULES, key, record, started, swarm, with_networks
 
 
+@pytest.mark.slow
 def test_twenty_nodes_find_what_was_published_under_loss_and_churn() -> None:
     async def story() -> None:
         async with swarm(20, loss=0.1) as nodes:
@@ -41,6 +42,7 @@ def test_twenty_nodes_find_what_was_published_under_loss_and_churn() -> None:
     asyncio.run(story())
 
 
+@pytest.mark.slow
 def test_record_is_handed_on_when_those_who_kept_it_leave() -> None:
     async def story() -> None:
         async with swarm(6, rules=replace(RULES, refresh_s=0.3)) as nodes:
@@ -311,6 +313,7 @@ def _messages(count: int, kept: Record, given: bytes) -> list[bytes]:
     return [kinds[each % len(kinds)]() for each in range(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1200, pytest.param(10_000, marks=pytest.mark.long)])
 def test_ten_thousand_hostile_messages_leave_nothing_behind(count: int) -> None:
     async def story() -> None:

@@ -150,6 +150,7 @@ async def test_supplier_restarted_without_its_disk_says_not_now_until_it_is_back
     assert [record.levelno for record in caplog.records].count(logging.ERROR) == 1
 
 
+@pytest.mark.slow
 async def test_revoked_machine_reads_writes_and_deletes_nothing_over_tls(tmp_path: Path) -> None:
     first = head.sign(CUSTOMER, handle=bytes(16), version=1, previous=head.NO_HEAD, sealed=b"sealed")
     second = head.sign(CUSTOMER, handle=bytes(16), version=2, previous=first.digest, sealed=b"sealed")

@@ -327,6 +327,7 @@ def no_more_descriptors() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.slow
 async def test_listener_outlives_a_lack_of_descriptors(caplog: pytest.LogCaptureFixture) -> None:
     async with supplier() as listener:
         waiting = socket.socket()

@@ -397,6 +397,7 @@ async def test_who_comes_back_after_the_notice_has_run_out_still_reads(autojump_
             await store(f.boris, OTHER)
 
 
+@pytest.mark.slow
 async def test_customer_who_is_away_for_a_year_finds_everything(autojump_clock: MockClock) -> None:
     """I14: no missed ping, no restart and no date takes anything away while the contract holds."""
     async with friends() as f:

@@ -182,6 +182,7 @@ async def test_replayed_delete_takes_nothing_of_others(autojump_clock: MockClock
         assert told.count == 0
 
 
+@pytest.mark.slow
 async def test_thousand_idle_connections_do_not_keep_a_customer_out(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -260,6 +261,7 @@ async def test_slow_writers_hold_no_more_than_their_share_and_are_given_up(autoj
         assert w.shelf.content(GREEDY.owner, FragmentName(b"y" * 32)) is None
 
 
+@pytest.mark.slow
 async def test_one_friend_does_not_take_all_the_room_for_connections(autojump_clock: MockClock) -> None:
     """He certifies as many nodes as he likes."""
     async with world() as w:
@@ -271,6 +273,7 @@ async def test_one_friend_does_not_take_all_the_room_for_connections(autojump_cl
         assert w.reception.connections <= MAX_CONNECTIONS
 
 
+@pytest.mark.slow
 async def test_proposals_of_a_stranger_do_not_fill_the_log(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -78,6 +78,7 @@ async def test_what_an_audit_found_lost_is_made_again(autojump_clock: MockClock)
         assert (await world.node.audit("s1", quiet))[0]["wrong"] == 0
 
 
+@pytest.mark.slow
 async def test_silence_proves_nothing(autojump_clock: MockClock) -> None:
     async with audited_world(audits_a_day=1, files=2) as world:
         held = at_first(world, FragmentState.HELD)

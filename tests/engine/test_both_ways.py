@@ -62,6 +62,7 @@ async def test_friend_behind_a_firewall_gives_and_takes(autojump_clock: MockCloc
         assert len(anna.connections.of(boris.node)) == len(boris.connections.of(anna.node)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["anna", "boris"])
 async def test_both_use_the_connection_that_one_dialled(autojump_clock: MockClock, first: str) -> None:
     async with pair() as (anna, boris, network):
@@ -76,6 +77,7 @@ async def test_both_use_the_connection_that_one_dialled(autojump_clock: MockCloc
         assert network.bulk_links() == []  # let go when nobody used them
 
 
+@pytest.mark.slow
 async def test_fragments_take_bulk_connections_also_where_the_supplier_dialled(autojump_clock: MockClock) -> None:
     async with pair() as (anna, boris, network):
         boris.dial[anna.node] = [anna.address]
@@ -85,6 +87,7 @@ async def test_fragments_take_bulk_connections_also_where_the_supplier_dialled(a
             await can_store(anna, boris)
 
 
+@pytest.mark.slow
 async def test_two_who_dial_each_other_at_once_end_with_one_connection(autojump_clock: MockClock) -> None:
     async with pair() as (anna, boris, network):
         await anna.hire(boris, GIB)
@@ -103,6 +106,7 @@ async def test_two_who_dial_each_other_at_once_end_with_one_connection(autojump_
             assert len(anna.connections.of(boris.node)) == len(boris.connections.of(anna.node)) == 1
 
 
+@pytest.mark.slow
 async def test_nothing_under_way_is_lost_when_one_of_two_connections_goes(autojump_clock: MockClock) -> None:
     async with pair() as (anna, boris, network):
         for one, other in ((anna, boris), (boris, anna)):
@@ -125,6 +129,7 @@ async def test_nothing_under_way_is_lost_when_one_of_two_connections_goes(autoju
         assert done == 400
 
 
+@pytest.mark.slow
 async def test_partner_that_comes_back_is_dialled_within_a_minute(autojump_clock: MockClock) -> None:
     async with pair(walled="boris") as (anna, boris, _):
         await connected(anna, boris)
@@ -136,6 +141,7 @@ async def test_partner_that_comes_back_is_dialled_within_a_minute(autojump_clock
         assert trio.current_time() - start <= BACKOFF_CAP_S + 1
 
 
+@pytest.mark.slow
 async def test_supplier_that_refuses_us_stays_our_customer(autojump_clock: MockClock) -> None:
     """Its refusals must not end the connection that it stores over."""
     async with pair(walled="anna") as (anna, boris, _):

@@ -57,6 +57,7 @@ async def quiet(_step: object) -> None:
     return
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trick", Trick)
 async def test_reads_are_right_while_n_minus_k_suppliers_cheat(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, trick: Trick
@@ -74,6 +75,7 @@ async def test_reads_are_right_while_n_minus_k_suppliers_cheat(
                 await trio.sleep(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trick", [trick for trick in Trick if trick in PROVABLE])
 async def test_what_audits_can_prove_is_made_again_with_honest_suppliers(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, trick: Trick
@@ -88,6 +90,7 @@ async def test_what_audits_can_prove_is_made_again_with_honest_suppliers(
         await assert_readable(world)
 
 
+@pytest.mark.slow
 async def test_fragments_that_a_failing_disk_never_gives_are_made_again(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -149,6 +149,7 @@ async def tell(seed: int, tmp_path: Path) -> None:
             raise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", (7, 13, 16))
 async def test_nothing_is_lost_or_wrong_within_the_budget(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, tmp_path: Path, seed: int

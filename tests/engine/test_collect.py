@@ -30,6 +30,7 @@ OTHER = DICE.randbytes(300_000)
 A_WHILE_S = 60.0  # until a change is collected, in a safe head, and worked off
 
 
+@pytest.mark.slow
 async def test_bytes_of_a_deleted_file_are_freed_at_the_suppliers(autojump_clock: MockClock) -> None:
     async with World(code=CODE).running() as world:
         await world.write("large", CONTENT)
@@ -44,6 +45,7 @@ async def test_bytes_of_a_deleted_file_are_freed_at_the_suppliers(autojump_clock
         assert await world.sync() == "safe"
 
 
+@pytest.mark.slow
 async def test_overwritten_and_shared_chunks_are_kept_as_long_as_a_file_has_them(autojump_clock: MockClock) -> None:
     async with World(code=CODE).running() as world:
         await world.write("one", CONTENT)
@@ -62,6 +64,7 @@ async def test_overwritten_and_shared_chunks_are_kept_as_long_as_a_file_has_them
         assert stored(world) == held(world.catalog)
 
 
+@pytest.mark.slow
 async def test_fragments_stay_until_a_head_without_them_is_safe(autojump_clock: MockClock, tmp_path: Path) -> None:
     async with World(code=CODE).running() as world:
         await world.write("large", CONTENT)
@@ -80,6 +83,7 @@ async def test_fragments_stay_until_a_head_without_them_is_safe(autojump_clock: 
         assert found == {b"large": CONTENT, b"small": OTHER}
 
 
+@pytest.mark.slow
 async def test_supplier_that_was_away_lets_go_when_it_is_back(autojump_clock: MockClock) -> None:
     async with World(code=CODE).running() as world:
         await world.write("large", CONTENT)
@@ -93,6 +97,7 @@ async def test_supplier_that_was_away_lets_go_when_it_is_back(autojump_clock: Mo
         assert stored(world) == held(world.catalog)
 
 
+@pytest.mark.slow
 async def test_what_a_dead_process_left_half_done_is_done_by_the_next(autojump_clock: MockClock) -> None:
     async with World(code=CODE).hired() as world:
         async with world.machine(world.catalog, world.spool):
@@ -110,6 +115,7 @@ async def test_what_a_dead_process_left_half_done_is_done_by_the_next(autojump_c
             assert await world.read("small") == OTHER
 
 
+@pytest.mark.slow
 async def test_chunks_that_were_placed_ahead_of_their_version_are_kept_for_it(autojump_clock: MockClock) -> None:
     async with World(code=CODE).running() as world:
         ino = await world.write("stream", b"")
@@ -127,6 +133,7 @@ async def test_chunks_that_were_placed_ahead_of_their_version_are_kept_for_it(au
         assert await world.read("stream") == LONG
 
 
+@pytest.mark.slow
 async def test_chunks_of_a_version_that_never_came_are_collected(autojump_clock: MockClock) -> None:
     async with World(code=CODE).hired() as world:
         async with world.machine(world.catalog, world.spool):
@@ -141,6 +148,7 @@ async def test_chunks_of_a_version_that_never_came_are_collected(autojump_clock:
             assert stored(world) == held(world.catalog)
 
 
+@pytest.mark.slow
 async def test_recovered_machine_collects_what_the_burnt_one_had_not_yet(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
@@ -161,6 +169,7 @@ async def test_recovered_machine_collects_what_the_burnt_one_had_not_yet(
                 assert await world.read("small") == OTHER
 
 
+@pytest.mark.slow
 async def test_block_that_only_seems_dead_is_kept(autojump_clock: MockClock) -> None:
     async with World(code=CODE).running() as world:
         await world.write("small", OTHER)
@@ -172,6 +181,7 @@ async def test_block_that_only_seems_dead_is_kept(autojump_clock: MockClock) -> 
         assert await world.read("small") == OTHER
 
 
+@pytest.mark.slow
 async def test_supplier_that_stalls_holds_up_nobody_elses_releases(autojump_clock: MockClock) -> None:
     async with World(code=CODE).running() as world:
         await world.write("one", CONTENT)
@@ -195,6 +205,7 @@ async def test_supplier_that_stalls_holds_up_nobody_elses_releases(autojump_cloc
         assert trio.current_time() - began < releases.PATIENCE_S / 2
 
 
+@pytest.mark.slow
 async def test_damaged_index_of_maps_lets_nothing_go(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -207,6 +218,7 @@ async def test_damaged_index_of_maps_lets_nothing_go(
         assert await world.read("kept") == CONTENT
 
 
+@pytest.mark.slow
 async def test_damaged_index_of_chunks_lets_nothing_go(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -245,6 +257,7 @@ def lose_index(catalog: SqliteCatalog, name: str) -> None:
     assert database.execute("PRAGMA integrity_check(1)").fetchall()[0][0] != "ok"
 
 
+@pytest.mark.slow
 async def test_what_is_written_again_while_the_maps_are_read_is_no_damage(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -44,6 +45,7 @@ def block_of(world: World, chunk: int) -> BlockNo:
     return row.block
 
 
+@pytest.mark.slow
 async def test_mostly_dead_block_is_written_anew_and_then_released(autojump_clock: MockClock, tmp_path: Path) -> None:
     async with World(code=CODE).running() as world:
         await packed(world)
@@ -59,6 +61,7 @@ async def test_mostly_dead_block_is_written_anew_and_then_released(autojump_cloc
         assert found == {KEPT.encode(): PARTS[KEPT]}
 
 
+@pytest.mark.slow
 async def test_chunks_do_not_move_to_where_fewer_fragments_are_held(autojump_clock: MockClock) -> None:
     async with World(code=CODE).running() as world:
         await packed(world)
@@ -72,6 +75,7 @@ async def test_chunks_do_not_move_to_where_fewer_fragments_are_held(autojump_clo
         assert lowest(world) == 5
 
 
+@pytest.mark.slow
 async def test_supplier_that_breaks_off_meanwhile_leaves_the_old_block_as_it_is(autojump_clock: MockClock) -> None:
     async with World(code=CODE).running() as world:
         await packed(world)
@@ -84,6 +88,7 @@ async def test_supplier_that_breaks_off_meanwhile_leaves_the_old_block_as_it_is(
         assert stored(world) == held(world.catalog)  # what did arrive was let go
 
 
+@pytest.mark.slow
 async def test_small_blocks_become_one(autojump_clock: MockClock) -> None:
     async with World(code=CODE).running() as world:
         contents = {f"note {number}": DICE.randbytes(6000) for number in range(MERGE_RUN)}
@@ -96,6 +101,7 @@ async def test_small_blocks_become_one(autojump_clock: MockClock) -> None:
         assert {name: await world.read(name) for name in contents} == contents
 
 
+@pytest.mark.slow
 async def test_what_is_deleted_while_it_moves_is_not_brought_back(autojump_clock: MockClock) -> None:
     async with World(code=CODE).running() as world:
         await packed(world)
@@ -113,6 +119,7 @@ async def test_what_is_deleted_while_it_moves_is_not_brought_back(autojump_clock
         assert stored(world) == held(world.catalog)
 
 
+@pytest.mark.slow
 async def test_read_that_began_before_the_block_was_released_gets_its_bytes(autojump_clock: MockClock) -> None:
     async with World(code=CODE).running() as world:
         await packed(world)

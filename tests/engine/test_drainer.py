@@ -46,6 +46,7 @@ def is_gone(world: World) -> bool:
     return standing(world) is Standing.FIRED and not world.catalog.count_releases()
 
 
+@pytest.mark.slow
 async def test_leaving_supplier_is_emptied_and_then_given_up(autojump_clock: MockClock, tmp_path: Path) -> None:
     async with world_with_files() as world:
         assert held_by(world)
@@ -62,6 +63,7 @@ async def test_leaving_supplier_is_emptied_and_then_given_up(autojump_clock: Moc
         assert await world.sync() == "safe"
 
 
+@pytest.mark.slow
 async def test_supplier_that_is_silent_may_leave_too(autojump_clock: MockClock) -> None:
     async with world_with_files() as world:
         world.swarm.cut(1)
@@ -74,6 +76,7 @@ async def test_supplier_that_is_silent_may_leave_too(autojump_clock: MockClock) 
         assert stored(world) == held(world.catalog)
 
 
+@pytest.mark.slow
 async def test_killed_process_goes_on_to_drain(autojump_clock: MockClock) -> None:
     async with World(suppliers=6, code=CODE).hired() as world:
         async with world.machine(world.catalog, world.spool):
@@ -89,6 +92,7 @@ async def test_killed_process_goes_on_to_drain(autojump_clock: MockClock) -> Non
             assert stored(world) == held(world.catalog)
 
 
+@pytest.mark.slow
 async def test_candidate_takes_the_place_of_who_leaves(autojump_clock: MockClock) -> None:
     async with world_with_files(suppliers=5, candidates=1) as world:
         world.node.drainer.leave("s1")
@@ -97,6 +101,7 @@ async def test_candidate_takes_the_place_of_who_leaves(autojump_clock: MockClock
         assert not world.catalog.wanting_blocks(1)
 
 
+@pytest.mark.slow
 async def test_leaving_is_refused_where_the_others_are_too_few_or_too_full(autojump_clock: MockClock) -> None:
     async with world_with_files(suppliers=5) as world:
         with pytest.raises(BadRequest, match="hire another supplier first"):
@@ -113,6 +118,7 @@ async def test_leaving_is_refused_where_the_others_are_too_few_or_too_full(autoj
             world.node.drainer.leave("s1")
 
 
+@pytest.mark.slow
 async def test_leaving_waits_while_nobody_has_room_and_status_says_so(autojump_clock: MockClock) -> None:
     async with world_with_files() as world:
         for supplier in world.swarm.suppliers:
@@ -130,6 +136,7 @@ async def test_leaving_waits_while_nobody_has_room_and_status_says_so(autojump_c
         await until(lambda: is_gone(world))
 
 
+@pytest.mark.slow
 async def test_who_was_to_leave_may_stay(autojump_clock: MockClock) -> None:
     async with world_with_files() as world:
         world.node.drainer.leave("s1")
@@ -143,6 +150,7 @@ async def test_who_was_to_leave_may_stay(autojump_clock: MockClock) -> None:
         assert not world.catalog.wanting_blocks(1)
 
 
+@pytest.mark.slow
 async def test_who_came_back_empty_is_no_reason_to_let_go(autojump_clock: MockClock) -> None:
     world = World(suppliers=5, candidates=2, code=CODE, patience=Patience.of(10.0), audits_a_day=1)
     async with world.running():

@@ -30,6 +30,7 @@ def check(code: Code, lives: int) -> None:
     assert low <= found.share <= high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", SETTINGS, ids=str)
 def test_losses_are_as_many_as_the_model_says(code: Code) -> None:
     check(code, 200)
@@ -41,6 +42,7 @@ def test_losses_of_many_lives_are_as_many_as_the_model_says(code: Code) -> None:
     check(code, 3000)
 
 
+@pytest.mark.slow
 def test_less_patience_where_little_is_left_loses_less() -> None:
     setting = SETTINGS[Code(2, 6)]
     hurried = Patience(at_none_s=days(WAIT_DAYS / 12), at_one_s=days(WAIT_DAYS / 3), else_s=days(WAIT_DAYS))

@@ -48,12 +48,14 @@ def slow_down(world: World) -> None:
         world.swarm.network.set_line(world.swarm.identity.node, supplier.node, SLOW)
 
 
+@pytest.mark.slow
 async def test_read_right_after_the_start_waits_for_the_first_suppliers(autojump_clock: MockClock) -> None:
     async with just_started(slow_down) as world:
         assert not world.node.suppliers.online()
         assert await world.read("f0") == CONTENT
 
 
+@pytest.mark.slow
 async def test_read_right_after_the_start_does_without_suppliers_that_are_not_needed(
     autojump_clock: MockClock,
 ) -> None:
@@ -67,6 +69,7 @@ async def test_read_right_after_the_start_does_without_suppliers_that_are_not_ne
             assert await world.read("f0") == CONTENT
 
 
+@pytest.mark.slow
 async def test_read_fails_as_soon_as_all_were_dialled_in_vain(autojump_clock: MockClock) -> None:
     def cut_all(world: World) -> None:
         for number in range(1, 6):
@@ -77,6 +80,7 @@ async def test_read_fails_as_soon_as_all_were_dialled_in_vain(autojump_clock: Mo
             await world.read("f0")
 
 
+@pytest.mark.slow
 async def test_read_fails_at_once_when_the_suppliers_still_to_come_are_too_few(autojump_clock: MockClock) -> None:
     def leave_two(world: World) -> None:
         for number in (1, 2, 3):
@@ -89,6 +93,7 @@ async def test_read_fails_at_once_when_the_suppliers_still_to_come_are_too_few(a
             await world.read("f0")
 
 
+@pytest.mark.slow
 async def test_read_waits_for_suppliers_that_do_not_answer_for_a_bounded_time_after_the_start_only(
     autojump_clock: MockClock,
 ) -> None:
@@ -105,6 +110,7 @@ async def test_read_waits_for_suppliers_that_do_not_answer_for_a_bounded_time_af
             await world.read("f1")
 
 
+@pytest.mark.slow
 async def test_few_of_many_reads_right_after_the_start_wait_while_nobody_answers(autojump_clock: MockClock) -> None:
     def silence_all(world: World) -> None:
         for number in range(1, 6):
@@ -126,6 +132,7 @@ async def test_few_of_many_reads_right_after_the_start_wait_while_nobody_answers
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_first_suppliers_are_awaited_after_a_start_only(autojump_clock: MockClock) -> None:
     async with just_started(lambda world: None) as world:
         while len(world.node.suppliers.online()) < CODE.n:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import stat
 
+import pytest
 from trio.testing import MockClock
 
 from bitdustfs.engine.attributes import CODE_XATTR
@@ -25,6 +26,7 @@ def codes_of(world: World, ino: Ino) -> list[Code]:
     return [block.code for block in blocks if block is not None]
 
 
+@pytest.mark.slow
 async def test_blocks_of_a_directory_have_its_code_and_no_chunks_of_others(autojump_clock: MockClock) -> None:
     async with World(code=Code(3, 5)).running() as world:
         folder = world.node.tree.mkdir(ROOT_INO, b"precious", 0o755, CALLER).ino
@@ -36,6 +38,7 @@ async def test_blocks_of_a_directory_have_its_code_and_no_chunks_of_others(autoj
         assert codes_of(world, precious) == [Code(1, 5)]
 
 
+@pytest.mark.slow
 async def test_same_content_is_stored_anew_where_it_must_survive_more(autojump_clock: MockClock) -> None:
     async with World(suppliers=6, code=Code(1, 2)).running() as world:
         plain = await world.write("plain", CONTENT)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -37,6 +38,7 @@ def written(report: RebuildReport) -> str:
     return "\n".join(lines(report))
 
 
+@pytest.mark.slow
 async def test_nothing_is_to_be_rebuilt_where_nothing_is_missing(autojump_clock: MockClock) -> None:
     async with world_with_a_file() as world:
         report = await world.node.forecast()
@@ -45,6 +47,7 @@ async def test_nothing_is_to_be_rebuilt_where_nothing_is_missing(autojump_clock:
         assert "Nothing is to be rebuilt" in written(report)
 
 
+@pytest.mark.slow
 async def test_lost_supplier_is_told_with_the_numbers_that_decided_it(autojump_clock: MockClock) -> None:
     async with world_with_a_file() as world:
         used = world.catalog.suppliers()[4]
@@ -65,6 +68,7 @@ async def test_lost_supplier_is_told_with_the_numbers_that_decided_it(autojump_c
         assert "with 1 fragment to spare we wait for 1m 30s" in written(report)
 
 
+@pytest.mark.slow
 async def test_forecast_names_who_gets_what_from_whom_and_is_what_comes_true(autojump_clock: MockClock) -> None:
     async with world_with_a_file() as world:
         block = world.catalog.blocks()[0]
@@ -85,6 +89,7 @@ async def test_forecast_names_who_gets_what_from_whom_and_is_what_comes_true(aut
         assert after["bytes_per_s"] > 0 and not after["fragments"]
 
 
+@pytest.mark.slow
 async def test_who_was_hired_in_whose_place_is_told_after_all_is_made_again(autojump_clock: MockClock) -> None:
     async with world_with_a_file(candidates=2) as world:
         for supplier in world.swarm.suppliers[:2]:
@@ -103,6 +108,7 @@ async def test_who_was_hired_in_whose_place_is_told_after_all_is_made_again(auto
         assert "s1 came back after" in written(report)
 
 
+@pytest.mark.slow
 async def test_unmounted_volume_tells_what_its_catalog_knows(autojump_clock: MockClock) -> None:
     async with world_with_a_file() as world:
         world.swarm.suppliers[4].kill()

@@ -158,6 +158,7 @@ async def test_flush_after_a_restart_waits_for_what_was_dirty_before(autojump_cl
         assert volume.files.dirty_totals() == (0, 0)
 
 
+@pytest.mark.slow
 async def test_file_that_cannot_be_read_does_not_keep_others_here(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

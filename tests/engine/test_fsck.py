@@ -28,6 +28,7 @@ def world(coat: Callable[[str, Any], Any] = lambda _name, port: port) -> World:
     return World(code=Code(3, 5), patience=Patience.of(1e6), coat=coat)
 
 
+@pytest.mark.slow
 async def test_suppliers_hold_what_the_catalog_says(autojump_clock: MockClock) -> None:
     async with world().running() as at:
         await at.write("letter", CONTENT)
@@ -38,6 +39,7 @@ async def test_suppliers_hold_what_the_catalog_says(autojump_clock: MockClock) -
             assert found.held >= 1
 
 
+@pytest.mark.slow
 async def test_what_a_shelf_lacks_is_found_marked_and_made_again(autojump_clock: MockClock) -> None:
     async with world().running() as at:
         await at.write("letter", CONTENT)

@@ -450,6 +450,7 @@ async def test_tries_are_bounded_for_a_connection_and_for_an_invitation(autojump
         assert "does not know this invitation" in await refusal_of(anna.join())  # somebody has its mark: it is void
 
 
+@pytest.mark.slow
 async def test_many_strangers_without_an_invitation_are_one_line_in_the_log_and_keep_nobody_out(
     caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
 ) -> None:

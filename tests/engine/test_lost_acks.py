@@ -175,6 +175,7 @@ async def test_what_was_let_go_is_remembered_over_a_restart_and_within_bounds(au
     assert not again.due() and not overtaken.due()
 
 
+@pytest.mark.slow
 async def test_what_was_on_its_way_when_the_process_died_is_let_go_or_named_by_the_next(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

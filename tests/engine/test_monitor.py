@@ -143,6 +143,7 @@ async def test_absence_goes_on_over_a_restart(autojump_clock: MockClock) -> None
             assert standings(world)[0] is Standing.LOST
 
 
+@pytest.mark.slow
 async def test_moving_of_fragments_goes_on_after_a_kill(autojump_clock: MockClock) -> None:
     world = World(code=CODE, patience=Patience.of(PATIENCE_S))
     async with world.hired():

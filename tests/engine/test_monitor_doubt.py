@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -34,6 +35,7 @@ def state_of_letter(world: World) -> FileState:
     return world.node.files.state(inode.ino)
 
 
+@pytest.mark.slow
 async def test_nothing_is_called_safe_when_most_have_been_silent_for_long(autojump_clock: MockClock) -> None:
     async with World(code=CODE, patience=PATIENCE).running() as world:
         await world.write("letter", CONTENT)
@@ -55,6 +57,7 @@ async def test_nothing_is_called_safe_when_most_have_been_silent_for_long(autoju
         assert (await world.status())["state"] == state_of_letter(world).value == "safe"
 
 
+@pytest.mark.slow
 async def test_that_most_are_silent_is_not_forgotten_over_a_restart(autojump_clock: MockClock) -> None:
     world = World(code=CODE, patience=PATIENCE)
     async with world.hired():
@@ -76,6 +79,7 @@ async def test_that_most_are_silent_is_not_forgotten_over_a_restart(autojump_clo
             assert not world.node.monitor.is_unsure
 
 
+@pytest.mark.slow
 async def test_who_went_one_after_another_is_lost_though_few_are_left(autojump_clock: MockClock) -> None:
     patience = Patience.of(600)
     async with World(code=CODE, patience=patience).running() as world:
@@ -92,6 +96,7 @@ async def test_who_went_one_after_another_is_lost_though_few_are_left(autojump_c
         assert (await world.status())["state"] in ("lost", "local")
 
 
+@pytest.mark.slow
 async def test_nobody_is_judged_while_nobody_answers_at_all(autojump_clock: MockClock) -> None:
     async with World(code=CODE, patience=PATIENCE).running() as world:
         await world.write("letter", CONTENT)
@@ -104,6 +109,7 @@ async def test_nobody_is_judged_while_nobody_answers_at_all(autojump_clock: Mock
         assert standings(world) == [Standing.HIRED] * 5
 
 
+@pytest.mark.slow
 async def test_candidate_that_takes_nothing_does_not_keep_the_next_from_being_hired(
     autojump_clock: MockClock,
 ) -> None:

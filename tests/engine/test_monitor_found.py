@@ -60,6 +60,7 @@ async def test_supplier_that_connects_late_after_a_start_makes_nobody_else_lost(
             assert standings(world) == [Standing.HIRED] * 4
 
 
+@pytest.mark.slow
 async def test_suppliers_without_a_fragment_of_a_block_make_nobody_lost_sooner(autojump_clock: MockClock) -> None:
     world = World(suppliers=8, code=CODE, patience=PATIENCE)
     async with world.hired(), world.machine(world.catalog, world.spool):
@@ -73,6 +74,7 @@ async def test_suppliers_without_a_fragment_of_a_block_make_nobody_lost_sooner(a
         assert standings(world) == [Standing.HIRED] * 8
 
 
+@pytest.mark.slow
 async def test_habit_that_a_wrong_clock_dated_into_the_future_is_forgotten(autojump_clock: MockClock) -> None:
     world = World(suppliers=4, code=CODE, patience=PATIENCE)
     async with world.hired(), world.machine(world.catalog, world.spool):

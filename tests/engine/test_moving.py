@@ -122,6 +122,7 @@ async def test_customer_whom_nobody_can_dial_finds_a_supplier_that_moved(autojum
         assert await them.until_together() < FOUND_S
 
 
+@pytest.mark.slow
 async def test_supplier_whom_nobody_can_dial_dials_its_customer_after_a_restart(autojump_clock: MockClock) -> None:
     async with three(walled="boris") as them:
         await trio.sleep(10)  # for the store
@@ -176,6 +177,7 @@ def discovery_of(one: Daemon, directory: Directory, wall: Wall, seed: int) -> Di
     return discovery
 
 
+@pytest.mark.slow
 async def test_address_that_a_supplier_answers_at_is_noted(autojump_clock: MockClock) -> None:
     async with three(walled="anna") as them:
         noted: dict[int, str] = {}
@@ -221,6 +223,7 @@ async def test_own_record_gets_a_higher_number_also_when_the_clock_was_set_back(
         await them.boris.until(lambda: knows(them.boris, them.anna))  # though to Boris it is over
 
 
+@pytest.mark.slow
 async def test_own_record_is_signed_anew_before_it_is_over(autojump_clock: MockClock) -> None:
     async with three() as them:
         for _day in range(30):
@@ -296,6 +299,7 @@ async def test_record_that_is_over_is_not_taken_from_a_third(autojump_clock: Moc
         assert them.anna.book.shown(them.boris.node) == b""  # and is not handed on
 
 
+@pytest.mark.slow
 async def test_one_owner_cannot_fill_the_address_book(autojump_clock: MockClock) -> None:
     async with three() as them:
         for number in range(3 * OWNERS_NODES):
@@ -309,6 +313,7 @@ async def test_one_owner_cannot_fill_the_address_book(autojump_clock: MockClock)
         assert len(them.clara.addresses.kept) <= OWNERS_NODES + 2
 
 
+@pytest.mark.slow
 async def test_partner_who_moves_all_the_time_is_not_heard_all_the_time(autojump_clock: MockClock) -> None:
     """What he says is dialled, noted in the catalog, and said in the log."""
     async with three() as t:

@@ -209,6 +209,7 @@ async def test_without_a_recovery_nothing_is_looked_for(autojump_clock: MockCloc
         assert not catalog.count_releases()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_new", [True, False], ids=["first code of so many", "one of several"])
 async def test_fragments_that_are_made_for_the_first_time_while_it_is_looked_are_no_orphans(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, is_new: bool

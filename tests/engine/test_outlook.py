@@ -40,6 +40,7 @@ async def test_outlook_counts_what_one_supplier_less_leaves(autojump_clock: Mock
         assert seen["others"] == 4 < seen["most_wanted"]
 
 
+@pytest.mark.slow
 async def test_outlook_names_the_files_that_would_be_lost(autojump_clock: MockClock) -> None:
     async with world().running() as at:
         await at.write("letter", CONTENT)
@@ -61,6 +62,7 @@ async def test_outlook_names_the_files_that_would_be_lost(autojump_clock: MockCl
         assert seen["held"] == 2
 
 
+@pytest.mark.slow
 async def test_file_that_is_whole_here_would_not_be_lost(autojump_clock: MockClock) -> None:
     async with world().running() as at:
         await at.write("letter", CONTENT)
@@ -72,6 +74,7 @@ async def test_file_that_is_whole_here_would_not_be_lost(autojump_clock: MockClo
         assert (seen["files_lost"], seen["examples"]) == (0, [])
 
 
+@pytest.mark.slow
 async def test_candidates_could_take_what_a_supplier_holds(autojump_clock: MockClock) -> None:
     async with world(candidates=1).running() as at:
         await at.write("letter", CONTENT)

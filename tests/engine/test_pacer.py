@@ -102,6 +102,7 @@ async def test_a_limit_that_changes_holds_at_once(autojump_clock: MockClock) -> 
         assert trio.current_time() - began < 1
 
 
+@pytest.mark.slow
 async def test_a_ping_does_not_wait_behind_bodies(autojump_clock: MockClock) -> None:
     async with swarm(12) as side:
         await at_once(side, range(1, 13), put)
@@ -117,6 +118,7 @@ async def test_a_ping_does_not_wait_behind_bodies(autojump_clock: MockClock) -> 
             nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_many_suppliers_behind_a_low_limit_are_all_served(autojump_clock: MockClock) -> None:
     async with swarm(12) as side:
         side.pacer.limit(up=96 * 1024, down=1 << 40)  # 8 KiB a second for each: they would give up such a line
@@ -141,6 +143,7 @@ async def test_connections_get_equal_shares(autojump_clock: MockClock) -> None:
     assert sum(moved) == pytest.approx(60 * MIB, rel=0.02)
 
 
+@pytest.mark.slow
 async def test_short_messages_without_end_do_not_starve_long_ones(autojump_clock: MockClock) -> None:
     gate, pieces = gate_of(64 * 1024), 0
 
@@ -177,6 +180,7 @@ async def test_without_limits_nothing_is_counted(autojump_clock: MockClock) -> N
         assert not side.is_held_back()
 
 
+@pytest.mark.slow
 async def test_a_volume_behind_a_low_limit_becomes_safe_without_a_block_given_up(autojump_clock: MockClock) -> None:
     content = random.Random(1).randbytes(4 * MIB - 1)  # one block, whose fragments are 10 MiB
     async with World(suppliers=5).running() as world:
@@ -187,6 +191,7 @@ async def test_a_volume_behind_a_low_limit_becomes_safe_without_a_block_given_up
         assert 10 * MIB / (64 * 1024) * 0.9 < trio.current_time() - began < 10 * MIB / (64 * 1024) * 1.3
 
 
+@pytest.mark.slow
 async def test_reads_behind_a_low_limit_come_whole_and_once(autojump_clock: MockClock) -> None:
     content = random.Random(2).randbytes(2 * MIB)
     async with World(suppliers=6).running() as world:

@@ -414,6 +414,7 @@ async def change(volume: Volume, ino: Ino, history: History, dice: random.Random
     history.note()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_each_file_is_at_a_state_since_its_last_sync_after_a_power_loss(seed: int) -> None:
     async def story() -> None:

@@ -353,11 +353,13 @@ def run(seed: int, *, faults: bool) -> None:
     trio.run(story, clock=MockClock(autojump_threshold=0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_files_are_at_a_state_since_their_last_sync_whatever_a_power_loss_leaves(seed: int) -> None:
     run(seed, faults=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_files_are_at_a_state_since_their_last_sync_although_the_disk_fails(
     seed: int, caplog: pytest.LogCaptureFixture

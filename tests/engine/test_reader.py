@@ -116,6 +116,7 @@ async def test_small_file_is_read_without_its_block(autojump_clock: MockClock) -
         assert sum(length for _, length in volume.remote.gets) <= 3 * 16 * 1024
 
 
+@pytest.mark.slow
 async def test_small_file_whose_leaf_came_with_another_is_read_without_waiting(autojump_clock: MockClock) -> None:
     volume = Volume()
     async with volume.running():

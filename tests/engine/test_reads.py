@@ -106,6 +106,7 @@ async def test_of_many_stalled_reads_six_stay_and_all_end_within_the_deadline(au
         assert max(readers.ended.values()) <= DEADLINE_S
 
 
+@pytest.mark.slow
 async def test_further_read_makes_the_longest_stalled_end_at_once(autojump_clock: MockClock) -> None:
     async with cold_world() as world, trio.open_nursery() as nursery:
         silence(world)
@@ -156,6 +157,7 @@ async def test_one_silent_supplier_costs_reads_a_moment_and_later_ones_nothing(a
                 await world.node.files.read(ino_of(world, number), 0, 4096)
 
 
+@pytest.mark.slow
 async def test_reads_fail_at_once_while_too_few_suppliers_are_reachable(autojump_clock: MockClock) -> None:
     async with cold_world() as world, trio.open_nursery() as nursery:
         silence(world, 1, 2, 3)
@@ -192,6 +194,7 @@ async def test_status_says_who_is_silent(autojump_clock: MockClock) -> None:
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_failed_range_is_remembered_for_a_moment(autojump_clock: MockClock) -> None:
     async with cold_world() as world, trio.open_nursery() as nursery:
         silence(world)
@@ -224,6 +227,7 @@ async def test_failed_range_is_tried_again_at_once_when_another_supplier_is_back
         assert readers.served == {0}
 
 
+@pytest.mark.slow
 async def test_deadline_of_a_read_is_remembered_too(autojump_clock: MockClock) -> None:
     async with cold_world() as world:
         silence(world)

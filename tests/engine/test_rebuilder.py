@@ -29,6 +29,7 @@ def autojump_clock() -> Iterator[MockClock]:
     yield MockClock(autojump_threshold=0)
 
 
+@pytest.mark.slow
 async def test_rebuild_never_sends_a_fragment_with_a_wrong_root(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -47,6 +47,7 @@ async def read_on(world: World, path: Path, names: dict[str, bytes]) -> None:
                 assert await world.read(name) == content
 
 
+@pytest.mark.slow
 async def test_synced_volume_is_safe_and_comes_back_from_keys_and_one_address(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
@@ -157,6 +158,7 @@ async def test_many_changes_leave_few_deltas_and_a_new_snapshot_and_nothing_is_l
         await read_on(world, tmp_path / "catalog", names)
 
 
+@pytest.mark.slow
 async def test_replaced_file_comes_back_with_its_old_content_until_the_new_one_is_there(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:

@@ -141,6 +141,7 @@ class Rig:
         self.journal.commit()
 
 
+@pytest.mark.slow
 async def test_no_delta_is_named_after_a_base_that_holds_it_already(autojump_clock: MockClock) -> None:
     async with Rig().running() as rig:
         rig.change(10)
@@ -370,6 +371,7 @@ async def test_delta_in_pieces_that_nobody_completes_does_not_end_all_heads(auto
         assert [ref.object.k for ref in rig.publisher.content.deltas] == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["gone", "full"])
 async def test_snapshot_in_pieces_that_nobody_completes_does_not_end_all_heads(
     autojump_clock: MockClock, fault: str, caplog: pytest.LogCaptureFixture

@@ -6,6 +6,7 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -74,6 +75,7 @@ async def counted_at_most(world: World) -> set[tuple[BlockNo, int]]:
     return seen
 
 
+@pytest.mark.slow
 async def test_supplier_that_comes_back_with_everything_counts_again(autojump_clock: MockClock) -> None:
     async with world_without_the_fifth() as world:
         absent = set(at(world, FragmentState.ABSENT))
@@ -85,6 +87,7 @@ async def test_supplier_that_comes_back_with_everything_counts_again(autojump_cl
             assert len(good_rows(world, block)) == 5
 
 
+@pytest.mark.slow
 async def test_supplier_that_comes_back_empty_never_counts_for_what_it_had(autojump_clock: MockClock) -> None:
     async with world_without_the_fifth() as world:
         absent = set(at(world, FragmentState.ABSENT))
@@ -98,6 +101,7 @@ async def test_supplier_that_comes_back_empty_never_counts_for_what_it_had(autoj
             assert len(good_rows(world, block)) == 5
 
 
+@pytest.mark.slow
 async def test_supplier_that_comes_back_with_a_part_counts_for_that(autojump_clock: MockClock) -> None:
     async with world_without_the_fifth() as world:
         absent = set(at(world, FragmentState.ABSENT))
@@ -110,6 +114,7 @@ async def test_supplier_that_comes_back_with_a_part_counts_for_that(autojump_clo
             assert {each for each in counted if each[0] == block.block} <= good
 
 
+@pytest.mark.slow
 async def test_supplier_that_names_what_it_cannot_show_counts_for_nothing(autojump_clock: MockClock) -> None:
     async with world_without_the_fifth() as world:
         absent = set(at(world, FragmentState.ABSENT))
@@ -119,6 +124,7 @@ async def test_supplier_that_names_what_it_cannot_show_counts_for_nothing(autoju
         assert set(at(world, FragmentState.LOST)) >= absent
 
 
+@pytest.mark.slow
 async def test_fragment_that_is_not_named_does_not_count_though_nobody_asks_for_its_leaves(
     autojump_clock: MockClock,
 ) -> None:
@@ -132,6 +138,7 @@ async def test_fragment_that_is_not_named_does_not_count_though_nobody_asks_for_
         assert at(world, FragmentState.LOST) == [absent[-1]]
 
 
+@pytest.mark.slow
 async def test_what_one_wrong_fragment_shares_a_page_with_is_asked_for_one_by_one(autojump_clock: MockClock) -> None:
     async with world_without_the_fifth() as world:
         absent = at(world, FragmentState.ABSENT)
@@ -145,6 +152,7 @@ async def test_what_one_wrong_fragment_shares_a_page_with_is_asked_for_one_by_on
         assert at(world, FragmentState.LOST) == [absent[0], absent[-1]]
 
 
+@pytest.mark.slow
 async def test_what_was_not_shown_is_asked_for_after_a_restart(autojump_clock: MockClock) -> None:
     world = World(code=CODE, patience=Patience.of(PATIENCE_S))
     async with world.hired():
@@ -159,6 +167,7 @@ async def test_what_was_not_shown_is_asked_for_after_a_restart(autojump_clock: M
             assert at(world, FragmentState.HELD)
 
 
+@pytest.mark.slow
 async def test_leaving_supplier_that_was_lost_goes_on_leaving_when_it_is_back(autojump_clock: MockClock) -> None:
     async with World(suppliers=7, code=CODE, patience=Patience.of(PATIENCE_S)).running() as world:
         await world.write("letter", bytes(range(256)) * 2000)

@@ -74,6 +74,7 @@ async def test_disk_that_is_away_is_gone_through_later_and_slowly(autojump_clock
     assert BYTES_S <= 1 << 20
 
 
+@pytest.mark.slow
 async def test_what_a_supplier_finds_damaged_is_made_again_without_an_audit(autojump_clock: MockClock) -> None:
     async with World(suppliers=6, code=Code(3, 5), audits_a_day=1).running() as world:
         for number in range(12):

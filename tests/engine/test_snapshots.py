@@ -85,6 +85,7 @@ def changes_per_step(count: Callable[[], int]) -> Iterator[ChangesPerStep]:
     trio.lowlevel.remove_instrument(steps)
 
 
+@pytest.mark.slow
 async def test_large_image_is_the_workers_and_its_chunks_are_noted_in_pages(autojump_clock: MockClock) -> None:
     rig, worker = Rig(), Worker()
     image = LargeImage(worker, CHUNKS)

@@ -273,6 +273,7 @@ async def test_timetable_of_faults_ends_with_all_online(autojump_clock: MockCloc
         assert side.online() == ALL
 
 
+@pytest.mark.slow
 async def test_fault_in_one_suppliers_task_leaves_the_others(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

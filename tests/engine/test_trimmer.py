@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -28,6 +29,7 @@ async def with_one_back(world: World) -> None:
     await until(lambda: holders(world) == {1, 2, 3, 4, 5, 6})
 
 
+@pytest.mark.slow
 async def test_fragment_that_is_held_twice_is_let_go_after_a_while(autojump_clock: MockClock) -> None:
     async with World(candidates=1, code=Code(3, 5), patience=Patience.of(PATIENCE_S)).running() as world:
         await with_one_back(world)
@@ -40,6 +42,7 @@ async def test_fragment_that_is_held_twice_is_let_go_after_a_while(autojump_cloc
         assert await world.read("letter") == CONTENT
 
 
+@pytest.mark.slow
 async def test_nothing_is_let_go_while_another_supplier_is_away(autojump_clock: MockClock) -> None:
     patience = Patience(at_none_s=PATIENCE_S, at_one_s=40 * PATIENCE_S, else_s=40 * PATIENCE_S)
     async with World(candidates=1, code=Code(3, 5), patience=patience).running() as world:
@@ -53,6 +56,7 @@ async def test_nothing_is_let_go_while_another_supplier_is_away(autojump_clock: 
         assert world.catalog.held(BlockNo(1)) == 5
 
 
+@pytest.mark.slow
 async def test_who_came_back_empty_takes_nobodys_place(autojump_clock: MockClock) -> None:
     world = World(candidates=1, code=Code(3, 5), patience=Patience.of(PATIENCE_S), audits_a_day=1)
     async with world.running():

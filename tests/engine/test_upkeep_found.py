@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -19,6 +20,7 @@ from tests.engine.volume import Volume
 CONTENT = random.Random(3).randbytes(400_000)
 
 
+@pytest.mark.slow
 async def test_parts_of_the_catalog_stay_where_the_newest_head_says_until_a_newer_one_is_safe(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
@@ -36,6 +38,7 @@ async def test_parts_of_the_catalog_stay_where_the_newest_head_says_until_a_newe
         assert found == {b"letter": CONTENT}
 
 
+@pytest.mark.slow
 async def test_fragment_that_arrives_at_who_was_given_up_meanwhile_is_not_counted(autojump_clock: MockClock) -> None:
     async with World(suppliers=6, code=Code(3, 5)).running() as world:
         await world.sync()
@@ -92,6 +95,7 @@ async def test_older_references_do_not_move_to_a_copy_that_fewer_suppliers_hold(
         assert volume.catalog.blocks_of(first) == [old]
 
 
+@pytest.mark.slow
 async def test_block_whose_chunks_a_repair_could_not_read_is_not_let_go(autojump_clock: MockClock) -> None:
     async with World(suppliers=5, code=Code(3, 5)).running() as world:
         await world.write("letter", CONTENT)

@@ -84,6 +84,7 @@ async def test_bulk_connections_that_come_and_go_change_nothing_that_is_stored(a
         assert (await world.status())["margin"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bend", [flipped, half, garbage, other_fragment])
 async def test_lying_shelves_are_noticed_and_read_around(
     autojump_clock: MockClock, bend: object, caplog: pytest.LogCaptureFixture
@@ -97,6 +98,7 @@ async def test_lying_shelves_are_noticed_and_read_around(
         assert await world.read("file") == CONTENT
 
 
+@pytest.mark.slow
 async def test_supplier_that_stops_answering_delays_a_read_but_never_stops_it(autojump_clock: MockClock) -> None:
     async with World(code=CODE).running() as world:
         await world.write("file", CONTENT)
@@ -139,6 +141,7 @@ async def test_supplier_that_was_away_gets_its_fragments_when_it_is_back(autojum
         assert (await world.status())["held"] == 5
 
 
+@pytest.mark.slow
 async def test_statfs_counts_what_contracts_leave(autojump_clock: MockClock) -> None:
     async with World(code=CODE, contract_bytes=100 << 20).running() as world:
         before = world.node.space()
@@ -225,6 +228,7 @@ async def _listen(_step: object) -> None:
     return
 
 
+@pytest.mark.slow
 async def test_status_of_a_path_speaks_of_that_path_only(autojump_clock: MockClock) -> None:
     async with World(code=CODE).running() as world:
         await world.write("placed", CONTENT)

@@ -105,6 +105,7 @@ async def test_replicated_tables_never_name_a_block_with_fewer_than_k_fragments(
         assert not volume.catalog.count_releases()
 
 
+@pytest.mark.slow
 async def test_block_with_k_but_fewer_than_w_is_degraded_and_completed_later(autojump_clock: MockClock) -> None:
     volume = Volume()
     async with volume.running():
@@ -185,6 +186,7 @@ async def test_small_files_share_a_block(autojump_clock: MockClock) -> None:
         assert volume.remote.puts == 5
 
 
+@pytest.mark.slow
 async def test_long_stream_is_uploaded_while_it_is_written(autojump_clock: MockClock) -> None:
     volume = Volume()
     async with volume.running():
@@ -244,6 +246,7 @@ async def test_version_on_its_way_does_not_contain_later_writes(autojump_clock: 
         assert await volume.files.read(ino, 0, 200_000) == expected
 
 
+@pytest.mark.slow
 async def test_full_spool_makes_a_write_wait_for_uploads(autojump_clock: MockClock) -> None:
     volume = Volume(spool_limit=2 << 20)
     async with volume.running():

@@ -27,6 +27,7 @@ async def live(seed: int, *, days: int, upsets: float) -> Told:
     return told
 
 
+@pytest.mark.slow
 async def test_hard_days_lose_nothing_and_nobody_without_a_reason(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.net.internet import Host, Internet, wait_until
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +36,7 @@ with socket.socket() as knocking:
 """
 
 
+@pytest.mark.slow
 def test_nothing_stays_of_an_internet_whose_test_is_killed(tmp_path: Path) -> None:
     words = [sys.executable, "-c", _KILLED, str(tmp_path)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, cwd=_ROOT) as test:
@@ -44,6 +47,7 @@ def test_nothing_stays_of_an_internet_whose_test_is_killed(tmp_path: Path) -> No
     wait_until("all processes have ended", lambda: namespace not in _process_namespaces())
 
 
+@pytest.mark.slow
 def test_host_that_moves_has_other_addresses_of_both_families(internet: Internet) -> None:
     host = internet.host()
     before = host.address, host.address6
@@ -53,6 +57,7 @@ def test_host_that_moves_has_other_addresses_of_both_families(internet: Internet
     assert not any(f" {address}/" in shown for address in before)
 
 
+@pytest.mark.slow
 def test_host_that_drops_inbound_answers_nobody_and_reaches_everybody(internet: Internet) -> None:
     open_host, walled = internet.host("open"), internet.host("walled")
     assert [_answers(open_host, walled), _answers(walled, open_host)] == [True, True]
@@ -60,6 +65,7 @@ def test_host_that_drops_inbound_answers_nobody_and_reaches_everybody(internet: 
     assert [_answers(open_host, walled), _answers(walled, open_host)] == [False, True]
 
 
+@pytest.mark.slow
 def test_link_that_is_cut_carries_nothing_until_it_is_healed(internet: Internet) -> None:
     one, other, third = internet.host(), internet.host(), internet.host()
     internet.cut(one, other)

@@ -85,6 +85,7 @@ def check_reads(friends: Friends, name: str) -> None:
         assert (host.seen / name).read_bytes() == CONTENT
 
 
+@pytest.mark.slow
 def test_friend_behind_a_firewall_gives_and_takes(friends: Friends) -> None:
     wait_until_whole(friends)
     check_data(friends, "first")
@@ -103,6 +104,7 @@ def test_link_that_is_cut_stops_no_read_and_is_used_again(friends: Friends) -> N
     check_reads(friends, "first")
 
 
+@pytest.mark.slow
 def test_friend_who_moved_while_its_process_was_away_is_found_again(friends: Friends) -> None:
     wait_until_whole(friends)
     friends.clara.run("umount", str(friends.clara.path))
