@@ -135,6 +135,8 @@ async def _mount(
                     patience=Patience.of(patience_s) if patience_s else Patience(),
                 ),
             )
+            given.clerk.used_there = node.stored_with
+            stack.callback(setattr, given.clerk, "used_there", None)
             node.tree.plant(None, Caller(uid=os.geteuid(), gid=os.getegid()))
             if wish.read_only:
                 node.orphans.may_look = lambda: False  # older states may need them

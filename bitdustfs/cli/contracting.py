@@ -82,7 +82,7 @@ def _report_of(given: Giving, contracts: Path, owner: OwnerId) -> ContractReport
             peer.owner == owner for node in given.connections.nodes() for peer in given.connections.of(node)
         ),
         used_here_bytes=clerk.used_here(owner)[0],
-        used_there_bytes=clerk.used_there(owner)[0],
+        used_there_bytes=clerk.used_there(owner)[0] if clerk.used_there is not None else 0,
         agreed_s=_first_s(kept),
         now=_terms(held, owner),
         coming=_terms(coming, owner) if coming is not None else None,

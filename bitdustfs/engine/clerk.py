@@ -21,7 +21,7 @@ from bitdustfs.core.agreement import Agreement
 from bitdustfs.core.certificate import Certificate, Identity
 from bitdustfs.core.contract import NO_CONTRACT, Allowance, Contract
 from bitdustfs.core.sources import Budget
-from bitdustfs.core.wire import Refusal, Refused
+from bitdustfs.core.wire import MAX_NUMBER, Refusal, Refused
 from bitdustfs.errors import BadFormat
 from bitdustfs.model import OwnerId, short
 from bitdustfs.ports import ContractStore, Crunch, Wall
@@ -41,7 +41,8 @@ class Clerk:
         store, crunch: None: they are forgotten with the process.
     Attributes:
         used_here: bytes and fragments that an owner stores with us.
-        used_there: bytes and fragments that we store with an owner.
+        used_there: bytes and fragments that we store with an owner; None: nobody here knows, so it may be all that
+            he gives.
         lacks_room: refuses to promise an owner so many bytes, where there is no room for them.
     Raises:
         DiskFault, BadFormat: the contracts cannot be read.
@@ -67,7 +68,7 @@ class Clerk:
         self._agreeing: set[OwnerId] = set()  # owners whose contract is being saved
         self._lines = Budget(_LINES_PER_S, _LINES)
         self.used_here: Used = lambda _owner: (0, 0)
-        self.used_there: Used = lambda _owner: (0, 0)
+        self.used_there: Used | None = None
         self.lacks_room: LacksRoom = _has_room
 
     @property
@@ -260,7 +261,7 @@ class Clerk:
             kept,
             terms,
             self.identity.owner,
-            used=self.used_there(owner),
+            used=self.used_there(owner) if self.used_there is not None else (MAX_NUMBER, MAX_NUMBER),
             now_s=now_s,
             in_force=self.in_force(owner),
         )

@@ -30,7 +30,7 @@ from bitdustfs.engine.recoder import Recoding
 from bitdustfs.engine.services import Service, Services
 from bitdustfs.engine.sync import Report
 from bitdustfs.errors import BitdustError, NotFound
-from bitdustfs.model import Ino, Space, Supplier
+from bitdustfs.model import Ino, OwnerId, Space, Supplier
 
 SETTLE_S = 10.0  # (tune) for what nobody synced to become hard at umount
 DURABLE_S = 8.0  # (tune) then for the last commit, which is what was acknowledged; all together is below 30 s
@@ -88,6 +88,15 @@ class Node(Services):
         _, waiting = self.files.dirty_totals()
         available = max(0, usable_bytes(free, code) - waiting) if code else 0
         return Space(total_bytes=used + waiting + available, free_bytes=available, files=inodes)
+
+    def stored_with(self, owner: OwnerId) -> tuple[int, int]:
+        """Bytes and fragments that are stored with an owner: what we count, or what he told last, if that is more."""
+        rows = [row for row in self._catalog.suppliers() if row.owner == owner]
+        told_bytes, told_fragments = self.suppliers.used(owner)
+        return (
+            max(told_bytes, sum(row.used_bytes for row in rows)),
+            max(told_fragments, sum(row.used_fragments for row in rows)),
+        )
 
     # -- the verbs -------------------------------------------------------------------------------------------
 

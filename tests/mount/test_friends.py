@@ -141,6 +141,8 @@ def test_two_friends_join_with_one_line_and_each_has_the_others_data(
         assert kept > len(one.content)
         one.run("cache", "drop", str(one.path))
         assert (one.path / "letter").read_bytes() == one.content
+        (told,) = json.loads(one.run("contracts", "--json"))["contracts"]
+        assert told["used_there_bytes"] > len(one.content) < told["used_here_bytes"]
     assert "You were friends already: anna" in boris.run("join", line)  # mounted now
     assert "used by another machine already" in clara.run("join", line, ok=(13,))
     assert "list of processes" in clara.run("join", line, ok=(13,))
