@@ -135,9 +135,9 @@ class Drainer:
         need = max(map(self.n_with_one_less, self._catalog.codes()), default=0)
         if len(others) + len(spares) < need:
             raise BadRequest(
-                what=f"without {leaving.label} there are {len(others) + len(spares)} suppliers, and each block has "
-                f"{need} fragments, each with another one: hire another supplier first, or choose a code with fewer "
-                "fragments (`bitdustfs mount --code`), then let this one leave"
+                what=f"without {leaving.label} too few suppliers are left, {len(others) + len(spares)} where each "
+                f"block needs {need}: hire another supplier first, or choose a code with fewer fragments "
+                "(`bitdustfs mount --code`), then let this one leave"
             )
         known = self._sink.space()
         room = sum(
