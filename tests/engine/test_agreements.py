@@ -291,7 +291,8 @@ async def test_less_is_not_signed_without_notice_where_nobody_knows_what_is_stor
         (peer,) = f.anna.connections.of(f.boris.node)
         with pytest.raises(PeerRefused, match="needs a notice of 30 days"):
             await agree(peer, f.anna.clerk, Wish(gives_bytes=MIB, since_s=f.anna.clerk.now_s()))
-        assert may_store(f.anna, f.boris) == 2 * MIB
+        held = f.boris.clerk.newest(f.anna.owner)
+        assert held is not None and held.gives(f.anna.owner) == 2 * MIB
 
 
 async def test_more_than_is_allowed_is_not_agreed_on(autojump_clock: MockClock) -> None:
