@@ -90,13 +90,9 @@ class Node(Services):
         return Space(total_bytes=used + waiting + available, free_bytes=available, files=inodes)
 
     def stored_with(self, owner: OwnerId) -> tuple[int, int]:
-        """Bytes and fragments that are stored with an owner: what we count, or what he told last, if that is more."""
+        """Bytes and fragments that are stored with an owner, as we count them: he may say what he likes."""
         rows = [row for row in self._catalog.suppliers() if row.owner == owner]
-        told_bytes, told_fragments = self.suppliers.used(owner)
-        return (
-            max(told_bytes, sum(row.used_bytes for row in rows)),
-            max(told_fragments, sum(row.used_fragments for row in rows)),
-        )
+        return sum(row.used_bytes for row in rows), sum(row.used_fragments for row in rows)
 
     # -- the verbs -------------------------------------------------------------------------------------------
 
