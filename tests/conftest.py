@@ -24,7 +24,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 _FAST = "not slow"  # in what `tools/test fast` asks for
-_SLOW_S = 0.5  # what takes longer in such a run is told, to be marked: 0.2 s of a processor are slow
+_SLOW_S = 0.5  # what takes longer in such a run is told, to be marked: 0.1 s of a processor are slow
 _SLOW_STOREYS = ("net",)  # directories of which nothing is fast
 _WHOLLY_SLOW = "\npytestmark = pytest.mark.slow\n"
 

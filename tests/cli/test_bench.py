@@ -79,6 +79,7 @@ def test_bench_refuses_what_cannot_work(tmp_path: Path, words: list[str]) -> Non
     assert "error:" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["--held", "12parsec"], ["--suppliers", "0"], ["--read", "1"]])
 def test_bench_of_repair_refuses_what_cannot_work(words: list[str]) -> None:
     done = bench("rebuild", *words)
@@ -108,6 +109,7 @@ def test_bench_does_not_accept_a_wrong_byte(tmp_path: Path, monkeypatch: pytest.
         list(run.samples())
 
 
+@pytest.mark.slow
 def test_bench_tells_what_the_mounting_process_spends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(TOOLS))
     sides, system, work = (importlib.import_module(f"bench_{part}") for part in ("sides", "system", "work"))

@@ -66,6 +66,7 @@ async def ask(given: Giving, home: Path, verb: str, **args: object) -> Mapping[s
     return await contract_verbs(given, home)[verb](args, nothing)
 
 
+@pytest.mark.slow
 async def test_contract_is_listed_changed_and_ended_by_name(tmp_path: Path) -> None:
     boris = Place.made(tmp_path / "boris", BORIS, give__listen="127.0.0.1:0", give__size="1G")
     store(boris.home.config, f"allow.{ANNA.owner.hex()}", "5M")

@@ -67,6 +67,7 @@ def test_what_is_wrong_is_told_and_nothing_is_changed(volume: Home) -> None:
     assert volume.catalog.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_repair_keeps_a_copy_and_puts_right_what_can_be(volume: Home) -> None:
     spoil(volume, "DELETE FROM r_name WHERE cookie = 20")
     before = volume.catalog.read_bytes()
@@ -81,6 +82,7 @@ def test_repair_keeps_a_copy_and_puts_right_what_can_be(volume: Home) -> None:
     assert b"lost+found" in names
 
 
+@pytest.mark.slow
 def test_repair_reaches_the_suppliers_copy(volume: Home) -> None:
     spoil(volume, "DELETE FROM r_name WHERE cookie = 20", "DELETE FROM l_outbox")
     check(volume, repair=True)
@@ -116,6 +118,7 @@ def test_catalog_that_is_no_database_any_more_is_left_alone(volume: Home) -> Non
     assert volume.catalog.read_bytes() == b"?" * 8192
 
 
+@pytest.mark.slow
 def test_suppliers_whose_rows_are_gone_come_back_with_their_contracts(volume: Home) -> None:
     friend = make_identity("friend")
     identity, secrets = unlock(volume)

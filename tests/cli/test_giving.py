@@ -71,6 +71,7 @@ async def hired(given: Giving, side: Suppliers, supplier: Identity, size: int) -
         await side.wait_for_change()
 
 
+@pytest.mark.slow
 async def test_supplier_that_cannot_be_dialled_is_hired_and_used(tmp_path: Path) -> None:
     anna = Place.made(tmp_path / "anna", ANNA, give__listen="127.0.0.1:0")
     with trio.fail_after(60):

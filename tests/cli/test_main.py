@@ -42,6 +42,7 @@ def groups(command: click.Group, path: str) -> Iterator[tuple[str, click.Group]]
             yield from groups(below, f"{path} {name}")
 
 
+@pytest.mark.slow
 def test_what_a_verb_does_is_said_whole_where_verbs_are_listed() -> None:
     for path, command in groups(group, "bitdustfs"):
         for name in command.commands:

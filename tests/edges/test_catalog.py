@@ -247,6 +247,7 @@ def test_replaced_map_cuts_the_runs_at_its_edges(catalog: Catalog) -> None:
     assert catalog.map_rows(FILE.ino, 0, 99) == [hole(0, 5), hole(16, 5)]
 
 
+@pytest.mark.slow
 def test_map_follows_a_list_through_random_replacements(catalog: Catalog) -> None:
     dice = random.Random(3)
     model = [-1] * 40

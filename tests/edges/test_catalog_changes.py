@@ -31,6 +31,7 @@ def merged_at_random(change_sets: list[bytes], dice: random.Random) -> list[byte
     return [each for each in merged if each]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 def test_change_sets_merged_in_any_grouping_rebuild_all_rows(seed: int) -> None:
     dice = random.Random(seed)
@@ -75,6 +76,7 @@ def test_what_is_no_change_set_is_refused() -> None:
         CHANGES.merge([b"what is this?"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most_bytes", [1, 100, 3000])
 def test_change_set_that_was_cut_does_the_same_part_by_part(most_bytes: int) -> None:
     with closing(SqliteCatalog(":memory:")) as original, closing(SqliteCatalog(":memory:")) as copy:

@@ -56,6 +56,7 @@ def opened(image: Image, path: Path) -> SqliteCatalog:
     return SqliteCatalog(path)
 
 
+@pytest.mark.slow
 def test_image_is_a_sound_catalog_with_the_same_replicated_rows(catalog: SqliteCatalog, path: Path) -> None:
     Work(catalog, 1).do(commits=50)
     with copied(catalog, path) as image, closing(opened(image, path.with_name("rebuilt"))) as rebuilt:
@@ -85,6 +86,7 @@ def test_image_is_whole_without_a_log(catalog: SqliteCatalog, path: Path) -> Non
         assert image.chunk(0)[18:20] == b"\1\1"
 
 
+@pytest.mark.slow
 def test_image_is_the_state_of_its_instant_although_commits_go_on(catalog: SqliteCatalog, path: Path) -> None:
     work = Work(catalog, 2)
     work.do(commits=50)
@@ -152,6 +154,7 @@ def test_image_has_no_local_rows_and_no_old_contents(catalog: SqliteCatalog, pat
     assert len(whole) > 1_000_000 > len(whole.strip(b"\0"))
 
 
+@pytest.mark.slow
 def test_small_change_changes_few_chunks(catalog: SqliteCatalog, path: Path) -> None:
     for ino in range(100, 4000):
         catalog.put_inode(file(ino))

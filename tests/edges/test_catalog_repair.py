@@ -63,6 +63,7 @@ def test_what_could_be_read_before_can_be_read_after_a_repair(whole: Whole, tmp_
             pass
 
 
+@pytest.mark.slow
 def test_what_is_missing_after_a_repair_keeps_suppliers_from_letting_go(whole: Whole, tmp_path: Path) -> None:
     path = tmp_path / "catalog.db"
     shutil.copy(whole[0], path)

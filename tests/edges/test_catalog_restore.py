@@ -79,6 +79,7 @@ def rows_in(path: Path) -> object:
 # --- the same rows --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 def test_image_and_all_change_sets_since_give_the_original_rows(
     seed: int, original: SqliteCatalog, restore: RestorePort, path: Path
@@ -100,6 +101,7 @@ def test_image_and_all_change_sets_since_give_the_original_rows(
     assert rows_in(path) == replicated_rows(original)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20, 24))
 def test_all_change_sets_alone_give_the_original_rows(
     seed: int, original: SqliteCatalog, restore: RestorePort, path: Path
@@ -110,6 +112,7 @@ def test_all_change_sets_alone_give_the_original_rows(
     assert rows_in(path) == replicated_rows(original)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(40, 44))
 def test_change_sets_that_the_image_holds_already_do_no_harm(
     seed: int, original: SqliteCatalog, restore: RestorePort, path: Path
@@ -431,6 +434,7 @@ def test_place_that_cannot_be_written_is_named(path: Path) -> None:
         Restore(path / "missing" / "catalog")
 
 
+@pytest.mark.slow
 def test_chunks_that_several_workers_write_at_once_are_all_in_their_places(path: Path, restore: RestorePort) -> None:
     chunks = [index.to_bytes(4, "big") * (IMAGE_CHUNK_BYTES // 4) for index in range(1500)]
     with ThreadPoolExecutor(4) as workers:

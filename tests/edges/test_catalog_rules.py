@@ -97,6 +97,7 @@ def test_every_rule_is_broken_here() -> None:
     assert [says for says, _ in BROKEN] == [rule.says for rule in RULES]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("says", "statements"), BROKEN, ids=[says[:60] for says, _ in BROKEN])
 def test_what_breaks_a_rule_is_found_and_mended(
     sound: Path, tmp_path: Path, says: str, statements: Sequence[str]

@@ -638,6 +638,7 @@ async def test_failed_sync_is_final(path: Path, number: int, expected: type[Exce
     reopened.close()
 
 
+@pytest.mark.slow
 def test_kill_9_in_the_middle_of_a_checkpoint_is_no_damage(path: Path) -> None:
     catalog = SqliteCatalog(path, create=True)
     whole = path.stat().st_size

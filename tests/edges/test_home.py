@@ -96,6 +96,7 @@ def test_a_home_without_keys_says_what_to_do(home: Home) -> None:
         check_home(Home(home.path / "missing"))
 
 
+@pytest.mark.slow
 def test_a_second_process_is_told_who_holds_the_home(home: Home) -> None:
     other = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(home)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

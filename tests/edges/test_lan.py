@@ -50,6 +50,7 @@ def test_what_other_programs_read_is_whole() -> None:
     assert [type(each).__name__ for each in answers] == ["DNSPointer", "DNSService", "DNSText", "DNSAddress"]
 
 
+@pytest.mark.slow
 def test_any_bytes_are_read_or_dropped() -> None:
     dice = random.Random(6)
     for _number in range(3000):

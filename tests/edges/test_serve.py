@@ -78,6 +78,7 @@ async def connected(nursery: trio.Nursery, address: str, identity: Identity) -> 
     return peer
 
 
+@pytest.mark.slow
 async def test_fragments_take_bulk_connections_and_tls_when_those_break(tmp_path: Path) -> None:
     async with served(tmp_path) as listener:
         dialer = CountingDialer()
@@ -101,6 +102,7 @@ async def test_fragments_take_bulk_connections_and_tls_when_those_break(tmp_path
             nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_fragment_survives_a_restart_of_its_supplier(tmp_path: Path) -> None:
     async with served(tmp_path) as listener:
         side = customer_side()
@@ -125,6 +127,7 @@ async def test_fragment_survives_a_restart_of_its_supplier(tmp_path: Path) -> No
     assert fragment.root_of(leaves.hashes, leaves.length) == ROOT
 
 
+@pytest.mark.slow
 async def test_supplier_restarted_without_its_disk_says_not_now_until_it_is_back(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

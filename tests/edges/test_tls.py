@@ -120,6 +120,7 @@ async def exchange(one: Link, other: Link, content: bytes) -> bytes:
     return bytes(received)
 
 
+@pytest.mark.slow
 async def test_links_carry_bytes_both_ways() -> None:
     content = os.urandom(3_000_001)
     async with supplier() as listener:

@@ -115,6 +115,7 @@ async def test_hiring_back_keeps_what_we_give(autojump_clock: MockClock) -> None
         assert held.raw == contract.parse(f.boris.rows[0].contract).raw
 
 
+@pytest.mark.slow
 async def test_both_sides_know_the_contract_after_a_restart(autojump_clock: MockClock) -> None:
     async with friends() as f:
         before = f.anna.clerk.shown(f.boris.owner)
@@ -124,6 +125,7 @@ async def test_both_sides_know_the_contract_after_a_restart(autojump_clock: Mock
         await store(f.boris)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loser", ["anna", "boris"])
 async def test_side_that_lost_its_contracts_is_shown_them(autojump_clock: MockClock, loser: str) -> None:
     async with friends() as f:
@@ -136,6 +138,7 @@ async def test_side_that_lost_its_contracts_is_shown_them(autojump_clock: MockCl
         assert lost.contracts.contracts()[other.owner] == other.contracts.contracts()[lost.owner]
 
 
+@pytest.mark.slow
 async def test_answer_that_was_lost_leaves_one_contract(autojump_clock: MockClock) -> None:
     """Boris signs, and Anna never hears of it: the next time they meet she does."""
     async with friends() as f:
@@ -158,6 +161,7 @@ async def test_answer_that_was_lost_leaves_one_contract(autojump_clock: MockCloc
         assert may_store(f.anna, f.boris) == 4 * MIB
 
 
+@pytest.mark.slow
 async def test_proposals_that_cross_are_both_agreed_on_one_after_the_other(autojump_clock: MockClock) -> None:
     async with friends() as f:
         for size in range(3, 8):
@@ -168,6 +172,7 @@ async def test_proposals_that_cross_are_both_agreed_on_one_after_the_other(autoj
             assert may_store(f.anna, f.boris) == may_store(f.boris, f.anna) == size * MIB
 
 
+@pytest.mark.slow
 async def test_two_contracts_of_one_serial_become_one(autojump_clock: MockClock) -> None:
     """Each has signed another one, and a crash forgot the proposals."""
     async with friends() as f:
@@ -185,6 +190,7 @@ async def test_two_contracts_of_one_serial_become_one(autojump_clock: MockClock)
         await f.in_step()
 
 
+@pytest.mark.slow
 async def test_contract_of_others_that_is_shown_is_not_taken(autojump_clock: MockClock) -> None:
     async with friends() as f:
         for size in range(1, 6):  # of a higher serial than theirs
@@ -201,6 +207,7 @@ async def test_contract_of_others_that_is_shown_is_not_taken(autojump_clock: Moc
 # -- changes ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_more_is_given_at_once(autojump_clock: MockClock) -> None:
     async with friends() as f:
         _signed, is_agreed = await f.anna.accords.change(f.boris.owner, Wish(gives_bytes=5 * MIB))
@@ -210,12 +217,14 @@ async def test_more_is_given_at_once(autojump_clock: MockClock) -> None:
         await f.in_step()
 
 
+@pytest.mark.slow
 async def test_less_than_is_not_used_is_given_at_once(autojump_clock: MockClock) -> None:
     async with friends() as f:
         await f.anna.accords.change(f.boris.owner, Wish(gives_bytes=MIB))
         assert may_store(f.anna, f.boris) == MIB
 
 
+@pytest.mark.slow
 async def test_less_than_is_used_needs_notice_and_until_then_the_old_quota_holds(autojump_clock: MockClock) -> None:
     async with friends() as f:
         await store(f.boris)
@@ -235,6 +244,7 @@ async def test_less_than_is_used_needs_notice_and_until_then_the_old_quota_holds
             await store(f.boris, FragmentName(b"p" * 32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changer", ["anna", "boris"])
 async def test_another_change_during_a_notice_does_not_cut_it_short(autojump_clock: MockClock, changer: str) -> None:
     async with friends() as f:
@@ -255,6 +265,7 @@ async def test_another_change_during_a_notice_does_not_cut_it_short(autojump_clo
         assert may_store(f.boris, f.anna) == 3 * MIB
 
 
+@pytest.mark.slow
 async def test_change_that_cuts_a_signed_notice_short_is_not_signed(autojump_clock: MockClock) -> None:
     async with friends() as f:
         await store(f.boris)
@@ -269,6 +280,7 @@ async def test_change_that_cuts_a_signed_notice_short_is_not_signed(autojump_clo
             await peer.request(wire.Propose(proposal.raw), wire.Agreed)
 
 
+@pytest.mark.slow
 async def test_less_than_is_used_is_not_signed_without_notice(autojump_clock: MockClock) -> None:
     async with friends() as f:
         await store(f.boris)
@@ -295,6 +307,7 @@ async def test_less_is_not_signed_without_notice_where_nobody_knows_what_is_stor
         assert held is not None and held.gives(f.anna.owner) == 2 * MIB
 
 
+@pytest.mark.slow
 async def test_more_than_is_allowed_is_not_agreed_on(autojump_clock: MockClock) -> None:
     async with friends() as f:
         with pytest.raises(PeerRefused, match="at most"):
@@ -311,6 +324,7 @@ async def test_more_than_is_allowed_is_not_agreed_on(autojump_clock: MockClock) 
 # -- the end ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_contract_ends_after_notice_and_what_was_stored_stays(autojump_clock: MockClock) -> None:
     async with friends() as f:
         await store(f.boris)
@@ -328,6 +342,7 @@ async def test_contract_ends_after_notice_and_what_was_stored_stays(autojump_clo
         assert await can_read(f.boris, OTHER)
 
 
+@pytest.mark.slow
 async def test_after_the_end_what_was_stored_yields_only_after_grace_and_to_space_needed(
     autojump_clock: MockClock,
 ) -> None:
@@ -348,6 +363,7 @@ async def test_after_the_end_what_was_stored_yields_only_after_grace_and_to_spac
         assert f.anna.shelf.content(f.carla.owner, NAME) == CONTENT
 
 
+@pytest.mark.slow
 async def test_notice_to_who_is_away_holds_and_he_learns_of_it_when_he_comes(autojump_clock: MockClock) -> None:
     async with friends() as f:
         await store(f.boris)
@@ -395,6 +411,7 @@ async def test_notice_that_was_not_delivered_can_be_taken_back(autojump_clock: M
         assert f.anna.contracts.endings() == {}
 
 
+@pytest.mark.slow
 async def test_who_comes_back_after_the_notice_has_run_out_still_reads(autojump_clock: MockClock) -> None:
     async with friends() as f:
         await store(f.boris)
@@ -424,6 +441,7 @@ async def test_customer_who_is_away_for_a_year_finds_everything(autojump_clock: 
         assert await can_read(f.boris)
 
 
+@pytest.mark.slow
 async def test_grace_is_not_shorter_for_a_clock_that_was_behind_when_the_end_was_seen(
     autojump_clock: MockClock,
 ) -> None:
@@ -444,6 +462,7 @@ async def test_grace_is_not_shorter_for_a_clock_that_was_behind_when_the_end_was
         await f.carla.hire(f.anna, 310_000)
 
 
+@pytest.mark.slow
 async def test_clock_that_is_wrong_for_a_while_ends_nothing(autojump_clock: MockClock) -> None:
     async with friends() as f:
         await store(f.boris)

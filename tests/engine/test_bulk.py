@@ -433,6 +433,7 @@ async def ended(link: MemoryLink) -> bool:
         return True
 
 
+@pytest.mark.slow
 async def test_bulk_peer_that_does_not_read_keeps_nobody_waiting_and_holds_his_share(
     autojump_clock: MockClock,
 ) -> None:

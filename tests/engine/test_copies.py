@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -66,6 +67,7 @@ async def test_block_whose_chunks_no_file_has_any_more_has_no_copy(autojump_cloc
         assert await copies_of(volume).block(block) is None
 
 
+@pytest.mark.slow
 async def test_rebuild_downloads_nothing_of_what_is_here_and_everything_of_what_is_not(
     autojump_clock: MockClock,
 ) -> None:
@@ -84,6 +86,7 @@ async def test_rebuild_downloads_nothing_of_what_is_here_and_everything_of_what_
             assert (len(volume.remote.gets) == before) is is_here
 
 
+@pytest.mark.slow
 async def test_spoilt_copy_is_not_used(autojump_clock: MockClock) -> None:
     volume = Volume()
     async with volume.running():

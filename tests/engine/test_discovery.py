@@ -114,6 +114,7 @@ async def test_owners_record_says_who_keeps_his_volume_and_goes_to_them_too(auto
     assert owner_record.id_of(RECORD_KEY) in setting.directory.pinned
 
 
+@pytest.mark.slow
 async def test_owners_record_comes_on_schedule_whatever_he_does(autojump_clock: MockClock) -> None:
     times: list[list[float]] = []
     for changes in (False, True):

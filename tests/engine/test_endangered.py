@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -73,6 +74,7 @@ async def test_others_leave_the_spool_before_what_too_few_suppliers_hold(autojum
         assert not await is_here(volume, files[0])
 
 
+@pytest.mark.slow
 async def test_writes_go_on_when_everything_here_is_endangered(autojump_clock: MockClock) -> None:
     volume = Volume(spool_limit=2 * MIB)
     async with volume.running():

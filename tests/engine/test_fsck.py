@@ -61,6 +61,7 @@ async def test_what_a_shelf_lacks_is_found_marked_and_made_again(autojump_clock:
         assert (await check_shelf(at.catalog, at.node.suppliers, SECRETS, row)).missing == 0
 
 
+@pytest.mark.slow
 async def test_fragments_that_the_catalog_does_not_know_are_counted(autojump_clock: MockClock) -> None:
     async with world().running() as at:
         await at.write("letter", CONTENT)
@@ -72,6 +73,7 @@ async def test_fragments_that_the_catalog_does_not_know_are_counted(autojump_clo
         assert (found.missing, found.strangers) == (0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [

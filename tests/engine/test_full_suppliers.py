@@ -72,6 +72,7 @@ async def test_supplier_that_makes_room_a_moment_after_it_was_hired_is_used_with
             assert trio.current_time() - since < 5
 
 
+@pytest.mark.slow
 async def test_who_waits_for_a_sync_does_not_wait_for_the_next_ping_of_a_full_supplier(
     autojump_clock: MockClock,
 ) -> None:

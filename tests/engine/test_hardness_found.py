@@ -175,6 +175,7 @@ async def test_space_of_bytes_that_were_overwritten_across_restarts_comes_back(a
     assert volume.spool.used_bytes() <= 3 << 19
 
 
+@pytest.mark.slow
 async def test_sums_of_bytes_that_were_overwritten_piece_by_piece_go(autojump_clock: MockClock) -> None:
     volume = Volume()
     async with volume.running(upload=False):

@@ -201,6 +201,7 @@ async def test_links_behind_a_head_are_kept_and_told() -> None:
         kept.start()
 
 
+@pytest.mark.slow
 async def test_so_many_links_are_kept_and_no_more() -> None:
     long = line(*range(1, heads.KEPT_LINKS + 11))
     kept = Kept()

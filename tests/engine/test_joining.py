@@ -437,6 +437,7 @@ async def test_proof_of_one_connection_is_no_good_on_another(autojump_clock: Moc
         assert isinstance(await ask(ben, shown), wire.Joined)
 
 
+@pytest.mark.slow
 async def test_tries_are_bounded_for_a_connection_and_for_an_invitation(autojump_clock: MockClock) -> None:
     async with house() as anna:
         made = anna.invite()
@@ -535,6 +536,7 @@ async def test_host_that_is_killed_at_any_step_is_joined_again_with_the_same_lin
         assert "used by another" in await refusal_of(anna.join(EVE))
 
 
+@pytest.mark.slow
 async def test_guest_that_is_cut_off_at_any_byte_joins_again_with_the_same_line(autojump_clock: MockClock) -> None:
     """Whatever was under way when the guest died: once more with the same line, and both have the same contract."""
     for cut in range(1, 12):

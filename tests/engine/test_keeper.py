@@ -585,6 +585,7 @@ async def test_frame_bomb_ends_the_connection_and_hurts_nobody_else(autojump_clo
         await customer.request(PUT, wire.Done, CONTENT)
 
 
+@pytest.mark.slow
 async def test_a_hundred_idle_connections_cost_nobody_else_anything(autojump_clock: MockClock) -> None:
     async with world() as w:
         idle = [await w.link(make_identity(f"idle {number}")) for number in range(100)]

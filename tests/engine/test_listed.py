@@ -34,6 +34,7 @@ class Endless:
         return [(FragmentName((start + step).to_bytes(32, "big")), 1) for step in range(1000)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_rising", [False, True])
 async def test_list_without_an_end_is_given_up(
     autojump_clock: MockClock, is_rising: bool, monkeypatch: pytest.MonkeyPatch

@@ -96,6 +96,7 @@ def used(volume: Volume) -> list[int]:
     return [row.used_fragments for row in volume.catalog.suppliers()]
 
 
+@pytest.mark.slow
 async def test_what_a_supplier_took_without_saying_so_is_let_go_when_another_one_has_it(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -115,6 +116,7 @@ async def test_what_a_supplier_took_without_saying_so_is_let_go_when_another_one
         assert not volume.catalog.uploads()
 
 
+@pytest.mark.slow
 async def test_fragment_that_arrives_after_it_was_let_go_is_let_go_once_more(autojump_clock: MockClock) -> None:
     remote = Late(7)
     volume = volume_over(remote)
@@ -129,6 +131,7 @@ async def test_fragment_that_arrives_after_it_was_let_go_is_let_go_once_more(aut
         assert {each for each in stored(remote) if each[0] != 1} == named(volume)
 
 
+@pytest.mark.slow
 async def test_fragment_that_is_sent_again_meanwhile_is_not_let_go(autojump_clock: MockClock) -> None:
     remote = Late(6)
     volume = volume_over(remote)
@@ -226,6 +229,7 @@ async def test_stray_that_was_sent_without_an_acknowledgement_and_found_stays(
         assert (6, bytes(name)) in named(volume)
 
 
+@pytest.mark.slow
 async def test_fragment_that_was_meant_for_one_and_went_to_another_is_let_go_at_the_first(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -246,6 +250,7 @@ async def test_fragment_that_was_meant_for_one_and_went_to_another_is_let_go_at_
         assert used(volume) == [0, 1, 1, 1, 1, 1, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before it is sent", "while it is sent"])
 async def test_what_is_to_be_let_go_does_not_count_when_it_is_sent_once_more(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, moment: str

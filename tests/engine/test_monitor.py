@@ -159,6 +159,7 @@ async def test_moving_of_fragments_goes_on_after_a_kill(autojump_clock: MockCloc
             assert holders(world, FragmentState.ABSENT) == {1}
 
 
+@pytest.mark.slow
 async def test_candidate_gets_no_fragment(autojump_clock: MockClock) -> None:
     async with world_with_a_file(candidates=1) as world:
         assert holders(world) == {1, 2, 3, 4, 5}

@@ -88,6 +88,7 @@ async def three(*, walled: str = "", names: tuple[str, ...] = NAMES) -> AsyncIte
             nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [NAMES, ("boris", "anna", "clara")])
 async def test_supplier_that_moved_dials_its_customer(autojump_clock: MockClock, names: tuple[str, ...]) -> None:
     """Whichever of the two has the lower id, so that its own connection counts more."""
@@ -101,12 +102,14 @@ async def test_supplier_that_moved_dials_its_customer(autojump_clock: MockClock,
         await them.anna.until(lambda: noted == {them.supplier().supplier: them.boris.address})
 
 
+@pytest.mark.slow
 async def test_customer_that_moved_dials_again_at_once(autojump_clock: MockClock) -> None:
     async with three(walled="anna") as them:
         them.anna.move()
         assert await them.until_together() < SILENCE_S
 
 
+@pytest.mark.slow
 async def test_common_partner_tells_where_a_supplier_is_when_both_moved(autojump_clock: MockClock) -> None:
     async with three() as them:
         them.anna.move()
@@ -115,6 +118,7 @@ async def test_common_partner_tells_where_a_supplier_is_when_both_moved(autojump
         assert knows(them.anna, them.boris)
 
 
+@pytest.mark.slow
 async def test_customer_whom_nobody_can_dial_finds_a_supplier_that_moved(autojump_clock: MockClock) -> None:
     async with three(walled="anna") as them:
         them.boris.move()
@@ -132,6 +136,7 @@ async def test_supplier_whom_nobody_can_dial_dials_its_customer_after_a_restart(
         assert await them.until_together() < FOUND_S
 
 
+@pytest.mark.slow
 async def test_lookup_is_asked_when_no_partner_knows(autojump_clock: MockClock) -> None:
     async with three(walled="anna") as them:
         them.clara.kill()
@@ -148,6 +153,7 @@ async def test_lookup_is_asked_when_no_partner_knows(autojump_clock: MockClock) 
         assert set(asked) <= {them.boris.node, them.clara.node}
 
 
+@pytest.mark.slow
 async def test_supplier_that_moved_is_found_through_the_hash_table_alone(autojump_clock: MockClock) -> None:
     """Nobody else knows it, and it does not dial: it has lost the address of its customer."""
     async with three(walled="anna") as them:
@@ -188,6 +194,7 @@ async def test_address_that_a_supplier_answers_at_is_noted(autojump_clock: MockC
         assert noted == {them.supplier().supplier: them.boris.address}
 
 
+@pytest.mark.slow
 async def test_address_where_another_node_answers_is_tried_last(autojump_clock: MockClock) -> None:
     async with three(walled="anna") as them:
         old = them.boris.address
@@ -200,6 +207,7 @@ async def test_address_where_another_node_answers_is_tried_last(autojump_clock: 
         assert them.anna.book.places(them.boris.node, last=old) == (them.boris.address, old)
 
 
+@pytest.mark.slow
 async def test_addresses_are_known_after_a_restart(autojump_clock: MockClock) -> None:
     async with three() as them:
         before = them.anna.book.own
@@ -212,6 +220,7 @@ async def test_addresses_are_known_after_a_restart(autojump_clock: MockClock) ->
         assert them.anna.book.own == before  # nothing has changed, so nothing is signed
 
 
+@pytest.mark.slow
 async def test_own_record_gets_a_higher_number_also_when_the_clock_was_set_back(autojump_clock: MockClock) -> None:
     async with three() as them:
         before = them.anna.book.own
@@ -255,6 +264,7 @@ def signed(name: str, address: str, *, sequence: int = 1 << 40) -> Record:
     return record.sign_addresses(key, [address], sequence=sequence, expiry_s=1 << 40)
 
 
+@pytest.mark.slow
 async def test_stranger_is_told_nothing_and_tells_nothing(autojump_clock: MockClock) -> None:
     async with three() as them:
         with pytest.raises(PeerRefused):
@@ -264,6 +274,7 @@ async def test_stranger_is_told_nothing_and_tells_nothing(autojump_clock: MockCl
         assert them.clara.book.record(make_identity("stranger").node) is None
 
 
+@pytest.mark.slow
 async def test_partner_is_told_of_partners_only(autojump_clock: MockClock) -> None:
     async with three() as them:
         told = await ask(them, "anna", wire.Where(them.boris.node), wire.There)
@@ -273,6 +284,7 @@ async def test_partner_is_told_of_partners_only(autojump_clock: MockClock) -> No
             assert nothing == wire.There(b"")
 
 
+@pytest.mark.slow
 async def test_nobody_tells_where_another_one_is(autojump_clock: MockClock) -> None:
     async with three() as them:
         with pytest.raises(PeerRefused, match="another node's"):
@@ -282,6 +294,7 @@ async def test_nobody_tells_where_another_one_is(autojump_clock: MockClock) -> N
         assert knows(them.clara, them.boris)
 
 
+@pytest.mark.slow
 async def test_older_record_changes_nothing(autojump_clock: MockClock) -> None:
     async with three() as them:
         await ask(them, "anna", wire.Here(signed("anna", "192.0.2.7:1", sequence=1).raw, ""), wire.Done)
@@ -290,6 +303,7 @@ async def test_older_record_changes_nothing(autojump_clock: MockClock) -> None:
         assert not knows(them.clara, them.anna)
 
 
+@pytest.mark.slow
 async def test_record_that_is_over_is_not_taken_from_a_third(autojump_clock: MockClock) -> None:
     async with three() as them:
         key = make_identity("boris").key
@@ -342,6 +356,7 @@ async def test_partner_who_moves_all_the_time_is_not_heard_all_the_time(autojump
         assert isinstance(tell(300), wire.Done)
 
 
+@pytest.mark.slow
 async def test_former_friend_is_told_nothing_any_more(autojump_clock: MockClock) -> None:
     """The contract has ended, and nothing of his is there."""
     async with three() as t:
@@ -359,6 +374,7 @@ async def test_former_friend_is_told_nothing_any_more(autojump_clock: MockClock)
         assert handler.admit(caller, where) is None  # he must find what is still his
 
 
+@pytest.mark.slow
 async def test_network_that_invents_nodes_nearby_takes_no_memory(autojump_clock: MockClock) -> None:
     async with three() as t:
         for number in range(2 * MAX_NODES):

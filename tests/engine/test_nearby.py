@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -78,6 +79,7 @@ async def two(*, walled: str = "") -> AsyncIterator[Two]:
             nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_two_who_come_into_one_network_at_once_find_each_other(autojump_clock: MockClock) -> None:
     async with two() as them:
         await them.part()
@@ -86,6 +88,7 @@ async def test_two_who_come_into_one_network_at_once_find_each_other(autojump_cl
         assert await them.until_together() < FOUND_S
 
 
+@pytest.mark.slow
 async def test_one_whom_nobody_can_dial_says_nothing_and_finds_the_other(autojump_clock: MockClock) -> None:
     for walled in ("anna", "boris"):
         async with two(walled=walled) as them:
@@ -98,6 +101,7 @@ async def test_one_whom_nobody_can_dial_says_nothing_and_finds_the_other(autojum
             assert told == {"192.168.7.3:7000" if walled == "anna" else "192.168.7.2:7000"}
 
 
+@pytest.mark.slow
 async def test_partner_who_comes_later_is_found_when_he_says_so(autojump_clock: MockClock) -> None:
     async with two() as them:
         await them.part()
@@ -107,6 +111,7 @@ async def test_partner_who_comes_later_is_found_when_he_says_so(autojump_clock: 
         assert await them.until_together() < FOUND_S
 
 
+@pytest.mark.slow
 async def test_partner_whose_words_were_lost_is_found_within_a_minute(autojump_clock: MockClock) -> None:
     async with two() as them:
         await them.part()
@@ -119,6 +124,7 @@ async def test_partner_whose_words_were_lost_is_found_within_a_minute(autojump_c
         assert await them.until_together() < LOOK_S + FOUND_S
 
 
+@pytest.mark.slow
 async def test_nobody_is_asked_for_while_all_are_connected(autojump_clock: MockClock) -> None:
     async with two() as them:
         before = them.questions()
@@ -136,6 +142,7 @@ async def test_network_without_multicast_changes_nothing(autojump_clock: MockClo
         assert await them.until_together() < 60  # he dials, as ever
 
 
+@pytest.mark.slow
 async def test_question_is_answered_once_a_second_however_often_it_is_asked(autojump_clock: MockClock) -> None:
     async with two() as them:
         await trio.sleep(100)
@@ -146,6 +153,7 @@ async def test_question_is_answered_once_a_second_however_often_it_is_asked(auto
         assert 9 <= len(them.air.said) <= 11
 
 
+@pytest.mark.slow
 async def test_names_are_others_in_each_network_and_each_day_and_say_who_it_is_to_partners_only(
     autojump_clock: MockClock,
 ) -> None:
@@ -187,6 +195,7 @@ async def test_names_are_others_in_each_network_and_each_day_and_say_who_it_is_t
         assert whose(name, strangers) is None
 
 
+@pytest.mark.slow
 async def test_who_repeats_a_partners_name_from_everywhere_is_believed_a_few_times(autojump_clock: MockClock) -> None:
     async with two() as them:
         learnt: list[NodeId] = []
@@ -212,6 +221,7 @@ async def test_what_was_heard_in_another_network_is_not_dialled_in_this_one(auto
         assert "10.9.9.9:9" not in them.anna.book.places(them.boris.node)
 
 
+@pytest.mark.slow
 async def test_who_looks_around_finds_everybody_who_listens(autojump_clock: MockClock) -> None:
     async with two(walled="anna") as them:
         them.anna.move("192.168.7.2")

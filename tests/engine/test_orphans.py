@@ -242,6 +242,7 @@ async def test_fragments_that_are_made_for_the_first_time_while_it_is_looked_are
             assert held(world.catalog, supplier) <= stored(world)[supplier - 1]
 
 
+@pytest.mark.slow
 async def test_fragments_beyond_an_n_that_was_lowered_are_no_orphans_as_long_as_they_are_held(
     autojump_clock: MockClock,
 ) -> None:

@@ -27,6 +27,7 @@ def lose(world: World, count: int, *, block: int = 1) -> None:
         world.catalog.put_fragment(replace(row, state=FragmentState.LOST))
 
 
+@pytest.mark.slow
 async def test_outlook_counts_what_one_supplier_less_leaves(autojump_clock: MockClock) -> None:
     async with world().running() as at:
         await at.write("letter", CONTENT)
@@ -83,6 +84,7 @@ async def test_candidates_could_take_what_a_supplier_holds(autojump_clock: MockC
         assert seen["others"] >= seen["most_wanted"]
 
 
+@pytest.mark.slow
 async def test_unknown_supplier_is_refused_with_the_names_that_there_are(autojump_clock: MockClock) -> None:
     async with world().running() as at:
         with pytest.raises(NotFound, match=at.catalog.suppliers()[0].label):

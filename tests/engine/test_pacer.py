@@ -63,6 +63,7 @@ async def at_once(side: Suppliers, suppliers: Sequence[int], work: object) -> fl
     return trio.current_time() - began
 
 
+@pytest.mark.slow
 async def test_uploads_to_all_together_keep_to_the_limit(autojump_clock: MockClock) -> None:
     async with swarm() as side:
         side.pacer.limit(up=LIMIT, down=1 << 40)
@@ -70,6 +71,7 @@ async def test_uploads_to_all_together_keep_to_the_limit(autojump_clock: MockClo
         assert 3 * MIB / LIMIT * 0.9 < took_s < 3 * MIB / LIMIT * 1.2
 
 
+@pytest.mark.slow
 async def test_downloads_from_all_together_keep_to_the_limit(autojump_clock: MockClock) -> None:
     async with swarm() as side:
         await at_once(side, (1, 2, 3), put)
@@ -127,6 +129,7 @@ async def test_many_suppliers_behind_a_low_limit_are_all_served(autojump_clock: 
         assert len(side.online()) == 12
 
 
+@pytest.mark.slow
 async def test_connections_get_equal_shares(autojump_clock: MockClock) -> None:
     gate, moved = gate_of(MIB), [0, 0, 0]
 

@@ -252,6 +252,7 @@ async def test_junk_that_a_power_loss_left_behind_hard_bytes_is_harmless(autojum
 # -- rotten disks ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_flipped_bit_in_dirty_bytes_is_an_error_and_is_never_uploaded(autojump_clock: MockClock) -> None:
     volume, content = Volume(), DICE.randbytes(LARGE)
     async with volume.running(upload=False):
@@ -306,6 +307,7 @@ async def test_clean_copies_that_were_summed_are_used_again(autojump_clock: Mock
         assert volume.reader.fetched_bytes == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("published", [False, True])
 async def test_damaged_small_content_is_fetched_or_an_error(published: bool, autojump_clock: MockClock) -> None:
     volume, content = Volume(), DICE.randbytes(5_000)
@@ -356,6 +358,7 @@ async def test_garbage_beside_live_bytes_does_not_break_their_sum(autojump_clock
         assert await content_of(volume, ino) == content
 
 
+@pytest.mark.slow
 async def test_space_of_bytes_that_were_overwritten_piece_by_piece_comes_back(autojump_clock: MockClock) -> None:
     volume = Volume()
     async with volume.running(upload=False):

@@ -54,6 +54,7 @@ async def test_partner_says_where_he_could_dial_us(autojump_clock: MockClock) ->
         assert len(them.anna.connections.peers()) == 1  # and has hung up
 
 
+@pytest.mark.slow
 async def test_who_cannot_be_dialled_is_told_so_in_a_moment(autojump_clock: MockClock) -> None:
     async with pair() as them:
         them.network.stop_listening(them.anna._listener)  # type: ignore[arg-type]  # a firewall
@@ -81,6 +82,7 @@ async def test_stranger_makes_nobody_dial(autojump_clock: MockClock) -> None:
             )
 
 
+@pytest.mark.slow
 async def test_partner_is_dialled_a_few_times_and_then_later(autojump_clock: MockClock) -> None:
     async with pair() as them:
         answers = [await them.anna.reaching.ask() for _number in range(3 * BURST)]

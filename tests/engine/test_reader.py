@@ -48,6 +48,7 @@ async def test_read_survives_n_minus_k_losses(autojump_clock: MockClock) -> None
         assert await read_all(volume, ino) == CONTENT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["flipping", "halving", "swapping", "forgetting"])
 async def test_read_survives_suppliers_that_return_wrong_bytes(
     autojump_clock: MockClock, fault: str, caplog: pytest.LogCaptureFixture
@@ -62,6 +63,7 @@ async def test_read_survives_suppliers_that_return_wrong_bytes(
         assert any("s1" in record.getMessage() for record in caplog.records)
 
 
+@pytest.mark.slow
 async def test_read_asks_others_when_a_supplier_never_answers(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -72,6 +74,7 @@ async def test_read_asks_others_when_a_supplier_never_answers(
         assert any("s2 did not answer" in record.getMessage() for record in caplog.records)
 
 
+@pytest.mark.slow
 async def test_read_with_too_few_suppliers_fails_at_once_and_names_them(autojump_clock: MockClock) -> None:
     async with published() as (volume, ino):
         volume.remote.gone = {1, 3, 4}
@@ -108,6 +111,7 @@ async def many_small(volume: Volume) -> tuple[list[Ino], list[bytes]]:
     return inos, contents
 
 
+@pytest.mark.slow
 async def test_small_file_is_read_without_its_block(autojump_clock: MockClock) -> None:
     volume = Volume()
     async with volume.running():
@@ -126,6 +130,7 @@ async def test_small_file_whose_leaf_came_with_another_is_read_without_waiting(a
             assert await volume.files.read(inos[1], 0, 4096) == contents[1]
 
 
+@pytest.mark.slow
 async def test_copies_that_reads_leave_are_stored_later(autojump_clock: MockClock) -> None:
     volume = Volume()
     async with volume.running():

@@ -70,6 +70,7 @@ async def test_lost_fragment_goes_to_a_supplier_without_any_if_there_is_one(
         assert held == {2, 3, 4, 5, 6}
 
 
+@pytest.mark.slow
 async def test_rebuild_needs_no_more_than_k_suppliers(autojump_clock: MockClock) -> None:
     volume = Volume()
     async with volume.running():
@@ -87,6 +88,7 @@ async def test_rebuild_needs_no_more_than_k_suppliers(autojump_clock: MockClock)
         assert volume.catalog.held(block) == 5
 
 
+@pytest.mark.slow
 async def test_two_that_lose_everything_do_not_hand_a_fragment_to_and_fro(autojump_clock: MockClock) -> None:
     volume = Volume(suppliers=7)
     async with volume.running():
@@ -118,6 +120,7 @@ class Refusing(MemorySuppliers):
         await super().put(supplier, name, root, body)
 
 
+@pytest.mark.slow
 async def test_supplier_that_takes_nothing_keeps_no_block_from_the_others(autojump_clock: MockClock) -> None:
     volume = Volume(suppliers=7)
     volume.remote = remote = Refusing(7)
@@ -135,6 +138,7 @@ async def test_supplier_that_takes_nothing_keeps_no_block_from_the_others(autoju
         assert held == {2, 3, 4, 5, 7}
 
 
+@pytest.mark.slow
 async def test_fragment_is_given_back_as_often_as_it_is_not_taken(autojump_clock: MockClock) -> None:
     volume = Volume()
     volume.remote = remote = Refusing(5)
@@ -157,6 +161,7 @@ def used(volume: Volume) -> list[int]:
     return [row.used_fragments for row in volume.catalog.suppliers()]
 
 
+@pytest.mark.slow
 async def test_fragment_of_a_supplier_that_comes_back_meanwhile_stays(autojump_clock: MockClock) -> None:
     volume = Volume(suppliers=6)
     async with volume.running():
@@ -202,6 +207,7 @@ class Counting(Rebuilder):
         return await super().complete(number)
 
 
+@pytest.mark.slow
 async def test_blocks_that_nobody_could_take_anything_of_are_not_looked_at(autojump_clock: MockClock) -> None:
     volume = Volume()
     volume.rebuilder = rebuilder = Counting(
@@ -227,6 +233,7 @@ async def test_blocks_that_nobody_could_take_anything_of_are_not_looked_at(autoj
         assert volume.catalog.held(volume.catalog.blocks_of(ino)[0]) == 5
 
 
+@pytest.mark.slow
 async def test_rebuild_fetches_k_fragments_and_no_more_wherever_the_block_ends(autojump_clock: MockClock) -> None:
     volume = Volume(suppliers=6)
     async with volume.running():

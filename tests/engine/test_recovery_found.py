@@ -49,6 +49,7 @@ LIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("proof", LIES.values(), ids=LIES)
 async def test_supplier_that_says_revoked_without_proof_is_not_believed_in_recovery(
     autojump_clock: MockClock, proof: bytes
@@ -65,6 +66,7 @@ async def test_supplier_that_says_revoked_without_proof_is_not_believed_in_recov
         assert "no proof" in found.silent["s2"]
 
 
+@pytest.mark.slow
 async def test_supplier_that_proves_a_newer_epoch_is_asked_again_in_it(autojump_clock: MockClock) -> None:
     async with World(code=CODE).running() as world:
         await world.sync()
@@ -119,6 +121,7 @@ async def test_head_that_the_old_machine_places_while_it_is_recovered_is_not_mis
         assert world.node.publisher.is_disowned
 
 
+@pytest.mark.slow
 async def test_only_suppliers_that_heard_of_the_take_over_count(autojump_clock: MockClock) -> None:
     async with World(code=CODE).running() as world:
         await world.sync()
@@ -132,6 +135,7 @@ async def test_only_suppliers_that_heard_of_the_take_over_count(autojump_clock: 
         assert (found.answered, found.needed) == (2, 3)
 
 
+@pytest.mark.slow
 async def test_take_over_goes_above_an_epoch_that_it_learns_of_on_the_way(autojump_clock: MockClock) -> None:
     async with World(code=CODE).running() as world:
         await world.sync()

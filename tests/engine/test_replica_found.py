@@ -276,6 +276,7 @@ async def test_head_goes_to_nobody_without_his_copy_while_copies_are_few(autojum
         assert [rig.held_version(number) for number in (1, 2, 3)] == [safe + 1] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missed", [LINKS_KEPT, LINKS_KEPT + 1])
 async def test_supplier_gets_the_newest_head_as_long_as_links_lead_to_it(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, missed: int
@@ -357,6 +358,7 @@ async def test_what_suppliers_hold_is_counted_off_when_it_is_let_go_while_they_a
         assert [row.used_fragments for row in rig.catalog.suppliers()] == [count - 1 for count in before]
 
 
+@pytest.mark.slow
 async def test_delta_in_pieces_that_nobody_completes_does_not_end_all_heads(autojump_clock: MockClock) -> None:
     async with Rig().running() as rig:
         rig.change(10)

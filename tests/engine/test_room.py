@@ -200,6 +200,7 @@ async def test_full_disk_drops_what_suppliers_have_too(autojump_clock: MockClock
 # -- a damaged catalog ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_nothing_is_sent_or_kept_of_a_volume_whose_catalog_is_damaged(autojump_clock: MockClock) -> None:
     volume = Volume()
     async with volume.running():

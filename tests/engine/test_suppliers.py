@@ -109,6 +109,7 @@ async def test_shorter_fragment_is_seen_by_its_length(autojump_clock: MockClock)
         assert fragment.root_of(leaves.hashes, leaves.length) != ROOT
 
 
+@pytest.mark.slow
 async def test_supplier_that_never_answers_costs_the_callers_deadline_only(autojump_clock: MockClock) -> None:
     async with swarm() as (world, side):
         await side.put(S1, NAME, ROOT, CONTENT)

@@ -50,6 +50,7 @@ async def test_tracks_are_kept_over_a_restart(autojump_clock: MockClock) -> None
             assert track.bytes_per_s > 0
 
 
+@pytest.mark.slow
 async def test_who_lied_gets_new_fragments_only_where_nobody_else_is(autojump_clock: MockClock) -> None:
     async with World(suppliers=5, code=Code(2, 4)).running() as world:
         world.node.tracks.audited(SECOND, proven=10, wrong=2)

@@ -24,6 +24,7 @@ def autojump_clock() -> Iterator[MockClock]:
     yield MockClock(autojump_threshold=0)
 
 
+@pytest.mark.slow
 async def test_file_is_local_until_its_blocks_are_placed(autojump_clock: MockClock) -> None:
     volume = Volume()
     async with volume.running():
@@ -37,6 +38,7 @@ async def test_file_is_local_until_its_blocks_are_placed(autojump_clock: MockClo
         assert volume.files.state(ino) is FileState.PLACED
 
 
+@pytest.mark.slow
 async def test_dirty_files_are_not_looked_through_while_no_supplier_answers(autojump_clock: MockClock) -> None:
     volume, looks = Volume(), 0
     look = volume.files.dirty_lives
@@ -176,6 +178,7 @@ async def test_zeros_are_holes_and_cost_nothing(autojump_clock: MockClock) -> No
         assert await volume.files.read(ino, (1 << 40) - 5, 10) == bytes(5)
 
 
+@pytest.mark.slow
 async def test_small_files_share_a_block(autojump_clock: MockClock) -> None:
     volume = Volume()
     async with volume.running():
@@ -202,6 +205,7 @@ async def test_long_stream_is_uploaded_while_it_is_written(autojump_clock: MockC
         assert volume.catalog.count_blocks() <= 6
 
 
+@pytest.mark.slow
 async def test_interrupted_block_is_released_after_a_restart_and_sealed_under_a_new_id(
     autojump_clock: MockClock,
 ) -> None:

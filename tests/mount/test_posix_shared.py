@@ -11,6 +11,8 @@ import struct
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from bitdustfs.model import CHUNK_BYTES
 from tests.mount.support import child, child_code, code_of
 
@@ -53,6 +55,7 @@ def test_append_goes_to_the_end_that_another_truncation_made(place: Path) -> Non
     os.close(other)
 
 
+@pytest.mark.slow
 def test_appends_of_several_processes_all_arrive(place: Path) -> None:
     def append(letter: bytes) -> None:
         descriptor = os.open(place / "f", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
@@ -125,6 +128,7 @@ def test_private_map_changes_nothing(place: Path) -> None:
 # -- locks ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_record_locks_of_two_processes_exclude_each_other(place: Path) -> None:
     with (place / "f").open("w+b") as f:
 

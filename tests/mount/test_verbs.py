@@ -181,7 +181,6 @@ def test_a_read_only_mount_takes_no_writes(machine: Machine) -> None:
 
 
 def test_a_supplier_is_hired_only_if_its_owner_allowed_it(machine: Machine) -> None:
-    machine.apart = True
     home, friend, place = machine.home("home"), machine.home("friend"), machine.place()
     owner = machine.run("--home", home, "id", "--owner").strip()
     serve = ("--home", friend, "serve", "--listen", "127.0.0.1:0")
