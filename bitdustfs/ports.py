@@ -869,6 +869,26 @@ class ContractStore(Protocol):
         ...
 
 
+class LedgerStore(Protocol):
+    """The ledger, a page for each owner and direction, as core/ledger writes it. Blocking."""
+
+    def accounts(self) -> Mapping[OwnerId, bytes]:
+        """What each owner keeps for us. One that cannot be read is b"". Raises DiskFault, BadFormat."""
+        ...
+
+    def save_account(self, owner: OwnerId, account: bytes) -> None:
+        """Replace, durably. Raises DiskFull, DiskFault."""
+        ...
+
+    def gifts(self) -> Mapping[OwnerId, bytes]:
+        """What we keep for each owner. One that cannot be read is b"". Raises DiskFault, BadFormat."""
+        ...
+
+    def save_gift(self, owner: OwnerId, gift: bytes) -> None:
+        """Replace, durably. Raises DiskFull, DiskFault."""
+        ...
+
+
 class InvitationStore(Protocol):
     """The invitations that we made, as core/invited writes them, by their marks. Blocking."""
 

@@ -42,6 +42,8 @@ from bitdustfs.edges.system import (
     tune_process,
 )
 from bitdustfs.engine.codes import keep_code, kept_code
+from bitdustfs.engine.holdings import keep_ledger
+from bitdustfs.engine.ledger import holds_nothing
 from bitdustfs.engine.node import Node
 from bitdustfs.engine.services import NodeOptions
 from bitdustfs.engine.suppliers import PING_S, Suppliers
@@ -107,6 +109,7 @@ async def _mount(
             entropy=entropy,
             wall=wall,
             caller=given.caller,
+            clerk=given.clerk,
             ping_s=min(PING_S, patience_s / 3) if patience_s else PING_S,
         )
         given.known_at = lambda: [(row.node, row.address) for row in catalog.suppliers()]
@@ -141,6 +144,9 @@ async def _mount(
             if wish.read_only:
                 node.orphans.may_look = lambda: False  # older states may need them
             else:
+                keep_ledger(given.ledger, catalog, node.fragments.leaves, node.auditor)
+                given.receipts.stores = True
+                stack.callback(setattr, given.ledger, "holdings", holds_nothing)  # the catalog is closed before
                 stack.enter_context(put_aside(home, identity, secrets, catalog, node))
                 if given.directing is not None:
                     record_key = read_keys(home).volume.record

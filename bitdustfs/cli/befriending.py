@@ -33,6 +33,7 @@ from bitdustfs.edges.invitations_disk import DiskInvitations
 from bitdustfs.edges.names_disk import names, save_name
 from bitdustfs.edges.system import SystemEntropy, SystemWall
 from bitdustfs.engine.joining import JOIN_S, Friendship, join
+from bitdustfs.engine.ledger import Ledger
 from bitdustfs.errors import BitdustError, Unavailable
 from bitdustfs.model import NodeId, OwnerId, Standing, Supplier, short
 from bitdustfs.ports import Catalog, Dialer
@@ -59,6 +60,7 @@ class Friends:
         commit: makes what the catalog was told durable.
         on_row: called with each row that is new or changed.
         keep: keeps a contract that was signed for both.
+        ledger: of the process, if it has one; else it is read from the disk.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Friends:
         commit: Callable[[], Awaitable[None]],
         keep: Callable[[Contract], Awaitable[None]],
         on_row: Callable[[Supplier], None] = lambda _row: None,
+        ledger: Ledger | None = None,
     ) -> None:
         self._home = home
         self._identity = identity
@@ -77,6 +80,7 @@ class Friends:
         self._commit = commit
         self._keep = keep
         self._on_row = on_row
+        self._ledger = ledger
 
     # -- the side that invited ------------------------------------------------------------------------------
 
@@ -153,6 +157,7 @@ class Friends:
         signed = {owner: agreement.parse(agreement.split(raw)).newest for owner, raw in kept.items()}
         given = names(self._home.contracts)
         rows = [row for row in self._catalog.suppliers() if row.standing is not Standing.FIRED]
+        ledger = self._ledger or self._read_ledger()
         told = []
         for owner in {*signed, *(row.owner for row in rows)}:
             his = [row for row in rows if row.owner == owner]
@@ -169,6 +174,7 @@ class Friends:
                     takes_bytes=newest.gives(self._identity.owner) if newest is not None else 0,
                     since_s=newest.terms.since_s if newest is not None else 0,
                     until_s=newest.terms.until_s if newest is not None else 0,
+                    balance=ledger.balance(owner),
                 )
             )
         return sorted(told, key=lambda each: each["name"])
@@ -189,6 +195,10 @@ class Friends:
         """Who is called what: by the catalog, else by the file beside the contract."""
         kept = {name: owner for owner, name in names(self._home.contracts).items()}
         return kept | {row.label: row.owner for row in self._catalog.suppliers()}
+
+    def _read_ledger(self) -> Ledger:
+        store = DiskContracts(self._home.contracts) if self._home.contracts.exists() else None
+        return Ledger(store, crunch=None, wall=SystemWall())
 
     async def _note(self, owner: OwnerId, node: NodeId, address: str, signed: Contract, name: str) -> str:
         """Name a friend, and hire him if he keeps something for us. Returns the name that he has now."""

@@ -87,6 +87,7 @@ def _report_of(given: Giving, contracts: Path, owner: OwnerId) -> ContractReport
         now=_terms(held, owner),
         coming=_terms(coming, owner) if coming is not None else None,
         notice=_terms(notice, owner) if notice is not None else None,
+        balance=given.ledger.balance(owner),
         grace_until_s=given.keeper.endings.grace_ends_s(owner),
     )
 

@@ -9,6 +9,7 @@ from typing import cast
 import click
 
 from bitdustfs.cli.common import Asked, Size, moment, show_json, with_common_options, with_json
+from bitdustfs.cli.fairness import balance_lines
 from bitdustfs.core.grace import DAY_S, GRACE_S, NOTICE_S
 from bitdustfs.core.report import ContractReport, ContractTerms
 from bitdustfs.core.units import exact_size, format_size
@@ -101,6 +102,8 @@ def lines(told: ContractReport) -> Sequence[str]:
         f"  offered  {format_size(now['offered_bytes'])}, {here} used",
         f"  needed   {format_size(now['needed_bytes'])}, {there} used",
     ]
+    gives, takes = bool(now["offered_bytes"]), bool(now["needed_bytes"])
+    shown += [f"  {line}" for line in balance_lines(told["balance"], told["name"], gives=gives, takes=takes)]
     for what, terms in (("agreed", told["coming"]), ("notice, not signed by the friend yet", told["notice"])):
         if terms is not None:
             offered, needed = format_size(terms["offered_bytes"]), format_size(terms["needed_bytes"])

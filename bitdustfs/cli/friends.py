@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import click
 
 from bitdustfs.cli.common import Asked, moment, show_json, with_common_options, with_json
+from bitdustfs.cli.fairness import balance_lines
 from bitdustfs.core.report import FriendReport
 from bitdustfs.core.units import format_size
 from bitdustfs.edges.control import NotServed, ask
@@ -69,6 +70,10 @@ def show(asked: Asked, name: str) -> None:
     if one["since_s"]:
         until = f"until {moment(one['until_s'])}" if one["until_s"] else "open-ended"
         click.echo(f"  contract   since {moment(one['since_s'])}, {until}")
+    gives, takes = bool(one["takes_bytes"]), bool(one["gives_bytes"])
+    for line in balance_lines(one["balance"], one["name"], gives=gives, takes=takes):
+        word, _, rest = line.partition(" ")
+        click.echo(f"  {word:<10} {rest.lstrip()}")
 
 
 @friends.command()

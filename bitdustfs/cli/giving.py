@@ -1,7 +1,8 @@
 """What a home does for others, and how it is connected: the same behind `serve` and beside a mount.
 
     listener -> reception ┐                        ┌ keeper -> shelf
-    caller   -> partners  ┴ connections -> handler ┴ clerk -> contracts
+    caller   -> partners  ┴ connections -> handler ┼ clerk -> contracts
+                                                   └ receipts -> ledger
 
 A home without a listener gives too, over the connections that it dialled; one that gives nothing may listen, so that
 a friend behind a firewall can dial it, and has contracts all the same. A fault in any of this costs a second, never
@@ -45,6 +46,7 @@ from bitdustfs.engine.connections import Connections
 from bitdustfs.engine.handler import RefuseAll, Standby
 from bitdustfs.engine.inviting import Host, OnJoined
 from bitdustfs.engine.keeper import Keeper
+from bitdustfs.engine.ledger import Ledger
 from bitdustfs.engine.nearby import Nearby
 from bitdustfs.engine.no_shelf import NoShelf
 from bitdustfs.engine.pacer import Pacer
@@ -52,6 +54,7 @@ from bitdustfs.engine.partners import Partners
 from bitdustfs.engine.peer import Peer
 from bitdustfs.engine.presence import Presence
 from bitdustfs.engine.reaching import Reaching
+from bitdustfs.engine.receipts import Receipts, Receiving
 from bitdustfs.engine.reception import Reception
 from bitdustfs.engine.scrubber import Scrubber
 from bitdustfs.engine.whereabouts import Informed, Whereabouts
@@ -108,7 +111,9 @@ class Giving:
         self.reaching: Reaching
         self.clerk: Clerk
         self.accords: Accords
-        self.keeper: Keeper  # these three once it is open
+        self.ledger: Ledger
+        self.receipts: Receipts
+        self.keeper: Keeper  # these five once it is open
         self._handler = Standby(RefuseAll())
         self._opening = trio.Lock()
         self.caller: Caller  # once it is known who answers
@@ -162,11 +167,22 @@ class Giving:
         self.clerk = Clerk(self.identity, store, crunch=crunch, wall=SystemWall())
         self.accords = Accords(self.clerk, self.connections, is_revoked=lambda node: self.keeper.is_revoked(node))
         self._services["contracts"] = self.accords.run
+        self.ledger = Ledger(store, crunch=crunch, wall=SystemWall())
+        self.ledger.keeps = lambda owner: self.keeper.kept_bytes(owner)
+        self.receipts = Receipts(
+            self.identity,
+            self.ledger,
+            self.clerk,
+            self.connections,
+            SystemEntropy(),
+            revoked=lambda node: self.keeper.refuse_revoked(node),
+        )
+        self._services["ledger"], self._services["receipts"] = self.ledger.run, self.receipts.run
         self._use(NoShelf(), store, crunch)
         if self._wish.size_bytes or self._home.shelf_id.exists():
             await self.opened_keeper()
         handler = self.reaching = Reaching(
-            Informed(self._handler, self.whereabouts),
+            Informed(Receiving(self._handler, self.receipts), self.whereabouts),
             TcpDialer(self.identity.key),
             self.connections,
             self.book,

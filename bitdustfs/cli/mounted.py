@@ -22,7 +22,7 @@ from bitdustfs.core import agreement
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.contract import Contract
 from bitdustfs.core.invited import Wish
-from bitdustfs.core.report import PRACTICE_BANNER
+from bitdustfs.core.report import PRACTICE_BANNER, FairnessReport
 from bitdustfs.edges import control_server, fuse, mounts
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.control import Args
@@ -68,7 +68,9 @@ class Mounted:
             commit=self._durable,
             keep=self._keep_contract,
             on_row=suppliers.add,
+            ledger=given.ledger,
         )
+        node.reporter.fairness = self._fairness
         self._operations = fuse.Operations(
             tree=node.tree,
             attributes=node.attributes,
@@ -204,6 +206,17 @@ class Mounted:
         report = await self._node.status("/")
         states = {NodeId(bytes.fromhex(each["node"])): each["state"] for each in report["suppliers"]}
         return {"friends": self._friends.told(states)}
+
+    def _fairness(self) -> Sequence[FairnessReport]:
+        """Of those with whom anything was counted, by name."""
+        names = {owner: name for name, owner in self._friends.named().items()}
+        told = [
+            FairnessReport(
+                name=names.get(owner, owner.hex()[:8]), owner=owner.hex(), balance=self._given.ledger.balance(owner)
+            )
+            for owner in self._given.ledger.owners() - {self._given.identity.owner}
+        ]
+        return sorted(told, key=lambda each: each["name"])
 
     async def _rename(self, args: Args, _report: control_server.Report) -> Mapping[str, object]:
         await self._friends.rename(OwnerId(bytes.fromhex(args["owner"])), str(args["name"]))

@@ -14,6 +14,7 @@ from typing import cast
 import click
 
 from bitdustfs.cli.common import Asked, count, show_json, with_common_options, with_json
+from bitdustfs.cli.fairness import fairness_lines
 from bitdustfs.core.report import PRACTICE_BANNER, StatusReport, SupplierReport, WithoutReport
 from bitdustfs.core.units import format_size
 from bitdustfs.edges.control import ask
@@ -170,6 +171,8 @@ def lines(report: StatusReport, place: str) -> list[str]:
             "  recovery   never tried: `bitdustfs recover --check` shows that your words bring everything back"
         )
     shown += [supplier_line(supplier) for supplier in report["suppliers"]]
+    if report["path"] == "/":
+        shown += fairness_lines(report["fairness"])
     shown += [f"  trouble: {sentence}" for sentence in report["trouble"]]
     return shown
 

@@ -26,6 +26,31 @@ class SupplierReport(TypedDict):
     capacity_bytes: int
 
 
+class BalanceReport(TypedDict):
+    """What was given to one friend and taken from him. Byte-hours: a byte that is held for an hour."""
+
+    given_byte_hours: int  # by his newest receipt: what his audits have shown
+    given_since_s: int  # wall time when he began to count; 0: there is no receipt
+    given_until_s: int  # wall time of that receipt; 0: there is none
+    given_bytes: int  # that we kept then, by that receipt
+    given_counted: int  # byte-hours by our own count
+    given_differs: bool  # we have counted more than can be explained
+    taken_byte_hours: int  # that audits here have shown
+    taken_since_s: int  # wall time when we began to count; 0: nothing was
+    taken_bytes: int  # that he kept when it was looked last
+    taken_counted: int  # byte-hours by his own count, as he answered to our newest receipt
+    taken_until_s: int  # wall time of the newest receipt of ours that he has answered; 0: of none
+    taken_differs: bool  # he has counted more than can be explained
+
+
+class FairnessReport(TypedDict):
+    """What `status` says of one friend."""
+
+    name: str
+    owner: str  # 64 hex digits
+    balance: BalanceReport
+
+
 class StatusReport(TypedDict):
     """How safe the volume, or what lies at one path, is."""
 
@@ -51,6 +76,7 @@ class StatusReport(TypedDict):
     fetched_bytes: int  # that came from suppliers since it was mounted, with what was needed around them
     recovery_checked_s: int  # when `recover --check` succeeded last, in seconds since 1970; 0: never here
     suppliers: list[SupplierReport]
+    fairness: list[FairnessReport]  # friends with whom anything was counted, by name
     trouble: list[str]  # sentences, newest first
 
 
@@ -214,6 +240,7 @@ class FriendReport(TypedDict):
     takes_bytes: int  # that he may store here
     since_s: int  # wall time, of the newest contract; 0: none is kept here
     until_s: int  # the same; 0: open-ended
+    balance: BalanceReport
 
 
 class ContractTerms(TypedDict):
@@ -238,6 +265,7 @@ class ContractReport(TypedDict):
     now: ContractTerms  # in force, or the newest
     coming: ContractTerms | None
     notice: ContractTerms | None  # of ours, that the friend has not signed
+    balance: BalanceReport
     grace_until_s: int  # it has ended, and what the friend stores yields from then on; 0: it has not
 
 

@@ -60,6 +60,15 @@ def format_size(size: int) -> str:
     return f"{amount:.{digits}f} {letter}iB"
 
 
+def format_gb_hours(byte_hours: int) -> str:
+    """Write byte-hours with three significant digits, a GB being 10^9 bytes: `0.012 GB-hours`, `12.3 GB-hours`."""
+    amount = byte_hours / 1e9
+    if byte_hours and amount < 0.0005:
+        return "<0.001 GB-hours"
+    digits = 3 if amount < 0.9995 else 2 if amount < 9.995 else 1 if amount < 99.95 else 0
+    return f"{amount:.{digits if byte_hours else 0}f} GB-hours"
+
+
 def exact_size(size: int) -> str:
     """Write bytes so that `parse_size` gives the same number back: `10 GiB`, `1536 MiB`, `4097`."""
     for power in range(len(_LETTERS), 0, -1):

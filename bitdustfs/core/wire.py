@@ -27,6 +27,7 @@ from bitdustfs.core.contract import CONTRACT_BYTES
 from bitdustfs.core.fragment import HASH_BYTES, MAX_FRAGMENT_BYTES, leaf_count
 from bitdustfs.core.head import LINK_BYTES, MAX_HEAD_BYTES, MAX_KEPT_BYTES
 from bitdustfs.core.invited import MAX_ADDRESSES
+from bitdustfs.core.receipt import RECEIPT_BYTES, VIEW_BYTES
 from bitdustfs.core.record import MAX_RECORD_BYTES
 from bitdustfs.model import LEAF_BYTES
 
@@ -193,6 +194,12 @@ class Reach(_Message, frozen=True, tag=18):
     """Ask to be dialled where the asker's connection comes from, at the port that it announces."""
 
 
+class Receipt(_Message, frozen=True, tag=15):
+    """Keep what the caller signed for what is kept for him here (core/receipt), and show what is kept of that."""
+
+    receipt: Annotated[bytes, Meta(max_length=RECEIPT_BYTES)]  # empty: only show
+
+
 class Done(_Message, frozen=True, tag=128):
     """PING, PUT, PUT_HEAD, HERE: done. What was to be kept is durable."""
 
@@ -242,6 +249,13 @@ class Compared(_Message, frozen=True, tag=142):
     """COMPARE: the contracts with the caller's owner that are held now, when his were looked at."""
 
     contracts: Contracts
+
+
+class Receipted(_Message, frozen=True, tag=141):
+    """RECEIPT: the newest that is kept of the caller's owner, and what was counted here, signed; empty: none."""
+
+    receipt: Annotated[bytes, Meta(max_length=RECEIPT_BYTES)]
+    view: Annotated[bytes, Meta(max_length=VIEW_BYTES)]
 
 
 class HeadIs(_Message, frozen=True, tag=136):
@@ -308,6 +322,7 @@ Request: TypeAlias = (
     | Here
     | Where
     | Reach
+    | Receipt
 )
 Answer: TypeAlias = (
     Done
@@ -324,6 +339,7 @@ Answer: TypeAlias = (
     | Compared
     | There
     | Reached
+    | Receipted
 )
 Message: TypeAlias = Hello | Request | Answer
 
@@ -345,6 +361,7 @@ ANSWERS: Mapping[type[Request], type[Answer]] = MappingProxyType(
         Here: Done,
         Where: There,
         Reach: Reached,
+        Receipt: Receipted,
     }
 )
 

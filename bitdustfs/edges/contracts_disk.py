@@ -5,11 +5,13 @@
     <owner>.ended       when it was first seen that the contract had ended: a version byte, 1, and 8 bytes
     <owner>.epoch       the newest epoch of his certificates
     <owner>.head        his head, with links behind it
+    <owner>.taken       the page of the ledger for what he keeps for us (core/ledger)
+    <owner>.given       the same for what we keep for him
 
 An epoch is a version byte, 2, the epoch in 8 big-endian bytes, and a certificate of that epoch. Version 1 had none.
 
 A damaged one stops us: without them we would not know who has which rights. But a head gives no rights, so a damaged
-one is handed on as it is, and costs its owner only (engine/heads).
+one is handed on as it is, and costs its owner only (engine/heads). Nor does a page of the ledger (engine/ledger).
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from bitdustfs.core.agreement import MAX_HELD
 from bitdustfs.core.certificate import CERTIFICATE_BYTES
 from bitdustfs.core.contract import CONTRACT_BYTES, PROPOSAL_BYTES
 from bitdustfs.core.head import MAX_KEPT_BYTES
+from bitdustfs.core.ledger import MAX_PAGE_BYTES
 from bitdustfs.edges.durable import NO_DESCRIPTORS, translated
 from bitdustfs.edges.folder import make_folder, put_file, remove_file
 from bitdustfs.errors import BadFormat
@@ -37,7 +40,10 @@ _ENDING_VERSION = 1
 
 
 class DiskContracts:
-    """A ports.ContractStore in a directory, which is made if it is not there. Raises DiskFull, DiskFault."""
+    """A ports.ContractStore and a ports.LedgerStore in a directory, which is made if it is not there.
+
+    Raises DiskFull, DiskFault.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -80,15 +86,28 @@ class DiskContracts:
         self._save(owner, ".epoch", _EPOCH.pack(_EPOCH_VERSION, epoch) + proof)
 
     def heads(self) -> Mapping[OwnerId, bytes]:
-        return {owner: self._read_head(path) for owner, path in self._files(".head")}
+        return {owner: self._as_it_is(path, MAX_KEPT_BYTES) for owner, path in self._files(".head")}
 
     def save_head(self, owner: OwnerId, head: bytes) -> None:
         self._save(owner, ".head", head)
 
-    def _read_head(self, path: Path) -> bytes:
+    def accounts(self) -> Mapping[OwnerId, bytes]:
+        return {owner: self._as_it_is(path, MAX_PAGE_BYTES) for owner, path in self._files(".taken")}
+
+    def save_account(self, owner: OwnerId, account: bytes) -> None:
+        self._save(owner, ".taken", account)
+
+    def gifts(self) -> Mapping[OwnerId, bytes]:
+        return {owner: self._as_it_is(path, MAX_PAGE_BYTES) for owner, path in self._files(".given")}
+
+    def save_gift(self, owner: OwnerId, gift: bytes) -> None:
+        self._save(owner, ".given", gift)
+
+    def _as_it_is(self, path: Path, most_bytes: int) -> bytes:
+        """What is in a file, damaged or not, and one byte more than it may have at most; b"" if it cannot be read."""
         try:
             with path.open("rb") as file:
-                return file.read(MAX_KEPT_BYTES + 1)
+                return file.read(most_bytes + 1)
         except OSError as error:
             if error.errno in NO_DESCRIPTORS:
                 raise translated(error, path) from error  # it is whole: the next start will tell

@@ -91,6 +91,7 @@ class Auditor:
         self._owed: dict[SupplierNo, tuple[BlockNo, int]] = {}  # asked for, and not answered: block and leaf
         self._broken: set[SupplierNo] = set()  # to be gone through
         self._woken = trio.Event()
+        self.on_proven: Callable[[SupplierNo], None] = lambda _supplier: None  # it has shown what it was asked for
 
     async def run(self) -> None:
         """Audit until cancelled."""
@@ -143,6 +144,8 @@ class Auditor:
             start = BlockNo(page[-1].block + 1)
         proven_ones = found.fragments - found.wrong - found.refused
         self._count(row.supplier, proven=proven_ones, wrong=found.wrong)
+        if proven_ones and not found.refused:
+            self.on_proven(row.supplier)
         if found.wrong:
             _log.warning("%s: %d of %d fragments are lost", row.label, found.wrong, found.fragments)
         return found
@@ -162,7 +165,9 @@ class Auditor:
             self._owed[row.supplier] = chosen
             return
         self._count(row.supplier, proven=int(proven), wrong=int(not proven))
-        if not proven:
+        if proven:
+            self.on_proven(row.supplier)
+        else:
             _log.warning("%s failed an audit: all that it should hold is gone through", row.label)
             self._broken.add(row.supplier)  # until it was gone through to the end
             if (await self.scan(row)).is_silent:

@@ -27,7 +27,7 @@ import trio
 
 from bitdustfs.core import wire
 from bitdustfs.core.certificate import Certificate, Identity
-from bitdustfs.core.contract import Allowance, Contract
+from bitdustfs.core.contract import LAST_S, Allowance, Contract
 from bitdustfs.core.grace import DAY_S
 from bitdustfs.core.wire import Refusal, Refused
 from bitdustfs.engine.clerk import Clerk
@@ -145,6 +145,13 @@ class Keeper:
     def has_contract(self, owner: OwnerId) -> bool:
         """Say whether anything was agreed with this owner."""
         return owner in self.clerk.agreements
+
+    def kept_bytes(self, owner: OwnerId) -> int:
+        """What we keep for an owner that he has not let go; 0 too while the shelf is not there."""
+        try:
+            return max(0, self._shelf.used(owner)[0] - self._shelf.trash(owner, LAST_S)[0])
+        except _SHELF_ERRORS:
+            return 0
 
     def is_partner(self, owner: OwnerId) -> bool:
         """Say whether a contract with this owner holds or will, either way, or something of his is here."""

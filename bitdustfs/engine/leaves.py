@@ -69,6 +69,7 @@ class LeafReader:
         self._given_up: set[SupplierNo] = set()  # said so in the log, until they answer again
         self._rows: dict[SupplierNo, Supplier] = {}
         self.on_denied: Callable[[BlockRow, int, SupplierNo], None] = lambda _block, _index, _supplier: None
+        self.on_lost: Callable[[SupplierNo, int], None] = lambda _supplier, _bytes: None  # a fragment, and its length
         self.fetched_bytes = 0  # that came from suppliers
 
     def reachable(self) -> frozenset[SupplierNo]:
@@ -193,7 +194,7 @@ class LeafReader:
 
     def _lost(self, block: BlockRow, index: int, supplier: SupplierNo) -> None:
         self.on_denied(block, index, supplier)
-        known = {(row.index, row.supplier) for row in self._catalog.fragments(block.block)}
+        known = {(row.index, row.supplier): row.state for row in self._catalog.fragments(block.block)}
         if (index, supplier) not in known:
             return  # it was released meanwhile
         try:
@@ -201,3 +202,6 @@ class LeafReader:
                 self._catalog.put_fragment(FragmentRow(block.block, index, supplier, FragmentState.LOST))
         except BitdustError as e:  # it will be found lost again
             _log.warning("a lost fragment could not be noted: %s", e)
+            return
+        if known[index, supplier] is FragmentState.HELD:
+            self.on_lost(supplier, erasure.fragment_length(block.length, block.code.k))

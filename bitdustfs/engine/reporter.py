@@ -10,7 +10,7 @@ from typing import Protocol
 import trio
 
 from bitdustfs.core import health
-from bitdustfs.core.report import StatusReport, SupplierReport
+from bitdustfs.core.report import FairnessReport, StatusReport, SupplierReport
 from bitdustfs.core.units import format_eta, format_size
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.fragments import Fragments
@@ -117,6 +117,7 @@ class Reporter:
         self.is_unlike: Callable[[BlockRow], bool] = lambda _row: False  # see `Follower`
         self.count_unlike: Callable[[], int] = lambda: 0
         self.trouble_recoding: Callable[[], str] = lambda: ""  # see `Recoder.trouble`
+        self.fairness: Callable[[], Sequence[FairnessReport]] = tuple  # see `engine.ledger`
         self.aside: list[Leftover] = []  # what of older states of this machine is still to be put into the tree
 
     def note_trouble(self, sentence: str) -> None:
@@ -176,6 +177,7 @@ class Reporter:
             fetched_bytes=self._fragments.leaves.fetched_bytes,
             recovery_checked_s=checked_s(self._catalog),
             suppliers=self._supplier_reports(online),
+            fairness=list(self.fairness()),
             trouble=self._troubles(online),
         )
 

@@ -19,10 +19,12 @@ from bitdustfs.engine.addresses import AddressBook
 from bitdustfs.engine.caller import Caller
 from bitdustfs.engine.connections import Connections
 from bitdustfs.engine.keeper import Keeper
+from bitdustfs.engine.ledger import Ledger
 from bitdustfs.engine.nearby import Nearby
 from bitdustfs.engine.partners import Partners
 from bitdustfs.engine.presence import Presence
 from bitdustfs.engine.reaching import Reaching
+from bitdustfs.engine.receipts import Receipts, Receiving
 from bitdustfs.engine.reception import Reception
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.whereabouts import Informed, Whereabouts
@@ -99,8 +101,18 @@ class Daemon:
         self.whereabouts = Whereabouts(
             self.book, self.connections, is_partner=lambda node: self.is_partner(node.owner)
         )
+        self.ledger = Ledger(self.contracts, crunch=InlineCrunch(), wall=self._wall)
+        self.ledger.keeps = self.keeper.kept_bytes
+        self.receipts = Receipts(
+            self.identity,
+            self.ledger,
+            self.keeper.clerk,
+            self.connections,
+            self._entropy,
+            revoked=self.keeper.refuse_revoked,
+        )
         handler = self.reaching = Reaching(
-            Informed(self.keeper, self.whereabouts),
+            Informed(Receiving(self.keeper, self.receipts), self.whereabouts),
             self._network.dialer(self.node),
             self.connections,
             self.book,
@@ -233,7 +245,7 @@ class Daemon:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self.suppliers.run)
                     services = (self.accords, self.keeper.endings, partners, self.book, self.whereabouts, presence)
-                    for service in services:
+                    for service in (*services, self.ledger, self.receipts):
                         nursery.start_soon(service.run)
                     if self.nearby is not None:
                         nursery.start_soon(self.nearby.run)

@@ -270,7 +270,7 @@ class MemoryAddresses:
 
 
 class MemoryContracts:
-    """A ports.ContractStore in memory."""
+    """A ports.ContractStore and a ports.LedgerStore in memory."""
 
     def __init__(self) -> None:
         self._contracts: dict[OwnerId, bytes] = {}
@@ -278,6 +278,8 @@ class MemoryContracts:
         self._endings: dict[OwnerId, int] = {}
         self._epochs: dict[OwnerId, tuple[int, bytes]] = {}
         self._heads: dict[OwnerId, bytes] = {}
+        self._accounts: dict[OwnerId, bytes] = {}
+        self._gifts: dict[OwnerId, bytes] = {}
 
     def contracts(self) -> Mapping[OwnerId, bytes]:
         return dict(self._contracts)
@@ -312,3 +314,15 @@ class MemoryContracts:
 
     def save_head(self, owner: OwnerId, head: bytes) -> None:
         self._heads[owner] = head
+
+    def accounts(self) -> Mapping[OwnerId, bytes]:
+        return dict(self._accounts)
+
+    def save_account(self, owner: OwnerId, account: bytes) -> None:
+        self._accounts[owner] = account
+
+    def gifts(self) -> Mapping[OwnerId, bytes]:
+        return dict(self._gifts)
+
+    def save_gift(self, owner: OwnerId, gift: bytes) -> None:
+        self._gifts[owner] = gift

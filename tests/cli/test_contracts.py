@@ -11,9 +11,10 @@ import trio
 
 from bitdustfs.cli.contracting import contract_verbs
 from bitdustfs.cli.contracts import consequences, ending, lines
+from bitdustfs.cli.fairness import fairness_lines
 from bitdustfs.cli.giving import Giving
 from bitdustfs.core.grace import NOTICE_S
-from bitdustfs.core.report import ContractReport, ContractTerms
+from bitdustfs.core.report import BalanceReport, ContractReport, ContractTerms, FairnessReport
 from bitdustfs.edges.config import store
 from bitdustfs.edges.names_disk import save_name
 from bitdustfs.errors import NotFound, PeerGone
@@ -21,6 +22,24 @@ from tests.cli.test_giving import ANNA, BORIS, Place, customer_side
 
 GIB, MIB = 1 << 30, 1 << 20
 NOW_S = 1_790_000_000
+
+
+def balance(**changes: object) -> BalanceReport:
+    made: dict[str, object] = {
+        "given_byte_hours": 0,
+        "given_since_s": 0,
+        "given_until_s": 0,
+        "given_bytes": 0,
+        "given_counted": 0,
+        "given_differs": False,
+        "taken_byte_hours": 0,
+        "taken_since_s": 0,
+        "taken_bytes": 0,
+        "taken_counted": 0,
+        "taken_until_s": 0,
+        "taken_differs": False,
+    }
+    return cast(BalanceReport, made | changes)
 
 
 def told(**changes: object) -> ContractReport:
@@ -35,6 +54,7 @@ def told(**changes: object) -> ContractReport:
         "now": terms,
         "coming": None,
         "notice": None,
+        "balance": balance(),
         "grace_until_s": 0,
     }
     return cast(ContractReport, made | changes)
@@ -46,6 +66,39 @@ def test_contract_is_told_with_what_is_used_and_what_comes() -> None:
     assert "connected" in shown and "open-ended" in shown
     assert "offered  2 GiB, 1 GiB used" in shown.replace(".0 ", " ").replace(".00 ", " ")
     assert "(agreed)" in shown and "not signed by the friend yet" in shown and "yields to space needed" in shown
+
+
+def test_what_was_given_and_taken_is_told_in_gb_hours() -> None:
+    counted = balance(
+        given_byte_hours=12_345_000_000, given_since_s=NOW_S, given_until_s=NOW_S, taken_byte_hours=250_000_000
+    )
+    shown = "\n".join(lines(told(balance=counted)))
+    assert "given    12.3 GB-hours since" in shown and "by anna's receipt of" in shown
+    assert "taken    0.250 GB-hours, as far as audits have shown" in shown and "differs" not in shown
+    (line,) = fairness_lines([FairnessReport(name="anna", owner="ab" * 32, balance=counted)])
+    assert line == "  fairness   anna: given 12.3 GB-hours, taken 0.250 GB-hours"
+
+
+def test_what_is_neither_given_nor_taken_has_no_line() -> None:
+    nothing = ContractTerms(serial=2, offered_bytes=0, needed_bytes=GIB, since_s=NOW_S, until_s=0)
+    shown = "\n".join(lines(told(now=nothing)))
+    assert "  given" not in shown and "  taken    0 GB-hours" in shown
+    only_given = ContractTerms(serial=2, offered_bytes=GIB, needed_bytes=0, since_s=NOW_S, until_s=0)
+    shown = "\n".join(lines(told(now=only_given, balance=balance(given_counted=10**9))))
+    assert "  given    0 GB-hours: there is no receipt of anna yet; counted here: 1.00 GB-hours" in shown
+    assert "  taken" not in shown
+    assert not fairness_lines([FairnessReport(name="anna", owner="ab" * 32, balance=balance())])
+
+
+def test_counts_that_differ_are_shown_on_both_sides() -> None:
+    mine = balance(given_byte_hours=10**9, given_until_s=NOW_S, given_counted=9 * 10**9, given_differs=True)
+    assert "9.00 GB-hours were counted here that anna was given, and anna signed 1.00" in "\n".join(
+        lines(told(balance=mine))
+    )
+    his = balance(taken_byte_hours=10**9, taken_since_s=NOW_S, taken_counted=9 * 10**9, taken_differs=True)
+    assert "anna counted 9.00 GB-hours that you took" in "\n".join(lines(told(balance=his)))
+    (line,) = fairness_lines([FairnessReport(name="anna", owner="ab" * 32, balance=his)])
+    assert "the two counts differ" in line
 
 
 def test_what_a_change_does_is_said_before() -> None:

@@ -60,6 +60,7 @@ def status_report(state: FileState, *, margin: int = 2, practice: bool = False) 
                 capacity_bytes=1024,
             )
         ],
+        fairness=[],
         trouble=["no answer from anna"],
     )
 

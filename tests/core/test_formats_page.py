@@ -33,6 +33,7 @@ from bitdustfs.core import (
     neighbours,
     owner_record,
     phrase,
+    receipt,
     record,
     replica,
     wire,
@@ -43,6 +44,7 @@ from bitdustfs.core.framing import Arriving, Frame, Parser
 from bitdustfs.core.invitation import Line
 from bitdustfs.core.keyfile import NodeKeys, decode_keys, encode_keys
 from bitdustfs.core.owner_record import Keeper, OwnerRecord
+from bitdustfs.core.receipt import Receipt, Told, View
 from bitdustfs.core.replica import DeltaRef, HeadContent, Manifest, ObjectRef, SupplierEntry
 from bitdustfs.core.seal import BlockSeal, Kind
 from bitdustfs.core.volume import VolumeSecrets
@@ -154,6 +156,23 @@ class Cast:
         )
         return contract.propose(self.customer, terms)
 
+    def receipt(self) -> tuple[Receipt, View]:
+        """For a day of 1 GiB, and what the supplier counted."""
+        told = Told(
+            serial=1,
+            contract=self.proposal().digest,
+            customer=self.customer.owner,
+            supplier=self.supplier.owner,
+            since_s=SINCE_S,
+            from_s=SINCE_S,
+            to_s=SINCE_S + record.DAY_S,
+            byte_hours=24 * GIB,
+            new_byte_hours=24 * GIB,
+            held_bytes=GIB,
+        )
+        signed = receipt.sign(self.customer, told)
+        return signed, receipt.sign_view(self.supplier, signed, 25 * GIB, told.to_s)
+
     def heads(self) -> tuple[head.Head, head.Head]:
         """Two versions, one after the other."""
         handle = keys.volume_handle(self.volume.volume)
@@ -233,6 +252,8 @@ class Cast:
             "there": wire.There(self.records()[0].raw),
             "reach": wire.Reach(),
             "reached": wire.Reached(ADDRESSES[0], True),
+            "receipt": wire.Receipt(self.receipt()[0].raw),
+            "receipted": wire.Receipted(*(each.raw for each in self.receipt())),
             "head_is": wire.HeadIs(HEAD_BYTES),
             "ping": wire.Ping(),
             "put": wire.Put(name, root, len(FRAGMENT), EPOCH, 0),
@@ -272,6 +293,8 @@ HASHED = {
     "compare",
     "status",
     "agreed",
+    "receipt",
+    "receipted",
 }  # too long for a page: given by their BLAKE3
 
 
@@ -347,7 +370,7 @@ def _fragments(cast: Cast, directory: Path) -> dict[str, str | bytes]:
 
 
 def _papers(cast: Cast) -> dict[str, str | bytes]:
-    proposal = cast.proposal()
+    proposal, (day, view) = cast.proposal(), cast.receipt()
     return {
         "tls.anchor_public": keys.public_bytes(ANCHOR_NOT_A_SECRET),
         "tls.alpn": ALPN,
@@ -357,6 +380,11 @@ def _papers(cast: Cast) -> dict[str, str | bytes]:
         "contract.digest": proposal.digest,
         "contract.proposal_blake3": blake3(proposal.raw).digest(),
         "contract.signed_blake3": blake3(contract.countersign(cast.supplier, proposal).raw).digest(),
+        "receipt.content": day.raw[:153],
+        "receipt.digest": day.digest,
+        "receipt.blake3": blake3(day.raw).digest(),
+        "receipt.view_content": view.raw[:49],
+        "receipt.view_blake3": blake3(view.raw).digest(),
     }
 
 

@@ -13,6 +13,7 @@ from bitdustfs.core.units import (
     exact_size,
     format_duration,
     format_eta,
+    format_gb_hours,
     format_size,
     parse_duration,
     parse_size,
@@ -99,3 +100,20 @@ def test_a_duration_is_read_back_as_it_was(seconds: int) -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0s"), (40, "40s"), (200, "3m 20s"), (7500, "2h 5m")])
 def test_a_remaining_time_is_shown_in_two_units(seconds: float, text: str) -> None:
     assert format_eta(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("byte_hours", "text"),
+    [
+        (0, "0 GB-hours"),
+        (1, "<0.001 GB-hours"),
+        (500_000, "0.001 GB-hours"),
+        (12_345_678, "0.012 GB-hours"),
+        (999_600_000, "1.00 GB-hours"),
+        (9_990_000_000, "9.99 GB-hours"),
+        (12_345_000_000, "12.3 GB-hours"),
+        (123_456_000_000_000, "123456 GB-hours"),
+    ],
+)
+def test_byte_hours_are_shown_in_units_of_a_thousand(byte_hours: int, text: str) -> None:
+    assert format_gb_hours(byte_hours) == text

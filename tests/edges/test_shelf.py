@@ -18,6 +18,7 @@ from blake3 import blake3
 from bitdustfs.core import fragment
 from bitdustfs.core.grace import DAY_S
 from bitdustfs.core.head import MAX_KEPT_BYTES
+from bitdustfs.core.ledger import MAX_PAGE_BYTES
 from bitdustfs.edges.contracts_disk import DiskContracts
 from bitdustfs.edges.durable import translated
 from bitdustfs.edges.fragment_file import HEADER_BYTES
@@ -34,7 +35,7 @@ from bitdustfs.errors import (
     Unavailable,
 )
 from bitdustfs.model import LEAF_BYTES, FragmentName, OwnerId, Root
-from bitdustfs.ports import ContractStore, Shelf
+from bitdustfs.ports import ContractStore, LedgerStore, Shelf
 from bitdustfs.testing.shelf import MemoryContracts, MemoryShelf
 
 OWNER = OwnerId(b"\x01" * 32)
@@ -520,6 +521,32 @@ def test_contract_stores_keep_the_newest(tmp_path: Path, kind: str) -> None:
     assert again.contracts() == {OWNER: b"b" * 685, OTHER: b"c" * 685}
     assert again.epochs() == {OWNER: (2**63, b"q" * 138)}
     assert again.heads() == {OWNER: b"second head", OTHER: b""}
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_ledger_stores_keep_the_newest_page_of_each_direction(tmp_path: Path, kind: str) -> None:
+    store: LedgerStore = MemoryContracts() if kind == "memory" else DiskContracts(tmp_path / "contracts")
+    store.save_account(OWNER, b"first")
+    store.save_account(OWNER, b"second")
+    store.save_gift(OWNER, b"third")
+    store.save_gift(OTHER, b"fourth")
+    again = store if kind == "memory" else DiskContracts(tmp_path / "contracts")
+    assert again.accounts() == {OWNER: b"second"}
+    assert again.gifts() == {OWNER: b"third", OTHER: b"fourth"}
+
+
+def test_page_of_the_ledger_that_cannot_be_read_hides_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = tmp_path / "contracts"
+    store = DiskContracts(directory)
+    store.save_gift(OTHER, b"theirs")
+    (directory / f"{OWNER.hex()}.given").mkdir()
+    with (directory / f"{OWNER.hex()}.taken").open("wb") as file:
+        file.truncate(1 << 40)
+    assert store.gifts() == {OWNER: b"", OTHER: b"theirs"}
+    assert len(store.accounts()[OWNER]) == MAX_PAGE_BYTES + 1
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
 def test_head_that_cannot_be_read_is_told_and_hides_no_other(

@@ -14,14 +14,19 @@ from trio.testing import MockClock
 from bitdustfs.core import contract, fragment, head, wire
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.contract import NO_CONTRACT, Party, Terms, fragments_for
+from bitdustfs.core.receipt import RECEIPT_BYTES
 from bitdustfs.engine.budget import Memory
+from bitdustfs.engine.connections import Connections
 from bitdustfs.engine.frames import BODY_S
 from bitdustfs.engine.keeper import Keeper
+from bitdustfs.engine.ledger import Ledger
 from bitdustfs.engine.peer import Peer
+from bitdustfs.engine.receipts import Receipts, Receiving
 from bitdustfs.engine.reception import HELLO_S, MAX_CONNECTIONS, NODE_CONNECTIONS, Reception
 from bitdustfs.errors import PeerError, PeerGone
 from bitdustfs.model import FragmentName, Role, Root
 from bitdustfs.testing.clock import FakeWall, InlineCrunch
+from bitdustfs.testing.entropy import SeededEntropy
 from bitdustfs.testing.network import MemoryLink, MemoryNetwork
 from bitdustfs.testing.shelf import MemoryContracts, MemoryShelf
 from bitdustfs.testing.swarm import make_identity
@@ -75,6 +80,7 @@ def requests_of(caller: Identity) -> dict[type[wire.Request], tuple[wire.Request
             wire.Compare((proposal_of(caller, MIB) + bytes(contract.CONTRACT_BYTES - contract.PROPOSAL_BYTES),)),
             b"",
         ),
+        wire.Receipt: (wire.Receipt(b"\x01" * RECEIPT_BYTES), b""),
     }
 
 
@@ -113,7 +119,11 @@ class World:
         self.keeper = Keeper(
             SUPPLIER, self.shelf, self.store, allowed=allowed, crunch=InlineCrunch(), wall=FakeWall()
         )
-        self.reception = Reception(SUPPLIER, self.keeper, knows=self.keeper.has_contract, memory=self.memory)
+        ledger = Ledger(self.store, crunch=InlineCrunch(), wall=FakeWall())
+        connections, revoked = Connections(SUPPLIER.node), self.keeper.refuse_revoked
+        receipts = Receipts(SUPPLIER, ledger, self.keeper.clerk, connections, SeededEntropy(1), revoked=revoked)
+        handler = Receiving(self.keeper, receipts)
+        self.reception = Reception(SUPPLIER, handler, knows=self.keeper.has_contract, memory=self.memory)
         nursery.start_soon(self.reception.run, self.network.listen(SUPPLIER.node, "s:1"))
 
     async def link(self, identity: Identity) -> MemoryLink:
@@ -129,7 +139,8 @@ class World:
         """All that must not change."""
         names = {owner: self.shelf.names(owner, b"", 100) for owner in (VICTIM.owner, FRIEND.owner, STRANGER.owner)}
         newest = self.store.epochs()[NEW_LAPTOP.owner]
-        return self.store.contracts(), self.store.heads(), newest, names, self.shelf.used(VICTIM.owner)
+        held = self.store.contracts(), self.store.heads(), self.store.gifts()
+        return held, newest, names, self.shelf.used(VICTIM.owner)
 
 
 @asynccontextmanager

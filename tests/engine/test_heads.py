@@ -392,6 +392,7 @@ def test_every_request_is_among_those_that_revoked_nodes_try() -> None:
         wire.Here,
         wire.Where,
         wire.Reach,
+        wire.Receipt,
     }  # others answer those before they come here
 
 

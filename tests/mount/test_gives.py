@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 import random
 import time
+from collections.abc import Mapping
+from typing import cast
 
+from bitdustfs.core.ledger import HOUR_MS, Account, encode_account
 from bitdustfs.edges.config import store
+from bitdustfs.edges.contracts_disk import DiskContracts
+from bitdustfs.edges.control import ask
 from bitdustfs.edges.home import Home
 from bitdustfs.edges.keys_disk import identity_of, read_keys
 from tests.children import bitdustfs
@@ -54,8 +59,35 @@ class Friend(Mount):
         raise AssertionError(done.stderr)
 
 
+def counted_before(customer: Friend, supplier: Friend) -> None:
+    """Let a page of the ledger lie in a home, as an earlier process left it."""
+    page = Account(since_s=1_790_000_000, byte_ms=5 * 10**9 * HOUR_MS, held_bytes=10**9)
+    disk = DiskContracts(Home(customer.state).contracts)
+    disk.save_account(supplier.identity.owner, encode_account(page))
+
+
+def assert_ledger_is_told(customer: Friend, supplier: Friend) -> None:
+    """The supplier has got a receipt for what was counted, and both say so."""
+
+    def balance(friend: Friend) -> Mapping[str, int]:
+        (told,) = ask(Home(friend.state).control, "contracts", {}, silence_s=60)["contracts"]
+        assert told["used_here_bytes"] > len(CONTENT) and told["used_there_bytes"] > len(CONTENT)
+        return cast(Mapping[str, int], told["balance"])
+
+    give_up_at = time.monotonic() + 120
+    while not (balance(supplier)["given_byte_hours"] and balance(customer)["taken_until_s"]):
+        assert time.monotonic() < give_up_at
+        time.sleep(0.5)
+    told = balance(supplier)
+    assert (told["given_byte_hours"], told["taken_byte_hours"], told["given_differs"]) == (5 * 10**9, 0, False)
+    assert "  given    5.00 GB-hours since 2026-09-2" in supplier.run("contracts")
+    assert "  taken    5.00 GB-hours since 2026-09-2" in customer.run("contracts")
+    assert ": given 0 GB-hours, taken 5.00 GB-hours\n" in customer.run("status", str(customer.path))
+
+
 def test_friend_behind_a_firewall_gives_and_takes_in_one_process() -> None:
     with Friend() as anna, Friend() as boris:
+        counted_before(anna, boris)
         allow = f"allow.{boris.identity.owner.hex()}"
         reach = anna.give(give__listen="127.0.0.1:0", give__size="2G", **{allow: "1G"})
         assert reach.startswith(anna.identity.node.hex() + "@127.0.0.1:")
@@ -70,6 +102,7 @@ def test_friend_behind_a_firewall_gives_and_takes_in_one_process() -> None:
             assert json.loads(friend.run("status", "--json", str(friend.path)))["state"] == "safe"
             kept = sum(file.stat().st_size for file in (other.state / "shelf").rglob("*") if file.is_file())
             assert kept > len(CONTENT)
+        assert_ledger_is_told(anna, boris)
         boris.run("cache", "drop", str(boris.path))
         anna.run("cache", "drop", str(anna.path))
         assert (anna.path / "letter").read_bytes() == CONTENT

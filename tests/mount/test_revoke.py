@@ -60,6 +60,7 @@ def every_request(name: bytes, epoch: int) -> list[tuple[wire.Request, bytes]]:
         (wire.Here(b"r" * 100, "192.0.2.7:1"), b""),
         (wire.Where(b"w" * 32), b""),
         (wire.Reach(), b""),
+        (wire.Receipt(b"receipt"), b""),
     ]
 
 
