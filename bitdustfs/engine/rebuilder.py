@@ -92,6 +92,7 @@ class Rebuilder:
         self._courtesy = courtesy
         self._copies = copies
         self._took_s = QUICK_S  # for the block that was made last
+        self._took_bytes = 1  # and its length
         self._sent_bytes = 0  # that were taken
         self._walked_s = 0.0  # in walks in which something was taken
         self._walk: tuple[float, int] | None = None  # the one that goes on: since when, and bytes taken before it
@@ -123,29 +124,26 @@ class Rebuilder:
 
     async def _walk_queue(self) -> int:
         """Try every block that lacks fragments, most urgent first. Returns how many fragments were taken."""
-        taken = 0
+        taken = busy = 0
+        left = trio.Event()
         self._took_s = QUICK_S  # the line may be another one by now
-        places = trio.CapacityLimiter(1)  # as many as there are begin, whatever is found out meanwhile
 
-        async def rebuild(wanting: Wanting) -> None:
-            nonlocal taken
-            async with places:
-                if wanting.block in self.at_work or self._is_outdated(least_spare):
-                    return
-                places.total_tokens = self._at_once(wanting.spare)
-                began = trio.current_time()
-                self.at_work.add(wanting.block)
-                try:
-                    sent = await self.complete(wanting.block)
-                except (BitdustError, trio.TooSlowError) as e:
-                    _log.info("block %d stays incomplete for now: %s", wanting.block, e)
-                    return
-                finally:
-                    self.at_work.discard(wanting.block)
-                taken += sent
+        async def rebuild(wanting: Wanting, length: int) -> None:
+            nonlocal taken, busy
+            began = trio.current_time()
+            try:
+                sent = await self.complete(wanting.block)
                 if sent:
-                    self._took_s = trio.current_time() - began
+                    taken += sent
+                    self._took_s, self._took_bytes = trio.current_time() - began, length
+                    self.at_work.discard(wanting.block)
                     await self._courtesy.pause(self._took_s, wanting.spare)
+            except (BitdustError, trio.TooSlowError) as e:
+                _log.info("block %d stays incomplete for now: %s", wanting.block, e)
+            finally:
+                self.at_work.discard(wanting.block)
+                busy -= 1
+                left.set()
 
         at: Wanting | None = None
         least_spare = min((wanting.spare for wanting in self._catalog.wanting_blocks(1)), default=0)
@@ -157,14 +155,24 @@ class Rebuilder:
             possible = self._catalog.blocks_for(takers, [wanting.block for wanting in page])
             async with trio.open_nursery() as nursery:
                 for wanting in page:
-                    if wanting.block in possible and wanting.block not in self._uploads.on_their_way:
-                        nursery.start_soon(rebuild, wanting)
+                    block = self._catalog.block(wanting.block) if wanting.block in possible else None
+                    while block is not None and busy >= self._at_once(wanting.spare, block.length):
+                        left = trio.Event()
+                        await left.wait()
+                    if self._is_outdated(least_spare):
+                        break
+                    others = self._uploads.on_their_way, self.at_work
+                    if block is not None and not any(wanting.block in each for each in others):
+                        busy += 1
+                        self.at_work.add(wanting.block)
+                        nursery.start_soon(rebuild, wanting, block.length)
             await trio.lowlevel.checkpoint()
         return taken
 
-    def _at_once(self, spare: int) -> int:
-        """How many blocks may be rebuilt at a time."""
-        return AT_ONCE if self._courtesy.is_free(spare) and self._took_s < QUICK_S else 1
+    def _at_once(self, spare: int, length: int) -> int:
+        """How many blocks may be rebuilt at a time, if one of them is one of so many bytes."""
+        takes_s = self._took_s * max(1.0, length / self._took_bytes)
+        return AT_ONCE if self._courtesy.is_free(spare) and takes_s < QUICK_S else 1
 
     def _is_outdated(self, least_spare: int) -> bool:
         """There is something more urgent than all there was when the walk began."""
