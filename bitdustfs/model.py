@@ -331,6 +331,9 @@ class Rule(IntEnum):
     LEAVE = 5  # the person began to give it up
     EMPTY = 6  # what it held is with others: given up
     FIRE = 7  # given up by the person, whatever it held
+    END = 8  # began to leave, as the contract ends
+    YIELD = 9  # it may erase what it has: the contract ended, or its owner replaced it
+    RENEWAL = 10  # was leaving, and the contract goes on
 
 
 @dataclass(frozen=True, slots=True)

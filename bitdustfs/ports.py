@@ -844,11 +844,20 @@ class ContractStore(Protocol):
         """Replace, durably; b"": there is none any more. Raises DiskFull, DiskFault."""
         ...
 
-    def endings(self) -> Mapping[OwnerId, int]:
-        """When it was first seen that the contract with an owner had ended, in wall seconds."""
+    def floors(self) -> Mapping[OwnerId, int]:
+        """The least serial of a proposal of ours that may still come into force, where some may not."""
         ...
 
-    def save_ending(self, owner: OwnerId, at_s: int) -> None:
+    def save_floor(self, owner: OwnerId, serial: int) -> None:
+        """Replace, durably; 0: none. Raises DiskFull, DiskFault."""
+        ...
+
+    def endings(self) -> Mapping[OwnerId, tuple[int, int]]:
+        """When it was first seen that the contract with an owner had ended, in wall seconds, and for how many seconds
+        we have run since."""
+        ...
+
+    def save_ending(self, owner: OwnerId, at_s: int, run_s: int) -> None:
         """Replace, durably; 0: it has not ended. Raises DiskFull, DiskFault."""
         ...
 

@@ -16,9 +16,11 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(CHECKOUT))
 
 from bitdustfs.core import grace  # noqa: E402
+from bitdustfs.core.ending import LEAD_S  # noqa: E402
 from bitdustfs.core.pace import READERS_SHARE, SHARE, URGENT_SHARE  # noqa: E402
 from bitdustfs.core.standing import TABLE, Event, State  # noqa: E402
 from bitdustfs.engine.monitor import FRUITLESS_S  # noqa: E402
+from bitdustfs.engine.register import SETTLE_S  # noqa: E402
 from bitdustfs.engine.returns import PAGE as SHOWN_TOGETHER  # noqa: E402
 
 PAGE = CHECKOUT / "man" / "bitdustfs-suppliers.7"
@@ -82,6 +84,26 @@ A supplier that is leaving
 gets nothing new. Each fragment that it holds is acknowledged by another supplier before it is let go. When nothing is
 left it is fired, and the next head is without it. If it stays away for too long meanwhile it is missing: what it
 holds is made again like that of any lost one, and when it comes back it is not hired, but goes on leaving.
+.SH WHEN A CONTRACT ENDS
+As soon as the end of its contract is known and not more than {lead} days away (either side has given notice, or a
+term runs out), a supplier leaves by itself, if the others can take what it holds. If they cannot, it stays hired, for
+what is written meanwhile is better there than nowhere, until the end, when it takes nothing more.
+What it holds counts until {grace} days after the end. From then on it may erase that to make room, so it does not
+count any more, whether it is there or not: the supplier is missing, what can be made again elsewhere is, and what
+cannot is called lost, though it can be read for as long as it is there.
+.B bitdustfs status
+says of each such supplier until when what it holds counts, what nobody takes, and what to do.
+When the contract goes on after all
+.RB ( "bitdustfs contracts renew" ),
+the supplier stays, or is hired again, and what it shows counts again.
+.PP
+Dates are those of the clock on the wall. When that was set forward while the volume was mounted, or the machine
+slept, nothing is done by a date for {settle} minutes; what may have been erased by that clock is not called safe
+meanwhile.
+.PP
+When a friend recovered on another machine, and that one has put itself in the place of the burnt one (his owner has
+revoked it), the new one is hired under the old name. The old one is called NAME\-old and leaves; if it does not
+answer, what it held is made again at once.
 .SH SEE ALSO
 .BR bitdustfs (1),
 .BR bitdustfs-architecture (7),
@@ -104,6 +126,9 @@ def page() -> str:
         share=SHARE,
         readers=READERS_SHARE,
         urgent=URGENT_SHARE,
+        lead=LEAD_S // grace.DAY_S,
+        grace=grace.GRACE_S // grace.DAY_S,
+        settle=int(SETTLE_S // 60),
     )
     return _HEAD + _meanings(State) + _table() + _meanings(Event, title="EVENTS") + tail
 

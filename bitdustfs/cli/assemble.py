@@ -41,6 +41,7 @@ from bitdustfs.edges.system import (
     boot_id,
     tune_process,
 )
+from bitdustfs.engine.clerk import Clerk
 from bitdustfs.engine.codes import keep_code, kept_code
 from bitdustfs.engine.holdings import keep_ledger
 from bitdustfs.engine.ledger import holds_nothing
@@ -115,6 +116,7 @@ async def _mount(
         given.known_at = lambda: [(row.node, row.address) for row in catalog.suppliers()]
         stack.callback(setattr, given, "known_at", tuple)  # the catalog is closed before friends are left
         given.on_peer, given.is_dialled, given.is_friend = suppliers.adopt, suppliers.dials, suppliers.knows
+        await _learn_contracts(given.clerk, catalog)
         given.on_moved, given.whereabouts.owner_of = suppliers.nudge, suppliers.owner_of
         given.book.on_learnt.append(suppliers.learnt)
         with closing(DiskSpool(home.spool, open_files=open_files)) as spool:
@@ -140,6 +142,7 @@ async def _mount(
             )
             given.clerk.used_there = node.stored_with
             stack.callback(setattr, given.clerk, "used_there", None)
+            node.register.address_of = lambda each: next(iter(given.book.places(each)), "")
             node.tree.plant(None, Caller(uid=os.geteuid(), gid=os.getegid()))
             if wish.read_only:
                 node.orphans.may_look = lambda: False  # older states may need them
@@ -155,6 +158,13 @@ async def _mount(
                     stack.callback(speak_for, b"", lambda: None)
             news = [*news, *given.greeting()]
             await Mounted(home, wish, node, suppliers, catalog, identity, news, given).run(ready)
+
+
+async def _learn_contracts(clerk: Clerk, catalog: SqliteCatalog) -> None:
+    """On a new machine the catalog is all that is known of what was agreed; friends show what is newer."""
+    for row in catalog.suppliers():
+        if row.standing is not Standing.FIRED and row.owner not in clerk.agreements:
+            await clerk.learn(row.contract)
 
 
 def _keepers_of(catalog: SqliteCatalog, node: Node) -> OwnerRecord | None:

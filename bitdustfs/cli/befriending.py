@@ -22,6 +22,7 @@ from bitdustfs.core import agreement
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.contract import Contract
 from bitdustfs.core.friends import free_name, refuse_taken, supplier_of
+from bitdustfs.core.grace import GRACE_S
 from bitdustfs.core.invitation import read_line
 from bitdustfs.core.invited import Invitation, Wish
 from bitdustfs.core.phrase import fingerprint
@@ -158,10 +159,14 @@ class Friends:
         given = names(self._home.contracts)
         rows = [row for row in self._catalog.suppliers() if row.standing is not Standing.FIRED]
         ledger = self._ledger or self._read_ledger()
-        told = []
+        told, now_s = [], SystemWall().now_ns() // 1_000_000_000
         for owner in {*signed, *(row.owner for row in rows)}:
-            his = [row for row in rows if row.owner == owner]
+            his = sorted((row for row in rows if row.owner == owner), key=lambda row: not row.is_hired)
             newest = signed.get(owner)
+            if newest is not None and newest.terms.until_s and newest.terms.until_s + GRACE_S <= now_s:
+                newest = None  # nobody owes anybody anything any more
+            if newest is None and not his and owner not in given:
+                continue  # he was removed
             told.append(
                 FriendReport(
                     name=his[0].label if his else given.get(owner, fingerprint(owner)),

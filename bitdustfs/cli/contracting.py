@@ -14,14 +14,12 @@ from bitdustfs.core.report import ContractReport, ContractTerms
 from bitdustfs.edges.control import Args
 from bitdustfs.edges.control_server import Handler, Report
 from bitdustfs.edges.names_disk import names
-from bitdustfs.errors import BadRequest, NotFound
+from bitdustfs.errors import BadRequest, NotFound, PeerRefused, Unavailable
 from bitdustfs.model import OwnerId
-
-OnChanged = Callable[[OwnerId, Contract], None]
 
 
 def contract_verbs(
-    given: Giving, contracts: Path, on_changed: OnChanged = lambda _o, _c: None
+    given: Giving, contracts: Path, on_changed: Callable[[], None] = lambda: None
 ) -> Mapping[str, Handler]:
     """The requests that a process answers for `bitdustfs contracts`.
 
@@ -41,11 +39,21 @@ def contract_verbs(
             if held is not None and held.terms.until_s and held.terms.until_s <= ends_s:
                 return {**_report_of(given, contracts, owner), "is_agreed": True}
             wish = Wish(until_s=ends_s)
+        elif args.get("renew"):
+            given.heed()  # that we go on was just written there
+            wish = Wish(until_s=0)
         else:
             wish = Wish(gives_bytes=args.get("offer"), needs_bytes=args.get("need"))
-        signed, is_agreed = await given.accords.change(owner, wish)
-        if is_agreed:
-            on_changed(owner, signed)
+        try:
+            _signed, is_agreed = await given.accords.change(owner, wish)
+        except PeerRefused as refused:
+            if not args.get("renew"):
+                raise
+            raise Unavailable(
+                what=f"this side goes on, and {args['name']} has to say so too, with `bitdustfs contracts renew`: "
+                f"the contract ends as it was agreed until then ({refused})"
+            ) from refused
+        on_changed()
         return {**_report_of(given, contracts, owner), "is_agreed": is_agreed}
 
     return {"contracts": listed, "contract-change": changed}

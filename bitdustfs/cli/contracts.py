@@ -33,6 +33,7 @@ def contracts(context: click.Context, asked: Asked) -> None:
       bitdustfs contracts
       bitdustfs contracts change anna --offer 20G
       bitdustfs contracts end anna
+      bitdustfs contracts renew anna
     """
     if context.invoked_subcommand is not None:
         return
@@ -89,6 +90,24 @@ def end(asked: Asked, name: str, yes: bool) -> None:
     _confirm(asked, ending(held, now_s=int(time.time())), yes=yes)
     told = ask(home.control, "contract-change", {"name": held["owner"], "end": True}, silence_s=_SILENCE_S)
     store(home.config, f"allow.{held['owner']}", "0")
+    _say(asked, cast(ContractReport, told), is_agreed=bool(told["is_agreed"]))
+
+
+@contracts.command()
+@click.argument("name")
+@with_json
+@with_common_options
+def renew(asked: Asked, name: str) -> None:
+    """Go on with a contract that was to end, or has ended.
+
+    Who ended it says so first, and then the other one, each with this. What was brought to others meanwhile stays
+    there; a supplier that was leaving for it stays.
+    """
+    home = asked.find_home()
+    held = _called(home, name)
+    if held["now"]["offered_bytes"]:
+        store(home.config, f"allow.{held['owner']}", exact_size(held["now"]["offered_bytes"]))
+    told = ask(home.control, "contract-change", {"name": held["owner"], "renew": True}, silence_s=_SILENCE_S)
     _say(asked, cast(ContractReport, told), is_agreed=bool(told["is_agreed"]))
 
 
@@ -155,8 +174,8 @@ def ending(held: ContractReport, *, now_s: int) -> Sequence[str]:
     ]
     if held["used_there_bytes"]:
         said.append(
-            f"You store {there} with {name}, and cannot count on it from then on: "
-            "`bitdustfs suppliers leave` brings it to others first."
+            f"You store {there} with {name}: it is brought to others from now on, and counts until "
+            f"{GRACE_S // DAY_S} days after the end. `bitdustfs status` says what nobody takes."
         )
     return said
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import trio
 
+from bitdustfs.cli.amounts import agreed, give_at_least
 from bitdustfs.cli.directing import Directing, is_loopback
 from bitdustfs.cli.lan import run_nearby
 from bitdustfs.cli.limits import follow_settings
@@ -27,9 +28,9 @@ from bitdustfs.core.certificate import Certificate, Identity
 from bitdustfs.core.contract import Contract
 from bitdustfs.core.invited import Invitation
 from bitdustfs.core.record import addresses_of
-from bitdustfs.core.units import format_size
+from bitdustfs.core.units import exact_size, format_size
 from bitdustfs.edges.addresses_disk import DiskAddresses
-from bitdustfs.edges.config import Settings, addresses_in, load
+from bitdustfs.edges.config import Settings, addresses_in, load, store
 from bitdustfs.edges.contracts_disk import DiskContracts
 from bitdustfs.edges.home import Home, write_atomically
 from bitdustfs.edges.interfaces import Interfaces
@@ -60,7 +61,7 @@ from bitdustfs.engine.scrubber import Scrubber
 from bitdustfs.engine.whereabouts import Informed, Whereabouts
 from bitdustfs.errors import BitdustError
 from bitdustfs.model import NodeId, OwnerId
-from bitdustfs.ports import Lan, Shelf
+from bitdustfs.ports import Lan
 
 _SHELF_THREADS = 8  # they wait for the disk more than they compute
 _RESTART_S = 1.0
@@ -163,11 +164,12 @@ class Giving:
     async def open(self, listener: TcpListener | None, interfaces: Interfaces) -> None:
         """Open the shelf, and decide who answers. Raises AlreadyThere, BadFormat, DiskFull, DiskFault."""
         self._listener = listener
-        crunch, store = ThreadCrunch(_SHELF_THREADS), DiskContracts(self._home.contracts)
-        self.clerk = Clerk(self.identity, store, crunch=crunch, wall=SystemWall())
+        crunch, contracts = ThreadCrunch(_SHELF_THREADS), DiskContracts(self._home.contracts)
+        self.clerk = Clerk(self.identity, contracts, crunch=crunch, wall=SystemWall())
         self.accords = Accords(self.clerk, self.connections, is_revoked=lambda node: self.keeper.is_revoked(node))
+        self.accords.make_room = self._make_room
         self._services["contracts"] = self.accords.run
-        self.ledger = Ledger(store, crunch=crunch, wall=SystemWall())
+        self.ledger = Ledger(contracts, crunch=crunch, wall=SystemWall())
         self.ledger.keeps = lambda owner: self.keeper.kept_bytes(owner)
         self.receipts = Receipts(
             self.identity,
@@ -178,7 +180,15 @@ class Giving:
             revoked=lambda node: self.keeper.refuse_revoked(node),
         )
         self._services["ledger"], self._services["receipts"] = self.ledger.run, self.receipts.run
-        self._use(NoShelf(), store, crunch)
+        self.keeper = self._handler.handler = Keeper(
+            self.identity,
+            NoShelf(),
+            contracts,
+            allowed=self._allowed,
+            crunch=crunch,
+            wall=SystemWall(),
+            clerk=self.clerk,
+        )
         if self._wish.size_bytes or self._home.shelf_id.exists():
             await self.opened_keeper()
         handler = self.reaching = Reaching(
@@ -342,11 +352,18 @@ class Giving:
             if self._shelf is None:
                 self._shelf = await self._open_shelf()
                 crunch = ThreadCrunch(_SHELF_THREADS)
-                self._use(self._shelf, DiskContracts(self._home.contracts), crunch)
+                self.keeper.use_shelf(self._shelf, crunch)
                 self._serve("endings", self.keeper.endings.run)
                 self._serve("scrubber", Scrubber(self._shelf, crunch, SystemEntropy(), self.keeper.note_lost).run)
                 self.heed()  # what is given may be another size since the start
             return self.keeper
+
+    async def _make_room(self, owner: OwnerId, wanted_bytes: int) -> None:
+        """Open a shelf for what a machine of ours kept that is gone, as the contract promised."""
+        give_at_least(self._home, agreed(self._home))
+        if not self._allowed.get(owner):
+            store(self._home.config, f"allow.{owner.hex()}", exact_size(wanted_bytes))
+        await self._book()
 
     async def _book(self) -> Keeper:
         """Who signs with somebody who joins, by the settings of now: an invitation may just have changed them."""
@@ -355,11 +372,6 @@ class Giving:
         except BitdustError as bad:
             log.warning("the settings stay as they were: %s", bad)
         return await self.opened_keeper()
-
-    def _use(self, shelf: Shelf, store: DiskContracts, crunch: ThreadCrunch) -> None:
-        self.keeper = self._handler.handler = Keeper(
-            self.identity, shelf, store, allowed=self._allowed, crunch=crunch, wall=SystemWall(), clerk=self.clerk
-        )
 
     async def _open_shelf(self) -> DiskShelf:
         wish, home = self._wish, self._home

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import trio
 
@@ -18,7 +17,6 @@ from bitdustfs.cli.home_catalog import hired_count
 from bitdustfs.cli.limits import follow_limits
 from bitdustfs.cli.mount_options import MountWish
 from bitdustfs.cli.reaching import reach_verbs
-from bitdustfs.core import agreement
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.contract import Contract
 from bitdustfs.core.invited import Wish
@@ -105,7 +103,7 @@ class Mounted:
             "friends": self._told_friends,
             "rename": self._rename,
             "leave": self._leave,
-            **contract_verbs(self._given, self._home.contracts, self._note_contract),
+            **contract_verbs(self._given, self._home.contracts, self._node.register.look),
             **reach_verbs(self._given, self._home.contracts),
             "stay": self._stay,
             "recode": self._recode,
@@ -231,21 +229,6 @@ class Mounted:
             self._given.heed()  # what is given to all may just have become more
             await self._given.opened_keeper()
         await self._given.keeper.keep(agreed)
-
-    def _note_contract(self, owner: OwnerId, signed: Contract) -> None:
-        """Let the rows of a friend's suppliers say what is agreed now."""
-        gives = agreement.party_of(signed, owner)
-        for row in self._catalog.suppliers():
-            if row.owner == owner and row.node == gives.shelf:
-                row = replace(
-                    row,
-                    contract=signed.raw,
-                    capacity_bytes=gives.gives_bytes,
-                    capacity_fragments=gives.gives_fragments,
-                )
-                self._catalog.put_supplier(row)
-                self._suppliers.add(row)
-        self._node.journal.commit()
 
     async def _leave(self, args: Args, _report: control_server.Report) -> Mapping[str, object]:
         return {**await self._node.leave(str(args["label"]))}

@@ -13,7 +13,7 @@ from typing import cast
 
 import click
 
-from bitdustfs.cli.common import Asked, count, show_json, with_common_options, with_json
+from bitdustfs.cli.common import Asked, count, moment, show_json, with_common_options, with_json
 from bitdustfs.cli.fairness import fairness_lines
 from bitdustfs.core.report import PRACTICE_BANNER, StatusReport, SupplierReport, WithoutReport
 from bitdustfs.core.units import format_size
@@ -203,6 +203,8 @@ def supplier_line(supplier: SupplierReport) -> str:
     answers = "silent" if supplier["state"] == "hired" and not supplier["answers"] else supplier["state"]
     used = f"{format_size(supplier['used_bytes'])} of {format_size(supplier['capacity_bytes'])}"
     known = f"  score {supplier['score']}{_audited(supplier)}"
+    if supplier["ends_s"] and supplier["used_bytes"]:
+        known += f"  contract ends {moment(supplier['ends_s'])}, counts until {moment(supplier['counts_until_s'])}"
     return f"  supplier   {answers:<9}  {supplier['label']}  {supplier['address']}  {used}{known}"
 
 

@@ -19,6 +19,7 @@ from itertools import pairwise
 from typing import Final
 
 from bitdustfs.core import contract
+from bitdustfs.core.certificate import Certificate
 from bitdustfs.core.contract import NO_CONTRACT, NO_NODE, Allowance, Contract, Party, Terms
 from bitdustfs.core.grace import DAY_S, NOTICE_S
 from bitdustfs.errors import BadFormat
@@ -26,6 +27,7 @@ from bitdustfs.model import NodeId, OwnerId
 
 SKEW_S: Final = 3600  # two clocks may differ by so much
 LATEST_S: Final = 400 * DAY_S  # no contract begins later than this
+MAX_SKIPPED: Final = 1 << 20  # serials, from one contract to the next: of proposals that were refused
 MAX_COMING: Final = 3  # contracts that do not hold yet
 MAX_HELD: Final = 1 + MAX_COMING
 
@@ -76,6 +78,9 @@ class Agreement:
         kept = [each for each in self.contracts if held is None or each.terms.serial >= held.terms.serial]
         if signed.terms.since_s <= now_s + SKEW_S:
             kept = []
+        digests = [each.digest for each in kept]
+        if signed.terms.previous in digests:
+            kept = kept[: digests.index(signed.terms.previous) + 1]
         return Agreement((*kept[-MAX_COMING:], signed))
 
 
@@ -126,6 +131,18 @@ def party_of(held: Contract, owner: OwnerId) -> Party:
     return held.terms.first if held.terms.first.owner == owner else held.terms.second
 
 
+def is_orphaned(held: Contract, own: Certificate) -> bool:
+    """Say whether what our owner gives by a contract is on a node that was revoked: this one is to take its place."""
+    we = party_of(held, own.owner)
+    return we.gives_bytes > 0 and we.shelf != own.node and _epochs(held).get(own.owner, 0) < own.epoch
+
+
+def is_heir(held: Contract, caller: Certificate, shelf: NodeId) -> bool:
+    """Say whether a node may put its own shelf in the place of that which a contract names: its owner has revoked
+    the nodes that signed it. Nobody loses by that what is not lost."""
+    return shelf == caller.node and _epochs(held).get(caller.owner, 0) < caller.epoch
+
+
 def next_terms(
     held: Contract | None,
     us: tuple[OwnerId, NodeId],
@@ -135,10 +152,14 @@ def next_terms(
     now_s: int,
     used: tuple[int, int],
     in_force: Contract | None = None,
+    serial: int = 0,
+    is_heir: bool = False,
 ) -> Terms:
     """What we propose: the newest contract with a wish put over it.
 
     Args:
+        serial: at least this one.
+        is_heir: what we give is on our node from now on, and not where it was (`is_orphaned`).
         in_force: the contract that holds now, if the newest does not yet. What is given less from a date on is not
             given less before it.
         used: bytes and fragments that they store here: what we may not go below without notice.
@@ -147,9 +168,11 @@ def next_terms(
     they_were = party_of(held, them[0]) if held else Party(*them)
     we = _giving(Party(*us), we_were, us[1], wish.gives_bytes, None)
     they = _giving(Party(*them), they_were, them[1], wish.needs_bytes, wish.needs_fragments)
+    if is_heir and we.gives_bytes:
+        we = replace(we, shelf=us[1])
     until_s = held.terms.until_s if held and wish.until_s is None else wish.until_s or 0
     terms = Terms(
-        serial=held.terms.serial + 1 if held else 1,
+        serial=max(serial, held.terms.serial + 1 if held else 1),
         previous=held.digest if held else NO_CONTRACT,
         since_s=now_s,
         until_s=until_s,
@@ -190,19 +213,21 @@ def breaks_notice(
     used: tuple[int, int],
     now_s: int,
     in_force: Contract | None = None,
+    is_heir: bool = False,
 ) -> str:
     """What is taken from `owner` too early; "": nothing.
 
     Args:
         in_force: the contract that holds now, if the newest does not yet.
         used: what he stores there: below that nobody goes without notice.
+        is_heir: the other node than before may take its place (`is_heir`).
     """
     soonest_s = now_s + NOTICE_S - SKEW_S
     before, after = held.terms, terms
     was = before.second if before.first.owner == owner else before.first
     will = after.second if after.first.owner == owner else after.first
     too_small = used[0] > will.gives_bytes or used[1] > will.gives_fragments
-    moved = will.gives_bytes > 0 and was.gives_bytes > 0 and will.shelf != was.shelf
+    moved = will.gives_bytes > 0 and was.gives_bytes > 0 and will.shelf != was.shelf and not is_heir
     cut_short = (
         in_force is not None
         and too_small

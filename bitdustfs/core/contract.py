@@ -3,12 +3,12 @@
 A contract names two parties. Each party is an owner, the node that signed for him, and what he gives: bytes, a
 number of fragments, and the node that keeps the shelf (32 zero bytes if he gives nothing). Rights belong to owners:
 any node that an owner certifies may use them, so a contract outlives a burnt machine. Every change is a new contract
-with the next serial and the digest of the one before, so both sides hold one history. Each signature comes with the
+with a higher serial and the digest of the one before, so both sides hold one history. Each signature comes with the
 signer's certificate, so a contract verifies alone.
 
     offset  bytes
     0       1     format version, 1
-    1       8     serial, from 1 on
+    1       8     serial, from 1 on; one that was proposed and refused is never used again
     9       32    digest of the previous contract, zeros for the first
     41      8     since, wall seconds
     49      8     until, wall seconds; 0: open-ended
@@ -178,7 +178,7 @@ def _unpack_terms(content: bytes) -> Terms:
     _version, serial, previous, since_s, until_s = _HEAD.unpack_from(content)
     first = _unpack_party(content, _HEAD.size)
     second = _unpack_party(content, _HEAD.size + _PARTY.size)
-    if serial < 1 or (serial == 1) != (previous == NO_CONTRACT):
+    if serial < 1 or (serial == 1 and previous != NO_CONTRACT):
         raise BadFormat(what="a contract does not say which contract it follows")
     if until_s and until_s <= since_s:
         raise BadFormat(what="a contract ends before it begins")

@@ -24,6 +24,8 @@ class SupplierReport(TypedDict):
     audits_wrong: int  # fragments that audits found wrong or gone
     used_bytes: int
     capacity_bytes: int
+    ends_s: int  # wall time of the end of its contract; 0: none is known
+    counts_until_s: int  # wall time from which on it may erase what it keeps; 0: never
 
 
 class BalanceReport(TypedDict):

@@ -26,21 +26,21 @@ class State(Enum):
     OFFLINE = "offline"  # does not answer; what it holds still counts
     LOST = "lost"  # stayed away longer than we wait: what it holds does not count, and is made again elsewhere
     LEAVING = "leaving"  # gets nothing new, and what it holds is brought to others, until it is given up
-    MISSING = "missing"  # was leaving, and is lost: when it is back, it goes on leaving
+    MISSING = "missing"  # was leaving, and is lost: when it is back, it goes on leaving, unless it may erase all
     FIRED = "fired"  # given up
 
 
 class Event(Enum):
     """What happens to a supplier."""
 
-    HIRE = "hire"  # by the person, or by itself in the place of one that is lost
+    HIRE = "hire"  # by the person, by itself in the place of one that is lost, or as its contract goes on after all
     ANSWER = "answer"  # a connection on which it told its room
     SILENCE = "silence"  # the connection ended
     ABSENCE = "absence"  # silent for longer than a ping takes
-    PATIENCE_ENDS = "patience ends"  # absent for longer than the grace
-    LEAVE = "leave"  # by the person: it is to be given up, with no moment of fewer fragments
+    PATIENCE_ENDS = "patience ends"  # absent for longer than the grace, or it may erase what it has
+    LEAVE = "leave"  # by the person, or as its contract ends: to be given up, with no moment of fewer fragments
     EMPTY = "empty"  # what it held is with others now
-    FIRE = "fire"  # by the person, whatever it holds
+    FIRE = "fire"  # by the person, or as its contract has ended and nothing there counts, whatever it holds
 
 
 _S, _E = State, Event

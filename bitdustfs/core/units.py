@@ -121,3 +121,15 @@ def format_eta(seconds: float) -> str:
         return f"{minutes}m {rest}s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h {minutes}m"
+
+
+def format_day(time_s: int) -> str:
+    """Write the day of a wall time, in UTC: `2026-12-31`."""
+    days = time_s // 86400 + 719_468  # since the first of March of the year 0, so that a leap day ends a year
+    era, day = divmod(days, 146_097)  # 400 years
+    year = (day - day // 1460 + day // 36_524 - day // 146_096) // 365
+    day -= 365 * year + year // 4 - year // 100
+    month = (5 * day + 2) // 153  # from March on
+    day += 1 - (153 * month + 2) // 5
+    month = month + 3 if month < 10 else month - 9
+    return f"{era * 400 + year + (month <= 2):04d}-{month:02d}-{day:02d}"

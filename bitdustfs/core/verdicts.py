@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from bitdustfs.core.units import format_eta, format_size
 from bitdustfs.model import Rule, Standing, Supplier, SupplierNo, Verdict
 
-_GONE = frozenset({Rule.SILENCE, Rule.EMPTY, Rule.FIRE})
+_GONE = frozenset({Rule.SILENCE, Rule.EMPTY, Rule.FIRE, Rule.YIELD})
 
 
 def unfilled(
@@ -70,6 +70,12 @@ def reason(verdict: Verdict, labels: Mapping[SupplierNo, str]) -> str:
             return "was given up: others hold what it held"
         case Rule.FIRE:
             return f"was given up, as you asked; it held {_much(verdict)}"
+        case Rule.END:
+            return f"began to leave, as its contract ends: {_much(verdict)} are brought to others"
+        case Rule.YIELD:
+            return f"may have erased {_much(verdict)}, as its contract ended, or another machine is in its place"
+        case Rule.RENEWAL:
+            return "stays, as its contract goes on"
 
 
 def last_departures(verdicts: Sequence[Verdict]) -> dict[SupplierNo, Verdict]:

@@ -2,13 +2,15 @@
 
     <owner>.contract    the contracts that hold or will, as both signed them, one behind the other
     <owner>.proposal    what we have proposed and he has not signed
-    <owner>.ended       when it was first seen that the contract had ended: a version byte, 1, and 8 bytes
+    <owner>.floor       the least serial of ours that may still come into force: a version byte, 1, and 8 bytes
+    <owner>.ended       when it was first seen that the contract had ended, and for how long we have run since
     <owner>.epoch       the newest epoch of his certificates
     <owner>.head        his head, with links behind it
     <owner>.taken       the page of the ledger for what he keeps for us (core/ledger)
     <owner>.given       the same for what we keep for him
 
 An epoch is a version byte, 2, the epoch in 8 big-endian bytes, and a certificate of that epoch. Version 1 had none.
+An ending is a version byte, 2, wall seconds and seconds in 8 big-endian bytes each. Version 1 had not the latter.
 
 A damaged one stops us: without them we would not know who has which rights. But a head gives no rights, so a damaged
 one is handed on as it is, and costs its owner only (engine/heads). Nor does a page of the ledger (engine/ledger).
@@ -35,8 +37,11 @@ log = logging.getLogger(__name__)
 
 _EPOCH = struct.Struct(">BQ")
 _EPOCH_VERSION = 2
-_ENDING = struct.Struct(">BQ")
-_ENDING_VERSION = 1
+_FLOOR = struct.Struct(">BQ")
+_FLOOR_VERSION = 1
+_ENDING = struct.Struct(">BQQ")
+_ENDING_1 = struct.Struct(">BQ")
+_ENDING_VERSION = 2
 
 
 class DiskContracts:
@@ -61,16 +66,28 @@ class DiskContracts:
     def save_proposal(self, owner: OwnerId, proposal: bytes) -> None:
         self._replace_or_remove(owner, ".proposal", proposal)
 
-    def endings(self) -> Mapping[OwnerId, int]:
+    def floors(self) -> Mapping[OwnerId, int]:
         found = {}
-        for owner, content in self._whole(".ended", (_ENDING.size,)):
-            version, found[owner] = _ENDING.unpack(content)
-            if version != _ENDING_VERSION:
-                raise BadFormat(what=f"{self._directory}: an ending is of another version of bitdustfs")
+        for owner, content in self._whole(".floor", (_FLOOR.size,)):
+            version, found[owner] = _FLOOR.unpack(content)
+            if version != _FLOOR_VERSION:
+                raise BadFormat(what=f"{self._directory}: a floor is of another version of bitdustfs")
         return found
 
-    def save_ending(self, owner: OwnerId, at_s: int) -> None:
-        self._replace_or_remove(owner, ".ended", _ENDING.pack(_ENDING_VERSION, at_s) if at_s else b"")
+    def save_floor(self, owner: OwnerId, serial: int) -> None:
+        self._replace_or_remove(owner, ".floor", _FLOOR.pack(_FLOOR_VERSION, serial) if serial else b"")
+
+    def endings(self) -> Mapping[OwnerId, tuple[int, int]]:
+        found = {}
+        for owner, content in self._whole(".ended", (_ENDING_1.size, _ENDING.size)):
+            version, at_s, run_s = _ENDING.unpack(content.ljust(_ENDING.size, b"\0"))
+            if version != (_ENDING_VERSION if len(content) == _ENDING.size else 1):
+                raise BadFormat(what=f"{self._directory}: an ending is of another version of bitdustfs")
+            found[owner] = at_s, run_s
+        return found
+
+    def save_ending(self, owner: OwnerId, at_s: int, run_s: int) -> None:
+        self._replace_or_remove(owner, ".ended", _ENDING.pack(_ENDING_VERSION, at_s, run_s) if at_s else b"")
 
     def epochs(self) -> Mapping[OwnerId, tuple[int, bytes]]:
         found = {}

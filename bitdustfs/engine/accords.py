@@ -7,7 +7,7 @@ each connection until it is signed; it binds us meanwhile.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Final
 
@@ -21,8 +21,8 @@ from bitdustfs.engine.clerk import Clerk
 from bitdustfs.engine.connections import Connections
 from bitdustfs.engine.hiring import agree, repeat
 from bitdustfs.engine.peer import Peer
-from bitdustfs.errors import NotFound, PeerError, PeerGone
-from bitdustfs.model import OwnerId, short
+from bitdustfs.errors import BitdustError, NotFound, PeerError, PeerGone
+from bitdustfs.model import OwnerId, Role, short
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,8 @@ class Accords:
 
     Args:
         is_revoked: says whether a node acts for its owner no more: it is shown nothing, and signs nothing.
+    Attributes:
+        make_room: sees that there is a shelf for an owner who was promised so many bytes.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Accords:
         self.clerk = clerk
         self._is_revoked = is_revoked
         self._connections = connections
+        self.make_room: Callable[[OwnerId, int], Awaitable[None]] = _has_room
         self._compared: dict[Peer, float] = {}  # when
 
     async def run(self) -> None:
@@ -107,17 +110,7 @@ class Accords:
 
     async def _intend(self, owner: OwnerId, held: Contract, wish: Wish) -> Contract:
         """Note a notice for when he comes. Raises PeerGone: it is none."""
-        us = self.clerk.identity.owner, self.clerk.identity.node
-        them = agreement.party_of(held, owner)
-        terms = agreement.next_terms(
-            held,
-            us,
-            (them.owner, them.node),
-            wish,
-            now_s=self.clerk.now_s(),
-            used=self.clerk.used_here(owner),
-            in_force=self.clerk.in_force(owner),
-        )
+        terms = self.clerk.next_terms(owner, agreement.party_of(held, owner).node, wish)
         if agreement.is_granted(held, terms):
             await self.clerk.abandon(owner)  # a notice that he has not signed is taken back
             return held
@@ -131,10 +124,23 @@ class Accords:
         try:
             with trio.move_on_after(ANSWER_S):
                 await repeat(peer, self.clerk)
-        except PeerError as error:
+                await self._take_place(peer)
+        except BitdustError as error:
             log.debug("contracts with %s are not compared: %s", peer.label, error)
         except Exception:  # a fault with one partner costs no other
             log.exception("contracts with %s could not be compared", peer.label)
+
+    async def _take_place(self, peer: Peer) -> None:
+        """Keep here from now on what a machine of ours kept that is gone, if there is one. Raises PeerError …"""
+        held, own = self.clerk.newest(peer.owner), self.clerk.identity.certificate
+        if held is None or own.role is Role.READER or not agreement.is_orphaned(held, own):
+            return
+        await self.make_room(peer.owner, agreement.party_of(held, own.owner).gives_bytes)
+        await agree(peer, self.clerk, Wish())
+        log.warning(
+            "this machine keeps now what another one of yours kept for owner %s, who makes again what was there",
+            short(peer.owner),
+        )
 
     def _is_partner(self, peer: Peer) -> bool:
         has_any = peer.owner in self.clerk.agreements or self.clerk.proposal(peer.owner) is not None
@@ -144,3 +150,7 @@ class Accords:
         peers = (peer for node in self._connections.nodes() for peer in self._connections.of(node))
         valid = (peer for peer in peers if peer.owner == owner and not self._is_revoked(peer.certificate))
         return next(valid, None)
+
+
+async def _has_room(_owner: OwnerId, _bytes: int) -> None:
+    return

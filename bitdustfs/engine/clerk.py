@@ -6,6 +6,10 @@ with an answer comes back; nothing is ever taken from a contract because somebod
 
 When both sides propose at the same moment, the one with the lower owner id goes first, on both sides: he refuses the
 other's proposal (CROSSED), who signs his, and then proposes his own anew.
+
+A proposal that was refused, or taken back, is void for good, whatever the other side does with it later: its serial
+is burnt (`abandon`), durably, and no contract that we proposed below that floor is taken. One that was not answered
+may have been signed: it is void when the other side, asked what it holds, does not show it (`resolve`).
 """
 
 from __future__ import annotations
@@ -17,13 +21,13 @@ from typing import Final
 import trio
 
 from bitdustfs.core import agreement, contract, wire
-from bitdustfs.core.agreement import Agreement
+from bitdustfs.core.agreement import Agreement, Wish
 from bitdustfs.core.certificate import Certificate, Identity
 from bitdustfs.core.contract import NO_CONTRACT, Allowance, Contract
 from bitdustfs.core.sources import Budget
 from bitdustfs.core.wire import MAX_NUMBER, Refusal, Refused
 from bitdustfs.errors import BadFormat
-from bitdustfs.model import OwnerId, short
+from bitdustfs.model import NodeId, OwnerId, short
 from bitdustfs.ports import ContractStore, Crunch, Wall
 
 _LINES: Final = 10  # in the log at once, of what strangers may cause
@@ -44,6 +48,7 @@ class Clerk:
         used_there: bytes and fragments that we store with an owner; None: nobody here knows, so it may be all that
             he gives.
         lacks_room: refuses to promise an owner so many bytes, where there is no room for them.
+        on_kept: each is called when another contract is kept, or another notice.
     Raises:
         DiskFault, BadFormat: the contracts cannot be read.
     """
@@ -65,11 +70,16 @@ class Clerk:
         self._agreements = {owner: agreement.parse(agreement.split(raw)) for owner, raw in kept.items()}
         self._newest = {owner: kept.newest for owner, kept in self._agreements.items()}
         self._proposals = {owner: contract.parse(raw) for owner, raw in meant.items()}  # of ours, not signed by them
+        self._floors = dict(store.floors()) if store is not None else {}
+        self._told: dict[OwnerId, int] = {}  # the least serial that they say they take
+        self._unanswered: set[OwnerId] = set()  # whose answer to our proposal was lost
         self._agreeing: set[OwnerId] = set()  # owners whose contract is being saved
+        self._agreed = trio.Event()  # one of them less
         self._lines = Budget(_LINES_PER_S, _LINES)
         self.used_here: Used = lambda _owner: (0, 0)
         self.used_there: Used | None = None
         self.lacks_room: LacksRoom = _has_room
+        self.on_kept: list[Callable[[], None]] = []
 
     @property
     def agreements(self) -> Mapping[OwnerId, Agreement]:
@@ -100,6 +110,13 @@ class Clerk:
         if kept is None or meant is None or not agreement.takes_away(kept, meant.terms, owner):
             return None
         return meant
+
+    def binding(self, owner: OwnerId) -> Sequence[Contract]:
+        """The contracts that hold or will, by serial, and behind them a notice of ours that he has not signed."""
+        agreed, notice = self._agreements.get(owner), self.notice(owner)
+        if agreed is None:
+            return ()
+        return (*agreed.contracts, notice) if notice is not None else agreed.contracts
 
     def allowance(self, owner: OwnerId) -> Allowance | None:
         """What an owner may store on this node now; None: nothing was ever agreed."""
@@ -148,15 +165,18 @@ class Clerk:
                 self._complain("refused a contract with owner %s: %s", short(owner), refusal.text)
                 return refusal
             signed = contract.countersign(self.identity, proposal)
-            await self._save(owner, signed)
+            with trio.CancelScope(shield=True):  # who asked is perhaps gone: what is on the disk must be known here
+                await self._save(owner, signed)
         finally:
-            self._agreeing.discard(owner)
+            self._let_agree(owner)
         log.info("contract with owner %s: %d bytes", short(owner), signed.terms.second.gives_bytes)
         return wire.Agreed(signed.raw)
 
     async def compare(self, caller: Certificate, request: wire.Compare) -> wire.Answer:
         """Take what he has newer than we, and show what we have then."""
+        await self.settle(caller.owner)
         await self.take(caller.owner, request.contracts)
+        await self.resolve(caller.owner)
         return wire.Compared(self.shown(caller.owner))
 
     # -- what we do ourselves -----------------------------------------------------------------------------------
@@ -184,23 +204,84 @@ class Clerk:
             return
         if not agreement.is_newer(theirs, self._agreements.get(owner)):
             return
+        if any(self._is_void(each, owner) for each in theirs.contracts):
+            self._complain("a contract that owner %s shows was signed after it was refused: not taken", short(owner))
+            return
         self._agreeing.add(owner)
         try:
             await self._keep(owner, theirs)
         finally:
-            self._agreeing.discard(owner)
+            self._let_agree(owner)
         log.info("owner %s has shown a newer contract, of serial %d", short(owner), theirs.newest.terms.serial)
+
+    def next_terms(self, owner: OwnerId, node: NodeId, wish: Wish) -> contract.Terms:
+        """What to propose to an owner, whose node signs for him, as the next contract."""
+        held = self.newest(owner)
+        return agreement.next_terms(
+            held,
+            (self.identity.owner, self.identity.node),
+            (owner, node),
+            wish,
+            now_s=self.now_s(),
+            used=self.used_here(owner),
+            in_force=self.in_force(owner),
+            serial=self._next_serial(owner),
+            is_heir=held is not None and agreement.is_orphaned(held, self.identity.certificate),
+        )
+
+    async def learn(self, raw: bytes) -> None:
+        """Keep a contract that a catalog tells of, if nothing is known of that owner: this machine is a new one.
+
+        What is newer, the other side shows when it connects (engine/accords). Raises DiskFull, DiskFault.
+        """
+        try:
+            told = contract.parse(raw)
+        except BadFormat as bad:
+            log.warning("a contract in the catalog cannot be read: %s", bad)
+            return
+        others = [p.owner for p in (told.terms.first, told.terms.second) if p.owner != self.identity.owner]
+        if len(others) == 1 and told.is_signed_by_both and others[0] not in self._agreements:
+            await self._save(others[0], told)
 
     async def intend(self, owner: OwnerId, proposal: Contract) -> None:
         """Keep a proposal of ours durably before it is sent."""
         if self._store is not None and self._crunch is not None:
             await self._crunch.run(self._store.save_proposal, owner, proposal.raw)
         self._proposals[owner] = proposal
+        self._tell()
 
     async def abandon(self, owner: OwnerId) -> None:
-        """Forget the proposal: it was refused, or is not meant any more."""
-        if self._proposals.pop(owner, None) is not None and self._store is not None and self._crunch is not None:
+        """Forget the proposal, and make it void: it was refused, or is not meant any more."""
+        self._unanswered.discard(owner)
+        meant = self._proposals.get(owner)
+        if meant is None:
+            return
+        held = self.newest(owner)
+        if meant.terms.serial > (held.terms.serial if held is not None else 0):
+            await self._save_floor(owner, max(self._floors.get(owner, 0), meant.terms.serial + 1))
+        self._proposals.pop(owner, None)
+        if self._store is not None and self._crunch is not None:
             await self._crunch.run(self._store.save_proposal, owner, b"")
+        self._tell()
+
+    def unanswered(self, owner: OwnerId) -> None:
+        """Whether he has signed what we proposed is not known."""
+        self._unanswered.add(owner)
+
+    async def resolve(self, owner: OwnerId) -> None:
+        """He has shown what he holds: what he was proposed, did not answer, and does not show, is void."""
+        if owner in self._unanswered and self.notice(owner) is None:
+            await self.abandon(owner)
+        self._unanswered.discard(owner)
+
+    async def settle(self, owner: OwnerId) -> None:
+        """Wait until nothing is being signed with an owner: what is shown to him must not be out of date."""
+        while owner in self._agreeing:
+            await self._agreed.wait()
+
+    def heed_floor(self, owner: OwnerId, serial: int) -> None:
+        """He says that he takes nothing below a serial."""
+        self._told[owner] = serial
 
     async def keep(self, owner: OwnerId, signed: Contract) -> None:
         """Keep a contract that both signed, durably. One that does not follow ours any more is let be."""
@@ -217,9 +298,41 @@ class Clerk:
         if self._store is not None and self._crunch is not None:
             await self._crunch.run(self._store.save_contract, owner, b"".join(kept.raws))
         self._agreements[owner], self._newest[owner] = kept, kept.newest
+        if 0 < self._floors.get(owner, 0) <= kept.newest.terms.serial + 1:
+            await self._save_floor(owner, 0)
         meant = self._proposals.get(owner)
         if meant is not None and meant.digest == kept.newest.digest:
             await self.abandon(owner)
+        self._tell()
+
+    async def _save_floor(self, owner: OwnerId, serial: int) -> None:
+        if self._store is not None and self._crunch is not None:
+            await self._crunch.run(self._store.save_floor, owner, serial)
+        self._floors[owner] = serial
+
+    def _next_serial(self, owner: OwnerId) -> int:
+        """The least serial of our next proposal to an owner."""
+        held, meant = self.newest(owner), self._proposals.get(owner)
+        base = held.terms.serial + 1 if held is not None else 1
+        told = min(self._told.get(owner, 0), base + agreement.MAX_SKIPPED - 1)
+        pending = meant.terms.serial + 1 if meant is not None else 0
+        return max(base, self._floors.get(owner, 0), told, pending)
+
+    def _is_void(self, shown: Contract, owner: OwnerId) -> bool:
+        """Whether we proposed a contract that is not in force, and that was refused."""
+        held = self.newest(owner)
+        is_new = held is None or shown.terms.serial > held.terms.serial
+        is_ours = shown.terms.first.owner == self.identity.owner
+        return is_new and is_ours and shown.terms.serial < self._floors.get(owner, 0)
+
+    def _let_agree(self, owner: OwnerId) -> None:
+        self._agreeing.discard(owner)
+        self._agreed.set()
+        self._agreed = trio.Event()
+
+    def _tell(self) -> None:
+        for each in self.on_kept:
+            each()
 
     def _complain(self, what: str, *facts: object) -> None:
         """Log what somebody did who may be anybody: he must not fill the log."""
@@ -235,19 +348,26 @@ class Clerk:
             return Refusal(Refused.BAD_REQUEST, "a proposal is signed by the node that sends it, and by no other")
         if (we.owner, we.node) != (self.identity.owner, self.identity.node):
             return Refusal(Refused.BAD_REQUEST, "the proposal is for another node")
+        if kept is not None and agreement.is_orphaned(kept, self.identity.certificate):
+            return Refusal(Refused.UNAVAILABLE, "this machine is to take the place of one that is gone first")
         was = agreement.party_of(kept, we.owner) if kept is not None else None
         if we.gives_bytes and we.shelf != self.identity.node and (was is None or was.shelf != we.shelf):
             return Refusal(Refused.BAD_REQUEST, "the proposal is for a shelf on another node")
-        expected = (kept.terms.serial + 1, kept.digest) if kept else (1, NO_CONTRACT)
-        if (terms.serial, terms.previous) != expected:
+        least, previous = (kept.terms.serial + 1, kept.digest) if kept else (1, NO_CONTRACT)
+        follows = {previous}
+        if kept is not None and kept.terms.first.owner == caller.owner:
+            follows.add(kept.terms.previous)  # he does not know that we signed that, and has made it void
+        if terms.previous not in follows or not least <= terms.serial < least + agreement.MAX_SKIPPED:
             return Refusal(Refused.BAD_REQUEST, "the proposal does not follow our newest contract")
         meant = self._proposals.get(caller.owner)
-        if meant is not None and meant.terms.serial == terms.serial and self._goes_first(caller):
+        if meant is not None and meant.terms.previous == previous and self._goes_first(caller):
             return Refusal(Refused.CROSSED, "a proposal of our own goes first")
-        return self._judge_dates(terms, kept, caller.owner) or self._judge_size(terms, kept, allowed_bytes)
+        if terms.serial < (floor := self._floors.get(caller.owner, 0)):
+            return Refusal(Refused.CROSSED, "proposals of our own had higher serials", floor)
+        return self._judge_dates(terms, kept, caller) or self._judge_size(terms, kept, allowed_bytes)
 
-    def _judge_dates(self, terms: contract.Terms, kept: Contract | None, owner: OwnerId) -> Refusal | None:
-        now_s = self.now_s()
+    def _judge_dates(self, terms: contract.Terms, kept: Contract | None, caller: Certificate) -> Refusal | None:
+        now_s, owner = self.now_s(), caller.owner
         if terms.until_s and terms.until_s <= now_s:
             return Refusal(Refused.BAD_REQUEST, "the proposal ends in the past")
         if terms.since_s > now_s + agreement.LATEST_S:
@@ -264,6 +384,7 @@ class Clerk:
             used=self.used_there(owner) if self.used_there is not None else (MAX_NUMBER, MAX_NUMBER),
             now_s=now_s,
             in_force=self.in_force(owner),
+            is_heir=agreement.is_heir(kept, caller, terms.first.shelf),
         )
         return Refusal(Refused.NOT_ALLOWED, broken) if broken else None
 

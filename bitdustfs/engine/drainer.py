@@ -43,6 +43,7 @@ from bitdustfs.model import (
 from bitdustfs.ports import Catalog, Crunch
 
 LOOK_EVERY_S = 5.0
+TIDY_EVERY_S = 600.0  # (tune) it goes through all that those have who were given up
 AT_ONCE = 3  # (tune) fragments on their way: each takes up to 8 MiB of memory
 PAGE = 64  # fragments looked at in one go
 PASS_OVER_S = 30.0  # (tune) a supplier that did not take a fragment
@@ -55,6 +56,7 @@ class Drainer:
     Attributes:
         may_drain: whether nobody is known to know more than we do.
         waiting: of suppliers that are leaving, how many fragments nobody takes now, as the last look found.
+        may_erase: says whether a supplier owes us nothing any more: it is not asked to let anything go.
         n_with_one_less: how many fragments a block of this code is to have when one supplier less is hired.
     """
 
@@ -83,6 +85,8 @@ class Drainer:
         self._passed_over: dict[SupplierNo, float] = {}  # until when
         self.may_drain: Callable[[], bool] = lambda: True
         self.waiting: dict[SupplierNo, int] = {}
+        self._tidied_at = -TIDY_EVERY_S
+        self.may_erase: Callable[[SupplierNo], bool] = lambda _supplier: False
         self.n_with_one_less: Callable[[Code], int] = lambda code: code.n
 
     async def run(self) -> None:
@@ -93,6 +97,12 @@ class Drainer:
                 if self._journal.refusal is None and self.may_drain():
                     await self._drain(row)
             self.waiting = {s: count for s, count in self.waiting.items() if s in {row.supplier for row in leaving}}
+            if trio.current_time() - self._tidied_at >= TIDY_EVERY_S:
+                self._tidied_at = trio.current_time()
+                for row in self._catalog.suppliers():
+                    is_gone = row.standing is Standing.FIRED or (row.is_lost and self.may_erase(row.supplier))
+                    if is_gone and self._journal.refusal is None and self.may_drain():
+                        await self._tidy(row)
             await trio.sleep(LOOK_EVERY_S)
 
     def leave(self, label: str) -> Supplier:
@@ -103,8 +113,8 @@ class Drainer:
             DiskFull, DiskFault, ReadOnly.
         """
         row = self._called(label)
-        if row.standing is Standing.HIRED:
-            self._check_others(row)
+        if row.standing is Standing.HIRED and (why := self.why_not(row)):
+            raise BadRequest(what=why)
         self._monitor.meets(row, Event.LEAVE)
         return self._called(label)
 
@@ -126,16 +136,16 @@ class Drainer:
                 return row
         raise NotFound(what=f"no supplier is called {label!r}; `bitdustfs suppliers` lists them")
 
-    def _check_others(self, leaving: Supplier) -> None:
-        """Refuse to drain what the others cannot take."""
+    def why_not(self, leaving: Supplier) -> str:
+        """Why the others cannot take what a supplier holds, and what to do; "": they can."""
         rows = self._catalog.suppliers()
         others = [row for row in rows if row.is_hired and row.supplier != leaving.supplier]
         online = set(self._sink.online())
         spares = [row for row in rows if row.standing is Standing.CANDIDATE and row.supplier in online]
         need = max(map(self.n_with_one_less, self._catalog.codes()), default=0)
         if len(others) + len(spares) < need:
-            raise BadRequest(
-                what=f"without {leaving.label} too few suppliers are left, {len(others) + len(spares)} where each "
+            return (
+                f"without {leaving.label} too few suppliers are left, {len(others) + len(spares)} where each "
                 f"block needs {need}: hire another supplier first, or choose a code with fewer fragments "
                 "(`bitdustfs mount --code`), then let this one leave"
             )
@@ -145,10 +155,11 @@ class Drainer:
             for row in [*others, *spares]
         )
         if room < leaving.used_bytes:
-            raise BadRequest(
-                what=f"{leaving.label} keeps {format_size(leaving.used_bytes)} for you, and the others have room for "
+            return (
+                f"{leaving.label} keeps {format_size(leaving.used_bytes)} for you, and the others have room for "
                 f"{format_size(room)}: hire more space first, then let this one leave"
             )
+        return ""
 
     # -- one supplier ------------------------------------------------------------------------------------------
 
@@ -206,6 +217,24 @@ class Drainer:
         return supplier in begun or any(
             row.supplier == supplier and row.state is FragmentState.WANTED for row in placed
         )
+
+    async def _tidy(self, gone: Supplier) -> None:
+        """Forget what is with one who was given up, where others have enough, so that no row stays for ever."""
+        at: BlockNo | None = None
+        while page := self._catalog.fragments_at(gone.supplier, FragmentState.ABSENT, PAGE, at):
+            at = BlockNo(page[-1].block + 1)
+            with self._journal.operation():
+                for row in page:
+                    block = self._catalog.block(row.block)
+                    if block is not None and len({index for index, _ in self._others(row)}) >= block.code.n:
+                        self._releases.forget_fragments(block, [row])
+            await trio.lowlevel.checkpoint()
+        if not self.may_erase(gone.supplier):
+            return
+        while names := self._catalog.releases(gone.supplier, self._catalog.last_change + 1, PAGE):
+            with self._journal.operation():
+                self._catalog.drop_releases(gone.supplier, names)
+            await trio.lowlevel.checkpoint()
 
     # -- one fragment ------------------------------------------------------------------------------------------
 

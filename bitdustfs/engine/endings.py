@@ -2,12 +2,14 @@
 
 It stays and can be read. Only GRACE_S after the end was first seen does it yield, and only to space needed: those
 whose contract ended first go first. A clock that is wrong for a while ends nothing for good: an end that is not one
-any more is forgotten.
+any more is forgotten. And the grace has to pass by two clocks: that on the wall, which may jump, and the time for
+which we have run since, which cannot.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -33,26 +35,43 @@ class Endings:
         self._store = store
         self._crunch = crunch
         self._wall = wall
-        self._endings = dict(store.endings())
+        noted = store.endings()
+        self._endings = {owner: at_s for owner, (at_s, _) in noted.items()}
+        self._run_s = {owner: float(run_s) for owner, (_, run_s) in noted.items()}  # since they were noted
+
+    def use_shelf(self, shelf: Shelf, crunch: Crunch) -> None:
+        """Look there from now on for what is stored."""
+        self._shelf, self._crunch = shelf, crunch
 
     async def run(self) -> None:
         """Note which contracts end, until cancelled."""
+        looked_at = trio.current_time()
         while True:
+            now = trio.current_time()
             try:
-                await self.note()
+                await self.note(min(now - looked_at, 2 * LOOK_S))
             except (DiskFull, DiskFault, Unavailable) as error:
                 log.warning("whether contracts have ended is looked at later: %s", error)
+            looked_at = now
             await trio.sleep(LOOK_S)
 
-    async def note(self) -> None:
-        """Remember durably which contracts with something stored have ended, and forget it where one has not."""
+    async def note(self, run_s: float = 0.0) -> None:
+        """Remember durably which contracts with something stored have ended, and forget it where one has not.
+
+        Args:
+            run_s: for how long we have run since this was called last.
+        """
         for owner in tuple(self._clerk.agreements):
             known_s = self._endings.get(owner, 0)
             has_ended = self.has_ended(owner) and (known_s > 0 or self._shelf.used(owner)[1] > 0)
             if has_ended == bool(known_s):
+                if has_ended and run_s and self._run_s.get(owner, 0.0) < GRACE_S:
+                    self._run_s[owner] = self._run_s.get(owner, 0.0) + run_s
+                    await self._crunch.run(self._store.save_ending, owner, known_s, int(self._run_s[owner]))
                 continue
             at_s = self._now_s() if has_ended else 0
-            await self._crunch.run(self._store.save_ending, owner, at_s)
+            await self._crunch.run(self._store.save_ending, owner, at_s, 0)
+            self._run_s.pop(owner, None)
             if at_s:
                 self._endings[owner] = at_s
                 log.info("the contract with owner %s has ended: what is here stays for now", short(owner))
@@ -70,7 +89,8 @@ class Endings:
         for each in (self._clerk.in_force(owner), self._clerk.notice(owner)):
             if each is not None and each.terms.since_s <= now_s:
                 dates.append(each.terms.since_s)
-        return max(dates) + GRACE_S
+        left_s = GRACE_S - self._run_s.get(owner, 0.0)
+        return max(max(dates) + GRACE_S, now_s + max(0, math.ceil(left_s)))
 
     def has_ended(self, owner: OwnerId) -> bool:
         """Say whether an owner may store nothing any more."""

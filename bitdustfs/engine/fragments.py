@@ -13,7 +13,7 @@ for the first time, if they may be enough.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -75,6 +75,7 @@ class Fragments:
         self.strays = Strays(catalog, journal, self.leaves.name)
         self.leaves.on_denied = self.strays.note_denied
         self.newcomers: Newcomers = _Nobody()
+        self.may_count: Callable[[SupplierNo], bool] = lambda _supplier: True  # what is found there, as held
 
     async def block_range(self, block: BlockRow, start: int, end: int) -> bytes:
         """Bytes [start, end) of a block as it was coded, checked leaf by leaf."""
@@ -196,7 +197,7 @@ class Fragments:
             if not await self.leaves.proves(supplier, block, index, is_known=False):
                 self.strays.note_denied(block, index, supplier)
                 continue
-            if self._entropy is None or is_going:
+            if self._entropy is None or is_going or not self.may_count(supplier):
                 self.strays.remember(block, index, supplier)
             else:
                 length = erasure.fragment_length(block.length, block.code.k)

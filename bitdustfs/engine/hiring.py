@@ -31,19 +31,10 @@ async def agree(peer: Peer, clerk: Clerk, wish: Wish) -> Contract:
         PeerRefused, PeerFull: it does not agree. A notice of ours binds us all the same (Clerk.notice), and is
             proposed again. PeerGone, ProtocolViolation.
     """
-    us = clerk.identity.owner, clerk.identity.node
     for _ in range(TRIES):
         await compare(peer, clerk)
         held = clerk.newest(peer.owner)
-        terms = agreement.next_terms(
-            held,
-            us,
-            (peer.owner, peer.node),
-            wish,
-            now_s=clerk.now_s(),
-            used=clerk.used_here(peer.owner),
-            in_force=clerk.in_force(peer.owner),
-        )
+        terms = clerk.next_terms(peer.owner, peer.node, wish)
         if held is not None and agreement.is_granted(held, terms):
             await clerk.abandon(peer.owner)
             return held
@@ -56,11 +47,14 @@ async def agree(peer: Peer, clerk: Clerk, wish: Wish) -> Contract:
 
 async def compare(peer: Peer, clerk: Clerk) -> None:
     """Show a peer the contracts that we hold with its owner, and take what it has newer."""
+    await clerk.settle(peer.owner)
     try:
         told, _ = await peer.request(wire.Compare(clerk.shown(peer.owner)), wire.Compared)
     except PeerRefused:
+        await clerk.resolve(peer.owner)
         return  # it keeps no contracts
     await clerk.take(peer.owner, told.contracts)
+    await clerk.resolve(peer.owner)
 
 
 async def repeat(peer: Peer, clerk: Clerk) -> None:
@@ -70,7 +64,7 @@ async def repeat(peer: Peer, clerk: Clerk) -> None:
     if meant is None:
         return
     if held is None or clerk.notice(peer.owner) is None:
-        if meant.terms.serial == (held.terms.serial + 1 if held else 1):
+        if meant.terms.previous == (held.digest if held else contract.NO_CONTRACT):
             await _propose(peer, clerk, meant)
         else:
             await clerk.abandon(peer.owner)  # another contract came between, and it takes nothing away
@@ -84,21 +78,26 @@ async def repeat(peer: Peer, clerk: Clerk) -> None:
 async def _propose(peer: Peer, clerk: Clerk, proposal: Contract) -> Contract | None:
     """Send a proposal. None: another contract of theirs goes first, or is being saved there: again after it."""
     await clerk.intend(peer.owner, proposal)
-    is_done = False
+    is_refused = False
     try:
         agreed, _ = await peer.request(wire.Propose(proposal.raw), wire.Agreed)
         signed = _parse_contract(peer, agreed.contract)
         if signed.digest != proposal.digest or not signed.is_signed_by_both:
             raise ProtocolViolation(peer=peer.label, what="it signed something else than we proposed")
-        is_done = True
-    except PeerError as refused:
-        if refused.facts.get("code") in _AGAIN:
+    except PeerError as error:
+        code, detail = error.facts.get("code"), error.facts.get("detail")
+        is_refused = code is not None
+        if code is wire.Refused.CROSSED and isinstance(detail, int):
+            clerk.heed_floor(peer.owner, detail)
+        if code in _AGAIN:
             return None
         raise
     finally:
-        if not is_done and clerk.notice(peer.owner) is None:  # if it has signed all the same, it will show that
+        if is_refused and clerk.notice(peer.owner) is None:
             with trio.CancelScope(shield=True):
                 await clerk.abandon(peer.owner)
+        elif clerk.proposal(peer.owner) is proposal:
+            clerk.unanswered(peer.owner)  # if it has signed all the same, it will show that
     await clerk.keep(peer.owner, signed)
     return signed
 

@@ -114,9 +114,8 @@ class Keeper:
         clerk: Clerk | None = None,
     ) -> None:
         self._identity = identity
-        self._shelf = shelf
+        self._shelf, self._crunch = shelf, crunch
         self._allowed = allowed
-        self._crunch = crunch
         self._wall = wall
         self.clerk = clerk or Clerk(identity, store, crunch=crunch, wall=wall)
         self.clerk.used_here = shelf.used
@@ -128,6 +127,12 @@ class Keeper:
         self._arrivals: dict[int, _Arrival] = {}  # by `id` of the request, which lives as long
         self._deleting: dict[OwnerId, trio.Lock] = {}  # held while somebody's DELETE is worked off
         self._lost: Counter[OwnerId] = Counter()  # fragments found damaged since we started
+
+    def use_shelf(self, shelf: Shelf, crunch: Crunch) -> None:
+        """Keep things there from now on. What is under way goes on: what was reserved for it stays reserved."""
+        self._shelf, self._crunch = shelf, crunch
+        self.clerk.used_here = shelf.used
+        self.endings.use_shelf(shelf, crunch)
 
     @property
     def contracts(self) -> Mapping[OwnerId, Contract]:

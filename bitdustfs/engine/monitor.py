@@ -117,6 +117,8 @@ class Monitor:
         self._doubted_s = 0.0
         self._counted_spare: tuple[frozenset[SupplierNo], float, int] | None = None  # who was there, when, how much
         self.on_absent: Callable[[SupplierNo], None] = lambda _supplier: None  # what it held does not count any more
+        self.may_count: Callable[[SupplierNo], bool] = lambda _supplier: True  # who is back: what it has, again
+        self.may_hire: Callable[[SupplierNo], bool] = lambda _supplier: True
         self.is_doubtful = False  # whether it seems that we are the ones who are cut off
 
     def state(self, supplier: SupplierNo) -> State:
@@ -133,17 +135,24 @@ class Monitor:
         """For how long most suppliers have been silent, as far as we were there to see it; 0: they are not."""
         return self._doubted_s
 
-    def meets(self, row: Supplier, event: Event) -> State:
+    def meets(self, row: Supplier, event: Event, rule: Rule | None = None) -> State:
         """Let something happen to a supplier that the person, or somebody else here, brings about.
 
+        Args:
+            rule: by what that was decided; None: the person did.
         Raises:
             DiskFull, DiskFault, ReadOnly: nothing was changed.
         """
         self._states.setdefault(row.supplier, standing.at_start(row.standing))
         before = self._states[row.supplier]
-        rule = _RULES.get(standing.after(before, event), {}).get(event)
-        verdict = self._verdict(row, rule) if rule is not None and before is not State.FIRED else None
+        rule = rule or _RULES.get(standing.after(before, event), {}).get(event)
+        is_news = before is not State.FIRED or rule is Rule.RENEWAL
+        verdict = self._verdict(row, rule) if rule is not None and is_news else None
         return self._meets(row, event, verdict)
+
+    def is_away(self, supplier: SupplierNo) -> bool:
+        """Say whether it has been silent for longer than a ping takes, as far as we were there to see it."""
+        return self._away_s.get(supplier, 0.0) >= self._absent_s
 
     def since_ns(self, supplier: SupplierNo) -> int:
         """The wall time since when it answers, or does not; 0: not known."""
@@ -201,8 +210,7 @@ class Monitor:
 
     def _is_offline(self, supplier: SupplierNo) -> bool:
         state = self._states[supplier]
-        is_away = self._away_s.get(supplier, 0.0) >= self._absent_s
-        return state is State.OFFLINE or (state is State.LEAVING and is_away)
+        return state is State.OFFLINE or (state is State.LEAVING and self.is_away(supplier))
 
     def _says_something(self, row: Supplier, online: Set[SupplierNo]) -> bool:
         """Whether it answers is worth a note: it is one of ours, and if it is silent, that is its own fault."""
@@ -226,7 +234,7 @@ class Monitor:
 
     def _answers(self, row: Supplier) -> None:
         before = self._states[row.supplier]
-        if before in (State.ONLINE, State.FIRED):
+        if before in (State.ONLINE, State.FIRED) or (row.is_lost and not self.may_count(row.supplier)):
             return
         away_s = self._away_s.get(row.supplier, 0.0)
         self._away_s[row.supplier] = 0.0
@@ -390,7 +398,11 @@ class Monitor:
                 row.supplier, row.owner, network, *room, score=self._tracks.score(row.supplier)
             )
 
-        spares = [row for row in rows if row.standing is Standing.CANDIDATE and row.supplier in online]
+        spares = [
+            row
+            for row in rows
+            if row.standing is Standing.CANDIDATE and row.supplier in online and self.may_hire(row.supplier)
+        ]
         chosen = placement.choose(map(seen, spares), missing, fragment_bytes=1, taken=map(seen, hired))
         places = iter(unfilled(self._catalog.verdicts(), rows, self._fruitless()) if chosen else ())
         for row in spares:

@@ -29,7 +29,7 @@ from bitdustfs.engine.collector import is_kept_back
 from bitdustfs.engine.recoder import Recoding
 from bitdustfs.engine.services import Service, Services
 from bitdustfs.engine.sync import Report
-from bitdustfs.errors import BitdustError, NotFound
+from bitdustfs.errors import BadRequest, BitdustError, NotFound
 from bitdustfs.model import Ino, OwnerId, Space, Supplier
 
 SETTLE_S = 10.0  # (tune) for what nobody synced to become hard at umount
@@ -152,11 +152,15 @@ class Node(Services):
     async def leave(self, label: str) -> LeaveReport:
         """Begin to give a supplier up; durable when this returns. Raises what `Drainer.leave` does."""
         row = self.drainer.leave(label)
+        self.register.by_person(row.supplier)
         await self.journal.durable()
         return _left(row)
 
     async def stay(self, label: str) -> LeaveReport:
         """Keep a supplier that was to leave; durable when this returns. Raises what `Drainer.stay` does."""
+        ends = next((each for each in self._catalog.suppliers() if each.label == label), None)
+        if ends is not None and not self.register.is_new_worth(ends.supplier):
+            raise BadRequest(what=f"the contract with {label} ends: `bitdustfs contracts renew` first")
         row = self.drainer.stay(label)
         await self.journal.durable()
         return _left(row)

@@ -11,12 +11,13 @@ import trio
 
 from bitdustfs.core import health
 from bitdustfs.core.report import FairnessReport, StatusReport, SupplierReport
-from bitdustfs.core.units import format_eta, format_size
+from bitdustfs.core.units import format_day, format_eta, format_size
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.margins import least_margin
 from bitdustfs.engine.monitor import Monitor
+from bitdustfs.engine.register import Register
 from bitdustfs.engine.replica import Replica
 from bitdustfs.engine.tracks import Tracks
 from bitdustfs.engine.tree import Tree
@@ -97,6 +98,7 @@ class Reporter:
         replica: Replica,
         monitor: Monitor,
         tracks: Tracks,
+        register: Register,
         spool_limit: int,
         practice: bool,
     ) -> None:
@@ -110,6 +112,7 @@ class Reporter:
         self._replica = replica
         self._monitor = monitor
         self._tracks = tracks
+        self._register = register
         self._spool_limit = spool_limit
         self._practice = practice
         self._trouble: list[str] = []
@@ -138,7 +141,7 @@ class Reporter:
             return FileState.LOCAL
         histogram = self._catalog.held_histogram()
         found = health.worst([health.block_state(code, held, local_copy=False) for code, held, _ in histogram])
-        if found is FileState.PLACED and self._monitor.is_unsure:
+        if found is FileState.PLACED and self.is_unsure:
             return FileState.DEGRADED  # nobody knows whether they are held
         return FileState.SAFE if found is FileState.PLACED and self._replica.is_current else found
 
@@ -217,7 +220,7 @@ class Reporter:
                 self._count_file(found, inode, blocks)
         for number in blocks:
             self._count_block(found, number, online)
-        at_best = FileState.SAFE if self._replica.is_current and not self._monitor.is_unsure else FileState.PLACED
+        at_best = FileState.SAFE if self._replica.is_current and not self.is_unsure else FileState.PLACED
         found.state = health.worst(found.states or [at_best])
         return found
 
@@ -255,8 +258,14 @@ class Reporter:
             ino = name.ino
         return ino
 
+    @property
+    def is_unsure(self) -> bool:
+        """What counts as held may be gone."""
+        return self._monitor.is_unsure or self._register.is_unsure
+
     def _supplier_reports(self, online: Set[SupplierNo]) -> list[SupplierReport]:
         audits, none = self._catalog.audits(), AuditTally()
+        ends = self._register.ends
         return [
             SupplierReport(
                 label=row.label,
@@ -270,6 +279,8 @@ class Reporter:
                 audits_wrong=audits.get(row.supplier, none).wrong,
                 used_bytes=row.used_bytes,
                 capacity_bytes=row.capacity_bytes,
+                ends_s=ends[row.supplier].at_s if row.supplier in ends else 0,
+                counts_until_s=ends[row.supplier].yields_s if row.supplier in ends else 0,
             )
             for row in self._catalog.suppliers()
         ]
@@ -300,6 +311,7 @@ class Reporter:
         if lost:
             found.append(f"lost, so what they held is made again elsewhere: {', '.join(lost)}")
         found += self._leaving(rows)
+        found += self._ending(rows)
         if (why := self.trouble_recoding()) and self._catalog.count_marked()[0]:
             found.append(f"coding anew waits: {why}")
         if self._monitor.is_unsure:
@@ -319,12 +331,50 @@ class Reporter:
         """How far those who are leaving are."""
         told = []
         for row in rows:
-            if row.standing is Standing.LEAVING:
+            if row.standing is Standing.LEAVING and row.used_fragments:
                 left = f"{row.used_fragments} fragments ({format_size(row.used_bytes)})"
                 stuck = self.waiting_to_leave().get(row.supplier, 0)
                 told.append(f"{row.label} is leaving: {left} are still to be brought to others")
                 if stuck:
                     told.append(f"{stuck} of these nobody takes now: if that stays so, hire another supplier")
+        return told
+
+    def _ending(self, rows: Sequence[Supplier]) -> list[str]:
+        """What becomes of what is with those whose contracts end: until when it counts, and what to do."""
+        told = []
+        for row in rows:
+            end = self._register.ends.get(row.supplier)
+            if end is None or not row.used_fragments or row.standing is Standing.FIRED:
+                continue
+            now_s = self._register.now_s()
+            if not end.is_near(now_s):
+                continue
+            much = f"{row.used_fragments} fragments ({format_size(row.used_bytes)})"
+            do = (
+                "hire another supplier, or agree with your friend to go on (`bitdustfs contracts renew`); "
+                f"`bitdustfs status --without {row.label}` names what would be lost"
+            )
+            until = f"counts as held until {format_day(end.yields_s)}, when {row.label} may erase it"
+            if end.may_yield(now_s):
+                told.append(
+                    f"the contract with {row.label} ended on {format_day(end.at_s)}: {much} there may be erased at "
+                    f"any time, and do not count as held; they can be read as long as they are there: {do}"
+                )
+            elif row.is_hired:
+                told.append(
+                    f"the contract with {row.label} ends on {format_day(end.at_s)}, and the others cannot take the "
+                    f"{much} that it keeps; what is there {until}: {do}"
+                )
+            elif stuck := self.waiting_to_leave().get(row.supplier, 0):
+                told.append(
+                    f"the contract with {row.label} ends on {format_day(end.at_s)}, and nobody takes {stuck} of the "
+                    f"{much} that it keeps; what is left there {until}: {do}"
+                )
+            else:
+                told.append(
+                    f"the contract with {row.label} ends on {format_day(end.at_s)}: what it keeps is brought to "
+                    f"others, and {until}"
+                )
         return told
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.grace import Patience
@@ -36,6 +36,8 @@ from bitdustfs.engine.reader import Reader
 from bitdustfs.engine.reads import Reads
 from bitdustfs.engine.rebuilder import LOOK_EVERY_S, Rebuilder
 from bitdustfs.engine.recoder import Recoder
+from bitdustfs.engine.register import LOOK_EVERY_S as REGISTER_S
+from bitdustfs.engine.register import Register
 from bitdustfs.engine.releases import Releases
 from bitdustfs.engine.replica import Replica
 from bitdustfs.engine.reporter import Reporter
@@ -48,8 +50,7 @@ from bitdustfs.engine.tree import Tree
 from bitdustfs.engine.trimmer import Trimmer
 from bitdustfs.engine.uploads import Uploads
 from bitdustfs.engine.writer import Writer
-from bitdustfs.errors import BitdustError
-from bitdustfs.model import Code, Suite, SupplierNo
+from bitdustfs.model import Code, Suite
 from bitdustfs.ports import Catalog, Changes, Crunch, Entropy, Image, Spool, Wall
 
 _log = logging.getLogger(__name__)
@@ -130,6 +131,7 @@ class Services:
             "rebuilder": self.rebuilder.run,
             "trimmer": self.trimmer.run,
             "drainer": self.drainer.run,
+            "register": self.register.run,
             "publisher": self.publisher.run,
             "replica": self.replica.run,
             "orphans": self.orphans.run,
@@ -205,7 +207,7 @@ class Services:
             self.tracks,
             tick_s=self._options.watch_every_s,
         )
-        self.files.is_unsure = lambda: self.monitor.is_unsure
+        self.files.is_unsure = lambda: self.reporter.is_unsure
         self.auditor = Auditor(
             self._catalog,
             self.journal,
@@ -228,7 +230,6 @@ class Services:
         )
         self.returns.on_wrong = self.auditor.look_through
         self.monitor.on_absent = self.returns.lost
-        self.suppliers.on_address = self._note_address
         self.rebuilder = Rebuilder(
             self._catalog,
             self.journal,
@@ -261,6 +262,20 @@ class Services:
             monitor=self.monitor,
             crunch=self._crunch,
         )
+        self.register = Register(
+            catalog=self._catalog,
+            journal=self.journal,
+            suppliers=self.suppliers,
+            monitor=self.monitor,
+            drainer=self.drainer,
+            wall=self._wall,
+            look_s=max(REGISTER_S, self._options.watch_every_s),
+        )
+        self.suppliers.on_address = self.register.answers_at
+        self.suppliers.clerk.on_kept.append(self.register.nudge)
+        self.monitor.may_count = self.fragments.may_count = self.register.counts
+        self.monitor.may_hire = self.register.is_new_worth
+        self.drainer.may_erase = lambda supplier: not self.register.counts(supplier)
         self.follower = Follower(
             self._catalog,
             self.journal,
@@ -330,6 +345,7 @@ class Services:
             replica=self.replica,
             monitor=self.monitor,
             tracks=self.tracks,
+            register=self.register,
             spool_limit=self._options.spool_limit,
             practice=self._options.practice,
         )
@@ -371,17 +387,6 @@ class Services:
         self.rewriter.may_rewrite = self._may_release
         self.trimmer.may_trim = self._may_release
         self.drainer.may_drain = self._may_release
-
-    def _note_address(self, supplier: SupplierNo, address: str) -> None:
-        """A supplier answers there now: whoever recovers this volume must find it."""
-        row = next((row for row in self._catalog.suppliers() if row.supplier == supplier), None)
-        if row is None or self._catalog.failure is not None:
-            return
-        try:
-            with self.journal.operation(admitted=True):
-                self._catalog.put_supplier(replace(row, address=address))
-        except BitdustError as error:
-            _log.info("that supplier %s is at %s now is not noted: %s", row.label, address, error)
 
     def _may_release(self) -> bool:
         return self.publisher.confirmed and self.journal.refusal is None

@@ -23,6 +23,7 @@ import trio
 from bitdustfs.core import contract, wire
 from bitdustfs.core.agreement import Wish
 from bitdustfs.core.certificate import Identity
+from bitdustfs.core.contract import Contract
 from bitdustfs.core.fragment import HASH_BYTES, leaf_count
 from bitdustfs.core.head import LINK_BYTES
 from bitdustfs.engine.budget import Memory
@@ -142,6 +143,10 @@ class Suppliers:
         """Bytes and fragments that we store with an owner, as they were told last."""
         held = [relation.used for relation in self._relations.values() if relation.row.owner == owner]
         return sum(each[0] for each in held), sum(each[1] for each in held)
+
+    def binding(self, owner: OwnerId) -> Sequence[Contract]:
+        """The contracts with an owner; see `Clerk.binding`."""
+        return self.clerk.binding(owner)
 
     def dials(self, node: NodeId) -> bool:
         """Say whether a node is a supplier that is dialled here."""

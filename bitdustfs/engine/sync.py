@@ -79,7 +79,7 @@ class Sync:
                 nursery.start_soon(self._show_progress, report)
                 await self._until_full(wanted)
                 nursery.cancel_scope.cancel()
-        is_sure = not self._monitor.is_unsure
+        is_sure = not self._reporter.is_unsure
         if is_sure and wanted.is_full and wanted.change is not None and self._replica.safe_change >= wanted.change:
             return SyncReport(
                 state=FileState.SAFE.value, missing=[], missing_fragments=0, files_local=0, bytes_local=0

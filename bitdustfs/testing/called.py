@@ -15,7 +15,7 @@ import trio
 from bitdustfs.core import wire
 from bitdustfs.core.agreement import Wish
 from bitdustfs.core.certificate import Identity
-from bitdustfs.core.contract import fragments_for
+from bitdustfs.core.contract import Contract, fragments_for
 from bitdustfs.core.fragment import HASH_BYTES, leaf_count
 from bitdustfs.engine.clerk import Clerk
 from bitdustfs.engine.handler import error_of
@@ -146,7 +146,7 @@ class CalledSuppliers:
         ping_s: float,
     ) -> None:
         self._identity = identity
-        self._clerk = Clerk(identity, None, crunch=None, wall=FakeWall())
+        self.clerk = Clerk(identity, None, crunch=None, wall=FakeWall())
         self._rows = {row.supplier: row for row in rows}
         self._peers = {node.node: CalledPeer(reach, identity, node) for node in nodes}
         self._ping_s = ping_s
@@ -172,6 +172,9 @@ class CalledSuppliers:
                 await self._ping(supplier)
             with trio.move_on_at(due):
                 await self._nudged.wait()
+
+    def binding(self, owner: OwnerId) -> Sequence[Contract]:
+        return self.clerk.binding(owner)
 
     def add(self, row: Supplier) -> None:
         self._rows[row.supplier] = row
@@ -258,7 +261,7 @@ class CalledSuppliers:
     async def hire(self, there: CalledNode, size_bytes: int, number: int, standing: Standing) -> Supplier:
         """Agree on a contract with a node; returns its row."""
         peer = cast(Peer, self._peers[there.node])
-        signed = await hire(peer, self._clerk, Wish(needs_bytes=size_bytes, until_s=0))
+        signed = await hire(peer, self.clerk, Wish(needs_bytes=size_bytes, until_s=0))
         return Supplier(
             supplier=SupplierNo(number),
             node=there.node,

@@ -14,6 +14,7 @@ from functools import partial
 
 import trio
 
+from bitdustfs.core.certificate import Identity
 from bitdustfs.engine.accords import Accords
 from bitdustfs.engine.addresses import AddressBook
 from bitdustfs.engine.caller import Caller
@@ -48,10 +49,11 @@ class Daemon:
         wall: FakeWall,
         *,
         listens: bool = True,
+        identity: Identity | None = None,
         seed: int = 0,
         air: MemoryAir | None = None,
     ) -> None:
-        self.identity = make_identity(name)
+        self.identity = identity or make_identity(name)
         self.number = "10." + ".".join(map(str, self.identity.node[:3]))  # of its only interface
         self.interfaces = MemoryInterfaces()
         self.addresses = MemoryAddresses()

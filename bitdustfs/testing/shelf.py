@@ -275,7 +275,8 @@ class MemoryContracts:
     def __init__(self) -> None:
         self._contracts: dict[OwnerId, bytes] = {}
         self._proposals: dict[OwnerId, bytes] = {}
-        self._endings: dict[OwnerId, int] = {}
+        self._floors: dict[OwnerId, int] = {}
+        self._endings: dict[OwnerId, tuple[int, int]] = {}
         self._epochs: dict[OwnerId, tuple[int, bytes]] = {}
         self._heads: dict[OwnerId, bytes] = {}
         self._accounts: dict[OwnerId, bytes] = {}
@@ -295,11 +296,19 @@ class MemoryContracts:
         if not proposal:
             del self._proposals[owner]
 
-    def endings(self) -> Mapping[OwnerId, int]:
+    def floors(self) -> Mapping[OwnerId, int]:
+        return dict(self._floors)
+
+    def save_floor(self, owner: OwnerId, serial: int) -> None:
+        self._floors[owner] = serial
+        if not serial:
+            del self._floors[owner]
+
+    def endings(self) -> Mapping[OwnerId, tuple[int, int]]:
         return dict(self._endings)
 
-    def save_ending(self, owner: OwnerId, at_s: int) -> None:
-        self._endings[owner] = at_s
+    def save_ending(self, owner: OwnerId, at_s: int, run_s: int) -> None:
+        self._endings[owner] = at_s, run_s
         if not at_s:
             del self._endings[owner]
 

@@ -11,10 +11,14 @@ from math import inf
 import trio
 
 from bitdustfs.core import fragment
+from bitdustfs.core.contract import Contract
+from bitdustfs.engine.clerk import Clerk
 from bitdustfs.engine.pacer import Pacer
 from bitdustfs.errors import PeerFull, PeerGone, PeerLacks
 from bitdustfs.model import LEAF_BYTES, FragmentName, NodeId, OwnerId, Root, Supplier, SupplierNo
 from bitdustfs.ports import Leaves
+from bitdustfs.testing.clock import FakeWall
+from bitdustfs.testing.swarm import make_identity
 
 _ROOM = (1 << 40, 1 << 30)
 
@@ -48,6 +52,7 @@ class MemorySuppliers:
         self.heads: dict[SupplierNo, bytes] = {}
         self.head_version = 0
         self.pacer = Pacer()
+        self.clerk = Clerk(make_identity("customer"), None, crunch=None, wall=FakeWall())  # of no contract
         self.gets: list[tuple[int, int]] = []  # (supplier, bytes returned)
         self.puts = 0
         self.doubted: list[int] = []
@@ -100,6 +105,9 @@ class MemorySuppliers:
         """Nobody is silent any more, and nothing is owed: connections are new."""
         self.silent = set()
         self._asked.clear()
+
+    def binding(self, owner: OwnerId) -> Sequence[Contract]:
+        return self.clerk.binding(owner)
 
     def space(self) -> Mapping[SupplierNo, tuple[int, int]]:
         return {SupplierNo(n): (0, 0) if n in self.full else _ROOM for n in range(1, self.count + 1)}

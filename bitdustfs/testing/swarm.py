@@ -46,8 +46,16 @@ class SupplierNode:
     Set `conduct.tricks` (testing.byzantine), `shelf.bend` to one of testing.shelf's lies, or `mute.is_mute`.
     """
 
-    def __init__(self, number: int, network: MemoryNetwork, nursery: trio.Nursery, wall: FakeWall) -> None:
-        self.identity = make_identity(f"supplier {number}")
+    def __init__(
+        self,
+        number: int,
+        network: MemoryNetwork,
+        nursery: trio.Nursery,
+        wall: FakeWall,
+        *,
+        identity: Identity | None = None,
+    ) -> None:
+        self.identity = identity or make_identity(f"supplier {number}")
         self.address = f"s{number}:7000"
         self._number = number
         self.memory_shelf = MemoryShelf()

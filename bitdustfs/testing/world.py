@@ -30,7 +30,7 @@ from bitdustfs.engine.node import Node
 from bitdustfs.engine.services import NodeOptions
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.tree import Caller
-from bitdustfs.model import ROOT_INO, Code, Ino, Standing
+from bitdustfs.model import ROOT_INO, Code, Ino, Standing, SupplierNo
 from bitdustfs.testing.clock import InlineCrunch
 from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.swarm import Swarm
@@ -96,7 +96,7 @@ class World:
             self.swarm.entropy = self._coat("entropy", self.swarm.entropy)
             for row in await self.swarm.hire_all(self._contract_bytes):
                 standing = Standing.HIRED if row.supplier <= self._hired else Standing.CANDIDATE
-                self.catalog.put_supplier(replace(row, standing=standing))
+                self.catalog.put_supplier(replace(row, supplier=SupplierNo(0), standing=standing))
             self.catalog.commit()
             yield self
             nursery.cancel_scope.cancel()

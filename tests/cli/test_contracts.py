@@ -109,7 +109,7 @@ def test_what_a_change_does_is_said_before() -> None:
     (fewer,) = consequences(told(), offer=None, need=MIB, now_s=NOW_S)
     assert "it stays" in fewer
     end = " ".join(ending(told(), now_s=NOW_S))
-    assert "30 days after the end" in end and "suppliers leave" in end
+    assert "30 days after the end" in end and "brought to others" in end
 
 
 async def ask(given: Giving, home: Path, verb: str, **args: object) -> Mapping[str, object]:

@@ -58,6 +58,8 @@ def status_report(state: FileState, *, margin: int = 2, practice: bool = False) 
                 audits_wrong=0,
                 used_bytes=0,
                 capacity_bytes=1024,
+                ends_s=0,
+                counts_until_s=0,
             )
         ],
         fairness=[],

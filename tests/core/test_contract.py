@@ -110,7 +110,6 @@ def test_change_follows_the_contract_before() -> None:
     "change",
     [
         {"serial": 0},
-        {"serial": 2},
         {"previous": b"p" * 32},
         {"until_s": 5},
         {"until_s": contract.LAST_S},

@@ -11,6 +11,7 @@ from bitdustfs.core.units import (
     KIB,
     MIB,
     exact_size,
+    format_day,
     format_duration,
     format_eta,
     format_gb_hours,
@@ -117,3 +118,11 @@ def test_a_remaining_time_is_shown_in_two_units(seconds: float, text: str) -> No
 )
 def test_byte_hours_are_shown_in_units_of_a_thousand(byte_hours: int, text: str) -> None:
     assert format_gb_hours(byte_hours) == text
+
+
+@pytest.mark.parametrize(
+    ("time_s", "day"),
+    [(0, "1970-01-01"), (951_782_399, "2000-02-28"), (951_782_400, "2000-02-29"), (4_107_542_400, "2100-03-01")],
+)
+def test_day_of_a_time(time_s: int, day: str) -> None:
+    assert format_day(time_s) == day

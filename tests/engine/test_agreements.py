@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from bitdustfs.core import agreement, contract, fragment, wire
 from bitdustfs.core.agreement import Wish
-from bitdustfs.core.certificate import Identity
+from bitdustfs.core.certificate import Certificate, Identity
 from bitdustfs.core.contract import Allowance, fragments_for
 from bitdustfs.core.fragment import leaf_count
 from bitdustfs.core.grace import DAY_S, GRACE_S, NOTICE_S
@@ -65,7 +65,13 @@ class Friends:
         self.network.apply(Break.HEAL, self.anna.node, self.boris.node)
 
     async def wait(self, seconds: float) -> None:
-        """Let so much time pass on the wall, and let everybody look at it."""
+        """Let so much time pass by every clock, and let everybody look at it."""
+        self.wall.move_s(seconds)
+        for one in (self.anna, self.boris):
+            await one.keeper.endings.note(seconds)
+
+    async def jump(self, seconds: float) -> None:
+        """Set the wall clock, and let everybody look at it."""
         self.wall.move_s(seconds)
         for one in (self.anna, self.boris):
             await one.keeper.endings.note()
@@ -449,7 +455,7 @@ async def test_grace_is_not_shorter_for_a_clock_that_was_behind_when_the_end_was
         await store(f.boris)
         await f.anna.accords.change(f.boris.owner, Wish(until_s=f.anna.clerk.now_s() + NOTICE_S))
         f.anna.shelf.donated_bytes = 350_000
-        await f.wait(-3650 * DAY_S)  # started without a clock
+        await f.jump(-3650 * DAY_S)  # started without a clock
         f.wall.move_s(3650 * DAY_S + NOTICE_S + DAY_S)  # and then it was set
         with pytest.raises(PeerFull):
             await f.carla.hire(f.anna, 310_000)
@@ -463,15 +469,32 @@ async def test_grace_is_not_shorter_for_a_clock_that_was_behind_when_the_end_was
 
 
 @pytest.mark.slow
+async def test_clock_that_jumps_after_the_end_was_noted_does_not_shorten_the_grace(autojump_clock: MockClock) -> None:
+    async with friends() as f:
+        await store(f.boris)
+        await f.anna.accords.change(f.boris.owner, Wish(until_s=f.anna.clerk.now_s() + NOTICE_S))
+        f.anna.shelf.donated_bytes = 350_000
+        await f.wait(NOTICE_S + DAY_S)
+        await f.jump(365 * DAY_S)
+        f.restart()
+        await f.wait(DAY_S)
+        with pytest.raises(PeerFull):
+            await f.carla.hire(f.anna, 310_000)
+        assert f.anna.keeper.endings.grace_ends_s(f.boris.owner) > f.anna.clerk.now_s() + GRACE_S - 3 * DAY_S
+        await f.wait(GRACE_S - DAY_S)
+        await f.carla.hire(f.anna, 310_000)
+
+
+@pytest.mark.slow
 async def test_clock_that_is_wrong_for_a_while_ends_nothing(autojump_clock: MockClock) -> None:
     async with friends() as f:
         await store(f.boris)
         await f.anna.accords.change(f.boris.owner, Wish(until_s=f.anna.clerk.now_s() + NOTICE_S))
         f.anna.shelf.donated_bytes = 350_000
-        await f.wait(3650 * DAY_S)
+        await f.jump(3650 * DAY_S)
         with pytest.raises(PeerFull):
             await f.carla.hire(f.anna, 310_000)
-        await f.wait(-3650 * DAY_S)
+        await f.jump(-3650 * DAY_S)
         await store(f.boris, OTHER, CONTENT[:40_000])
         assert f.anna.contracts.endings() == {}
         assert await can_read(f.boris)
@@ -561,3 +584,109 @@ async def test_old_contract_does_not_come_back_before_one_that_is_still_to_begin
     assert clerk.newest(boris.owner) == notice
     allowed = clerk.allowance(boris.owner)
     assert allowed is not None and allowed.bytes == 10 * MIB
+
+
+# -- proposals that were refused ---------------------------------------------------------------------
+
+
+async def refused_proposal(f: Friends) -> contract.Contract:
+    """Anna asks for 5 MiB of Boris, who has none to give her; he keeps what she signed."""
+    kept: list[bytes] = []
+    sign = f.boris.clerk.sign
+
+    async def refuse(caller: Certificate, raw: bytes, allowed_bytes: int | None) -> wire.Agreed | wire.Refusal:
+        kept.append(raw)
+        return wire.Refusal(Refused.NOT_ALLOWED, "not now")
+
+    f.boris.clerk.sign = refuse  # type: ignore[method-assign]
+    with pytest.raises(PeerRefused):
+        await f.anna.accords.change(f.boris.owner, Wish(gives_bytes=7 * MIB, needs_bytes=MIB))
+    f.boris.clerk.sign = sign  # type: ignore[method-assign]
+    return contract.parse(kept[-1])
+
+
+async def test_proposal_that_was_refused_cannot_be_signed_later(autojump_clock: MockClock) -> None:
+    async with friends() as f:
+        before = f.anna.clerk.newest(f.boris.owner)
+        late = contract.countersign(f.boris.identity, await refused_proposal(f))
+        await f.anna.clerk.take(f.boris.owner, [late.raw])
+        assert f.anna.clerk.newest(f.boris.owner) == before
+        f.anna.kill()
+        f.anna.start()  # it is remembered
+        await f.anna.clerk.take(f.boris.owner, [late.raw])
+        assert f.anna.clerk.newest(f.boris.owner) == before
+        await f.in_step()
+        signed, is_agreed = await f.anna.accords.change(f.boris.owner, Wish(gives_bytes=3 * MIB))
+        assert is_agreed and signed.terms.serial > late.terms.serial
+        await f.in_step()
+        assert f.anna.contracts.floors() == {}
+        await f.anna.clerk.take(f.boris.owner, [late.raw])
+        assert f.anna.clerk.newest(f.boris.owner) == signed
+
+
+async def test_friend_whose_proposal_comes_after_refused_ones_is_told_what_serial_to_take(
+    autojump_clock: MockClock,
+) -> None:
+    async with friends() as f:
+        late = contract.countersign(f.boris.identity, await refused_proposal(f))
+        signed, is_agreed = await f.boris.accords.change(f.anna.owner, Wish(gives_bytes=3 * MIB))
+        assert is_agreed and signed.terms.serial > late.terms.serial
+        await f.in_step()
+        await f.anna.clerk.take(f.boris.owner, [late.raw])  # not in the place of that one either
+        assert f.anna.clerk.newest(f.boris.owner) == signed
+
+
+async def test_proposal_without_an_answer_is_void_once_the_other_side_does_not_show_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with friends() as f:
+        before, kept = f.anna.clerk.newest(f.boris.owner), list[bytes]()
+
+        async def vanish(caller: Certificate, raw: bytes, allowed_bytes: int | None) -> wire.Agreed | wire.Refusal:
+            kept.append(raw)
+            await trio.sleep_forever()
+            raise AssertionError
+
+        f.boris.clerk.sign = vanish  # type: ignore[method-assign]
+        with pytest.raises(PeerGone):
+            await f.anna.accords.change(f.boris.owner, Wish(gives_bytes=7 * MIB, needs_bytes=MIB))
+        f.boris.kill()
+        f.boris.start()
+        await f.in_step()
+        await f.anna.until(lambda: f.anna.clerk.proposal(f.boris.owner) is None)
+        late = contract.countersign(f.boris.identity, contract.parse(kept[-1]))
+        await f.anna.clerk.take(f.boris.owner, [late.raw])
+        assert f.anna.clerk.newest(f.boris.owner) == before
+
+
+async def test_two_who_disagree_whether_one_was_signed_agree_on_the_next(autojump_clock: MockClock) -> None:
+    async with friends() as f:
+        late = contract.countersign(f.boris.identity, await refused_proposal(f))
+        await f.boris.clerk.keep(f.anna.owner, late)
+        signed, is_agreed = await f.anna.accords.change(f.boris.owner, Wish(gives_bytes=8 * MIB))
+        assert is_agreed and signed.terms.serial > late.terms.serial
+        await f.in_step()
+        assert f.boris.clerk.newest(f.anna.owner) == f.anna.clerk.newest(f.boris.owner) == signed
+
+
+async def test_notice_that_was_taken_back_cannot_be_signed_later(autojump_clock: MockClock) -> None:
+    async with friends() as f:
+        f.boris.kill()
+        notice, _ = await f.anna.accords.change(f.boris.owner, Wish(until_s=f.anna.clerk.now_s() + NOTICE_S))
+        held, _ = await f.anna.accords.change(f.boris.owner, Wish(until_s=0))
+        late = contract.countersign(f.boris.identity, notice)
+        await f.anna.clerk.take(f.boris.owner, [late.raw])
+        assert f.anna.clerk.newest(f.boris.owner) == held
+
+
+async def test_serial_that_leaves_no_room_for_later_ones_is_not_signed(autojump_clock: MockClock) -> None:
+    async with friends() as f:
+        held = f.boris.clerk.newest(f.anna.owner)
+        sides = (f.anna.owner, f.anna.node), (f.boris.owner, f.boris.node)
+        for serial in (1 << 63, (1 << 64) - 1):
+            terms = agreement.next_terms(
+                held, *sides, Wish(gives_bytes=3 * MIB), now_s=f.anna.clerk.now_s(), used=(0, 0), serial=serial
+            )
+            raw = contract.propose(f.anna.identity, terms).raw
+            refusal = await f.boris.clerk.sign(f.anna.identity.certificate, raw, 8 * MIB)
+            assert isinstance(refusal, wire.Refusal) and refusal.code is Refused.BAD_REQUEST

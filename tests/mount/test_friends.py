@@ -188,3 +188,5 @@ def test_three_friends_lose_a_disk_and_a_friend_and_not_a_byte(people: tuple[Per
     assert (clara.path / "diary").read_bytes() == clara.content
     for one in people:
         assert (one.path / "diary").read_bytes() == one.content
+    # the contracts outlive his burnt machine: they hire the new one without a hand
+    wait_until("they use his new machine", lambda: all("boris" in one.answering() for one in (anna, clara)))

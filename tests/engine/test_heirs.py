@@ -1,0 +1,133 @@
+"""A contract outlives a burnt machine: the next one of the same owner takes its place, without a hand."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from bitdustfs.core import agreement, contract, wire
+from bitdustfs.core.agreement import Wish
+from bitdustfs.core.wire import Refused
+from bitdustfs.errors import NodeRevoked
+from bitdustfs.model import Code, Standing
+from bitdustfs.testing.daemon import Daemon
+from bitdustfs.testing.swarm import SupplierNode, connect, make_identity
+from bitdustfs.testing.world import World
+from tests.engine.test_agreements import MIB, NAME, Friends, friends, may_store, store
+from tests.engine.unneeded import Watch, until
+
+CODE = Code(3, 5)
+HEIR = make_identity("anna's next machine", owner="anna", epoch=2)
+
+
+@asynccontextmanager
+async def burnt(f: Friends, nursery: trio.Nursery) -> AsyncIterator[Daemon]:
+    """Anna's machine is gone, and her next one has her catalog and no more."""
+    f.anna.kill()
+    heir = Daemon("anna's next machine", f.network, nursery, f.wall, identity=HEIR, seed=7)
+    heir.allowed[f.boris.owner] = 8 * MIB
+    for row in f.anna.rows:
+        await heir.clerk.learn(row.contract)
+        heir.note(row)
+    yield heir
+    heir.kill()
+
+
+def in_step(one: Daemon, other: Daemon) -> bool:
+    return bool(one.clerk.shown(other.owner)) and one.clerk.shown(other.owner) == other.clerk.shown(one.owner)
+
+
+def shelf(at: Daemon, of: Daemon) -> bytes:
+    newest = at.clerk.newest(of.owner)
+    assert newest is not None
+    return agreement.party_of(newest, of.owner).shelf
+
+
+async def test_next_machine_of_a_friend_takes_the_place_of_the_burnt_one(autojump_clock: MockClock) -> None:
+    async with friends() as f, trio.open_nursery() as nursery:
+        await store(f.boris)
+        async with burnt(f, nursery) as heir:
+            room = dict[bytes, int]()
+
+            async def make_room(owner: bytes, size: int) -> None:
+                room[owner] = size
+
+            heir.accords.make_room = make_room
+            await heir.until(lambda: shelf(f.boris, heir) == heir.node)
+            await heir.until(lambda: in_step(f.boris, heir))
+            assert room == {f.boris.owner: 2 * MIB}
+            assert may_store(heir, f.boris) == may_store(f.boris, heir) == 2 * MIB
+            await heir.until(lambda: bool(heir.suppliers.online()))
+            await f.boris.hire(heir, 2 * MIB, address="")  # what the register does
+            await f.boris.until(lambda: len(f.boris.suppliers.online()) > 0)
+
+
+async def test_who_has_the_burnt_machine_gains_nothing(autojump_clock: MockClock) -> None:
+    async with friends() as f, trio.open_nursery() as nursery:
+        await store(f.boris)
+        async with burnt(f, nursery) as heir:
+            await heir.until(lambda: shelf(f.boris, heir) == heir.node)
+            before = f.boris.clerk.shown(heir.owner)
+            peer = await connect(nursery, f.network, f.anna.identity, f.boris.address, f.boris.node)
+            for request in (wire.Stat(), wire.Compare(()), wire.Get(bytes(NAME), 0, 1, False)):
+                with pytest.raises(NodeRevoked):
+                    await peer.request(request, wire.Done)
+            assert f.boris.clerk.shown(heir.owner) == before
+            held = f.boris.clerk.newest(heir.owner)
+            sides = (f.anna.owner, f.anna.node), (f.boris.owner, f.boris.node)
+            now_s = f.anna.clerk.now_s()
+            back = agreement.next_terms(held, *sides, Wish(), now_s=now_s, used=(0, 0), is_heir=True)
+            stolen = contract.propose(f.anna.identity, back)
+            refusal = await f.boris.clerk.sign(f.anna.identity.certificate, stolen.raw, 8 * MIB)
+            assert isinstance(refusal, wire.Refusal) and refusal.code is Refused.NOT_ALLOWED
+            nursery.cancel_scope.cancel()
+
+
+async def test_shelf_of_a_valid_machine_is_not_moved_without_notice(autojump_clock: MockClock) -> None:
+    async with friends() as f:
+        await store(f.boris)
+        twin = make_identity("anna's second machine", owner="anna", epoch=1)
+        held = f.boris.clerk.newest(f.anna.owner)
+        sides = (twin.owner, twin.node), (f.boris.owner, f.boris.node)
+        terms = agreement.next_terms(held, *sides, Wish(), now_s=f.anna.clerk.now_s(), used=(0, 0), is_heir=True)
+        refusal = await f.boris.clerk.sign(twin.certificate, contract.propose(twin, terms).raw, 8 * MIB)
+        assert isinstance(refusal, wire.Refusal) and refusal.code is Refused.NOT_ALLOWED
+
+
+async def test_friend_hires_the_next_machine_and_makes_again_what_was_on_the_burnt_one(
+    autojump_clock: MockClock,
+) -> None:
+    content = random.Random(3).randbytes(400_000)
+    async with World(suppliers=5, code=CODE).running() as world:
+        await world.write("letter", content)
+        assert await world.sync() == "safe"
+        watch, swarm = Watch(world), world.swarm
+        swarm.suppliers[0].kill()
+        heir = make_identity("supplier 1, again", owner="supplier 1", epoch=2)
+        async with trio.open_nursery() as nursery:
+            node = SupplierNode(9, swarm.network, nursery, swarm.wall, identity=heir)
+            us = swarm.identity
+            held = contract.parse(world.catalog.suppliers()[0].contract)
+            sides = (heir.owner, heir.node), (us.owner, us.node)
+            now_s = world.node.register.now_s()
+            terms = agreement.next_terms(held, *sides, Wish(), now_s=now_s, used=(0, 0), is_heir=True)
+            signed = contract.countersign(us, contract.propose(heir, terms))
+            node.allowed[us.owner] = 1 << 40
+            await node.keeper.keep(signed)
+            world.node.register.address_of = lambda _node: node.address
+            await world.node.suppliers.clerk.keep(heir.owner, signed)
+            await until(lambda: len(world.catalog.suppliers()) == 6)
+            old, new = world.catalog.suppliers()[0], world.catalog.suppliers()[5]
+            assert (old.label, new.label, new.node) == ("s1-old", "s1", heir.node)
+            assert new.standing is Standing.HIRED
+            await until(lambda: not world.catalog.wanting_blocks(1) and bool(node.shelf.names(us.owner, b"", 9)))
+            assert not watch.lowered
+            await until(lambda: world.catalog.suppliers()[0].standing is Standing.FIRED, most_s=3600)
+            assert await world.sync() == "safe"
+            assert await world.read("letter") == content
+            nursery.cancel_scope.cancel()
