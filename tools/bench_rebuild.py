@@ -28,7 +28,7 @@ from bench_sides import Practice
 from bench_system import COMMAND_S, BenchError, WrongBytes, cpu_seconds
 
 LOST_S = 120  # from the kill until the supplier is lost, at most
-LOOK_S = 0.2
+LOOK_S = 1.0  # each look starts a program, which takes a quarter of a second of a processor from what is measured
 _STATUS_EXITS = (0, 30, 31, 32, 33)
 
 
