@@ -43,6 +43,11 @@ class CodeStory(Story):
             case _:
                 await super().step()
 
+    def leave(self) -> None:
+        """One is to leave, as long as enough stay for every code that may come: no block can be full with fewer."""
+        if sum(row.is_hired for row in self.catalog.suppliers()) > max(code.n for code in CODES):
+            super().leave()
+
     def choose(self) -> None:
         """Some file gets a code of its own, or none any more."""
         inode = self.world.node.tree.lookup(ROOT_INO, self.dice.choice(NAMES))
