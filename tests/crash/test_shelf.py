@@ -17,6 +17,7 @@ from bitdustfs.model import FragmentName, OwnerId
 from tests.crash.disk import Case
 from tests.crash.harness import Yard
 from tests.crash.loss import Manner, power_loss
+from tests.crash.oplog import Did
 
 OWNER = OwnerId(b"o" * 32)
 CONTENTS = {FragmentName(bytes([n]) * 32): random.Random(n).randbytes(9_000 + 7_000 * n) for n in (1, 2, 0x21)}
@@ -65,6 +66,19 @@ def case(yard: Yard) -> Case:
 def test_shelf_keeps_what_it_acknowledged_and_counts_it_once(yard: Yard, case: Case, manner: Manner) -> None:
     for moment in range(1, len(case.entries()) + 1):
         _check(yard, case, moment, manner, seeds=[moment])
+
+
+@pytest.mark.slow
+def test_fragment_costs_one_sync_of_its_file_and_one_of_its_directory(yard: Yard) -> None:
+    case = yard.disk.case()
+    shelf = opened(case.path)
+    first, second = (FragmentName(b"\x05" + bytes([n]) * 31) for n in (1, 2))  # of one directory
+    content = random.Random(3).randbytes(100_000)
+    shelf.put(OWNER, first, fragment.root(content), content)
+    before = len(case.entries())
+    shelf.put(OWNER, second, fragment.root(content), content)
+    syncs = [entry.did for entry in case.entries()[before:] if entry.did in (Did.SYNC, Did.SYNC_DIRECTORY)]
+    assert syncs == [Did.SYNC, Did.SYNC_DIRECTORY]
 
 
 @pytest.mark.long
