@@ -45,6 +45,19 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return _WHOLLY_SLOW in collection_path.read_text() or None
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Do not even make the cases of a test that a run leaves out: they are half of all."""
+    if "not long" not in metafunc.config.getoption("markexpr"):
+        return
+    marks = metafunc.definition.own_markers
+    for at, mark in enumerate(marks):
+        if mark.name == "parametrize" and len(mark.args) == 2 and isinstance(mark.args[1], list):
+            kept = [case for case in mark.args[1] if "long" not in (each.name for each in getattr(case, "marks", ()))]
+            if kept and not isinstance(mark.kwargs.get("ids"), list | tuple):
+                marks[at] = pytest.mark.parametrize(mark.args[0], kept, **mark.kwargs).mark
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Name what made a fast run slower."""
     if _FAST not in config.getoption("markexpr"):
