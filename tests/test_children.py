@@ -44,9 +44,9 @@ def test_child_prints_and_ends_as_a_process_that_was_started() -> None:
 
 
 def test_child_with_a_fault_ends_with_a_trace() -> None:
-    done = run(*DO, "import nothing_of_that_name")
+    done = run("tests.mount.scribe", "too few words")
     assert done.returncode == 1
-    assert "Traceback" in done.stderr
+    assert "Traceback" in done.stderr and "IndexError" in done.stderr
 
 
 def test_child_has_everything_of_its_own(tmp_path: Path) -> None:

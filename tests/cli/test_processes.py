@@ -91,6 +91,16 @@ def test_daemon_that_cannot_serve_says_why_and_the_others_serve(homes: list[Home
 
 
 @pytest.mark.slow
+def test_daemon_that_is_started_alone_and_cannot_serve_says_why(tmp_path: Path) -> None:
+    nowhere = Home(tmp_path / "nowhere")
+    (said,) = start_daemons([daemon(nowhere, tmp_path / "complaints", *SERVE)])
+    assert isinstance(said, BitdustError) and said.kind is Kind.MISSING
+    assert f"there is no state directory {nowhere}" in str(said)
+    (said,) = start_daemons([daemon(nowhere, tmp_path / "no" / "complaints", *SERVE)])
+    assert "No such file" in str(said)
+
+
+@pytest.mark.slow
 def test_daemon_whose_complaints_cannot_be_kept_says_so(tmp_path: Path) -> None:
     orders = [Order(["--home", str(tmp_path), "serve"], str(tmp_path / name / "stderr")) for name in ("a", "b")]
     said = start_daemons(orders)
