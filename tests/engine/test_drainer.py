@@ -172,3 +172,17 @@ async def test_who_came_back_empty_is_no_reason_to_let_go(autojump_clock: MockCl
         await trio.sleep(120)
         there = [row for row in world.catalog.fragments(BlockNo(1)) if row.state is FragmentState.HELD]
         assert {row.index for row in there if row.supplier != LEAVING} == set(range(CODE.n))
+
+
+@pytest.mark.slow
+async def test_rows_of_who_was_lost_and_then_given_up_go_when_others_have_enough(autojump_clock: MockClock) -> None:
+    world = World(suppliers=5, candidates=1, code=CODE, patience=Patience.of(10.0), audits_a_day=1)
+    async with world.running():
+        await world.write("letter", CONTENTS["file 0"])
+        await world.sync()
+        world.swarm.suppliers[0].kill()
+        await until(lambda: standing(world) is Standing.LOST and not world.catalog.wanting_blocks(1))
+        world.node.drainer.leave("s1")
+        assert world.catalog.fragments_at(LEAVING, FragmentState.ABSENT, 1)
+        await until(lambda: not world.catalog.fragments_at(LEAVING, FragmentState.ABSENT, 1), most_s=1300)
+        assert await world.read("letter") == CONTENTS["file 0"]

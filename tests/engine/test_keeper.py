@@ -18,6 +18,7 @@ from bitdustfs.core.contract import NO_CONTRACT, Contract, Party, Terms
 from bitdustfs.core.wire import Refused
 from bitdustfs.engine import reception
 from bitdustfs.engine.keeper import TRASH_S, Keeper
+from bitdustfs.engine.no_shelf import NoShelf
 from bitdustfs.engine.peer import Peer
 from bitdustfs.engine.reception import MAX_CONNECTIONS, Reception
 from bitdustfs.errors import DiskFault, PeerError, PeerFull, PeerGone, PeerLacks, PeerRefused
@@ -657,3 +658,15 @@ async def test_old_trash_yields_where_the_disk_is_full_too(autojump_clock: MockC
         w.shelf.donated_bytes = len(body)
         await customer.request(wire.Put(b"o" * 32, ROOT, len(CONTENT), 1, 0), wire.Done, CONTENT)
         assert w.shelf.used(CUSTOMER.owner) == (len(CONTENT), 1)
+
+
+async def test_shelf_that_is_opened_under_a_put_takes_it(autojump_clock: MockClock) -> None:
+    async with world() as w:
+        await w.customer()
+        w.keeper.use_shelf(NoShelf(), w.crunch)
+        assert w.keeper.admit(CUSTOMER.certificate, PUT) is None
+        w.keeper.use_shelf(w.shelf, w.crunch)  # while the body comes
+        answer, _ = await w.keeper.answer(CUSTOMER.certificate, PUT, CONTENT)
+        w.keeper.forget(CUSTOMER.certificate, PUT)
+        assert answer == wire.Done()
+        assert w.shelf.used(CUSTOMER.owner)[1] == 1
