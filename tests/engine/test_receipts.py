@@ -310,6 +310,18 @@ async def test_kill_forgets_a_look_or_two_and_no_receipt(autojump_clock: MockClo
         assert is_disputed(c.boris, c.anna) == (False, False)
 
 
+async def test_who_starts_often_signs_once_a_day_all_the_same(autojump_clock: MockClock) -> None:
+    async with couple() as c:
+        await trio.sleep(2 * DAY_S)
+        before = receipt.parse(c.boris.ledger.gift(c.anna.owner).receipt).serial
+        for _ in range(8):
+            c.anna.kill()
+            await trio.sleep(1)
+            c.anna.start()
+            await trio.sleep(3 * HOUR_S)
+        assert receipt.parse(c.boris.ledger.gift(c.anna.owner).receipt).serial <= before + 2
+
+
 def copy_of(
     store: MemoryContracts,
     accounts: Mapping[OwnerId, bytes] | None = None,
