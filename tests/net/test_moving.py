@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -92,6 +93,15 @@ def test_friend_behind_a_firewall_gives_and_takes(friends: Friends) -> None:
     told = friends.dora.ask("friends")["friends"]
     assert {each["name"] for each in told} == SUPPLIERS["dora"]
     assert all(each["gives_bytes"] == each["takes_bytes"] == 50 << 20 for each in told)
+
+
+def test_who_invites_is_told_whether_friends_could_dial_him(friends: Friends) -> None:
+    wait_until_whole(friends)
+    assert "Nobody could dial this machine: " in friends.dora.run("invite", "--offer", "1M").out
+    said = friends.anna.run("invite", "--offer", "1M").out
+    assert re.search(
+        rf"(\w+) dialled this machine just now at {re.escape(friends.anna.address)}:{PORT}, in your", said
+    )
 
 
 def test_link_that_is_cut_stops_no_read_and_is_used_again(friends: Friends) -> None:

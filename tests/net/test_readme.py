@@ -71,6 +71,7 @@ def run(host: Host, command: str) -> str:
 
 @dataclass
 class Pair:
+    internet: Internet
     anna: Host
     boris: Host
 
@@ -90,7 +91,7 @@ class Pair:
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     with Internet(tmp_path_factory.mktemp("home")) as internet:
-        made = Pair(internet.host("anna"), internet.host("boris"))
+        made = Pair(internet, internet.host("anna"), internet.host("boris"))
         for host in (made.anna, made.boris):
             host.enter(7)
             host.init()
@@ -118,3 +119,31 @@ def test_two_friends_who_move_at_once_find_each_other_in_one_network(pair: Pair)
     wait_until("each has found the other there", lambda: pair.are_together() and pair.known() == pair.places())
     (pair.anna.seen / "letter").write_bytes(b"from the other network")
     assert pair.anna.sync() == "safe"
+
+
+@pytest.mark.long
+def test_words_alone_bring_all_back_where_a_supplier_is_in_the_same_network(pair: Pair) -> None:
+    """By the hash table, which begins with whoever is heard there."""
+    for host in (pair.anna, pair.boris):
+        host.run("umount", str(host.path))
+        host.run("config", "set", "dht.enabled", "true")
+        host.mount()
+    log = pair.anna.home / "log"
+    wait_until(
+        "her record is in the hash table", lambda: "the owner's record is in the hash table" in log.read_text()
+    )
+    pair.anna.run("umount", str(pair.anna.path))
+    new = pair.internet.host("new")
+    new.enter(8)
+    said = new.run("recover", "--nearby", "--words-file", str(pair.anna.directory / "words"))
+    assert f"Looking for your suppliers through {pair.boris.address}:{PORT}." in said.err
+    new.mount()
+    wait_until("the supplier is there", lambda: new.online() == {"boris"})
+    assert (new.seen / "letter").read_bytes() == b"from the other network"
+
+
+def test_nobody_nearby_is_told_as_such(pair: Pair) -> None:
+    alone = pair.internet.host("alone")
+    alone.enter(9)
+    said = alone.run("recover", "--nearby", "--words-file", str(pair.anna.directory / "words"), ok=(10,))
+    assert "nobody in this network says that bitdustfs runs there" in said.err
