@@ -67,9 +67,8 @@ async def test_supplier_that_makes_room_a_moment_after_it_was_hired_is_used_with
             await trio.sleep(0.5)
             shelf.donated_bytes = 1 << 40
             await world.write("letter", CONTENT)
-            since = trio.current_time()
-            assert await world.sync() == "safe"
-            assert trio.current_time() - since < 5
+            await trio.sleep(20)  # and nobody syncs, for that would ask at once
+            assert (await world.status())["state"] == "safe"
 
 
 @pytest.mark.slow

@@ -54,6 +54,22 @@ async def test_partner_says_where_he_could_dial_us(autojump_clock: MockClock) ->
         assert len(them.anna.connections.peers()) == 1  # and has hung up
 
 
+async def test_who_dialled_us_tries_the_same_place_again(autojump_clock: MockClock) -> None:
+    """Though we do not know of it: a router may forward a port of its own."""
+    with trio.fail_after(10_000):
+        async with trio.open_nursery() as nursery:
+            them = Pair(nursery, listens=True)
+            them.anna.allowed[them.boris.owner] = GIB
+            await them.boris.hire(them.anna, GIB)
+            await them.boris.until(lambda: bool(them.boris.suppliers.online()))
+            await trio.sleep(30)
+            them.anna.book.announce([])
+            await trio.sleep(30)
+            (told,) = await them.anna.reaching.ask()
+            assert told.reached == them.anna.address
+            nursery.cancel_scope.cancel()
+
+
 @pytest.mark.slow
 async def test_who_cannot_be_dialled_is_told_so_in_a_moment(autojump_clock: MockClock) -> None:
     async with pair() as them:
