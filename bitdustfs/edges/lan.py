@@ -60,6 +60,7 @@ class MulticastLan:
         self._socket: trio.socket.SocketType | None = None
         self._opened = trio.Event()
         self._budget = Budget(PER_S, BURST)
+        self._level = logging.INFO
 
     def __enter__(self) -> Self:
         return self
@@ -72,6 +73,7 @@ class MulticastLan:
     def join(self, numbers: Collection[str]) -> None:
         self._close()
         self._numbers = tuple(numbers)
+        self._level = logging.INFO
         self._open()
 
     async def ask(self) -> None:
@@ -114,7 +116,8 @@ class MulticastLan:
         try:
             made = _made_socket(self._numbers)
         except OSError as error:
-            log.info("partners in this network are not looked for: %s", error.strerror)
+            log.log(self._level, "partners in this network are not looked for: %s", error.strerror)
+            self._level = logging.DEBUG  # it is tried again, and said once
             return False
         self._socket = trio.socket.from_stdlib_socket(made)
         self._opened.set()

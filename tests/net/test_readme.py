@@ -124,14 +124,11 @@ def test_two_friends_who_move_at_once_find_each_other_in_one_network(pair: Pair)
 @pytest.mark.long
 def test_words_alone_bring_all_back_where_a_supplier_is_in_the_same_network(pair: Pair) -> None:
     """By the hash table, which begins with whoever is heard there."""
-    for host in (pair.anna, pair.boris):
+    for host in (pair.boris, pair.anna):
         host.run("umount", str(host.path))
         host.run("config", "set", "dht.enabled", "true")
-        host.mount()
-    log = pair.anna.home / "log"
-    wait_until(
-        "her record is in the hash table", lambda: "the owner's record is in the hash table" in log.read_text()
-    )
+        mounted = host.mount()
+    wait_until("her record is in the hash table", lambda: "the owner's record is in the hash table" in mounted.err)
     pair.anna.run("umount", str(pair.anna.path))
     new = pair.internet.host("new")
     new.enter(8)
