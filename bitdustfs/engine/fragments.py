@@ -26,10 +26,11 @@ from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.leaves import THREAD_BYTES, LeafReader
 from bitdustfs.engine.strays import Strays
 from bitdustfs.errors import BitdustError, BlockLost, TooFewFragments
-from bitdustfs.model import LEAF_BYTES, BlockNo, BlockRow, FragmentState, SupplierNo, short
+from bitdustfs.model import LEAF_BYTES, BlockNo, BlockRow, FragmentState, Standing, SupplierNo, short
 from bitdustfs.ports import Catalog, Crunch, Entropy
 
 TRIES = 3  # for one fragment of a block, in one fetch
+_NOT_NAMED = (Standing.FIRED, Standing.CANDIDATE)  # by heads: who recovers does not ask them
 
 
 class Newcomers(Protocol):
@@ -197,13 +198,18 @@ class Fragments:
             if not await self.leaves.proves(supplier, block, index, is_known=False):
                 self.strays.note_denied(block, index, supplier)
                 continue
-            if self._entropy is None or is_going or not self.may_count(supplier):
+            if self._entropy is None or is_going or not self._counts(supplier):
                 self.strays.remember(block, index, supplier)
             else:
                 length = erasure.fragment_length(block.length, block.code.k)
                 self.strays.note_found(block, index, supplier, length)
             return True
         return False
+
+    def _counts(self, supplier: SupplierNo) -> bool:
+        """Whether what is found there may count as held: no head names who was given up, or not hired yet."""
+        standings = {row.supplier: row.standing for row in self._catalog.suppliers()}
+        return self.may_count(supplier) and standings.get(supplier) not in _NOT_NAMED
 
     def _next_to_ask(
         self, block: BlockRow, have: Mapping[int, bytes | memoryview], failed: Mapping[int, int]

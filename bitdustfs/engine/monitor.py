@@ -425,8 +425,9 @@ class Monitor:
         return [number for number, idle_s in self._fruitless_s.items() if idle_s >= self._fruitless_after_s]
 
     async def _move_fragments(self) -> None:
-        """Let the fragments of lost suppliers count no more."""
-        for lost in (row.supplier for row in self._catalog.suppliers() if row.is_lost):
+        """Let the fragments of lost suppliers count no more, also of those given up before all were moved."""
+        gone = [row for row in self._catalog.suppliers() if row.is_lost or row.standing is Standing.FIRED]
+        for lost in (row.supplier for row in gone):
             while rows := self._catalog.fragments_at(lost, FragmentState.HELD, STEP):
                 self.on_absent(lost)
                 with self._journal.operation():

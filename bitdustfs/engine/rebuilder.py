@@ -132,16 +132,17 @@ class Rebuilder:
             nonlocal taken, busy
             began = trio.current_time()
             try:
-                sent = await self.complete(wanting.block)
+                try:
+                    sent = await self.complete(wanting.block)
+                finally:
+                    self.at_work.discard(wanting.block)  # not after the pause: others may be at work on it by then
                 if sent:
                     taken += sent
                     self._took_s, self._took_bytes = trio.current_time() - began, length
-                    self.at_work.discard(wanting.block)
                     await self._courtesy.pause(self._took_s, wanting.spare)
             except (BitdustError, trio.TooSlowError) as e:
                 _log.info("block %d stays incomplete for now: %s", wanting.block, e)
             finally:
-                self.at_work.discard(wanting.block)
                 busy -= 1
                 left.set()
 

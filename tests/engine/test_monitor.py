@@ -144,14 +144,15 @@ async def test_absence_goes_on_over_a_restart(autojump_clock: MockClock) -> None
 
 
 @pytest.mark.slow
-async def test_moving_of_fragments_goes_on_after_a_kill(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("standing", [Standing.LOST, Standing.FIRED])  # the person may give up at once who is lost
+async def test_moving_of_fragments_goes_on_after_a_kill(autojump_clock: MockClock, standing: Standing) -> None:
     world = World(code=CODE, patience=Patience.of(PATIENCE_S))
     async with world.hired():
         async with world.machine(world.catalog, world.spool):
             await world.write("letter", CONTENT)
             await world.sync()
         row = world.catalog.suppliers()[0]
-        world.catalog.put_supplier(replace(row, standing=Standing.LOST))  # committed, and nothing was moved yet
+        world.catalog.put_supplier(replace(row, standing=standing))  # committed, and nothing was moved yet
         world.catalog.commit()
         world.swarm.suppliers[0].kill()
         async with world.machine(world.catalog, world.spool, wait=False):

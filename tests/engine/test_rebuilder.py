@@ -88,6 +88,29 @@ async def test_rebuild_needs_no_more_than_k_suppliers(autojump_clock: MockClock)
         assert volume.catalog.held(block) == 5
 
 
+async def test_block_that_others_took_up_while_the_rebuilder_pauses_stays_theirs(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = Volume()
+    async with volume.running():
+        volume.remote.gone = {5}
+        ino = await volume.write_all(CONTENT)
+        await volume.flush()
+        (block,) = volume.catalog.blocks_of(ino)
+        paused = list[bool]()
+
+        async def pause(_courtesy: Courtesy, _busy_s: float, _spare: int) -> None:
+            paused.append(block in volume.rebuilder.at_work)
+            volume.rebuilder.at_work.add(block)  # as the drainer does
+
+        monkeypatch.setattr(Courtesy, "pause", pause)
+        volume.remote.gone = set()
+        await trio.sleep(60)
+        assert volume.catalog.held(block) == 5
+        assert paused == [False]
+        assert block in volume.rebuilder.at_work
+
+
 @pytest.mark.slow
 async def test_two_that_lose_everything_do_not_hand_a_fragment_to_and_fro(autojump_clock: MockClock) -> None:
     volume = Volume(suppliers=7)

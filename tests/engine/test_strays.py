@@ -14,7 +14,7 @@ from bitdustfs.core import erasure
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.strays import DENIED_S
 from bitdustfs.errors import BitdustError, BlockLost, ReadOnly
-from bitdustfs.model import BlockNo, Code, FragmentName, FragmentState, Ino, SupplierNo
+from bitdustfs.model import BlockNo, Code, FragmentName, FragmentState, Ino, Standing, SupplierNo
 from tests.engine.volume import Volume
 
 CONTENT = random.Random(6).randbytes(200_000)
@@ -156,3 +156,20 @@ async def test_what_a_supplier_has_that_is_away_is_not_forgotten_for_what_is_fou
         assert await volume.files.read(ino, 0, len(CONTENT)) == CONTENT
         rows = {row.supplier: row.state for row in volume.catalog.fragments(number) if row.index == first.index}
         assert rows == {1: FragmentState.ABSENT, 6: FragmentState.HELD}
+
+
+@pytest.mark.parametrize("standing", [Standing.FIRED, Standing.CANDIDATE])
+async def test_what_is_found_with_one_whom_no_head_names_is_read_and_does_not_count_as_held(
+    autojump_clock: MockClock, standing: Standing
+) -> None:
+    volume = Volume()
+    async with volume.running():
+        ino, number = await forgetful(volume, keep=2)
+    async with volume.running(upload=False):
+        known = {row.supplier for row in volume.catalog.fragments(number)}
+        for row in volume.catalog.suppliers():
+            if row.supplier not in known:
+                volume.catalog.put_supplier(replace(row, standing=standing))
+        volume.files.open(ino)
+        assert await volume.files.read(ino, 0, len(CONTENT)) == CONTENT
+        assert {row.supplier for row in volume.catalog.fragments(number)} == known
