@@ -187,7 +187,9 @@ class Register:
         elif row.standing is Standing.LEAVING and (end.may_yield(now_s) or self._is_burnt(row)):
             self._monitor.meets(row, Event.PATIENCE_ENDS, Rule.YIELD)
             _log.warning("supplier %s may erase what it has, or is gone: that does not count any more", row.label)
-        elif row.standing is Standing.LOST and (end.may_yield(now_s) or self._is_burnt(row)):
+        elif row.standing is Standing.LOST and (
+            self._is_burnt(row) or (end.may_yield(now_s) and not self._has_any(row))
+        ):
             self._monitor.meets(row, Event.FIRE, Rule.YIELD)
         elif row.standing is Standing.MISSING and end.is_past(now_s) and not self._has_any(row):
             self._monitor.meets(row, Event.FIRE, Rule.EMPTY)

@@ -14,7 +14,7 @@ from bitdustfs.core import agreement, contract
 from bitdustfs.core.agreement import Wish
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.contract import Contract
-from bitdustfs.core.grace import DAY_S, GRACE_S, NOTICE_S
+from bitdustfs.core.grace import DAY_S, GRACE_S, NOTICE_S, Patience
 from bitdustfs.errors import BadRequest, ReadOnly
 from bitdustfs.model import Code, FragmentState, Standing, Supplier, SupplierNo
 from bitdustfs.testing.swarm import SupplierNode
@@ -192,6 +192,29 @@ async def test_without_anybody_to_take_it_status_says_what_is_lost_when_and_coun
         assert await world.read("letter") == CONTENT  # it is there all the same
         await trio.sleep(60)
         assert counted(world) == 0 and row(world).standing is Standing.MISSING
+        await agree(world, Wish(until_s=0))
+        await until(lambda: not counted(world, FragmentState.ABSENT) and counted(world) > 0)
+        assert await world.sync() == "safe"
+
+
+async def test_who_is_away_as_the_contract_ends_is_not_given_up_while_it_may_have_what_nobody_else_has(
+    autojump_clock: MockClock,
+) -> None:
+    async with World(suppliers=3, code=Code(3, 3), patience=Patience.of(300)).running() as world:
+        world.node.register.settle_s = SETTLE_S
+        await world.write("letter", CONTENT)
+        assert await world.sync() == "safe"
+        await world.node.drop_cache()
+        await end_in(world, 100 * DAY_S)
+        world.swarm.cut(1)
+        await until(lambda: row(world).standing is Standing.LOST, most_s=2000)
+        await pass_time(world, 100 * DAY_S + GRACE_S)
+        await trio.sleep(1200)
+        assert row(world).standing is Standing.LOST
+        world.swarm.heal(1)
+        await trio.sleep(600)
+        assert counted(world) == 0
+        assert await world.read("letter") == CONTENT  # it is there all the same
         await agree(world, Wish(until_s=0))
         await until(lambda: not counted(world, FragmentState.ABSENT) and counted(world) > 0)
         assert await world.sync() == "safe"
