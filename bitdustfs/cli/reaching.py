@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -49,8 +50,12 @@ def tried_now(home: Home) -> Sequence[ReachReport]:
 
 
 def reached_from_elsewhere(tried: Sequence[ReachReport]) -> str:
-    """ADDR:PORT that means this machine everywhere, and where somebody could dial it; "": none is known."""
-    return next((each["reached"] for each in tried if scope_of(each["reached"]) is Scope.WORLD), "")
+    """ADDR:PORT that means this machine everywhere, and where somebody could dial it; "": none is known.
+
+    What most of them say, for one may lie: then who is invited would dial another machine, in vain.
+    """
+    places = Counter(each["reached"] for each in tried if scope_of(each["reached"]) is Scope.WORLD)
+    return next((place for place, _count in places.most_common(1)), "")  # the first of those that as many say
 
 
 def reach_lines(address: str, tried: Sequence[ReachReport] = ()) -> list[str]:

@@ -353,6 +353,9 @@ class Clerk:
         was = agreement.party_of(kept, we.owner) if kept is not None else None
         if we.gives_bytes and we.shelf != self.identity.node and (was is None or was.shelf != we.shelf):
             return Refusal(Refused.BAD_REQUEST, "the proposal is for a shelf on another node")
+        gave = agreement.party_of(kept, they.owner) if kept is not None else None
+        if they.gives_bytes and they.shelf != caller.node and (gave is None or gave.shelf != they.shelf):
+            return Refusal(Refused.BAD_REQUEST, "the proposal offers a shelf on another node")  # whose?
         least, previous = (kept.terms.serial + 1, kept.digest) if kept else (1, NO_CONTRACT)
         follows = {previous}
         if kept is not None and kept.terms.first.owner == caller.owner:

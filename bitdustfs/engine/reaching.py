@@ -19,7 +19,7 @@ import trio
 
 from bitdustfs.core import record, wire
 from bitdustfs.core.certificate import Certificate
-from bitdustfs.core.reach import Scope, place_to_try, scope_of
+from bitdustfs.core.reach import Scope, is_place, place_to_try, scope_of
 from bitdustfs.core.sources import SourceBudgets
 from bitdustfs.engine.addresses import AddressBook
 from bitdustfs.engine.connections import Connections
@@ -129,7 +129,12 @@ class Reaching:
         try:
             with trio.move_on_after(ASK_S):
                 found, _ = await peer.request(wire.Reach(), wire.Reached)
-                place = wire.printable(found.address)
+                place = _as_place(found.address)
                 told.append(Tried(peer.node, peer.owner, place if found.is_there else "", place))
         except PeerError as error:
             log.debug("%s does not try to dial us: %s", peer.label, error)
+
+
+def _as_place(said: str) -> str:
+    """What a partner says where he dialled us, written as we write it; "": that is no place."""
+    return place_to_try(said, (said,)) if is_place(said) else ""

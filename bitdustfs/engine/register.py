@@ -37,6 +37,7 @@ from bitdustfs.ports import Catalog, Wall
 
 LOOK_EVERY_S: Final = 60.0  # dates pass slowly; what is agreed on wakes us
 SETTLE_S: Final = 3600.0  # (tune) a clock that was set wrong is mostly right again by then
+MAX_MACHINES: Final = 8  # (tune) of one owner: a friend whose machines burn more often is hired by hand
 JUMP_S: Final = 60.0  # (tune) forwards, between two looks: back, no date comes too early
 _BEGUN = "leaving_by_contract"  # in the catalog, local: 8 bytes for each supplier that leaves as its contract ends
 _log = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ class Register:
         self._ends: dict[SupplierNo, Ending] = {}
         self._yielding: set[SupplierNo] = set()  # who may erase what it has, by a clock that can be believed
         self._addresses: dict[SupplierNo, str] = {}  # not noted yet
+        self._told: set[OwnerId] = set()  # who has had so many machines that the next is not hired
         self._seen: tuple[float, float] | None = None  # trio time and wall seconds of the last look
         self._settled_at = 0.0  # trio time
         self._woken = trio.Event()
@@ -233,6 +235,8 @@ class Register:
             return
         if row.standing is Standing.FIRED and row.supplier not in self._begun():
             return  # the person gave it up
+        if not self._may_replace(row, [each for each in rows if each.owner == row.owner]):
+            return
         with self._journal.operation():
             taken = {each.label for each in rows}
             names = (f"{row.label}-old{tail or ''}" for tail in range(len(rows) + 1))
@@ -260,6 +264,20 @@ class Register:
             made.label,
             short(row.node),
         )
+
+    def _may_replace(self, row: Supplier, machines: Sequence[Supplier]) -> bool:
+        """Say whether its owner may bring another machine: each of them counts in the quorum of heads, until it was
+        left, and has a row for ever. So nobody gets more say by coming with one machine after the other."""
+        if sum(each.is_listed for each in machines) > 1:
+            return False  # the one before is being left still
+        if len(machines) < MAX_MACHINES:
+            return True
+        if row.owner not in self._told:
+            self._told.add(row.owner)
+            _log.warning(
+                "the owner of supplier %s has had %d machines: hire the next one by hand", row.label, MAX_MACHINES
+            )
+        return False
 
     # -- private -----------------------------------------------------------------------------------------------
 

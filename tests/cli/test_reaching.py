@@ -44,3 +44,8 @@ def test_what_partners_found_out_comes_before_what_the_digits_tell(
 def test_address_that_means_us_everywhere_is_taken_if_somebody_was_there() -> None:
     assert reached_from_elsewhere([told("a", HOME), told("b", "", WORLD), told("c", WORLD)]) == WORLD
     assert reached_from_elsewhere([told("a", HOME)]) == ""
+
+
+def test_address_that_one_friend_alone_names_is_not_taken() -> None:
+    told_by = [told("liar", "198.51.101.9:4878"), told("b", WORLD), told("c", WORLD)]
+    assert reached_from_elsewhere(told_by) == WORLD

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import trio
@@ -12,7 +13,9 @@ from trio.testing import MockClock
 
 from bitdustfs.core import agreement, contract, wire
 from bitdustfs.core.agreement import Wish
+from bitdustfs.core.grace import NOTICE_S
 from bitdustfs.core.wire import Refused
+from bitdustfs.engine import register
 from bitdustfs.errors import NodeRevoked
 from bitdustfs.model import Code, Standing
 from bitdustfs.testing.daemon import Daemon
@@ -131,3 +134,43 @@ async def test_friend_hires_the_next_machine_and_makes_again_what_was_on_the_bur
             assert await world.sync() == "safe"
             assert await world.read("letter") == content
             nursery.cancel_scope.cancel()
+
+
+@pytest.mark.slow
+async def test_friend_who_comes_with_machine_after_machine_gets_no_more_say(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each proposal is one that a friend may make whose machine burnt. Together they would outvote all others."""
+    monkeypatch.setattr(register, "MAX_MACHINES", 3)
+    async with World(suppliers=5, code=CODE).running() as world:
+        await world.write("letter", b"first")
+        assert await world.sync() == "safe"
+        us, first, clerk = world.swarm.identity, world.catalog.suppliers()[0], world.node.suppliers.clerk
+        await clerk.learn(first.contract)
+        for epoch in range(2, 14):
+            machine = make_identity(f"machine {epoch}", owner="supplier 1", epoch=epoch)
+            sides = (machine.owner, machine.node), (us.owner, us.node)
+            now_s, held = world.node.register.now_s(), clerk.newest(machine.owner)
+            terms = agreement.next_terms(held, *sides, Wish(), now_s=now_s, used=(0, 0), is_heir=True)
+            answer = await clerk.sign(machine.certificate, contract.propose(machine, terms).raw, None)
+            assert isinstance(answer, wire.Agreed)
+            await trio.sleep(2 if epoch < 10 else 120)
+            theirs = [row for row in world.catalog.suppliers() if row.owner == machine.owner]
+            assert sum(row.is_listed for row in theirs) <= 2
+        assert len(theirs) == 3
+        await world.write("letter", b"second")
+        assert await world.sync() == "safe"
+
+
+async def test_shelf_of_somebody_else_is_not_offered(autojump_clock: MockClock) -> None:
+    async with friends() as f:
+        other = make_identity("carla's machine", owner="carla")
+        held = f.anna.clerk.newest(f.boris.owner)
+        sides = (f.boris.owner, f.boris.node), (f.anna.owner, f.anna.node)
+        now_s = f.boris.clerk.now_s()
+        wish = Wish(gives_bytes=MIB, since_s=now_s + NOTICE_S)
+        terms = agreement.next_terms(held, *sides, wish, now_s=now_s, used=(0, 0))
+        for shelf, code in ((other.node, Refused.BAD_REQUEST), (f.boris.node, None)):
+            offer = contract.propose(f.boris.identity, replace(terms, first=replace(terms.first, shelf=shelf)))
+            answer = await f.anna.clerk.sign(f.boris.identity.certificate, offer.raw, 8 * MIB)
+            assert (answer.code if isinstance(answer, wire.Refusal) else None) is code

@@ -89,6 +89,22 @@ async def test_partner_who_says_nothing_is_not_waited_for(autojump_clock: MockCl
         assert trio.current_time() - since < 2 * DIAL_S + 1
 
 
+@pytest.mark.parametrize(
+    "said", ["8.8.8.8", "8.8.8.8:0", "8.8.8.8:99999", "8.8.8.8]:22", "here:22", "\x1b[2J", "[::1%\x1b]:5"]
+)
+async def test_partner_who_names_no_place_says_nothing(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    async with pair() as them:
+
+        async def lie(*_request: object) -> tuple[wire.Answer, tuple[bytes, ...]]:
+            return wire.Reached(said, True), ()
+
+        monkeypatch.setattr(them.boris.reaching, "answer", lie)
+        (told,) = await them.anna.reaching.ask()
+        assert (told.reached, told.tried) in (("", ""), ("8.8.8.8:22", "8.8.8.8:22"))
+
+
 async def test_stranger_makes_nobody_dial(autojump_clock: MockClock) -> None:
     async with pair() as them:
         eve = make_identity("eve")
