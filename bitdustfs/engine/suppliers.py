@@ -411,6 +411,11 @@ class Suppliers:
             await settle(peer)  # if it gave way to another one
 
     async def _use_adopted(self, relation: Relation, peer: Peer) -> None:
+        """Use a connection that is run elsewhere, and try again at once after it, but not after a short one:
+
+        it would be answered in kind, by who is refused here, dials and hangs up, and both would do nothing else.
+        """
+        since = trio.current_time()
         try:
             async with trio.open_nursery() as nursery:
                 carrier = self._carrier(relation, peer)
@@ -419,7 +424,8 @@ class Suppliers:
                 nursery.cancel_scope.cancel()
         except Exception:  # as in `_keep`
             log.exception("the connection from supplier %r failed", relation)
-        relation.wake.set()
+        if trio.current_time() - since > STEADY_S:
+            relation.wake.set()
 
     def _note_address(self, relation: Relation, address: str) -> None:
         if address and address != relation.row.address:

@@ -6,7 +6,7 @@ is data: a list of `Fault`s, each at its time, between two nodes or around one.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -255,12 +255,14 @@ class MemoryNetwork:
     """Everybody in it can reach everybody, until a fault.
 
     Set `tamper` to change bytes under way: it gets (from, to, bytes) of each send. `bulk` is what is wrong with bulk
-    connections only; set it with `apply_to_bulk`, or to HEAL to spare them what happens to their nodes.
+    connections only; set it with `apply_to_bulk`, or to HEAL to spare them what happens to their nodes. `dials` says
+    how often each node has dialled anybody.
     """
 
     def __init__(self, line: Line | None = None) -> None:
         self.tamper: Tamper | None = None
         self.bulk: Break | None = None
+        self.dials: Counter[NodeId] = Counter()
         self._line = line or Line()
         self._lines: dict[frozenset[NodeId], Line] = {}
         self._listeners: dict[str, MemoryListener] = {}
@@ -342,6 +344,7 @@ class MemoryNetwork:
 
     async def connect(self, node: NodeId, address: str, expected: bytes) -> MemoryLink:
         """What `MemoryDialer.dial` does, and `dial_front`."""
+        self.dials[node] += 1
         listener = await self._reach(node, address, expected)
         if not listener.node.startswith(expected):
             raise WrongPeer(peer=f"{short(listener.node)} at {address}", expected=short(expected))

@@ -190,3 +190,9 @@ def test_three_friends_lose_a_disk_and_a_friend_and_not_a_byte(people: tuple[Per
         assert (one.path / "diary").read_bytes() == one.content
     # the contracts outlive his burnt machine: they hire the new one without a hand
     wait_until("they use his new machine", lambda: all("boris" in one.answering() for one in (anna, clara)))
+    # and what he kept for anna is made again there; for clara, who was started since, that takes minutes
+    shelf = boris.home / "shelf"
+    wait_until(
+        "his new machine keeps it",
+        lambda: sum(file.stat().st_size for file in shelf.rglob("*") if file.is_file()) > len(anna.content),
+    )
