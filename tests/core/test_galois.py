@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from typing import Any
 
 import pytest
 import zfec
@@ -65,3 +66,25 @@ def test_pieces_that_do_not_fit_together_are_refused() -> None:
 
 def test_short_pieces_are_left_to_zfec() -> None:
     assert galois.sums_of_products([b"\1"], [bytes(galois.FROM_BYTES - 1)]) is None
+
+
+@needs_isal
+def test_library_that_is_wrong_for_one_number_of_sums_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = galois._ffi.dlopen
+
+    class Spoilt:
+        def __init__(self, name: str) -> None:
+            self._real = opened(name)
+            self.ec_init_tables = self._real.ec_init_tables
+
+        def ec_encode_data(self, length: int, k: int, rows: int, tables: Any, pieces: Any, sums: Any) -> None:
+            self._real.ec_encode_data(length, k, rows, tables, pieces, sums)
+            if rows == 6:
+                sums[5][length - 1] ^= 1
+
+    monkeypatch.setattr(galois._ffi, "dlopen", Spoilt)
+    galois._library.cache_clear()
+    try:
+        assert not galois.is_here()
+    finally:
+        galois._library.cache_clear()
