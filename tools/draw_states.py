@@ -103,7 +103,14 @@ meanwhile.
 .PP
 When a friend recovered on another machine, and that one has put itself in the place of the burnt one (his owner has
 revoked it), the new one is hired under the old name. The old one is called NAME\-old and leaves; if it does not
-answer, what it held is made again at once.
+answer, what it held is made again a minute or two later.
+.PP
+A head counts when more than half of the suppliers in its list have it, and more than half of the list before: of two,
+both. So while one of two is silent nothing new is
+.BR safe ,
+and after a start nothing is drained or erased either. That ends by itself when the silent one is lost (after
+.BR patience )
+or was replaced by another machine of its owner: from then on those that are left are enough.
 .SH SEE ALSO
 .BR bitdustfs (1),
 .BR bitdustfs-architecture (7),

@@ -1,7 +1,7 @@
 """`bitdustfs serve`, and a lie: a supplier that takes everything, and gives back something else.
 
 Run as `python -m tests.mount.liar old --home HOME serve …`, in place of `bitdustfs`:
-`old`: it shows the head that it was asked for first, whatever it was given since.
+`old`: it shows the head that it had when the customer came first, whatever it was given since.
 `garbage`: every head and every fragment that it gives has all bits turned.
 """
 
@@ -29,8 +29,11 @@ class Old(Keeper):
         self._shown: dict[OwnerId, Said] = {}
 
     async def answer(self, caller: Certificate, request: wire.Request, body: bytes | memoryview) -> Said:
-        said = await super().answer(caller, request, body)
-        return self._shown.setdefault(caller.owner, said) if isinstance(request, wire.GetHead) else said
+        if caller.owner not in self._shown:
+            self._shown.setdefault(caller.owner, await super().answer(caller, wire.GetHead(), b""))
+        if isinstance(request, wire.GetHead):
+            return self._shown[caller.owner]
+        return await super().answer(caller, request, body)
 
 
 class Garbage(Keeper):
