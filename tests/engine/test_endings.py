@@ -21,6 +21,8 @@ from bitdustfs.testing.swarm import SupplierNode
 from bitdustfs.testing.world import World
 from tests.engine.unneeded import Watch, held, stored, until
 
+pytestmark = pytest.mark.slow
+
 CODE = Code(3, 5)
 CONTENT = random.Random(5).randbytes(400_000)
 ENDING = SupplierNo(1)

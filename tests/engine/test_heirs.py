@@ -25,6 +25,8 @@ from bitdustfs.testing.world import World
 from tests.engine.test_agreements import MIB, NAME, Friends, friends, may_store, store
 from tests.engine.unneeded import Watch, until
 
+pytestmark = pytest.mark.slow
+
 CODE = Code(3, 5)
 MOST_DIALS = 30  # in five minutes from a start on
 MOST_A_MINUTE = 3  # later on: a try waits half a minute to a whole one
