@@ -294,17 +294,20 @@ class Recovery:
                 catalog.put_fragment(FragmentRow(number, index, SupplierNo(hint), FragmentState.WANTED))
 
     async def _confirm(self) -> None:
-        """Ask for a leaf of every fragment that somebody should have."""
+        """Ask for a leaf of every fragment that somebody should have, and then everybody for the others.
+
+        A head is signed when enough fragments of its blocks are acknowledged: the last ones arrive after it.
+        """
         silent: set[SupplierNo] = set()  # asked once in vain: never again
         slots = trio.Semaphore(CONFIRM_AT_ONCE)
 
-        async def ask(row: BlockRow, index: int, holders: Sequence[SupplierNo]) -> None:
+        async def ask(row: BlockRow, index: int, holders: Sequence[SupplierNo], is_known: bool) -> None:
             async with slots:
                 for supplier in holders:
                     if supplier in silent or supplier not in self._suppliers.online():
                         continue
                     with trio.move_on_after(ASK_S) as scope:
-                        if await self._fragments.leaves.is_at(supplier, row, index):
+                        if await self._fragments.leaves.is_at(supplier, row, index, is_known=is_known):
                             self._known.held.add((row.block, index, supplier))
                             return
                     if scope.cancelled_caught:
@@ -312,12 +315,26 @@ class Recovery:
 
         async with trio.open_nursery() as nursery:
             for row, _ref in self._known.blocks:
-                holders: dict[int, list[SupplierNo]] = {}
-                for each in self._scratch.fragments(row.block):
-                    if each.state is FragmentState.HELD:
-                        holders.setdefault(each.index, []).append(each.supplier)
-                for index, those in holders.items():
-                    nursery.start_soon(ask, row, index, those)
+                for index, those in self._meant(row.block).items():
+                    nursery.start_soon(ask, row, index, those, True)
+        async with trio.open_nursery() as nursery:
+            for row, _ref in self._known.blocks:
+                for index, those in self._elsewhere(row).items():
+                    nursery.start_soon(ask, row, index, those, False)
+
+    def _meant(self, block: BlockNo) -> dict[int, list[SupplierNo]]:
+        """Who should have the fragments of a block, by index."""
+        holders: dict[int, list[SupplierNo]] = {}
+        for each in self._scratch.fragments(block):
+            if each.state is FragmentState.HELD:
+                holders.setdefault(each.index, []).append(each.supplier)
+        return holders
+
+    def _elsewhere(self, row: BlockRow) -> dict[int, list[SupplierNo]]:
+        """Who may have the fragments of a block that nobody has shown, by index: who has shown nothing of it."""
+        shown = {index: supplier for block, index, supplier in self._known.held if block == row.block}
+        others = [each for each in self._suppliers.online() if each not in shown.values()]
+        return {index: others for index in range(row.code.n) if others and index not in shown}
 
     def _links(self) -> list[bytes]:
         head = self._found.head

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
@@ -269,3 +271,30 @@ async def test_only_fragments_that_a_supplier_shows_are_held_after_a_recovery(
                 assert await world.sync() == "safe"
                 assert set(local_fragments(catalog, 2)) == set(local_fragments(catalog, 3)) == {FragmentState.HELD}
         assert forgetful.memory_shelf.names(owner, b"", 1000)
+
+
+@pytest.mark.slow
+async def test_fragments_that_arrived_after_the_head_was_signed_are_held_after_a_recovery(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """A head is signed when enough fragments of its blocks are acknowledged, and tells nothing of the others."""
+    path = tmp_path / "catalog"
+    async with World(code=CODE).hired() as world:
+        async with world.machine(world.catalog, world.spool):
+            await world.sync()
+            world.node.tree.mkdir(ROOT_INO, b"directory", 0o755, CALLER)
+            await world.sync()
+        seeking, first = seeker(world), world.swarm.suppliers[0]
+        await seeking.find([(first.node, first.address)])
+        found, identity = await seeking.take_over()
+        deltas = found.content.deltas
+        assert deltas
+        unsaid = [
+            msgspec.structs.replace(each, object=msgspec.structs.replace(each.object, at=(*each.object.at[:-1], 0)))
+            for each in deltas
+        ]
+        content = msgspec.structs.replace(found.content, deltas=tuple(unsaid))
+        await restore(world, path, replace(found, content=content), identity)
+        with closing(SqliteCatalog(path)) as catalog:
+            assert set(local_fragments(catalog, 5)) == {FragmentState.HELD}
+            assert len(local_fragments(catalog, 5)) == len(local_fragments(world.catalog, 5))

@@ -20,7 +20,6 @@ LETTER = bytes(i * i % 251 for i in range(300_000))
 REMINDER = "bitdustfs recover --check"
 
 
-@pytest.mark.long  # status may call a file lost right after a recovery with too few suppliers: to be explained
 def test_recovery_is_tried_on_a_living_machine_and_with_too_few_suppliers_it_is_read_only_until_accepted(
     tmp_path: Path,
 ) -> None:
