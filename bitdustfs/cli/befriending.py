@@ -33,6 +33,7 @@ from bitdustfs.edges.home import Home
 from bitdustfs.edges.invitations_disk import DiskInvitations
 from bitdustfs.edges.names_disk import names, save_name
 from bitdustfs.edges.system import SystemEntropy, SystemWall
+from bitdustfs.engine.clerk import Clerk
 from bitdustfs.engine.joining import JOIN_S, Friendship, join
 from bitdustfs.engine.ledger import Ledger
 from bitdustfs.errors import BitdustError, Unavailable
@@ -60,6 +61,7 @@ class Friends:
     Args:
         commit: makes what the catalog was told durable.
         on_row: called with each row that is new or changed.
+        clerk: of the process; called when somebody joins.
         keep: keeps a contract that was signed for both.
         ledger: of the process, if it has one; else it is read from the disk.
     """
@@ -71,6 +73,7 @@ class Friends:
         catalog: Catalog,
         *,
         commit: Callable[[], Awaitable[None]],
+        clerk: Callable[[], Clerk],
         keep: Callable[[Contract], Awaitable[None]],
         on_row: Callable[[Supplier], None] = lambda _row: None,
         ledger: Ledger | None = None,
@@ -79,6 +82,7 @@ class Friends:
         self._identity = identity
         self._catalog = catalog
         self._commit = commit
+        self._clerk = clerk
         self._keep = keep
         self._on_row = on_row
         self._ledger = ledger
@@ -124,6 +128,7 @@ class Friends:
                 self._identity,
                 line,
                 asked.wish,
+                clerk=self._clerk(),
                 addresses=[listens] if listens else [],
                 entropy=SystemEntropy(),
                 wall=SystemWall(),
@@ -229,17 +234,3 @@ class Friends:
     def _owner_of_node(self, front: bytes) -> OwnerId | None:
         """Whose machine it is, if we have it as a supplier."""
         return next((row.owner for row in self._catalog.suppliers() if row.node.startswith(front)), None)
-
-
-async def keep_on_disk(home: Home, own: OwnerId, signed: Contract) -> None:
-    """Keep a contract where the process reads it that will serve this home."""
-    owner = next(each.owner for each in (signed.terms.first, signed.terms.second) if each.owner != own)
-    disk = DiskContracts(home.contracts)
-    before = disk.contracts().get(owner)
-    if before is None:
-        disk.save_contract(owner, signed.raw)
-        return
-    kept = agreement.parse(agreement.split(before))
-    if kept.newest.terms.serial < signed.terms.serial:
-        now_s = SystemWall().now_ns() // 1_000_000_000
-        disk.save_contract(owner, b"".join(kept.followed_by(signed, now_s).raws))

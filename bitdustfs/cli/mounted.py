@@ -64,6 +64,7 @@ class Mounted:
             identity,
             catalog,
             commit=self._durable,
+            clerk=lambda: given.clerk,
             keep=self._keep_contract,
             on_row=suppliers.add,
             ledger=given.ledger,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
-from functools import partial
+from functools import cache
 
 import trio
 
 from bitdustfs.cli.assemble_supplier import unlock
-from bitdustfs.cli.befriending import Friends, JoinWish, keep_on_disk
+from bitdustfs.cli.befriending import Friends, JoinWish
 from bitdustfs.cli.hiring import HireWish, agree, told_of
 from bitdustfs.cli.home_catalog import open_catalog
+from bitdustfs.core.contract import Contract
 from bitdustfs.core.report import HireReport, JoinReport
 from bitdustfs.edges.contracts_disk import DiskContracts
 from bitdustfs.edges.home import Home
@@ -53,7 +54,15 @@ def unmounted_friends(home: Home) -> Iterator[Friends]:
             catalog.commit()
             await catalog.harden()
 
-        yield Friends(home, identity, catalog, commit=commit, keep=partial(keep_on_disk, home, identity.owner))
+        @cache
+        def clerk() -> Clerk:
+            return Clerk(identity, DiskContracts(home.contracts), crunch=ThreadCrunch(1), wall=SystemWall())
+
+        async def keep(signed: Contract) -> None:
+            sides = signed.terms.first, signed.terms.second
+            await clerk().keep(next(each.owner for each in sides if each.owner != identity.owner), signed)
+
+        yield Friends(home, identity, catalog, commit=commit, clerk=clerk, keep=keep)
 
 
 async def join_unmounted(home: Home, asked: JoinWish, listen: str) -> JoinReport:

@@ -27,7 +27,7 @@ from bitdustfs.model import NodeId, OwnerId
 
 SKEW_S: Final = 3600  # two clocks may differ by so much
 LATEST_S: Final = 400 * DAY_S  # no contract begins later than this
-MAX_SKIPPED: Final = 1 << 20  # serials, from one contract to the next: of proposals that were refused
+MAX_SKIPPED: Final = 1 << 40  # serials, from one contract to the next: a thief has to have 2^23 contracts signed
 MAX_COMING: Final = 3  # contracts that do not hold yet
 MAX_HELD: Final = 1 + MAX_COMING
 

@@ -9,7 +9,8 @@ other's proposal (CROSSED), who signs his, and then proposes his own anew.
 
 A proposal that was refused, or taken back, is void for good, whatever the other side does with it later: its serial
 is burnt (`abandon`), durably, and no contract that we proposed below that floor is taken. One that was not answered
-may have been signed: it is void when the other side, asked what it holds, does not show it (`resolve`).
+may have been signed: it is void when the other side, asked what it holds, does not show it (`resolve`). The floor is
+ours alone and of what we propose: he is not told of it, and what he proposes may have a lower serial.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from bitdustfs.core import agreement, contract, wire
 from bitdustfs.core.agreement import Agreement, Wish
 from bitdustfs.core.certificate import Certificate, Identity
 from bitdustfs.core.contract import NO_CONTRACT, Allowance, Contract
-from bitdustfs.core.sources import Budget
+from bitdustfs.core.sources import Budget, SourceBudgets
 from bitdustfs.core.wire import MAX_NUMBER, Refusal, Refused
 from bitdustfs.errors import BadFormat
 from bitdustfs.model import NodeId, OwnerId, short
 from bitdustfs.ports import ContractStore, Crunch, Wall
 
+SIGN_BURST: Final = 16  # contracts with one owner that are signed in a row; each costs a write to the disk …
+SIGN_PER_S: Final = 1 / 60  # … and later on
 _LINES: Final = 10  # in the log at once, of what strangers may cause
 _LINES_PER_S: Final = 0.1  # and later on
 log = logging.getLogger(__name__)
@@ -71,11 +74,11 @@ class Clerk:
         self._newest = {owner: kept.newest for owner, kept in self._agreements.items()}
         self._proposals = {owner: contract.parse(raw) for owner, raw in meant.items()}  # of ours, not signed by them
         self._floors = dict(store.floors()) if store is not None else {}
-        self._told: dict[OwnerId, int] = {}  # the least serial that they say they take
         self._unanswered: set[OwnerId] = set()  # whose answer to our proposal was lost
         self._agreeing: set[OwnerId] = set()  # owners whose contract is being saved
         self._agreed = trio.Event()  # one of them less
         self._lines = Budget(_LINES_PER_S, _LINES)
+        self._signs = SourceBudgets(SIGN_PER_S, SIGN_BURST)
         self.used_here: Used = lambda _owner: (0, 0)
         self.used_there: Used | None = None
         self.lacks_room: LacksRoom = _has_room
@@ -164,6 +167,8 @@ class Clerk:
             if refusal is not None:
                 self._complain("refused a contract with owner %s: %s", short(owner), refusal.text)
                 return refusal
+            if not self._signs.take(owner.hex(), trio.current_time()):
+                return self._refuse_often(owner)
             signed = contract.countersign(self.identity, proposal)
             with trio.CancelScope(shield=True):  # who asked is perhaps gone: what is on the disk must be known here
                 await self._save(owner, signed)
@@ -204,7 +209,7 @@ class Clerk:
             return
         if not agreement.is_newer(theirs, self._agreements.get(owner)):
             return
-        if any(self._is_void(each, owner) for each in theirs.contracts):
+        if any(self.is_void(each, owner) for each in theirs.contracts):
             self._complain("a contract that owner %s shows was signed after it was refused: not taken", short(owner))
             return
         self._agreeing.add(owner)
@@ -225,7 +230,7 @@ class Clerk:
             now_s=self.now_s(),
             used=self.used_here(owner),
             in_force=self.in_force(owner),
-            serial=self._next_serial(owner),
+            serial=self.next_serial(owner),
             is_heir=held is not None and agreement.is_orphaned(held, self.identity.certificate),
         )
 
@@ -242,6 +247,19 @@ class Clerk:
         others = [p.owner for p in (told.terms.first, told.terms.second) if p.owner != self.identity.owner]
         if len(others) == 1 and told.is_signed_by_both and others[0] not in self._agreements:
             await self._save(others[0], told)
+
+    def next_serial(self, owner: OwnerId) -> int:
+        """The least serial of our next proposal to an owner."""
+        held, meant = self.newest(owner), self._proposals.get(owner)
+        base = held.terms.serial + 1 if held is not None else 1
+        return max(base, self._floors.get(owner, 0), meant.terms.serial + 1 if meant is not None else 0)
+
+    def is_void(self, shown: Contract, owner: OwnerId) -> bool:
+        """Whether we proposed a contract that is not in force, and that was refused."""
+        held = self.newest(owner)
+        is_new = held is None or (shown.terms.serial >= held.terms.serial and shown.digest != held.digest)
+        is_ours = shown.terms.first.owner == self.identity.owner
+        return is_new and is_ours and shown.terms.serial < self._floors.get(owner, 0)
 
     async def intend(self, owner: OwnerId, proposal: Contract) -> None:
         """Keep a proposal of ours durably before it is sent."""
@@ -279,10 +297,6 @@ class Clerk:
         while owner in self._agreeing:
             await self._agreed.wait()
 
-    def heed_floor(self, owner: OwnerId, serial: int) -> None:
-        """He says that he takes nothing below a serial."""
-        self._told[owner] = serial
-
     async def keep(self, owner: OwnerId, signed: Contract) -> None:
         """Keep a contract that both signed, durably. One that does not follow ours any more is let be."""
         kept = self.newest(owner)
@@ -298,7 +312,7 @@ class Clerk:
         if self._store is not None and self._crunch is not None:
             await self._crunch.run(self._store.save_contract, owner, b"".join(kept.raws))
         self._agreements[owner], self._newest[owner] = kept, kept.newest
-        if 0 < self._floors.get(owner, 0) <= kept.newest.terms.serial + 1:
+        if 0 < self._floors.get(owner, 0) <= kept.newest.terms.serial:  # two of one serial may both be shown
             await self._save_floor(owner, 0)
         meant = self._proposals.get(owner)
         if meant is not None and meant.digest == kept.newest.digest:
@@ -309,21 +323,6 @@ class Clerk:
         if self._store is not None and self._crunch is not None:
             await self._crunch.run(self._store.save_floor, owner, serial)
         self._floors[owner] = serial
-
-    def _next_serial(self, owner: OwnerId) -> int:
-        """The least serial of our next proposal to an owner."""
-        held, meant = self.newest(owner), self._proposals.get(owner)
-        base = held.terms.serial + 1 if held is not None else 1
-        told = min(self._told.get(owner, 0), base + agreement.MAX_SKIPPED - 1)
-        pending = meant.terms.serial + 1 if meant is not None else 0
-        return max(base, self._floors.get(owner, 0), told, pending)
-
-    def _is_void(self, shown: Contract, owner: OwnerId) -> bool:
-        """Whether we proposed a contract that is not in force, and that was refused."""
-        held = self.newest(owner)
-        is_new = held is None or shown.terms.serial > held.terms.serial
-        is_ours = shown.terms.first.owner == self.identity.owner
-        return is_new and is_ours and shown.terms.serial < self._floors.get(owner, 0)
 
     def _let_agree(self, owner: OwnerId) -> None:
         self._agreeing.discard(owner)
@@ -337,6 +336,10 @@ class Clerk:
     def _complain(self, what: str, *facts: object) -> None:
         """Log what somebody did who may be anybody: he must not fill the log."""
         log.log(logging.WARNING if self._lines.take(trio.current_time()) else logging.DEBUG, what, *facts)
+
+    def _refuse_often(self, owner: OwnerId) -> Refusal:
+        self._complain("owner %s has so many contracts signed that it waits", short(owner))
+        return Refusal(Refused.NOT_ALLOWED, "so many contracts in a row are not signed: try again in some minutes")
 
     def _judge(
         self, caller: Certificate, proposal: Contract, kept: Contract | None, allowed_bytes: int | None
@@ -365,8 +368,6 @@ class Clerk:
         meant = self._proposals.get(caller.owner)
         if meant is not None and meant.terms.previous == previous and self._goes_first(caller):
             return Refusal(Refused.CROSSED, "a proposal of our own goes first")
-        if terms.serial < (floor := self._floors.get(caller.owner, 0)):
-            return Refusal(Refused.CROSSED, "proposals of our own had higher serials", floor)
         return self._judge_dates(terms, kept, caller) or self._judge_size(terms, kept, allowed_bytes)
 
     def _judge_dates(self, terms: contract.Terms, kept: Contract | None, caller: Certificate) -> Refusal | None:

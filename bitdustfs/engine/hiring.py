@@ -85,10 +85,8 @@ async def _propose(peer: Peer, clerk: Clerk, proposal: Contract) -> Contract | N
         if signed.digest != proposal.digest or not signed.is_signed_by_both:
             raise ProtocolViolation(peer=peer.label, what="it signed something else than we proposed")
     except PeerError as error:
-        code, detail = error.facts.get("code"), error.facts.get("detail")
+        code = error.facts.get("code")
         is_refused = code is not None
-        if code is wire.Refused.CROSSED and isinstance(detail, int):
-            clerk.heed_floor(peer.owner, detail)
         if code in _AGAIN:
             return None
         raise

@@ -3,6 +3,9 @@
 The friend's machine is pinned at the first connection: the line has 128 bits of its node id, and from then on the
 whole id counts. Nothing is signed before it has shown that it made the invitation. Doing it again with the same line,
 from the same machine, ends in the same contract, whenever either side was interrupted.
+
+What is proposed here is kept before it leaves, as every proposal is (engine/clerk): one that was refused, or that the
+friend does not show when he is asked again, is void, and no signature that he puts under it later counts.
 """
 
 from __future__ import annotations
@@ -11,18 +14,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import trio
+
 from bitdustfs.core import contract, wire
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.contract import Contract, Party, Terms
 from bitdustfs.core.invitation import NONCE_BYTES, Line, guest_proof, host_proof, proves
 from bitdustfs.core.invited import MAX_ADDRESSES, Wish, fit
+from bitdustfs.core.wire import Refused
+from bitdustfs.engine.clerk import Clerk
 from bitdustfs.engine.errand import converse
 from bitdustfs.engine.peer import Peer
-from bitdustfs.errors import BadFormat, PeerLacks, PeerRefused, ProtocolViolation
+from bitdustfs.errors import BadFormat, BadRequest, PeerError, PeerLacks, PeerRefused, ProtocolViolation
 from bitdustfs.model import NodeId, OwnerId
 from bitdustfs.ports import Dialer, Entropy, Wall
 
 JOIN_S: Final = 30.0  # for all of it; the friend's machine may take some seconds to dial back
+_MAYBE = (Refused.UNAVAILABLE, Refused.FAULT)  # it may have signed before that happened
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,22 +52,24 @@ async def join(
     line: Line,
     wish: Wish,
     *,
+    clerk: Clerk,
     addresses: Sequence[str],
     entropy: Entropy,
     wall: Wall,
 ) -> Friendship:
-    """Join by an invitation. The caller sets the deadline, and keeps what comes of it.
+    """Join by an invitation. The caller sets the deadline, and lets the clerk keep what comes of it.
 
     Args:
+        clerk: keeps what is proposed, and makes void what is refused.
         wish: what we offer and need.
         addresses: ADDR:PORT where we say that we can be dialled.
     Raises:
         PeerGone: nobody is there. WrongPeer: another machine is. ProtocolViolation: it did not make this invitation.
-        PeerRefused: it says no, and why. BadRequest: what both want does not fit.
+        PeerRefused: it says no, and why. BadRequest: what both want does not fit, or a notice is in the way.
     """
     peer = Peer(await dialer.dial_front(line.address, line.front), identity)
     await peer.greet()
-    guest = _Guest(peer, identity, line, tuple(addresses[:MAX_ADDRESSES]), entropy, wall)
+    guest = _Guest(peer, clerk, line, tuple(addresses[:MAX_ADDRESSES]), entropy, wall)
     return await converse(peer, lambda: guest.join(wish))
 
 
@@ -67,10 +77,11 @@ class _Guest:
     """One conversation."""
 
     def __init__(
-        self, peer: Peer, identity: Identity, line: Line, addresses: tuple[str, ...], entropy: Entropy, wall: Wall
+        self, peer: Peer, clerk: Clerk, line: Line, addresses: tuple[str, ...], entropy: Entropy, wall: Wall
     ) -> None:
         self._peer = peer
-        self._identity = identity
+        self._clerk = clerk
+        self._identity = clerk.identity
         self._line = line
         self._ticket = line.ticket
         self._addresses = addresses
@@ -85,14 +96,32 @@ class _Guest:
         knock = wire.Knock(self._ticket.mark, self._nonce)
         self._host_nonce = (await peer.request(knock, wire.Challenge))[0].nonce
         told = await self._ask(b"")
-        if not told.is_done:
-            proposal = self._propose(told, wish)
-            told = await self._ask(proposal.raw)
+        if told.is_done:
             agreed = self._contract_in(told)
-            if agreed.digest != proposal.digest:
-                raise self._violation("it signed something else than we proposed")
-            return self._friendship(told, agreed, was_done=False)
-        return self._friendship(told, self._contract_in(told), was_done=True)
+            if self._clerk.is_void(agreed, peer.owner):
+                raise self._violation("it signed what it had refused before")
+            return self._friendship(told, agreed, was_done=True)
+        if self._clerk.notice(peer.owner) is not None:
+            raise BadRequest(what="a notice that you gave this friend is not signed yet: let it be, or take it back")
+        await self._clerk.abandon(peer.owner)  # what was proposed before and is not shown now
+        proposal = self._propose(told, wish)
+        told = await self._send(proposal)
+        agreed = self._contract_in(told)
+        if agreed.digest != proposal.digest:
+            raise self._violation("it signed something else than we proposed")
+        return self._friendship(told, agreed, was_done=False)
+
+    async def _send(self, proposal: Contract) -> wire.Joined:
+        owner = self._peer.owner
+        await self._clerk.intend(owner, proposal)
+        try:
+            return await self._ask(proposal.raw)
+        except PeerError as refused:
+            code = refused.facts.get("code")
+            if code is not None and code not in _MAYBE:
+                with trio.CancelScope(shield=True):
+                    await self._clerk.abandon(owner)
+            raise
 
     async def _ask(self, proposal: bytes) -> wire.Joined:
         """Show the token, and check that the other side has it too."""
@@ -105,7 +134,7 @@ class _Guest:
             )
         except PeerLacks as lacks:
             what = "it does not know this invitation: a mistake in it, or one from long ago"
-            raise PeerRefused(peer=self._peer.label, what=what) from lacks
+            raise PeerRefused(peer=self._peer.label, what=what, code=Refused.NOT_FOUND) from lacks
         if not proves(told.proof, host_proof(ticket, host, guest, **nonces)):
             raise self._violation("it could not show that it made this invitation; nothing was signed")
         return told
@@ -120,7 +149,7 @@ class _Guest:
             host_gives = max(host_gives, before.gives(self._peer.owner))
             guest_gives = max(guest_gives, before.gives(self._identity.owner))
         terms = Terms(
-            serial=serial,
+            serial=max(serial, self._clerk.next_serial(self._peer.owner)),
             previous=previous,
             since_s=self._now_s,
             until_s=0,

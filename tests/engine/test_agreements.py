@@ -17,9 +17,9 @@ from bitdustfs.core.contract import Allowance, fragments_for
 from bitdustfs.core.fragment import leaf_count
 from bitdustfs.core.grace import DAY_S, GRACE_S, NOTICE_S
 from bitdustfs.core.wire import Refused
-from bitdustfs.engine.clerk import Clerk
+from bitdustfs.engine.clerk import SIGN_BURST, SIGN_PER_S, Clerk
 from bitdustfs.engine.hiring import agree
-from bitdustfs.errors import NotFound, PeerFull, PeerGone, PeerRefused
+from bitdustfs.errors import NotFound, PeerError, PeerFull, PeerGone, PeerRefused
 from bitdustfs.model import FragmentName, SupplierNo
 from bitdustfs.testing.clock import InlineCrunch, RunningWall
 from bitdustfs.testing.daemon import Daemon
@@ -624,16 +624,22 @@ async def test_proposal_that_was_refused_cannot_be_signed_later(autojump_clock: 
         assert f.anna.clerk.newest(f.boris.owner) == signed
 
 
-async def test_friend_whose_proposal_comes_after_refused_ones_is_told_what_serial_to_take(
+async def test_refused_proposal_is_void_also_after_the_friend_has_changed_the_contract(
     autojump_clock: MockClock,
 ) -> None:
     async with friends() as f:
-        late = contract.countersign(f.boris.identity, await refused_proposal(f))
-        signed, is_agreed = await f.boris.accords.change(f.anna.owner, Wish(gives_bytes=3 * MIB))
-        assert is_agreed and signed.terms.serial > late.terms.serial
-        await f.in_step()
-        await f.anna.clerk.take(f.boris.owner, [late.raw])  # not in the place of that one either
-        assert f.anna.clerk.newest(f.boris.owner) == signed
+        refused = [contract.countersign(f.boris.identity, await refused_proposal(f)) for _ in range(7)]
+        signed = f.anna.clerk.newest(f.boris.owner)
+        for number in range(7):  # with the serials that the refused ones had, one after the other
+            signed, is_agreed = await f.boris.accords.change(f.anna.owner, Wish(gives_bytes=(3 + number % 2) * MIB))
+            assert is_agreed
+            await f.in_step()
+            for late in refused:
+                await f.anna.clerk.take(f.boris.owner, [late.raw])
+            assert f.anna.clerk.newest(f.boris.owner) == signed
+        assert signed is not None and signed.terms.serial in {late.terms.serial for late in refused}
+        await f.anna.accords.change(f.boris.owner, Wish(gives_bytes=4 * MIB))
+        assert f.anna.contracts.floors() == {}
 
 
 async def test_proposal_without_an_answer_is_void_once_the_other_side_does_not_show_it(
@@ -690,3 +696,47 @@ async def test_serial_that_leaves_no_room_for_later_ones_is_not_signed(autojump_
             raw = contract.propose(f.anna.identity, terms).raw
             refusal = await f.boris.clerk.sign(f.anna.identity.certificate, raw, 8 * MIB)
             assert isinstance(refusal, wire.Refusal) and refusal.code is Refused.BAD_REQUEST
+
+
+async def test_serial_that_a_stolen_node_asks_for_does_not_keep_its_owner_from_agreeing(
+    autojump_clock: MockClock,
+) -> None:
+    async with friends() as f:
+        sign = f.boris.clerk.sign
+
+        async def cross(caller: Certificate, raw: bytes, allowed_bytes: int | None) -> wire.Agreed | wire.Refusal:
+            return wire.Refusal(Refused.CROSSED, "mine had higher serials", (1 << 63) - 1)
+
+        f.boris.clerk.sign = cross  # type: ignore[method-assign]
+        with pytest.raises(PeerError, match="busy"):
+            await f.anna.accords.change(f.boris.owner, Wish(gives_bytes=4 * MIB))
+        f.boris.clerk.sign = sign  # type: ignore[method-assign]
+        await f.boris.accords.change(f.anna.owner, Wish(gives_bytes=3 * MIB))
+        await f.in_step()
+        await f.anna.accords.change(f.boris.owner, Wish(gives_bytes=4 * MIB))
+        await f.in_step()
+        assert (may_store(f.anna, f.boris), may_store(f.boris, f.anna)) == (4 * MIB, 3 * MIB)
+
+
+async def test_friend_who_has_contracts_signed_in_a_loop_waits_and_another_one_does_not(
+    autojump_clock: MockClock,
+) -> None:
+    async with friends() as f:
+
+        async def signed(times: int) -> int:
+            """How many of so many changes are signed."""
+            count = 0
+            for number in range(times):
+                held = f.boris.clerk.newest(f.anna.owner)
+                sides = (f.anna.owner, f.anna.node), (f.boris.owner, f.boris.node)
+                wish = Wish(gives_bytes=(3 + number % 2) * MIB)
+                terms = agreement.next_terms(held, *sides, wish, now_s=f.anna.clerk.now_s(), used=(0, 0))
+                raw = contract.propose(f.anna.identity, terms).raw
+                answer = await f.boris.clerk.sign(f.anna.identity.certificate, raw, 8 * MIB)
+                count += isinstance(answer, wire.Agreed)
+            return count
+
+        assert await signed(3 * SIGN_BURST) <= SIGN_BURST
+        await f.carla.hire(f.boris, MIB)
+        await trio.sleep(1 / SIGN_PER_S)
+        assert await signed(3) == 1
