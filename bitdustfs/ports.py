@@ -455,8 +455,10 @@ class Catalog(Protocol):
 
     def extents(self, ino: Ino, layer: Layer) -> Sequence[Extent]: ...
 
-    def replace_extents(self, ino: Ino, layer: Layer, extents: Iterable[Extent], *, start: int, end: int) -> None:
-        """Put `extents` in place of all rows of the layer whose start lies in [start, end)."""
+    def put_extents(
+        self, ino: Ino, layer: Layer, extents: Sequence[Extent], *, gone: Iterable[tuple[int, int]] = ()
+    ) -> None:
+        """Drop the rows whose start lies in one of the ranges `gone`, then insert or replace `extents`."""
         ...
 
     def sums(self, ino: Ino, row: int) -> bytes:

@@ -7,7 +7,7 @@ when nothing needs it any more. That is what makes the catalog's last commit the
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -99,7 +99,7 @@ class Extents:
             self._items = sorted(extents, key=lambda e: e.start)
             self._starts = [e.start for e in self._items]
             self._dirty_bytes = sum(e.end - e.start for e in self._items if e.hold is Hold.DIRTY)
-        self._touched: set[int] = set()  # chunks in which a row began or begins that changed
+        self._touched: set[int] = set()  # where rows begin, or began, that changed
 
     def __iter__(self) -> Iterator[Extent]:
         return iter(self._items)
@@ -111,17 +111,25 @@ class Extents:
         """Forget what was touched: it has been stored."""
         self._touched.clear()
 
-    @property
-    def touched(self) -> list[tuple[int, int]]:
-        """Ranges of starts in which rows changed since `clean_slate`, in order: what has to be stored again."""
-        windows: list[tuple[int, int]] = []
-        for index in sorted(self._touched):
-            start, end = index * CHUNK_BYTES, (index + 1) * CHUNK_BYTES
-            if windows and windows[-1][1] == start:
-                windows[-1] = (windows[-1][0], end)
+    def changes(self) -> tuple[list[Extent], list[tuple[int, int]]]:
+        """What has to be stored again since `clean_slate`, in order.
+
+        Returns:
+            Rows to put, and ranges of starts in which there are none any more.
+        """
+        put: list[Extent] = []
+        gone: list[tuple[int, int]] = []
+        gone_at = -1  # place in the map where the last range of `gone` was
+        for start in sorted(self._touched):
+            place = bisect_left(self._starts, start)
+            if place < len(self._starts) and self._starts[place] == start:
+                put.append(self._items[place])
+            elif place == gone_at:  # no row lies between
+                gone[-1] = (gone[-1][0], start + 1)
             else:
-                windows.append((start, end))
-        return windows
+                gone.append((start, start + 1))
+                gone_at = place
+        return put, gone
 
     def between(self, start: int, end: int) -> Sequence[Extent]:
         """The extents that touch [start, end), whole."""
@@ -158,8 +166,8 @@ class Extents:
         if place < len(self._items) and _joins(extent, self._items[place]):
             high += 1
             extent = _join(extent, self._items[place])
-        self._touch(self._starts[low:high])
-        self._touch((extent.start,))
+        self._touched.update(self._starts[low:high])
+        self._touched.add(extent.start)
         self._items[low:high] = [extent]
         self._starts[low:high] = [extent.start]
         return garbage
@@ -178,10 +186,10 @@ class Extents:
             kept.append(clip(first, first.start, start))
         if last.end > end:
             kept.append(clip(last, end, last.end))
-        self._touch(self._starts[low:high])
+        self._touched.update(self._starts[low:high])
         self._items[low:high] = kept
         self._starts[low:high] = [e.start for e in kept]
-        self._touch(self._starts[low : low + len(kept)])
+        self._touched.update(self._starts[low : low + len(kept)])
         return garbage
 
     def is_clean(self, start: int, end: int) -> bool:
@@ -210,13 +218,7 @@ class Extents:
             return low, low
         if low > 0 and self._items[low - 1].end > start:
             low -= 1
-        high = low
-        while high < len(self._items) and self._items[high].start < end:
-            high += 1
-        return low, high
-
-    def _touch(self, starts: Iterable[int]) -> None:
-        self._touched.update(start // CHUNK_BYTES for start in starts)
+        return low, bisect_left(self._starts, end, low)
 
 
 def clip(extent: Extent, start: int, end: int) -> Extent:

@@ -25,7 +25,10 @@ _PUT_FILE = f"""
 """
 _DROP_FILE = "DELETE FROM l_file WHERE ino = ?"
 _EXTENTS = "SELECT start, stop, at, hold FROM l_extent WHERE ino = ? AND layer = ? ORDER BY start"
-_PUT_EXTENT = "INSERT INTO l_extent (ino, layer, start, stop, at, hold) VALUES (?, ?, ?, ?, ?, ?)"
+_PUT_EXTENT = """
+    INSERT INTO l_extent (ino, layer, start, stop, at, hold) VALUES (?, ?, ?, ?, ?, ?)
+    ON CONFLICT (ino, layer, start) DO UPDATE SET stop = excluded.stop, at = excluded.at, hold = excluded.hold
+"""
 _DROP_EXTENTS = "DELETE FROM l_extent WHERE ino = ? AND layer = ? AND start >= ? AND start < ?"
 _DROP_ALL_EXTENTS = "DELETE FROM l_extent WHERE ino = ?"
 _SUMS = "SELECT sums FROM l_sum WHERE ino = ? AND row = ?"
@@ -84,12 +87,14 @@ class LocalTables(Store):
         rows = self._rows(_EXTENTS, (ino, int(layer)))
         return [Extent(start, stop, at, Hold(hold)) for start, stop, at, hold in rows]
 
-    def replace_extents(self, ino: Ino, layer: Layer, extents: Iterable[Extent], *, start: int, end: int) -> None:
-        """Put `extents` in place of all rows of the layer whose start lies in [start, end)."""
+    def put_extents(
+        self, ino: Ino, layer: Layer, extents: Sequence[Extent], *, gone: Iterable[tuple[int, int]] = ()
+    ) -> None:
+        """Drop the rows whose start lies in one of the ranges `gone`, then insert or replace `extents`."""
         with self.savepoint():
-            self._change(_DROP_EXTENTS, (ino, int(layer), start, end))
-            for each in extents:
-                self._change(_PUT_EXTENT, (ino, int(layer), each.start, each.end, each.at, int(each.hold)))
+            for start, end in gone:
+                self._change(_DROP_EXTENTS, (ino, int(layer), start, end))
+            self._change_all(_PUT_EXTENT, [(ino, int(layer), e.start, e.end, e.at, int(e.hold)) for e in extents])
 
     # -- check sums --------------------------------------------------------------------------------------
     def sums(self, ino: Ino, row: int) -> bytes:

@@ -187,6 +187,17 @@ class Store(CatalogFile):
         if not self._savepoints:
             self._pending += 1
 
+    def _change_all(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """The same for many rows, inside a savepoint: if one fails, some of them were changed."""
+        if not rows:
+            return
+        self._change(sql, rows[0])
+        try:
+            self._cursor.executemany(sql, rows[1:])
+        except apsw.Error as e:
+            self._failed(e)
+        self._redo.extend((sql, row) for row in rows[1:])
+
     def _take(self, counter: str) -> int:
         number = self._counters[counter]
         self._counters[counter] = number + 1

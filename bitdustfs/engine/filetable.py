@@ -220,10 +220,10 @@ class FileTable:
                 row = LocalFile(ino, life.size, life.mtime_ns, life.ctime_ns, life.spool_end, since, *hard)
                 self._catalog.put_local_file(row)
             for layer, extents in life.layers:
-                for start, end in extents.touched:
-                    rows = [e for e in extents.between(start, end) if e.start >= start]
-                    self._catalog.replace_extents(ino, layer, rows, start=start, end=end)
-                extents.clean_slate()
+                rows, gone = extents.changes()
+                if rows or gone:
+                    self._catalog.put_extents(ino, layer, rows, gone=gone)
+                    extents.clean_slate()
             inline = life.kept_inline
             if inline is not life.stored_inline:
                 self.inline_bytes += len(inline or b"") - len(life.stored_inline or b"")

@@ -70,12 +70,11 @@ class Run:
                 self.lay(first, last, Hold.CLEAN, piece.extent.at // UNIT)
 
     def store(self) -> None:
-        """Store what was touched, as the catalog does."""
-        for low, high in self.extents.touched:
+        """Store what changed, as the catalog does."""
+        fresh, gone = self.extents.changes()
+        for low, high in gone:
             self.rows = {at: row for at, row in self.rows.items() if not low <= at < high}
-            fresh = [extent for extent in self.extents.between(low, high) if extent.start >= low]
-            assert not self.rows.keys() & {extent.start for extent in fresh}
-            self.rows |= {extent.start: extent for extent in fresh}
+        self.rows |= {extent.start: extent for extent in fresh}
         self.extents.clean_slate()
 
     def give_back(self, regions: Iterable[Region]) -> None:
@@ -149,7 +148,7 @@ def test_rows_that_were_stored_make_equal_extents(steps: list[tuple[str, tuple[i
     run = run_of(steps)
     again = Extents(reversed(list(run.extents)))
     assert list(again) == list(run.extents)
-    assert again.touched == []
+    assert again.changes() == ([], [])
 
 
 @pytest.mark.slow
@@ -210,5 +209,19 @@ def test_empty_ranges_change_nothing() -> None:
     assert extents.lay(Extent(5, 5, 99, Hold.DIRTY)) == []
     assert extents.cut(5, 5) == []
     assert list(extents.pieces(5, 5)) == []
-    assert extents.touched == []
+    assert extents.changes() == ([], [])
     assert len(extents) == 1
+
+
+def test_only_rows_that_changed_are_stored_again() -> None:
+    extents = Extents(Extent(at, at + 5, at, Hold.CLEAN) for at in range(0, 1000, 10))
+    extents.lay(Extent(501, 503, 2000, Hold.DIRTY))
+    put = [Extent(500, 501, 500, Hold.CLEAN), Extent(501, 503, 2000, Hold.DIRTY), Extent(503, 505, 503, Hold.CLEAN)]
+    assert extents.changes() == (put, [])
+
+
+def test_rows_that_go_side_by_side_go_at_once() -> None:
+    extents = Extents(Extent(at, at + 5, at, Hold.CLEAN) for at in range(0, 1000, 10))
+    extents.cut(100, 500)
+    extents.cut(700, 710)
+    assert extents.changes() == ([], [(100, 491), (700, 701)])

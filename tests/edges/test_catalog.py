@@ -68,7 +68,7 @@ def test_dropped_inode_takes_its_map_xattrs_and_local_rows_along(catalog: Catalo
     catalog.put_xattr(FILE.ino, b"user.a", b"1")
     catalog.replace_map(FILE.ino, [MapRow(0, 1, ChunkNo(1))], first=0, last=0)
     catalog.put_local_file(LocalFile(FILE.ino, 1, 2, 3, 4, 5))
-    catalog.replace_extents(FILE.ino, Layer.LIVE, [Extent(0, 9, 0, Hold.DIRTY)], start=0, end=ALL)
+    catalog.put_extents(FILE.ino, Layer.LIVE, [Extent(0, 9, 0, Hold.DIRTY)], gone=[(0, ALL)])
     catalog.put_inline(FILE.ino, b"content", b"sum")
     catalog.put_sums(FILE.ino, 0, b"sums")
     catalog.drop_inode(FILE.ino)
@@ -402,20 +402,20 @@ def test_local_file_comes_back(catalog: Catalog) -> None:
 
 def test_extents_are_replaced_by_where_they_start(catalog: Catalog) -> None:
     rows = [Extent(0, 10, 0, Hold.DIRTY), Extent(10, 20, 0, Hold.ZERO), Extent(30, 40, 10, Hold.CLEAN)]
-    catalog.replace_extents(FILE.ino, Layer.LIVE, rows, start=0, end=ALL)
+    catalog.put_extents(FILE.ino, Layer.LIVE, rows, gone=[(0, ALL)])
     assert catalog.extents(FILE.ino, Layer.LIVE) == rows
-    catalog.replace_extents(FILE.ino, Layer.LIVE, [Extent(12, 20, 50, Hold.DIRTY)], start=5, end=30)
+    catalog.put_extents(FILE.ino, Layer.LIVE, [Extent(12, 20, 50, Hold.DIRTY)], gone=[(5, 30)])
     assert catalog.extents(FILE.ino, Layer.LIVE) == [rows[0], Extent(12, 20, 50, Hold.DIRTY), rows[2]]
     assert catalog.extents(Ino(8), Layer.LIVE) == []
 
 
 def test_layers_of_extents_are_apart(catalog: Catalog) -> None:
     live, beneath = [Extent(0, 10, 90, Hold.DIRTY)], [Extent(0, 5, 0, Hold.DIRTY)]
-    catalog.replace_extents(FILE.ino, Layer.LIVE, live, start=0, end=ALL)
-    catalog.replace_extents(FILE.ino, Layer.BENEATH, beneath, start=0, end=ALL)
+    catalog.put_extents(FILE.ino, Layer.LIVE, live, gone=[(0, ALL)])
+    catalog.put_extents(FILE.ino, Layer.BENEATH, beneath, gone=[(0, ALL)])
     assert catalog.extents(FILE.ino, Layer.LIVE) == live
     assert catalog.extents(FILE.ino, Layer.BENEATH) == beneath
-    catalog.replace_extents(FILE.ino, Layer.BENEATH, [], start=0, end=ALL)
+    catalog.put_extents(FILE.ino, Layer.BENEATH, [], gone=[(0, ALL)])
     assert catalog.extents(FILE.ino, Layer.LIVE) == live
     assert catalog.extents(FILE.ino, Layer.BENEATH) == []
 
@@ -432,7 +432,7 @@ def test_files_that_a_crash_may_have_touched_are_found(catalog: Catalog) -> None
     for row in rows:
         catalog.put_local_file(row)
         hold = Hold.ZERO if row.ino == 5 else Hold.CLEAN
-        catalog.replace_extents(row.ino, Layer.LIVE, [Extent(0, 9, 0, hold)], start=0, end=ALL)
+        catalog.put_extents(row.ino, Layer.LIVE, [Extent(0, 9, 0, hold)], gone=[(0, ALL)])
     assert catalog.unsure_files() == [rows[1], rows[3], rows[4]]
 
 

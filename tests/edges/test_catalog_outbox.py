@@ -69,7 +69,7 @@ def test_commit_of_local_rows_leaves_none(catalog: SqliteCatalog) -> None:
     catalog.put_supplier(replace(SUPPLIER, supplier=SupplierNo(1)))
     catalog.commit()
     catalog.put_local_file(LocalFile(FILE.ino, 1, 2, 3, 4, 5))
-    catalog.replace_extents(FILE.ino, Layer.LIVE, [Extent(0, 9, 0, Hold.DIRTY)], start=0, end=ALL)
+    catalog.put_extents(FILE.ino, Layer.LIVE, [Extent(0, 9, 0, Hold.DIRTY)], gone=[(0, ALL)])
     catalog.put_inline(FILE.ino, b"content", b"sum")
     catalog.charge_supplier(SupplierNo(1), 1000, 1)
     catalog.commit()
