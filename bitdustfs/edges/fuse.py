@@ -23,7 +23,7 @@ import logging
 import os
 import stat
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast
 
 import pyfuse3
@@ -34,6 +34,7 @@ from pyfuse3 import RequestContext as Context
 from bitdustfs.core.names import NAME_BYTES
 from bitdustfs.edges.fuse_answer import Deadlines as Deadlines
 from bitdustfs.edges.fuse_answer import errno_of
+from bitdustfs.edges.fuse_greeting import Greeting
 from bitdustfs.edges.fuse_pages import Pages
 from bitdustfs.edges.fuse_tuning import MAX_BACKGROUND, MountOptions, prove
 from bitdustfs.edges.fuse_turn import taking_turns
@@ -404,7 +405,7 @@ async def serve(
     async def answer() -> None:
         with loop:
             try:
-                with taking_turns(pyfuse3):
+                with taking_turns(pyfuse3, greet=partial(Greeting, max_background=options.max_background)):
                     await pyfuse3.main(min_tasks=IDLE_TASKS, max_tasks=MOST_TASKS)
             finally:
                 ended.set()

@@ -1,8 +1,8 @@
 """What a mount is given besides its handlers: options for libfuse, and limits that only sysfs can change.
 
-pyfuse3 hands no limit of the connection through. The kernel then takes few background requests at a time, and reads
-128 KiB ahead; root can raise both for a mount that exists. Without the right to do so everything works, with less
-overlap.
+pyfuse3 hands no limit of the connection through. How many background requests the kernel takes at a time is asked
+for in `fuse_greeting`, up to what it grants everybody; that, and how far it reads ahead (128 KiB), root can raise for
+a mount that exists. Without the right to do so everything works, with less overlap.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ READ_AHEAD_KIB = 512  # (tune) warm reads gain; with 1024, who reads 64 KiB in s
 START_PATIENCE_S = 10.0  # for the first answer
 _ALWAYS = ("default_permissions", "nosuid", "nodev", "noatime")
 _CONNECTIONS = Path("/sys/fs/fuse/connections")
+_MOST_FOR_ALL = Path("/sys/module/fuse/parameters/max_user_bgreq")
 _DEVICES = Path("/sys/class/bdi")
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
 _CLOSE_ON_EXEC, _CREATE = 1, 6
@@ -82,7 +83,15 @@ def _tune(device: int, options: MountOptions) -> int:
         try:
             return int((connection / "max_background").read_text())
         except (OSError, ValueError):  # nobody mounted that file system, or we may not look
-            return KERNEL_SLOTS
+            return _granted(options.max_background)
+
+
+def _granted(max_background: int) -> int:
+    """What the kernel makes of our greeting: not more than it grants everybody."""
+    try:
+        return min(max_background, int(_MOST_FOR_ALL.read_text()))
+    except (OSError, ValueError):
+        return KERNEL_SLOTS
 
 
 def _set(path: Path, value: int) -> None:

@@ -11,13 +11,22 @@ pyfuse3 takes its lock from what its own name `trio` stands for, which its async
 
 from __future__ import annotations
 
+import select
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType, TracebackType
 from typing import Any
 
 import trio
+
+from bitdustfs.edges.fuse_greeting import Greeting
+
+LINGER_S = 0.00005  # (tune) of the loop, asleep; a pass of it costs about as much, of the processor
+PASS_EVERY_S = 0.002  # (tune) all other tasks wait that long at most while requests come one after another
+VAIN_MOST = 8  # (tune) lingering that often is left out after it was in vain
+_SELECTABLE = 1024  # FD_SETSIZE
 
 
 class Turn(trio.abc.Instrument):
@@ -56,11 +65,71 @@ class Turn(trio.abc.Instrument):
         self._is_waking = False
 
 
-class _Trio:
-    """trio, but for the lock."""
+class Waiting:
+    """How the task that has the turn waits for the next request.
 
-    def __init__(self, turn: Turn) -> None:
+    A pass of trio's loop costs more than most answers. Whoever was answered mostly asks again within microseconds:
+    so we linger that long, asleep, before the loop has its pass; but not for longer than `PASS_EVERY_S`
+    without one, and not for a while after it was for nothing.
+
+    Args:
+        greet: makes the exchange in which libfuse is to read its first request, from a descriptor.
+    """
+
+    def __init__(self, greet: Callable[[int], Greeting] | None = None) -> None:
+        self._greet = greet
+        self._greeting: Greeting | None = None
+        self._pass_at = 0.0  # when the loop had its last pass, by perf_counter
+        self._vain = 0  # so many times we do not linger
+
+    async def wait_readable(self, descriptor: int) -> None:
+        """Return when there is a request to read."""
+        if self._greeting is not None:  # pyfuse3 reads one request after another until it has answered this one
+            self._greeting.finish()
+            self._greeting = None
+        elif self._greet is not None:
+            await trio.lowlevel.wait_readable(descriptor)
+            greeting, self._greet = self._greet(descriptor), None
+            greeting.begin()
+            self._greeting = greeting
+            return
+        if time.perf_counter() - self._pass_at < PASS_EVERY_S and self._comes(descriptor):
+            return
+        await trio.lowlevel.wait_readable(descriptor)
+        self._pass_at = time.perf_counter()
+
+    def close(self) -> None:
+        """The main loop ended, maybe before its first request."""
+        if self._greeting is not None:
+            self._greeting.close()
+
+    def _comes(self, descriptor: int) -> bool:
+        if descriptor >= _SELECTABLE:
+            return False
+        linger = not self._vain
+        if select.select((descriptor,), (), (), LINGER_S if linger else 0)[0]:
+            self._vain = 0
+            return True
+        self._vain = VAIN_MOST if linger else self._vain - 1
+        return False
+
+
+class _Lowlevel:
+    """trio.lowlevel, but for how one waits for a descriptor."""
+
+    def __init__(self, waiting: Waiting) -> None:
+        self.wait_readable = waiting.wait_readable
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(trio.lowlevel, name)
+
+
+class _Trio:
+    """trio, but for the lock, and how one waits for the kernel."""
+
+    def __init__(self, turn: Turn, waiting: Waiting) -> None:
         self._turn = turn
+        self.lowlevel = _Lowlevel(waiting)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(trio, name)
@@ -70,14 +139,19 @@ class _Trio:
 
 
 @contextmanager
-def taking_turns(pyfuse3: ModuleType) -> Iterator[None]:
-    """Let pyfuse3's main loop, started inside, use a turn."""
+def taking_turns(pyfuse3: ModuleType, *, greet: Callable[[int], Greeting] | None = None) -> Iterator[None]:
+    """Let pyfuse3's main loop, started inside, use a turn, and linger.
+
+    Args:
+        greet: see `Waiting`.
+    """
     before = getattr(pyfuse3, "trio", None)
-    turn = Turn()
-    setattr(pyfuse3, "trio", _Trio(turn))  # noqa: B010 - its stub does not name it
+    turn, waiting = Turn(), Waiting(greet)
+    setattr(pyfuse3, "trio", _Trio(turn, waiting))  # noqa: B010 - its stub does not name it
     trio.lowlevel.add_instrument(turn)
     try:
         yield
     finally:
         trio.lowlevel.remove_instrument(turn)
+        waiting.close()
         setattr(pyfuse3, "trio", before)  # noqa: B010

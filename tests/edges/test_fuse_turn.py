@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import socket
+import threading
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from bitdustfs.edges.fuse_turn import Turn, taking_turns
+from bitdustfs.edges.fuse_turn import Turn, Waiting, taking_turns
 
 WORKERS = 5
 
@@ -135,6 +137,55 @@ async def test_every_request_is_answered_whatever_waits(seed: int) -> None:
 async def test_pyfuse3_has_its_trio_back_afterwards() -> None:
     pyfuse3: Any = SimpleNamespace(trio=trio)
     with taking_turns(pyfuse3):
-        assert pyfuse3.trio.lowlevel is trio.lowlevel
+        assert pyfuse3.trio.lowlevel.current_task is trio.lowlevel.current_task
         assert isinstance(pyfuse3.trio.Lock(), Turn)
     assert pyfuse3.trio is trio
+
+
+async def test_request_that_comes_at_once_is_read_before_others_run() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        waiting, passes = Waiting(), 0
+        theirs.send(b"1")
+        await waiting.wait_readable(ours.fileno())
+        async with trio.open_nursery() as nursery:
+
+            async def count() -> None:
+                nonlocal passes
+                while True:
+                    passes += 1
+                    await trio.sleep(0)
+
+            for _ in range(20):  # trio shuffles who runs
+                nursery.start_soon(count)
+            await waiting.wait_readable(ours.fileno())  # what lies there was not read: it comes at once
+            assert passes == 0
+            nursery.cancel_scope.cancel()
+
+
+async def test_others_run_though_requests_come_without_a_pause() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        waiting, has_run = Waiting(), trio.Event()
+        theirs.send(b"1")
+        await waiting.wait_readable(ours.fileno())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_set, has_run)
+            while not has_run.is_set():
+                await waiting.wait_readable(ours.fileno())
+
+
+async def _set(event: trio.Event) -> None:
+    event.set()
+
+
+async def test_request_that_comes_late_is_waited_for() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        waiting = Waiting()
+        for _ in range(3):
+            timer = threading.Timer(0.005, theirs.send, (b"1",))
+            timer.start()
+            await waiting.wait_readable(ours.fileno())
+            assert ours.recv(1) == b"1"
+            timer.join()

@@ -4,7 +4,7 @@ Run as `python -m tests.mount.standin MOUNTPOINT STATE [OPTION…]`. Prints `rea
 the kernel and `edges.fuse` do together; everything that needs a network is tested with the real command line.
 
 Reading a file that begins with `fault: HOW` fails in that way. SIGUSR1 drops the kernel's pages; SIGUSR2 prints how
-many reads arrived.
+many reads arrived, and how often an extended attribute was asked for.
 """
 
 from __future__ import annotations
@@ -58,6 +58,16 @@ class _Faulty(Files):
         return content
 
 
+class _Counting(Attributes):
+    """Attributes that count how often the kernel asks for an extended one."""
+
+    asked = 0
+
+    def xattr(self, ino: Ino, name: bytes) -> bytes:
+        self.asked += 1
+        return super().xattr(ino, name)
+
+
 async def _fail(how: str) -> None:
     match how:
         case "bug":
@@ -84,9 +94,10 @@ async def main(mountpoint: str, state: Path, words: Iterable[str]) -> None:
     tree.plant(Code(1, 1), Caller(uid=0, gid=0))
     tree.lives.start()
     files.start(boot_id())
+    attributes = _Counting(catalog, journal, files, _Wall())
     ops = Operations(
         tree=tree,
-        attributes=Attributes(catalog, journal, files, _Wall()),
+        attributes=attributes,
         files=files,
         journal=journal,
         space=lambda: Space(total_bytes=3 << 30, free_bytes=1 << 30, files=catalog.count_inodes()),
@@ -104,7 +115,7 @@ async def main(mountpoint: str, state: Path, words: Iterable[str]) -> None:
                 if number == signal.SIGTERM:
                     nursery.cancel_scope.cancel()
                 elif number == signal.SIGUSR2:
-                    print(files.reads, flush=True)
+                    print(files.reads, attributes.asked, flush=True)
                 else:
                     print("invalidated", await ops.invalidate_pages(), flush=True)
     catalog.close()

@@ -161,8 +161,15 @@ class Standin(Mount):
 
     def reads(self) -> int:
         """How many reads arrived so far."""
+        return self._counts()[0]
+
+    def xattrs_asked(self) -> int:
+        """How often the kernel asked for an extended attribute so far."""
+        return self._counts()[1]
+
+    def _counts(self) -> list[int]:
         self.process.send_signal(signal.SIGUSR2)
-        return int(self.said())
+        return [int(word) for word in self.said().split()]
 
     def _prepare(self) -> None:
         self.state.mkdir()

@@ -98,6 +98,25 @@ def test_pages_survive_open_and_go_when_invalidated(own: Standin) -> None:
     assert own.reads() > served
 
 
+def test_only_the_first_write_to_a_file_asks_for_an_attribute(own: Standin) -> None:
+    with (own.path / "file").open("wb", buffering=0) as file:
+        file.write(b"first")
+        before = own.xattrs_asked()
+        for _ in range(20):
+            file.write(b"again")
+    assert own.xattrs_asked() == before
+
+
+def test_each_change_of_mode_is_looked_at_by_the_next_write(own: Standin) -> None:
+    path = own.path / "file"
+    path.write_bytes(b"first")
+    for _ in range(2):
+        path.chmod(0o4755)
+        before = own.xattrs_asked()
+        path.write_bytes(b"again")
+        assert own.xattrs_asked() > before
+
+
 def test_small_write_into_bytes_that_cannot_be_fetched_does_not_wait(own: Standin) -> None:
     path = own.path / "f"
     path.write_bytes(b"fault: never\n")
