@@ -9,7 +9,7 @@ from __future__ import annotations
 import stat
 from dataclasses import dataclass
 from enum import Enum, IntEnum
-from typing import NewType
+from typing import Any, NewType
 
 OwnerId = NewType("OwnerId", bytes)  # 32 bytes: hash of the owner's public key
 NodeId = NewType("NodeId", bytes)  # 32 bytes: SHA-256 of the node key's SPKI
@@ -373,6 +373,27 @@ class ImageChunk:
     slot: int
     offset: int  # bytes from the start of the block to the sealed piece
     length: int  # bytes of plaintext
+
+
+DeadKey = tuple[int, tuple[Any, ...]]  # a closed row of the catalog: its table, and its place there
+
+
+class SnapshotKind(IntEnum):
+    """Why there is a snapshot of the volume."""
+
+    BY_PERSON = 1  # stays until it is deleted
+    BY_ITSELF = 2  # thinned by age
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A snapshot of the volume: a generation that is kept. (Page images of the catalog are called so too.)"""
+
+    generation: int
+    name: str
+    made_ns: int  # wall time
+    kind: SnapshotKind
+    is_gone: bool = False  # deleted, and what only it needs is being taken away
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from bitdustfs.model import (
     ChunkRow,
     Code,
     Cookie,
+    DeadKey,
     Deeds,
     DeltaRow,
     Extent,
@@ -46,6 +47,8 @@ from bitdustfs.model import (
     RecordId,
     RestoreReport,
     Root,
+    Snapshot,
+    SnapshotKind,
     Sparse,
     Supplier,
     SupplierNo,
@@ -253,6 +256,40 @@ class Catalog(Protocol):
 
     def small_blocks(self, limit: int) -> Sequence[Sparse]:
         """At most `limit` blocks of files with less than 1 MiB of chunks, the smallest first."""
+        ...
+
+    # -- snapshots of the volume -----------------------------------------------------------------------------
+    # Numbers of the past (core/past) are understood by: inode, name, names, names_of, xattr, xattrs, map_rows.
+    def snapshots(self) -> Sequence[Snapshot]:
+        """All of them, the oldest first, also those that are gone and still hold something."""
+        ...
+
+    def make_snapshot(self, name: str, made_ns: int, kind: SnapshotKind) -> Snapshot:
+        """Keep what there is now under a name that no other has. Raises RuntimeError: inside a savepoint."""
+        ...
+
+    def end_snapshot(self, generation: int) -> None:
+        """Let a snapshot be gone: nothing is kept for it any more."""
+        ...
+
+    def free_snapshot(self, generation: int, after: DeadKey | None, limit: int) -> DeadKey | None:
+        """Look at `limit` rows that are not of now behind `after`; take away those that only a gone snapshot has.
+
+        Returns:
+            The last row that was looked at, for the next call; None: that was all, and the snapshot is forgotten.
+        """
+        ...
+
+    def held_bytes(self, generation: int | None, after: DeadKey | None, limit: int) -> tuple[int, DeadKey | None]:
+        """How much only a snapshot has, or with None all of them together, in the next `limit` rows not of now.
+
+        Returns:
+            Bytes of chunks, and the last row that was looked at; None: there was none.
+        """
+        ...
+
+    def is_changed_since_snapshot(self) -> bool:
+        """Whether anything of the tree may be different from the newest snapshot."""
         ...
 
     # -- codes ---------------------------------------------------------------------------------------------

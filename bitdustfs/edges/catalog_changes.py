@@ -14,6 +14,7 @@ from bitdustfs.errors import BadFormat
 from bitdustfs.model import Deeds, Ino
 
 _PARENT, _NAME, _SHOWN = 0, 4, 5  # columns of r_name
+_DIED = 2  # column of r_inode
 _ATTRIBUTES, _VERSION = (3, 4, 5), 13  # columns of r_inode: mode, owner and group; how often it was published
 _LABEL = 3  # column of r_supplier
 
@@ -58,6 +59,7 @@ class SqliteChanges:
     def deeds(self, change_sets: Sequence[bytes]) -> Deeds:
         """Say what change sets, oldest first, did to the tree. Raises BadFormat: one of them is none."""
         created, rewritten, altered, named = set[Ino](), set[Ino](), set[Ino](), set[Ino]()
+        closed = set[Ino]()  # a snapshot has what they were: what they are now is a row of its own
         unnamed: list[tuple[Ino, bytes, Ino]] = []
         hired: list[str] = []
         for change in self._each(self.merge(change_sets)):
@@ -65,6 +67,8 @@ class SqliteChanges:
             match change.name:
                 case "r_inode" if change.op == "INSERT":
                     created.add(_ino(new[0]))
+                case "r_inode" if change.op == "DELETE" or _has(new, _DIED):
+                    closed.add(_ino(old[0]))
                 case "r_inode" if change.op == "UPDATE":
                     rewritten |= {_ino(old[0])} if _has(new, _VERSION) else set()
                     altered |= {_ino(old[0])} if any(_has(new, column) for column in _ATTRIBUTES) else set()
@@ -78,6 +82,8 @@ class SqliteChanges:
                     named.add(_ino(new[_SHOWN]))
                 case "r_supplier" if change.op == "INSERT":
                     hired.append(str(new[_LABEL]))
+        rewritten |= created & closed  # perhaps: who asks compares what they have
+        created -= closed
         inos = (frozenset(created), frozenset(rewritten), frozenset(altered), frozenset(named))
         return Deeds(*inos, unnamed=tuple(unnamed), hired=tuple(hired))
 

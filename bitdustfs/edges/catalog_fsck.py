@@ -24,7 +24,9 @@ from bitdustfs.edges.catalog_rules import (
     LIVE_INOS,
     MAPPED,
     NO_CODE,
+    NO_SNAPSHOT,
     NO_TYPE,
+    OF_NONE,
     OUT_OF_TIME,
     REACHED,
     RULES,
@@ -83,6 +85,7 @@ class CheckedCatalog(SqliteCatalog):
             now_ns: wall time, for what is made.
         """
         self._mend_values()
+        self._mend_snapshots(now_ns)
         self._mend_inodes(now_ns)
         self._mend_names()
         self._name_the_nameless(now_ns)
@@ -141,6 +144,21 @@ class CheckedCatalog(SqliteCatalog):
             self._change(f"UPDATE {pair}_block SET held = ({held}) WHERE held <> ({held})")
         self._change("DELETE FROM l_recode WHERE block NOT IN (SELECT block FROM r_block)")
         self._change(f"UPDATE r_block SET live = {LIVE_BYTES} WHERE live <> {LIVE_BYTES}")
+        self._raise_counters()
+        self._undone()
+
+    def _mend_snapshots(self, now_ns: int) -> None:
+        """What is not of now, and of no snapshot, gets one: it was made right before the row was closed."""
+        self._change("DELETE FROM r_snapshot WHERE generation < 1")
+        for table in VERSIONED:
+            self._change(
+                "INSERT OR IGNORE INTO r_snapshot (generation, name, made_ns, kind, gone) "
+                f"SELECT DISTINCT died - 1, 'found-' || (died - 1), ?, 1, 0 FROM {table} AS t WHERE {OF_NONE}",
+                (now_ns,),
+            )
+        self._change("UPDATE r_snapshot SET kind = 1 WHERE kind NOT IN (1, 2)")
+        self._change("UPDATE r_snapshot SET gone = 0 WHERE gone NOT IN (0, 1)")
+        self._change(f"UPDATE r_snapshot AS s SET name = 'found-' || generation WHERE {NO_SNAPSHOT}")
         self._raise_counters()
         self._undone()
 

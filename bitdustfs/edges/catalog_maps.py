@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from bitdustfs.core.past import FIRST_PAST, split
 from bitdustfs.edges.catalog_store import Store
 from bitdustfs.edges.catalog_versioned import LIVE, Versioned
 from bitdustfs.model import HOLE, BlockNo, ChunkNo, ChunkRow, Fingerprint, Ino, MapRow
@@ -21,6 +22,14 @@ _MAP_ROW_BEFORE = f"""
 """
 _MAP_ROWS_AFTER = f"""
     SELECT idx, count, chunk FROM r_map WHERE ino = ?1 AND idx > ?2 AND idx <= ?3 AND died = {LIVE} ORDER BY idx
+"""
+_MAP_ROW_BEFORE_AT = """
+    SELECT idx, count, chunk FROM r_map WHERE ino = ?1 AND idx <= ?2 AND born <= ?3 AND died > ?3
+    ORDER BY idx DESC LIMIT 1
+"""
+_MAP_ROWS_AFTER_AT = """
+    SELECT idx, count, chunk FROM r_map WHERE ino = ?1 AND idx > ?2 AND idx <= ?3 AND born <= ?4 AND died > ?4
+    ORDER BY idx
 """
 _CHUNK_COLUMNS = "chunk, fingerprint, block, slot, at, length"
 _CHUNK = f"SELECT {_CHUNK_COLUMNS} FROM r_chunk WHERE chunk = ?"
@@ -51,11 +60,14 @@ class MapTables(Store):
     # -- maps --------------------------------------------------------------------------------------------
     def map_rows(self, ino: Ino, first: int, last: int) -> Sequence[MapRow]:
         """The rows that touch chunk indexes first … last, in order. Hole runs come whole."""
-        rows = self._rows(_MAP_ROW_BEFORE, (ino, first))
-        found = [MapRow(*row) for row in rows if row[0] + row[1] > first]
-        if last > first:
-            found += [MapRow(*row) for row in self._rows(_MAP_ROWS_AFTER, (ino, first, last))]
-        return found
+        if ino >= FIRST_PAST:
+            generation, then = split(ino)
+            rows = self._rows(_MAP_ROW_BEFORE_AT, (then, first, generation))
+            after = self._rows(_MAP_ROWS_AFTER_AT, (then, first, last, generation)) if last > first else []
+        else:
+            rows = self._rows(_MAP_ROW_BEFORE, (ino, first))
+            after = self._rows(_MAP_ROWS_AFTER, (ino, first, last)) if last > first else []
+        return [MapRow(*row) for row in (*(row for row in rows if row[0] + row[1] > first), *after)]
 
     def replace_map(self, ino: Ino, rows: Iterable[MapRow], *, first: int, last: int) -> None:
         """Put `rows` in place of everything at indexes first … last; hole runs that stick out are cut."""
@@ -71,7 +83,7 @@ class MapTables(Store):
                 if old.index + old.count - 1 > last:
                     new.append(replace(old, index=last + 1, count=old.index + old.count - 1 - last))
             for row in new:
-                self.put_live(MAP, (ino, row.index), (row.count, row.chunk))
+                self.put_live(MAP, (ino, row.index), (row.count, row.chunk), is_new=True)  # all that was here went
 
     # -- chunks ------------------------------------------------------------------------------------------
     def new_chunk_no(self) -> ChunkNo:

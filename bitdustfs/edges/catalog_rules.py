@@ -50,7 +50,7 @@ COUNTERS = {
     "chunk": "SELECT coalesce(max(chunk), 0) + 1 FROM r_chunk",
     "block": "SELECT coalesce(max(block), 0) + 1 FROM r_block",
     "supplier": "SELECT coalesce(max(supplier), 0) + 1 FROM r_supplier",
-    "generation": "SELECT 1",
+    "generation": "SELECT coalesce(max(generation), 0) + 1 FROM r_snapshot",
 }
 SUMS = {
     "inodes": f"SELECT count(*) FROM r_inode WHERE died = {LIVE}",
@@ -76,6 +76,12 @@ class Rule:
 VERSIONED: Final = {"r_inode": "ino", "r_name": "parent, cookie", "r_xattr": "ino, name", "r_map": "ino, idx"}
 _GENERATION = "(SELECT coalesce(max(value), 1) FROM r_counter WHERE name = 'generation')"
 OUT_OF_TIME = f"(born NOT BETWEEN 1 AND {_GENERATION} OR died <> {LIVE} AND (died <= born OR died > {_GENERATION}))"
+OF_NONE = f"""(died <> {LIVE} AND NOT EXISTS (
+    SELECT 1 FROM r_snapshot AS s WHERE s.generation >= t.born AND s.generation < t.died))"""
+NO_SNAPSHOT = """(s.kind NOT IN (1, 2) OR s.gone NOT IN (0, 1) OR s.generation < 1
+    OR length(CAST(s.name AS BLOB)) NOT BETWEEN 1 AND 255 OR s.name IN ('.', '..') OR instr(s.name, '/')
+    OR NOT s.gone AND EXISTS (
+        SELECT 1 FROM r_snapshot AS o WHERE o.name = s.name AND NOT o.gone AND o.generation < s.generation))"""
 NO_CODE = "NOT (k = 0 AND n = 0 OR 1 <= k AND k <= n AND n <= 255)"
 LIVE_BYTES = """(SELECT coalesce(sum(length), 0) FROM (
     SELECT max(length) AS length FROM r_chunk c WHERE c.block = r_block.block GROUP BY slot))"""
@@ -87,6 +93,14 @@ RULES: Final = (
             f"SELECT {key.split(', ')[0]} FROM {table} WHERE {OUT_OF_TIME}",
         )
         for table, key in VERSIONED.items()
+    ),
+    *(
+        Rule(f"rows of {table} are of no snapshot, and not of now", f"SELECT died FROM {table} AS t WHERE {OF_NONE}")
+        for table in VERSIONED
+    ),
+    Rule(
+        "snapshots have a name or a kind that cannot be, or the name of another",
+        f"SELECT name FROM r_snapshot AS s WHERE {NO_SNAPSHOT}",
     ),
     Rule("inodes have a code that cannot be", f"SELECT ino FROM r_inode WHERE {NO_CODE}"),
     Rule(
@@ -212,6 +226,13 @@ RULES: Final = (
     Rule(
         "files have a chunk that is not where it should be: these bytes cannot be read",
         f"""SELECT m.ino || '@' || m.idx FROM r_map m WHERE m.died = {LIVE} AND m.chunk <> 0 AND NOT EXISTS (
+            SELECT 1 FROM r_chunk c JOIN r_block b ON b.block = c.block WHERE c.chunk = m.chunk
+            AND c.at >= 0 AND c.length BETWEEN 1 AND {CHUNK_BYTES} AND c.at + c.length <= b.length)""",
+        is_mendable=False,
+    ),
+    Rule(
+        "snapshots have a chunk that is not where it should be: these bytes cannot be read",
+        f"""SELECT m.ino || '@' || m.idx FROM r_map m WHERE m.died <> {LIVE} AND m.chunk <> 0 AND NOT EXISTS (
             SELECT 1 FROM r_chunk c JOIN r_block b ON b.block = c.block WHERE c.chunk = m.chunk
             AND c.at >= 0 AND c.length BETWEEN 1 AND {CHUNK_BYTES} AND c.at + c.length <= b.length)""",
         is_mendable=False,

@@ -1,8 +1,8 @@
 """The catalog in SQLite: `ports.Catalog` put together from its parts.
 
 `catalog_file` is the file and `catalog_store` its transactions; `catalog_tree`, `catalog_maps`, `catalog_blocks`,
-`catalog_unneeded`, `catalog_codes`, `catalog_local`, `catalog_observed` and `catalog_replica` are the tables,
-explained in `schema.sql`.
+`catalog_unneeded`, `catalog_snapshots`, `catalog_codes`, `catalog_local`, `catalog_observed` and `catalog_replica`
+are the tables, explained in `schema.sql`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from bitdustfs.edges.catalog_local import LocalTables
 from bitdustfs.edges.catalog_maps import MapTables
 from bitdustfs.edges.catalog_observed import ObservedTables
 from bitdustfs.edges.catalog_replica import ReplicaTables
+from bitdustfs.edges.catalog_snapshots import SnapshotTables
 from bitdustfs.edges.catalog_tree import XATTRS, TreeTables
 from bitdustfs.edges.catalog_unneeded import UnneededTables
 from bitdustfs.model import Ino
@@ -29,7 +30,15 @@ _PUT_VALUE = "INSERT INTO r_value (key, value) VALUES (?, ?) ON CONFLICT (key) D
 
 
 class SqliteCatalog(
-    TreeTables, MapTables, BlockTables, UnneededTables, CodeTables, LocalTables, ObservedTables, ReplicaTables
+    TreeTables,
+    MapTables,
+    BlockTables,
+    UnneededTables,
+    SnapshotTables,
+    CodeTables,
+    LocalTables,
+    ObservedTables,
+    ReplicaTables,
 ):
     """The customer's database. See `ports.Catalog` for the promises and `Store` for the arguments."""
 

@@ -41,6 +41,8 @@ _LIVE_BYTES = """
     SELECT coalesce(sum(length), 0) FROM (SELECT max(length) AS length FROM r_chunk WHERE block = ?1 GROUP BY slot)
 """
 _RECOUNT_LIVE = f"UPDATE r_block SET live = ({_LIVE_BYTES}) WHERE block = ?1 AND live <> ({_LIVE_BYTES})"
+_KEPT = "SELECT coalesce(max(generation), 0) FROM r_snapshot WHERE NOT gone"
+OWN_MOST = 50_000  # (tune) keys: about 8 MB
 _PUT_CHANGES = "INSERT OR REPLACE INTO l_outbox (no, changes) VALUES (?, ?)"
 _log = logging.getLogger(__name__)
 
@@ -80,6 +82,8 @@ class Store(CatalogFile):
         self._last_change: int = max(self._rows(_LAST_IN_OUTBOX)[0][0], self._local_counters.get("change", 0))
         self._touched = Touched(self._last_change)
         self._recorder = Recorder(self._connection)
+        self._kept: int | None = None  # see `kept_generation`; None: to be asked
+        self._own: set[tuple[Any, ...]] = set()  # (table, key …) of which no snapshot has the live row
 
     # -- transactions ------------------------------------------------------------------------------------
     def savepoint(self) -> Savepoint:
@@ -140,34 +144,66 @@ class Store(CatalogFile):
         """The current generation: what is changed now belongs to it."""
         return self._counters["generation"]
 
-    def begin_generation(self) -> int:
-        """End the current generation: from now on its rows are kept as they are. Returns its number."""
-        if self._savepoints:
-            raise RuntimeError("a generation ends between operations, not inside one")
-        ended = self._take("generation")
-        self._change("UPDATE r_counter SET value = ?2 WHERE name = ?1", ("generation", ended + 1))
-        return ended
+    @property
+    def kept_generation(self) -> int:
+        """The newest one that a snapshot keeps; 0: none does. Live rows that it has are not changed, but closed."""
+        if self._kept is None:
+            self._kept = int(self._rows(_KEPT)[0][0])
+        return self._kept
 
-    def put_live(self, table: Versioned, key: Sequence[Any], values: Sequence[Any]) -> None:
-        """Insert or replace the live row with this whole key: in place only in the generation it was born in."""
+    def put_live(self, table: Versioned, key: Sequence[Any], values: Sequence[Any], *, is_new: bool = False) -> None:
+        """Insert or replace the live row with this whole key; what a snapshot has of it is closed.
+
+        Args:
+            is_new: there is no live row with this key.
+        """
         generation = self._counters["generation"]
         row = (*key, generation, LIVE, *values)
         if generation == FIRST_GENERATION:
             self._change(table.put, row)
             return
-        with self.savepoint():
-            self._change(table.close[len(key)], (*key, generation))
+        place = (table.table, *key)
+        if is_new or place in self._own:
             self._change(table.put, row)
+        else:
+            with self.savepoint():
+                kept = self.kept_generation
+                if kept:
+                    self._change(table.close[len(key)], (*key, generation, kept))
+                if kept < generation - 1:
+                    self._change(table.drop_older[len(key)], (*key, generation))
+                self._change(table.put, row)
+        self._note_own(place)
 
     def drop_live(self, table: Versioned, key: Sequence[Any]) -> None:
         """Take the live rows with these first key columns out of the current generation."""
         generation = self._counters["generation"]
-        if generation == FIRST_GENERATION:
+        is_whole = len(key) == len(table.key)
+        place = (table.table, *key)
+        kept = 0 if generation == FIRST_GENERATION or (is_whole and place in self._own) else self.kept_generation
+        if not kept:
             self._change(table.drop[len(key)], key)
             return
         with self.savepoint():
-            self._change(table.close[len(key)], (*key, generation))
+            self._change(table.close[len(key)], (*key, generation, kept))
             self._change(table.drop[len(key)], key)
+        if is_whole:
+            self._note_own(place)
+
+    def _note_own(self, place: tuple[Any, ...]) -> None:
+        """From now on, until the next snapshot, no snapshot has a live row with this key."""
+        if len(self._own) >= OWN_MOST:
+            self._own.clear()
+        self._own.add(place)
+
+    def _end_generation(self) -> int:
+        """From now on changes belong to the next generation. Returns the number of the one that ended."""
+        if self._savepoints:
+            raise RuntimeError("a generation ends between operations, not inside one")
+        self._own.clear()
+        ended = self._take("generation")
+        self._change("UPDATE r_counter SET value = ?2 WHERE name = ?1", ("generation", ended + 1))
+        return ended
 
     # -- for the tables ----------------------------------------------------------------------------------
     def _rows(self, sql: str, bindings: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -225,7 +261,9 @@ class Store(CatalogFile):
             self._change(_RECOUNT_LIVE, (block,))
 
     def _undone(self) -> None:
-        """Called after changes were rolled back: caches must forget."""
+        """Called when changes are rolled back: caches must forget."""
+        self._kept = None
+        self._own.clear()
 
     # -- private -----------------------------------------------------------------------------------------
     def _open_all(self) -> None:

@@ -1,4 +1,4 @@
-"""The catalog's tree: inodes, names, extended attributes.
+"""The catalog's tree: inodes, names, extended attributes, as they are now and as snapshots have them (core/past).
 
 Inodes are read far more often than written, so the last used ones are kept as objects. The cache is right because
 every change of an inode goes through `put_inode` and `drop_inode`, and a rollback empties it. Whoever makes a file
@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from bitdustfs.core.past import FIRST_PAST, at, split
 from bitdustfs.edges.catalog_store import Store
 from bitdustfs.edges.catalog_versioned import LIVE, Versioned
 from bitdustfs.model import NO_INO, ROOT_INO, Code, Cookie, Ino, Inode, Name
@@ -51,6 +52,18 @@ _NAMES_OF = f"""
     SELECT parent, name, ino, cookie, superseded FROM r_name WHERE ino = ? AND died = {LIVE}
     ORDER BY parent, cookie
 """
+_THEN = "born <= ?{0} AND died > ?{0}"  # rows of the generation that the parameter with this number says
+_INODE_AT = f"SELECT {', '.join(_INODE_VALUES)} FROM r_inode WHERE ino = ?1 AND {_THEN.format(2)}"
+_NAME_AT = f"""
+    SELECT ino, cookie, superseded FROM r_name INDEXED BY r_name_by_name
+    WHERE parent = ?1 AND name = ?2 AND {_THEN.format(3)}
+"""
+_NAMES_AT = f"""
+    SELECT name, ino, cookie, superseded FROM r_name
+    WHERE parent = ?1 AND {_THEN.format(2)} AND cookie > ?3 ORDER BY cookie LIMIT ?4
+"""
+_NAMES_OF_AT = f"SELECT parent, name, cookie FROM r_name WHERE ino = ?1 AND {_THEN.format(2)} ORDER BY parent, cookie"
+_XATTRS_AT = f"SELECT name, value FROM r_xattr WHERE ino = ?1 AND {_THEN.format(2)} ORDER BY name"
 _XATTR = f"SELECT value FROM r_xattr WHERE ino = ? AND name = ? AND died = {LIVE}"
 _XATTRS = f"SELECT name, value FROM r_xattr WHERE ino = ? AND died = {LIVE} ORDER BY name"
 
@@ -71,11 +84,15 @@ class TreeTables(Store):
         return ino
 
     def inode(self, ino: Ino) -> Inode | None:
-        """The live inode, if there is one."""
+        """The live inode, or one of the past, if there is one."""
         try:
             self._inodes.move_to_end(ino)
         except KeyError:
-            rows = self._rows(_INODE, (ino,))
+            if ino >= FIRST_PAST:
+                generation, then = split(ino)
+                rows = self._rows(_INODE_AT, (then, generation))
+            else:
+                rows = self._rows(_INODE, (ino,))
             self._keep(ino, _inode(ino, rows[0]) if rows else None)
         return self._inodes[ino]
 
@@ -100,7 +117,7 @@ class TreeTables(Store):
             inode.target,
         )
         self._touched.add(inode.ino)
-        self.put_live(INODES, (inode.ino,), values)
+        self.put_live(INODES, (inode.ino,), values, is_new=old is None)
         self._count("inodes", 1 if old is None else 0)
         self._count("file_bytes", _file_bytes(inode) - _file_bytes(old))
         self._keep(inode.ino, inode)
@@ -133,7 +150,11 @@ class TreeTables(Store):
 
     # -- names -------------------------------------------------------------------------------------------
     def name(self, parent: Ino, name: bytes) -> Name | None:
-        """The live name in a directory, if it is there."""
+        """The name in a directory, if it is there. In the past it shows what was published, or is not there."""
+        if parent >= FIRST_PAST:
+            generation, then = split(parent)
+            found = self._rows(_NAME_AT, (then, name, generation))
+            return self._as_it_was(generation, parent, name, *found[0]) if found else None
         rows = self._name_rows(parent, name)
         if not rows:
             return None
@@ -147,7 +168,7 @@ class TreeTables(Store):
         cookie = Cookie(rows[0][1] if rows else self._take("cookie"))
         for shown in (rows[0][0], ino) if rows else (ino,):
             self._touched.add(shown)
-        self.put_live(NAMES, (parent, cookie), (name, ino, superseded))
+        self.put_live(NAMES, (parent, cookie), (name, ino, superseded), is_new=not rows)
         return Name(parent, name, ino, cookie, superseded)
 
     def drop_name(self, parent: Ino, name: bytes) -> None:
@@ -158,6 +179,8 @@ class TreeTables(Store):
 
     def names(self, parent: Ino, after: Cookie, limit: int) -> Sequence[tuple[Name, Inode]]:
         """The names of a directory with cookies above `after`, in cookie order, with their inodes."""
+        if parent >= FIRST_PAST:
+            return self._names_of_past(parent, after, limit)
         return [
             (Name(parent, row[0], row[1], row[2], row[3]), _inode(row[1], row[4:]))
             for row in self._rows(_NAMES, (parent, after, limit))
@@ -169,6 +192,12 @@ class TreeTables(Store):
 
     def names_of(self, ino: Ino) -> Sequence[Name]:
         """All names that show this inode."""
+        if ino >= FIRST_PAST:
+            generation, then = split(ino)
+            return [
+                Name(at(generation, above), name, ino, cookie)
+                for above, name, cookie in self._rows(_NAMES_OF_AT, (then, generation))
+            ]
         return [Name(*row) for row in self._rows(_NAMES_OF, (ino,))]
 
     def superseding(self, ino: Ino) -> Sequence[Name]:
@@ -178,6 +207,8 @@ class TreeTables(Store):
     # -- xattrs ------------------------------------------------------------------------------------------
     def xattr(self, ino: Ino, name: bytes) -> bytes | None:
         """The value of an extended attribute, if it is set."""
+        if ino >= FIRST_PAST:
+            return dict(self.xattrs(ino)).get(name)
         rows = self._rows(_XATTR, (ino, name))
         return rows[0][0] if rows else None
 
@@ -196,9 +227,34 @@ class TreeTables(Store):
 
     def xattrs(self, ino: Ino) -> Sequence[tuple[bytes, bytes]]:
         """All (name, value) of an inode, by name."""
+        if ino >= FIRST_PAST:
+            generation, then = split(ino)
+            return [(name, value) for name, value in self._rows(_XATTRS_AT, (then, generation))]
         return [(name, value) for name, value in self._rows(_XATTRS, (ino,))]
 
     # -- private -----------------------------------------------------------------------------------------
+    def _as_it_was(
+        self, generation: int, parent: Ino, name: bytes, ino: Ino, cookie: Cookie, superseded: Ino
+    ) -> Name | None:
+        """A name of the past. A file that was not published then has no content: what it superseded is shown."""
+        for shown in (ino, superseded):
+            then = self.inode(at(generation, shown)) if shown != NO_INO else None
+            if then is not None and not (then.is_file and then.version == 0):
+                return Name(parent, name, then.ino, cookie)
+        return None
+
+    def _names_of_past(self, parent: Ino, after: Cookie, limit: int) -> Sequence[tuple[Name, Inode]]:
+        generation, then = split(parent)
+        found: list[tuple[Name, Inode]] = []
+        while not found and (page := self._rows(_NAMES_AT, (then, generation, after, limit))):
+            after = page[-1][2]
+            for row in page:
+                name = self._as_it_was(generation, parent, *row)
+                inode = self.inode(name.ino) if name is not None else None
+                if name is not None and inode is not None:
+                    found.append((name, inode))
+        return found
+
     def _name_rows(self, parent: Ino, name: bytes) -> list[tuple[Any, ...]]:
         if self._absent == (parent, name):
             return []

@@ -12,12 +12,14 @@ LIVE: Final = 0x7FFF_FFFF_FFFF_FFFF  # `died` of a row of the current generation
 class Versioned:
     """A table whose rows carry generations, with the statements of the copy-on-write rule.
 
-    `close[i]` and `drop[i]` speak of the live rows with the first i key columns given; see `Store.put_live` and
-    `Store.drop_live`.
+    `close[i]`, `drop[i]` and `drop_older[i]` speak of the live rows with the first i key columns given; see
+    `Store.put_live` and `Store.drop_live`.
     """
 
     def __init__(self, table: str, key: Sequence[str], values: Sequence[str]) -> None:
         columns = (*key, "born", "died", *values)
+        self.table = table
+        self.key = tuple(key)
         self.put = (
             f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) "
             f"ON CONFLICT ({', '.join(key)}, born) DO UPDATE SET {', '.join(f'{v} = excluded.{v}' for v in values)}"
@@ -27,7 +29,10 @@ class Versioned:
             for count in range(len(key) + 1)
         ]
         self.close = [
-            f"UPDATE {table} SET died = ?{count + 1} WHERE {where} AND born < ?{count + 1}"
+            f"UPDATE {table} SET died = ?{count + 1} WHERE {where} AND born <= ?{count + 2}"
             for count, where in enumerate(wheres)
         ]
         self.drop = [f"DELETE FROM {table} WHERE {where}" for where in wheres]
+        self.drop_older = [
+            f"DELETE FROM {table} WHERE {where} AND born < ?{count + 1}" for count, where in enumerate(wheres)
+        ]

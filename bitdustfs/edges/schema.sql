@@ -1,4 +1,4 @@
--- The catalog, format 6: every table and column with meaning, unit and invariant.
+-- The catalog, format 7: every table and column with meaning, unit and invariant.
 --
 -- r_… tables are replicated: their rows go to the suppliers as deltas and snapshots, and come back on recovery.
 -- l_… tables are local: they speak of this machine's spool, and of how the replicated tables get to the suppliers.
@@ -9,14 +9,15 @@
 -- applied in no particular order.
 --
 -- Generations. A row with `born` and `died` is part of every generation g with born <= g < died. A live row has
--- died = 9223372036854775807 (2^63 - 1). Only rows born in the current generation are changed or deleted in place;
--- one born earlier is closed (died = current) and, if it goes on, inserted anew (born = current). So a snapshot is
--- one number, and taking one costs nothing. No row is ever born and closed in the same generation.
+-- died = 9223372036854775807 (2^63 - 1). A row that the newest snapshot (r_snapshot) has is never changed: it is closed
+-- (died = current) and, if it goes on, inserted anew (born = current). Any other is changed or deleted in place. So a
+-- snapshot is one number, and taking one costs nothing. No row is ever born and closed in the same generation, and
+-- every closed row is part of a generation that a row of r_snapshot keeps, also one that is `gone`.
 --
 -- Booleans do not occur; times are nanoseconds since 1970 UTC; ids are positive and never used twice.
 
 PRAGMA application_id = 0x42446673; -- "BDfs"
-PRAGMA user_version = 6;
+PRAGMA user_version = 7;
 
 -- Counters and sums.
 CREATE TABLE r_counter (
@@ -43,6 +44,15 @@ CREATE TABLE r_value (
     value BLOB NOT NULL
 ) WITHOUT ROWID, STRICT;
 
+-- Snapshots of the volume: generations that are kept.
+CREATE TABLE r_snapshot (
+    generation INTEGER NOT NULL PRIMARY KEY, -- it shows the rows of this one
+    name       TEXT    NOT NULL, -- as a name of a file; of those that are not gone, no two have the same
+    made_ns    INTEGER NOT NULL, -- wall time
+    kind       INTEGER NOT NULL, -- 1: made by a person, 2: made by itself, and thinned by age
+    gone       INTEGER NOT NULL  -- 1: deleted, and closed rows that only it needs are taken away; then this one goes
+) STRICT;
+
 -- Inodes. A regular file's size and mtime are those of its last published version; live ones are in l_file.
 CREATE TABLE r_inode (
     ino      INTEGER NOT NULL, -- 1 is the root
@@ -63,6 +73,7 @@ CREATE TABLE r_inode (
     target   BLOB    NOT NULL, -- of a symlink, else empty
     PRIMARY KEY (ino, born)
 ) WITHOUT ROWID, STRICT;
+CREATE INDEX r_inode_dead ON r_inode (died) WHERE died <> 9223372036854775807; -- what snapshots alone have
 
 -- Names. Kept in cookie order, so that reading a directory is one walk.
 CREATE TABLE r_name (
@@ -78,6 +89,7 @@ CREATE TABLE r_name (
 CREATE INDEX r_name_by_name ON r_name (parent, name); -- lookup
 CREATE INDEX r_name_by_ino ON r_name (ino); -- the names of an inode; orphans
 CREATE INDEX r_name_by_superseded ON r_name (superseded) WHERE superseded <> 0; -- orphans
+CREATE INDEX r_name_dead ON r_name (died) WHERE died <> 9223372036854775807; -- what snapshots alone have
 
 -- Extended attributes of the user namespace.
 CREATE TABLE r_xattr (
@@ -88,6 +100,7 @@ CREATE TABLE r_xattr (
     value BLOB    NOT NULL,
     PRIMARY KEY (ino, name, born)
 ) WITHOUT ROWID, STRICT;
+CREATE INDEX r_xattr_dead ON r_xattr (died) WHERE died <> 9223372036854775807; -- what snapshots alone have
 
 -- The chunk map of published versions. Live rows of one inode never overlap. A missing index below the size is an
 -- error of the catalog, never a hole.
@@ -101,6 +114,7 @@ CREATE TABLE r_map (
     PRIMARY KEY (ino, idx, born)
 ) WITHOUT ROWID, STRICT;
 CREATE INDEX r_map_by_chunk ON r_map (chunk) WHERE chunk <> 0; -- which files, of any generation, have a chunk
+CREATE INDEX r_map_dead ON r_map (died) WHERE died <> 9223372036854775807; -- what snapshots alone have
 
 -- Chunks: the level between maps and blocks, so that compaction and re-encoding change one row for all generations.
 CREATE TABLE r_chunk (

@@ -24,6 +24,7 @@ from bitdustfs.model import (
     NodeId,
     OwnerId,
     Root,
+    SnapshotKind,
     Suite,
     Supplier,
     SupplierNo,
@@ -53,6 +54,11 @@ def block(number: int, code: Code = CODE) -> BlockRow:
 
 def fragment(block_no: int, index: int, supplier: int = 1, state: FragmentState = FragmentState.HELD) -> FragmentRow:
     return FragmentRow(BlockNo(block_no), index, SupplierNo(supplier), state)
+
+
+def keep_generation(catalog: SqliteCatalog) -> int:
+    """Make a snapshot of what there is now. Returns its generation."""
+    return catalog.make_snapshot(f"s{catalog.generation}", 0, SnapshotKind.BY_PERSON).generation
 
 
 def rows_of(catalog: SqliteCatalog, table: str) -> Sequence[tuple[Any, ...]]:

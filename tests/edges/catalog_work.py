@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.model import HOLE, ROOT_INO, BlockNo, ChunkNo, Code, FragmentState, Ino, MapRow, SupplierNo
-from tests.edges.catalog_rows import SUPPLIER, block, chunk, file, fragment
+from tests.edges.catalog_rows import SUPPLIER, block, chunk, file, fragment, keep_generation
 
 FEW = 6  # numbers of each kind, so that the same rows are changed again and again
 
@@ -45,7 +45,7 @@ class Work:
             for _ in range(self._dice.randrange(12)):
                 self._step()
             if self._dice.random() < 0.1:
-                self._catalog.begin_generation()
+                keep_generation(self._catalog)
             self._catalog.commit()
 
     def _step(self) -> None:

@@ -14,7 +14,7 @@ from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.errors import BadFormat
 from bitdustfs.model import ROOT_INO, Deeds, Ino, Inode
 from bitdustfs.ports import Changes
-from tests.edges.catalog_rows import FILE, file, replicated_rows
+from tests.edges.catalog_rows import FILE, file, keep_generation, replicated_rows
 from tests.edges.catalog_work import Work
 
 ALL = 1 << 40
@@ -121,6 +121,21 @@ def test_deeds_of_change_sets_are_told_by_inode() -> None:
         hired=(),
     )
     assert CHANGES.deeds([]) == Deeds(inos(), inos(), inos(), inos(), (), ())
+
+
+def test_what_goes_on_after_a_snapshot_was_not_created_by_it() -> None:
+    catalog = SqliteCatalog(":memory:")
+    for number in (10, 11):
+        catalog.put_inode(Inode(Ino(number), 0o100644, 0, 0, 1, 0, 1, 1, 1, version=1))
+    keep_generation(catalog)
+    catalog.commit()
+    before = catalog.last_change
+    catalog.put_inode(Inode(Ino(10), 0o100644, 0, 0, 1, 5, 1, 1, 1, version=2))
+    catalog.put_inode(Inode(Ino(12), 0o100644, 0, 0, 1, 0, 1, 1, 1))
+    catalog.drop_inode(Ino(11))
+    catalog.commit()
+    deeds = CHANGES.deeds([changes for _, changes in catalog.outbox(before, ALL)])
+    assert (deeds.created, deeds.rewritten) == (inos(12), inos(10))
 
 
 def inos(*numbers: int) -> frozenset[Ino]:

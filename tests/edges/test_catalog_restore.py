@@ -32,7 +32,7 @@ from bitdustfs.model import (
     SupplierNo,
 )
 from bitdustfs.ports import Restore as RestorePort
-from tests.edges.catalog_rows import DIRECTORY, SUPPLIER, block, file, fragment, replicated_rows
+from tests.edges.catalog_rows import DIRECTORY, SUPPLIER, block, file, fragment, keep_generation, replicated_rows
 from tests.edges.catalog_work import Work
 
 ALL = 1 << 40
@@ -290,7 +290,7 @@ def test_counts_are_right_after_any_mix_of_unborn_files(seed: int, original: Sql
             ino = garden.file(parent, name, version=version)
         shown.append((parent, name, ino, version))
         if dice.random() < 0.2:
-            original.begin_generation()
+            keep_generation(original)
     unborn = [each for each in shown if not each[3]]
     born = [each for each in shown if each[3]]
     for _ in range(8):

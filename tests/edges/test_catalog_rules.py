@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from bitdustfs.core.past import at
 from bitdustfs.edges.catalog_fsck import CheckedCatalog
 from bitdustfs.edges.catalog_repair import check, repair
 from bitdustfs.edges.catalog_rules import RULES
+from bitdustfs.model import ROOT_INO, Cookie
 from tests.edges import damage as damages
+from tests.edges.catalog_rows import keep_generation
 
 FILE = "(SELECT min(ino) FROM r_map)"
 NAME = "(SELECT min(cookie) FROM r_name WHERE ino = (SELECT min(ino) FROM r_map))"
@@ -20,11 +23,33 @@ DIRECTORY = "(SELECT ino FROM r_name WHERE name = CAST('d1' AS BLOB))"
 REPLICA_BLOCK = "INSERT INTO l_block SELECT -1, 0, k, n, suite, scope, length, block_id, roots FROM r_block LIMIT 1"
 REPLICA_FRAGMENT = "INSERT INTO l_fragment VALUES (-1, 0, 1, 1)"
 REPLICA = (REPLICA_BLOCK, REPLICA_FRAGMENT, "UPDATE l_block SET held = 1")
+FIFTH = "UPDATE r_counter SET value = 5 WHERE name = 'generation'"
 BROKEN: Sequence[tuple[str, tuple[str, ...]]] = (
     ("rows of r_inode belong to no generation", (f"UPDATE r_inode SET born = 9 WHERE ino = {FILE}",)),
     ("rows of r_name belong to no generation", (f"UPDATE r_name SET died = 1 WHERE cookie = {NAME}",)),
     ("rows of r_xattr belong to no generation", ("UPDATE r_xattr SET born = 0",)),
     ("rows of r_map belong to no generation", (f"UPDATE r_map SET born = 9 WHERE ino = {FILE}",)),
+    (
+        "rows of r_inode are of no snapshot, and not of now",
+        (
+            FIFTH,
+            "INSERT INTO r_inode SELECT ino + 5000, 2, 4, mode, uid, gid, nlink, size, atime_ns, mtime_ns, ctime_ns, "
+            f"k, n, version, rdev, target FROM r_inode WHERE ino = {FILE}",
+        ),
+    ),
+    (
+        "rows of r_name are of no snapshot, and not of now",
+        (FIFTH, "INSERT INTO r_name VALUES (1, 17, 2, 4, x'61', 5, 0)"),
+    ),
+    (
+        "rows of r_xattr are of no snapshot, and not of now",
+        (FIFTH, "INSERT INTO r_xattr VALUES (5, x'61', 2, 4, x'')"),
+    ),
+    ("rows of r_map are of no snapshot, and not of now", (FIFTH, "INSERT INTO r_map VALUES (5, 0, 2, 4, 1, 0)")),
+    (
+        "snapshots have a name or a kind that cannot be, or the name of another",
+        (FIFTH, "INSERT INTO r_snapshot VALUES (2, 'a', 7, 1, 0), (3, 'a', 7, 9, 0), (4, '', 7, 1, 0)"),
+    ),
     ("inodes have a code that cannot be", (f"UPDATE r_inode SET k = 4, n = 3 WHERE ino = {FILE}",)),
     ("inodes have a type or mode that there is not", (f"UPDATE r_inode SET mode = 420 WHERE ino = {FILE}",)),
     ("suppliers have a standing that there is not", ("UPDATE r_supplier SET standing = 9 WHERE supplier = 2",)),
@@ -82,6 +107,10 @@ BROKEN: Sequence[tuple[str, tuple[str, ...]]] = (
         "files have a chunk that is not where it should be: these bytes cannot be read",
         ("DELETE FROM r_chunk WHERE chunk = (SELECT min(chunk) FROM r_chunk)",),
     ),
+    (
+        "snapshots have a chunk that is not where it should be: these bytes cannot be read",
+        (FIFTH, "INSERT INTO r_map VALUES (5, 0, 2, 4, 1, 7777)", "INSERT INTO r_snapshot VALUES (3, 'a', 7, 1, 0)"),
+    ),
     ("files have a gap in their map: these bytes cannot be read", (f"DELETE FROM r_map WHERE ino = {FILE}",)),
 )
 
@@ -111,3 +140,21 @@ def test_what_breaks_a_rule_is_found_and_mended(
     done = repair(path, tmp_path / "copy", now_ns=7)
     assert not [finding for finding in done.left if finding.is_mendable]
     assert (says in [finding.says for finding in done.left]) is not found.is_mendable
+
+
+def test_what_lost_its_snapshot_gets_one_that_shows_it(sound: Path, tmp_path: Path) -> None:
+    path = tmp_path / "catalog.db"
+    shutil.copy(sound, path)
+    with closing(CheckedCatalog(path)) as catalog:
+        names = [name.name for name, _ in catalog.names(ROOT_INO, Cookie(0), 99)]
+        generation = keep_generation(catalog)
+        for name in names:
+            catalog.drop_name(ROOT_INO, name)
+        catalog.connection.execute("DELETE FROM r_snapshot")
+        catalog.commit()
+    repair(path, tmp_path / "copy", now_ns=7)
+    with closing(CheckedCatalog(path)) as catalog:
+        (made,) = catalog.snapshots()
+        assert (made.generation, made.name, made.made_ns) == (generation, f"found-{generation}", 7)
+        then = catalog.names(at(generation, ROOT_INO), Cookie(0), 99)
+        assert [name.name for name, _ in then] == names

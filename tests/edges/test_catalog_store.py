@@ -40,6 +40,7 @@ from tests.edges.catalog_rows import (
     chunk,
     file,
     fragment,
+    keep_generation,
     replicated_tables,
     rows_of,
 )
@@ -164,7 +165,7 @@ def test_inode_that_leaves_the_cache_is_read_again(catalog: SqliteCatalog) -> No
 
 
 def test_row_born_in_the_current_generation_is_changed_in_place(catalog: SqliteCatalog) -> None:
-    catalog.begin_generation()
+    keep_generation(catalog)
     catalog.put_inode(FILE)
     catalog.put_inode(replace(FILE, size=1))
     assert len(rows_of(catalog, "r_inode")) == 1
@@ -174,7 +175,7 @@ def test_row_born_in_the_current_generation_is_changed_in_place(catalog: SqliteC
 
 def test_changed_inode_of_an_older_generation_is_closed_and_inserted_anew(catalog: SqliteCatalog) -> None:
     catalog.put_inode(FILE)
-    ended = catalog.begin_generation()
+    ended = keep_generation(catalog)
     catalog.put_inode(replace(FILE, size=1))
     catalog.put_inode(replace(FILE, size=2))
     assert [(row[1], row[2], row[7]) for row in rows_of(catalog, "r_inode")] == [
@@ -189,7 +190,7 @@ def test_dropped_inode_of_an_older_generation_stays_closed_with_all_it_had(catal
     catalog.put_inode(FILE)
     catalog.put_xattr(FILE.ino, b"user.a", b"1")
     catalog.replace_map(FILE.ino, [MapRow(0, 1, ChunkNo(1))], first=0, last=0)
-    catalog.begin_generation()
+    keep_generation(catalog)
     catalog.drop_inode(FILE.ino)
     assert (catalog.inode(FILE.ino), catalog.xattrs(FILE.ino), catalog.map_rows(FILE.ino, 0, 9)) == (None, [], [])
     assert [len(rows_of(catalog, table)) for table in ("r_inode", "r_xattr", "r_map")] == [1, 1, 1]
@@ -198,7 +199,7 @@ def test_dropped_inode_of_an_older_generation_stays_closed_with_all_it_had(catal
 def test_name_of_an_older_generation_keeps_its_cookie_when_it_goes_on(catalog: SqliteCatalog) -> None:
     catalog.put_inode(FILE)
     first = catalog.put_name(ROOT_INO, b"a", Ino(6))
-    catalog.begin_generation()
+    keep_generation(catalog)
     second = catalog.put_name(ROOT_INO, b"a", FILE.ino)
     assert second.cookie == first.cookie
     assert catalog.names(ROOT_INO, Cookie(0), 9) == [(second, FILE)]
@@ -210,7 +211,7 @@ def test_name_of_an_older_generation_keeps_its_cookie_when_it_goes_on(catalog: S
 
 def test_hole_run_of_an_older_generation_is_closed_whole_and_its_parts_are_born(catalog: SqliteCatalog) -> None:
     catalog.replace_map(FILE.ino, [MapRow(0, 10, HOLE)], first=0, last=9)
-    ended = catalog.begin_generation()
+    ended = keep_generation(catalog)
     catalog.replace_map(FILE.ino, [MapRow(4, 1, ChunkNo(1))], first=4, last=4)
     assert catalog.map_rows(FILE.ino, 0, 9) == [MapRow(0, 4, HOLE), MapRow(4, 1, ChunkNo(1)), MapRow(5, 5, HOLE)]
     assert (7, 0, ended, ended + 1, 10, 0) in rows_of(catalog, "r_map")
@@ -220,7 +221,7 @@ def test_every_old_generation_stays_readable_row_by_row(catalog: SqliteCatalog) 
     seen: dict[int, Sequence[tuple[object, ...]]] = {}
     for step in range(5):
         _change_everything(catalog, step)
-        generation = catalog.begin_generation()
+        generation = keep_generation(catalog)
         seen[generation] = _rows_of_generation(catalog, generation)
     _change_everything(catalog, 5)
     assert {generation: _rows_of_generation(catalog, generation) for generation in seen} == seen
@@ -256,7 +257,7 @@ def _rows_of_generation(catalog: SqliteCatalog, generation: int) -> Sequence[tup
 
 def test_generation_survives_reopening(path: Path) -> None:
     catalog = SqliteCatalog(path, create=True)
-    catalog.begin_generation()
+    keep_generation(catalog)
     catalog.close()
     reopened = SqliteCatalog(path)
     assert reopened.generation == 2
@@ -265,7 +266,7 @@ def test_generation_survives_reopening(path: Path) -> None:
 
 def test_generation_inside_a_savepoint_is_refused(catalog: SqliteCatalog) -> None:
     with pytest.raises(RuntimeError), catalog.savepoint():
-        catalog.begin_generation()
+        keep_generation(catalog)
 
 
 # --- replication ----------------------------------------------------------------------------------------------
@@ -313,7 +314,7 @@ def _change_half(catalog: SqliteCatalog) -> None:
 
 
 def _next_generation(catalog: SqliteCatalog) -> None:
-    catalog.begin_generation()
+    keep_generation(catalog)
     _change_half(catalog)
 
 

@@ -9,7 +9,7 @@ import pytest
 from bitdustfs.edges.catalog_fsck import CheckedCatalog
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.model import HOLE, BlockNo, ChunkNo, FragmentName, Ino, MapRow, Sparse, SupplierNo
-from tests.edges.catalog_rows import CODE, FILE, block, chunk
+from tests.edges.catalog_rows import CODE, FILE, block, chunk, keep_generation
 
 FIRST = ChunkNo(0)
 ONE, TWO = SupplierNo(1), SupplierNo(2)
@@ -63,7 +63,7 @@ def test_chunk_of_two_files_is_needed_until_both_are_gone(catalog: SqliteCatalog
 
 
 def test_chunk_that_an_older_generation_names_is_needed(catalog: SqliteCatalog) -> None:
-    catalog.begin_generation()
+    keep_generation(catalog)
     catalog.drop_inode(FILE.ino)
     assert catalog.loose_chunks(FIRST, 9) == [(1, True), (2, True)]
 

@@ -1,0 +1,141 @@
+"""The catalog's snapshots of the volume: which generations are kept, what they hold, and how they go.
+
+A deleted snapshot is `gone` first: nothing shows it any more. Closed rows that only it has are then taken away in
+small steps, found by the indexes of closed rows, and what they named is loose (`catalog_unneeded`). Its own row goes
+last, so that what was begun goes on after a restart, and after a recovery.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from bitdustfs.edges.catalog_maps import MAP
+from bitdustfs.edges.catalog_store import Store
+from bitdustfs.edges.catalog_tree import INODES, NAMES, XATTRS
+from bitdustfs.edges.catalog_versioned import LIVE, Versioned
+from bitdustfs.model import HOLE, DeadKey, Snapshot, SnapshotKind
+
+_COLUMNS = "generation, name, made_ns, kind, gone"
+_SNAPSHOTS = f"SELECT {_COLUMNS} FROM r_snapshot ORDER BY generation"
+_PUT = f"INSERT INTO r_snapshot ({_COLUMNS}) VALUES (?, ?, ?, ?, 0)"
+_END = "UPDATE r_snapshot SET gone = 1 WHERE generation = ?"
+_DROP = "DELETE FROM r_snapshot WHERE generation = ? AND gone"
+_LOOSEN = f"""
+    INSERT OR IGNORE INTO l_loose (chunk) SELECT chunk FROM r_map WHERE ino = ?1 AND idx = ?2 AND born = ?3
+    AND chunk <> {HOLE}
+"""
+_CHANGED = f"SELECT 1 FROM r_inode INDEXED BY r_inode_dead WHERE died <> {LIVE} AND died = ? LIMIT 1"
+_TABLES: Final = (INODES, NAMES, XATTRS, MAP)
+
+
+def _dead(table: Versioned) -> str:
+    """Closed rows with died in (?1, ?2] behind a key, in order: died, key …, born."""
+    order = ", ".join(("died", *table.key, "born"))
+    places = ", ".join(f"?{number}" for number in range(4, 4 + 2 + len(table.key)))
+    return (
+        f"SELECT {order} FROM {table.table} INDEXED BY {table.table}_dead "
+        f"WHERE died <> {LIVE} AND died > ?1 AND died <= ?2 AND ({order}) > ({places}) ORDER BY {order} LIMIT ?3"
+    )
+
+
+_DEAD: Final = {table.table: _dead(table) for table in _TABLES}
+_FREE: Final = {
+    table.table: f"DELETE FROM {table.table} WHERE {' AND '.join(f'{key} = ?' for key in (*table.key, 'born'))}"
+    for table in _TABLES
+}
+# of closed rows in one page: those whose chunk is named by no row outside ?5 < born, died <= ?6, each chunk once
+_HELD = f"""
+    WITH page AS (
+        SELECT died, ino, idx, born, chunk FROM r_map INDEXED BY r_map_dead
+        WHERE died <> {LIVE} AND died > ?1 AND died <= ?2 AND (died, ino, idx, born) > (?7, ?8, ?9, ?10)
+        ORDER BY died, ino, idx, born LIMIT ?3
+    )
+    SELECT died, ino, idx, born, CASE WHEN page.chunk <> {HOLE} AND page.born > ?5 AND page.born <= ?4
+    AND NOT EXISTS (
+        SELECT 1 FROM r_map AS m WHERE m.chunk = page.chunk AND m.chunk <> {HOLE} AND (m.born <= ?5 OR m.died > ?6
+        OR (m.died, m.ino, m.idx, m.born) < (page.died, page.ino, page.idx, page.born))
+    ) THEN (SELECT length FROM r_chunk AS c WHERE c.chunk = page.chunk) ELSE 0 END
+    FROM page ORDER BY died, ino, idx, born
+"""
+
+
+class SnapshotTables(Store):
+    """Snapshots of the volume."""
+
+    def snapshots(self) -> Sequence[Snapshot]:
+        """All of them, the oldest first, also those that are gone and still hold something."""
+        return [
+            Snapshot(generation, name, made_ns, SnapshotKind(kind), bool(gone))
+            for generation, name, made_ns, kind, gone in self._rows(_SNAPSHOTS)
+        ]
+
+    def make_snapshot(self, name: str, made_ns: int, kind: SnapshotKind) -> Snapshot:
+        """Keep what there is now under a name that no other has. The caller commits.
+
+        Raises:
+            RuntimeError: inside a savepoint.
+        """
+        made = Snapshot(self._end_generation(), name, made_ns, kind)
+        self._change(_PUT, (made.generation, name, made_ns, int(kind)))
+        self._kept = made.generation
+        return made
+
+    def end_snapshot(self, generation: int) -> None:
+        """Let a snapshot be gone: nothing is kept for it any more."""
+        self._change(_END, (generation,))
+        self._kept = None
+
+    def free_snapshot(self, generation: int, after: DeadKey | None, limit: int) -> DeadKey | None:
+        """Look at `limit` closed rows behind `after`, and take away those that only a gone snapshot has.
+
+        Returns:
+            The last row that was looked at, for the next call; None: that was all, and the snapshot is forgotten.
+        """
+        before, behind = self._neighbours(generation)
+        number, key = after or (0, ())
+        while number < len(_TABLES):
+            table = _TABLES[number]
+            start = key or (-1,) * (2 + len(table.key))
+            rows = self._rows(_DEAD[table.table], (generation, behind, limit, *start))
+            with self.savepoint():
+                for row in rows:
+                    if before < row[-1] <= generation:
+                        self._free(table, row[1:])
+            if rows:
+                return number, rows[-1]
+            number, key = number + 1, ()
+        self._change(_DROP, (generation,))
+        return None
+
+    def held_bytes(self, generation: int | None, after: DeadKey | None, limit: int) -> tuple[int, DeadKey | None]:
+        """How many bytes of chunks only a snapshot has, or all of them together, in the next `limit` closed rows.
+
+        Args:
+            generation: of one snapshot: what would go with it. None: what would go with all.
+        Returns:
+            Bytes of plaintext, each chunk counted once, and the last row that was looked at; None: there was none.
+        """
+        before, behind = self._neighbours(generation) if generation is not None else (0, LIVE - 1)
+        key = after[1] if after is not None else (-1, -1, -1, -1)
+        until = generation if generation is not None else LIVE - 1
+        rows = self._rows(_HELD, (generation or 0, behind, limit, until, before, behind, *key))
+        return sum(row[4] or 0 for row in rows), (len(_TABLES) - 1, rows[-1][:4]) if rows else None
+
+    def is_changed_since_snapshot(self) -> bool:
+        """Whether anything of the tree may be different from the newest snapshot."""
+        generation = self._counters["generation"]
+        return self.kept_generation < generation - 1 or bool(self._rows(_CHANGED, (generation,)))
+
+    # -- private -----------------------------------------------------------------------------------------
+    def _neighbours(self, generation: int) -> tuple[int, int]:
+        """The kept generations beside one: the next older one, or 0; the next newer one, or the largest number."""
+        kept = [each.generation for each in self.snapshots() if not each.is_gone]
+        older = [each for each in kept if each < generation]
+        newer = [each for each in kept if each > generation]
+        return max(older, default=0), min(newer, default=LIVE - 1)
+
+    def _free(self, table: Versioned, key: Sequence[Any]) -> None:
+        if table is MAP:
+            self._change(_LOOSEN, key)
+        self._change(_FREE[table.table], key)
