@@ -111,6 +111,7 @@ class Aside:
         if not self._progress.failed:
             await self._old.let_go()
             self.is_gone = True
+            self._journal.bell.ring()  # what it needed may be released
 
     async def _is_ended(self) -> bool:
         """Do what can be done now. Says whether that was all."""

@@ -38,6 +38,7 @@ class CustomerSide(
     clerk: Clerk
     pacer: Pacer
     on_lost: Callable[[SupplierNo], None]  # it found some of ours damaged
+    on_change: Callable[[], None]  # somebody came, went, or tells of something else
     on_address: Callable[[SupplierNo, str], None]  # it answers there now
 
     def binding(self, owner: OwnerId) -> Sequence[Contract]:

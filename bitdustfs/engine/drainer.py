@@ -262,6 +262,7 @@ class Drainer:
                 self._note(block, row, target, name, len(content))
         finally:
             self._rebuilder.at_work.discard(row.block)
+            self._journal.bell.ring()
         return True
 
     async def _is_elsewhere(self, row: FragmentRow) -> bool:

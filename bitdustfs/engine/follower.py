@@ -30,6 +30,7 @@ import trio
 from bitdustfs.core import replica
 from bitdustfs.core.codes import Usual, wished_code, wished_n
 from bitdustfs.core.placement import default_code, parse_code
+from bitdustfs.engine.bell import Looks
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.releases import Releases
 from bitdustfs.errors import BitdustError
@@ -86,6 +87,7 @@ class Follower:
         self._in_use = in_use
         self._passed: set[BlockNo] = set()  # blocks that were being worked on, or referred to
         self._unlike: int | None = None  # of the last whole walk of this process
+        self._looks = Looks(journal.bell, LOOK_EVERY_S)
 
     @property
     def unlike(self) -> int:
@@ -141,7 +143,7 @@ class Follower:
                     self._follow_replica()
                 except BitdustError as error:
                     _log.info("codes are not followed now: %s", error)
-            await trio.sleep(LOOK_EVERY_S)
+            await self._looks.next(within_s=0 if self._passed else anew_at - trio.current_time())
 
     # -- blocks ------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from types import TracebackType
 
 import trio
 
+from bitdustfs.engine.bell import Bell
 from bitdustfs.errors import BitdustError
 from bitdustfs.ports import Catalog
 
@@ -31,10 +32,15 @@ _log = logging.getLogger(__name__)
 
 
 class Journal:
-    """Commit policy over one catalog."""
+    """Commit policy over one catalog.
 
-    def __init__(self, catalog: Catalog) -> None:
+    Args:
+        bell: rung after each operation, and when commits succeed again; None: nobody waits for it.
+    """
+
+    def __init__(self, catalog: Catalog, bell: Bell | None = None) -> None:
         self._catalog = catalog
+        self.bell = bell or Bell()
         self._flushers: list[Callable[[], None]] = []
         self._noted = trio.Event()  # there is something to commit
         self._armed = trio.Event()  # and soon
@@ -90,6 +96,7 @@ class Journal:
     def note(self) -> None:
         """Say that something changed that a flusher will write."""
         self._changes += 1
+        self.bell.ring()
         self._noted.set()
         self._armed.set()
         if self._changes >= COMMIT_AFTER_CHANGES:
@@ -118,6 +125,7 @@ class Journal:
         if self._failed is not None:
             _log.info("changes are stored again")
             self._failed = None
+            self.bell.ring()
         self._changes = self._later = 0
         if self._noted.is_set():  # else `run` waits for this one, and would for ever
             self._noted = trio.Event()

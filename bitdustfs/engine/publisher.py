@@ -20,6 +20,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol
 
 import trio
@@ -30,6 +31,7 @@ from bitdustfs.core.certificate import Identity
 from bitdustfs.core.head import Head
 from bitdustfs.core.replica import HeadContent, Holders
 from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.engine.bell import Looks
 from bitdustfs.engine.journal import Journal
 from bitdustfs.errors import BadFormat, BitdustError, HeadForked, PeerError, PeerFault, SealBroken
 from bitdustfs.model import BlockId, Suite, SupplierNo, short
@@ -37,7 +39,7 @@ from bitdustfs.ports import Catalog, Entropy
 
 PATIENCE_S = 30.0  # for one supplier to take a head
 AGAIN_S = 5.0  # after a supplier did not
-_TICK_S = 0.5
+_LOOK_EVERY_S = 0.5
 _HEAD = "head"  # in the catalog: the newest head, whole
 _BEFORE = "listed before"  # in the catalog: lists of suppliers, by number; of each the newest head needs a quorum too
 _log = logging.getLogger(__name__)
@@ -47,6 +49,7 @@ class HeadKeepers(Protocol):
     """What is needed of the suppliers."""
 
     head_version: int  # said with whatever changes something there
+    on_connected: Callable[[SupplierNo], None]  # requests take another connection with it now
 
     def online(self) -> Sequence[SupplierNo]: ...
 
@@ -98,10 +101,13 @@ class Publisher:
         self._have: set[SupplierNo] = set()  # took the newest head, and have not shown an older one since
         self._disowning: Set[SupplierNo] = frozenset()
         self._failed_at: dict[SupplierNo, float] = {}
+        self._connections: dict[SupplierNo, int] = {}  # how many new ones there were
+        keepers.on_connected = self._connected
         self._busy: set[SupplierNo] = set()
         listed_before = catalog.local_value(_BEFORE)
         self._before = _read_lists(listed_before) if listed_before else ()
-        self.changed = trio.Event()  # set, and made anew, when somebody has a newer head than before
+        self._looks = Looks(journal.bell, _LOOK_EVERY_S)
+        self.on_change: Callable[[], None] = lambda: None  # there is another head, or somebody has another one
         self.foreign: Foreign | None = None
         self.on_foreign: Callable[[Foreign], None] = lambda _found: None
         # those of some suppliers that are not to get the newest head in place of an older one
@@ -182,18 +188,25 @@ class Publisher:
         """Ask and bring until cancelled."""
         async with trio.open_nursery() as nursery:
             while True:
-                changed = self.changed
-                online, self._disowning = set(self._keepers.online()), frozenset(self._keepers.revoked_in())
+                online, disowning = set(self._keepers.online()), frozenset(self._keepers.revoked_in())
+                if disowning != self._disowning:
+                    self._disowning = disowning
+                    self.on_change()
                 for gone in self._held.keys() - online:
-                    del self._held[gone]  # asked anew when it is back
+                    self._connected(gone)
                 if self.foreign is None:
                     for supplier in self._lacking(filter(self._is_due, online - self._busy)):
                         self._busy.add(supplier)
                         nursery.start_soon(self._bring, supplier)
-                with trio.move_on_after(_TICK_S):
-                    await changed.wait()
+                failed_at = min((at for who, at in self._failed_at.items() if who in online), default=inf)
+                await self._looks.next(within_s=failed_at + AGAIN_S - trio.current_time())
 
     # -- private ---------------------------------------------------------------------------------------------
+
+    def _connected(self, supplier: SupplierNo) -> None:
+        """What a supplier holds is asked anew: it has a new connection, and may have another disk."""
+        self._held.pop(supplier, None)
+        self._connections[supplier] = self._connections.get(supplier, 0) + 1
 
     def _hired(self) -> frozenset[int]:
         return frozenset(int(row.supplier) for row in self._catalog.suppliers() if row.is_listed)
@@ -230,6 +243,7 @@ class Publisher:
 
     async def _bring(self, supplier: SupplierNo) -> None:
         """Ask one supplier what it holds, and bring it what it lacks."""
+        connection = self._connections.get(supplier)
         try:
             with trio.fail_after(PATIENCE_S):
                 if supplier not in self._held:
@@ -252,6 +266,9 @@ class Publisher:
             _log.exception("bringing the newest head to supplier %d failed", supplier)
         finally:
             self._busy.discard(supplier)
+            if self._connections.get(supplier) != connection:
+                self._held.pop(supplier, None)  # who said so may not be who is there now
+            self._journal.bell.ring()
 
     async def _ask(self, supplier: SupplierNo) -> None:
         try:
@@ -336,8 +353,9 @@ class Publisher:
         self._note_change()
 
     def _note_change(self) -> None:
-        self.changed.set()
-        self.changed = trio.Event()
+        self._looks.now()
+        self.on_change()
+        self._journal.bell.ring()  # what waits for a quorum may go on
 
 
 def _read_lists(raw: bytes) -> tuple[frozenset[int], ...]:

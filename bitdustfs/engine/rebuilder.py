@@ -21,12 +21,14 @@ import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import inf
 
 import trio
 
 from bitdustfs.core import erasure, fragment, placement
 from bitdustfs.core.placement import Candidate
 from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.engine.bell import Looks
 from bitdustfs.engine.copies import Copies
 from bitdustfs.engine.courtesy import Courtesy
 from bitdustfs.engine.fragments import Fragments
@@ -100,6 +102,8 @@ class Rebuilder:
         self._given_back: OrderedDict[tuple[BlockNo, int], None] = OrderedDict()  # once more to who lost them
         self._losers: OrderedDict[BlockNo, set[SupplierNo]] = OrderedDict()  # whose rows made room for others
         self._passed_over: dict[SupplierNo, float] = {}  # until when
+        self._looks = Looks(journal.bell, look_s)
+        self._has_failed = False  # something that was tried in the last walk
 
     async def run(self) -> None:
         """Look for work until cancelled."""
@@ -112,7 +116,15 @@ class Rebuilder:
                 self._walk = None
             if not taken:
                 took_s = trio.current_time() - began
-                await trio.sleep(min(max(self._look_s, 10 * took_s), max(self._look_s, LOOK_SELDOM_S)))
+                await trio.sleep(min(max(0.0, 10 * took_s - self._look_s), LOOK_SELDOM_S))
+                await self._looks.next(within_s=self._due_in_s())
+
+    def _due_in_s(self) -> float:
+        """When to look again although nothing rang: what was tried failed, or somebody was passed over until then."""
+        if self._has_failed:
+            return 0.0
+        now = trio.current_time()
+        return min((until - now for until in self._passed_over.values() if until > now), default=inf)
 
     @property
     def bytes_per_s(self) -> float:
@@ -125,6 +137,7 @@ class Rebuilder:
     async def _walk_queue(self) -> int:
         """Try every block that lacks fragments, most urgent first. Returns how many fragments were taken."""
         taken = busy = 0
+        self._has_failed = False
         left = trio.Event()
         self._took_s = QUICK_S  # the line may be another one by now
 
@@ -136,11 +149,13 @@ class Rebuilder:
                     sent = await self.complete(wanting.block)
                 finally:
                     self.at_work.discard(wanting.block)  # not after the pause: others may be at work on it by then
+                    self._journal.bell.ring()
                 if sent:
                     taken += sent
                     self._took_s, self._took_bytes = trio.current_time() - began, length
                     await self._courtesy.pause(self._took_s, wanting.spare)
             except (BitdustError, trio.TooSlowError) as e:
+                self._has_failed = True
                 _log.info("block %d stays incomplete for now: %s", wanting.block, e)
             finally:
                 busy -= 1

@@ -17,6 +17,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Final
 
 import trio
@@ -24,6 +25,7 @@ import trio
 from bitdustfs.core import compaction
 from bitdustfs.core.codes import wished_code
 from bitdustfs.core.placement import parse_code
+from bitdustfs.engine.bell import Looks
 from bitdustfs.engine.follower import Follower
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.rewriter import Old, Rewriter
@@ -71,7 +73,7 @@ class Recoder:
         self._follower = follower
         self._later: dict[BlockNo, float] = {}  # blocks that could not be read, and until when they are left
         self._pause_until = 0.0
-        self._asked = trio.Event()
+        self._looks, self._is_idle = Looks(journal.bell, LOOK_EVERY_S), False
         self.trouble = ""  # why it does not go on now; "": it does, or there is nothing to do
 
     # -- on command --------------------------------------------------------------------------------------------
@@ -167,7 +169,7 @@ class Recoder:
             self._catalog.put_local_value(_IS_MARKED, b"1" if is_all else b"")
         await self._journal.durable()
         self._later, self._pause_until = {}, 0.0
-        self._asked.set()
+        self._looks.now()
 
     def _moves(self, row: BlockRow, usual: Code | None) -> dict[Code, list[ChunkRow]]:
         """The chunks of a block that are to have another k, one for each slot, by their code."""
@@ -189,15 +191,14 @@ class Recoder:
     async def run(self) -> None:
         """Code marked blocks anew until cancelled."""
         while True:
+            self._is_idle = False
             if self._may_go_on():
                 try:
                     await self._work()
                 except BitdustError as error:
                     _log.info("nothing is coded anew now: %s", error)
                     self.trouble = str(error)
-            self._asked = trio.Event()
-            with trio.move_on_after(LOOK_EVERY_S):
-                await self._asked.wait()
+            await self._looks.next(within_s=inf if self._is_idle else 0)
 
     def _may_go_on(self) -> bool:
         is_due = trio.current_time() >= self._pause_until
@@ -210,6 +211,7 @@ class Recoder:
         usual = self._usual()
         at, groups, had_some = BlockNo(0), dict[Code, list[Old]](), False
         self.trouble = ""
+        self._is_idle = not self._catalog.marked_blocks(1, at)
         while page := self._catalog.marked_blocks(PAGE, at):
             at, had_some = page[-1], True
             for code, old in self._page(page, usual):

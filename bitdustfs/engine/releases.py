@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from math import inf
 from typing import Protocol
 
 import trio
 
 from bitdustfs.core import erasure
 from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.engine.bell import Looks
 from bitdustfs.engine.journal import Journal
 from bitdustfs.errors import BitdustError, PeerError
 from bitdustfs.model import BlockNo, BlockRow, FragmentName, FragmentRow, FragmentState, Standing, SupplierNo
@@ -52,6 +54,7 @@ class Releases:
         self._journal = journal
         self._suppliers = suppliers
         self._secrets = secrets
+        self._looks = Looks(journal.bell, LOOK_EVERY_S)
         self._failed_at: dict[SupplierNo, float] = {}
         self._at_work: set[SupplierNo] = set()  # suppliers that are being told
         self.may_release: Callable[[], bool] = lambda: True
@@ -118,11 +121,13 @@ class Releases:
         self._at_work = set()
         async with trio.open_nursery() as nursery:
             while True:
-                for supplier in self._suppliers.online() if self.may_release() else ():
+                online = self._suppliers.online()
+                for supplier in online if self.may_release() else ():
                     if supplier not in self._at_work and self._is_due(supplier):
                         self._at_work.add(supplier)
                         nursery.start_soon(self._work_off, supplier)
-                await trio.sleep(LOOK_EVERY_S)
+                failed_at = min((at for who, at in self._failed_at.items() if who in online), default=inf)
+                await self._looks.next(within_s=failed_at + AGAIN_S - trio.current_time())
 
     def _is_due(self, supplier: SupplierNo) -> bool:
         failed_at = self._failed_at.get(supplier)
@@ -146,3 +151,4 @@ class Releases:
             _log.log(level, "supplier %d lets nothing go now: %s", supplier, error or "no answer in time")
         finally:
             self._at_work.discard(supplier)
+            self._journal.bell.ring()

@@ -35,6 +35,7 @@ from bitdustfs.core.block import Placed
 from bitdustfs.core.replica import DeltaRef, HeadContent, SupplierEntry
 from bitdustfs.core.seal import Kind
 from bitdustfs.engine import snapshots
+from bitdustfs.engine.bell import Looks
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.needed import Needed
 from bitdustfs.engine.objects import Objects
@@ -83,7 +84,7 @@ class Replica:
         self._wall = wall
         self._needed = Needed(catalog, journal, publisher, snapshots, objects)
         self._hurry = 0
-        self._wake = trio.Event()
+        self._looks, self._watches = Looks(journal.bell, LOOK_S), Looks(journal.bell, LOOK_S)
         self._advanced = trio.Event()
         self._headed_at = -HEAD_EVERY_S  # trio time of the last head
         self._pending_since: float | None = None
@@ -94,6 +95,7 @@ class Replica:
         self.safe_change = 0
         self.trouble = ""  # why nothing is shipped now; "" if nothing is wrong
         publisher.on_foreign = self._stop
+        publisher.on_change = self._watches.now
 
     # -- what others ask -------------------------------------------------------------------------------------
 
@@ -132,7 +134,7 @@ class Replica:
         self._journal.commit()
         target = self._catalog.last_change
         self._hurry += 1
-        self._wake.set()
+        self._looks.now()
         try:
             while self.safe_change < target:
                 if self._journal.refusal is not None:
@@ -163,8 +165,7 @@ class Replica:
     async def _until_due(self) -> None:
         """Wait until there is something to ship, and it is time, and the suppliers are known to be behind us."""
         while True:
-            self._wake = trio.Event()
-            now = trio.current_time()
+            now, within_s = trio.current_time(), inf
             if self._catalog.last_change > self._headed_change() or self._catalog.pending or self._needs_head():
                 self._pending_since = now if self._pending_since is None else self._pending_since
             else:
@@ -174,8 +175,8 @@ class Replica:
                 waited = now - self._pending_since >= SHIP_AFTER_S and now - self._headed_at >= HEAD_EVERY_S
                 if self._hurry or waited:
                     return
-            with trio.move_on_after(LOOK_S):
-                await self._wake.wait()
+                within_s = max(self._pending_since + SHIP_AFTER_S, self._headed_at + HEAD_EVERY_S) - now
+            await self._looks.next(within_s=within_s)
 
     async def _round(self, nursery: trio.Nursery) -> None:
         """Bring what is committed now to suppliers, and a head that names it."""
@@ -290,7 +291,8 @@ class Replica:
             _log.info("a snapshot could not be brought to the suppliers now: %s", error)
         except Exception:  # noqa: BLE001 - deltas go on without it
             _log.exception("a snapshot failed")
-        self._wake.set()
+        self._looks.now()
+        self._journal.bell.ring()  # there is no cut any more
 
     def _bound_outbox(self) -> None:
         """Drop changes that nobody takes once a snapshot would be shorter."""
@@ -373,14 +375,12 @@ class Replica:
     async def _watch(self) -> None:
         """Note what becomes safe, and release what no head needs any more."""
         while True:
-            changed = self._publisher.changed
             self._note_safe()
             if self._publisher.is_disowned:
                 self._journal.forbid(_disowned())
             if self._publisher.confirmed and self.has_leftovers and self._needed.is_head_safe():
                 await self._needed.sweep()
-            with trio.move_on_after(LOOK_S):
-                await changed.wait()
+            await self._watches.next()
 
     def _note_safe(self) -> None:
         content = self._publisher.content

@@ -16,6 +16,7 @@ from bitdustfs.core.grace import Patience
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.attributes import Attributes
 from bitdustfs.engine.auditor import AUDITS_A_DAY, Auditor
+from bitdustfs.engine.bell import SELDOM_S, Bell
 from bitdustfs.engine.collector import Collector, is_kept_back
 from bitdustfs.engine.compactor import Compactor
 from bitdustfs.engine.copies import Copies
@@ -139,7 +140,9 @@ class Services:
 
     def _make_content(self) -> None:
         """Make what the kernel reads and writes, and what brings that to suppliers."""
-        self.journal = Journal(self._catalog)
+        self.bell = Bell(SELDOM_S)
+        self.suppliers.on_change = self.bell.ring
+        self.journal = Journal(self._catalog, self.bell)
         self.fragments = Fragments(
             self._catalog, self.journal, self.suppliers, self._crunch, self._secrets, self._entropy
         )

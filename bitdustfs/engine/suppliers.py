@@ -96,6 +96,8 @@ class Suppliers:
         self._relations = {row.supplier: Relation(row) for row in suppliers}
         self.on_lost: Callable[[SupplierNo], None] = lambda _supplier: None  # it found some of ours damaged
         self.on_address: Callable[[SupplierNo, str], None] = lambda _supplier, _address: None  # it answers there now
+        self.on_connected: Callable[[SupplierNo], None] = lambda _supplier: None  # requests take another connection
+        self.on_change: Callable[[], None] = lambda: None  # a supplier came, went, or tells of something else
         self._nursery: trio.Nursery | None = None
         self._changed = trio.Event()
         self._starts_until = inf  # trio time, once it runs
@@ -470,6 +472,7 @@ class Suppliers:
         """Say whether another connection took over."""
         peer, was_online = carrier.peer, relation.peer is not None
         relation.carrier, relation.looked_for = carrier, True
+        self.on_connected(relation.row.supplier)
         self._check_address(relation, peer)
         relation.patience.cancel()  # of the one that was used so far
         since, is_alive, full_s = trio.current_time(), True, FULL_S
@@ -511,12 +514,16 @@ class Suppliers:
             nursery.start_soon(end_when_silent, carrier)
             try:
                 await self._refresh(relation, carrier.peer)
-                alive, relation.revoked_in = True, 0
+                alive = True
+                if relation.revoked_in:
+                    relation.revoked_in = 0
+                    self._note_change()
             except NodeRevoked as error:
                 if not relation.revoked_in:
                     log.warning("supplier %r: %s", relation, error)
                 relation.revoked_in = error.detail
                 carrier.peer.end(error)
+                self._note_change()
             except PeerError as error:
                 log.debug("supplier %r: %s", relation, error)
                 if "code" not in error.facts:  # no refusal: it is gone, or talks nonsense
@@ -569,3 +576,4 @@ class Suppliers:
     def _note_change(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
+        self.on_change()

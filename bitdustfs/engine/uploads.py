@@ -193,6 +193,7 @@ class Uploads:
             yield
         finally:
             self._live -= names
+            self._journal.bell.ring()
 
     def arrived(self, supplier: SupplierNo, name: FragmentName) -> bool:
         """A fragment of an errand is there: whether it is held, and is not to be let go by what was said meanwhile.
@@ -318,6 +319,7 @@ class Uploads:
         self._live.discard(shipment.block_id)
         self.on_their_way.discard(shipment.block)
         self._outstanding.release()
+        self._journal.bell.ring()
 
     async def _give_up_all(self) -> None:
         for block_id, _ in self._catalog.uploads():

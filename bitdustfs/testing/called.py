@@ -157,6 +157,8 @@ class CalledSuppliers:
         self.pacer = Pacer()
         self.head_version = 0
         self.on_lost: Callable[[SupplierNo], None] = lambda _supplier: None  # nobody scrubs here
+        self.on_connected: Callable[[SupplierNo], None] = lambda _supplier: None
+        self.on_change: Callable[[], None] = lambda: None
         self.on_address: Callable[[SupplierNo, str], None] = lambda _supplier, _address: None  # nobody moves
         self.sent_bytes = 0  # of fragments
         self.sent_fragments = 0
@@ -301,5 +303,8 @@ class CalledSuppliers:
         else:
             self._free[supplier] = free
         if was_online != (free is not None):
+            if free is not None:
+                self.on_connected(supplier)
             self._changed.set()
             self._changed = trio.Event()
+        self.on_change()

@@ -5,7 +5,7 @@ Faults are data: sets of suppliers that are gone, silent, full, or change what t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from math import inf
 
 import trio
@@ -51,6 +51,7 @@ class MemorySuppliers:
         self.headless: set[int] = set()  # take no head
         self.heads: dict[SupplierNo, bytes] = {}
         self.head_version = 0
+        self.on_connected: Callable[[SupplierNo], None] = lambda _supplier: None
         self.pacer = Pacer()
         self.clerk = Clerk(make_identity("customer"), None, crunch=None, wall=FakeWall())  # of no contract
         self.gets: list[tuple[int, int]] = []  # (supplier, bytes returned)

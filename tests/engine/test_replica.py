@@ -249,6 +249,30 @@ async def test_recovered_machine_goes_on_and_the_old_one_changes_nothing_any_mor
 
 
 @pytest.mark.slow
+async def test_supplier_that_is_back_at_once_with_an_older_disk_gets_the_newest_head(
+    autojump_clock: MockClock,
+) -> None:
+    async with World(code=CODE).running() as world:
+        await world.write("file", CONTENT)
+        await world.sync()
+        first = world.swarm.suppliers[0]
+        older = first.contracts.heads()
+        await world.write("second", b"2")
+        await world.sync()
+        newest = heads_at(world)
+        for _ in range(3):  # whatever the moment, it is away for less than half a second
+            await trio.sleep(10.15)
+            first.kill()
+            await trio.sleep(0.001)  # until it has let its address go
+            for owner, head in older.items():
+                first.contracts.save_head(owner, head)
+            first.start()
+            assert heads_at(world) != newest
+            await trio.sleep(5)
+            assert heads_at(world) == newest
+
+
+@pytest.mark.slow
 async def test_nothing_is_released_before_a_quorum_has_shown_its_heads(autojump_clock: MockClock) -> None:
     async with World(code=CODE).hired() as world:
         world.catalog.put_upload(b"u" * 32, [(SupplierNo(5), FragmentName(b"n" * 32))])
