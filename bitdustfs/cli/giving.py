@@ -436,6 +436,6 @@ async def _keep_running(name: str, service: Callable[[], Awaitable[None]]) -> No
         try:
             await service()
             return
-        except Exception:
+        except Exception:  # a fault in one service costs this one a second, and not the friends' data that is given
             log.exception("the service %s failed and is started again", name)
         await trio.sleep(_RESTART_S)

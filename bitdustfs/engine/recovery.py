@@ -37,6 +37,7 @@ from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.orphans import expect_orphans
 from bitdustfs.engine.replica import keep_covered
+from bitdustfs.engine.settling import note_clock
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.errors import BitdustError, DiskFault, DiskFull, NodeRevoked, NotFound, Unavailable
 from bitdustfs.model import (
@@ -277,6 +278,7 @@ class Recovery:
             keep_covered(catalog, self._found.content.change)
             publisher.keep_head(catalog, head.raw)
             expect_orphans(catalog)
+            note_clock(catalog, self._found.content.time_s)
             for link in self._links():
                 catalog.put_link(heads.version_of(link), link)
 

@@ -6,8 +6,9 @@
     the contract goes on after all -> HIRED
     another node of the same owner keeps the shelf now -> that one is hired, and the one before leaves
 
-Dates are those of the wall clock. After a jump of it nothing is done by a date for SETTLE_S, so that a clock which is
-wrong for a while moves no data. But nothing is called safe for which only that wait speaks (`is_unsure`).
+Dates are those of the wall clock. After a jump of it nothing is done by a date for a while (engine/settling), so that
+a clock which is wrong for a while moves no data. But nothing is called safe for which only that wait speaks
+(`is_unsure`).
 
 While nothing can be changed, all of this waits, where suppliers answer too: it is found out anew, or kept here.
 """
@@ -31,14 +32,13 @@ from bitdustfs.engine.clerk import Clerk
 from bitdustfs.engine.drainer import Drainer
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.monitor import Monitor
+from bitdustfs.engine.settling import Settling
 from bitdustfs.errors import BadFormat, BitdustError
 from bitdustfs.model import FragmentState, NodeId, OwnerId, Rule, Standing, Supplier, SupplierNo, short
 from bitdustfs.ports import Catalog, Wall
 
 LOOK_EVERY_S: Final = 60.0  # dates pass slowly; what is agreed on wakes us
-SETTLE_S: Final = 3600.0  # (tune) a clock that was set wrong is mostly right again by then
 MAX_MACHINES: Final = 8  # (tune) of one owner: a friend whose machines burn more often is hired by hand
-JUMP_S: Final = 60.0  # (tune) forwards, between two looks: back, no date comes too early
 _BEGUN = "leaving_by_contract"  # in the catalog, local: 8 bytes for each supplier that leaves as its contract ends
 _log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Register:
     """Keeps the rows of suppliers true.
 
     Attributes:
-        settle_s: how long nothing is done by a date after the wall clock jumped.
+        settling: whether dates can be gone by.
         address_of: where a node was last seen; "": nobody knows.
     """
 
@@ -81,14 +81,12 @@ class Register:
         self._monitor = monitor
         self._drainer = drainer
         self._wall = wall
-        self._ends: dict[SupplierNo, Ending] = {}
+        self._ends: dict[SupplierNo, Ending] | None = None  # None: nobody has asked yet
         self._yielding: set[SupplierNo] = set()  # who may erase what it has, by a clock that can be believed
         self._addresses: dict[SupplierNo, str] = {}  # not noted yet
         self._told: set[OwnerId] = set()  # who has had so many machines that the next is not hired
-        self._seen: tuple[float, float] | None = None  # trio time and wall seconds of the last look
-        self._settled_at = 0.0  # trio time
         self._woken = trio.Event()
-        self.settle_s = SETTLE_S
+        self.settling = Settling(catalog, journal, wall)
         self.address_of: Callable[[NodeId], str] = lambda _node: ""
 
     async def run(self) -> None:
@@ -110,16 +108,8 @@ class Register:
 
     def look(self) -> None:
         """Bring every row up to date, if anything may be changed. Does not wait."""
-        self._watch_clock()
-        for row in self._catalog.suppliers():
-            end = self._ending(row)
-            if end is not None:
-                self._ends[row.supplier] = end
-            else:
-                self._ends.pop(row.supplier, None)
-        if trio.current_time() >= self._settled_at:
-            now_s = self.now_s()
-            self._yielding = {number for number, end in self._ends.items() if end.may_yield(now_s)}
+        self._find_ends()
+        self._guarded(self.settling.note)
         self._guarded(self._note_addresses)
         for number in [row.supplier for row in self._catalog.suppliers()]:
             self._guarded(lambda number=number: self._follow(self._row(number)))  # type: ignore[misc]
@@ -129,13 +119,13 @@ class Register:
     @property
     def ends(self) -> Mapping[SupplierNo, Ending]:
         """The known ends of contracts, by supplier."""
-        return self._ends
+        return self._find_ends() if self._ends is None else self._ends
 
     @property
     def is_unsure(self) -> bool:
         """Something counts as held that its supplier may have erased by now."""
         now_s = self.now_s()
-        late = {number for number, end in self._ends.items() if end.may_yield(now_s)}
+        late = {number for number, end in self.ends.items() if end.may_yield(now_s)}
         return bool(late) and any(
             row.supplier in late and self._catalog.fragments_at(row.supplier, FragmentState.HELD, 1)
             for row in self._catalog.suppliers()
@@ -146,12 +136,23 @@ class Register:
         return self._wall.now_ns() // 1_000_000_000
 
     def counts(self, supplier: SupplierNo) -> bool:
-        """Say whether what a supplier has may count as held."""
-        return supplier not in self._yielding
+        """Say whether what a supplier has may count as held.
+
+        What did not count goes on not to, also while the clock that says so is not believed yet.
+        """
+        end = self.ends.get(supplier)
+        is_late = end is not None and end.may_yield(self.now_s())
+        return not self.may_erase(supplier) and not (is_late and self._row(supplier).is_lost)
+
+    def may_erase(self, supplier: SupplierNo) -> bool:
+        """Say whether a supplier owes us nothing any more, by a clock that can be believed."""
+        if self._ends is None:
+            self._find_ends()
+        return supplier in self._yielding
 
     def is_new_worth(self, supplier: SupplierNo) -> bool:
         """Say whether a supplier is worth hiring: its contract does not end soon."""
-        end = self._ends.get(supplier)
+        end = self.ends.get(supplier)
         return end is None or not end.is_near(self.now_s())
 
     def by_person(self, supplier: SupplierNo) -> None:
@@ -167,10 +168,10 @@ class Register:
             return
         self._take_terms(row, contracts)
         self._hire_heir(row, contracts)
-        row, end, now_s = self._row(row.supplier), self._ends.get(row.supplier), self.now_s()
+        row, end, now_s = self._row(row.supplier), self.ends.get(row.supplier), self.now_s()
         if end is None or not end.is_near(now_s):
             self._goes_on(row)
-        elif trio.current_time() >= self._settled_at:
+        elif self.settling.is_over:
             self._nears_end(row, end, now_s)
 
     def _goes_on(self, row: Supplier) -> None:
@@ -331,12 +332,15 @@ class Register:
         except BitdustError as error:
             _log.info("the rows of suppliers are brought up to date later: %s", error)
 
-    def _watch_clock(self) -> None:
-        now, wall_s = trio.current_time(), self._wall.now_ns() / 1e9
-        if self._seen is not None and (wall_s - self._seen[1]) - (now - self._seen[0]) > JUMP_S:
-            _log.info("the clock was set: nothing is done by a date for %d minutes", self.settle_s // 60)
-            self._settled_at = now + self.settle_s
-        self._seen = now, wall_s
+    def _find_ends(self) -> Mapping[SupplierNo, Ending]:
+        """Read anew when contracts end, and who may erase by a clock that can be believed. Changes no row."""
+        self.settling.look()
+        ends = {row.supplier: self._ending(row) for row in self._catalog.suppliers()}
+        self._ends = {number: end for number, end in ends.items() if end is not None}
+        if self.settling.is_over:
+            now_s = self.now_s()
+            self._yielding = {number for number, end in self._ends.items() if end.may_yield(now_s)}
+        return self._ends
 
 
 @lru_cache(maxsize=256)

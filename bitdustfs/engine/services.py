@@ -278,7 +278,7 @@ class Services:
         self.suppliers.clerk.on_kept.append(self.register.nudge)
         self.monitor.may_count = self.fragments.may_count = self.register.counts
         self.monitor.may_hire = self.register.is_new_worth
-        self.drainer.may_erase = lambda supplier: not self.register.counts(supplier)
+        self.drainer.may_erase = self.register.may_erase
         self.follower = Follower(
             self._catalog,
             self.journal,

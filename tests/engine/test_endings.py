@@ -32,10 +32,20 @@ SETTLE_S = 200.0
 @asynccontextmanager
 async def world_with_file(*, suppliers: int = 6, code: Code = CODE) -> AsyncIterator[World]:
     async with World(suppliers=suppliers, code=code).running() as world:
-        world.node.register.settle_s = SETTLE_S
+        world.node.register.settling.settle_s = SETTLE_S
         await world.write("letter", CONTENT)
         assert await world.sync() == "safe"
         yield world
+
+
+@asynccontextmanager
+async def started(world: World, *, wait: bool = True) -> AsyncIterator[None]:
+    """The customer's machine; a clock that jumped settles soon."""
+    async with world.machine(world.catalog, world.spool, wait=False):
+        world.node.register.settling.settle_s = SETTLE_S
+        while wait and len(world.suppliers.online()) < len(world.swarm.suppliers):
+            await world.suppliers.wait_for_change()
+        yield
 
 
 def row(world: World, supplier: SupplierNo = ENDING) -> Supplier:
@@ -203,7 +213,7 @@ async def test_who_is_away_as_the_contract_ends_is_not_given_up_while_it_may_hav
     autojump_clock: MockClock,
 ) -> None:
     async with World(suppliers=3, code=Code(3, 3), patience=Patience.of(300)).running() as world:
-        world.node.register.settle_s = SETTLE_S
+        world.node.register.settling.settle_s = SETTLE_S
         await world.write("letter", CONTENT)
         assert await world.sync() == "safe"
         await world.node.drop_cache()
@@ -226,17 +236,67 @@ async def test_what_may_be_erased_makes_nothing_safe_for_a_machine_that_was_off_
     autojump_clock: MockClock,
 ) -> None:
     async with World(suppliers=1, code=Code(1, 1)).hired() as world:
-        async with world.machine(world.catalog, world.spool):
+        async with started(world):
             await world.write("letter", CONTENT)
             assert await world.sync() == "safe"
             await end_in(world, NOTICE_S)
             await until(lambda: bool(world.node.register.ends))
         world.swarm.wall.move_s(NOTICE_S + GRACE_S)
-        async with world.machine(world.catalog, world.spool):
+        async with started(world):
             # what was agreed last is at the friend's, and in the row by now
             assert world.node.register.ends
             assert (await world.status())["state"] != "safe"
-            await until(lambda: row(world).standing is Standing.MISSING, most_s=300)
+            await until(lambda: row(world).standing is Standing.MISSING, most_s=2 * SETTLE_S)
+
+
+async def test_what_does_not_count_as_the_contract_ended_does_not_while_the_clock_settles(
+    autojump_clock: MockClock,
+) -> None:
+    async with World(suppliers=1, code=Code(1, 1)).hired() as world:
+        async with started(world):
+            await world.write("letter", CONTENT)
+            assert await world.sync() == "safe"
+            await end_in(world, NOTICE_S)
+            await pass_time(world, NOTICE_S + GRACE_S)
+            await until(lambda: row(world).standing is Standing.MISSING)
+        world.swarm.wall.move_s(30 * DAY_S)
+        async with started(world):
+            await trio.sleep(SETTLE_S / 2)
+            assert row(world).standing is Standing.MISSING and not counted(world)
+
+
+async def test_ends_of_contracts_are_known_before_anything_else_is_done_after_a_start(
+    autojump_clock: MockClock,
+) -> None:
+    async with World(suppliers=1, code=Code(1, 1)).hired() as world:
+        async with started(world):
+            await world.write("letter", CONTENT)
+            assert await world.sync() == "safe"
+            await end_in(world, NOTICE_S)
+            await until(lambda: bool(world.node.register.ends))
+        world.swarm.wall.move_s(NOTICE_S + GRACE_S)
+        async with started(world, wait=False):
+            assert world.node.register.is_unsure
+            assert not world.node.register.is_new_worth(ENDING)
+
+
+async def test_clock_that_is_far_ahead_at_a_start_moves_nothing_while_it_settles(autojump_clock: MockClock) -> None:
+    async with World(suppliers=1, code=Code(1, 1)).hired() as world:
+        async with started(world):
+            await world.write("letter", CONTENT)
+            assert await world.sync() == "safe"
+            await end_in(world, 200 * DAY_S)
+            await trio.sleep(120)
+        world.swarm.wall.move_s(3650 * DAY_S)
+        async with started(world):
+            await trio.sleep(SETTLE_S / 2)
+            assert row(world).standing is Standing.HIRED and counted(world)
+            assert (await world.status())["state"] != "safe"
+        world.swarm.wall.move_s(-3650 * DAY_S)
+        async with started(world):
+            await trio.sleep(2 * SETTLE_S)
+            assert row(world).standing is Standing.HIRED and counted(world)
+            assert (await world.status())["state"] == "safe"
 
 
 async def test_clock_that_jumps_and_comes_back_moves_nothing(autojump_clock: MockClock) -> None:
