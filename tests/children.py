@@ -1,7 +1,8 @@
 """Processes of ours for tests, forked by one that has loaded everything.
 
     test:   asks its mother for a module and words -> gets a number, later an exit code
-    mother: one for each process that runs tests; loads, then forks what she is asked for; ends when the tests do
+    mother: one for each process that runs tests; loads, then forks what she is asked for; ends when the tests do,
+            however that is, and takes down what they have left
     child:  the module as `python -m` runs it, with a command line, an environment and streams of its own
 
 To start Python and load what a mount needs takes most of a second of a processor, and tests want hundreds of mounts.
@@ -28,8 +29,8 @@ from typing import IO, Any, Self
 
 from bitdustfs.cli.processes import MODULE, Order, Starter, said_by
 from bitdustfs.errors import BitdustError
+from tests.traces import MARK
 
-MARK = "BITDUSTFS_TEST"  # a variable of the environment that says whose a process is; shown in its command line too
 PATIENCE_S = 300.0  # also on a busy machine
 _ROOT = Path(__file__).resolve().parents[1]
 _ROOM = "x" * 4096  # for the children's command lines
@@ -72,7 +73,7 @@ class Child:
         self.send_signal(signal.SIGKILL)
 
     def leave(self) -> None:
-        """It goes on, and nobody waits for it."""
+        """It goes on until the tests end, and nobody waits for it."""
         self._end(0)
 
     def __enter__(self) -> Self:

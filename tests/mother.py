@@ -1,7 +1,8 @@
 """The mother of the tests' processes: see `tests.children`. Run as `python -m tests.mother DESCRIPTOR ROOM`.
 
 DESCRIPTOR is a socket. Each message on it is an order, with four descriptors: where to tell what becomes of the child
-(its number, with a handle; later its exit code), and its stdin, stdout and stderr. She ends when the socket does.
+(its number, with a handle; later its exit code), and its stdin, stdout and stderr. She ends when the socket does: who
+asked is gone then, maybe killed, so she takes down the processes and mounts that are left.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from bitdustfs.edges.process_name import name_process
-from tests.children import MARK
+from tests.traces import MARK, take_down
 
 _LOADED = (  # what children need, but none that is run itself
     "bitdustfs.cli.assemble",
@@ -41,6 +42,7 @@ _DESCRIPTORS = 4
 def serve(orders: socket.socket) -> None:
     """Fork what is asked for until nobody can ask any more."""
     children: dict[int, tuple[int, socket.socket]] = {}  # by handle: number, and where to tell its end
+    marks: set[str] = set()
     with selectors.DefaultSelector() as selector:
         selector.register(orders, selectors.EVENT_READ)
         while True:
@@ -48,12 +50,17 @@ def serve(orders: socket.socket) -> None:
                 if key.fileobj is orders:
                     message, descriptors, _, _ = socket.recv_fds(orders, _MOST_BYTES, _DESCRIPTORS)
                     if not message:
+                        for handle in children:
+                            signal.pidfd_send_signal(handle, signal.SIGKILL)
+                        take_down(marks)
                         return
-                    told, *streams = descriptors
+                    order, (told, *streams) = json.loads(message), descriptors
+                    if MARK in order["environment"]:
+                        marks.add(order["environment"][MARK])
                     pid = os.fork()
                     if not pid:
                         os.close(told)
-                        _be(json.loads(message), streams)
+                        _be(order, streams)
                     for stream in streams:
                         os.close(stream)
                     handle, telling = os.pidfd_open(pid), socket.socket(fileno=told)

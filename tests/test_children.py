@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.children import MARK, Child, bitdustfs, run, start
+from tests.children import Child, bitdustfs, run, start
 from tests.mount.practice import wait_until
+from tests.traces import MARK, processes
 
 ROOT = Path(__file__).resolve().parents[1]
 DO = ("timeit", "-n1", "-r1")  # a module of Python that does what its last word says
@@ -29,6 +30,14 @@ from tests.children import start
 child = start(*{DO!r}, {WAIT!r})
 print(Path(f"/proc/{{child.pid}}/stat").read_text().rpartition(")")[2].split()[1], child.pid, flush=True)
 sys.stdin.read()
+"""
+MOUNT_AND_WAIT = """
+import sys
+from pathlib import Path
+from tests.mount.practice import Practice
+with Practice(Path(sys.argv[1]), suppliers=1, code="1/1"):
+    print("mounted", flush=True)
+    sys.stdin.read()
 """
 
 
@@ -98,12 +107,24 @@ def test_files_of_the_mother_are_not_open_in_a_child() -> None:
 
 
 @pytest.mark.slow
-def test_mother_ends_when_who_asked_her_is_killed() -> None:
+def test_mother_ends_when_who_asked_her_is_killed_and_so_do_her_children() -> None:
     asking = [sys.executable, "-c", ASK_AND_WAIT]
     with subprocess.Popen(asking, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as asker:
         assert asker.stdout is not None
         mother, child = map(int, asker.stdout.readline().split())
-        assert not is_gone(mother)
+        assert not is_gone(mother) and not is_gone(child)
         asker.kill()
-    wait_until("she is gone", lambda: is_gone(mother))
-    os.kill(child, signal.SIGKILL)
+    wait_until("they are gone", lambda: is_gone(mother) and is_gone(child))
+
+
+@pytest.mark.slow
+def test_no_process_and_no_mount_stays_of_tests_that_are_killed(tmp_path: Path) -> None:
+    directory = tmp_path / "with a space"
+    asking = [sys.executable, "-c", MOUNT_AND_WAIT, str(directory)]
+    with subprocess.Popen(asking, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as asker:
+        assert asker.stdout is not None
+        assert asker.stdout.readline() == "mounted\n"
+        assert processes([directory]) and os.path.ismount(directory / "mnt")
+        asker.kill()
+    wait_until("they are gone", lambda: not processes([directory]))
+    wait_until("it is detached", lambda: str(tmp_path) not in Path("/proc/self/mountinfo").read_text())

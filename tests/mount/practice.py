@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,8 +28,10 @@ from bitdustfs.edges import mounts
 from bitdustfs.edges.control import Args, ask
 from bitdustfs.edges.home import Home, holder
 from bitdustfs.edges.keys_disk import identity_of, read_keys
-from tests.children import MARK, start, starter
+from tests import traces
+from tests.children import start, starter
 from tests.mount.support import HANGS_S
+from tests.traces import MARK
 
 PROGRAM = [sys.executable, "-m", "bitdustfs.cli.main"]
 _PATIENCE_S = HANGS_S
@@ -118,7 +120,7 @@ class Practice:
     @contextmanager
     def stopped(self) -> Iterator[None]:
         """All suppliers are there and do nothing."""
-        pids = [pid for pid, words in _processes(self.directory) if "serve" in words]
+        pids = [pid for pid, words in traces.processes([self.directory]) if "serve" in words]
         assert pids
         try:
             for pid in pids:
@@ -223,14 +225,14 @@ class Practice:
 
     def mount_pid(self) -> int:
         """The process that serves the mount."""
-        for pid, words in _processes(self.directory):
+        for pid, words in traces.processes([self.directory]):
             if "mount" in words and str(self.path) in words:
                 return pid
         raise AssertionError("no process serves the mount")
 
     def supplier_pids(self) -> list[int]:
         """The processes of the suppliers."""
-        return [pid for pid, words in _processes(self.directory) if "serve" in words]
+        return [pid for pid, words in traces.processes([self.directory]) if "serve" in words]
 
     def _start(self, words: list[str]) -> subprocess.CompletedProcess[str]:
         command = [*PROGRAM, *words]
@@ -250,15 +252,10 @@ class Practice:
         return {**os.environ, "BITDUSTFS_HOME": str(self.home), MARK: str(self.directory)}
 
     def _kill_all(self) -> None:
-        for pid, _ in _processes(self.directory):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        traces.kill([self.directory])
 
     def _clean(self) -> None:
-        self._kill_all()
-        wait_until("all processes have ended", lambda: not _processes(self.directory))
-        if any(str(self.path) in line for line in Path("/proc/self/mountinfo").read_text().splitlines()):
-            subprocess.run(["umount", "-l", str(self.path)], check=False)
+        traces.take_down([self.directory])
 
 
 def done_here(words: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
@@ -289,22 +286,6 @@ def _as_in_a_process(environment: Mapping[str, str]) -> Iterator[None]:
         os.environ.clear()
         os.environ.update(before)
         os.umask(umask)
-
-
-def _processes(directory: Path) -> list[tuple[int, list[str]]]:
-    """Processes that were started or forked with this directory in their environment: (pid, command line)."""
-    mark = f"{MARK}={directory}"
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            words = os.fsdecode((entry / "cmdline").read_bytes()).split("\0")
-            if mark in words or mark.encode() in (entry / "environ").read_bytes().split(b"\0"):
-                found.append((int(entry.name), words))
-        except OSError:
-            continue
-    return found
 
 
 def wait_until(what: str, condition: Any, patience_s: float = 60.0) -> None:
