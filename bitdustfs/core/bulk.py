@@ -145,6 +145,12 @@ class Unsealer:
         """How many bytes of the frame that is coming must come before anything can be done; 1: nobody knows."""
         return OVERHEAD_BYTES + self._head.length - self._have if self._head is not None else 1
 
+    def missing_for(self, content_bytes: int) -> int:
+        """How many bytes must come at least before so much content is there that was not taken yet."""
+        if self._head is None:
+            return max(1, content_bytes - self._have)
+        return self.missing + max(0, content_bytes - self._head.length)
+
     def filled(self, count: int) -> None:
         """Say that the first `count` bytes of `room` are there."""
         self._have += count

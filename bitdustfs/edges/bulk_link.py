@@ -3,13 +3,14 @@
 Frames are sealed into one buffer and unsealed out of another, both made when they are first needed and no longer
 than a frame. A frame of 256 KiB takes some 50 µs on a processor with AES, so this is done on the loop: a hop into
 a worker would take longer. The socket is read and written without trio's methods, which let the loop turn for each
-call, and the kernel is asked to wake us for whole frames. What that saves was no more than the noise of one run.
+call, and the kernel is asked to wake us for whole frames, and on a fast line for several at once.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+from math import inf
 from typing import Final
 
 import trio
@@ -23,6 +24,8 @@ from bitdustfs.model import BulkPass, NodeId, short
 CLOSE_S: Final = 1
 TURN_BYTES: Final = 1024 * 1024  # (tune) of frames in one go: some 300 µs
 FRAME_COST_BYTES: Final = 64 * 1024  # as much work as that is in any frame, and a peer may send very short ones
+WISH_BYTES: Final = 1024 * 1024  # (tune) waited for at once on a fast line: each turn of the loop costs time
+PATIENCE_S: Final = 0.25  # (tune) then take what is there: whoever watches the line must see it move
 
 
 class _Turn:
@@ -54,6 +57,7 @@ class BulkLink:
         self._sealed = memoryview(bytearray())
         self._rest = memoryview(b"")  # of a frame that was longer than what was asked for
         self._woken_at = 1
+        self._wish = 0  # how many bytes to wait for, if so many are sure to come
         self._out, self._in = _Turn(), _Turn()
         self._may_send = True  # no frame is half sent, and the last one is not
 
@@ -94,22 +98,28 @@ class BulkLink:
 
     async def receive_some(self, max_bytes: int) -> bytes:
         if not self._rest:
-            if await self._next_frame() is None:
+            if await self._next_frame(0) is None:
                 return b""
             self._rest = memoryview(self._unsealer.unseal())
         some, self._rest = self._rest[:max_bytes], self._rest[max_bytes:]
         return bytes(some)
 
     async def receive_into(self, buffer: memoryview) -> int:
-        if not self._rest:
-            length = await self._next_frame()
+        """Take in all frames that have come, as far as there is place for them: a turn of the loop costs as much."""
+        done = 0
+        while done < len(buffer) and not self._rest and (not done or self._has_frame()):
+            length = await self._next_frame(len(buffer) - done)
             if length is None:
-                return 0
-            if length <= len(buffer):
-                return self._unsealer.unseal_into(buffer)
-        some = await self.receive_some(len(buffer))
-        buffer[: len(some)] = some
-        return len(some)
+                break
+            if length > len(buffer) - done:
+                self._rest = memoryview(self._unsealer.unseal())
+            else:
+                done += self._unsealer.unseal_into(buffer[done:])
+        if not done and self._rest:
+            some = await self.receive_some(len(buffer))
+            done = len(some)
+            buffer[:done] = some
+        return done
 
     async def aclose(self) -> None:
         with trio.move_on_after(CLOSE_S):
@@ -147,38 +157,61 @@ class BulkLink:
         if self._out.is_over(len(sealed)):
             await trio.lowlevel.cancel_shielded_checkpoint()  # it is sent: too late to take it back
 
-    async def _next_frame(self) -> int | None:
-        """Wait until a frame is whole; returns the length of its content, or None after the last one."""
+    async def _next_frame(self, content_bytes: int) -> int | None:
+        """Wait until a frame is whole; returns the length of its content, or None after the last one.
+
+        Args:
+            content_bytes: so much is sure to come, of this frame and those behind it.
+        """
         unsealer = self._unsealer
         if unsealer.has_ended:
             return None
-        while (length := unsealer.ready()) is None:
+        while not self._has_frame():
+            await self._until_readable(unsealer.missing, unsealer.missing_for(content_bytes))
+        length = unsealer.ready()
+        assert length is not None
+        if self._in.is_over(length):
+            await trio.lowlevel.checkpoint()
+        return length
+
+    def _has_frame(self) -> bool:
+        """Take in what has come of the next frame, and say whether it is whole; or that there is none any more."""
+        unsealer = self._unsealer
+        while not unsealer.has_ended and unsealer.ready() is None:
             try:
                 count = os.readv(self._stream.socket.fileno(), (unsealer.room(),))
             except BlockingIOError:
-                await self._until_readable(unsealer.missing)
-                continue
+                return False
             except (OSError, trio.ClosedResourceError) as error:
                 raise self._gone(why(error)) from error
             if not count:
                 raise self._gone("the connection was cut off")
             unsealer.filled(count)
-        if self._in.is_over(length):
-            await trio.lowlevel.checkpoint()
-        return length
+        return True
 
-    async def _until_readable(self, count: int) -> None:
-        """Wait until so many bytes have come, or the stream ended."""
+    async def _until_readable(self, least: int, sure: int) -> None:
+        """Wait until some bytes have come, or the stream ended: more and more of them as long as the line is fast.
+
+        Args:
+            least: fewer are of no use.
+            sure: so many will come.
+        """
+        count = max(least, min(self._wish, sure))
         try:
             if count != self._woken_at:
                 self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
                 self._woken_at = count
-            await trio.lowlevel.wait_readable(self._stream.socket)
+            with trio.move_on_after(PATIENCE_S if count > least else inf) as patience:  # a frame may take its time
+                await trio.lowlevel.wait_readable(self._stream.socket)
         except (OSError, trio.ClosedResourceError) as error:
             raise self._gone(why(error)) from error
+        if patience.cancelled_caught:
+            self._wish = 0
+        elif count > 1:
+            self._wish = max(self._wish, min(2 * count, WISH_BYTES))
 
     async def _expect_open(self) -> None:
-        await self._next_frame()
+        await self._next_frame(0)
         self._unsealer.unseal()
 
     def _gone(self, what: str) -> PeerGone:

@@ -344,9 +344,11 @@ class DiskShelf:
         for folder in (path.parent, path):
             if folder in self._durable and folder.is_dir():
                 continue
-            folder.mkdir(mode=0o700, exist_ok=True)
+            made = _like(folder) if folder is path else (folder,)  # one fsync for some of them
+            for each in made:
+                each.mkdir(mode=0o700, exist_ok=True)
             sync_directory(folder.parent)
-            self._durable.add(folder)  # at most 258 for an owner
+            self._durable.update(made)  # at most 258 for an owner
 
     # -- room -----------------------------------------------------------------------------------------------
 
@@ -379,6 +381,13 @@ class DiskShelf:
     def _count(self, owner: OwnerId, bytes_more: int, fragments_more: int) -> None:
         used_bytes, used_fragments = self._used.get(owner, (0, 0))
         self._used[owner] = used_bytes + bytes_more, used_fragments + fragments_more
+
+
+def _like(folder: Path) -> Sequence[Path]:
+    """A folder of an owner, and those that begin with the same digit: soon there will be fragments for them."""
+    if len(folder.name) != len("aa"):
+        return (folder,)
+    return [folder.with_name(f"{folder.name[0]}{digit:x}") for digit in range(16)]
 
 
 def _from_hex(text: str) -> bytes | None:

@@ -27,7 +27,7 @@ from bitdustfs.engine.filetable import FileTable
 from bitdustfs.engine.hardener import Hardener
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.room import Room
-from bitdustfs.engine.spooled import Spooled
+from bitdustfs.engine.spooled import Spooled, Unchecked
 from bitdustfs.errors import FileError, NotFound, SpoolDamaged
 from bitdustfs.model import INLINE_BYTES, ChunkNo, Extent, FileState, Hold, Ino, Inode
 from bitdustfs.ports import Catalog, Spool, Wall
@@ -239,6 +239,11 @@ class Files:
         """The bytes of a piece that the spool has, checked. Raises SpoolDamaged, DiskFault."""
         assert piece.extent is not None and piece.extent.hold is not Hold.ZERO
         return self._spooled.read(life, piece.extent.at, piece.end - piece.start)
+
+    def spooled_unchecked(self, life: FileLife, piece: Piece) -> Unchecked:
+        """The same, for who checks it elsewhere. Raises DiskFault."""
+        assert piece.extent is not None and piece.extent.hold is not Hold.ZERO
+        return self._spooled.unchecked(life, piece.extent.at, piece.end - piece.start)
 
     def has_room(self, length: int) -> bool:
         """A write of so many bytes does not have to wait."""

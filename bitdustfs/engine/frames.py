@@ -91,12 +91,15 @@ class Frames:
             PeerGone: the link ended, or it takes too long.
         """
         self._grace_ends = trio.current_time() + SEND_S - self.sent_bytes / SLOWEST_BYTES_S
-        if sum(map(len, body)) < SEND_BYTES:
-            await self._send_part(b"".join((head, *body)), is_body=any(map(len, body)))
-            return
-        await self._send_part(head, is_body=False)
-        for part in body:
-            await self._send_part(part, is_body=True)
+        with trio.CancelScope() as scope:  # one for all slices: its deadline moves, which costs less than another
+            if sum(map(len, body)) < SEND_BYTES:
+                await self._send_part(scope, b"".join((head, *body)), is_body=any(map(len, body)))
+            else:
+                await self._send_part(scope, head, is_body=False)
+                for part in body:
+                    await self._send_part(scope, part, is_body=True)
+        if scope.cancelled_caught:
+            raise self._gone("it does not take what we send")
 
     async def receive(self) -> Arriving | Frame:
         """The next frame, or the header of one with a body: then `body` or `skip` must follow.
@@ -133,27 +136,26 @@ class Frames:
         finally:
             self._waiting_bodies -= 1
 
-    async def _send_part(self, content: bytes | memoryview, *, is_body: bool) -> None:
+    async def _send_part(self, scope: trio.CancelScope, content: bytes | memoryview, *, is_body: bool) -> None:
         gate, view, at = self._pacer.up, memoryview(content), 0
         while at < len(view):
             piece = view[at : at + gate.piece(SEND_BYTES)]
             if not gate.is_open:
+                scope.deadline = inf
                 with self._waits_to_push():
                     self._grace_ends += await gate.pay(len(piece))
-            await self._send_slice(piece, is_body=is_body)
+            scope.deadline = self._grace_ends + (self.sent_bytes + len(piece)) / SLOWEST_BYTES_S
+            await self.link.send_all(piece)
+            self._note_sent(len(piece), is_body=is_body)
             at += len(piece)
 
-    async def _send_slice(self, content: memoryview, *, is_body: bool) -> None:
-        with trio.move_on_at(self._grace_ends + (self.sent_bytes + len(content)) / SLOWEST_BYTES_S) as scope:
-            await self.link.send_all(content)
-            self.last_activity = trio.current_time()
-            if is_body:
-                self._pushed_at = self.last_activity
-                if len(content) >= SEND_BYTES or not self._pacer.up.is_open:
-                    self.last_progress = self.last_activity  # while bodies leave, answers may wait behind them
-            self.sent_bytes += len(content)
-        if scope.cancelled_caught:
-            raise self._gone("it does not take what we send")
+    def _note_sent(self, count: int, *, is_body: bool) -> None:
+        self.last_activity = trio.current_time()
+        if is_body:
+            self._pushed_at = self.last_activity
+            if count >= SEND_BYTES or not self._pacer.up.is_open:
+                self.last_progress = self.last_activity  # while bodies leave, answers may wait behind them
+        self.sent_bytes += count
 
     async def _feed(self) -> None:
         await self._pay()

@@ -1,4 +1,4 @@
-"""Sending one fragment, with patience for slow lines and none for suppliers that take nothing.
+"""Sending fragments, with patience for slow lines and none for suppliers that take nothing.
 
 A line that carries a fragment in an hour is a slow line, not a dead one, and so is one that our own limit makes slow.
 So time counts only while nothing leaves for that supplier.
@@ -7,6 +7,7 @@ So time counts only while nothing leaves for that supplier.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Final, Protocol
 
 import trio
@@ -45,7 +46,7 @@ async def send(
     Raises:
         PeerGone: nothing moved for too long. What `put` raises.
     """
-    failed: Exception | None = PeerGone(peer=f"supplier {supplier}", what=f"no answer within {SEND_PATIENCE_S:.0f} s")
+    failed: Exception | None = _stuck(supplier)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_until_stuck, sink, supplier, nursery.cancel_scope)
         try:
@@ -63,3 +64,49 @@ async def _until_stuck(sink: FragmentSink, supplier: SupplierNo, scope: trio.Can
     while trio.current_time() < (until := max(began, sink.pushed_at(supplier)) + SEND_PATIENCE_S):
         await trio.sleep_until(until)
     scope.cancel()
+
+
+class Watch:
+    """Sends many fragments under one watch: a task beside each of them costs as much as sealing it."""
+
+    def __init__(self, sink: FragmentSink) -> None:
+        self._sink = sink
+        self._under_way: dict[trio.CancelScope, tuple[SupplierNo, float]] = {}  # to whom, and since when
+        self._begun = trio.Event()
+
+    async def run(self) -> None:
+        """End sends that are stuck, until cancelled. Who begins later is due later: nobody is overlooked."""
+        while True:
+            self._begun = trio.Event()
+            due = self._end_stuck()
+            if due < inf:
+                await trio.sleep_until(due)
+            else:
+                await self._begun.wait()
+
+    async def send(self, supplier: SupplierNo, name: FragmentName, root: Root, body: bytes | memoryview) -> None:
+        """As the function does, while `run` runs."""
+        with trio.CancelScope() as scope:
+            self._under_way[scope] = supplier, trio.current_time()
+            self._begun.set()
+            try:
+                await self._sink.put(supplier, name, root, body)
+            finally:
+                del self._under_way[scope]
+        if scope.cancelled_caught:
+            raise _stuck(supplier)
+
+    def _end_stuck(self) -> float:
+        """Returns when to look again; inf: when something has begun."""
+        now, next_at = trio.current_time(), inf
+        for scope, (supplier, began) in self._under_way.items():
+            until = max(began, self._sink.pushed_at(supplier)) + SEND_PATIENCE_S
+            if until <= now:
+                scope.cancel()
+            else:
+                next_at = min(next_at, until)
+        return next_at
+
+
+def _stuck(supplier: SupplierNo) -> PeerGone:
+    return PeerGone(peer=f"supplier {supplier}", what=f"no answer within {SEND_PATIENCE_S:.0f} s")

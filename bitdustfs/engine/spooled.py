@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from bitdustfs.core.ranges import Region
 from bitdustfs.core.sums import ROW_BYTES, ROW_SUMS, SUM_BYTES, sums_of, unit_ceil, unit_floor
@@ -21,6 +22,30 @@ ON_LOOP_BYTES = 4 * SUM_UNIT_BYTES  # (tune) summed on the loop, in 40 µs: less
 KEPT_ROWS = 4096  # (tune) rows of sums kept in memory, 3 MiB of it: of 4 GiB of spool
 
 
+@dataclass(frozen=True, slots=True)
+class Unchecked:
+    """Bytes that were read and not compared with their sums yet. Hashing is all that is missing: for a worker."""
+
+    content: bytes  # whole units, as far as they were summed
+    summed_bytes: int  # of them, from the front; 0: nothing was
+    known: bytes  # their sums
+    before: int  # bytes that come before what was asked for
+    length: int  # of what was asked for
+
+    def is_right(self) -> bool:
+        """Say whether it is what was written, as far as that can be told."""
+        if not self.summed_bytes:
+            return True
+        whole = len(self.content) == self.summed_bytes
+        return sums_of(self.content if whole else memoryview(self.content)[: self.summed_bytes]) == self.known
+
+    def asked(self) -> bytes:
+        """What was asked for, right or not."""
+        if not self.before and len(self.content) == self.length:
+            return self.content
+        return self.content[self.before : self.before + self.length]
+
+
 class Spooled:
     """The spool bytes of all files, by the sums in the catalog."""
 
@@ -31,21 +56,23 @@ class Spooled:
 
     def read(self, life: FileLife, at: int, length: int) -> bytes:
         """Exactly `length` bytes, checked as far as they were summed. Raises SpoolDamaged, DiskFault."""
+        found = self.unchecked(life, at, length)
+        if not found.is_right():
+            raise SpoolDamaged(ino=life.ino)
+        return found.asked()
+
+    def unchecked(self, life: FileLife, at: int, length: int) -> Unchecked:
+        """The same, for who checks it elsewhere. Raises DiskFault."""
         summed = life.hard.summed
         if at >= summed:
-            return self._spool.read(life.ino, at, length)
+            return Unchecked(self._spool.read(life.ino, at, length), 0, b"", 0, length)
         start, end = unit_floor(at), at + length
         checked = min(unit_ceil(end), summed)
         content = self._spool.read(life.ino, start, end - start, extra=max(0, checked - end))
         size = checked - start
         # a power loss may have taken the file's end, of which nothing was needed: it was summed as zeros
         content = content.ljust(size, b"\0")
-        summed_part = content if len(content) == size else memoryview(content)[:size]
-        if sums_of(summed_part) != self._known(life, start, checked):
-            raise SpoolDamaged(ino=life.ino)
-        if start == at and len(content) == length:
-            return content
-        return content[at - start : end - start]
+        return Unchecked(content, size, self._known(life, start, checked), at - start, length)
 
     async def sum(self, life: FileLife, end: int) -> tuple[int, bytes]:
         """Sum spool bytes from where sums end to `end`, for `note`. Nobody may write below `end` meanwhile.

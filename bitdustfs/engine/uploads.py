@@ -23,7 +23,7 @@ from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.overtaken import Overtaken
 from bitdustfs.engine.releases import Releases
-from bitdustfs.engine.sending import FragmentSink, send
+from bitdustfs.engine.sending import FragmentSink, Watch
 from bitdustfs.errors import BitdustError, DiskFault, DiskFull, ReadOnly, Unavailable
 from bitdustfs.model import (
     NO_BLOCK,
@@ -94,6 +94,7 @@ class Uploads:
         self._catalog = catalog
         self._journal = journal
         self._sink = sink
+        self._watch = Watch(sink)
         self._releases = releases
         self._secrets = secrets
         self.overtaken = Overtaken(catalog)
@@ -109,6 +110,7 @@ class Uploads:
         """Late fragments go on being sent as long as this context lives."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            nursery.start_soon(self._watch.run)
             try:
                 yield
             finally:
@@ -235,7 +237,7 @@ class Uploads:
         try:
             with trio.CancelScope() as scope:
                 shipment.sends.append(scope)
-                await send(self._sink, target.row.supplier, target.name, shipment.roots[target.index], content)
+                await self._watch.send(target.row.supplier, target.name, shipment.roots[target.index], content)
                 self._acknowledged(shipment, target, len(content))
         except (BitdustError, trio.TooSlowError) as e:
             _log.info(

@@ -28,6 +28,7 @@ from bitdustfs.engine.fileread import Fetch
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.filestate import FileLife, Frozen, FrozenChunk, chunk_ahead
 from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.spooled import Unchecked
 from bitdustfs.engine.uploads import Shipment, Uploads
 from bitdustfs.errors import BitdustError, DiskFault, SpoolDamaged
 from bitdustfs.model import (
@@ -87,6 +88,7 @@ class _Job:
     version: _Version | None
     token: object = None
     plaintext: bytes = b""
+    unchecked: list[Unchecked] = field(default_factory=list)  # what the plaintext was made of
     print: Fingerprint = field(default=Fingerprint(b""))
 
 
@@ -320,29 +322,46 @@ class Writer:
         finally:
             self._fresh.difference_update(rows.values())
             for job in batch:
-                job.plaintext = b""  # a large version has more jobs than fit into memory
+                job.plaintext, job.unchecked = b"", []  # a large version has more jobs than fit into memory
             self._window.release()
 
     async def _read(self, batch: list[_Job]) -> None:
-        """Collect and fingerprint the plaintexts; chunks of zeros stay empty, unreadable ones leave the batch."""
-        for job in list(batch):
+        """Collect and fingerprint the plaintexts; chunks of zeros stay empty, unreadable ones leave the batch.
+
+        They are checked in the same worker that fingerprints them: on the loop that took more time than all else.
+        """
+        await self._collect(batch, list(batch), self._files.spooled_unchecked)
+        wrong = await self._crunch.run(self._examine, batch)
+        if wrong:  # read again, one by one: now they tell what is wrong, or suppliers have them
+            await self._collect(batch, wrong, lambda life, piece: _checked(self._files.spooled(life, piece)))
+            await self._crunch.run(self._examine, [job for job in batch if job in wrong])
+
+    async def _collect(
+        self, batch: list[_Job], jobs: Sequence[_Job], spooled: Callable[[FileLife, Piece], Unchecked]
+    ) -> None:
+        for job in jobs:
             try:
-                job.plaintext = await self._plaintext(job)
+                job.plaintext = await self._plaintext(job, spooled)
             except BitdustError as e:
                 _log.warning("chunk %d of inode %d cannot be read: %s", job.chunk.index, job.life.ino, e)
                 batch.remove(job)
                 self._failed([job])
 
-        def fingerprint() -> None:
-            for job in batch:
-                if job.plaintext == _ZEROS[: len(job.plaintext)]:
-                    job.plaintext = b""
-                else:
-                    job.print = self._secrets.fingerprint(job.plaintext)
+    def _examine(self, jobs: Sequence[_Job]) -> list[_Job]:
+        """In a worker: check and fingerprint. Returns the jobs whose bytes are not what was written."""
+        wrong = []
+        for job in jobs:
+            right = all(each.is_right() for each in job.unchecked)
+            job.unchecked = []
+            if not right:
+                wrong.append(job)
+            elif job.plaintext == _ZEROS[: len(job.plaintext)]:
+                job.plaintext = b""
+            else:
+                job.print = self._secrets.fingerprint(job.plaintext)
+        return wrong
 
-        await self._crunch.run(fingerprint)
-
-    async def _plaintext(self, job: _Job) -> bytes:
+    async def _plaintext(self, job: _Job, spooled: Callable[[FileLife, Piece], Unchecked]) -> bytes:
         chunk = job.chunk
         if job.life.dead:  # its spool file and sums are gone: that is no damage
             return b""
@@ -357,7 +376,9 @@ class Writer:
             elif piece.extent.hold is Hold.ZERO:
                 parts.append(bytes(length))
             else:
-                parts.append(self._spooled(job.life, piece))
+                found = _or_published(spooled, job.life, piece)
+                parts.append(found.asked() if found else None)
+                job.unchecked += [found] if found else []
         if None in parts:
             base = await self._fetch.chunk(job.life.ino, chunk.index)
             base = base[: max(0, job.life.published_size - start)]
@@ -369,15 +390,6 @@ class Writer:
             return b""
         whole = [part for part in parts if part is not None]
         return whole[0] if len(whole) == 1 else b"".join(whole)
-
-    def _spooled(self, life: FileLife, piece: Piece) -> bytes | None:
-        """Bytes of a piece; None if they are a damaged copy of what suppliers have."""
-        try:
-            return self._files.spooled(life, piece)
-        except (SpoolDamaged, DiskFault):
-            if piece.extent is not None and piece.extent.hold is Hold.CLEAN:
-                return None
-            raise
 
     async def _known(self, jobs: Sequence[_Job]) -> tuple[list[_Job], dict[Fingerprint, ChunkRow], set[_Job]]:
         """Answer jobs whose chunk is well placed already.
@@ -520,6 +532,20 @@ class Writer:
             if overlap or life.inline is not None:
                 life.patience_s = min(HOT_MOST_S, 2 * max(FREEZE_AFTER_S, life.patience_s))
             life.dirty_at = trio.current_time()
+
+
+def _or_published(spooled: Callable[[FileLife, Piece], Unchecked], life: FileLife, piece: Piece) -> Unchecked | None:
+    """Bytes of a piece; None if they are a damaged copy of what suppliers have."""
+    try:
+        return spooled(life, piece)
+    except (SpoolDamaged, DiskFault):
+        if piece.extent is not None and piece.extent.hold is Hold.CLEAN:
+            return None
+        raise
+
+
+def _checked(content: bytes) -> Unchecked:
+    return Unchecked(content, 0, b"", 0, len(content))
 
 
 def _still_dirty(life: FileLife, change: int) -> bool:

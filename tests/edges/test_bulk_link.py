@@ -150,6 +150,26 @@ async def test_what_is_longer_than_its_place_waits_for_the_next() -> None:
         assert await accepted.receive_some(100) == b" world"
 
 
+async def test_frames_that_have_come_are_taken_in_one_go() -> None:
+    async with linked() as (link, accepted):
+        for number in range(5):
+            await link.send_all(bytes([number]) * 1000)
+        place = memoryview(bytearray(4500))
+        assert await accepted.receive_into(place) == 4000  # the fifth does not fit
+        assert await accepted.receive_into(place[4000:]) == 500
+        assert bytes(place) == b"".join(bytes([n]) * 1000 for n in range(5))[:4500]
+        assert await accepted.receive_some(1000) == b"\4" * 500
+
+
+async def test_line_that_was_fast_and_is_slow_now_keeps_nobody_waiting() -> None:
+    async with linked() as (link, accepted):
+        await exchange(link, accepted, os.urandom(4_000_000), into_place=True)
+        place = memoryview(bytearray(2_000_000))  # of which only a little comes
+        for _ in range(3):
+            await link.send_all(b"x" * 1000)
+            assert await accepted.receive_into(place) == 1000
+
+
 async def test_closed_link_ends_in_order_and_a_cut_one_does_not() -> None:
     async with linked() as (link, accepted):
         await link.send_all(b"bye")

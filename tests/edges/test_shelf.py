@@ -491,6 +491,13 @@ def test_only_names_of_32_bytes_become_paths(tmp_path: Path, bad: bytes) -> None
     assert files_below(tmp_path) == [tmp_path / "shelf" / MARKER][1:]
 
 
+def test_folders_of_one_digit_are_made_together(tmp_path: Path) -> None:
+    """One fsync for sixteen of them, and not one for each of the first fragments."""
+    put(disk_shelf(tmp_path), 0x2F)
+    folders = sorted(each.name for each in (tmp_path / "shelf" / OWNER.hex()).iterdir())
+    assert folders == [f"2{digit:x}" for digit in range(16)]
+
+
 def test_many_threads_count_right(tmp_path: Path) -> None:
     shelf = disk_shelf(tmp_path)
     with ThreadPoolExecutor(8) as pool:
