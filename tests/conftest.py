@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -17,6 +18,8 @@ settings.register_profile("long", deadline=None)
 settings.register_profile("short", deadline=None, max_examples=50)
 settings.register_profile("fast", deadline=None, max_examples=10)
 settings.load_profile("long")
+
+gc.set_threshold(20_000, 50, 100)  # whole worlds live in one test: looking through them often costs a twentieth
 
 # hundreds of processes are started: with bytecode kept none has to compile everything again
 sys.dont_write_bytecode = False

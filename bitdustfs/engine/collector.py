@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence, Set
 
 import trio
 
+from bitdustfs.engine.bell import Looks
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.releases import Releases
 from bitdustfs.errors import BitdustError
@@ -59,6 +60,7 @@ class Collector:
         self._releases = releases
         self._in_use = in_use
         self._on_their_way = on_their_way
+        self._looks = Looks(journal.bell, LOOK_EVERY_S)
         self.may_collect: Callable[[], bool] = lambda: not is_kept_back(catalog)
         self.on_damage: Callable[[str], None] = lambda _what: None
 
@@ -66,7 +68,8 @@ class Collector:
         """Collect until cancelled."""
         took_s = 0.0
         while True:
-            await trio.sleep(max(LOOK_EVERY_S, REST * took_s))
+            await trio.sleep(max(0.0, REST * took_s - LOOK_EVERY_S))
+            await self._looks.next()
             began = trio.current_time()
             try:
                 await self.collect()

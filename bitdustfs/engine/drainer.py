@@ -20,6 +20,7 @@ from bitdustfs.core.placement import Candidate
 from bitdustfs.core.standing import Event
 from bitdustfs.core.surplus import Place, spread
 from bitdustfs.core.units import format_size
+from bitdustfs.engine.bell import Looks
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.monitor import Monitor
@@ -83,6 +84,7 @@ class Drainer:
         self._monitor = monitor
         self._crunch = crunch
         self._passed_over: dict[SupplierNo, float] = {}  # until when
+        self._looks = Looks(journal.bell, LOOK_EVERY_S)
         self.may_drain: Callable[[], bool] = lambda: True
         self.waiting: dict[SupplierNo, int] = {}
         self._tidied_at = -TIDY_EVERY_S
@@ -103,7 +105,8 @@ class Drainer:
                     is_gone = row.standing is Standing.FIRED or (row.is_lost and self.may_erase(row.supplier))
                     if is_gone and self._journal.refusal is None and self.may_drain():
                         await self._tidy(row)
-            await trio.sleep(LOOK_EVERY_S)
+            tidied_s = trio.current_time() - self._tidied_at
+            await self._looks.next(within_s=0 if leaving else TIDY_EVERY_S - tidied_s)
 
     def leave(self, label: str) -> Supplier:
         """Begin to give a supplier up. Returns its row of now.

@@ -14,12 +14,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
 from typing import Protocol
 
 import trio
 
 from bitdustfs.core.namefilter import NameFilter
 from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.engine.bell import Looks
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.listed import Listing
 from bitdustfs.engine.releases import Releases
@@ -63,13 +65,14 @@ class Orphans:
         self._secrets = secrets
         self._crunch = crunch
         self._releases = releases
+        self._looks = Looks(journal.bell, LOOK_EVERY_S)
         self.may_look: Callable[[], bool] = lambda: False  # a head that is safe names all that is wanted
 
     async def run(self) -> None:
         """Go through all suppliers when it is due, each when it is there; for ever."""
         while True:
             if not await self._swept_one():
-                await trio.sleep(LOOK_EVERY_S)
+                await self._looks.next(within_s=inf if self._swept() is None else 0)
 
     # -- private ---------------------------------------------------------------------------------------------
 

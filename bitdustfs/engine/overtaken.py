@@ -11,6 +11,7 @@ What is sent again meanwhile, or found to be there, is forgotten here: it must n
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import inf
 from typing import Final
 
 import msgspec
@@ -52,6 +53,10 @@ class Overtaken:
         """Those of which nothing can be under way any more."""
         now = trio.current_time()
         return [fragment for fragment, at in self._known().items() if at <= now]
+
+    def due_in_s(self) -> float:
+        """Until the first of them is due."""
+        return min(self._known().values(), default=inf) - trio.current_time()
 
     def _known(self) -> dict[tuple[SupplierNo, FragmentName], float]:
         if self._due_at is None:

@@ -20,6 +20,7 @@ import trio
 from bitdustfs.core import placement
 from bitdustfs.core.score import FULL
 from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.engine.bell import Looks
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.overtaken import Overtaken
 from bitdustfs.engine.releases import Releases
@@ -98,6 +99,7 @@ class Uploads:
         self._releases = releases
         self._secrets = secrets
         self.overtaken = Overtaken(catalog)
+        self._looks = Looks(journal.bell, GIVE_UP_EVERY_S)
         self._nursery: trio.Nursery | None = None
         self._outstanding = trio.Semaphore(OUTSTANDING)
         self._live: set[bytes] = set()  # ids of blocks with fragments on their way
@@ -217,7 +219,7 @@ class Uploads:
                 await self._give_up_all()
             except (DiskFull, DiskFault, ReadOnly) as e:
                 _log.info("nothing is released now: %s", e)
-            await trio.sleep(GIVE_UP_EVERY_S)
+            await self._looks.next(within_s=self.overtaken.due_in_s())
 
     # -- private ---------------------------------------------------------------------------------------------
 

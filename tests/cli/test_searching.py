@@ -17,6 +17,7 @@ async def test_ipv6_address_without_ipv6_is_refused_with_the_reason() -> None:
         await find_friends(SECRET, ["[2001:db8::7]:4878"], ipv6=NOWHERE)
 
 
+@pytest.mark.slow
 async def test_both_kinds_that_fail_are_both_told() -> None:
     with pytest.raises(NotFound, match=r"at 127\.0\.0\.1:9; this machine has no IPv6"):
         await find_friends(SECRET, ["127.0.0.1:9", "[2001:db8::7]:4878"], ipv6=NOWHERE)

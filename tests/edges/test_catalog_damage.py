@@ -23,10 +23,10 @@ PAGE = 4096
 FRAME = PAGE + 24
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A closed catalog of inodes and little else: its second half is full of them."""
-    path = tmp_path / "catalog"
+    path = tmp_path_factory.mktemp("made") / "catalog"
     catalog = SqliteCatalog(":memory:")
     for ino in INODES:
         catalog.put_inode(file(ino))
@@ -35,6 +35,14 @@ def path(tmp_path: Path) -> Path:
     catalog.commit()
     catalog.connection.execute("VACUUM INTO ?", (str(path),))
     catalog.close()
+    return path
+
+
+@pytest.fixture
+def path(made: Path, tmp_path: Path) -> Path:
+    """A copy of that catalog."""
+    path = tmp_path / "catalog"
+    shutil.copy(made, path)
     return path
 
 

@@ -135,6 +135,7 @@ LIES = {
 }
 
 
+@pytest.mark.slow
 def test_reader_takes_the_newest_valid_record_though_most_nodes_lie() -> None:
     async def story() -> None:
         async with swarm(2) as nodes:

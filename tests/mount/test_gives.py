@@ -8,6 +8,8 @@ import time
 from collections.abc import Mapping
 from typing import cast
 
+import pytest
+
 from bitdustfs.core.ledger import HOUR_MS, Account, encode_account
 from bitdustfs.edges.config import store
 from bitdustfs.edges.contracts_disk import DiskContracts
@@ -16,6 +18,8 @@ from bitdustfs.edges.home import Home
 from bitdustfs.edges.keys_disk import identity_of, read_keys
 from tests.children import bitdustfs
 from tests.mount.support import Mount
+
+pytestmark = pytest.mark.slow
 
 CONTENT = random.Random(1).randbytes(1 << 20)  # nothing in it is twice
 

@@ -387,6 +387,7 @@ def test_position_in_a_directory_can_be_returned_to(place: Path) -> None:
     libc.closedir(stream)
 
 
+@pytest.mark.slow
 def test_deep_tree_works(place: Path) -> None:
     directory = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
     for _ in range(300):
