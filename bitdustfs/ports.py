@@ -174,6 +174,10 @@ class Catalog(Protocol):
 
     def chunk(self, chunk: ChunkNo) -> ChunkRow | None: ...
 
+    def placed(self, ino: Ino, first: int, last: int) -> Sequence[tuple[int, ChunkRow]]:
+        """The chunks at indexes first … last, each with its index, in order; without holes and what is missing."""
+        ...
+
     def chunk_by_fingerprint(self, fingerprint: Fingerprint) -> ChunkRow | None:
         """The newest chunk with this content."""
         ...

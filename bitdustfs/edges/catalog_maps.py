@@ -33,6 +33,11 @@ _MAP_ROWS_AFTER_AT = """
 """
 _CHUNK_COLUMNS = "chunk, fingerprint, block, slot, at, length"
 _CHUNK = f"SELECT {_CHUNK_COLUMNS} FROM r_chunk WHERE chunk = ?"
+_PLACED = f"""
+    SELECT m.idx, c.chunk, c.fingerprint, c.block, c.slot, c.at, c.length
+    FROM r_map AS m CROSS JOIN r_chunk AS c ON c.chunk = m.chunk
+    WHERE m.ino = ?1 AND m.idx BETWEEN ?2 AND ?3 AND m.died = {LIVE} AND m.chunk <> {HOLE} ORDER BY m.idx
+"""
 _CHUNK_BY_FINGERPRINT = (
     f"SELECT {_CHUNK_COLUMNS} FROM r_chunk WHERE fingerprint = ? ORDER BY chunk DESC LIMIT 1"
 )  # fmt: skip
@@ -94,6 +99,10 @@ class MapTables(Store):
         """Where a chunk lies."""
         rows = self._rows(_CHUNK, (chunk,))
         return ChunkRow(*rows[0]) if rows else None
+
+    def placed(self, ino: Ino, first: int, last: int) -> Sequence[tuple[int, ChunkRow]]:
+        """The chunks at indexes first … last, each with its index, in order; without holes and what is missing."""
+        return [(row[0], ChunkRow(*row[1:])) for row in self._rows(_PLACED, (ino, first, last))]
 
     def chunk_by_fingerprint(self, fingerprint: Fingerprint) -> ChunkRow | None:
         """The newest chunk with this content."""

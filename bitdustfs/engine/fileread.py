@@ -7,7 +7,7 @@ Who reads a file in sequence has what comes next fetched ahead of him.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from bitdustfs.core.ranges import Piece, chunk_count, chunk_parts
@@ -29,7 +29,7 @@ class Fetch(Protocol):
         """The plaintext of a published chunk, shorter than its span if it ends in zeros; b"" for a hole."""
         ...
 
-    def ahead(self, ino: Ino, indexes: Iterable[int]) -> None:
+    def ahead(self, ino: Ino, indexes: Sequence[int]) -> None:
         """Start to fetch chunks that will probably be read soon."""
         ...
 
@@ -68,14 +68,13 @@ class FileReader:
                 content = self._assemble(life, pieces, got)
                 if content is None:
                     continue  # a clean copy is damaged: suppliers are asked
+                for index, chunk in got.items():
+                    self._cache.keep(life, index, chunk)
                 return content
             if len(missing) > 1:
                 self._fetch.ahead(ino, missing)
             for index in missing:
                 got[index] = await self._fetch.chunk(ino, index)
-            if self._table.loaded(ino) is life and life.version == version:
-                for index in missing:
-                    self._cache.keep(life, index, got[index])
 
     # -- private ---------------------------------------------------------------------------------------------
 

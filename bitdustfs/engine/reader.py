@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -143,18 +143,19 @@ class Reader:
         """Bytes of fragments that came from suppliers so far."""
         return self._fragments.leaves.fetched_bytes
 
-    def ahead(self, ino: Ino, indexes: Iterable[int]) -> None:
-        """Start to fetch chunks that will probably be read soon. Chunks side by side come in one request."""
+    def ahead(self, ino: Ino, indexes: Sequence[int]) -> None:
+        """Start to fetch chunks that will probably be read soon. Chunks side by side come in one request.
+
+        Args:
+            indexes: in order.
+        """
         group: list[ChunkRow] = []
-        for index in indexes:
+        wanted = frozenset(indexes)
+        for index, row in self._catalog.placed(ino, indexes[0], indexes[-1]) if indexes else ():
+            if index not in wanted or row.chunk in self._memory or row.chunk in self._coming:
+                continue
             if len(self._coming) + len(group) >= AHEAD_MOST:
                 break
-            try:
-                row = self._row(ino, index)
-            except ChunkMissing:
-                break
-            if row is None or row.chunk in self._memory or row.chunk in self._coming:
-                continue
             if self._failed_lately(row.chunk) or self._fragments.asks.quiet_s(row.block) >= ELSEWHERE_S:
                 break  # it would only keep suppliers from answering what is waited for
             if group and not _side_by_side(group[-1], row):
@@ -173,15 +174,13 @@ class Reader:
     # -- chunks --------------------------------------------------------------------------------------------
 
     def _row(self, ino: Ino, index: int) -> ChunkRow | None:
+        placed = self._catalog.placed(ino, index, index)
+        if placed:
+            return placed[0][1]
         rows = self._catalog.map_rows(ino, index, index)
-        if not rows:
+        if not rows or rows[0].chunk != HOLE:
             raise ChunkMissing(ino=ino, index=index)
-        if rows[0].chunk == HOLE:
-            return None
-        row = self._catalog.chunk(rows[0].chunk)
-        if row is None:
-            raise ChunkMissing(ino=ino, index=index)
-        return row
+        return None
 
     def _start(self, rows: list[ChunkRow]) -> list[Coming]:
         if self._nursery is None:

@@ -8,7 +8,7 @@ leaves its fetch going, and its range is remembered as failed for a moment, beca
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -62,7 +62,7 @@ class Reads:
                 return found.result()
         return found
 
-    def ahead(self, ino: Ino, indexes: Iterable[int]) -> None:
+    def ahead(self, ino: Ino, indexes: Sequence[int]) -> None:
         """As `Reader.ahead`."""
         self._reader.ahead(ino, indexes)
 
@@ -81,7 +81,6 @@ class Reads:
 
     async def _wait_for(self, found: Coming) -> None:
         number = next(self._numbers)
-        late = Unavailable(what="the suppliers did not answer in time")
         with trio.CancelScope() as scope:
             self._waiting[number] = _Waiting(found, scope)
             self._end_stalled()
@@ -91,9 +90,9 @@ class Reads:
                 del self._waiting[number]
                 self._ended_at = trio.current_time()
                 if not found.done.is_set():  # also when the deadline of the request has come
-                    self._reader.note_failed(found.row.chunk, late)
+                    self._reader.note_failed(found.row.chunk, _late())
         if not found.done.is_set():
-            raise late
+            raise _late()
 
     def _was_late(self) -> bool:
         """Say whether this process did not get to run: then what came meanwhile was not received yet."""
@@ -114,3 +113,7 @@ class Reads:
             WaitingRead(number, quiet.get(each.coming.row.block, 0.0)) for number, each in self._waiting.items()
         ]
         return reads_to_end(waiting, slots=self._slots)
+
+
+def _late() -> Unavailable:
+    return Unavailable(what="the suppliers did not answer in time")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.attributes import Attributes
@@ -20,7 +20,7 @@ class _Nowhere:
     async def chunk(self, ino: Ino, index: int) -> bytes:
         raise AssertionError("nothing was published")
 
-    def ahead(self, ino: Ino, indexes: Iterable[int]) -> None:
+    def ahead(self, ino: Ino, indexes: Sequence[int]) -> None:
         return
 
 

@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from trio.testing import MockClock
 
-from bitdustfs.model import Code
+from bitdustfs.model import CHUNK_BYTES, ROOT_INO, Code
 from bitdustfs.testing.world import World
 
 pytestmark = pytest.mark.slow
 
 CODE = Code(3, 5)
 CONTENT = random.Random(11).randbytes(12 << 20)  # three full blocks
+READ_BYTES = 512 * 1024
 SPARE = 1.03  # of what must move: seals, padding, headers, and the catalog's copies
 
 
 @pytest.fixture
 def autojump_clock() -> Iterator[MockClock]:
     yield MockClock(autojump_threshold=0)
+
+
+class Counted:
+    """Another port, whose calls are counted by name."""
+
+    def __init__(self, port: Any) -> None:
+        self._port = port
+        self.calls: Counter[str] = Counter()
+
+    def __getattr__(self, name: str) -> Any:
+        self.calls[name] += 1
+        return getattr(self._port, name)
 
 
 def sent_bytes(world: World) -> int:
@@ -44,3 +59,29 @@ async def test_little_more_comes_than_what_is_read(autojump_clock: MockClock) ->
         before = sent_bytes(world)
         assert await world.read("file") == CONTENT
         assert sent_bytes(world) - before <= len(CONTENT) * SPARE
+
+
+async def test_cold_chunk_costs_few_lookups_and_is_not_read_back_from_the_spool(autojump_clock: MockClock) -> None:
+    ports: dict[str, Counted] = {}
+
+    def coat(name: str, port: Any) -> Any:
+        return ports.setdefault(name, Counted(port)) if name in ("catalog", "spool") else port
+
+    async with World(code=CODE, coat=coat).running() as world:
+        await world.write("file", CONTENT)
+        await world.sync()
+        await world.node.drop_cache()
+        for port in ports.values():
+            port.calls.clear()
+        assert await read_in_large_steps(world, "file") == CONTENT
+        chunks = len(CONTENT) // CHUNK_BYTES
+        assert ports["spool"].calls["read"] == 0
+        assert sum(ports["catalog"].calls[name] for name in ("placed", "map_rows", "chunk")) <= 2 * chunks
+
+
+async def read_in_large_steps(world: World, name: str) -> bytes:
+    """A file of the root directory, as the kernel reads it ahead."""
+    inode = world.node.tree.lookup(ROOT_INO, name.encode())
+    assert inode is not None
+    steps = range(0, inode.size, READ_BYTES)
+    return b"".join([await world.node.files.read(inode.ino, at, READ_BYTES) for at in steps])

@@ -12,7 +12,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import trio
@@ -36,7 +36,7 @@ class _Nowhere:
     async def chunk(self, ino: Ino, index: int) -> bytes:
         raise AssertionError("nothing was published")
 
-    def ahead(self, ino: Ino, indexes: Iterable[int]) -> None:
+    def ahead(self, ino: Ino, indexes: Sequence[int]) -> None:
         return
 
 
