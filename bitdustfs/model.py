@@ -32,7 +32,7 @@ NO_BLOCK = BlockNo(0)
 
 CHUNK_BYTES = 256 * 1024  # (tune) unit of deduplication and sealing; a power of two
 SEAL_BYTES = 16  # AES-GCM and ChaCha20-Poly1305 tag
-BLOCK_CHUNKS = 16  # (tune) sealed chunks in a full block
+BLOCK_CHUNKS = 31  # (tune) sealed chunks in a full block: with 32 it would not fit one fragment of code 1/n
 BLOCK_BYTES = BLOCK_CHUNKS * (CHUNK_BYTES + SEAL_BYTES)  # also the cap of padding
 LEAF_BYTES = 16 * 1024  # (tune) unit of proof inside a fragment
 IMAGE_CHUNK_BYTES = 16 * 1024  # (tune) unit in which a catalog snapshot is sent, and compared with the last one

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bitdustfs.core.seal import BlockSeal
-from bitdustfs.model import BLOCK_BYTES, BLOCK_CHUNKS, SEAL_BYTES
+from bitdustfs.model import BLOCK_BYTES, SEAL_BYTES
 
+MAX_SLOTS = 1024  # of a block of tiny chunks
 MIN_BLOCK_BYTES = 4096  # smaller ones would tell the sizes of single small files
 
 
@@ -58,8 +59,8 @@ def layout(lengths: Sequence[int]) -> tuple[tuple[Placed, ...], int]:
     return tuple(places), padded_length(offset)
 
 
-def fits(lengths: Sequence[int], more: int, *, most: int = 4 * BLOCK_CHUNKS * 16) -> bool:
-    """Say whether one more chunk of `more` bytes fits. `most` bounds the slots of a block of tiny chunks."""
+def fits(lengths: Sequence[int], more: int, *, most: int = MAX_SLOTS) -> bool:
+    """Say whether one more chunk of `more` bytes fits. `most` bounds the slots."""
     return len(lengths) < most and sum(lengths) + more + (len(lengths) + 1) * SEAL_BYTES <= BLOCK_BYTES
 
 

@@ -14,7 +14,7 @@ from blake3 import blake3
 from bitdustfs.model import LEAF_BYTES, BlockId, Fingerprint, FragmentName, NodeId, Root
 
 HASH_BYTES = 32
-MAX_FRAGMENT_BYTES = 8 * 1024 * 1024  # a supplier refuses longer ones; a full block of code 1/n is half of it
+MAX_FRAGMENT_BYTES = 8 * 1024 * 1024  # a supplier refuses longer ones; a full block of code 1/n is a little less
 _LEAF_KEY = blake3(b"bitdustfs 1 fragment leaf").digest()
 _ROOT_KEY = blake3(b"bitdustfs 1 fragment root").digest()
 

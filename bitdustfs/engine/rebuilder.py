@@ -59,7 +59,7 @@ LOOK_SELDOM_S = (
 BATCH = 256  # (tune) blocks looked at before others get a turn: 2 ms
 PASS_OVER_S = 30.0  # (tune) at least, a supplier that did not take a fragment
 REMEMBERED = 4096  # blocks of which suppliers lost something, and fragments that were given back
-AT_ONCE = 3  # (tune) blocks being rebuilt: each takes up to twice 4 MiB of memory
+AT_ONCE = 3  # (tune) blocks being rebuilt: each takes up to twice 8 MiB of memory
 QUICK_S = 1.0  # (tune) where a block takes longer, one at a time fills the line, and can be stopped sooner
 _log = logging.getLogger(__name__)
 

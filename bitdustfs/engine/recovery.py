@@ -57,7 +57,7 @@ from bitdustfs.ports import Catalog, Crunch, Dialer, Restore
 ASK_S = 15.0  # for one supplier to tell its head
 CONNECT_S = 15.0  # for enough suppliers to come online, once their heads are known
 LOOK_S = 0.1
-AT_ONCE = 3  # blocks on their way: 4 MiB each
+AT_ONCE = 3  # blocks on their way: 8 MiB each
 CONFIRM_AT_ONCE = 16  # questions whether a fragment is there: a leaf each
 _log = logging.getLogger(__name__)
 

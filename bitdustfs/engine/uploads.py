@@ -44,7 +44,7 @@ from bitdustfs.model import (
 from bitdustfs.ports import Catalog
 
 PLACE_PATIENCE_S = 30.0  # (tune) then k acknowledgements are enough
-OUTSTANDING = 12  # blocks with a fragment still on its way: 4 MiB · n/k each, in memory
+OUTSTANDING = 6  # blocks with a fragment still on its way: 8 MiB · n/k each, in memory
 GIVE_UP_EVERY_S = 5.0
 _log = logging.getLogger(__name__)
 

@@ -49,13 +49,13 @@ from bitdustfs.model import (
 from bitdustfs.ports import Catalog, Crunch, Entropy
 
 FREEZE_AFTER_S = 5.0  # (tune) age of the oldest change
-FREEZE_BYTES = 4 * 1024 * 1024  # (tune) one block's worth
+FREEZE_BYTES = 4 * 1024 * 1024  # (tune) half a block's worth
 BUSY_FREEZE_BYTES = 4 * FREEZE_BYTES
 QUIET_S = 0.2  # a file just closed is often renamed or stamped next; no use in being faster
 HOT_MOST_S = 300.0  # a file that changes all the time is uploaded at least this often
-WINDOW = 4  # (tune) blocks on their way to W: enough to hide latency, few enough for memory
-STREAM_CHUNKS = 16 * BLOCK_CHUNKS  # of one file on their way ahead of its version, or waiting for the window
-YIELD_S = 0.25  # (tune) 16 MiB/s leave this machine even while somebody writes as fast as he can
+WINDOW = 3  # (tune) blocks on their way to W: enough to hide latency, few enough for memory
+STREAM_CHUNKS = 8 * BLOCK_CHUNKS  # of one file on their way ahead of its version, or waiting for the window
+YIELD_S = 0.5  # (tune) 16 MiB/s leave this machine even while somebody writes as fast as he can
 YIELD_MOST_S = 10.0  # (tune) between two blocks while somebody reads
 _BUSY_LOOK_S = 0.02
 BREATHE = 16  # files published in one turn of the loop: a few milliseconds

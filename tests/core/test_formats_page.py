@@ -72,7 +72,7 @@ PAGE = Path(__file__).resolve().parents[2] / "man" / "bitdustfs-formats.5"
 EPOCH = 1
 SINCE_S = 1_700_000_000
 GIB = 1024**3
-PADDED = (1, 4096, 4097, 5000, 100_000, 1_000_000, 4_194_560)
+PADDED = (1, 4096, 4097, 5000, 100_000, 1_000_000, 8_126_960)
 FRAGMENT = bytes(j % 251 for j in range(40_000))  # as the page says: byte j is j mod 251
 
 

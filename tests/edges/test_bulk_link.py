@@ -165,9 +165,15 @@ async def test_line_that_was_fast_and_is_slow_now_keeps_nobody_waiting() -> None
     async with linked() as (link, accepted):
         await exchange(link, accepted, os.urandom(4_000_000), into_place=True)
         place = memoryview(bytearray(2_000_000))  # of which only a little comes
-        for _ in range(3):
-            await link.send_all(b"x" * 1000)
+
+        async def receive() -> None:
             assert await accepted.receive_into(place) == 1000
+
+        for _ in range(3):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(receive)
+                await trio.testing.wait_all_tasks_blocked()
+                await link.send_all(b"x" * 1000)
 
 
 async def test_closed_link_ends_in_order_and_a_cut_one_does_not() -> None:

@@ -14,7 +14,7 @@ from trio.testing import MockClock
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine import collector, releases
 from bitdustfs.engine.collector import is_kept_back
-from bitdustfs.model import ChunkNo, Code, SupplierNo
+from bitdustfs.model import BLOCK_CHUNKS, CHUNK_BYTES, ChunkNo, Code, SupplierNo
 from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.swarm import make_identity
 from bitdustfs.testing.world import World
@@ -24,7 +24,7 @@ from tests.engine.unneeded import delete, held, stored, stored_bytes, until
 CODE = Code(3, 5)
 DICE = random.Random(5)
 CONTENT = DICE.randbytes(900_000)
-LONG = DICE.randbytes(6_000_000)  # more than a block
+LONG = DICE.randbytes(BLOCK_CHUNKS * CHUNK_BYTES + 1_800_000)  # a block, and seven chunks
 SECOND = make_identity("second", owner="customer", epoch=2)
 OTHER = DICE.randbytes(300_000)
 A_WHILE_S = 60.0  # until a change is collected, in a safe head, and worked off
@@ -122,13 +122,13 @@ async def test_chunks_that_were_placed_ahead_of_their_version_are_kept_for_it(au
         world.node.tree.lives.opened(ino)
         await world.node.files.write(ino, 0, LONG)
         await trio.sleep(1)
-        assert world.catalog.last_chunk_no() == 16
+        assert world.catalog.last_chunk_no() == BLOCK_CHUNKS
         await world.node.collector.collect()
         assert world.catalog.count_blocks() == 1
         await world.sync()
         await world.node.collector.collect()
         assert world.catalog.count_blocks() == 2
-        assert world.catalog.last_chunk_no() == 23
+        assert world.catalog.last_chunk_no() == BLOCK_CHUNKS + 7
         await world.node.drop_cache()
         assert await world.read("stream") == LONG
 

@@ -16,7 +16,7 @@ from bitdustfs.testing.world import World
 pytestmark = pytest.mark.slow
 
 CODE = Code(3, 5)
-CONTENT = random.Random(11).randbytes(12 << 20)  # three full blocks
+CONTENT = random.Random(11).randbytes(12 << 20)  # a full block, and half a one
 READ_BYTES = 512 * 1024
 SPARE = 1.03  # of what must move: seals, padding, headers, and the catalog's copies
 

@@ -81,17 +81,17 @@ async def test_reads_keep_seven_tenths_while_blocks_are_made_again(autojump_cloc
 @pytest.mark.slow
 async def test_uploads_leave_the_machine_to_reads(autojump_clock: MockClock) -> None:
     dice = random.Random(4)
-    async with World(suppliers=5, code=CODE).running() as world:
+    async with World(suppliers=5, code=CODE, spool_limit=128 * MIB).running() as world:
         await world.write("read", dice.randbytes(12 * MIB))
         await world.sync()
         await world.node.drop_cache()
-        world.node.suppliers.pacer.limit(up=8 * MIB, down=MIB)  # a block is at the suppliers in 0.9 s
+        world.node.suppliers.pacer.limit(up=16 * MIB, down=MIB)  # a block is at the suppliers in 0.9 s
         async with trio.open_nursery() as nursery:
             nursery.start_soon(world.read, "read")  # takes 12 s
             await trio.sleep(1)
-            await world.write("new", dice.randbytes(24 * MIB))
+            await world.write("new", dice.randbytes(48 * MIB))
             before = world.node.uploads.sent_bytes
             await trio.sleep(9)
-            assert 0 < world.node.uploads.sent_bytes - before <= 21 * MIB  # of 40
+            assert 0 < world.node.uploads.sent_bytes - before <= 42 * MIB  # of 80
         await trio.sleep(6)
         assert not world.node.writer.dirty_changes()
