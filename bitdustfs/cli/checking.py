@@ -88,7 +88,7 @@ async def _compare(
     suppliers = Suppliers(reader, TcpDialer(reader.key), found.suppliers, entropy=SystemEntropy(), wall=SystemWall())
     with _thrown_away(home.trial) as path, closing(SqliteCatalog(":memory:", create=True)) as scratch:
         with closing(Restore(path)) as restore:
-            await Recovery(found, suppliers, secrets, ThreadCrunch(), scratch).fetch(restore, told)
+            await Recovery(found, suppliers, secrets, ThreadCrunch(), SystemEntropy(), scratch).fetch(restore, told)
             report = await trio.to_thread.run_sync(restore.finish)
         here_only = len(report.removed) + len(report.reverted)
         if here_only:

@@ -184,7 +184,7 @@ async def fetched_catalog(
         suppliers = Suppliers(
             identity, TcpDialer(identity.key), found.suppliers, entropy=SystemEntropy(), wall=SystemWall()
         )
-        recovery = Recovery(found, suppliers, secrets, ThreadCrunch(), scratch)
+        recovery = Recovery(found, suppliers, secrets, ThreadCrunch(), SystemEntropy(), scratch)
         with closing(Restore(new)) as restore:
             await recovery.fetch(restore, told)
             report = await trio.to_thread.run_sync(lambda: restore.finish(last_change=found.content.change))

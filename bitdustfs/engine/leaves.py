@@ -131,14 +131,6 @@ class LeafReader:
                 put_bounded(self._leaves, (block.block, index, first + i), leaf, LEAF_MEMORY)
         return leaves.content
 
-    async def is_at(self, supplier: SupplierNo, block: BlockRow, index: int, *, is_known: bool = True) -> bool:
-        """Whether a supplier shows that it has a fragment: one leaf of it, and the hash list.
-
-        Args:
-            is_known: it should hold the fragment, and has lost it if it does not show it.
-        """
-        return await self.fetch(supplier, block, index, 0, 1, is_known=is_known) is not None
-
     async def whole(self, block: BlockRow, index: int, supplier: SupplierNo) -> bytes | memoryview | None:
         """A whole fragment from who holds it, checked against its root; None: it was not to be had there."""
         length = erasure.fragment_length(block.length, block.code.k)

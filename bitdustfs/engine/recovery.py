@@ -8,8 +8,8 @@ that has heard it takes nothing from the old machine any more. So no head comes 
 
 Nothing here needs a catalog of this volume: references in the head tell block ids, codes and roots, from which
 names follow. Where the fragments went is told as a hint; whoever denies it is passed over, and then every supplier is
-asked for every index. At the end each one is asked for a leaf of what it should have: only what it shows counts as
-held, and is counted; the rest is sent again.
+asked for every index. At the end each one is asked for leaves of what it should have, which it could not foresee:
+only what it shows counts as held, and is counted; the rest is sent again.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ from bitdustfs.model import (
     OwnerId,
     SupplierNo,
 )
-from bitdustfs.ports import Catalog, Crunch, Dialer, Restore
+from bitdustfs.ports import Catalog, Crunch, Dialer, Entropy, Restore
 
 ASK_S = 15.0  # for one supplier to tell its head
 CONNECT_S = 15.0  # for enough suppliers to come online, once their heads are known
 LOOK_S = 0.1
 AT_ONCE = 3  # blocks on their way: 8 MiB each
-CONFIRM_AT_ONCE = 16  # questions whether a fragment is there: a leaf each
+CONFIRM_AT_ONCE = 16  # questions whether a fragment is there: a leaf at a time
 _log = logging.getLogger(__name__)
 
 Fetched = TypeVar("Fetched")
@@ -218,14 +218,20 @@ class Recovery:
     """
 
     def __init__(
-        self, found: Found, suppliers: Suppliers, secrets: VolumeSecrets, crunch: Crunch, scratch: Catalog
+        self,
+        found: Found,
+        suppliers: Suppliers,
+        secrets: VolumeSecrets,
+        crunch: Crunch,
+        entropy: Entropy,
+        scratch: Catalog,
     ) -> None:
         self._found = found
         self._suppliers = suppliers
         self._secrets = secrets
         self._crunch = crunch
         self._scratch = scratch
-        self._fragments = Fragments(scratch, Journal(scratch), suppliers, crunch, secrets)
+        self._fragments = Fragments(scratch, Journal(scratch), suppliers, crunch, secrets, entropy)
         self._known = _Known()
         for row in found.suppliers:
             scratch.put_supplier(row)
@@ -296,7 +302,7 @@ class Recovery:
                 catalog.put_fragment(FragmentRow(number, index, SupplierNo(hint), FragmentState.WANTED))
 
     async def _confirm(self) -> None:
-        """Ask for a leaf of every fragment that somebody should have, and then everybody for the others.
+        """Ask for leaves of every fragment that somebody should have, and then everybody for the others.
 
         A head is signed when enough fragments of its blocks are acknowledged: the last ones arrive after it.
         """
@@ -309,7 +315,7 @@ class Recovery:
                     if supplier in silent or supplier not in self._suppliers.online():
                         continue
                     with trio.move_on_after(ASK_S) as scope:
-                        if await self._fragments.leaves.is_at(supplier, row, index, is_known=is_known):
+                        if await self._fragments.leaves.proves(supplier, row, index, is_known=is_known):
                             self._known.held.add((row.block, index, supplier))
                             return
                     if scope.cancelled_caught:

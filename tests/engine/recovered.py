@@ -25,6 +25,7 @@ from bitdustfs.errors import NotFound, PeerLacks
 from bitdustfs.model import CHUNK_BYTES, ROOT_INO, Cookie, FragmentName, Ino, NodeId, OwnerId, SupplierNo
 from bitdustfs.ports import Leaves, Shelf
 from bitdustfs.testing.clock import InlineCrunch
+from bitdustfs.testing.entropy import SeededEntropy
 from bitdustfs.testing.world import SECRETS, World
 
 _MOST_NAMES = 10_000
@@ -142,7 +143,9 @@ class Survivors:
 
 
 async def _fetch(found: Found, side: Suppliers, path: Path) -> None:
-    recovering = Recovery(found, side, SECRETS, InlineCrunch(), SqliteCatalog(":memory:", create=True))
+    recovering = Recovery(
+        found, side, SECRETS, InlineCrunch(), SeededEntropy(0), SqliteCatalog(":memory:", create=True)
+    )
     with closing(Restore(path)) as restore:
         await recovering.fetch(restore, _say_nothing)
         restore.finish(last_change=found.content.change)

@@ -36,7 +36,8 @@ async def look(world: World, catalog: SqliteCatalog, identity: Identity | None =
 async def fetch(world: World, old: SqliteCatalog, found: Found, path: Path) -> Plan:
     """Make the newer catalog at `path`. Returns what of the old one is to be put aside."""
     side = world.swarm.customer_side(list(found.suppliers))
-    recovery = Recovery(found, side, SECRETS, InlineCrunch(), SqliteCatalog(":memory:", create=True))
+    scratch = SqliteCatalog(":memory:", create=True)
+    recovery = Recovery(found, side, SECRETS, InlineCrunch(), world.swarm.entropy, scratch)
     with closing(Restore(path)) as restore:
         await recovery.fetch(restore, _say_nothing)
         report = restore.finish(last_change=found.content.change)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -18,14 +19,16 @@ from bitdustfs.core.recovery import Found
 from bitdustfs.edges.catalog_restore import Restore
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.recovery import Recovery, Seeker, fetch_newest
-from bitdustfs.model import ROOT_INO, Code, FragmentState
+from bitdustfs.model import LEAF_BYTES, ROOT_INO, Code, FragmentState, OwnerId
 from bitdustfs.testing.clock import InlineCrunch
+from bitdustfs.testing.shelf import flipped
 from bitdustfs.testing.spool import MemorySpool
-from bitdustfs.testing.swarm import make_identity
+from bitdustfs.testing.swarm import SupplierNode, make_identity
 from bitdustfs.testing.world import CALLER, SECRETS, World
 
 CODE = Code(3, 5)
 FAR = 2**63 - 1
+LETTERS = bytes(range(128, 256))
 
 
 @pytest.fixture
@@ -154,7 +157,8 @@ async def restore(world: World, path: Path, state: Found, identity: Identity) ->
     """Fetch one state into a catalog at `path`."""
     path.unlink(missing_ok=True)
     side = world.swarm.customer_side(list(state.suppliers), identity)
-    recovery = Recovery(state, side, SECRETS, InlineCrunch(), SqliteCatalog(":memory:", create=True))
+    scratch = SqliteCatalog(":memory:", create=True)
+    recovery = Recovery(state, side, SECRETS, InlineCrunch(), world.swarm.entropy, scratch)
     with closing(Restore(path)) as restored:
         await recovery.fetch(restored, say_nothing)
         restored.finish(last_change=state.content.change)
@@ -284,17 +288,50 @@ async def test_fragments_that_arrived_after_the_head_was_signed_are_held_after_a
             await world.sync()
             world.node.tree.mkdir(ROOT_INO, b"directory", 0o755, CALLER)
             await world.sync()
-        seeking, first = seeker(world), world.swarm.suppliers[0]
-        await seeking.find([(first.node, first.address)])
-        found, identity = await seeking.take_over()
-        deltas = found.content.deltas
-        assert deltas
-        unsaid = [
-            msgspec.structs.replace(each, object=msgspec.structs.replace(each.object, at=(*each.object.at[:-1], 0)))
-            for each in deltas
-        ]
-        content = msgspec.structs.replace(found.content, deltas=tuple(unsaid))
-        await restore(world, path, replace(found, content=content), identity)
+        found, identity = await without_the_last_hint(world)
+        await restore(world, path, found, identity)
         with closing(SqliteCatalog(path)) as catalog:
             assert set(local_fragments(catalog, 5)) == {FragmentState.HELD}
             assert len(local_fragments(catalog, 5)) == len(local_fragments(world.catalog, 5))
+
+
+@pytest.mark.slow
+async def test_fragment_that_nobody_said_counts_only_if_leaves_are_shown_that_could_not_be_foreseen(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    path, dice = tmp_path / "catalog", random.Random(3)
+    async with World(code=CODE).hired() as world:
+        async with world.machine(world.catalog, world.spool):
+            await world.sync()
+            for _ in range(400):
+                name = bytes(dice.choices(LETTERS, k=250))
+                world.node.tree.mkdir(ROOT_INO, name, 0o755, CALLER)
+            await world.sync()
+        found, identity = await without_the_last_hint(world)
+        keeps_first_leaves_only(world.swarm.suppliers[4], world.swarm.identity.owner)
+        await restore(world, path, found, identity)
+        with closing(SqliteCatalog(path)) as catalog:
+            large = [row.block for row in catalog.local_blocks() if row.length > 3 * LEAF_BYTES]
+            states = {row.state for block in large for row in catalog.fragments(block) if row.supplier == 5}
+        assert large and FragmentState.HELD not in states
+
+
+def keeps_first_leaves_only(supplier: SupplierNode, owner: OwnerId) -> None:
+    """What is asked for first it gives back."""
+    shelf = supplier.memory_shelf
+    kept = {(shelf.content(owner, name) or b"")[:LEAF_BYTES] for name, _ in shelf.names(owner, b"", 1000)}
+    supplier.shelf.bend = lambda leaves: leaves if bytes(leaves.content) in kept else flipped(leaves)
+
+
+async def without_the_last_hint(world: World) -> tuple[Found, Identity]:
+    """The newest head as it would be, had it been signed before the last fragments of its deltas arrived."""
+    seeking, first = seeker(world), world.swarm.suppliers[0]
+    await seeking.find([(first.node, first.address)])
+    found, identity = await seeking.take_over()
+    deltas = found.content.deltas
+    assert deltas
+    unsaid = [
+        msgspec.structs.replace(each, object=msgspec.structs.replace(each.object, at=(*each.object.at[:-1], 0)))
+        for each in deltas
+    ]
+    return replace(found, content=msgspec.structs.replace(found.content, deltas=tuple(unsaid))), identity
