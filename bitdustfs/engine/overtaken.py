@@ -10,6 +10,7 @@ What is sent again meanwhile, or found to be there, is forgotten here: it must n
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from math import inf
 from typing import Final
@@ -24,6 +25,7 @@ AGAIN_S: Final = 1800.0  # twice as long as Linux sends what nobody acknowledges
 MOST: Final = 1024  # fragments, 36 bytes each, written whole at each change; the oldest are forgotten
 _KEY: Final = "overtaken"  # in the catalog, local: msgpack [[supplier, name], …], the oldest first
 _decoder = msgspec.msgpack.Decoder(tuple[tuple[int, bytes], ...])
+_log = logging.getLogger(__name__)
 
 
 class Overtaken:
@@ -61,10 +63,18 @@ class Overtaken:
     def _known(self) -> dict[tuple[SupplierNo, FragmentName], float]:
         if self._due_at is None:
             at = trio.current_time() + AGAIN_S  # of an earlier process: how long ago it was, nobody knows
-            raw = self._catalog.local_value(_KEY)
-            pairs = _decoder.decode(raw) if raw else ()
+            pairs = _decoded(self._catalog.local_value(_KEY))
             self._due_at = {(SupplierNo(supplier), FragmentName(name)): at for supplier, name in pairs}
         return self._due_at
 
     def _save(self) -> None:
         self._catalog.put_local_value(_KEY, msgspec.msgpack.encode(list(self._known())))
+
+
+def _decoded(raw: bytes | None) -> tuple[tuple[int, bytes], ...]:
+    """What was noted; of a value that is damaged nothing, which leaves those fragments where they are."""
+    try:
+        return _decoder.decode(raw) if raw else ()
+    except msgspec.DecodeError as bad:
+        _log.warning("what was to be let go once more is not known any more, and stays: %s", bad)
+        return ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Set
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Any
 
 import pytest
@@ -290,3 +290,16 @@ async def test_what_is_to_be_let_go_does_not_count_when_it_is_sent_once_more(
         assert volume.catalog.held(block) == 5
         assert named(volume) <= stored(remote)
         assert used(volume)[5] == 1
+
+
+async def test_damaged_note_of_what_is_to_be_let_go_once_more_is_none(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with closing(SqliteCatalog(":memory:", create=True)) as catalog:
+        catalog.put_local_value("overtaken", b"\xc1 no msgpack")
+        overtaken = Overtaken(catalog)
+        assert not overtaken.due()
+        overtaken.note([(SupplierNo(1), FragmentName(bytes(32)))])
+        assert not overtaken.due()
+    assert "is not known any more" in caplog.text
+    caplog.clear()
