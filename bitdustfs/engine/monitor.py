@@ -143,8 +143,7 @@ class Monitor:
         Raises:
             DiskFull, DiskFault, ReadOnly: nothing was changed.
         """
-        self._states.setdefault(row.supplier, standing.at_start(row.standing))
-        before = self._states[row.supplier]
+        before = self._state_of(row)
         rule = rule or _RULES.get(standing.after(before, event), {}).get(event)
         is_news = before is not State.FIRED or rule is Rule.RENEWAL
         verdict = self._verdict(row, rule) if rule is not None and is_news else None
@@ -187,10 +186,8 @@ class Monitor:
 
     async def _look(self, elapsed_s: float) -> None:
         rows = self._catalog.suppliers()
-        for row in rows:  # the person may have hired or fired meanwhile
-            state = self._states.get(row.supplier)
-            if state is None or standing.kept(state) is not row.standing:
-                self._states[row.supplier] = standing.at_start(row.standing)
+        for row in rows:
+            self._state_of(row)
         online = set(self._suppliers.online())
         expected = {row.supplier for row in rows if self._states[row.supplier] not in _NOWHERE}
         with_candidates = expected | {row.supplier for row in rows if row.standing is Standing.CANDIDATE}
@@ -207,6 +204,13 @@ class Monitor:
         offline = [row for row in rows if self._is_offline(row.supplier)]
         if judged := [row for row in offline if self._is_away(row.supplier, online)]:
             await self._judge(rows, judged, offline)
+
+    def _state_of(self, row: Supplier) -> State:
+        """What a supplier is to us, by its row: the person may have hired it, or given it up, since we looked."""
+        state = self._states.get(row.supplier)
+        if state is None or standing.kept(state) is not row.standing:
+            state = self._states[row.supplier] = standing.at_start(row.standing)
+        return state
 
     def _is_offline(self, supplier: SupplierNo) -> bool:
         state = self._states[supplier]
@@ -237,6 +241,8 @@ class Monitor:
         if before in (State.ONLINE, State.FIRED) or (row.is_lost and not self.may_count(row.supplier)):
             return
         away_s = self._away_s.get(row.supplier, 0.0)
+        if before is State.CANDIDATE and away_s == 0:
+            return  # as always
         self._away_s[row.supplier] = 0.0
         verdict = self._verdict(row, Rule.RETURN, away_s=away_s) if row.is_lost else None
         state = self._meets(row, Event.ANSWER, verdict)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import trio
@@ -85,3 +86,14 @@ async def test_habit_that_a_wrong_clock_dated_into_the_future_is_forgotten(autoj
             world.swarm.suppliers[0].start()
             await trio.sleep(30)
         assert len(world.catalog.absences(SupplierNo(1))) == 1
+
+
+@pytest.mark.slow
+async def test_candidate_that_became_a_supplier_a_moment_ago_leaves_as_one_and_is_not_given_up_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    async with World(code=CODE, candidates=1).running() as world:
+        await trio.sleep(20)  # the monitor knows it as a candidate
+        row = world.catalog.suppliers()[5]
+        world.catalog.put_supplier(replace(row, standing=Standing.HIRED))
+        assert (await world.node.leave(row.label))["state"] == "leaving"
