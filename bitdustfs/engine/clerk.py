@@ -109,8 +109,10 @@ class Clerk:
 
     def notice(self, owner: OwnerId) -> Contract | None:
         """A proposal of ours that binds us without his signature, as it keeps to the notice."""
-        kept, meant = self.newest(owner), self._proposals.get(owner)
-        if kept is None or meant is None or not agreement.takes_away(kept, meant.terms, owner):
+        if (meant := self._proposals.get(owner)) is None:
+            return None
+        kept = self.newest(owner)
+        if kept is None or not agreement.takes_away(kept, meant.terms, owner):
             return None
         return meant
 

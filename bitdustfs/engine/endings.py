@@ -99,6 +99,8 @@ class Endings:
 
     def yielding(self) -> Sequence[OwnerId]:
         """Owners whose contract ended long ago, the first first: what they stored goes when space is needed."""
+        if not self._endings:
+            return ()
         now_s = self._now_s()
         gone = [owner for owner in self._endings if self.grace_ends_s(owner) <= now_s and self.has_ended(owner)]
         return sorted(gone, key=lambda owner: self._endings[owner])
