@@ -47,6 +47,7 @@ from bitdustfs.model import OwnerId, Role
 
 VERSION: Final = 1
 MAX_NUMBER: Final = (1 << 63) - 1
+_ABSURD: Final = 1 << 61  # no honest serial and no honest count: 260 TB for a thousand years
 _CONTENT = struct.Struct(">BQ32s32s32sQQQQQQ")
 _VIEW = struct.Struct(">B32sQQ")
 _SIGNED_BYTES = CERTIFICATE_BYTES + SIGNATURE_BYTES
@@ -98,6 +99,11 @@ class Receipt:
     def byte_hours(self) -> int:
         """In all."""
         return self.told.byte_hours
+
+    @property
+    def is_absurd(self) -> bool:
+        """Say whether a stolen machine signed it, so that nobody can go on from there."""
+        return max(self.serial, self.byte_hours) >= _ABSURD
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,9 @@ A receipt is kept here before it leaves, so no two have one serial. If the suppl
 than what we know, this machine is new, or its disk an old one: we take it up, and go on from there. So a recovered
 customer has his ledger back with the first answer.
 
+A stolen machine may sign for the highest serial or count that there is. Nobody takes that up, and the supplier lets
+the next receipt begin anew that is signed under a newer certificate, once the owner has revoked the machine.
+
 The two counts may differ. Both sides show that, and nothing else comes of it: nobody is punished by a program.
 """
 
@@ -117,6 +120,8 @@ class Receipts:
         if (why := self._objection(caller, told)) != "":
             return self._refuse(owner, Refused.BAD_REQUEST, why)
         held = self._kept(owner)
+        if held is not None and held.is_absurd and held.signer.epoch < caller.epoch:
+            held = None
         if held is not None and told.serial <= held.serial:
             return self._shown(owner)  # an old one, or he has forgotten: he sees what we have
         if held is not None and told.byte_hours < held.byte_hours:
@@ -264,6 +269,9 @@ class Receipts:
             raise ProtocolViolation(peer=peer.label, what=str(bad)) from bad
         if (theirs.told.customer, theirs.told.supplier) != (self._identity.owner, peer.owner):
             raise ProtocolViolation(peer=peer.label, what="a receipt that is not ours")
+        if theirs.is_absurd:
+            log.debug("%s shows a receipt of ours from which nobody can go on: it is let be", peer.label)
+            return False
         account = self._ledger.account(peer.owner)
         if account.receipt and theirs.serial <= receipt.parse(account.receipt).serial:
             return False

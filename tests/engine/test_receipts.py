@@ -351,6 +351,28 @@ async def test_customer_who_recovers_has_his_ledger_back_with_the_first_answer(a
         assert newest.serial > serial and newest.signer.node == new.identity.node
 
 
+@pytest.mark.parametrize("absurd", [{"serial": (1 << 63) - 1}, {"byte_hours": (1 << 63) - 1}])
+async def test_receipt_of_a_stolen_machine_ends_no_ledger(autojump_clock: MockClock, absurd: dict[str, int]) -> None:
+    async with couple() as c:
+        await trio.sleep(3 * DAY_S)
+        stolen, owner = c.anna.identity, c.anna.owner
+        told = receipt.parse(c.boris.ledger.gift(owner).receipt).told
+        raw = receipt.sign(stolen, replace(told, **{"serial": told.serial + 1} | absurd)).raw  # type: ignore[arg-type]
+        answer = await c.boris.receipts.take(stolen.certificate, raw)
+        assert isinstance(answer, wire.Receipted) and answer.receipt == raw
+        new = c.replace_anna()
+        await trio.sleep(5 * DAY_S)
+        kept = receipt.parse(c.boris.ledger.gift(owner).receipt)
+        assert kept.signer == new.identity.certificate
+        assert kept.serial < 10 and 3 * 24 < given(c.boris, new) <= taken(new, c.boris) <= 5 * 24
+
+
+async def test_absurd_receipt_stays_as_long_as_its_machine_is_not_revoked(autojump_clock: MockClock) -> None:
+    async with agreed() as f:
+        newest = await f.sends(serial=(1 << 63) - 1)
+        assert (await f.sends(serial=9)).receipt == newest.receipt
+
+
 async def test_old_disk_goes_on_from_what_was_signed_since(autojump_clock: MockClock) -> None:
     async with couple() as c:
         await trio.sleep(5 * DAY_S)
