@@ -1022,7 +1022,10 @@ class Interfaces(Protocol):
     """The addresses of this machine."""
 
     def numbers(self) -> Mapping[str, bool]:
-        """Each number that it has now, and whether it is one to tell others: not one that is soon given up."""
+        """Each number that it has now, and whether it is one to tell others: not one that is soon given up.
+
+        A link-local one of IPv6 is followed by % and the number of its interface.
+        """
         ...
 
     async def wait_for_change(self) -> None:
@@ -1035,7 +1038,7 @@ class Heard:
     """What somebody in a local network said: how he is called and where he listens; nothing: he asks who is there."""
 
     name: str = ""
-    address: str = ""  # ADDR:PORT, where it came from
+    address: str = ""  # ADDR:PORT, where it came from; a link-local one with the zone that it has here
 
 
 class Lan(Protocol):
@@ -1045,7 +1048,11 @@ class Lan(Protocol):
     """
 
     def join(self, numbers: Collection[str]) -> None:
-        """Be in the networks where this machine has these IPv4 numbers, and in no others."""
+        """Be in the networks where this machine has these numbers, and in no others.
+
+        Args:
+            numbers: of IPv4, and link-local ones of IPv6 with their zones.
+        """
         ...
 
     async def ask(self) -> None:

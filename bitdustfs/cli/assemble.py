@@ -22,6 +22,7 @@ from bitdustfs.cli.home_catalog import hired_count, open_catalog
 from bitdustfs.cli.limits import pacer_of
 from bitdustfs.cli.mount_options import MountWish, default_spool_bytes, wanted_code
 from bitdustfs.cli.mounted import Mounted
+from bitdustfs.core.addresses import has_zone
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.grace import Patience
 from bitdustfs.core.owner_record import Keeper, OwnerRecord
@@ -142,7 +143,9 @@ async def _mount(
             )
             given.clerk.used_there = node.stored_with
             stack.callback(setattr, given.clerk, "used_there", None)
-            node.register.address_of = lambda each: next(iter(given.book.places(each)), "")
+            node.register.address_of = lambda each: next(
+                (place for place in given.book.places(each) if not has_zone(place)), ""
+            )
             node.tree.plant(None, Caller(uid=os.geteuid(), gid=os.getegid()))
             if wish.read_only:
                 node.orphans.may_look = lambda: False  # older states may need them

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from bitdustfs.core.addresses import has_zone
 from bitdustfs.edges.system import SystemEntropy, SystemWall
 from bitdustfs.edges.tcp import split_address
 from bitdustfs.engine.discovery import Discovery
@@ -102,7 +103,7 @@ class Directing:
 
     def _begin_from(self) -> Iterable[str]:
         """Friends on this very machine are no way to others, unless the person names them."""
-        return [*self._bootstrap(), *(each for each in self._friends() if not is_loopback(each))]
+        return [*self._bootstrap(), *(each for each in self._friends() if not (is_loopback(each) or has_zone(each)))]
 
 
 def is_loopback(address: str) -> bool:

@@ -71,7 +71,7 @@ def reach_lines(address: str, tried: Sequence[ReachReport] = ()) -> list[str]:
                 *_from_elsewhere(port),
             ]
     failed = [each for each in tried if each["tried"] and not each["reached"]]
-    if failed and len(failed) == len(tried):
+    if failed and not any(each["reached"] for each in tried):  # who had no time to try says nothing
         who, where = failed[0]["name"] or "a friend", failed[0]["tried"]
         return [
             f"Nobody could dial this machine: {who} has just tried, at {where}. A firewall, or a router that does",

@@ -17,6 +17,8 @@ from bitdustfs.errors import BadFormat
 MAX_DIALLED: Final = 12  # of one node: those of its record, where it answered last, where it was seen nearby
 MAX_SEEN: Final = 2  # of what peers say that is announced: one for each family
 
+_EVERY_6 = ipaddress.IPv6Address("::")
+
 Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -37,6 +39,23 @@ def split(address: str) -> tuple[Ip, int] | None:
 def join(ip: Ip, port: int) -> str:
     """The address with this number and port."""
     return f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"
+
+
+def has_zone(address: str) -> bool:
+    """Say whether an address needs an interface of this machine: to everybody else, and after a restart, it says
+    nothing, or something else."""
+    return "%" in address
+
+
+def in_zones(listening: Iterable[str], numbers: Iterable[str]) -> tuple[str, ...]:
+    """Where others on the same wire may dial this node though it has no other address there: [NUMBER%ZONE]:PORT.
+
+    Args:
+        listening: only what listens on all addresses of IPv6 counts.
+        numbers: of this machine; those that are link-local have a zone.
+    """
+    ports = [parts[1] for parts in map(split, listening) if parts is not None and parts[0] == _EVERY_6]
+    return tuple(f"[{number}]:{port}" for port in ports[:1] for number in numbers if has_zone(number))
 
 
 def is_loopback(address: str) -> bool:

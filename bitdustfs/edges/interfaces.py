@@ -28,7 +28,7 @@ _TEMPORARY, _DAD_FAILED, _DEPRECATED, _TENTATIVE = 0x01, 0x08, 0x20, 0x40
 _GROUPS = 0x10 | 0x100  # changes of IPv4 and of IPv6 addresses
 _DATAGRAM_BYTES = 256 * 1024
 # Bridges to containers: the same numbers on many machines, so a friend who dials them meets a container of his own.
-_INNER = ("docker", "podman", "virbr", "lxcbr", "lxdbr", "cni")
+_INNER = ("docker", "podman", "virbr", "lxcbr", "lxdbr", "cni", "veth")
 
 
 class Interfaces:
@@ -114,7 +114,9 @@ def _address(message: bytes) -> Iterator[tuple[str, bool]]:
     if flags & (_TENTATIVE | _DAD_FAILED):
         return  # not ours yet
     is_passing = family == socket.AF_INET6 and bool(flags & (_TEMPORARY | _DEPRECATED))
-    yield str(ipaddress.ip_address(number)), not is_passing and not _is_inner(interface)
+    ip = ipaddress.ip_address(number)
+    zone = f"%{interface}" if ip.version == 6 and ip.is_link_local else ""  # our own number of it
+    yield f"{ip}{zone}", not is_passing and not _is_inner(interface)
 
 
 def _is_inner(interface: int) -> bool:

@@ -8,6 +8,9 @@ While a partner is not connected we ask again, once a minute. A name is another 
 (core/neighbours). Nothing waits for any of this. What is heard costs one hash for each partner, the edge bounds how
 much is heard, and of one partner it is believed a few times at once and then every ten seconds: who repeats his name
 from elsewhere makes us dial there in vain, so often and no more.
+
+Over IPv6 all of it is link-local: who has no router, and no address but the one that his interface gave itself, is
+found too. Such an address is dialled, and it is in no record and in no catalog: it says nothing to others.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from typing import Final
 
 import trio
 
-from bitdustfs.core.addresses import announced, split
+from bitdustfs.core.addresses import announced, has_zone, in_zones, split
 from bitdustfs.core.neighbours import SALT_BYTES, name_of, whose
 from bitdustfs.core.sources import SourceBudgets
 from bitdustfs.engine.addresses import AddressBook
@@ -33,6 +36,7 @@ ANSWER_S: Final = 1.0  # answers and announcements are so far apart. Source: RFC
 RENAME_S: Final = 86400.0  # a name is not used for longer than that, though we stay
 NEWS_BURST: Final = 4  # how often one partner is believed at once
 NEWS_PER_S: Final = 0.1  # and later on
+MAX_ZONES: Final = 16  # interfaces where we are heard over IPv6; each costs a socket
 MAX_SOUGHT: Final = 1024  # partners for whom it is listened
 
 
@@ -100,8 +104,9 @@ class Nearby:
         """Be in the networks that there are now, under a new name. Returns the pauses between what is said there."""
         numbers = [number for number, is_lasting in self._interfaces.numbers().items() if is_lasting]
         here = [number for number in numbers if _is_for_lan(number)]
-        self._lan.join(here)
-        self._places = announced(self._listening, here)
+        zones = [number for number in numbers if has_zone(number)][:MAX_ZONES]
+        self._lan.join([*here, *zones])
+        self._places = *announced(self._listening, here), *in_zones(self._listening, zones)
         self._name_anew(0)
         return list(REPEATS_S)
 
@@ -138,7 +143,8 @@ def _is_for_lan(number: str) -> bool:
 
 
 async def look_around(lan: Lan, numbers: Collection[str], wait_s: float, *, most: int) -> Sequence[str]:
-    """Where somebody listens in these networks, whoever it is: ADDR:PORT, each once.
+    """Where somebody listens in these networks, whoever it is: ADDR:PORT, each once. Over IPv4 only: by what is found
+    the hash table is asked, which has no zones.
 
     Args:
         wait_s: how long it is listened.

@@ -85,9 +85,10 @@ class Presence:
         self._book.announce(addresses.announced(self._listening, told, configured=self._configured(), seen=seen))
 
     def _end_stranded(self) -> None:
+        ours = {number.partition("%")[0] for number in self._numbers}
         for peer in self._connections.peers():
             parts = addresses.split(peer.own_address)
-            if parts is not None and str(parts[0]) not in self._numbers:
+            if parts is not None and str(parts[0]) not in ours:
                 peer.end(PeerGone(peer=peer.label, what=f"this machine is not at {parts[0]} any more"))
 
     async def _cancel_when_changed(self, scope: trio.CancelScope) -> None:

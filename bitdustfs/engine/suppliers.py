@@ -21,6 +21,7 @@ from typing import Final
 import trio
 
 from bitdustfs.core import contract, wire
+from bitdustfs.core.addresses import has_zone
 from bitdustfs.core.agreement import Wish
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.contract import Contract
@@ -433,7 +434,8 @@ class Suppliers:
         if address and address != relation.row.address:
             relation.row = replace(relation.row, address=address)
             log.info("supplier %r is at %s now", relation, address)
-            self.on_address(relation.row.supplier, address)
+            if not has_zone(address):  # it is good for this network now, and for nothing that is kept
+                self.on_address(relation.row.supplier, address)
 
     def _check_address(self, relation: Relation, peer: Peer) -> None:
         """If it dialled us, what it says of itself is all that we know of where it is."""

@@ -1,4 +1,5 @@
-"""Local networks in memory: machines whose numbers have the same first three parts hear each other."""
+"""Local networks in memory: machines whose numbers have the same first three parts, or
+the same zone, hear each other."""
 
 from __future__ import annotations
 
@@ -65,4 +66,6 @@ class MemoryLan:
 
 
 def _network(number: str) -> str:
+    if ":" in number:
+        return number.strip("[]").partition("%")[2]
     return number.rpartition(".")[0]

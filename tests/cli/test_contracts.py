@@ -120,7 +120,7 @@ async def ask(given: Giving, home: Path, verb: str, **args: object) -> Mapping[s
 
 
 @pytest.mark.slow
-async def test_contract_is_listed_changed_and_ended_by_name(tmp_path: Path) -> None:
+async def test_contract_is_listed_changed_ended_and_renewed_by_name(tmp_path: Path) -> None:
     boris = Place.made(tmp_path / "boris", BORIS, give__listen="127.0.0.1:0", give__size="1G")
     store(boris.home.config, f"allow.{ANNA.owner.hex()}", "5M")
     anna = Place.made(tmp_path / "anna", ANNA)
@@ -146,3 +146,8 @@ async def test_contract_is_listed_changed_and_ended_by_name(tmp_path: Path) -> N
     async with boris.serving() as again:
         (kept,) = cast(list[ContractReport], (await ask(again, boris.home.contracts, "contracts"))["contracts"])
         assert kept["notice"] is not None and kept["notice"]["until_s"] > kept["now"]["since_s"]
+        renewed = await ask(again, boris.home.contracts, "contract-change", name="Anna", renew=True)
+        assert renewed["notice"] is None and renewed["is_agreed"] is False
+    async with boris.serving() as later:
+        (kept,) = cast(list[ContractReport], (await ask(later, boris.home.contracts, "contracts"))["contracts"])
+        assert kept["notice"] is None and kept["now"]["until_s"] == 0

@@ -105,6 +105,7 @@ def test_frames_have_the_bytes_they_always_had(name: str) -> None:
 def test_frames_do_not_depend_on_how_the_stream_was_cut(
     sent: list[tuple[wire.Message, bytes]], data: st.DataObject
 ) -> None:
+    """F50: in writes of one byte too."""
     stream = b"".join(wire.encode(i, message, len(body)) + body for i, (message, body) in enumerate(sent))
     parser = opened()
     found: list[Frame] = []
@@ -179,6 +180,7 @@ def test_skipped_body_leaves_the_next_frame_whole(here: int) -> None:
     [(0, 0), (wire.MAX_HEADER_BYTES + 1, 0), (2**32 - 1, 0), (10, wire.MAX_BODY_BYTES + 1), (10, 2**32 - 1)],
 )
 def test_length_out_of_bounds_ends_the_stream_before_anything_is_kept(header_bytes: int, body_bytes: int) -> None:
+    """F50: lengths."""
     parser = opened()
     parser.feed(struct.pack(">II", header_bytes, body_bytes))
     with pytest.raises(ProtocolViolation):
@@ -239,6 +241,7 @@ def encoded(header: object) -> bytes:
     ],
 )
 def test_header_that_is_no_message_is_a_violation(header: bytes) -> None:
+    """F51: nests, wrong types, more or fewer fields, bytes behind the end."""
     parser = opened()
     parser.feed(raw_frame(header))
     with pytest.raises(ProtocolViolation):
@@ -300,6 +303,7 @@ NESTED = st.recursive(
 @pytest.mark.slow
 @given(NESTED, st.integers(0, 16) | st.integers(126, 140))
 def test_no_structure_crashes_the_parser(fields: object, tag: int) -> None:
+    """F51: whatever msgpack can say."""
     parser = opened()
     message = [tag, *fields] if isinstance(fields, list) else fields
     parser.feed(raw_frame(encoded([1, message])))

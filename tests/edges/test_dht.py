@@ -158,6 +158,7 @@ for each in range(count):
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [3000, pytest.param(100_000, marks=pytest.mark.long)])
 async def test_trio_goes_on_beside_a_table_that_is_flooded(count: int) -> None:
+    """F53: the loop of the mount."""
     table = made(1)
     steps = 0
     async with running(table):

@@ -137,6 +137,8 @@ LIES = {
 
 @pytest.mark.slow
 def test_reader_takes_the_newest_valid_record_though_most_nodes_lie() -> None:
+    """F53: an eclipsed key."""
+
     async def story() -> None:
         async with swarm(2) as nodes:
             true = record(1, 5)
@@ -317,6 +319,8 @@ def _messages(count: int, kept: Record, given: bytes) -> list[bytes]:
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1200, pytest.param(10_000, marks=pytest.mark.long)])
 def test_ten_thousand_hostile_messages_leave_nothing_behind(count: int) -> None:
+    """F53: forged, oversized, unhashable, replayed and spoofed."""
+
     async def story() -> None:
         many = replace(
             RULES, records=40, prefix_records=10, questions_per_s=1e6, prefix_questions_per_s=1e6, prefix_burst=1e6,

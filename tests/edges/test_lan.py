@@ -8,7 +8,7 @@ import socket
 import pytest
 import trio
 import trio.testing
-from zeroconf import DNSIncoming, DNSOutgoing, DNSQuestion
+from zeroconf import DNSAddress, DNSIncoming, DNSOutgoing, DNSQuestion
 
 from bitdustfs.core.neighbours import SALT_BYTES, name_of
 from bitdustfs.edges.lan import BURST, GROUP, PER_S, PORT, MulticastLan, announcement, question, read
@@ -23,6 +23,13 @@ def test_announcement_says_where_the_sender_is_and_not_what_it_claims() -> None:
     said = announcement(NAME, "192.168.7.2", 4878)
     assert len(said) < 512
     assert read(said, "192.168.7.99", PORT) == Heard(NAME, "192.168.7.99:4878")
+
+
+def test_announcement_over_ipv6_has_an_address_of_that_kind_and_the_zone_of_who_hears_it() -> None:
+    said = announcement(NAME, "fe80::1", 4878)
+    (address,) = (each for each in DNSIncoming(said).answers() if isinstance(each, DNSAddress))
+    assert address.type == 28
+    assert read(said, "[fe80::7%3]", PORT) == Heard(NAME, "[fe80::7%3]:4878")
 
 
 def test_question_is_understood() -> None:

@@ -155,6 +155,7 @@ async def test_supplier_restarted_without_its_disk_says_not_now_until_it_is_back
 
 @pytest.mark.slow
 async def test_revoked_machine_reads_writes_and_deletes_nothing_over_tls(tmp_path: Path) -> None:
+    """F48: over real sockets."""
     first = head.sign(CUSTOMER, handle=bytes(16), version=1, previous=head.NO_HEAD, sealed=b"sealed")
     second = head.sign(CUSTOMER, handle=bytes(16), version=2, previous=first.digest, sealed=b"sealed")
     requests: list[tuple[wire.Request, bytes]] = [
@@ -222,6 +223,7 @@ async def test_certificate_of_another_node_is_refused_over_tls(
 
 
 async def test_plaintext_of_an_http_client_is_refused_and_service_goes_on(tmp_path: Path) -> None:
+    """F50: HTTP on the port."""
     async with served(tmp_path) as listener:
         host, _, port = listener.address.rpartition(":")
         stream = await trio.open_tcp_stream(host, int(port))

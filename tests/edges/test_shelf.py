@@ -472,6 +472,7 @@ def test_file_that_was_cut_is_an_error(tmp_path: Path, size: int) -> None:
 
 
 def test_symlink_in_the_shelf_is_not_followed(tmp_path: Path) -> None:
+    """F52: planted in the shelf."""
     shelf = disk_shelf(tmp_path)
     put(shelf, 1)
     (path,) = files_below(tmp_path / "shelf")

@@ -146,6 +146,7 @@ async def test_connection_that_breaks_is_peer_gone() -> None:
 
 
 async def test_dialer_refuses_another_node() -> None:
+    """F47: the wrong node, with a certificate that is good."""
     async with supplier() as listener:
         with pytest.raises(WrongPeer):
             await tcp.TcpDialer(CUSTOMER.key).dial(listener.address, STRANGER.node)
@@ -178,12 +179,14 @@ async def test_dialer_says_that_nobody_listens() -> None:
 
 
 async def test_no_certificate_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    """F46: refused before anything of ours is read."""
     async with supplier() as listener:
         await assert_refused(listener, client_context(None))
     assert len(refusals(caplog)) == 1
 
 
 async def test_self_signed_certificate_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    """F46: refused before anything of ours is read."""
     context = client_context(None)
     load(context, signed_by(STRANGER.key, STRANGER.key), STRANGER.key)
     async with supplier() as listener:
@@ -192,7 +195,7 @@ async def test_self_signed_certificate_is_refused(caplog: pytest.LogCaptureFixtu
 
 
 async def test_another_nodes_certificate_is_refused() -> None:
-    """The certificate of the customer cannot be shown without his key, by either side."""
+    """F46. The certificate of the customer cannot be shown without his key, by either side."""
     with pytest.raises(ssl.SSLError):
         load(client_context(None), tls.leaf_certificate(CUSTOMER.key), STRANGER.key)
 
@@ -219,6 +222,7 @@ async def test_key_that_is_not_ed25519_is_refused(caplog: pytest.LogCaptureFixtu
 
 
 async def test_tls_1_2_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    """F46: refused before anything of ours is read."""
     context = client_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -229,6 +233,7 @@ async def test_tls_1_2_is_refused(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize("protocols", [["h2"], []], ids=["wrong", "missing"])
 async def test_alpn_must_be_ours(protocols: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    """F46: refused before anything of ours is read."""
     context = client_context()
     context.set_alpn_protocols(protocols)
     async with supplier() as listener:
@@ -275,6 +280,7 @@ async def test_dialer_refuses_a_listener_that_is_not_ours(spoil: str) -> None:
     ids=["http", "garbage", "short hello", "one byte"],
 )
 async def test_what_is_no_tls_is_refused_in_one_log_line(content: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """F50: garbage on the port."""
     async with supplier() as listener:
         transport = await dial_raw(listener)
         try:
@@ -299,6 +305,7 @@ async def test_connection_that_closes_at_once_is_refused(caplog: pytest.LogCaptu
 
 @pytest.mark.slow
 async def test_idle_connections_do_not_keep_a_friend_out(caplog: pytest.LogCaptureFixture) -> None:
+    """F50: half-open, over real sockets."""
     async with supplier() as listener:
         idle = [await dial_raw(listener) for _ in range(tcp.MAX_UNPROVEN + 20)]
         await assert_still_serves(listener)

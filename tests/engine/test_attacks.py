@@ -180,7 +180,7 @@ async def test_who_has_no_right_is_refused_and_changes_nothing(
 
 
 async def test_replayed_delete_takes_nothing_of_others(autojump_clock: MockClock) -> None:
-    """The very frame that the owner sent, from another connection: the connection says who asks, not the frame."""
+    """F49. The very frame that the owner sent, from another connection: that says who asks, and not the frame."""
     async with world() as w:
         victim, thief = await w.connect(VICTIM), await w.connect(GREEDY)
         request = wire.Delete((NAME,), 1, 0)
@@ -197,6 +197,7 @@ async def test_replayed_delete_takes_nothing_of_others(autojump_clock: MockClock
 async def test_thousand_idle_connections_do_not_keep_a_customer_out(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """F50: half-open."""
     async with world() as w:
         links = [await w.link(make_identity(f"idle {number}")) for number in range(1000)]
         assert w.reception.connections <= MAX_CONNECTIONS
@@ -216,6 +217,7 @@ async def test_thousand_idle_connections_do_not_keep_a_customer_out(
 async def test_frame_bomb_ends_its_connection_with_one_line(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, bomb: bytes
 ) -> None:
+    """F50: lengths."""
     async with world() as w:
         link = await w.link(STRANGER)
         await link.send_all(bomb)

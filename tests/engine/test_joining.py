@@ -14,7 +14,7 @@ from trio.testing import MockClock
 
 from bitdustfs.core import contract, invitation, wire
 from bitdustfs.core.certificate import Certificate, Identity
-from bitdustfs.core.contract import Contract
+from bitdustfs.core.contract import Contract, Party, Terms, fragments_for
 from bitdustfs.core.invitation import Line, guest_proof
 from bitdustfs.core.invited import ANY, Invitation, Wish
 from bitdustfs.core.wire import Refused
@@ -464,6 +464,33 @@ async def test_first_proposal_without_an_answer_is_void_when_the_next_one_is_mad
         guest = anna.clerk_of(BEN)
         await guest.take(ANNA.owner, [contract.countersign(ANNA, contract.parse(shown[0])).raw])
         assert guest.newest(ANNA.owner) is None  # nobody has kept the newer one for him yet
+
+
+# -- a machine that burnt -----------------------------------------------------------------------------------------
+
+
+async def test_customer_of_a_machine_that_burnt_agrees_anew_with_the_next_one_of_its_owner(
+    autojump_clock: MockClock,
+) -> None:
+    """Who recovers knows nothing of those who only stored there: he invites, they join, as at the beginning."""
+    burnt = make_identity("burnt", owner="anna")
+    async with house() as anna:
+        old = None
+        for serial in (1, 2, 3):
+            previous = old.digest if old is not None else contract.NO_CONTRACT
+            gives = Party(BEN.owner, BEN.node), Party(burnt.owner, burnt.node, MIB, fragments_for(MIB), burnt.node)
+            old = contract.countersign(burnt, contract.propose(BEN, Terms(serial, previous, serial, 0, *gives)))
+            await anna.clerk_of(BEN).keep(ANNA.owner, old)
+        assert old is not None
+        anna.invite()
+        made = await anna.join()
+        guest = anna.clerk_of(BEN)
+        await guest.keep(ANNA.owner, made.contract)
+        for late in (old, made.contract):  # whatever either shows the other when they connect
+            await anna.keeper.clerk.take(BEN.owner, [late.raw])
+            await guest.take(ANNA.owner, [late.raw])
+        assert guest.newest(ANNA.owner) == anna.keeper.contracts[BEN.owner] == made.contract
+        assert made.contract.terms.second.shelf == ANNA.node
 
 
 # -- strangers -----------------------------------------------------------------------------------------------

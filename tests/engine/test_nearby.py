@@ -9,6 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from bitdustfs.core.addresses import can_be_announced
 from bitdustfs.core.neighbours import SALT_BYTES, name_of, whose
 from bitdustfs.engine.addresses import MAX_NEARBY, AddressBook
 from bitdustfs.engine.nearby import LOOK_S, NEWS_BURST, RENAME_S, Nearby, look_around
@@ -193,6 +194,51 @@ async def test_names_are_others_in_each_network_and_each_day_and_say_who_it_is_t
     for name in names:
         assert whose(name, [*strangers, anna.node]) == anna.node
         assert whose(name, strangers) is None
+
+
+async def told_by(listening: list[str], numbers: list[str]) -> set[str]:
+    """The places that a machine with these numbers tells of."""
+    air, interfaces, anna = MemoryAir(), MemoryInterfaces(), make_identity("anna")
+    book = AddressBook(anna, MemoryAddresses(), FakeWall(), InlineCrunch(), keeps=lambda _node, _owner: False)
+    lan, entropy = MemoryLan(air), SeededEntropy(1)
+    nearby = Nearby(
+        lan, book, interfaces, entropy, anna.node, listening=listening, sought=tuple, is_missing=lambda: False
+    )
+    interfaces.known = dict.fromkeys(numbers, True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(nearby.run)
+        await trio.sleep(30)
+        nursery.cancel_scope.cancel()
+    return {place for _name, place in air.said}
+
+
+async def test_who_has_link_local_numbers_tells_of_them_in_their_zones_if_it_listens_there(
+    autojump_clock: MockClock,
+) -> None:
+    numbers = ["192.168.7.3", "2001:db8::1", "fe80::1%2", "fe80::1%3"]
+    both = await told_by(["[::]:7000", "0.0.0.0:7000"], numbers)
+    assert both == {"192.168.7.3:7000", "[fe80::1%2]:7000", "[fe80::1%3]:7000"}
+    assert await told_by(["0.0.0.0:7000"], numbers) == {"192.168.7.3:7000"}
+
+
+async def test_partner_that_is_heard_without_an_address_is_dialled_in_the_zone_and_it_is_kept_nowhere(
+    autojump_clock: MockClock,
+) -> None:
+    async with two() as them:
+        place = "[fe80::7%3]:7000"
+        them.boris.kill()
+        await trio.sleep(100)
+        them.air.carry(them.anna.number, Heard(name_of(them.boris.node, SALT), place))
+        await trio.sleep(1)
+        assert place in them.anna.book.places(them.boris.node)
+        noted: list[str] = []
+        them.anna.suppliers.on_address = lambda _supplier, address: noted.append(address)
+        (relation,) = them.anna.suppliers._relations.values()
+        them.anna.suppliers._note_address(relation, place)
+        assert relation.row.address == place
+        them.anna.suppliers._note_address(relation, "192.168.7.3:7000")
+        assert noted == ["192.168.7.3:7000"]
+        assert not can_be_announced(place)
 
 
 @pytest.mark.slow

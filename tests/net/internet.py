@@ -274,6 +274,12 @@ class Host:
         self._lan = lan
         self._ip(f"addr add {self.address}/24 dev eth0")
 
+    def enter_bare(self, lan: int) -> None:
+        """Be in a local network without any address but the one that the interface has given itself."""
+        self._leave()
+        self._internet.router("ip", "link", "set", self.cable, "master", self._internet.lan(lan))
+        self._lan = 0
+
     def _leave(self) -> None:
         self._internet.router("ip", "addr", "flush", "dev", self.cable, "scope", "global")
         self._ip("addr flush dev eth0 scope global")

@@ -71,6 +71,13 @@ def wait_until_whole(friends: Friends) -> None:
         wait_until(f"{name}'s friends answer", lambda: friends.of(name).online() == suppliers)  # noqa: B023
 
 
+def knows_where(friends: Friends, name: str, moved: str) -> bool:
+    """Whether one's mount knows where another one is now."""
+    shown = {row["label"]: row["address"] for row in friends.of(name).ask("status", path="/")["suppliers"]}
+    host = friends.of(moved)
+    return host.address in shown[moved] or host.address6 in shown[moved]
+
+
 def check_data(friends: Friends, name: str) -> None:
     """What anna and dora write is safe, and is read back from the others."""
     for host in map(friends.of, SUPPLIERS):
@@ -131,8 +138,7 @@ def test_supplier_with_another_address_is_found_again(friends: Friends) -> None:
     friends.anna.ask("cache-drop")
     wait_until_whole(friends)
     check_data(friends, "third")
-    shown = {row["label"]: row["address"] for row in friends.anna.ask("status", path="/")["suppliers"]}
-    assert friends.boris.address in shown["boris"] or friends.boris.address6 in shown["boris"]
+    assert knows_where(friends, "anna", "boris")
 
 
 @pytest.mark.long
@@ -140,5 +146,18 @@ def test_two_friends_who_move_at_once_find_each_other_by_a_third(friends: Friend
     wait_until_whole(friends)
     friends.anna.move()
     friends.boris.move()
+    for name, moved in (("anna", "boris"), ("dora", "anna"), ("dora", "boris")):  # before that it is not even missed
+        wait_until(f"{name} knows where {moved} is", lambda: knows_where(friends, name, moved))  # noqa: B023
     wait_until_whole(friends)
     check_data(friends, "fourth")
+
+
+@pytest.mark.slow
+def test_two_friends_without_any_address_find_each_other_in_one_network(friends: Friends) -> None:
+    """Over IPv6, by the addresses that their interfaces gave themselves; those are in nothing that is kept."""
+    wait_until_whole(friends)
+    for host in (friends.anna, friends.emil):  # and they stay there: this is the last test
+        host.enter_bare(5)
+    wait_until("they have each other, and nobody else", lambda: friends.anna.online() == {"emil"})
+    assert "fe80" not in json.dumps(friends.anna.ask("status", path="/")["suppliers"])
+    assert "fe80" not in friends.anna.run("friends", "show", "emil").out

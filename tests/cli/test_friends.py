@@ -1,0 +1,59 @@
+"""`friends`: what is told of each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+from bitdustfs.cli.befriending import Friends
+from bitdustfs.edges.home import Home
+from bitdustfs.engine.clerk import Clerk
+from bitdustfs.model import Standing, Supplier, SupplierNo
+from bitdustfs.ports import Catalog
+from bitdustfs.testing.swarm import make_identity
+
+ANNA, BURNT, HEIR = make_identity("anna"), make_identity("boris"), make_identity("new", owner="boris", epoch=2)
+
+
+def row(number: int, node: bytes, label: str, standing: Standing) -> Supplier:
+    return cast(
+        Supplier,
+        SimpleNamespace(
+            supplier=SupplierNo(number),
+            node=node,
+            owner=HEIR.owner,
+            label=label,
+            address=f"192.0.2.{number}:4878",
+            standing=standing,
+            is_hired=standing is Standing.HIRED,
+            capacity_bytes=1000 * number,
+            used_bytes=number,
+        ),
+    )
+
+
+def friends_of(home: Path, *rows: Supplier) -> Friends:
+    async def nothing(*_: object) -> None:
+        return
+
+    def nobody() -> Clerk:
+        raise AssertionError
+
+    catalog = cast(Catalog, SimpleNamespace(suppliers=lambda: list(rows)))
+    return Friends(Home(home), ANNA, catalog, commit=nothing, clerk=nobody, keep=nothing)
+
+
+def test_machine_that_took_the_place_of_a_burnt_one_is_listed_as_the_same_friend(tmp_path: Path) -> None:
+    old = row(1, BURNT.node, "boris-old", Standing.LEAVING)
+    friends = friends_of(tmp_path, old, row(2, HEIR.node, "boris", Standing.HIRED))
+    (told,) = friends.told({BURNT.node: "offline", HEIR.node: "online"})
+    assert (told["name"], told["state"]) == ("boris", "online")
+    assert told["nodes"] == [HEIR.node.hex(), BURNT.node.hex()]
+    assert told["addresses"] == ["192.0.2.2:4878", "192.0.2.1:4878"]
+
+
+def test_machine_that_was_given_up_is_not_listed_beside_its_heir(tmp_path: Path) -> None:
+    old = row(1, BURNT.node, "boris-old", Standing.FIRED)
+    (told,) = friends_of(tmp_path, old, row(2, HEIR.node, "boris", Standing.HIRED)).told({})
+    assert (told["name"], told["nodes"], told["state"]) == ("boris", [HEIR.node.hex()], "hired")
