@@ -505,11 +505,13 @@ class Writer:
         enough: dict[tuple[int, bool], bool] = {}
         for ref in set(version.refs.values()) - {HOLE}:
             row = self._catalog.chunk(ref)
-            block = self._catalog.block(row.block) if row else None
-            if row is None or block is None:
+            if row is None:
                 return False
             known = ref in version.known
-            if (row.block, known) not in enough:
+            if (row.block, known) not in enough:  # many chunks, and few blocks
+                block = self._catalog.block(row.block)
+                if block is None:
+                    return False
                 need = block.code.quorum if known else block.code.k
                 enough[row.block, known] = self._catalog.held(row.block) >= need
             if not enough[row.block, known]:

@@ -51,6 +51,19 @@ async def test_little_more_is_sent_than_what_is_stored(autojump_clock: MockClock
         assert sent_bytes(world) - before <= len(CONTENT) * CODE.n / CODE.k * SPARE
 
 
+async def test_block_is_looked_up_once_for_all_its_chunks(autojump_clock: MockClock) -> None:
+    ports: dict[str, Counted] = {}
+
+    def coat(name: str, port: Any) -> Any:
+        return ports.setdefault(name, Counted(port)) if name == "catalog" else port
+
+    async with World(code=CODE, coat=coat).running() as world:
+        await world.write("file", CONTENT)
+        ports["catalog"].calls.clear()
+        assert await world.sync() == "safe"
+        assert ports["catalog"].calls["block"] < len(CONTENT) // CHUNK_BYTES // 2
+
+
 async def test_little_more_comes_than_what_is_read(autojump_clock: MockClock) -> None:
     async with World(code=CODE).running() as world:
         await world.write("file", CONTENT)
