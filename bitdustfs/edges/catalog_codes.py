@@ -37,6 +37,7 @@ class CodeTables(Store):
         """The chunks in a block, each with the codes of the files it is in; None: the volume's."""
         own: list[frozenset[Code | None]] = []
         found = []
+        self._put_behind()
         for chunk, joined, files in self._rows(_WISHES, (block,)):
             codes = frozenset(_code(text) for text in json.loads(joined))
             if files > FILES_MOST:

@@ -69,11 +69,6 @@ class CatalogFile:
         self._syncing.changed()  # what a process that was killed has left in the log is not synced
 
     @property
-    def connection(self) -> apsw.Connection:
-        """For tests and tools. Whoever changes rows through it goes behind the caches."""
-        return self._connection
-
-    @property
     def failure(self) -> BitdustError | None:
         """Why it takes no changes until it was closed and repaired. None: it does."""
         if self._damage is not None:

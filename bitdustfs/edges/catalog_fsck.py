@@ -78,6 +78,11 @@ class CheckedCatalog(SqliteCatalog):
                 found.append(Finding(rule.says, count, examples, rule.is_mendable))
         return found
 
+    def _keep_behind(self, ino: Ino, inode: Inode, *, is_new: bool) -> None:
+        """Put it at once: many statements here read and change inodes."""
+        super()._keep_behind(ino, inode, is_new=is_new)
+        self._put_behind()
+
     def mend(self, now_ns: int) -> None:
         """Put right what can be. All in one transaction; the caller commits.
 

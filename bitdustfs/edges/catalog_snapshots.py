@@ -124,6 +124,7 @@ class SnapshotTables(Store):
 
     def is_changed_since_snapshot(self) -> bool:
         """Whether anything of the tree may be different from the newest snapshot."""
+        self._put_behind()
         generation = self._counters["generation"]
         return self.kept_generation < generation - 1 or bool(self._rows(_CHANGED, (generation,)))
 

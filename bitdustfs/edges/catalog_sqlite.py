@@ -58,7 +58,7 @@ class SqliteCatalog(
         Raises:
             RuntimeError: a transaction is open. DiskFull, DiskFault, ReadOnly, CatalogDamaged.
         """
-        if self._open:
+        if self._open or self._behind:
             raise RuntimeError("an image is taken between transactions, not inside one")
         if self._damage is not None:
             raise self._damage.with_traceback(None)

@@ -7,6 +7,7 @@ rolls the *whole* transaction back, also in COMMIT. What was answered to the ker
 every change is noted in `_redo` and done again: statements are deterministic, and pages reach the disk only in
 COMMIT (no cache spill, temporary tables in memory), so doing them again needs no room. A savepoint is a place in
 that list and nothing that SQLite knows: to undo it, the transaction is rolled back and done again up to there.
+Rows that are put late (`catalog_behind`) get into it before the transaction ends.
 
 **Outbox.** What a transaction changes in the replicated tables becomes a row of `l_outbox` as its last step. That row
 is not in `_redo`: a COMMIT that fails rolls it back with the rest, and one that is tried again works it out again.
@@ -26,11 +27,13 @@ from typing import Any, NoReturn
 
 import apsw
 
+from bitdustfs.edges.catalog_behind import RowsBehind
 from bitdustfs.edges.catalog_file import CatalogFile
 from bitdustfs.edges.catalog_outbox import Recorder, Touched
 from bitdustfs.edges.catalog_versioned import FIRST_GENERATION, LIVE, Versioned
 from bitdustfs.edges.memory import give_memory_back
 from bitdustfs.errors import BitdustError, DiskFull
+from bitdustfs.model import Ino, Inode
 
 _LAST_IN_OUTBOX = "SELECT coalesce(max(no), 0) FROM l_outbox"
 _PUT_LOCAL_COUNTER = """
@@ -75,6 +78,7 @@ class Store(CatalogFile):
         self._begun_savepoints = 0  # in how many of them something was changed
         self._open = False  # a transaction
         self._pending = 0
+        self._behind: RowsBehind[Ino, tuple[Inode, bool]] = RowsBehind()  # and whether the file has none of it
         super().__init__(path, create=create, read_only=read_only, vfs=vfs, sync=sync)
         self._counters: dict[str, int] = dict(self._rows("SELECT name, value FROM r_counter"))
         self._stale: set[str] = set()  # counters that the file does not have yet
@@ -91,6 +95,13 @@ class Store(CatalogFile):
         return Savepoint(self)
 
     @property
+    def connection(self) -> apsw.Connection:
+        """For tests and tools, with all rows put. Whoever changes some through it goes behind the caches."""
+        if self._behind and self.failure is None:
+            self._put_behind()
+        return self._connection
+
+    @property
     def pending(self) -> int:
         """How many savepoints and single changes the open transaction holds."""
         return self._pending
@@ -105,6 +116,7 @@ class Store(CatalogFile):
             raise RuntimeError("commit inside a savepoint would break its promise")
         if self._damage is not None:
             raise self._damage.with_traceback(None)
+        self._put_behind()
         if not self._open and not self._stale:
             return
         pending = self._pending
@@ -200,6 +212,7 @@ class Store(CatalogFile):
         """From now on changes belong to the next generation. Returns the number of the one that ended."""
         if self._savepoints:
             raise RuntimeError("a generation ends between operations, not inside one")
+        self._put_behind()
         self._own.clear()
         ended = self._take("generation")
         self._change("UPDATE r_counter SET value = ?2 WHERE name = ?1", ("generation", ended + 1))
@@ -213,9 +226,7 @@ class Store(CatalogFile):
             self._failed(e)
 
     def _change(self, sql: str, bindings: Sequence[Any] = ()) -> None:
-        if self._damage is not None or self._read_only:
-            assert self.failure is not None
-            raise self.failure.with_traceback(None)
+        self._refuse_if_failed()
         if not self._open or self._begun_savepoints < len(self._savepoints):
             self._open_all()
         self._run(sql, bindings)
@@ -233,6 +244,23 @@ class Store(CatalogFile):
         except apsw.Error as e:
             self._failed(e)
         self._redo.extend((sql, row) for row in rows[1:])
+
+    def _refuse_if_failed(self) -> None:
+        if self._damage is not None or self._read_only:
+            assert self.failure is not None
+            raise self.failure.with_traceback(None)
+
+    def _keep_behind(self, ino: Ino, inode: Inode, *, is_new: bool) -> None:
+        """Have an inode's row put by `_put_behind`, instead of an earlier one."""
+        self._refuse_if_failed()
+        before = self._behind.get(ino)
+        row = inode, is_new if before is None else before[1]
+        self._behind.keep(ino, row, is_marked=bool(self._savepoints))
+        if not self._savepoints:
+            self._pending += 1
+
+    def _put_behind(self) -> None:
+        """Put the rows that were kept; before their table is read."""
 
     def _take(self, counter: str) -> int:
         number = self._counters[counter]
@@ -277,8 +305,7 @@ class Store(CatalogFile):
             self._open = True
             self._recorder.begin()
         while self._begun_savepoints < len(self._savepoints):
-            sums = self._counters["inodes"], self._counters["file_bytes"]
-            self._savepoints[self._begun_savepoints].start(len(self._redo), sums)
+            self._savepoints[self._begun_savepoints].start(len(self._redo))
             self._begun_savepoints += 1
 
     def _undo(self, mark: int) -> None:
@@ -341,35 +368,40 @@ class Store(CatalogFile):
 class Savepoint:
     """A group of changes that is undone whole if the `with` raises; see `Store.savepoint`."""
 
-    __slots__ = ("_mark", "_store", "_sums")
+    __slots__ = ("_kept", "_mark", "_store", "_sums")
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._mark = -1  # length of the redo list before it; -1: nothing changed yet
-        self._sums = (0, 0)
+        self._mark = -1  # length of the redo list before it; -1: no statement was run yet
 
-    def start(self, mark: int, sums: tuple[int, int]) -> None:
-        """Note where it begins: just before the first change inside it."""
+    def start(self, mark: int) -> None:
+        """Note where it begins: just before the first statement inside it."""
         self._mark = mark
-        self._sums = sums
 
     def __enter__(self) -> None:
-        self._store._savepoints.append(self)
+        store = self._store
+        self._kept = store._behind.mark()
+        self._sums = store._counters["inodes"], store._counters["file_bytes"]
+        store._savepoints.append(self)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         store = self._store
         store._savepoints.pop()
-        if self._mark < 0:
-            return
-        store._begun_savepoints -= 1
+        has_run = self._mark >= 0
+        if has_run:
+            store._begun_savepoints -= 1
         if kind is None:
             if not store._savepoints:
-                store._pending += 1
+                store._pending += has_run or store._behind.mark() > 0
+                store._behind.forget_marks()
+            return
+        if not store._behind.undo(self._kept) and not has_run:
             return
         store._counters["inodes"], store._counters["file_bytes"] = self._sums
         store._undone()
-        if not self._mark:
+        if not store._behind and not (self._mark if has_run else store._redo):
             store._touched.undone()
-        store._undo(self._mark)
+        if has_run:
+            store._undo(self._mark)

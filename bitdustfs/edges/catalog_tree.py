@@ -3,6 +3,8 @@
 Inodes are read far more often than written, so the last used ones are kept as objects. The cache is right because
 every change of an inode goes through `put_inode` and `drop_inode`, and a rollback empties it. Whoever makes a file
 asks for its name three times before it is there, so the name that was looked for in vain last is kept as well.
+
+Changed inodes are put late (`catalog_behind`). What reads their table in the file calls `_put_behind` before.
 """
 
 from __future__ import annotations
@@ -88,6 +90,10 @@ class TreeTables(Store):
         try:
             self._inodes.move_to_end(ino)
         except KeyError:
+            behind = self._behind.get(ino)
+            if behind is not None:
+                self._keep(ino, behind[0])
+                return behind[0]
             if ino >= FIRST_PAST:
                 generation, then = split(ino)
                 rows = self._rows(_INODE_AT, (then, generation))
@@ -101,23 +107,8 @@ class TreeTables(Store):
         old = self.inode(inode.ino)
         if old == inode:
             return
-        values = (
-            inode.mode,
-            inode.uid,
-            inode.gid,
-            inode.nlink,
-            inode.size,
-            inode.atime_ns,
-            inode.mtime_ns,
-            inode.ctime_ns,
-            inode.code.k if inode.code else 0,
-            inode.code.n if inode.code else 0,
-            inode.version,
-            inode.rdev,
-            inode.target,
-        )
+        self._keep_behind(inode.ino, inode, is_new=old is None)
         self._touched.add(inode.ino)
-        self.put_live(INODES, (inode.ino,), values, is_new=old is None)
         self._count("inodes", 1 if old is None else 0)
         self._count("file_bytes", _file_bytes(inode) - _file_bytes(old))
         self._keep(inode.ino, inode)
@@ -127,6 +118,7 @@ class TreeTables(Store):
         if old is None:
             return
         self._touched.add(ino)
+        self._behind.drop(ino, is_marked=bool(self._savepoints))
         self.drop_live(INODES, (ino,))
         self._count("inodes", -1)
         self._count("file_bytes", -_file_bytes(old))
@@ -134,10 +126,12 @@ class TreeTables(Store):
 
     def orphans(self) -> Sequence[Ino]:
         """Inodes without a name that no name supersedes. Looks at every inode: once, at a mount."""
+        self._put_behind()
         return [Ino(row[0]) for row in self._rows(_ORPHANS)]
 
     def unborn_files(self) -> Sequence[Ino]:
         """Regular files that were never published, in order. Looks at every inode: once, at a recovery."""
+        self._put_behind()
         return [Ino(row[0]) for row in self._rows(_UNBORN)]
 
     def count_inodes(self) -> int:
@@ -181,6 +175,7 @@ class TreeTables(Store):
         """The names of a directory with cookies above `after`, in cookie order, with their inodes."""
         if parent >= FIRST_PAST:
             return self._names_of_past(parent, after, limit)
+        self._put_behind()
         return [
             (Name(parent, row[0], row[1], row[2], row[3]), _inode(row[1], row[4:]))
             for row in self._rows(_NAMES, (parent, after, limit))
@@ -255,6 +250,15 @@ class TreeTables(Store):
                     found.append((name, inode))
         return found
 
+    def _put_behind(self) -> None:
+        if not self._behind:
+            return
+        pending = self._pending  # they were counted when they were kept
+        for ino, (inode, is_new) in self._behind.each():
+            self.put_live(INODES, (ino,), _values(inode), is_new=is_new)
+            self._behind.drop(ino, is_marked=bool(self._savepoints))
+        self._pending = pending
+
     def _name_rows(self, parent: Ino, name: bytes) -> list[tuple[Any, ...]]:
         if self._absent == (parent, name):
             return []
@@ -280,6 +284,25 @@ def _file_bytes(inode: Inode | None) -> int:
 
 
 _code: Callable[[int, int], Code] = lru_cache(maxsize=256)(Code)
+
+
+def _values(inode: Inode) -> tuple[Any, ...]:
+    code = inode.code
+    return (
+        inode.mode,
+        inode.uid,
+        inode.gid,
+        inode.nlink,
+        inode.size,
+        inode.atime_ns,
+        inode.mtime_ns,
+        inode.ctime_ns,
+        code.k if code else 0,
+        code.n if code else 0,
+        inode.version,
+        inode.rdev,
+        inode.target,
+    )
 
 
 def _inode(ino: Ino, values: Sequence[Any]) -> Inode:
