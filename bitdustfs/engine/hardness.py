@@ -200,6 +200,8 @@ def _cut_at(extent: Extent, edges: tuple[int, ...]) -> Iterator[Extent]:
 
 def _only_in(one: Extents, other: Extents) -> list[Region]:
     """Spool regions of `one` that `other` does not have at the same place of the file."""
+    if not len(other):
+        return _regions(one)
     regions = []
     for extent in one:
         if extent.hold is Hold.ZERO:

@@ -278,8 +278,8 @@ class Writer:
         ready: list[int] = []
         room = STREAM_CHUNKS - len(life.going_ahead)
         for extent in life.extents:
-            if extent.hold is not Hold.DIRTY:
-                continue
+            if extent.end - extent.start < CHUNK_BYTES or extent.hold is not Hold.DIRTY:
+                continue  # after random writes there are thousands of small ones
             for index in range(-(-extent.start // CHUNK_BYTES), extent.end // CHUNK_BYTES):
                 if index == life.last_chunk or index in life.placed_ahead or index in life.going_ahead:
                     continue

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from bitdustfs.core.past import at
 from bitdustfs.edges.catalog_behind import RowsBehind
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
-from bitdustfs.model import ROOT_INO, Cookie, Ino, Inode
+from bitdustfs.model import ROOT_INO, Cookie, Ino, Inode, SnapshotKind
 from tests.edges.catalog_rows import DIRECTORY, file
 
 NUMBERS = tuple(Ino(number) for number in range(2, 8))
@@ -112,6 +113,22 @@ def test_inode_put_before_a_savepoint_that_lists_and_fails_is_not_lost(tmp_path:
         catalog.commit()
     with closing(SqliteCatalog(tmp_path / "c")) as again:
         assert again.inode(NUMBERS[0]) == file(NUMBERS[0], size=1)
+
+
+def test_snapshot_has_what_was_put_late_before_it_and_not_after(tmp_path: Path) -> None:
+    with closing(SqliteCatalog(tmp_path / "c", create=True)) as catalog:
+        catalog.put_inode(file(NUMBERS[0], size=1))
+        made = catalog.make_snapshot("one", 0, SnapshotKind.BY_PERSON)
+        catalog.put_inode(file(NUMBERS[0], size=2))
+        catalog.put_inode(file(NUMBERS[1], size=3))
+        assert catalog.is_changed_since_snapshot()
+        catalog.commit()
+        then = catalog.inode(at(made.generation, NUMBERS[0]))
+        assert then is not None
+        assert then.size == 1
+        assert catalog.inode(at(made.generation, NUMBERS[1])) is None
+    with closing(SqliteCatalog(tmp_path / "c")) as again:
+        assert again.inode(NUMBERS[0]) == file(NUMBERS[0], size=2)
 
 
 def test_what_is_undone_is_neither_kept_nor_put() -> None:
