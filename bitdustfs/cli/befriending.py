@@ -12,7 +12,7 @@ A process without a catalog (`serve`) keeps contract and name; the rows come wit
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import trio
@@ -220,10 +220,20 @@ class Friends:
         row = supplier_of(signed, self._identity.owner, node=node, address=address, label=name, known=rows)
         save_name(self._home.contracts, owner, name)
         if row is not None and row not in rows:
+            self._make_old([each for each in rows if each.label == name and each.node != node])
             self._catalog.put_supplier(row)
             await self._commit()
             self._on_row(next(each for each in self._catalog.suppliers() if each.node == node))
         return name
+
+    def _make_old(self, rows: Sequence[Supplier]) -> None:
+        """Call otherwise what a friend had before this machine, as where it takes the other one's place by itself."""
+        for row in rows:
+            taken = {each.label for each in self._catalog.suppliers()}
+            tails = ("", *map(str, range(1, len(taken) + 1)))
+            old = replace(row, label=next(name for tail in tails if (name := f"{row.label}-old{tail}") not in taken))
+            self._catalog.put_supplier(old)
+            self._on_row(old)
 
     def _dial_if_nobody_else_does(self, made: Friendship) -> None:
         """Who only gives has no supplier to dial there; he keeps a connection all the same, for he may be the one

@@ -28,6 +28,11 @@ def told(name: str, reached: str, tried: str = "") -> ReachReport:
             [told("clara", "", WORLD)],
             "Nobody could dial this machine: clara has just tried, at 203.0.114.7:4878.",
         ),
+        (
+            HOME,
+            [ReachReport(owner="00", name="boris", reached="", tried=""), told("clara", "", HOME)],  # he had no time
+            "Nobody could dial this machine: clara has just tried",
+        ),
         (WORLD, [told("", "", WORLD)], "Nobody could dial this machine: a friend has just tried"),
         (WORLD, [told("clara", "", WORLD), told("dora", WORLD)], "dora dialled this machine just now"),
         (HOME, [], "192.168.7.2:4878 can be dialled from your own network; from elsewhere it can be dialled only if"),
