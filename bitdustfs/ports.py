@@ -263,7 +263,7 @@ class Catalog(Protocol):
         ...
 
     # -- snapshots of the volume -----------------------------------------------------------------------------
-    # Numbers of the past (core/past) are understood by: inode, name, names, names_of, xattr, xattrs, map_rows.
+    # Numbers of the past (core/past) are understood by inode, name, names, names_of, xattr, xattrs, map_rows, placed.
     def snapshots(self) -> Sequence[Snapshot]:
         """All of them, the oldest first, also those that are gone and still hold something."""
         ...

@@ -26,6 +26,7 @@ from bitdustfs.core.addresses import has_zone
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.grace import Patience
 from bitdustfs.core.owner_record import Keeper, OwnerRecord
+from bitdustfs.core.thinning import Keeping
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.edges import mounts, old_states
 from bitdustfs.edges.catalog_changes import SqliteChanges
@@ -136,6 +137,12 @@ async def _mount(
                     spool_limit=wish.spool_bytes or default_spool_bytes(shutil.disk_usage(home.path).free),
                     code=code,
                     practice=wish.settings.practice,
+                    snapshots=Keeping(
+                        wish.settings.snapshots_hourly,
+                        wish.settings.snapshots_daily,
+                        wish.settings.snapshots_weekly,
+                        wish.settings.snapshots_monthly,
+                    ),
                     suite=best_suite(),
                     boot=boot_id(),
                     patience=Patience.of(patience_s) if patience_s else Patience(),

@@ -40,6 +40,7 @@ VERB_MODULES = (  # each has a verb, which is called as the module is, or as the
     "suppliers",
     "contracts",
     "recode",
+    "snapshot",
     "cache",
     "config",
     "demo",
@@ -66,6 +67,7 @@ For real:
   bitdustfs invite --offer 50G         a line for a friend: each keeps things for the other
   bitdustfs join LINE                  what the friend types, on another machine
   bitdustfs suppliers leave NAME       when you do not want one any more
+  bitdustfs snapshot create            keep the volume as it is now: see .snapshots in the mount
   bitdustfs contracts                  what you and your friends give each other; change or end it
   bitdustfs serve --give 50G           keep things for a friend, on another machine or home
   bitdustfs sheet                      what to keep on paper, with the words

@@ -17,6 +17,7 @@ from bitdustfs.cli.home_catalog import hired_count
 from bitdustfs.cli.limits import follow_limits
 from bitdustfs.cli.mount_options import MountWish
 from bitdustfs.cli.reaching import reach_verbs
+from bitdustfs.cli.snapshot_verbs import snapshot_verbs
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.contract import Contract
 from bitdustfs.core.invited import Wish
@@ -79,6 +80,7 @@ class Mounted:
             deadlines=fuse.Deadlines(read_s=wish.read_timeout_s, sync_s=wish.fsync_deadline_s),
             note_slots=node.reads.allow,
             make_safe=node.make_safe if wish.fsync_safe else None,
+            past=node.past,
         )
         self._scope = trio.CancelScope()
 
@@ -109,6 +111,7 @@ class Mounted:
             "stay": self._stay,
             "recode": self._recode,
             "recovery-checked": self._recovery_checked,
+            **snapshot_verbs(self._node),
         }
         async with self._node.running():
             if self._role is Role.READER:

@@ -286,6 +286,29 @@ class JoinReport(TypedDict):
     reached: str  # ADDR:PORT where it could dial this one; "": nowhere, or it was not tried
 
 
+class SnapshotReport(TypedDict):
+    """One snapshot of the volume."""
+
+    name: str
+    made_s: float  # seconds since 1970 UTC
+    automatic: bool  # made by itself, and thinned by age
+    alone_bytes: int  # of user data: what suppliers would be rid of without this one
+
+
+class SnapshotsReport(TypedDict):
+    """All snapshots of the volume."""
+
+    snapshots: list[SnapshotReport]  # the oldest first
+    held_bytes: int  # of user data: what only snapshots have
+
+
+class SnapshotMade(TypedDict):
+    """A snapshot that was made."""
+
+    name: str
+    files_before: int  # files that are in it as they were published last, or not at all
+
+
 class RecodeReport(TypedDict):
     """What is to have another K than it has, or has been looked at so far."""
 

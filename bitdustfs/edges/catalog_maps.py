@@ -38,6 +38,7 @@ _PLACED = f"""
     FROM r_map AS m CROSS JOIN r_chunk AS c ON c.chunk = m.chunk
     WHERE m.ino = ?1 AND m.idx BETWEEN ?2 AND ?3 AND m.died = {LIVE} AND m.chunk <> {HOLE} ORDER BY m.idx
 """
+_PLACED_AT = _PLACED.replace(f"m.died = {LIVE}", "m.born <= ?4 AND m.died > ?4")
 _CHUNK_BY_FINGERPRINT = (
     f"SELECT {_CHUNK_COLUMNS} FROM r_chunk WHERE fingerprint = ? ORDER BY chunk DESC LIMIT 1"
 )  # fmt: skip
@@ -102,7 +103,12 @@ class MapTables(Store):
 
     def placed(self, ino: Ino, first: int, last: int) -> Sequence[tuple[int, ChunkRow]]:
         """The chunks at indexes first … last, each with its index, in order; without holes and what is missing."""
-        return [(row[0], ChunkRow(*row[1:])) for row in self._rows(_PLACED, (ino, first, last))]
+        if ino >= FIRST_PAST:
+            generation, then = split(ino)
+            rows = self._rows(_PLACED_AT, (then, first, last, generation))
+        else:
+            rows = self._rows(_PLACED, (ino, first, last))
+        return [(row[0], ChunkRow(*row[1:])) for row in rows]
 
     def chunk_by_fingerprint(self, fingerprint: Fingerprint) -> ChunkRow | None:
         """The newest chunk with this content."""

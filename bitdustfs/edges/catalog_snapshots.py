@@ -13,7 +13,7 @@ from typing import Any, Final
 from bitdustfs.edges.catalog_maps import MAP
 from bitdustfs.edges.catalog_store import Store
 from bitdustfs.edges.catalog_tree import INODES, NAMES, XATTRS
-from bitdustfs.edges.catalog_versioned import LIVE, Versioned
+from bitdustfs.edges.catalog_versioned import FIRST_GENERATION, LIVE, Versioned
 from bitdustfs.model import HOLE, DeadKey, Snapshot, SnapshotKind
 
 _COLUMNS = "generation, name, made_ns, kind, gone"
@@ -126,7 +126,11 @@ class SnapshotTables(Store):
         """Whether anything of the tree may be different from the newest snapshot."""
         self._put_behind()
         generation = self._counters["generation"]
-        return self.kept_generation < generation - 1 or bool(self._rows(_CHANGED, (generation,)))
+        return (
+            self.kept_generation != generation - 1
+            or generation == FIRST_GENERATION
+            or bool(self._rows(_CHANGED, (generation,)))
+        )
 
     # -- private -----------------------------------------------------------------------------------------
     def _neighbours(self, generation: int) -> tuple[int, int]:

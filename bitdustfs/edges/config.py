@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_PORT = 4878
 CONFIG_BYTES = 1024 * 1024  # more than anybody writes by hand
+_COUNT_MOST = 10_000
 LOG_LEVELS = ("debug", "info", "warning", "error")
 ALLOW, DIAL = "allow", "dial"  # the keys that are tables of the person's own entries, like `allow.OWNERID = SIZE`
 _RENAMED = {"listen": "give.listen", "donate": "give.size", "shelf": "give.shelf"}
@@ -134,6 +135,13 @@ def _duration(value: object) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
         return float(value)
     return parse_duration(_text(value))
+
+
+def _count(value: object) -> int:
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value).strip()
+    if not (text.isascii() and text.isdigit() and int(text) <= _COUNT_MOST):
+        raise BadRequest(what=f"{value!r} is not a number from 0 to {_COUNT_MOST}")
+    return int(text)
 
 
 def _bool(value: object) -> bool:
@@ -250,6 +258,12 @@ class Settings:
     limits_down: int = _key(
         0, _limit, "bytes a second that come from other nodes, at most; 0: no limit", name="limits.down"
     )
+    snapshots_hourly: int = _key(
+        0, _count, "snapshots made by themselves: of how many hours one is kept", name="snapshots.hourly"
+    )
+    snapshots_daily: int = _key(0, _count, "the same for days", name="snapshots.daily")
+    snapshots_weekly: int = _key(0, _count, "the same for weeks", name="snapshots.weekly")
+    snapshots_monthly: int = _key(0, _count, "the same for months", name="snapshots.monthly")
     practice: bool = _key(False, _bool, "all suppliers are on this machine; nothing is ever called safe")
     log_level: str = _key("info", _level, "least important lines that go to the log: " + ", ".join(LOG_LEVELS))
 

@@ -32,17 +32,20 @@ from pyfuse3 import EntryAttributes as Entry
 from pyfuse3 import RequestContext as Context
 
 from bitdustfs.core.names import NAME_BYTES
+from bitdustfs.core.past import FIRST_PAST
 from bitdustfs.edges.fuse_answer import Deadlines as Deadlines
 from bitdustfs.edges.fuse_answer import errno_of
 from bitdustfs.edges.fuse_greeting import Greeting
 from bitdustfs.edges.fuse_pages import Pages
+from bitdustfs.edges.fuse_past import PastOperations
 from bitdustfs.edges.fuse_tuning import MAX_BACKGROUND, MountOptions, prove
 from bitdustfs.edges.fuse_turn import taking_turns
 from bitdustfs.engine.attributes import Attributes, Changes
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.past_tree import SNAPSHOTS_NAME, PastTree
 from bitdustfs.engine.tree import Caller, Tree
-from bitdustfs.errors import BitdustError, SetupMissing
+from bitdustfs.errors import BitdustError, FileError, SetupMissing
 from bitdustfs.model import ROOT_INO, Cookie, Ino, Inode, Space
 
 KERNEL_CACHE_S = 300  # how long the kernel may keep names and attributes; see above why it could be for ever
@@ -69,12 +72,16 @@ def _answered(limit: Limit | None = None) -> Callable[[Handler[P, R]], Handler[P
     """Wrap a handler: any failure becomes a FUSEError, and what waits gets the deadline named `limit`.
 
     One without a limit must have none to need: it may not wait at all, or must set its own deadline.
+    What is in a snapshot is answered by `edges.fuse_past`.
     """
 
     def wrap(handler: Handler[P, R]) -> Handler[P, R]:
         @wraps(handler)
         async def wrapped(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> R:
             try:
+                if args and args[0].__class__ is int and args[0] >= FIRST_PAST:
+                    with trio.fail_after(self.deadlines.read_s):
+                        return cast(R, await self._past_handler(handler.__name__)(*args, **kwargs))
                 if limit is None:
                     return await handler(self, *args, **kwargs)
                 with trio.fail_after(getattr(self.deadlines, limit)):
@@ -98,6 +105,7 @@ class Operations(pyfuse3.Operations):
     Args:
         space: true numbers for statfs, at once and without the network.
         note_slots: is told once how many reads the kernel hands over at a time.
+        past: what snapshots show; None: no name leads to any.
         make_safe: after an fsync, waits until a file survives this machine; None: fsync ends when it is durable here.
     """
 
@@ -112,6 +120,7 @@ class Operations(pyfuse3.Operations):
         deadlines: Deadlines | None = None,
         note_slots: Callable[[int], None] = lambda slots: None,
         make_safe: Callable[[Ino | None], Awaitable[None]] | None = None,
+        past: PastTree | None = None,
     ) -> None:
         super().__init__()
         self._tree = tree
@@ -125,6 +134,9 @@ class Operations(pyfuse3.Operations):
         self.deadlines = deadlines or Deadlines()
         self.note_slots = note_slots
         self._make_safe = make_safe
+        self._past = (
+            PastOperations(past, _entry, reply=pyfuse3.readdir_reply, opened=_opened) if past is not None else None
+        )
         self.pages = Pages(pyfuse3.invalidate_inode)
 
     # -- names -----------------------------------------------------------------------------------------------
@@ -133,6 +145,8 @@ class Operations(pyfuse3.Operations):
     async def lookup(self, parent_inode: int, name: bytes, ctx: Context) -> Entry:
         inode = self._tree.lookup(Ino(parent_inode), name)
         if inode is None:
+            if name == SNAPSHOTS_NAME and parent_inode == ROOT_INO and self._past is not None:
+                return _entry(self._past.top())
             missing = Entry()  # st_ino 0: the kernel keeps that it is missing
             missing.entry_timeout = KERNEL_CACHE_S
             return missing
@@ -140,6 +154,8 @@ class Operations(pyfuse3.Operations):
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         for ino, count in inode_list:
+            if ino >= FIRST_PAST:
+                continue
             try:
                 self._lives.forget(Ino(ino), count)
             except BitdustError as error:
@@ -346,6 +362,11 @@ class Operations(pyfuse3.Operations):
 
     # -- private ---------------------------------------------------------------------------------------------
 
+    def _past_handler(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+        if self._past is None:
+            raise FileError(errno=errno.ESTALE, what="no snapshot is shown")
+        return self._past.handler(name)
+
     def _told(self, inode: Inode) -> Entry:
         """The entry of a reply that makes the kernel know the inode once more."""
         entry = _entry(inode)
@@ -371,6 +392,10 @@ def _entry(inode: Inode) -> Entry:
     entry.entry_timeout = KERNEL_CACHE_S
     entry.attr_timeout = KERNEL_CACHE_S
     return entry
+
+
+def _opened(handle: int) -> pyfuse3.FileInfo:
+    return pyfuse3.FileInfo(fh=handle, keep_cache=True)
 
 
 def _caller(ctx: Context) -> Caller:

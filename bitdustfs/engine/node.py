@@ -87,6 +87,7 @@ class Node(Services):
         ]
         _, waiting = self.files.dirty_totals()
         available = max(0, usable_bytes(free, code) - waiting) if code else 0
+        used += self.snapshots.held.total
         return Space(total_bytes=used + waiting + available, free_bytes=available, files=inodes)
 
     def stored_with(self, owner: OwnerId) -> tuple[int, int]:

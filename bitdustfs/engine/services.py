@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.grace import Patience
+from bitdustfs.core.thinning import NONE_BY_ITSELF, Keeping
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.attributes import Attributes
 from bitdustfs.engine.auditor import AUDITS_A_DAY, Auditor
@@ -32,6 +33,7 @@ from bitdustfs.engine.monitor import TICK_S, Monitor
 from bitdustfs.engine.objects import Objects
 from bitdustfs.engine.orphans import Orphans
 from bitdustfs.engine.outlook import Outlook
+from bitdustfs.engine.past_tree import PastTree
 from bitdustfs.engine.publisher import Publisher
 from bitdustfs.engine.reader import Reader
 from bitdustfs.engine.reads import Reads
@@ -50,6 +52,7 @@ from bitdustfs.engine.tracks import Tracks
 from bitdustfs.engine.tree import Tree
 from bitdustfs.engine.trimmer import Trimmer
 from bitdustfs.engine.uploads import Uploads
+from bitdustfs.engine.volume_snapshots import VolumeSnapshots
 from bitdustfs.engine.writer import Writer
 from bitdustfs.model import Code, Suite
 from bitdustfs.ports import Catalog, Changes, Crunch, Entropy, Image, Spool, Wall
@@ -65,6 +68,7 @@ class NodeOptions:
 
     spool_limit: int  # bytes
     code: Code | None = None  # of new blocks; None: by the number of suppliers
+    snapshots: Keeping = NONE_BY_ITSELF  # how many are made and kept without being asked for
     deduplicate: bool = True
     practice: bool = False  # all suppliers are on this machine
     suite: Suite = Suite.AES_256_GCM
@@ -110,6 +114,7 @@ class Services:
         self._options = options
         self._make_content()
         self._make_upkeep()
+        self._make_past()
         self._make_replica()
         self._make_reports()
         self._set_permissions()
@@ -136,6 +141,7 @@ class Services:
             "publisher": self.publisher.run,
             "replica": self.replica.run,
             "orphans": self.orphans.run,
+            "volume snapshots": self.snapshots.run,
         }
 
     def _make_content(self) -> None:
@@ -292,6 +298,13 @@ class Services:
         self.attributes.usual = self.writer.code
         self.attributes.on_code = self.follower.code_set
         self.recoder = Recoder(self._catalog, self.journal, self.tree, self.rewriter, self.follower)
+
+    def _make_past(self) -> None:
+        """Make what keeps and shows snapshots of the volume."""
+        self.past = PastTree(self._catalog, self.reads, self._copies.plaintext)
+        self.snapshots = VolumeSnapshots(
+            self._catalog, self.journal, self.writer, self._wall, self._options.snapshots
+        )
 
     def _make_replica(self) -> None:
         """Make what brings the catalog to suppliers."""

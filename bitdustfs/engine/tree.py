@@ -18,8 +18,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from bitdustfs.core.names import check_length, check_name, check_replaceable, check_target
+from bitdustfs.core.past import FIRST_PAST
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.lives import Contents, Lives
+from bitdustfs.engine.past_tree import SNAPSHOTS_NAME
 from bitdustfs.errors import FileError
 from bitdustfs.model import NO_INO, ROOT_INO, Code, Cookie, Ino, Inode, Name
 from bitdustfs.ports import Catalog, Wall
@@ -234,6 +236,8 @@ class Tree:
         if flags not in (0, NOREPLACE, EXCHANGE):
             raise FileError(errno=errno.EINVAL, what=f"rename flags {flags:#x}")
         check_name(new_name)
+        if new_parent >= FIRST_PAST:
+            _check_now(new_parent, new_name)
         source, target = self._name(parent, name), self._catalog.name(new_parent, new_name)
         if target is not None and target.ino != source.ino and flags != NOREPLACE:
             # the name must never be durable before the bytes; an exchange is the first half of a replacement
@@ -252,6 +256,8 @@ class Tree:
 
     def _move(self, source: Name, target: Name | None, new_parent: Ino, new_name: bytes) -> None:
         moved = self._row(source.ino)
+        if target is None:
+            _check_now(new_parent, new_name)
         self._directory(new_parent)
         if moved.is_dir:
             self._check_outside(moved.ino, new_parent)
@@ -368,6 +374,7 @@ class Tree:
     def _free_place(self, parent: Ino, name: bytes) -> Inode:
         """The directory, if something may be made in it under this name."""
         check_name(name)
+        _check_now(parent, name)
         directory = self._directory(parent)
         if self._catalog.name(parent, name) is not None:
             raise FileError(errno=errno.EEXIST, what="the name exists")
@@ -392,6 +399,7 @@ class Tree:
         check_length(name)
         found = self._catalog.name(parent, name)
         if found is None:
+            _check_now(parent, name)
             self._directory(parent)
             raise FileError(errno=errno.ENOENT, what="no such name")
         return found
@@ -420,6 +428,12 @@ class Tree:
             if above == place:
                 return
             place = above
+
+
+def _check_now(parent: Ino, name: bytes) -> None:
+    """Refuse a place in a snapshot, and the name that leads to them. Raises FileError: EROFS."""
+    if parent >= FIRST_PAST or (name == SNAPSHOTS_NAME and parent == ROOT_INO):
+        raise FileError(errno=errno.EROFS, what="snapshots are only read")
 
 
 def _is_unborn(inode: Inode) -> bool:

@@ -51,6 +51,8 @@ def shown(catalog: SqliteCatalog, generation: int = 0) -> Tree:
             assert all(catalog.xattr(inode.ino, key) == value for key, value in xattrs)
             rows = tuple(catalog.map_rows(inode.ino, 0, 99))
             assert all(catalog.map_rows(inode.ino, row.index, row.index) == [row] for row in rows)
+            chunks = [(row.index, catalog.chunk(row.chunk)) for row in rows if row.chunk != HOLE]
+            assert catalog.placed(inode.ino, 0, 99) == [each for each in chunks if each[1] is not None]
             found[name.name] = replace(inode, ino=Ino(inode.ino & (1 << 40) - 1)), xattrs, rows
         after = page[-1][0].cookie
     return found
@@ -246,7 +248,7 @@ def test_snapshot_that_was_undone_is_not_there(catalog: SqliteCatalog) -> None:
 
 
 def test_whether_something_changed_since_the_newest_snapshot_is_known(catalog: SqliteCatalog) -> None:
-    assert catalog.is_changed_since_snapshot() is False
+    assert catalog.is_changed_since_snapshot() is True  # there is none
     generation = keep_generation(catalog)
     assert catalog.is_changed_since_snapshot() is False
     catalog.put_inode(replace(FILE, atime_ns=5))

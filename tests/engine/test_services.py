@@ -117,6 +117,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[World], Any]]] = {
     "publisher": ("suppliers", "revoked_in", do_nothing),
     "replica": ("catalog", "outbox", write_something),
     "orphans": ("suppliers", "names", recover_here),
+    "volume snapshots": ("catalog", "snapshots", do_nothing),
 }
 
 

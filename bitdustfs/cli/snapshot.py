@@ -1,0 +1,134 @@
+"""`bitdustfs snapshot`: the volume as it was."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import cast
+
+import click
+
+from bitdustfs.cli.common import Asked, Seconds, count, show_json, with_common_options, with_json
+from bitdustfs.core.report import SnapshotMade, SnapshotsReport
+from bitdustfs.core.units import format_size
+from bitdustfs.edges.control import Args, ask
+from bitdustfs.errors import EXIT, Kind
+
+_SILENCE_S = 300.0  # counting what snapshots hold looks at all that is not of now
+_WAIT_S = 60.0
+
+
+@click.group()
+def snapshot() -> None:
+    """Keep the whole volume as it is now, and look at it later.
+
+    In the mount, `.snapshots/NAME/` at the top shows what was there, to be read only: with `cp` anything comes back
+    that was deleted or written over. `ls` does not list `.snapshots`, so that copies of the volume leave it out.
+    A snapshot is made at once, and costs what changes after it. With `bitdustfs config set snapshots.hourly 24` and
+    the like they are also made without being asked for, and these are thinned by age.
+    """
+
+
+@snapshot.command()
+@click.argument("name", required=False)
+@click.option(
+    "--wait", "wait_s", type=Seconds(), default=_WAIT_S, help="For what is not at suppliers yet. Default: 60s."
+)
+@with_json
+@with_common_options
+@click.pass_context
+def create(context: click.Context, asked: Asked, name: str | None, wait_s: float) -> None:
+    """Make a snapshot, called NAME or by its time.
+
+    A snapshot shows what suppliers have. So this first sends what was written last, for a minute at most. Ends with
+    14 if some files are in the snapshot as they were before, or not at all, because they could not be sent in time.
+
+    \b
+    Example:
+      bitdustfs snapshot create before-cleaning-up
+    """
+    home, _, _ = asked.home_of(None)
+    answer = ask(home.control, "snapshot-create", {"name": name, "wait_s": wait_s}, silence_s=wait_s + _SILENCE_S)
+    made = cast(SnapshotMade, answer)
+    if asked.as_json:
+        show_json(answer)
+    else:
+        click.echo(f"Made the snapshot {made['name']}. It is at .snapshots/{made['name']} in the mount.")
+    if made["files_before"]:
+        click.echo(
+            f"bitdustfs: {count(made['files_before'], 'file')} could not be sent in time, and the snapshot has the "
+            "versions before, or nothing of what is new; see `bitdustfs status`",
+            err=True,
+        )
+        context.exit(EXIT[Kind.UNAVAILABLE])
+
+
+@snapshot.command("list")
+@with_json
+@with_common_options
+def list_all(asked: Asked) -> None:
+    """List the snapshots, the oldest first, and what they hold.
+
+    The last column is what would be freed if this one alone was deleted. What several snapshots have in common is
+    freed with the last of them, so the sum of all may be more.
+    """
+    home, _, _ = asked.home_of(None)
+    answer = ask(home.control, "snapshot-list", silence_s=_SILENCE_S)
+    if asked.as_json:
+        show_json(answer)
+        return
+    for line in lines(cast(SnapshotsReport, answer)):
+        click.echo(line)
+
+
+@snapshot.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@with_json
+@with_common_options
+def delete(asked: Asked, names: tuple[str, ...]) -> None:
+    """Delete snapshots. What only they had is let go in the background."""
+    home, _, _ = asked.home_of(None)
+    for name in names:
+        ask(home.control, "snapshot-delete", {"name": name}, silence_s=_SILENCE_S)
+        if not asked.as_json:
+            click.echo(f"Deleted the snapshot {name}.")
+    if asked.as_json:
+        show_json({"deleted": list(names)})
+
+
+@snapshot.command(short_help="Show what is different from A to B.")
+@click.argument("one", metavar="A")
+@click.argument("two", metavar="B", default="now")
+@with_json
+@with_common_options
+def diff(asked: Asked, one: str, two: str) -> None:
+    """Show what is different from A to B: names of snapshots, or `now`, which is B when it is left out.
+
+    Each line is one name: + it came, - it went, M it has other content, A other attributes. Directories end in /.
+    """
+    home, _, _ = asked.home_of(None)
+    found: list[str] = []
+
+    def show(step: Args) -> None:
+        if asked.as_json:
+            found.extend(step["lines"])
+            return
+        for line in step["lines"]:
+            click.echo(line)
+
+    ask(home.control, "snapshot-diff", {"one": one, "two": two}, silence_s=_SILENCE_S, progress=show)
+    if asked.as_json:
+        show_json({"changes": [{"change": line[0], "path": line[2:]} for line in found]})
+
+
+def lines(report: SnapshotsReport) -> list[str]:
+    """Write for a person which snapshots there are."""
+    shown = report["snapshots"]
+    if not shown:
+        return ["There is no snapshot. `bitdustfs snapshot create` makes one."]
+    width = max(len(each["name"]) for each in shown)
+    table = [
+        f"{each['name']:{width}}  {datetime.fromtimestamp(each['made_s'], UTC):%Y-%m-%d %H:%M} UTC  "
+        f"{'automatic' if each['automatic'] else 'by hand  '}  {format_size(each['alone_bytes'])}"
+        for each in shown
+    ]
+    return [*table, f"{count(len(shown), 'snapshot')}; only they have {format_size(report['held_bytes'])}."]

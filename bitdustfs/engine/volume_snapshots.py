@@ -1,0 +1,211 @@
+"""Snapshots of the volume: made, listed, deleted, thinned. (Those of the catalog's pages are `engine.snapshots`.)
+
+A snapshot is one row and a new generation (`catalog_snapshots`): at once, whatever there is. It shows each file as it
+was published last. So who makes one by hand has what is dirty published first, as far as that can be;
+one that is made by itself takes what there is. A deleted one is gone at once; what only it has is taken out of the
+catalog in small steps, and blocks that nobody needs then go as always (`engine.collector`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+
+import trio
+
+from bitdustfs.core import thinning
+from bitdustfs.core.names import check_name
+from bitdustfs.core.past import GENERATIONS_MOST
+from bitdustfs.core.thinning import Keeping
+from bitdustfs.engine.differences import Difference, differences
+from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.writer import Writer
+from bitdustfs.errors import AlreadyThere, BadRequest, BitdustError, FileError, NotFound, Unavailable
+from bitdustfs.model import DeadKey, Snapshot, SnapshotKind
+from bitdustfs.ports import Catalog, Wall
+
+LOOK_EVERY_S = 30.0  # for an hour that has begun, and for what deleting left
+PAGE = 200  # (tune) rows in one step: a few milliseconds
+MEASURE_EVERY_S = 600.0  # (tune) what snapshots hold changes with every file that is written over
+AUTOMATIC = "auto-"  # how names of those begin that were made by themselves
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What snapshots have and nothing else, in bytes of files, when that was counted last."""
+
+    total: int = 0
+    alone: Mapping[int, int] = field(default_factory=dict)  # by generation: what would go with that one only
+
+
+class VolumeSnapshots:
+    """The snapshots of one volume.
+
+    Args:
+        keeping: how many are made and kept without being asked for.
+
+    Attributes:
+        held: what they hold; a few minutes old.
+    """
+
+    def __init__(self, catalog: Catalog, journal: Journal, writer: Writer, wall: Wall, keeping: Keeping) -> None:
+        self._catalog = catalog
+        self._journal = journal
+        self._writer = writer
+        self._wall = wall
+        self._keeping = keeping
+        self._wake = trio.Event()
+        self._measured_at = -MEASURE_EVERY_S
+        self.held = Held()
+
+    # -- what a person asks --------------------------------------------------------------------------------
+
+    def all(self) -> list[Snapshot]:
+        """Those that are not deleted, the oldest first."""
+        return [each for each in self._catalog.snapshots() if not each.is_gone]
+
+    def find(self, name: str) -> Snapshot:
+        """The snapshot with this name. Raises NotFound."""
+        for each in self.all():
+            if each.name == name:
+                return each
+        raise NotFound(what=f"there is no snapshot {name!r}; `bitdustfs snapshot list` names all")
+
+    async def create(self, name: str | None, wait_s: float) -> tuple[Snapshot, int]:
+        """Make one; durable when this returns.
+
+        Args:
+            name: None: its time.
+            wait_s: for what is dirty now to be published.
+        Returns:
+            It, and how many files are in it as they were published last, or not at all, and not as they were now.
+        Raises:
+            BadRequest, AlreadyThere: by its name. DiskFull, DiskFault, ReadOnly.
+        """
+        self._check_new(name)
+        awaited = self._writer.dirty_changes()
+        if awaited and self._writer.code() is not None:
+            with trio.move_on_after(wait_s):
+                await self._writer.flush()
+        # no await until it is made: what is counted as missing is what it lacks
+        self._check_new(name)
+        left = self._writer.count_waiting(awaited)
+        made = self._make(name or "", SnapshotKind.BY_PERSON)
+        await self._journal.durable()
+        return made, left
+
+    async def delete(self, name: str) -> Snapshot:
+        """Let one be gone; durable when this returns. Raises NotFound, DiskFull, DiskFault, ReadOnly."""
+        found = self.find(name)
+        self._end(found)
+        await self._journal.durable()
+        self._measured_at = -MEASURE_EVERY_S
+        self._wake.set()
+        return found
+
+    def differences(self, one: str | None, two: str | None) -> AsyncIterator[Difference]:
+        """What is different from one to another; None: now. Raises NotFound."""
+        generations = [self.find(name).generation if name is not None else 0 for name in (one, two)]
+        return differences(self._catalog, *generations)
+
+    async def measure(self) -> Held:
+        """Count again what they hold."""
+        before = [each.generation for each in self.all()]
+        alone = {generation: await self._held(generation) for generation in before}
+        self.held = Held(await self._held(None), alone)
+        self._measured_at = trio.current_time()
+        return self.held
+
+    # -- what goes on by itself ----------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Make, thin and take away, until cancelled."""
+        while True:
+            self._wake = trio.Event()
+            if self._journal.refusal is None:
+                try:
+                    self._make_due()
+                    await self._free_gone()
+                    if trio.current_time() - self._measured_at >= MEASURE_EVERY_S:
+                        await self.measure()
+                except BitdustError as error:
+                    _log.info("snapshots are left as they are for now: %s", error)
+            with trio.move_on_after(LOOK_EVERY_S):
+                await self._wake.wait()
+
+    # -- private -------------------------------------------------------------------------------------------
+
+    def _check_new(self, name: str | None) -> None:
+        self._journal.admit()
+        if name is None:
+            return
+        try:
+            check_name(name.encode())
+        except (FileError, UnicodeEncodeError) as bad:
+            raise BadRequest(what=f"{name!r} is no name for a snapshot: it becomes the name of a directory") from bad
+        if name == "now" or not name.isprintable():
+            raise BadRequest(
+                what=f"{name!r} is no name for a snapshot: `now` means what there is, and it must be printable"
+            )
+        if any(each.name == name for each in self.all()):
+            raise AlreadyThere(what=f"there is a snapshot {name!r} already")
+
+    def _make(self, name: str, kind: SnapshotKind) -> Snapshot:
+        """Make one; an empty name, or its beginning, is followed by the time."""
+        now_ns = self._wall.now_ns()
+        if not name or kind is SnapshotKind.BY_ITSELF:
+            taken = {each.name for each in self.all()}
+            plain = name = name + thinning.name_of(now_ns)
+            further = 1
+            while name in taken:
+                further += 1
+                name = f"{plain}-{further}"
+        newest = max((each.generation for each in self._catalog.snapshots()), default=0)
+        if newest >= GENERATIONS_MOST - 2:
+            raise Unavailable(what="this volume had four million snapshots: it takes no more")
+        made = self._catalog.make_snapshot(name, now_ns, kind)
+        self._journal.note()
+        return made
+
+    def _end(self, snapshot: Snapshot) -> None:
+        with self._journal.operation():
+            self._catalog.end_snapshot(snapshot.generation)
+
+    def _make_due(self) -> None:
+        """Make one if it is time and something changed; end those that are not kept any more."""
+        own = [each for each in self.all() if each.kind is SnapshotKind.BY_ITSELF]
+        now_ns = self._wall.now_ns()
+        last_ns = own[-1].made_ns if own else None
+        if thinning.is_due(self._keeping, last_ns, now_ns) and self._catalog.is_changed_since_snapshot():
+            made = self._make(AUTOMATIC, SnapshotKind.BY_ITSELF)
+            own.append(made)
+            _log.debug("made the snapshot %s", made.name)
+        stay = thinning.kept(self._keeping, [each.made_ns for each in own])
+        for place, each in enumerate(own):
+            if place not in stay:
+                self._end(each)
+                _log.debug("the snapshot %s is one of too many, and goes", each.name)
+
+    async def _free_gone(self) -> None:
+        for each in self._catalog.snapshots():
+            if each.is_gone:
+                await self._free(each.generation)
+
+    async def _free(self, generation: int) -> None:
+        after: DeadKey | None = None
+        while True:
+            with self._journal.operation():
+                after = self._catalog.free_snapshot(generation, after, PAGE)
+            await trio.lowlevel.checkpoint()
+            if after is None:
+                return
+
+    async def _held(self, generation: int | None) -> int:
+        total, after = self._catalog.held_bytes(generation, None, PAGE)
+        while after is not None:
+            await trio.lowlevel.checkpoint()
+            more, after = self._catalog.held_bytes(generation, after, PAGE)
+            total += more
+        return total

@@ -1,0 +1,60 @@
+"""Which snapshots are made by themselves, and which of them stay."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitdustfs.core.thinning import NONE_BY_ITSELF, Keeping, is_due, kept, name_of
+
+START = datetime(2026, 1, 31, 23, 30, tzinfo=UTC)
+counts = st.integers(0, 5)
+
+
+def ns(when: datetime) -> int:
+    return int(when.timestamp()) * 1_000_000_000
+
+
+def hours(*after: float) -> list[int]:
+    return [ns(START + timedelta(hours=each)) for each in after]
+
+
+def test_it_is_due_in_another_hour_or_day() -> None:
+    hourly, daily = Keeping(1, 1, 0, 0), Keeping(0, 1, 0, 0)
+    first, same, next_hour = hours(0, 0.4, 0.6)
+    assert is_due(hourly, None, first)
+    assert not is_due(hourly, first, same)
+    assert is_due(hourly, first, next_hour)
+    assert is_due(daily, first, next_hour)  # it was the last half hour of a day
+    assert not is_due(daily, next_hour, hours(20)[0])
+    assert is_due(hourly, next_hour, first)  # a clock that was ahead does not end it
+    assert not is_due(NONE_BY_ITSELF, None, first)
+
+
+def test_newest_of_each_period_stays() -> None:
+    made = hours(0, 0.2, 1, 2, 3, 30, 31)
+    assert kept(Keeping(2, 0, 0, 0), made) == {5, 6}
+    assert kept(Keeping(0, 3, 0, 0), made) == {1, 4, 6}
+    assert kept(Keeping(0, 0, 0, 1), made) == {6}
+    assert kept(Keeping(0, 0, 0, 2), made) == {1, 6}
+    assert kept(Keeping(2, 0, 0, 2), made) == {1, 5, 6}
+    assert kept(NONE_BY_ITSELF, made) == frozenset()
+
+
+@given(st.lists(st.integers(0, 10**19), max_size=30), counts, counts, counts, counts)
+def test_no_more_stay_than_asked_for_and_the_newest_does(
+    made: list[int], hourly: int, daily: int, weekly: int, monthly: int
+) -> None:
+    most = hourly, daily, weekly, monthly
+    stay = kept(Keeping(*most), made)
+    assert len(stay) <= min(len(made), sum(most))
+    if made and any(most):
+        assert max(made) in {made[place] for place in stay}
+    again = [made[place] for place in sorted(stay)]
+    assert kept(Keeping(*most), again) == set(range(len(again)))  # what stays, stays
+
+
+def test_snapshot_without_a_name_is_called_by_its_time() -> None:
+    assert name_of(ns(START)) == "2026-01-31T23.30.00Z"

@@ -1,0 +1,93 @@
+"""Snapshots of the volume through the kernel and by the verbs: what a person does to have yesterday back."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mount.practice import Practice
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def swarm(rough_swarm: Practice) -> Iterator[Practice]:
+    yield rough_swarm
+
+
+def tree_of(top: Path) -> dict[str, tuple[object, ...]]:
+    """Everything below a directory: kinds, modes, owners, times, content."""
+    found: dict[str, tuple[object, ...]] = {}
+    for directory, folders, files in os.walk(top):
+        for name in folders + files:
+            path = Path(directory, name)
+            stat = path.lstat()
+            what: object = b""
+            if path.is_symlink():
+                what = os.readlink(path)
+            elif path.is_file():
+                what = path.read_bytes(), sorted((each, os.getxattr(path, each)) for each in os.listxattr(path))
+            found[str(path.relative_to(top))] = (stat.st_mode, stat.st_uid, stat.st_nlink, stat.st_mtime_ns, what)
+    return found
+
+
+def test_person_has_yesterday_back(swarm: Practice) -> None:
+    docs = swarm.path / "docs"
+    (docs / "deep").mkdir(parents=True)
+    (docs / "letter").write_bytes(b"dear friend\n" * 50_000)
+    (docs / "deep" / "note").write_bytes(b"note")
+    (docs / "link").symlink_to("letter")
+    os.link(docs / "letter", docs / "again")
+    os.setxattr(docs / "letter", "user.colour", b"red")
+    os.chmod(docs / "deep" / "note", 0o640)
+    before = tree_of(docs)
+    assert "Made the snapshot yesterday" in swarm.run("snapshot", "create", "yesterday").stdout
+    shown = swarm.path / ".snapshots" / "yesterday" / "docs"
+    assert tree_of(shown) == before
+
+    (docs / "letter").write_bytes(b"ruined")
+    shutil.rmtree(docs / "deep")
+    (docs / "new").write_bytes(b"x")
+    swarm.sync()
+    swarm.forget()
+    assert tree_of(shown) == before
+    told = swarm.run("snapshot", "diff", "yesterday").stdout.splitlines()
+    assert {"M docs/letter", "- docs/deep/", "- docs/deep/note", "+ docs/new"} <= set(told)
+    subprocess.run(["cp", "-a", shown / "deep", docs], check=True)
+    subprocess.run(["cp", "-a", shown / "letter", docs / "letter"], check=True)
+    assert (docs / "letter").read_bytes() == b"dear friend\n" * 50_000
+    assert (docs / "deep" / "note").read_bytes() == b"note"
+
+    assert ".snapshots" not in os.listdir(swarm.path)
+    assert "yesterday" in os.listdir(swarm.path / ".snapshots")
+    for change in (
+        lambda: (shown / "letter").write_bytes(b"x"),
+        lambda: (shown / "new").mkdir(),
+        lambda: (shown / "letter").unlink(),
+        lambda: os.rename(docs / "letter", shown / "letter"),
+        lambda: os.rename(shown / "letter", docs / "other"),
+        lambda: os.link(docs / "letter", shown / "other"),
+        lambda: os.chmod(shown / "letter", 0o600),
+        lambda: os.setxattr(shown / "letter", "user.a", b"1"),
+        lambda: os.truncate(shown / "letter", 0),
+        lambda: (swarm.path / ".snapshots").rmdir(),
+        lambda: os.rename(docs, swarm.path / ".snapshots"),
+    ):
+        with pytest.raises(OSError) as refused:
+            change()
+        assert refused.value.errno in (errno.EROFS, errno.ENOTEMPTY), change
+    assert tree_of(shown) == before
+
+    swarm.remount()
+    assert tree_of(shown) == before
+    assert "yesterday" in swarm.run("snapshot", "list").stdout
+    assert "Deleted the snapshot yesterday" in swarm.run("snapshot", "delete", "yesterday").stdout
+    assert not (swarm.path / ".snapshots" / "yesterday").exists()
+    assert "there is no snapshot 'yesterday'" in swarm.run("snapshot", "delete", "yesterday", ok=(10,)).stderr
+    assert "There is no snapshot" in swarm.run("snapshot", "list").stdout
