@@ -261,7 +261,7 @@ class Follower:
 
 
 def _is_unlike(row: BlockRow, wishes: Iterable[frozenset[Code | None]], usual: Usual) -> bool:
-    told = (wished_code(codes, usual.of_new) for codes in wishes)
+    told = (wished_code(codes, usual.of_new) for codes in set(wishes))
     return any(code is not None and code.k != row.code.k for code in told)
 
 
