@@ -35,7 +35,8 @@ class Journal:
     """Commit policy over one catalog.
 
     Args:
-        bell: rung after each operation, and when commits succeed again; None: nobody waits for it.
+        bell: rung after each operation and each commit of a change, and when commits succeed again; None: nobody
+            waits for it.
     """
 
     def __init__(self, catalog: Catalog, bell: Bell | None = None) -> None:
@@ -113,6 +114,7 @@ class Journal:
         """Flush and commit now. Survives `kill -9`. Raises DiskFull, DiskFault; nothing is forgotten."""
         if self._failed is not None and trio.current_time() < self._failed_at + _RETRY_SOONEST_S:
             self.admit()
+        before = self._catalog.last_change
         try:
             for flush in self._flushers:
                 flush()
@@ -126,6 +128,8 @@ class Journal:
             _log.info("changes are stored again")
             self._failed = None
             self.bell.ring()
+        elif self._catalog.last_change != before:
+            self.bell.ring()  # of what was changed without an operation nobody was told: who is hired by hand
         self._changes = self._later = 0
         if self._noted.is_set():  # else `run` waits for this one, and would for ever
             self._noted = trio.Event()

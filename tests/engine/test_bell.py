@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import trio
 from trio.testing import MockClock
 
 from bitdustfs.engine.bell import Bell, Looks
+from bitdustfs.engine.replica import SHIP_AFTER_S
 from bitdustfs.testing.world import World
 
 EVERY_S, SELDOM_S = 2.0, 60.0
@@ -106,3 +109,15 @@ async def test_volume_that_nobody_uses_rarely_wakes_up(autojump_clock: MockClock
         await trio.sleep(IDLE_S)
         trio.lowlevel.remove_instrument(turns)
     assert turns.count < 4 * IDLE_S
+
+
+async def test_who_is_renamed_by_hand_is_told_to_the_suppliers_soon(autojump_clock: MockClock) -> None:
+    async with World().running() as world:
+        assert await world.sync() == "safe"
+        await trio.sleep(100)  # all rest
+        row = world.catalog.suppliers()[0]
+        world.catalog.put_supplier(replace(row, label="another"))  # as the control server does: without an operation
+        world.node.journal.commit()
+        with trio.fail_after(SHIP_AFTER_S + 5):
+            while not world.node.replica.is_current:
+                await trio.sleep(0.1)
