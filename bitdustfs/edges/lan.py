@@ -269,9 +269,10 @@ async def _until_readable(sockets: Sequence[socket.socket]) -> None:
 
         async def wait(each: socket.socket) -> None:
             try:
-                await trio.lowlevel.wait_readable(each)
+                if each.fileno() >= 0:
+                    await trio.lowlevel.wait_readable(each)
             except trio.ClosedResourceError:
-                pass  # we are in other networks now
+                pass  # we are in other networks now, as where it was closed before this task had its turn
             nursery.cancel_scope.cancel()
 
         for each in sockets:

@@ -11,7 +11,17 @@ import trio.testing
 from zeroconf import DNSAddress, DNSIncoming, DNSOutgoing, DNSQuestion
 
 from bitdustfs.core.neighbours import SALT_BYTES, name_of
-from bitdustfs.edges.lan import BURST, GROUP, PER_S, PORT, MulticastLan, announcement, question, read
+from bitdustfs.edges.lan import (
+    BURST,
+    GROUP,
+    PER_S,
+    PORT,
+    MulticastLan,
+    _until_readable,
+    announcement,
+    question,
+    read,
+)
 from bitdustfs.ports import Heard
 from bitdustfs.testing.swarm import make_identity
 
@@ -106,6 +116,16 @@ async def test_who_joins_other_networks_hears_there_from_then_on() -> None:
             while not heard.is_set():
                 await other.announce(NAME, "127.0.0.1:4879")
                 await trio.sleep(0.05)
+
+
+async def test_networks_that_change_just_when_it_begins_to_listen_are_no_fault() -> None:
+    """Between looking for sockets and waiting for them another task has its turn: it may close them."""
+    with MulticastLan() as lan, trio.fail_after(PATIENCE_S):
+        lan.join(["127.0.0.1"])
+        old = tuple(lan._sockets.values())
+        lan.join([])
+        assert old
+        await _until_readable(old)
 
 
 async def test_flood_is_read_so_fast_and_no_faster() -> None:
