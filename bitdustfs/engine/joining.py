@@ -96,20 +96,28 @@ class _Guest:
         knock = wire.Knock(self._ticket.mark, self._nonce)
         self._host_nonce = (await peer.request(knock, wire.Challenge))[0].nonce
         told = await self._ask(b"")
-        if told.is_done:
-            agreed = self._contract_in(told)
-            if self._clerk.is_void(agreed, peer.owner):
-                raise self._violation("it signed what it had refused before")
-            return self._friendship(told, agreed, was_done=True)
+        before = self._contract_in(told) if told.is_done or told.contract else None
+        if before is not None and self._clerk.is_void(before, peer.owner):
+            raise self._violation("it signed what it had refused before")
+        if before is not None and told.is_done:
+            return self._friendship(told, before, was_done=True)
         if self._clerk.notice(peer.owner) is not None:
             raise BadRequest(what="a notice that you gave this friend is not signed yet: let it be, or take it back")
-        await self._clerk.abandon(peer.owner)  # what was proposed before and is not shown now
-        proposal = self._propose(told, wish)
+        await self._settle(before)
+        proposal = self._propose(told, before, wish)
         told = await self._send(proposal)
         agreed = self._contract_in(told)
         if agreed.digest != proposal.digest:
             raise self._violation("it signed something else than we proposed")
         return self._friendship(told, agreed, was_done=False)
+
+    async def _settle(self, before: Contract | None) -> None:
+        """What was proposed before holds if the friend shows it now, as after another invitation; else it is void."""
+        owner = self._peer.owner
+        meant = self._clerk.proposal(owner)
+        if meant is not None and before is not None and before.digest == meant.digest:
+            await self._clerk.keep(owner, before)
+        await self._clerk.abandon(owner)
 
     async def _send(self, proposal: Contract) -> wire.Joined:
         owner = self._peer.owner
@@ -139,12 +147,11 @@ class _Guest:
             raise self._violation("it could not show that it made this invitation; nothing was signed")
         return told
 
-    def _propose(self, told: wire.Joined, wish: Wish) -> Contract:
+    def _propose(self, told: wire.Joined, before: Contract | None, wish: Wish) -> Contract:
         """What fits both, after the contract that there is, if there is one; nobody gives less than before."""
         host_gives, guest_gives = fit(Wish(told.offers, told.needs), wish)
         serial, previous = 1, contract.NO_CONTRACT
-        if told.contract:
-            before = self._contract_in(told)
+        if before is not None:
             serial, previous = before.terms.serial + 1, before.digest
             host_gives = max(host_gives, before.gives(self._peer.owner))
             guest_gives = max(guest_gives, before.gives(self._identity.owner))

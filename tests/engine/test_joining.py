@@ -406,7 +406,7 @@ async def test_machine_that_has_the_right_key_but_not_the_invitation_is_found_ou
 # -- what was refused ----------------------------------------------------------------------------------------
 
 
-async def refused_proposal(anna: House) -> Contract:
+async def refused_proposal(anna: House, wish: Wish = FAIR, line: Line = LINE) -> Contract:
     """Ben joins and is refused; what he signed stays there."""
     shown: list[bytes] = []
     sign = anna.keeper.clerk.sign
@@ -416,7 +416,7 @@ async def refused_proposal(anna: House) -> Contract:
         return wire.Refusal(Refused.NOT_ALLOWED, "not now")
 
     anna.keeper.clerk.sign = refuse  # type: ignore[method-assign]
-    assert "not now" in await refusal_of(anna.join())
+    assert "not now" in await refusal_of(anna.join(wish=wish, line=line))
     anna.keeper.clerk.sign = sign  # type: ignore[method-assign]
     return contract.parse(shown[0])
 
@@ -431,6 +431,39 @@ async def test_first_proposal_that_was_refused_cannot_be_signed_later(autojump_c
         guest = anna.clerk_of(BEN)
         await guest.take(ANNA.owner, [late.raw])
         assert guest.newest(ANNA.owner) is None
+
+
+async def test_refused_proposal_does_not_count_in_another_invitation(autojump_clock: MockClock) -> None:
+    """Nobody gives less than before; but what was refused never was before."""
+    async with house() as anna:
+        anna.invite(needs=100 * MIB)
+        late = contract.countersign(ANNA, await refused_proposal(anna, Wish(offers=50 * MIB, needs=ANY)))
+        await anna.keeper.keep(late)
+        anna.invite(token=b"abcdefghij")
+        with pytest.raises(ProtocolViolation, match="what it had refused before"):
+            await anna.join(line=replace(LINE, token=b"abcdefghij"), wish=Wish(offers=MIB, needs=ANY))
+        assert anna.keeper.contracts[BEN.owner].raw == late.raw
+
+
+async def test_proposal_that_was_signed_holds_though_another_invitation_is_refused(
+    caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    async with house() as anna:
+        anna.invite()
+
+        def fail(at: str) -> None:
+            if at == "hire":  # Anna has signed and kept it, and Ben does not hear of that
+                raise DiskFault(path="disk", why="it broke")
+
+        anna.trouble = fail
+        with caplog.at_level(logging.CRITICAL), pytest.raises(PeerError):
+            await anna.join()
+        anna.trouble = lambda _step: None
+        anna.invite(token=b"abcdefghij")
+        await refused_proposal(anna, FAIR, replace(LINE, token=b"abcdefghij"))
+        assert anna.clerk_of(BEN).newest(ANNA.owner) == anna.keeper.contracts[BEN.owner]
+        made = await anna.join()
+        assert made.was_done and made.contract == anna.keeper.contracts[BEN.owner]
 
 
 async def test_who_was_refused_joins_with_a_later_proposal(autojump_clock: MockClock) -> None:
