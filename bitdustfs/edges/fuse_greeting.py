@@ -19,6 +19,7 @@ fs/fuse/inode.c; fuse_session_receive_buf() in libfuse's lib/fuse_lowlevel.c.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import struct
@@ -28,6 +29,7 @@ _INIT = 26
 _REQUEST_BYTES = 256 * 1024  # the kernel refuses a read that could not hold its largest request
 _FLAGS_AT = 16 + 12  # after the header: major, minor, max_readahead
 _LIMITS_AT = _FLAGS_AT + 4
+_log = logging.getLogger(__name__)
 
 
 class Greeting:
@@ -43,21 +45,41 @@ class Greeting:
         self._kernel = -1
         self._libfuse: socket.socket | None = None
 
-    def begin(self) -> None:
-        """Read the kernel's request, and lay it where libfuse will find it. Raises OSError."""
-        self._kernel = os.dup(self._descriptor)
-        request = os.read(self._kernel, _REQUEST_BYTES)
-        self._offered = offered(request)
-        self._libfuse, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    def begin(self) -> bool:
+        """Read the kernel's request, and lay it where libfuse will find it.
+
+        Returns:
+            False: it cannot be done, nothing was read, and libfuse has the descriptor as it was.
+        Raises:
+            OSError: the request was read, and cannot be handed on.
+        """
+        try:
+            self._kernel = os.dup(self._descriptor)
+            self._libfuse, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            return self._leave(error)
         with theirs:
+            try:
+                os.dup2(theirs.fileno(), self._descriptor, inheritable=False)
+                request = os.read(self._kernel, _REQUEST_BYTES)
+            except OSError as error:  # it was unmounted meanwhile: libfuse finds the same, and knows what to do
+                os.dup2(self._kernel, self._descriptor, inheritable=False)
+                return self._leave(error)
+            self._offered = offered(request)
             self._libfuse.sendall(request)
-            os.dup2(theirs.fileno(), self._descriptor, inheritable=False)
+        return True
 
     def finish(self) -> None:
-        """Hand libfuse's answer on, with our changes, and put the kernel in its place. Raises OSError."""
+        """Hand libfuse's answer on, with our changes, and put the kernel in its place. Raises OSError: it cannot be.
+
+        Where the kernel does not take the answer any more, or libfuse gave none, whoever waits for the mount is told
+        of that: as it would be without us.
+        """
         assert self._libfuse is not None, "it was not begun"
-        answer = self._libfuse.recv(_REQUEST_BYTES)
-        os.write(self._kernel, changed(answer, offered=self._offered, max_background=self._max_background))
+        try:
+            self._hand_on(self._libfuse.recv(_REQUEST_BYTES, socket.MSG_DONTWAIT))
+        except OSError as error:
+            _log.warning("the greeting of the kernel was not answered: %s", error)
         os.dup2(self._kernel, self._descriptor, inheritable=False)
         self.close()
 
@@ -69,6 +91,20 @@ class Greeting:
         if self._libfuse is not None:
             self._libfuse.close()
             self._libfuse = None
+
+    def _leave(self, error: OSError) -> bool:
+        _log.info("the kernel is greeted by libfuse alone: %s", error)
+        self.close()
+        return False
+
+    def _hand_on(self, answer: bytes) -> None:
+        ours = changed(answer, offered=self._offered, max_background=self._max_background)
+        try:
+            os.write(self._kernel, ours)
+        except OSError:
+            if ours == answer:
+                raise
+            os.write(self._kernel, answer)
 
 
 def offered(request: bytes) -> int:

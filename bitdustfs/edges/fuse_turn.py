@@ -90,8 +90,7 @@ class Waiting:
         elif self._greet is not None:
             await trio.lowlevel.wait_readable(descriptor)
             greeting, self._greet = self._greet(descriptor), None
-            greeting.begin()
-            self._greeting = greeting
+            self._greeting = greeting if greeting.begin() else None
             return
         if time.perf_counter() - self._pass_at < PASS_EVERY_S and self._comes(descriptor):
             return

@@ -174,7 +174,12 @@ class VolumeSnapshots:
             self._catalog.end_snapshot(snapshot.generation)
 
     def _make_due(self) -> None:
-        """Make one if it is time and something changed; end those that are not kept any more."""
+        """Make one if it is time and something changed; end those that are not kept any more.
+
+        Where none are to be made, as on a machine that was recovered to and does not know of any wish, none is ended.
+        """
+        if self._keeping == thinning.NONE_BY_ITSELF:
+            return
         own = [each for each in self.all() if each.kind is SnapshotKind.BY_ITSELF]
         now_ns = self._wall.now_ns()
         last_ns = own[-1].made_ns if own else None

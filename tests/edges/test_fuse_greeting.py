@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -96,3 +97,70 @@ def test_greeting_that_is_given_up_leaves_no_descriptor(kernel: tuple[socket.soc
     greeting.close()
     greeting.close()
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_without_a_socket_libfuse_greets_the_kernel_itself(
+    kernel: tuple[socket.socket, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end, descriptor = kernel
+    before = set(os.listdir("/proc/self/fd"))
+    end.send(REQUEST)
+    greeting = Greeting(descriptor, max_background=200)
+
+    def refuse(*_args: object) -> None:
+        raise OSError(errno.EMFILE, "too many")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "socketpair", refuse)
+        assert not greeting.begin()
+    assert os.read(descriptor, 1 << 16) == REQUEST
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_request_that_cannot_be_read_is_left_to_libfuse() -> None:
+    descriptor = os.open("/", os.O_RDONLY | os.O_DIRECTORY)  # as with a mount that is gone, each read fails
+    try:
+        before = set(os.listdir("/proc/self/fd"))
+        assert not Greeting(descriptor, max_background=200).begin()
+        assert os.path.samestat(os.fstat(descriptor), os.stat("/"))
+        assert set(os.listdir("/proc/self/fd")) == before
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("is_answered", [True, False])
+def test_kernel_that_is_gone_before_the_answer_is_left_to_libfuse(
+    kernel: tuple[socket.socket, int], is_answered: bool
+) -> None:
+    end, descriptor = kernel
+    end.send(REQUEST)
+    greeting = Greeting(descriptor, max_background=200)
+    assert greeting.begin()
+    if is_answered:
+        os.write(descriptor, ANSWER)
+        end.close()
+    greeting.finish()  # does not wait for an answer that libfuse does not give
+    if not is_answered:
+        end.send(b"second")
+    assert os.read(descriptor, 1 << 16) == (b"" if is_answered else b"second")
+
+
+def test_answer_that_the_kernel_refuses_with_our_changes_is_given_without(
+    kernel: tuple[socket.socket, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end, descriptor = kernel
+    end.send(REQUEST)
+    greeting = Greeting(descriptor, max_background=200)
+    assert greeting.begin()
+    os.write(descriptor, ANSWER)
+    write = os.write
+
+    def choosy(where: int, what: bytes) -> int:
+        if flags_of(what) != FLAGS:
+            raise OSError(errno.EINVAL, "unknown")
+        return write(where, what)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", choosy)
+        greeting.finish()
+    assert end.recv(1 << 16) == ANSWER

@@ -265,6 +265,17 @@ async def test_nothing_is_made_by_itself_where_nothing_is_to_be_kept(autojump_cl
         assert world.catalog.generation == 1
 
 
+async def test_what_was_made_by_itself_stays_where_nothing_says_how_many_are_kept(autojump_clock: MockClock) -> None:
+    async with World(code=CODE).running() as world:  # as after a recovery: the configuration was on the old machine
+        await world.write("f", b"x")
+        await world.sync()
+        made = world.catalog.make_snapshot("auto-then", world.swarm.wall.now_ns(), SnapshotKind.BY_ITSELF)
+        remove(world, "f")
+        await settle(world)
+        assert world.node.snapshots.all() == [made]
+        assert await content(world, "auto-then", "f") == b"x"
+
+
 async def test_snapshots_come_back_on_another_machine(autojump_clock: MockClock, tmp_path: Path) -> None:
     old = random.Random(3).randbytes(400_000)
     async with World(code=CODE).running() as world:
