@@ -46,7 +46,7 @@ def place_to_try(came_from: str, announced: Sequence[str]) -> str:
         ADDR:PORT; "": there is nothing to try.
     """
     source = _host(came_from)
-    if source is None:
+    if source is None or (source.version == 6 and source.is_link_local):  # in which of our networks, it does not say
         return ""
     hosts = [(_host(address), _port(address)) for address in announced]
     ports = [port for host, port in hosts if host == source] or [port for _, port in hosts]
