@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
+from bitdustfs.core.past import GENERATIONS_MOST
 from bitdustfs.edges.catalog_rules import (
     BYTES_OF,
     COUNTERS,
@@ -89,6 +90,7 @@ class CheckedCatalog(SqliteCatalog):
         Args:
             now_ns: wall time, for what is made.
         """
+        self._mend_generation()
         self._mend_values()
         self._mend_snapshots(now_ns)
         self._mend_inodes(now_ns)
@@ -124,6 +126,15 @@ class CheckedCatalog(SqliteCatalog):
         self.put_local_value("gap", self.last_change.to_bytes(8, "big"))
 
     # -- private -----------------------------------------------------------------------------------------
+    def _mend_generation(self) -> None:
+        """Before rows are judged by the counter: where it is lost, they tell what it was at least."""
+        if "generation" not in self._counters:
+            for table in VERSIONED:
+                for column in ("born", "died"):
+                    seen = f"SELECT coalesce(max({column}), 1) FROM {table} WHERE {column} < {GENERATIONS_MOST}"
+                    self._raise("generation", self._rows(seen)[0][0])
+        self._raise("generation", self._rows(COUNTERS["generation"])[0][0])
+
     def _mend_values(self) -> None:
         for table, key in VERSIONED.items():
             self._change(

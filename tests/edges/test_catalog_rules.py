@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -158,3 +159,34 @@ def test_what_lost_its_snapshot_gets_one_that_shows_it(sound: Path, tmp_path: Pa
         assert (made.generation, made.name, made.made_ns) == (generation, f"found-{generation}", 7)
         then = catalog.names(at(generation, ROOT_INO), Cookie(0), 99)
         assert [name.name for name, _ in then] == names
+
+
+@pytest.mark.parametrize("lost", [("r_counter",), ("r_counter", "r_snapshot")])
+def test_what_is_there_now_stays_when_nobody_knows_what_generation_it_is(
+    sound: Path, tmp_path: Path, lost: Sequence[str]
+) -> None:
+    path = tmp_path / "catalog.db"
+    shutil.copy(sound, path)
+    with closing(CheckedCatalog(path)) as catalog:
+        directory = catalog.names(ROOT_INO, Cookie(0), 1)[0][0].ino
+        (goes, _), (shown, _), *_ = catalog.names(directory, Cookie(0), 99)
+        generation = keep_generation(catalog)
+        catalog.drop_name(directory, goes.name)
+        catalog.drop_inode(goes.ino)
+        catalog.put_name(directory, b"other", shown.ino)
+        catalog.drop_name(directory, shown.name)
+        inode = catalog.inode(shown.ino)
+        assert inode is not None
+        catalog.put_inode(replace(inode, mtime_ns=4711))
+        names = [name.name for name, _ in catalog.names(directory, Cookie(0), 99)]
+        catalog.commit()
+        for table in lost:
+            catalog.connection.execute(f"DELETE FROM {table}")
+    repair(path, tmp_path / "copy", now_ns=7)
+    with closing(CheckedCatalog(path)) as catalog:
+        now = catalog.names(directory, Cookie(0), 99)
+        assert [name.name for name, _ in now] == names
+        assert [inode.mtime_ns for name, inode in now if name.name == b"other"] == [4711]
+        assert catalog.generation > generation
+        then = [name.name for name, _ in catalog.names(at(generation, directory), Cookie(0), 99)]
+        assert then[:2] == [goes.name, shown.name]
