@@ -121,8 +121,8 @@ class Releases:
         self._at_work = set()
         async with trio.open_nursery() as nursery:
             while True:
-                online = self._suppliers.online()
-                for supplier in online if self.may_release() else ():
+                online = self._suppliers.online() if self.may_release() else ()
+                for supplier in online:
                     if supplier not in self._at_work and self._is_due(supplier):
                         self._at_work.add(supplier)
                         nursery.start_soon(self._work_off, supplier)
@@ -131,8 +131,10 @@ class Releases:
 
     def _is_due(self, supplier: SupplierNo) -> bool:
         failed_at = self._failed_at.get(supplier)
-        is_patient = failed_at is None or trio.current_time() - failed_at >= AGAIN_S
-        return is_patient and bool(self._catalog.releases(supplier, self.safe_change(), 1))
+        if failed_at is not None and trio.current_time() - failed_at < AGAIN_S:
+            return False
+        self._failed_at.pop(supplier, None)  # it is tried again now, or there is nothing to be tried any more
+        return bool(self._catalog.releases(supplier, self.safe_change(), 1))
 
     async def _work_off(self, supplier: SupplierNo) -> None:
         try:
@@ -144,7 +146,6 @@ class Releases:
                     await self._suppliers.delete(supplier, names)
                 with self._journal.operation():
                     self._catalog.drop_releases(supplier, names)
-            self._failed_at.pop(supplier, None)
         except (BitdustError, trio.TooSlowError) as error:
             self._failed_at[supplier] = trio.current_time()
             level = logging.DEBUG if isinstance(error, PeerError) else logging.INFO

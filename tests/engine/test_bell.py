@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,8 @@ from trio.testing import MockClock
 
 from bitdustfs.engine.bell import Bell, Looks
 from bitdustfs.engine.replica import SHIP_AFTER_S
+from bitdustfs.errors import PeerGone
+from bitdustfs.model import FragmentName, SupplierNo
 from bitdustfs.testing.world import World
 
 EVERY_S, SELDOM_S = 2.0, 60.0
@@ -104,11 +107,40 @@ async def test_volume_that_nobody_uses_rarely_wakes_up(autojump_clock: MockClock
         await world.write("file", b"content" * 10_000)
         assert await world.sync() == "safe"
         await trio.sleep(120)
-        turns = Turns()
+        turns, rung = Turns(), world.node.bell.rung
         trio.lowlevel.add_instrument(turns)
         await trio.sleep(IDLE_S)
         trio.lowlevel.remove_instrument(turns)
+        assert world.node.bell.rung - rung <= IDLE_S / SELDOM_S  # whose own look rings would look for ever
     assert turns.count < 4 * IDLE_S
+
+
+async def test_failure_of_what_is_not_to_be_done_any_more_keeps_nobody_awake(autojump_clock: MockClock) -> None:
+    async with World().running() as world:
+        assert await world.sync() == "safe"
+        supplier, name = world.catalog.suppliers()[0].supplier, FragmentName(bytes(32))
+        looked = 0
+
+        def look() -> bool:
+            nonlocal looked
+            looked += 1
+            return True
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(world.suppliers, "delete", gone)
+            with world.node.journal.operation():
+                world.node.releases.abandon([(supplier, name)])
+            await trio.sleep(8)
+        with world.node.journal.operation():  # as of one who owes us nothing any more
+            world.catalog.drop_releases(supplier, [name])
+        await trio.sleep(60)
+        world.node.releases.may_release = look
+        await trio.sleep(IDLE_S)
+    assert looked <= 2 * IDLE_S / SELDOM_S
+
+
+async def gone(supplier: SupplierNo, names: Sequence[FragmentName]) -> None:
+    raise PeerGone(peer=f"supplier {supplier}", what="the test says so")
 
 
 async def test_who_is_renamed_by_hand_is_told_to_the_suppliers_soon(autojump_clock: MockClock) -> None:
