@@ -20,8 +20,8 @@ from bitdustfs.core.ending import LEAD_S  # noqa: E402
 from bitdustfs.core.pace import READERS_SHARE, SHARE, URGENT_SHARE  # noqa: E402
 from bitdustfs.core.standing import TABLE, Event, State  # noqa: E402
 from bitdustfs.engine.monitor import FRUITLESS_S  # noqa: E402
-from bitdustfs.engine.register import SETTLE_S  # noqa: E402
 from bitdustfs.engine.returns import PAGE as SHOWN_TOGETHER  # noqa: E402
+from bitdustfs.engine.settling import SETTLE_S  # noqa: E402
 
 PAGE = CHECKOUT / "man" / "bitdustfs-suppliers.7"
 
