@@ -158,9 +158,11 @@ class Host:
             gave = agreed.gives(self._identity.owner) if agreed is not None else 0
             if (refusal := self._unfit(kept, agreed, shown.contract)) is not None:
                 return refusal
-            kept = await self._note(kept, guest)
+            unused, kept = kept, await self._note(kept, guest)
             answer = await book.agree(caller, shown.contract, max(kept.wish.offers, gave))
             if isinstance(answer, Refusal):
+                if agreed is not None:  # which would look like that of this invitation
+                    await self._take_back(kept, unused)
                 return answer
             agreed = contract.parse(answer.contract)
             log.info("owner %s, node %s joined by invitation %s", short(guest.owner), short(guest.node), kept.short)
@@ -199,6 +201,11 @@ class Host:
         if not await self._crunch.run(self._store.replace_invitation, kept.ticket.mark, before, wanted):
             raise Unavailable(what="the invitation was changed at this moment: try again")
         return after
+
+    async def _take_back(self, noted: Invitation, unused: Invitation) -> None:
+        """Let an invitation be as it was before a proposal that was refused."""
+        now, before = invited.encode(noted), invited.encode(unused)
+        await self._crunch.run(self._store.replace_invitation, noted.ticket.mark, now, before)
 
     def _turn_away(self, caller: Certificate, address: str) -> Refusal:
         """Refuse who has not shown an invitation, in the same words whatever is wrong."""

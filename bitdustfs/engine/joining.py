@@ -97,10 +97,13 @@ class _Guest:
         self._host_nonce = (await peer.request(knock, wire.Challenge))[0].nonce
         told = await self._ask(b"")
         before = self._contract_in(told) if told.is_done or told.contract else None
-        if before is not None and self._clerk.is_void(before, peer.owner):
-            raise self._violation("it signed what it had refused before")
+        is_void = before is not None and self._clerk.is_void(before, peer.owner)
         if before is not None and told.is_done:
+            if is_void:
+                raise self._violation("it signed what it had refused before")
             return self._friendship(told, before, was_done=True)
+        if is_void:
+            before = self._clerk.newest(peer.owner)  # what is proposed follows that one, and puts the other out
         if self._clerk.notice(peer.owner) is not None:
             raise BadRequest(what="a notice that you gave this friend is not signed yet: let it be, or take it back")
         await self._settle(before)

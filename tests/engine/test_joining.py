@@ -249,6 +249,20 @@ async def test_second_invitation_to_the_same_owner_gives_no_less_than_before(aut
         assert (made.contract.gives(ANNA.owner), made.contract.gives(BEN.owner)) == (20 * MIB, 3 * MIB)
 
 
+async def test_second_invitation_that_was_refused_at_first_is_not_called_done_by_the_contract_before(
+    autojump_clock: MockClock,
+) -> None:
+    async with house() as anna:
+        anna.invite(offers=20 * MIB, needs=0)
+        first = await anna.join(wish=Wish(0, ANY))
+        anna.invite(offers=30 * MIB, needs=0, token=b"abcdefghij")
+        line = replace(LINE, token=b"abcdefghij")
+        await refused_proposal(anna, Wish(0, ANY), line)
+        made = await anna.join(line=line, wish=Wish(0, ANY))
+        assert not made.was_done and made.contract != first.contract
+        assert made.contract.gives(ANNA.owner) == 30 * MIB
+
+
 async def test_more_than_the_disk_has_is_refused(autojump_clock: MockClock) -> None:
     async with house() as anna:
         anna.invite(offers=500 * MIB, needs=0)
@@ -440,9 +454,15 @@ async def test_refused_proposal_does_not_count_in_another_invitation(autojump_cl
         late = contract.countersign(ANNA, await refused_proposal(anna, Wish(offers=50 * MIB, needs=ANY)))
         await anna.keeper.keep(late)
         anna.invite(token=b"abcdefghij")
-        with pytest.raises(ProtocolViolation, match="what it had refused before"):
-            await anna.join(line=replace(LINE, token=b"abcdefghij"), wish=Wish(offers=MIB, needs=ANY))
-        assert anna.keeper.contracts[BEN.owner].raw == late.raw
+        line = replace(LINE, token=b"abcdefghij")
+        assert "needs a notice" in await refusal_of(anna.join(line=line, wish=Wish(offers=MIB, needs=ANY)))
+        anna.keeper.clerk.used_there = lambda _owner: (0, 0)
+        made = await anna.join(line=line, wish=Wish(offers=MIB, needs=ANY))
+        assert (made.contract.gives(BEN.owner), made.contract.terms.previous) == (MIB, contract.NO_CONTRACT)
+        guest = anna.clerk_of(BEN)
+        await guest.keep(ANNA.owner, made.contract)
+        await guest.take(ANNA.owner, [late.raw])
+        assert guest.newest(ANNA.owner) == anna.keeper.contracts[BEN.owner] == made.contract
 
 
 async def test_proposal_that_was_signed_holds_though_another_invitation_is_refused(
