@@ -106,9 +106,9 @@ class VolumeSnapshots:
         return found
 
     def differences(self, one: str | None, two: str | None) -> AsyncIterator[Difference]:
-        """What is different from one to another; None: now. Raises NotFound."""
-        generations = [self.find(name).generation if name is not None else 0 for name in (one, two)]
-        return differences(self._catalog, *generations)
+        """What is different from one to another; None: now. Raises NotFound, also when one is deleted meanwhile."""
+        both = [self.find(name) if name is not None else None for name in (one, two)]
+        return self._differences(*both)
 
     async def measure(self) -> Held:
         """Count again what they hold."""
@@ -136,6 +136,19 @@ class VolumeSnapshots:
                 await self._wake.wait()
 
     # -- private -------------------------------------------------------------------------------------------
+
+    async def _differences(self, one: Snapshot | None, two: Snapshot | None) -> AsyncIterator[Difference]:
+        generations = [each.generation if each is not None else 0 for each in (one, two)]
+        async for found in differences(self._catalog, *generations):
+            self._check_kept(one, two)  # of a deleted one rows are taken away: all that it had would seem to be gone
+            yield found
+        self._check_kept(one, two)
+
+    def _check_kept(self, *snapshots: Snapshot | None) -> None:
+        kept = {each.generation for each in self.all()}
+        for each in snapshots:
+            if each is not None and each.generation not in kept:
+                raise NotFound(what=f"the snapshot {each.name!r} was deleted meanwhile")
 
     def _check_new(self, name: str | None) -> None:
         self._journal.admit()

@@ -190,6 +190,21 @@ async def test_names_of_snapshots_are_refused_where_they_cannot_be(autojump_cloc
         assert len({made.name, again.name, "s"}) == 3
 
 
+async def test_comparing_with_a_snapshot_ends_when_it_is_deleted(autojump_clock: MockClock) -> None:
+    async with World(code=CODE).running() as world:
+        directory = world.node.tree.mkdir(ROOT_INO, b"directory", 0o755, CALLER)
+        world.node.tree.mkdir(directory.ino, b"gone", 0o755, CALLER)
+        await create(world, "old")
+        world.node.tree.rmdir(directory.ino, b"gone")
+        await world.write("new", b"content")
+        told = world.node.snapshots.differences("old", None)
+        assert (await anext(told)).path == b"new"
+        await world.node.snapshots.delete("old")
+        await settle(world)
+        with pytest.raises(NotFound, match="deleted meanwhile"):
+            print([each.path async for each in told])  # nothing: as if nothing had gone
+
+
 async def test_differences_are_told_name_by_name(autojump_clock: MockClock) -> None:
     async with World(code=CODE).running() as world:
         directory = world.node.tree.mkdir(ROOT_INO, b"d", 0o755, CALLER).ino
