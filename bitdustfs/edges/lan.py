@@ -17,6 +17,7 @@ import logging
 import socket
 import struct
 from collections.abc import Collection, Sequence
+from math import inf
 from types import TracebackType
 from typing import Final, Self, cast
 
@@ -61,6 +62,8 @@ class MulticastLan:
         self._sockets: dict[str, socket.socket] = {}  # by zone; "" is IPv4
         self._turn = 0  # whose it is to be read first: a flood in one network keeps no other one silent
         self._opened = trio.Event()
+        self._lacks = False  # a socket could not be had, and others could
+        self._again_at = inf  # then it is tried again
         self._budget = Budget(PER_S, BURST)
         self._level = logging.INFO
 
@@ -94,7 +97,14 @@ class MulticastLan:
                 with trio.move_on_after(AGAIN_S):
                     await self._opened.wait()
                 continue
-            await _until_readable(tuple(self._sockets.values()))
+            if not self._lacks or self._again_at == inf:
+                self._again_at = trio.current_time() + AGAIN_S if self._lacks else inf
+            with trio.move_on_at(self._again_at) as waiting:
+                await _until_readable(tuple(self._sockets.values()))
+            if waiting.cancelled_caught:
+                self._again_at = inf
+                self._open()
+                continue
             if not self._budget.take(trio.current_time()):
                 await trio.sleep(PAUSE_S)
                 continue
@@ -130,18 +140,20 @@ class MulticastLan:
         failed: OSError | None = None
         of_4 = [number for number in self._numbers if "%" not in number]
         zones = {number.partition("%")[2] for number in self._numbers} - {""}
-        for zone in ([""] if of_4 else []) + sorted(zones):
+        wanted = ([""] if of_4 else []) + sorted(zones)
+        for zone in [each for each in wanted if each not in self._sockets]:
             try:
                 made[zone] = _made_socket_6(int(zone)) if zone else _made_socket(of_4)
             except (OSError, ValueError) as error:  # there is no multicast in this network, or it is gone
                 failed = error if isinstance(error, OSError) else failed
-        if failed is not None and not made:
+        self._sockets |= made
+        self._lacks = failed is not None
+        if failed is not None and not self._sockets:
             log.log(self._level, "partners in this network are not looked for: %s", failed.strerror)
             self._level = logging.DEBUG  # it is tried again, and said once
-        self._sockets, self._turn = made, 0
-        if made:
+        if self._sockets:
             self._opened.set()
-        return bool(made)
+        return bool(self._sockets)
 
     def _close(self) -> None:
         if self._opened.is_set():
@@ -149,7 +161,7 @@ class MulticastLan:
         for each in self._sockets.values():
             trio.lowlevel.notify_closing(each)
             each.close()
-        self._sockets = {}
+        self._sockets, self._turn, self._lacks = {}, 0, False
 
     async def _send(self, message: bytes, number: str) -> None:
         await trio.lowlevel.checkpoint()

@@ -11,6 +11,7 @@ import trio.testing
 from zeroconf import DNSAddress, DNSIncoming, DNSOutgoing, DNSQuestion
 
 from bitdustfs.core.neighbours import SALT_BYTES, name_of
+from bitdustfs.edges import lan as edge
 from bitdustfs.edges.lan import (
     BURST,
     GROUP,
@@ -126,6 +127,38 @@ async def test_networks_that_change_just_when_it_begins_to_listen_are_no_fault()
         lan.join([])
         assert old
         await _until_readable(old)
+
+
+async def test_socket_that_cannot_be_had_at_first_is_tried_again_though_others_could(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make = edge._made_socket
+
+    def in_use(_numbers: object) -> socket.socket:
+        monkeypatch.setattr(edge, "_made_socket", make)
+        raise OSError(98, "another program has it")
+
+    def quiet(_interface: int) -> socket.socket:
+        return socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+
+    monkeypatch.setattr(edge, "_made_socket", in_use)
+    monkeypatch.setattr(edge, "_made_socket_6", quiet)
+    monkeypatch.setattr(edge, "AGAIN_S", 0.01)
+    with MulticastLan() as lan, MulticastLan() as other, trio.fail_after(PATIENCE_S):
+        lan.join(["127.0.0.1", "fe80::1%1"])
+        other.join(["127.0.0.1"])
+        assert len(lan._sockets) == 1
+        async with trio.open_nursery() as nursery:
+
+            async def say() -> None:
+                while True:
+                    await other.announce(NAME, "127.0.0.1:4879")
+                    await trio.sleep(0.05)
+
+            nursery.start_soon(say)
+            while await lan.hear() != Heard(NAME, "127.0.0.1:4879"):
+                pass
+            nursery.cancel_scope.cancel()
 
 
 async def test_flood_is_read_so_fast_and_no_faster() -> None:
