@@ -43,9 +43,14 @@ def is_due(keeping: Keeping, last_ns: int | None, now_ns: int) -> bool:
 
 
 def kept(keeping: Keeping, made_ns: Sequence[int]) -> frozenset[int]:
-    """Which of the snapshots with these wall times are kept, by their places in the sequence."""
+    """Which of the snapshots with these wall times are kept, by their places in the sequence.
+
+    Args:
+        made_ns: in the order in which they were made. Where the clock was wrong for a while that is not the order of
+            the times: what was made last is the newest, so that one of a far future ends no later one.
+    """
     stay: set[int] = set()
-    newest_first = sorted(range(len(made_ns)), key=lambda place: made_ns[place], reverse=True)
+    newest_first = range(len(made_ns) - 1, -1, -1)
     for most, period in keeping._rules:
         seen: set[object] = set()
         for place in newest_first:

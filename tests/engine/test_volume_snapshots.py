@@ -270,6 +270,19 @@ async def test_snapshots_are_made_each_hour_in_which_something_changed_and_thinn
         assert not any(each.is_gone for each in world.catalog.snapshots())
 
 
+async def test_clock_that_was_far_ahead_keeps_no_snapshot_from_staying(autojump_clock: MockClock) -> None:
+    async with thinned(Keeping(hourly=2, daily=0, weekly=0, monthly=0)).running() as world:
+        for number, move_s in enumerate((0, 10**9, 3600, 3600, -(10**9), 3600)):
+            world.swarm.wall.move_s(move_s)
+            await world.write(f"f{number}", b"x")
+            await world.sync()
+            await trio.sleep(120)
+        newest = world.node.snapshots.all()[-1]
+        assert abs(newest.made_ns - world.swarm.wall.now_ns()) < 300 * 10**9
+        assert newest.generation == world.catalog.generation - 1 == 6  # one for each hour, and none in vain
+        assert await content(world, newest.name, "f5") == b"x"
+
+
 async def test_nothing_is_made_by_itself_where_nothing_is_to_be_kept(autojump_clock: MockClock) -> None:
     async with World(code=CODE).running() as world:
         await world.write("f", b"x")
