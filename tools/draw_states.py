@@ -21,7 +21,7 @@ from bitdustfs.core.pace import READERS_SHARE, SHARE, URGENT_SHARE  # noqa: E402
 from bitdustfs.core.standing import TABLE, Event, State  # noqa: E402
 from bitdustfs.engine.monitor import FRUITLESS_S  # noqa: E402
 from bitdustfs.engine.returns import PAGE as SHOWN_TOGETHER  # noqa: E402
-from bitdustfs.engine.settling import SETTLE_S  # noqa: E402
+from bitdustfs.engine.settling import FAR_S, SETTLE_S  # noqa: E402
 
 PAGE = CHECKOUT / "man" / "bitdustfs-suppliers.7"
 
@@ -98,8 +98,8 @@ When the contract goes on after all
 the supplier stays, or is hired again, and what it shows counts again.
 .PP
 Dates are those of the clock on the wall. When that was set forward while the volume was mounted, or the machine
-slept, nothing is done by a date for {settle} minutes; what may have been erased by that clock is not called safe
-meanwhile.
+slept, nothing is done by a date for {settle} minutes; nor is it when the clock is more than {far} days ahead of
+what it showed when the volume was mounted last. What may have been erased by that clock is not called safe meanwhile.
 .PP
 When a friend recovered on another machine, and that one has put itself in the place of the burnt one (his owner has
 revoked it), the new one is hired under the old name. The old one is called NAME\-old and leaves; if it does not
@@ -136,6 +136,7 @@ def page() -> str:
         lead=LEAD_S // grace.DAY_S,
         grace=grace.GRACE_S // grace.DAY_S,
         settle=int(SETTLE_S // 60),
+        far=int(FAR_S // grace.DAY_S),
     )
     return _HEAD + _meanings(State) + _table() + _meanings(Event, title="EVENTS") + tail
 
