@@ -414,6 +414,9 @@ class Deeds:
     named: frozenset[Ino]  # got a name
     unnamed: tuple[tuple[Ino, bytes, Ino], ...]  # names that went: directory, name, what they showed
     hired: tuple[str, ...]  # labels of new suppliers
+    # What a snapshot has is closed, and its row tells nothing but its place: numbers of the past (core/past).
+    inodes_then: frozenset[Ino] = frozenset()  # inodes as they were before the first change to them
+    unnamed_then: tuple[tuple[Ino, Cookie], ...] = ()  # names that went: directory, cookie
 
 
 @dataclass(frozen=True, slots=True, repr=False)

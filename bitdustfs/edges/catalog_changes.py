@@ -10,11 +10,13 @@ from collections.abc import Iterator, Sequence
 
 import apsw
 
+from bitdustfs.core.past import at
+from bitdustfs.edges.catalog_versioned import LIVE
 from bitdustfs.errors import BadFormat
-from bitdustfs.model import Deeds, Ino
+from bitdustfs.model import Cookie, Deeds, Ino
 
-_PARENT, _NAME, _SHOWN = 0, 4, 5  # columns of r_name
-_DIED = 2  # column of r_inode
+_PARENT, _COOKIE, _NAME, _SHOWN = 0, 1, 4, 5  # columns of r_name
+_DIED = {"r_inode": 2, "r_name": 3, "r_xattr": 3, "r_map": 3}
 _ATTRIBUTES, _VERSION = (3, 4, 5), 13  # columns of r_inode: mode, owner and group; how often it was published
 _LABEL = 3  # column of r_supplier
 
@@ -59,16 +61,24 @@ class SqliteChanges:
     def deeds(self, change_sets: Sequence[bytes]) -> Deeds:
         """Say what change sets, oldest first, did to the tree. Raises BadFormat: one of them is none."""
         created, rewritten, altered, named = set[Ino](), set[Ino](), set[Ino](), set[Ino]()
-        closed = set[Ino]()  # a snapshot has what they were: what they are now is a row of its own
+        removed = set[Ino]()
+        closed = dict[Ino, Ino]()  # a snapshot has what they were: what they are now is a row of its own
         unnamed: list[tuple[Ino, bytes, Ino]] = []
+        unnamed_then: dict[tuple[Ino, int], Ino] = {}
+        placed = set[tuple[Ino, int]]()
         hired: list[str] = []
         for change in self._each(self.merge(change_sets)):
             old, new = change.old or (), change.new or ()
+            died = _DIED.get(change.name)
             match change.name:
+                case _ if died is not None and change.op == "DELETE" and old[died] != LIVE:
+                    pass  # of a snapshot that went
                 case "r_inode" if change.op == "INSERT":
                     created.add(_ino(new[0]))
-                case "r_inode" if change.op == "DELETE" or _has(new, _DIED):
-                    closed.add(_ino(old[0]))
+                case "r_inode" if change.op == "DELETE":
+                    removed.add(_ino(old[0]))
+                case "r_inode" if died is not None and _has(new, died):
+                    closed[_ino(old[0])] = at(_ino(new[died]) - 1, _ino(old[0]))
                 case "r_inode" if change.op == "UPDATE":
                     rewritten |= {_ino(old[0])} if _has(new, _VERSION) else set()
                     altered |= {_ino(old[0])} if any(_has(new, column) for column in _ATTRIBUTES) else set()
@@ -78,14 +88,19 @@ class SqliteChanges:
                     altered.add(_ino((old or new)[0]))
                 case "r_name" if change.op == "DELETE":
                     unnamed.append((_ino(old[_PARENT]), _bytes(old[_NAME]), _ino(old[_SHOWN])))
+                case "r_name" if died is not None and change.op == "UPDATE" and _has(new, died):
+                    parent, cookie = _ino(old[_PARENT]), _ino(old[_COOKIE])
+                    unnamed_then[parent, cookie] = at(_ino(new[died]) - 1, parent)
                 case "r_name" if _has(new, _SHOWN):
                     named.add(_ino(new[_SHOWN]))
+                    placed |= {(_ino(new[_PARENT]), _ino(new[_COOKIE]))} if change.op == "INSERT" else set()
                 case "r_supplier" if change.op == "INSERT":
                     hired.append(str(new[_LABEL]))
-        rewritten |= created & closed  # perhaps: who asks compares what they have
-        created -= closed
+        rewritten |= created & (closed.keys() | removed)  # perhaps: who asks compares what they have
+        created -= closed.keys() | removed
         inos = (frozenset(created), frozenset(rewritten), frozenset(altered), frozenset(named))
-        return Deeds(*inos, unnamed=tuple(unnamed), hired=tuple(hired))
+        went = [(then, Cookie(place[1])) for place, then in unnamed_then.items() if place not in placed]
+        return Deeds(*inos, tuple(unnamed), tuple(hired), frozenset(closed.values()), tuple(went))
 
     @staticmethod
     def _each(changes: bytes) -> Iterator[apsw.TableChange]:

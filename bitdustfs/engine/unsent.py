@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bitdustfs.core.adoption import Entry
+from bitdustfs.core.past import split
 from bitdustfs.model import HOLE, NO_INO, ROOT_INO, Cookie, Deeds, Fingerprint, Ino, Inode, Name, RestoreReport
 from bitdustfs.ports import Catalog
 
@@ -45,7 +46,7 @@ def find_notes(old: Catalog, deeds: Deeds | None, entries: list[Entry]) -> list[
     aside = {entry.ino for entry in entries}
     notes = [f"hired: {label}; hire it again" for label in deeds.hired]
     told: set[Ino] = set()
-    for parent, name, ino in deeds.unnamed:
+    for parent, name, ino in (*deeds.unnamed, *_names_then(old, deeds)):
         above = paths_of(old, parent) if parent != ROOT_INO else [b""]
         if not above or ino in aside:
             continue
@@ -57,10 +58,28 @@ def find_notes(old: Catalog, deeds: Deeds | None, entries: list[Entry]) -> list[
         told.add(ino)
     for ino in sorted(deeds.named - told - aside - deeds.created):
         notes.append(f"given a further name: {', '.join(map(_shown, paths_of(old, ino)))}")
-    for ino in sorted(deeds.altered - aside - deeds.created):
+    for ino in sorted((deeds.altered | _altered_since(old, deeds)) - aside - deeds.created):
         if paths := paths_of(old, ino):
             notes.append(f"given other attributes: {_shown(paths[0])}")
     return sorted(notes)
+
+
+def _names_then(old: Catalog, deeds: Deeds) -> Iterator[tuple[Ino, bytes, Ino]]:
+    """Names that went and that a snapshot has, if it is still there."""
+    for directory, cookie in deeds.unnamed_then:
+        for name, _inode in old.names(directory, Cookie(cookie - 1), 1):
+            if name.cookie == cookie:
+                yield split(directory)[1], name.name, split(name.ino)[1]
+
+
+def _altered_since(old: Catalog, deeds: Deeds) -> set[Ino]:
+    """Inodes with another mode or owner than a snapshot has, if it is still there."""
+    found = set()
+    for then in deeds.inodes_then:
+        was, now = old.inode(then), old.inode(split(then)[1])
+        if was is not None and now is not None and (was.mode, was.uid, was.gid) != (now.mode, now.uid, now.gid):
+            found.add(now.ino)
+    return found
 
 
 def restore_notes(report: RestoreReport) -> list[str]:

@@ -11,6 +11,7 @@ import pytest
 
 from bitdustfs.edges.catalog_changes import SqliteChanges
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.engine.unsent import find_notes
 from bitdustfs.errors import BadFormat
 from bitdustfs.model import ROOT_INO, Deeds, Ino, Inode
 from bitdustfs.ports import Changes
@@ -136,6 +137,39 @@ def test_what_goes_on_after_a_snapshot_was_not_created_by_it() -> None:
     catalog.commit()
     deeds = CHANGES.deeds([changes for _, changes in catalog.outbox(before, ALL)])
     assert (deeds.created, deeds.rewritten) == (inos(12), inos(10))
+
+
+def test_what_went_or_was_altered_after_a_snapshot_is_told_to_a_person() -> None:
+    catalog = SqliteCatalog(":memory:")
+    catalog.put_inode(Inode(ROOT_INO, 0o40755, 0, 0, 2, 0, 1, 1, 1))
+    for number in (10, 11, 12, 13):
+        catalog.put_inode(Inode(Ino(number), 0o100644, 0, 0, 1, 0, 1, 1, 1, version=1))
+        catalog.put_name(ROOT_INO, b"%d" % number, Ino(number))
+        catalog.put_xattr(Ino(number), b"user.x", b"x")
+    kept = keep_generation(catalog)
+    catalog.drop_name(ROOT_INO, b"13")
+    catalog.drop_inode(Ino(13))
+    catalog.commit()
+    before = catalog.last_change
+    catalog.drop_name(ROOT_INO, b"10")
+    catalog.drop_inode(Ino(10))
+    catalog.put_inode(Inode(Ino(11), 0o100600, 0, 0, 1, 0, 1, 1, 1, version=1))
+    catalog.drop_name(ROOT_INO, b"12")
+    catalog.put_name(ROOT_INO, b"twelve", Ino(12))
+    catalog.put_inode(Inode(ROOT_INO, 0o40755, 0, 0, 2, 0, 1, 2, 2))
+    catalog.commit()
+
+    def told() -> list[str]:
+        deeds = CHANGES.deeds([changes for _, changes in catalog.outbox(before, ALL)])
+        return find_notes(catalog, deeds, [])
+
+    assert told() == ["given other attributes: 11", "removed: 10", "renamed: 12 to twelve"]
+    catalog.end_snapshot(kept)
+    after = None
+    while (after := catalog.free_snapshot(kept, after, 100)) is not None:
+        pass
+    catalog.commit()
+    assert told() == ["removed: 10", "renamed: 12 to twelve"]  # and not what went long before, with the snapshot
 
 
 def inos(*numbers: int) -> frozenset[Ino]:
