@@ -146,7 +146,7 @@ class Operations(pyfuse3.Operations):
         inode = self._tree.lookup(Ino(parent_inode), name)
         if inode is None:
             if name == SNAPSHOTS_NAME and parent_inode == ROOT_INO and self._past is not None:
-                return _entry(self._past.top())
+                return cast(Entry, self._past.top())
             missing = Entry()  # st_ino 0: the kernel keeps that it is missing
             missing.entry_timeout = KERNEL_CACHE_S
             return missing

@@ -48,9 +48,9 @@ class PastOperations:
         """The handler of a request; for a change, one that refuses it."""
         return getattr(self, name, None) or self._refuse
 
-    def top(self) -> Inode:
+    def top(self) -> Entry:
         """The directory of all snapshots."""
-        return self._tree.attributes(SNAPSHOTS_INO)
+        return self._told(self._tree.attributes(SNAPSHOTS_INO))
 
     async def lookup(self, parent_inode: int, name: bytes, ctx: Context) -> Entry:
         entry = self._told(self._tree.lookup(Ino(parent_inode), name))

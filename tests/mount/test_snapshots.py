@@ -47,7 +47,9 @@ def test_person_has_yesterday_back(swarm: Practice) -> None:
     os.setxattr(docs / "letter", "user.colour", b"red")
     os.chmod(docs / "deep" / "note", 0o640)
     before = tree_of(docs)
+    assert os.stat(swarm.path / ".snapshots").st_nlink == 2
     assert "Made the snapshot yesterday" in swarm.run("snapshot", "create", "yesterday").stdout
+    assert os.stat(swarm.path / ".snapshots").st_nlink == 3  # at once: the kernel keeps nothing of it
     shown = swarm.path / ".snapshots" / "yesterday" / "docs"
     assert tree_of(shown) == before
 
