@@ -63,6 +63,9 @@ def check_file(connection: apsw.Connection, path: str, *, size_bytes: int) -> No
 def log_gap(path: str, *, index_descriptor: int, log_changed_s: float) -> LogGap | None:
     """See whether SQLite, which just opened it, left out whole commits of the log. None: it did not.
 
+    What a power loss left behind the gap is cut off: the next commits go in its place, and when this process is
+    killed after some of them, the rest would look like damage.
+
     Args:
         index_descriptor: of the -shm. It must stay open as long as SQLite has it: closing it drops SQLite's locks.
         log_changed_s: when the log was last written before SQLite opened it.
@@ -78,7 +81,7 @@ def log_gap(path: str, *, index_descriptor: int, log_changed_s: float) -> LogGap
         big = bool(magic & 1)
         if magic not in _LOG_MAGIC or _sums(head[:24], (0, 0), big=big) != (first, second):
             raise LogDamaged(path=path)
-        log.seek(frames * (_FRAME_HEADER.size + page_bytes), os.SEEK_CUR)
+        end = log.seek(frames * (_FRAME_HEADER.size + page_bytes), os.SEEK_CUR)
         before = None
         while len(frame := log.read(_FRAME_HEADER.size + page_bytes)) == _FRAME_HEADER.size + page_bytes:
             _page, pages, *its_salts, first, second = _FRAME_HEADER.unpack_from(frame)
@@ -87,7 +90,10 @@ def log_gap(path: str, *, index_descriptor: int, log_changed_s: float) -> LogGap
             if before is not None and pages:
                 sums = _sums(frame[_FRAME_HEADER.size :], _sums(frame[:8], before, big=big), big=big)
                 if sums == (first, second):
-                    return LogGap.DAMAGE if log_changed_s > _started_s() else LogGap.POWER_LOSS
+                    if log_changed_s > _started_s():
+                        return LogGap.DAMAGE
+                    os.truncate(path + "-wal", end)
+                    return LogGap.POWER_LOSS
             before = first, second
     return None
 

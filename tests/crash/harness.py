@@ -286,6 +286,9 @@ def _fault(yard: Yard, run: Run, past: _Past, found: Found, manner: Manner) -> s
 
 async def tree_in(state: Path, suppliers: Path | None, boot: bytes) -> Found:
     """Start a node over a state directory as a mount in that boot does, and read all that it shows."""
+    if boot:  # what lies there was written before the machine was started
+        for log in state.glob("*-wal"):
+            os.utime(log, (1, 1))
     with served.opened(state, suppliers, boot=boot) as volume:
         async with volume.node.running():
             found: dict[str, bytes | str | None] = {}

@@ -230,6 +230,24 @@ def test_gap_in_a_log_from_before_the_machine_was_started_is_a_power_loss(
     assert "were not synced" in caplog.text
 
 
+def test_what_a_power_loss_left_behind_a_gap_is_no_damage_when_the_process_is_killed_after_it(
+    tmp_path: Path, crashed: Path
+) -> None:
+    spoil(f"{crashed}-wal", Path(f"{crashed}-wal").stat().st_size // FRAME // 2 * FRAME + 32 + 24)
+    os.utime(f"{crashed}-wal", (1_000_000_000, 1_000_000_000))
+    catalog = SqliteCatalog(crashed)
+    assert catalog.value("step") in (b"0", b"1", b"2")
+    catalog.put_value("step", b"after")  # takes the place of the torn one, and not of those behind it
+    catalog.commit()
+    left = tmp_path / "left"
+    shutil.copy(crashed, left)
+    shutil.copy(f"{crashed}-wal", f"{left}-wal")
+    catalog.close()
+    reopened = SqliteCatalog(left)
+    assert reopened.value("step") == b"after"
+    reopened.close()
+
+
 def test_old_commits_behind_a_log_that_began_anew_are_no_damage(tmp_path: Path, path: Path) -> None:
     catalog = SqliteCatalog(path)
     for step in range(20):
