@@ -15,7 +15,6 @@ import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import trio
@@ -32,6 +31,7 @@ from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.tree import Caller
 from bitdustfs.model import ROOT_INO, Code, Ino, Standing, SupplierNo
 from bitdustfs.testing.clock import InlineCrunch
+from bitdustfs.testing.images import image_of
 from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.swarm import Swarm
 
@@ -117,7 +117,7 @@ class World:
             identity=identity or self.swarm.identity,
             catalog=catalog,
             changes=SqliteChanges(),
-            image=lambda: catalog.image(Path(catalog.path + ".image")),
+            image=lambda: image_of(catalog),
             spool=spool,
             suppliers=suppliers,
             crunch=InlineCrunch(),

@@ -19,7 +19,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
-from pathlib import Path
 from typing import Final
 
 import trio
@@ -35,6 +34,7 @@ from bitdustfs.testing.byzantine import Trick
 from bitdustfs.testing.called import CalledNode, CalledSuppliers, Reach
 from bitdustfs.testing.clock import InlineCrunch, RunningWall
 from bitdustfs.testing.entropy import SeededEntropy
+from bitdustfs.testing.images import image_of
 from bitdustfs.testing.network import Line
 from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.swarm import make_identity
@@ -217,7 +217,7 @@ class Year:
             identity=self._identity,
             catalog=self.catalog,
             changes=SqliteChanges(),
-            image=lambda: self.catalog.image(Path(self.catalog.path + ".image")),
+            image=lambda: image_of(self.catalog),
             spool=self._spool,
             suppliers=side,
             crunch=InlineCrunch(),

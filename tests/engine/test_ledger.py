@@ -6,7 +6,6 @@ import random
 import stat
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 import trio
@@ -24,6 +23,7 @@ from bitdustfs.model import ROOT_INO, Code, OwnerId, Standing, Supplier
 from bitdustfs.testing.called import CalledNode, CalledSuppliers, Reach
 from bitdustfs.testing.clock import FakeWall, InlineCrunch
 from bitdustfs.testing.entropy import SeededEntropy
+from bitdustfs.testing.images import image_of
 from bitdustfs.testing.shelf import MemoryContracts
 from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.swarm import make_identity
@@ -89,7 +89,7 @@ class Customer:
             identity=self.identity,
             catalog=self.catalog,
             changes=SqliteChanges(),
-            image=lambda: self.catalog.image(Path(self.catalog.path + ".image")),
+            image=lambda: image_of(self.catalog),
             spool=self._spool,
             suppliers=side,
             crunch=InlineCrunch(),

@@ -6,7 +6,6 @@ import random
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,6 +28,7 @@ from bitdustfs.engine.uploads import Uploads
 from bitdustfs.model import ROOT_INO, BlockNo, Code, FragmentName, FragmentState, Suite, SupplierNo
 from bitdustfs.ports import Image
 from bitdustfs.testing.clock import InlineCrunch
+from bitdustfs.testing.images import image_of
 from bitdustfs.testing.suppliers import MemorySuppliers
 from bitdustfs.testing.swarm import make_identity
 from tests.engine.volume import Volume
@@ -120,7 +120,7 @@ class Rig:
         )
 
     def _image(self) -> Image:
-        return self.catalog.image(Path(":memory:.image"))
+        return image_of(self.catalog)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Rig]:
