@@ -39,13 +39,18 @@ def kill(directories: Collection[str | os.PathLike[str]]) -> None:
 
 
 def take_down(directories: Collection[str | os.PathLike[str]]) -> None:
-    """Kill all of these processes, and detach what is mounted below the directories."""
+    """Kill all of these processes, and detach what is mounted below the directories, or from a home below them."""
     end = time.monotonic() + _PATIENCE_S
     while processes(directories):
         kill(directories)
         assert time.monotonic() < end, f"processes do not end: {processes(directories)}"
         time.sleep(0.02)
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        place = line.split()[4].encode().decode("unicode_escape")  # a space is \040
-        if any(Path(place).is_relative_to(directory) for directory in directories):
+        fields, _, device = line.partition(" - ")
+        place, home = _path(fields.split()[4]), _path(device.split()[1].partition(":")[2])
+        if any(path.is_relative_to(directory) for path in (place, home) for directory in directories):
             subprocess.run(["umount", "-l", place], check=False)
+
+
+def _path(word: str) -> Path:
+    return Path(word.encode().decode("unicode_escape"))  # a space is \040
