@@ -170,8 +170,9 @@ class Friends:
             newest = signed.get(owner)
             if newest is not None and newest.terms.until_s and newest.terms.until_s + GRACE_S <= now_s:
                 newest = None  # nobody owes anybody anything any more
-            if newest is None and not his and owner not in given:
-                continue  # he was removed
+            takes_bytes = newest.gives(self._identity.owner) if newest is not None else 0
+            if not takes_bytes and not his and owner not in given:
+                continue  # he was removed, whatever he still promises us
             told.append(
                 FriendReport(
                     name=his[0].label if his else given.get(owner, fingerprint(owner)),
@@ -181,7 +182,7 @@ class Friends:
                     state=states.get(his[0].node, his[0].standing.name.lower()) if his else "",
                     gives_bytes=sum(row.capacity_bytes for row in his),
                     used_bytes=sum(row.used_bytes for row in his),
-                    takes_bytes=newest.gives(self._identity.owner) if newest is not None else 0,
+                    takes_bytes=takes_bytes,
                     since_s=newest.terms.since_s if newest is not None else 0,
                     until_s=newest.terms.until_s if newest is not None else 0,
                     balance=ledger.balance(owner),
