@@ -509,6 +509,37 @@ async def test_nobody_deletes_who_does_not_know_the_newest_head() -> None:
     assert (await kept.ask(DESKTOP, wire.Delete((NAME,), 1, 3)))[0] == wire.Deleted(1)
 
 
+async def test_delete_that_is_replayed_after_its_time_takes_nothing() -> None:
+    """F49: the very request, after a newer head, and on either side of a recovery."""
+    kept = Kept()
+    old, last = wire.Delete((NAME,), 1, 2), wire.Delete((NAME,), 1, 3)  # the last of the first epoch
+    await kept.put(LINE[1])
+    assert (await kept.ask(LAPTOP, old))[0] == wire.Deleted(0)
+    kept.shelf.put(LAPTOP.owner, NAME, ROOT, CONTENT)
+    await kept.put(LINE[2])
+    answers = [(await kept.ask(LAPTOP, old))[0]]
+    await kept.ask(NEW_LAPTOP, wire.Ping())
+    answers += [(await kept.ask(by, each))[0] for by in (NEW_LAPTOP, LAPTOP) for each in (old, last)]
+    codes = [answer.code for answer in answers if isinstance(answer, Refusal)]
+    assert codes == [Refused.BEHIND, Refused.BEHIND, Refused.BAD_REQUEST, Refused.STALE, Refused.STALE]
+    assert kept.shelf.names(LAPTOP.owner, b"", 10) == [(NAME, len(CONTENT))]
+
+
+async def test_no_request_of_a_device_empties_the_trash() -> None:
+    """F48: what was deleted stays for a week, whatever is asked, and however much room is wanted."""
+    kept = Kept()
+    kept.shelf.put(LAPTOP.owner, NAME, ROOT, CONTENT)
+    assert (await kept.ask(LAPTOP, wire.Delete((NAME,), 1, 0)))[0] == wire.Deleted(1)
+    big = bytes(MIB - len(CONTENT) + 1)  # has room if the trash goes
+    too_much = wire.Put(b"q" * 32, fragment.root(big), len(big), 1, 99), big
+    codes = set()
+    for request, body in (too_much, *EVERY_REQUEST.values(), too_much):
+        answer, _ = await kept.ask(LAPTOP, request, body)
+        codes |= {answer.code} if isinstance(answer, Refusal) else set()
+    assert Refused.QUOTA in codes
+    assert kept.shelf.trash(LAPTOP.owner, 1 << 40) == (len(CONTENT), 1)
+
+
 async def test_body_that_came_after_another_ones_head_is_not_stored() -> None:
     kept = Kept()
     await kept.put(MIXED[1])
