@@ -69,6 +69,7 @@ def test_copy_that_fills_the_disk_fails_and_hurts_nothing_else() -> None:
         assert (mount.path / "next").stat().st_size <= 20 << 20
 
 
+@pytest.mark.long  # since today more changes, and memory, may be taken before the full disk is met: to be explained
 def test_catalog_without_room_refuses_changes_and_keeps_what_it_answered() -> None:
     with SmallDisk("spool=1G", mib=64) as mount:
         write(mount.path / "kept", KEPT, sync=True)
