@@ -189,6 +189,7 @@ class Giving:
             wall=SystemWall(),
             clerk=self.clerk,
         )
+        self.keeper.endings.others_s = self.book.others_s
         if self._wish.size_bytes or self._home.shelf_id.exists():
             await self.opened_keeper()
         handler = self.reaching = Reaching(

@@ -93,6 +93,11 @@ def id_of(kind: RecordKind, signer: NodeId) -> RecordId:
     return RecordId(sha256(_ID_LABEL + bytes([kind]) + signer).digest()[:RECORD_ID_BYTES])
 
 
+def signed_s(told: Record) -> int:
+    """When a record was signed, by the clock of who signed it, as records are made to last as long as they may."""
+    return max(0, told.expiry_s - MAX_LIFETIME_S[told.kind])
+
+
 def sign(key: Ed25519PrivateKey, kind: RecordKind, *, sequence: int, expiry_s: int, content: bytes) -> Record:
     """Make a record.
 

@@ -148,6 +148,15 @@ class AddressBook:
             return b""
         return found.raw if node == self._identity.node or self._keeps(node, owner) else b""
 
+    def others_s(self) -> int:
+        """How late it is at least by the clock of somebody else, who signs his addresses anew each day; 0: unknown.
+
+        What is signed ahead of our own clock says nothing: so two clocks have to agree on what follows from this.
+        """
+        us, now_s = self._identity.owner, self._now_s()
+        dates = (record.signed_s(found) for owner, found in self._known.values() if owner != us)
+        return max((each for each in dates if each <= now_s + record.CLOCK_SLACK_S), default=0)
+
     def nodes(self) -> Sequence[tuple[NodeId, OwnerId]]:
         """The other nodes of which we have a record."""
         return [(node, owner) for node, (owner, _) in self._known.items() if node != self._identity.node]

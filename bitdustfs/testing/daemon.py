@@ -100,6 +100,7 @@ class Daemon:
             InlineCrunch(),
             keeps=lambda _node, owner: self.is_partner(owner),
         )
+        self.keeper.endings.others_s = self.book.others_s
         self.whereabouts = Whereabouts(
             self.book, self.connections, is_partner=lambda node: self.is_partner(node.owner)
         )

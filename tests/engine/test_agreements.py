@@ -35,13 +35,13 @@ S1 = SupplierNo(1)
 
 
 class Friends:
-    """Anna and Boris, who give each other 2 MiB, and Carla, who has no contract yet."""
+    """Anna and Boris, who give each other 2 MiB, and Carla, who has no contract yet. Anna's clock is her own."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self.network = MemoryNetwork()
-        self.wall = RunningWall()
+        self.walls = self.hers, self.wall = RunningWall(), RunningWall()
         self.anna, self.boris, self.carla = (
-            Daemon(name, self.network, nursery, self.wall, seed=seed)
+            Daemon(name, self.network, nursery, self.hers if name == "anna" else self.wall, seed=seed)
             for seed, name in enumerate(("anna", "boris", "carla"))
         )
         for one in (self.anna, self.boris, self.carla):
@@ -65,14 +65,19 @@ class Friends:
         self.network.apply(Break.HEAL, self.anna.node, self.boris.node)
 
     async def wait(self, seconds: float) -> None:
-        """Let so much time pass by every clock, and let everybody look at it."""
-        self.wall.move_s(seconds)
+        """Let so much time pass by every clock, and let everybody look at it, and sign his addresses anew."""
+        for wall in self.walls:
+            wall.move_s(seconds)
+        for one in (self.anna, self.boris, self.carla):
+            one.presence.look()
+        await trio.sleep(1)  # for telling
         for one in (self.anna, self.boris):
             await one.keeper.endings.note(seconds)
 
     async def jump(self, seconds: float) -> None:
-        """Set the wall clock, and let everybody look at it."""
-        self.wall.move_s(seconds)
+        """Set all clocks, and let everybody look at them."""
+        for wall in self.walls:
+            wall.move_s(seconds)
         for one in (self.anna, self.boris):
             await one.keeper.endings.note()
 
@@ -456,7 +461,8 @@ async def test_grace_is_not_shorter_for_a_clock_that_was_behind_when_the_end_was
         await f.anna.accords.change(f.boris.owner, Wish(until_s=f.anna.clerk.now_s() + NOTICE_S))
         f.anna.shelf.donated_bytes = 350_000
         await f.jump(-3650 * DAY_S)  # started without a clock
-        f.wall.move_s(3650 * DAY_S + NOTICE_S + DAY_S)  # and then it was set
+        f.hers.move_s(3650 * DAY_S + NOTICE_S + DAY_S)  # and then it was set
+        f.wall.move_s(3650 * DAY_S + NOTICE_S + DAY_S)
         with pytest.raises(PeerFull):
             await f.carla.hire(f.anna, 310_000)
         f.restart()
