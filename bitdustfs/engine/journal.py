@@ -3,7 +3,8 @@
 Operations are savepoints in one open transaction. It is committed 20 ms after its first change, after 500 changes,
 or when somebody needs durability; concurrent needs share one commit and one fdatasync. What the engine keeps in
 memory for speed (live sizes, extents) is flushed into the transaction right before each commit. Copies of what
-suppliers have may be lost, so they alone make no commit for a second: a read must not cost one.
+suppliers have may be lost, so they alone make no commit for a second: a read must not cost one. Whatever keeps the
+task of the commits from its turn, no more than `CHANGES_MOST` get into one transaction: the next one commits first.
 
 While the disk takes no commit, what was done before stays in the open transaction, is seen by reads, and is tried
 again each second. Nothing more is taken on (`admit`): it would only grow in memory. So a full disk makes the volume
@@ -24,6 +25,7 @@ from bitdustfs.ports import Catalog
 
 COMMIT_AFTER_S = 0.020  # (tune) what a `kill -9` may cost at most
 COMMIT_AFTER_CHANGES = 500  # (tune) bounds the pause of one commit on the loop
+CHANGES_MOST = 2 * COMMIT_AFTER_CHANGES  # (tune) which bounds memory as well: each may have 4 KiB, several times over
 LATER_S = 1.0  # (tune) after what a crash may take
 LATER_CHANGES = 100  # (tune) of that kind, up to 16 KiB each, are in memory twice at most
 _RETRY_S = 1.0  # after a failed commit, for instance on a full disk
@@ -47,6 +49,7 @@ class Journal:
         self._armed = trio.Event()  # and soon
         self._full = trio.Event()  # and now
         self._committed = trio.Event()
+        self._recovered = trio.Event()  # a commit succeeded after one that failed
         self._changes = 0
         self._later = 0
         self._afterwards: list[Callable[[], None]] | None = None
@@ -69,6 +72,8 @@ class Journal:
         Raises:
             DiskFull, DiskFault: until a commit succeeds. ReadOnly: for good.
         """
+        if self._changes >= CHANGES_MOST and self.refusal is None:
+            self.commit()
         refusal = self.refusal
         if refusal is not None:
             raise refusal.with_traceback(None)  # it is raised many times, and each adds to its traceback
@@ -127,6 +132,7 @@ class Journal:
         if self._failed is not None:
             _log.info("changes are stored again")
             self._failed = None
+            self._recovered.set()
             self.bell.ring()
         elif self._catalog.last_change != before:
             self.bell.ring()  # of what was changed without an operation nobody was told: who is hired by hand
@@ -167,7 +173,9 @@ class Journal:
                 self.commit()
             except BitdustError as e:  # the first time it was said already
                 _log.debug("trying again to store what is waiting: %s", e)
-                await trio.sleep(_RETRY_S)
+                self._recovered = trio.Event()
+                with trio.move_on_after(_RETRY_S):  # somebody else may try, and then changes are taken on again
+                    await self._recovered.wait()
 
     async def _checkpoint(self) -> None:
         """Keep the catalog's log short, beside the commits: no change waits longer because of it."""

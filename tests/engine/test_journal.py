@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
-from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.journal import CHANGES_MOST, COMMIT_AFTER_S, Journal
 from bitdustfs.errors import DiskFull, ReadOnly
 from bitdustfs.model import Ino
 from tests.edges.catalog_rows import file
@@ -135,3 +135,34 @@ async def test_fsync_of_nothing_does_not_stop_commits(catalog: SqliteCatalog) ->
             while catalog.pending:
                 await trio.sleep(0.01)
         nursery.cancel_scope.cancel()
+
+
+async def test_commits_go_on_once_anybody_s_commit_succeeds(
+    catalog: SqliteCatalog, disk: FullDisk, autojump_clock: trio.testing.MockClock
+) -> None:
+    journal = Journal(catalog)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(journal.run)
+        disk.error = apsw.FullError("the test says so")
+        make(journal, catalog, 100)
+        await trio.sleep(0.2)  # the task of the commits has failed, and waits
+        assert journal.refusal is not None
+        disk.error = None
+        journal.commit()
+        make(journal, catalog, 101)
+        await trio.sleep(2 * COMMIT_AFTER_S)
+        assert catalog.pending == 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_no_transaction_grows_while_its_commit_has_no_turn(catalog: SqliteCatalog, disk: FullDisk) -> None:
+    journal = Journal(catalog)
+    for ino in range(100, 100 + 3 * CHANGES_MOST):  # no task commits
+        make(journal, catalog, ino)
+        assert catalog.pending <= CHANGES_MOST
+    disk.error = apsw.FullError("the test says so")
+    taken = 0
+    with pytest.raises(DiskFull):
+        for taken in range(2 * CHANGES_MOST):
+            make(journal, catalog, 10_000 + taken)
+    assert taken <= CHANGES_MOST
