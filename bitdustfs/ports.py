@@ -284,11 +284,12 @@ class Catalog(Protocol):
         """
         ...
 
-    def held_bytes(self, generation: int | None, after: DeadKey | None, limit: int) -> tuple[int, DeadKey | None]:
-        """How much only a snapshot has, or with None all of them together, in the next `limit` rows not of now.
+    def held_chunks(self, after: DeadKey | None, limit: int) -> tuple[Sequence[tuple[int, int, int]], DeadKey | None]:
+        """What snapshots have and nothing of now, in the next `limit` rows not of now.
 
         Returns:
-            Bytes of chunks, and the last row that was looked at; None: there was none.
+            For each chunk, once: the oldest and the newest snapshot that has it, and its bytes. And the last row that
+            was looked at; None: there was none.
         """
         ...
 

@@ -51,6 +51,7 @@ from bitdustfs.engine.node import Node
 from bitdustfs.engine.services import NodeOptions
 from bitdustfs.engine.suppliers import PING_S, Suppliers
 from bitdustfs.engine.tree import Caller
+from bitdustfs.engine.volume_snapshots import keep_keeping, kept_keeping
 from bitdustfs.errors import BadRequest
 from bitdustfs.model import Code, Role, Standing
 
@@ -137,12 +138,7 @@ async def _mount(
                     spool_limit=wish.spool_bytes or default_spool_bytes(shutil.disk_usage(home.path).free),
                     code=code,
                     practice=wish.settings.practice,
-                    snapshots=Keeping(
-                        wish.settings.snapshots_hourly,
-                        wish.settings.snapshots_daily,
-                        wish.settings.snapshots_weekly,
-                        wish.settings.snapshots_monthly,
-                    ),
+                    snapshots=_keeping(catalog, wish),
                     suite=best_suite(),
                     boot=boot_id(),
                     patience=Patience.of(patience_s) if patience_s else Patience(),
@@ -210,6 +206,23 @@ def _volume_code(catalog: SqliteCatalog, wish: MountWish, asked: Code | None) ->
         keep_code(catalog, asked)
         catalog.commit()
     return asked if asked is not None or wish.by_number else kept_code(catalog)
+
+
+def _keeping(catalog: SqliteCatalog, wish: MountWish) -> Keeping:
+    """How many snapshots are made and kept from now on; what is asked for is kept, as the code is."""
+    settings = wish.settings
+    asked = {
+        "hourly": settings.snapshots_hourly,
+        "daily": settings.snapshots_daily,
+        "weekly": settings.snapshots_weekly,
+        "monthly": settings.snapshots_monthly,
+    }
+    said = {period: most for period, most in asked.items() if most is not None}
+    keeping = replace(kept_keeping(catalog), **said)
+    if said and not wish.read_only:
+        keep_keeping(catalog, keeping)
+        catalog.commit()
+    return keeping
 
 
 def _refuse_more_than_hired(catalog: SqliteCatalog, wish: MountWish) -> None:

@@ -23,8 +23,9 @@ def snapshot() -> None:
 
     In the mount, `.snapshots/NAME/` at the top shows what was there, to be read only: with `cp` anything comes back
     that was deleted or written over. `ls` does not list `.snapshots`, so that copies of the volume leave it out.
-    A snapshot is made at once, and costs what changes after it. With `bitdustfs config set snapshots.hourly 24` and
-    the like they are also made without being asked for, and these are thinned by age.
+    A snapshot is made at once, and costs what changes after it. They are also made without being asked for, each hour
+    in which something changed, and these are thinned by age: `snapshots.hourly`, `.daily`, `.weekly` and
+    `.monthly` of `bitdustfs config` say how many of them are kept.
     """
 
 

@@ -28,7 +28,7 @@ def snapshot_verbs(node: Node) -> Mapping[str, Handler]:
                 name=each.name,
                 made_s=each.made_ns / 1e9,
                 automatic=each.kind is SnapshotKind.BY_ITSELF,
-                alone_bytes=held.alone.get(each.generation, 0),
+                alone_bytes=held.freed(each.generation, each.generation),
             )
             for each in node.snapshots.all()
         ]

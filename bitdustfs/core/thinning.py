@@ -24,12 +24,26 @@ class Keeping:
     weekly: int
     monthly: int
 
+    def __str__(self) -> str:
+        return f"{self.hourly}/{self.daily}/{self.weekly}/{self.monthly}"
+
     @property
     def _rules(self) -> tuple[tuple[int, Callable[[int], object]], ...]:
         return ((self.hourly, _hour), (self.daily, _day), (self.weekly, _week), (self.monthly, _month))
 
 
 NONE_BY_ITSELF: Final = Keeping(0, 0, 0, 0)
+# (tune) what nobody chose: what was deleted by mistake comes back as of any hour of the last day, and as of the ends
+# of the last three months; what was deleted on purpose takes room at friends for three months at most
+USUAL: Final = Keeping(hourly=24, daily=7, weekly=4, monthly=4)
+
+
+def parse_keeping(text: str) -> Keeping | None:
+    """Read what `str` of a Keeping wrote; None: it is something else."""
+    parts = text.split("/")
+    if len(parts) != 4 or not all(part.isascii() and part.isdigit() and len(part) <= 9 for part in parts):
+        return None
+    return Keeping(*map(int, parts))
 
 
 def is_due(keeping: Keeping, last_ns: int | None, now_ns: int) -> bool:

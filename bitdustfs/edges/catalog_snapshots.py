@@ -7,6 +7,7 @@ last, so that what was begun goes on after a restart, and after a recovery.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -44,20 +45,20 @@ _FREE: Final = {
     table.table: f"DELETE FROM {table.table} WHERE {' AND '.join(f'{key} = ?' for key in (*table.key, 'born'))}"
     for table in _TABLES
 }
-# of closed rows in one page: those whose chunk is named by no row outside ?5 < born, died <= ?6, each chunk once
+# closed rows in one page, each with its chunk if no row of now has that, and no closed row before it
 _HELD = f"""
     WITH page AS (
         SELECT died, ino, idx, born, chunk FROM r_map INDEXED BY r_map_dead
-        WHERE died <> {LIVE} AND died > ?1 AND died <= ?2 AND (died, ino, idx, born) > (?7, ?8, ?9, ?10)
-        ORDER BY died, ino, idx, born LIMIT ?3
+        WHERE died <> {LIVE} AND (died, ino, idx, born) > (?2, ?3, ?4, ?5) ORDER BY died, ino, idx, born LIMIT ?1
     )
-    SELECT died, ino, idx, born, CASE WHEN page.chunk <> {HOLE} AND page.born > ?5 AND page.born <= ?4
-    AND NOT EXISTS (
-        SELECT 1 FROM r_map AS m WHERE m.chunk = page.chunk AND m.chunk <> {HOLE} AND (m.born <= ?5 OR m.died > ?6
+    SELECT died, ino, idx, born, CASE WHEN page.chunk <> {HOLE} AND NOT EXISTS (
+        SELECT 1 FROM r_map AS m WHERE m.chunk = page.chunk AND m.chunk <> {HOLE} AND (m.died = {LIVE}
         OR (m.died, m.ino, m.idx, m.born) < (page.died, page.ino, page.idx, page.born))
-    ) THEN (SELECT length FROM r_chunk AS c WHERE c.chunk = page.chunk) ELSE 0 END
+    ) THEN page.chunk ELSE {HOLE} END
     FROM page ORDER BY died, ino, idx, born
 """
+_SPANS = f"SELECT born, died FROM r_map WHERE chunk = ? AND chunk <> {HOLE}"
+_LENGTH = "SELECT length FROM r_chunk WHERE chunk = ?"
 
 
 class SnapshotTables(Store):
@@ -108,19 +109,21 @@ class SnapshotTables(Store):
         self._change(_DROP, (generation,))
         return None
 
-    def held_bytes(self, generation: int | None, after: DeadKey | None, limit: int) -> tuple[int, DeadKey | None]:
-        """How many bytes of chunks only a snapshot has, or all of them together, in the next `limit` closed rows.
+    def held_chunks(self, after: DeadKey | None, limit: int) -> tuple[Sequence[tuple[int, int, int]], DeadKey | None]:
+        """What snapshots have and nothing of now, in the next `limit` closed rows.
 
-        Args:
-            generation: of one snapshot: what would go with it. None: what would go with all.
         Returns:
-            Bytes of plaintext, each chunk counted once, and the last row that was looked at; None: there was none.
+            For each chunk, once: the oldest and the newest snapshot that has it, and its bytes. And the last row that
+            was looked at; None: there was none.
         """
-        before, behind = self._neighbours(generation) if generation is not None else (0, LIVE - 1)
+        kept = [each.generation for each in self.snapshots() if not each.is_gone]
         key = after[1] if after is not None else (-1, -1, -1, -1)
-        until = generation if generation is not None else LIVE - 1
-        rows = self._rows(_HELD, (generation or 0, behind, limit, until, before, behind, *key))
-        return sum(row[4] or 0 for row in rows), (len(_TABLES) - 1, rows[-1][:4]) if rows else None
+        rows = self._rows(_HELD, (limit, *key))
+        found = []
+        for *_, chunk in rows:
+            if chunk != HOLE and (run := self._held_by(chunk, kept)) is not None:
+                found.append((*run, sum(length for (length,) in self._rows(_LENGTH, (chunk,)))))
+        return found, (len(_TABLES) - 1, rows[-1][:4]) if rows else None
 
     def is_changed_since_snapshot(self) -> bool:
         """Whether anything of the tree may be different from the newest snapshot."""
@@ -139,6 +142,15 @@ class SnapshotTables(Store):
         older = [each for each in kept if each < generation]
         newer = [each for each in kept if each > generation]
         return max(older, default=0), min(newer, default=LIVE - 1)
+
+    def _held_by(self, chunk: int, kept: Sequence[int]) -> tuple[int, int] | None:
+        """The oldest and the newest of the kept generations that have a chunk."""
+        seen = [
+            (kept[first], kept[end - 1])
+            for born, died in self._rows(_SPANS, (chunk,))
+            if (first := bisect_left(kept, born)) < (end := bisect_left(kept, died))
+        ]
+        return (min(oldest for oldest, _ in seen), max(newest for _, newest in seen)) if seen else None
 
     def _free(self, table: Versioned, key: Sequence[Any]) -> None:
         if table is MAP:

@@ -26,6 +26,7 @@ import tomli_w
 from bitdustfs.core.addresses import can_be_announced
 from bitdustfs.core.pace import LEAST_LIMIT_BYTES_S
 from bitdustfs.core.placement import parse_code
+from bitdustfs.core.thinning import USUAL
 from bitdustfs.core.units import exact_size, format_duration, parse_duration, parse_size
 from bitdustfs.edges.home import translated, write_atomically
 from bitdustfs.errors import BadFormat, BadRequest, BitdustError
@@ -139,9 +140,13 @@ def _duration(value: object) -> float:
 
 def _count(value: object) -> int:
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value).strip()
-    if not (text.isascii() and text.isdigit() and int(text) <= _COUNT_MOST):
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(_COUNT_MOST)) and int(text) <= _COUNT_MOST):
         raise BadRequest(what=f"{value!r} is not a number from 0 to {_COUNT_MOST}")
     return int(text)
+
+
+def _count_or_none(value: object) -> int | None:
+    return None if value == "" else _count(value)
 
 
 def _bool(value: object) -> bool:
@@ -258,12 +263,22 @@ class Settings:
     limits_down: int = _key(
         0, _limit, "bytes a second that come from other nodes, at most; 0: no limit", name="limits.down"
     )
-    snapshots_hourly: int = _key(
-        0, _count, "snapshots made by themselves: of how many hours one is kept", name="snapshots.hourly"
+    snapshots_hourly: int | None = _key(
+        None,
+        _count_or_none,
+        "snapshots made by themselves: of how many hours with changes one is kept; empty: as the volume has it, "
+        f"{USUAL.hourly} at first",
+        name="snapshots.hourly",
     )
-    snapshots_daily: int = _key(0, _count, "the same for days", name="snapshots.daily")
-    snapshots_weekly: int = _key(0, _count, "the same for weeks", name="snapshots.weekly")
-    snapshots_monthly: int = _key(0, _count, "the same for months", name="snapshots.monthly")
+    snapshots_daily: int | None = _key(
+        None, _count_or_none, f"the same for days; {USUAL.daily} at first", name="snapshots.daily"
+    )
+    snapshots_weekly: int | None = _key(
+        None, _count_or_none, f"the same for weeks; {USUAL.weekly} at first", name="snapshots.weekly"
+    )
+    snapshots_monthly: int | None = _key(
+        None, _count_or_none, f"the same for months; {USUAL.monthly} at first", name="snapshots.monthly"
+    )
     practice: bool = _key(False, _bool, "all suppliers are on this machine; nothing is ever called safe")
     log_level: str = _key("info", _level, "least important lines that go to the log: " + ", ".join(LOG_LEVELS))
 
@@ -446,6 +461,8 @@ def _stored(name: str, text: str) -> object:
 def _shown(name: str, value: object) -> str:
     if name in _SIZES:
         return exact_size(cast(int, value))
+    if value is None:
+        return ""
     if name in _DURATIONS:
         return format_duration(cast(float, value))
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -38,7 +38,7 @@ INSERT INTO r_counter VALUES
     ('inodes', 0),
     ('file_bytes', 0);
 
--- Named values of the volume: its id, scope, suite, code.
+-- Named values of the volume: its id, scope, suite, code, how many snapshots it keeps.
 CREATE TABLE r_value (
     key   TEXT NOT NULL PRIMARY KEY,
     value BLOB NOT NULL

@@ -9,12 +9,13 @@ catalog in small steps, and blocks that nobody needs then go as always (`engine.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import AsyncIterator
 
 import trio
 
 from bitdustfs.core import thinning
+from bitdustfs.core.holding import Held
 from bitdustfs.core.names import check_name
 from bitdustfs.core.past import GENERATIONS_MOST
 from bitdustfs.core.thinning import Keeping
@@ -27,17 +28,10 @@ from bitdustfs.ports import Catalog, Wall
 
 LOOK_EVERY_S = 30.0  # for an hour that has begun, and for what deleting left
 PAGE = 200  # (tune) rows in one step: a few milliseconds
-MEASURE_EVERY_S = 600.0  # (tune) what snapshots hold changes with every file that is written over
+MEASURE_SHARE = 100  # (tune) of the time at most this part goes into counting what snapshots hold
+_KEEPING = "snapshots"  # in the catalog: how many are kept, as text; none: nobody chose
 AUTOMATIC = "auto-"  # how names of those begin that were made by themselves
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What snapshots have and nothing else, in bytes of files, when that was counted last."""
-
-    total: int = 0
-    alone: Mapping[int, int] = field(default_factory=dict)  # by generation: what would go with that one only
 
 
 class VolumeSnapshots:
@@ -47,7 +41,7 @@ class VolumeSnapshots:
         keeping: how many are made and kept without being asked for.
 
     Attributes:
-        held: what they hold; a few minutes old.
+        held: what they hold, as it was counted last.
     """
 
     def __init__(self, catalog: Catalog, journal: Journal, writer: Writer, wall: Wall, keeping: Keeping) -> None:
@@ -57,7 +51,8 @@ class VolumeSnapshots:
         self._wall = wall
         self._keeping = keeping
         self._wake = trio.Event()
-        self._measured_at = -MEASURE_EVERY_S
+        self._measure_at = 0.0  # when it may be counted again what they hold
+        self._measured_change = -1  # the catalog's change when it was counted last
         self.held = Held()
 
     # -- what a person asks --------------------------------------------------------------------------------
@@ -101,7 +96,6 @@ class VolumeSnapshots:
         found = self.find(name)
         self._end(found)
         await self._journal.durable()
-        self._measured_at = -MEASURE_EVERY_S
         self._wake.set()
         return found
 
@@ -112,10 +106,19 @@ class VolumeSnapshots:
 
     async def measure(self) -> Held:
         """Count again what they hold."""
-        before = [each.generation for each in self.all()]
-        alone = {generation: await self._held(generation) for generation in before}
-        self.held = Held(await self._held(None), alone)
-        self._measured_at = trio.current_time()
+        change, began = self._catalog.last_change, trio.current_time()
+        runs: Counter[tuple[int, int]] = Counter()
+        after: DeadKey | None = None
+        while self.all():
+            page, after = self._catalog.held_chunks(after, PAGE)
+            for oldest, newest, length in page:
+                runs[oldest, newest] += length
+            if after is None:
+                break
+            await trio.lowlevel.checkpoint()
+        self.held = Held(dict(runs))
+        self._measured_change = change
+        self._measure_at = trio.current_time() + MEASURE_SHARE * (trio.current_time() - began)
         return self.held
 
     # -- what goes on by itself ----------------------------------------------------------------------------
@@ -128,10 +131,10 @@ class VolumeSnapshots:
                 try:
                     self._make_due()
                     await self._free_gone()
-                    if trio.current_time() - self._measured_at >= MEASURE_EVERY_S:
-                        await self.measure()
                 except BitdustError as error:
                     _log.info("snapshots are left as they are for now: %s", error)
+            if trio.current_time() >= self._measure_at and self._catalog.last_change != self._measured_change:
+                await self.measure()
             with trio.move_on_after(LOOK_EVERY_S):
                 await self._wake.wait()
 
@@ -187,16 +190,17 @@ class VolumeSnapshots:
             self._catalog.end_snapshot(snapshot.generation)
 
     def _make_due(self) -> None:
-        """Make one if it is time and something changed; end those that are not kept any more.
+        """If it is time and something changed make one; end those not kept any more. None is made of nothing.
 
-        Where none are to be made, as on a machine that was recovered to and does not know of any wish, none is ended.
+        Where none are to be made none is ended either: who wants no more of them may want those that there are.
         """
         if self._keeping == thinning.NONE_BY_ITSELF:
             return
         own = [each for each in self.all() if each.kind is SnapshotKind.BY_ITSELF]
         now_ns = self._wall.now_ns()
         last_ns = own[-1].made_ns if own else None
-        if thinning.is_due(self._keeping, last_ns, now_ns) and self._catalog.is_changed_since_snapshot():
+        is_due = thinning.is_due(self._keeping, last_ns, now_ns) and (own or self._catalog.file_bytes()[1] > 1)
+        if is_due and self._catalog.is_changed_since_snapshot():
             made = self._make(AUTOMATIC, SnapshotKind.BY_ITSELF)
             own.append(made)
             _log.debug("made the snapshot %s", made.name)
@@ -220,10 +224,21 @@ class VolumeSnapshots:
             if after is None:
                 return
 
-    async def _held(self, generation: int | None) -> int:
-        total, after = self._catalog.held_bytes(generation, None, PAGE)
-        while after is not None:
-            await trio.lowlevel.checkpoint()
-            more, after = self._catalog.held_bytes(generation, after, PAGE)
-            total += more
-        return total
+
+def kept_keeping(catalog: Catalog) -> Keeping:
+    """How many the volume keeps of those that are made by themselves."""
+    raw = catalog.value(_KEEPING)
+    if raw is None:
+        return thinning.USUAL
+    keeping = thinning.parse_keeping(raw.decode(errors="replace"))
+    if keeping is None:
+        _log.error("the catalog does not say how many snapshots are kept, but %r: none is made or deleted", raw)
+        return thinning.NONE_BY_ITSELF
+    return keeping
+
+
+def keep_keeping(catalog: Catalog, keeping: Keeping) -> None:
+    """Keep others from now on. The caller commits."""
+    chosen = str(keeping).encode()
+    if catalog.value(_KEEPING) != chosen:
+        catalog.put_value(_KEEPING, chosen)

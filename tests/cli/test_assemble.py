@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from trio.testing import MockClock
 
-from bitdustfs.cli.assemble import _refuse_more_than_hired, _volume_code
+from bitdustfs.cli.assemble import _keeping, _refuse_more_than_hired, _volume_code
 from bitdustfs.cli.hiring import HireWish, agree
 from bitdustfs.cli.home_catalog import open_catalog
 from bitdustfs.cli.mount_options import mount_options, wanted_code
+from bitdustfs.core.thinning import NONE_BY_ITSELF, USUAL
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.config import Settings
@@ -70,6 +71,23 @@ def test_code_that_was_asked_for_once_is_the_volumes_until_another_one_is() -> N
         assert mounted_code(catalog, None) == Code(2, 4)
         assert mounted_code(catalog, "auto") is None
         assert mounted_code(catalog, None) is None
+
+
+def test_snapshots_that_are_kept_are_the_volumes_and_those_that_were_asked_for_once() -> None:
+    catalog = SqliteCatalog(":memory:", create=True)
+    nothing = mount_options("/mnt", None, [], Settings())
+    assert _keeping(catalog, nothing) == USUAL
+    assert catalog.value("snapshots") is None  # nobody chose
+    fewer = mount_options("/mnt", None, [], Settings(snapshots_hourly=3, snapshots_monthly=0))
+    assert _keeping(catalog, replace(fewer, read_only=True)) == replace(USUAL, hourly=3, monthly=0)
+    assert catalog.value("snapshots") is None
+    assert _keeping(catalog, fewer) == replace(USUAL, hourly=3, monthly=0)
+    assert _keeping(catalog, nothing) == replace(USUAL, hourly=3, monthly=0)  # as on a machine that was recovered to
+    change = catalog.last_change
+    _keeping(catalog, fewer)
+    assert catalog.last_change == change
+    catalog.put_value("snapshots", b"all of them")
+    assert _keeping(catalog, nothing) == NONE_BY_ITSELF  # whoever cannot read it deletes none
 
 
 def test_new_code_with_more_fragments_than_suppliers_is_refused() -> None:

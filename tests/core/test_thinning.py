@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitdustfs.core.thinning import NONE_BY_ITSELF, Keeping, is_due, kept, name_of
+from bitdustfs.core.thinning import NONE_BY_ITSELF, USUAL, Keeping, is_due, kept, name_of, parse_keeping
 
 START = datetime(2026, 1, 31, 23, 30, tzinfo=UTC)
 counts = st.integers(0, 5)
@@ -62,5 +62,28 @@ def test_no_more_stay_than_asked_for_and_the_newest_does(
     assert kept(Keeping(*most), again) == set(range(len(again)))  # what stays, stays
 
 
+def test_what_stays_goes_back_by_the_hour_for_a_day_and_by_the_month_for_two_months_and_more() -> None:
+    made: list[int] = []
+    for hour in (*range(0, 200 * 24, 24), *range(200 * 24, 203 * 24)):
+        now = hours(hour)[0]
+        assert is_due(USUAL, made[-1] if made else None, now)
+        made.append(now)
+        made = [made[place] for place in sorted(kept(USUAL, made))]
+        assert len(made) <= 24 + 7 + 4 + 4
+    age_days = [(made[-1] - each) / (86_400 * 10**9) for each in made]
+    assert len([age for age in age_days if age < 1]) == 24
+    assert len([age for age in age_days if 1 <= age < 7]) == 5
+    assert len([age for age in age_days if 7 <= age < 28]) >= 2
+    assert len([age for age in age_days if age >= 28]) >= 2
+    assert 60 <= max(age_days) <= 92
+
+
 def test_snapshot_without_a_name_is_called_by_its_time() -> None:
     assert name_of(ns(START)) == "2026-01-31T23.30.00Z"
+
+
+def test_what_is_kept_is_read_as_it_was_written() -> None:
+    assert [parse_keeping(str(each)) for each in (USUAL, NONE_BY_ITSELF)] == [USUAL, NONE_BY_ITSELF]
+    assert str(USUAL) == "24/7/4/4"
+    for text in ("", "1/2/3", "1/2/3/4/5", "1/2/3/-4", "a/2/3/4", "1/2/3/" + "9" * 5000):
+        assert parse_keeping(text) is None

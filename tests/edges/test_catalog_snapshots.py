@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 import stat
+from collections import Counter
 from contextlib import closing
 from dataclasses import replace
 
 import apsw
 import pytest
 
+from bitdustfs.core.holding import Held
 from bitdustfs.core.past import at
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.catalog_versioned import LIVE
@@ -65,12 +67,20 @@ def delete(catalog: SqliteCatalog, generation: int, *, limit: int = 2) -> None:
         after = catalog.free_snapshot(generation, after, limit)
 
 
-def held(catalog: SqliteCatalog, generation: int | None, *, limit: int = 2) -> int:
-    total, after = catalog.held_bytes(generation, None, limit)
+def held_runs(catalog: SqliteCatalog, *, limit: int = 2) -> Held:
+    runs: Counter[tuple[int, int]] = Counter()
+    page, after = catalog.held_chunks(None, limit)
     while after is not None:
-        more, after = catalog.held_bytes(generation, after, limit)
-        total += more
-    return total
+        for oldest, newest, length in page:
+            runs[oldest, newest] += length
+        page, after = catalog.held_chunks(after, limit)
+    assert not page
+    return Held(dict(runs))
+
+
+def held(catalog: SqliteCatalog, generation: int | None) -> int:
+    found = held_runs(catalog)
+    return found.freed(generation, generation) if generation is not None else found.total
 
 
 def closed_rows(catalog: SqliteCatalog, where: str = "1") -> int:
@@ -83,6 +93,19 @@ def needed_rows(catalog: SqliteCatalog) -> int:
     """How many of them some snapshot that is not gone has."""
     kept = "SELECT 1 FROM r_snapshot WHERE NOT gone AND born <= generation AND generation < died"
     return closed_rows(catalog, f"EXISTS ({kept})")
+
+
+def test_chunk_that_came_back_is_held_from_the_oldest_to_the_newest_snapshot_that_has_it(
+    catalog: SqliteCatalog,
+) -> None:
+    generations = []
+    for number in (1, 2, 1, 3):
+        catalog.replace_map(FILE.ino, [MapRow(0, 1, ChunkNo(number))], first=0, last=3)
+        generations.append(keep_generation(catalog))
+    catalog.replace_map(FILE.ino, [], first=0, last=3)
+    one, two, three, four = generations
+    lengths = [row.length for number in (1, 2, 3) if (row := catalog.chunk(ChunkNo(number))) is not None]
+    assert held_runs(catalog).runs == dict(zip([(one, three), (two, two), (four, four)], lengths, strict=True))
 
 
 # --- what a snapshot shows ------------------------------------------------------------------------------------
@@ -348,14 +371,18 @@ def test_snapshots_show_what_was_there_and_nothing_else_is_kept(seed: int) -> No
     story.catalog.note_loose_chunks(ChunkNo(0), ChunkNo(CHUNKS))
     loose = {number for number, needed in story.catalog.loose_chunks(ChunkNo(0), 99) if not needed}
     assert loose == set(range(1, CHUNKS + 1)) - story.named()
-    everything = story.named()
-    for generation in sorted(story.kept):
-        total, alone = held(story.catalog, None), held(story.catalog, generation)
-        delete(story.catalog, generation)
+    everything, left = story.named(), sorted(story.kept)
+    while left:
+        at_ = story.dice.randrange(len(left))
+        neighbours = left[at_ : at_ + story.dice.randrange(1, 4)]
+        left = [each for each in left if each not in neighbours]
+        total, freed = held(story.catalog, None), held_runs(story.catalog).freed(neighbours[0], neighbours[-1])
+        for generation in story.dice.sample(neighbours, len(neighbours)):
+            delete(story.catalog, generation)
         gone = everything - story.named()
         everything -= gone
-        assert alone == sum(1 << number - 1 for number in gone)
-        assert held(story.catalog, None) == total - alone
+        assert freed == sum(1 << number - 1 for number in gone)
+        assert held(story.catalog, None) == total - freed
     assert closed_rows(story.catalog) == 0
 
 

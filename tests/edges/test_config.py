@@ -209,3 +209,15 @@ def test_addresses_to_begin_from_are_a_list(tmp_path: Path) -> None:
     assert not store(path, "dht.enabled", "no").dht_enabled
     with pytest.raises(BadRequest, match=r"dht\.bootstrap"):
         store(path, "dht.bootstrap", "192.0.2.1:7000, nowhere")
+
+
+def test_how_many_snapshots_are_kept_is_open_until_somebody_says(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    assert load(path).snapshots_hourly is None
+    assert store(path, "snapshots.hourly", "0").snapshots_hourly == 0
+    assert show(load(path), "snapshots.hourly") == "0"
+    assert store(path, "snapshots.hourly", "").snapshots_hourly is None
+    assert show(load(path), "snapshots.hourly") == ""
+    for wrong in ("-1", "x", "10001", "9" * 5000):
+        with pytest.raises(BadRequest):
+            store(path, "snapshots.hourly", wrong)

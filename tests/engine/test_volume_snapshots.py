@@ -15,7 +15,7 @@ import trio
 from trio.testing import MockClock
 
 from bitdustfs.core.past import FIRST_PAST, SNAPSHOTS_INO
-from bitdustfs.core.thinning import Keeping
+from bitdustfs.core.thinning import USUAL, Keeping
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.past_tree import SNAPSHOTS_NAME
 from bitdustfs.engine.tree import EXCHANGE
@@ -150,7 +150,8 @@ async def test_deleted_snapshot_is_stale_at_once_and_its_blocks_are_let_go(autoj
         await settle(world)
         inode = under(world, "s", "goes")
         assert world.node.snapshots.held.total == 900_000
-        assert world.node.snapshots.held.alone == {world.node.snapshots.find("s").generation: 900_000}
+        generation = world.node.snapshots.find("s").generation
+        assert world.node.snapshots.held.runs == {(generation, generation): 900_000}
         await world.node.snapshots.delete("s")
         with pytest.raises(FileError) as stale:
             await world.node.past.read(inode.ino, 0, 10)
@@ -268,6 +269,26 @@ async def test_snapshots_are_made_each_hour_in_which_something_changed_and_thinn
         assert len(days) == 3  # of the last three hours with changes, which the last two days have too
         await trio.sleep(600)
         assert not any(each.is_gone for each in world.catalog.snapshots())
+
+
+async def test_volume_that_nobody_changes_has_no_new_snapshot_and_loses_none(autojump_clock: MockClock) -> None:
+    async with thinned(USUAL).running() as world:
+        await trio.sleep(60)
+        assert not world.node.snapshots.all()  # of nothing
+        for number in range(4):
+            await world.write("file", b"%d" % number)
+            await world.sync()
+            world.swarm.wall.move_s(3600)
+            await trio.sleep(60)
+        before, change = world.node.snapshots.all(), world.catalog.last_change
+        assert len(before) == 4
+        for _ in range(20):
+            assert await world.read("file") == b"3"
+            world.swarm.wall.move_s(2 * 86_400)
+            await trio.sleep(40)
+        assert world.node.snapshots.all() == before
+        assert world.catalog.last_change == change
+        assert [await content(world, each.name, "file") for each in before] == [b"0", b"1", b"2", b"3"]
 
 
 async def test_clock_that_was_far_ahead_keeps_no_snapshot_from_staying(autojump_clock: MockClock) -> None:

@@ -35,6 +35,7 @@ from tests.traces import MARK
 
 PROGRAM = [sys.executable, "-m", "bitdustfs.cli.main"]
 _PATIENCE_S = HANGS_S
+_NONE_BY_ITSELF = "".join(f"snapshots.{each} = 0\n" for each in ("hourly", "daily", "weekly", "monthly"))
 
 
 class Practice:
@@ -42,6 +43,7 @@ class Practice:
 
     Args:
         patience: with suppliers that stay away. The default is that tests of other things replace nobody.
+        snapshots: whether they are made by themselves, as for a person. Else what is deleted goes at any hour.
         apart: each verb is a process of its own, as for a person. Else it is called here, which spares what starting
             one takes; those that go on (a supplier, a mount) are processes in any case.
     """
@@ -54,6 +56,7 @@ class Practice:
         spares: int = 0,
         code: str = "3/5",
         patience: str = "1h",
+        snapshots: bool = False,
         apart: bool = False,
     ) -> None:
         self.directory = directory
@@ -61,7 +64,7 @@ class Practice:
         self.path = directory / "mnt"
         self.code = code
         self.words = self.home / "demo" / "recovery-words"  # the customer's
-        self._patience = patience
+        self._config = f'patience = "{patience}"\n' + ("" if snapshots else _NONE_BY_ITSELF)
         self._call = self._start if apart else self._do_here
         self._up = ["--suppliers", str(suppliers), "--spares", str(spares), "--code", code]
 
@@ -83,7 +86,7 @@ class Practice:
         """`demo up`: start what does not run."""
         if not self.home.exists():
             self.home.mkdir(mode=0o700)
-            (self.home / "config.toml").write_text(f'patience = "{self._patience}"\n')
+            (self.home / "config.toml").write_text(self._config)
         return self.run("demo", "up", str(self.path), *self._up).stdout
 
     def run(
@@ -204,7 +207,7 @@ class Practice:
         """Recover the volume into the empty home, from the words and the address of one supplier."""
         place = self.places()[number - 1]
         said = self.run("recover", place, "--words-file", str(self.words), *options).stdout
-        (self.home / "config.toml").write_text(f'practice = true\npatience = "{self._patience}"\n')
+        (self.home / "config.toml").write_text(f"practice = true\n{self._config}")
         return said
 
     def revive(self, *numbers: int) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.mount.practice import Practice
+from tests.mount.practice import Practice, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -19,6 +21,14 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def swarm(rough_swarm: Practice) -> Iterator[Practice]:
     yield rough_swarm
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Practice]:
+    """A small swarm whose configuration says nothing of snapshots."""
+    directory = tmp_path_factory.mktemp("usual")
+    with Practice(directory, suppliers=2, code="1/2", snapshots=True) as practice:
+        yield practice
 
 
 def tree_of(top: Path) -> dict[str, tuple[object, ...]]:
@@ -93,3 +103,22 @@ def test_person_has_yesterday_back(swarm: Practice) -> None:
     assert not (swarm.path / ".snapshots" / "yesterday").exists()
     assert "there is no snapshot 'yesterday'" in swarm.run("snapshot", "delete", "yesterday", ok=(10,)).stderr
     assert "There is no snapshot" in swarm.run("snapshot", "list").stdout
+
+
+def test_snapshots_are_made_by_themselves_where_nobody_said_otherwise(usual: Practice) -> None:
+    (usual.path / "letter").write_bytes(b"dear friend")
+    usual.sync()
+    usual.remount()  # the first look is at the start
+
+    def made() -> list[dict[str, Any]]:
+        told = json.loads(usual.run("snapshot", "list", "--json").stdout)["snapshots"]
+        return [each for each in told if each["automatic"]]
+
+    wait_until("a snapshot is made", lambda: bool(made()))
+    (usual.path / "letter").unlink()
+    (name,) = (each["name"] for each in made())
+    assert name.startswith("auto-")
+    assert (usual.path / ".snapshots" / name / "letter").read_bytes() == b"dear friend"
+    usual.run("config", "set", "snapshots.hourly", "0")
+    usual.remount()
+    assert name in [each["name"] for each in made()]  # of the day
