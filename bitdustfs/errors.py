@@ -369,3 +369,14 @@ class WrongPeer(PeerError):
 
     kind = Kind.HOSTILE
     text = "{peer} answered, but {expected} was expected; no data was exchanged"
+
+
+class OwnerChanged(PeerError):
+    """A node that is known came with the certificate of another owner than before."""
+
+    kind = Kind.HOSTILE
+    text = (
+        "{peer} shows the certificate of another owner, {shown}, and was known as one of {known}: its key is in "
+        "other hands. Nothing was exchanged, and nothing will be. Ask your friend: he can revoke it and recover "
+        "elsewhere, and whoever has it now is a new friend only with a new key"
+    )

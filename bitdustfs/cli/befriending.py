@@ -33,6 +33,7 @@ from bitdustfs.edges.home import Home
 from bitdustfs.edges.invitations_disk import DiskInvitations
 from bitdustfs.edges.names_disk import names, save_name
 from bitdustfs.edges.system import SystemEntropy, SystemWall
+from bitdustfs.engine.acquaintances import Acquaintances
 from bitdustfs.engine.clerk import Clerk
 from bitdustfs.engine.joining import JOIN_S, Friendship, join
 from bitdustfs.engine.ledger import Ledger
@@ -123,15 +124,17 @@ class Friends:
         if asked.name:
             refuse_taken(asked.name, self._owner_of_node(line.front), self.named())
         with trio.move_on_after(JOIN_S) as waiting:
+            clerk = self._clerk()
             made = await join(
                 dialer,
                 self._identity,
                 line,
                 asked.wish,
-                clerk=self._clerk(),
+                clerk=clerk,
                 addresses=[listens] if listens else [],
                 entropy=SystemEntropy(),
                 wall=SystemWall(),
+                acquaintances=Acquaintances(clerk.owner_of, self._owner_of_node),
             )
         if waiting.cancelled_caught:
             raise Unavailable(what=f"{line.address} did not answer in {JOIN_S:g} s: try again with the same line")
@@ -243,5 +246,5 @@ class Friends:
             store(self._home.config, f"dial.{made.node.hex()}", made.address)
 
     def _owner_of_node(self, front: bytes) -> OwnerId | None:
-        """Whose machine it is, if we have it as a supplier."""
+        """Whose machine it is whose id begins so, if we have it as a supplier."""
         return next((row.owner for row in self._catalog.suppliers() if row.node.startswith(front)), None)

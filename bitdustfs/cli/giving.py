@@ -39,6 +39,7 @@ from bitdustfs.edges.shelf_disk import DiskShelf
 from bitdustfs.edges.system import SystemEntropy, SystemWall, ThreadCrunch
 from bitdustfs.edges.tcp import TcpDialer, TcpListener, listening
 from bitdustfs.engine.accords import Accords
+from bitdustfs.engine.acquaintances import Acquaintances
 from bitdustfs.engine.addresses import AddressBook
 from bitdustfs.engine.budget import Memory
 from bitdustfs.engine.caller import Caller
@@ -199,6 +200,7 @@ class Giving:
             self.book,
             is_partner=self._is_valid_partner,
         )
+        acquaintances = Acquaintances(self.clerk.owner_of, self.book.owner_of)
         door = None
         if listener is not None:
             host = Host(
@@ -222,6 +224,7 @@ class Giving:
                 pacer=self.pacer,
                 connections=self.connections,
                 host=host,
+                acquaintances=acquaintances,
             )
             door = partial(reception.door, listener)
             self._services["reception"] = partial(reception.run, listener)
@@ -233,6 +236,7 @@ class Giving:
             pacer=self.pacer,
             connections=self.connections,
             door=door,
+            acquaintances=acquaintances,
         )
         partners = Partners(self.caller, SystemEntropy(), self._wanted, on_peer=lambda peer: self.on_peer(peer))
         self.caller.whereabouts = self.whereabouts

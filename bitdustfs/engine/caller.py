@@ -13,6 +13,7 @@ from typing import Final
 import trio
 
 from bitdustfs.core.certificate import Identity
+from bitdustfs.engine.acquaintances import Acquaintances
 from bitdustfs.engine.budget import Memory
 from bitdustfs.engine.bulk import Door
 from bitdustfs.engine.connections import Connections
@@ -32,6 +33,7 @@ class Caller:
 
     Args:
         handler: who answers what the other side asks; None: everything is refused.
+        acquaintances: whose which node is; None: only what is added to those of this caller.
         door: makes a handler that answers BULK too, for each connection; None: nobody can dial us.
 
     Attributes:
@@ -48,6 +50,7 @@ class Caller:
         pacer: Pacer | None = None,
         connections: Connections | None = None,
         door: Callable[[], Door] | None = None,
+        acquaintances: Acquaintances | None = None,
     ) -> None:
         self.identity = identity
         self.dialer = dialer
@@ -56,6 +59,7 @@ class Caller:
         self._handler = handler or RefuseAll()
         self._memory = memory or Memory()
         self._door = door
+        self.acquaintances = acquaintances or Acquaintances()
         self.whereabouts: Whereabouts | None = None
 
     async def reach(self, node: NodeId, *, last: str = "") -> Peer:
@@ -64,7 +68,7 @@ class Caller:
         Args:
             last: where it answered last, as far as the caller knows.
         Raises:
-            PeerGone, WrongPeer, ProtocolViolation. BadRequest: `last` is no address.
+            PeerGone, WrongPeer, OwnerChanged, ProtocolViolation. BadRequest: `last` is no address.
         """
         known = self.whereabouts
         if known is None:
@@ -86,7 +90,7 @@ class Caller:
         """Connect and greet. The caller runs the peer, in `serving` to serve the other side too, and sets a deadline.
 
         Raises:
-            PeerGone, WrongPeer, ProtocolViolation. BadRequest: the address is none.
+            PeerGone, WrongPeer, OwnerChanged, ProtocolViolation. BadRequest: the address is none.
         """
         link = await self.dialer.dial(address, expected)
         door = self._door() if self._door is not None else None
@@ -97,6 +101,7 @@ class Caller:
             self._memory,
             pacer=self.pacer,
             features=door.features if door is not None else (),
+            check=self.acquaintances.check,
         )
         await peer.greet()
         return peer

@@ -73,6 +73,9 @@ class Clerk:
         self._agreements = {owner: agreement.parse(agreement.split(raw)) for owner, raw in kept.items()}
         self._newest = {owner: kept.newest for owner, kept in self._agreements.items()}
         self._proposals = {owner: contract.parse(raw) for owner, raw in meant.items()}  # of ours, not signed by them
+        self._nodes: dict[NodeId, OwnerId] = {}  # whose each node is that has signed one of these
+        for each in self._agreements.values():
+            self._note_signers(each)
         self._floors = dict(store.floors()) if store is not None else {}
         self._unanswered: set[OwnerId] = set()  # whose answer to our proposal was lost
         self._agreeing: set[OwnerId] = set()  # owners whose contract is being saved
@@ -97,6 +100,10 @@ class Clerk:
     def newest(self, owner: OwnerId) -> Contract | None:
         """The contract that the next one follows."""
         return self._newest.get(owner)
+
+    def owner_of(self, node: NodeId) -> OwnerId | None:
+        """Whose a node is that has signed a contract which we hold."""
+        return self._nodes.get(node)
 
     def in_force(self, owner: OwnerId) -> Contract | None:
         """The contract that holds now."""
@@ -314,6 +321,7 @@ class Clerk:
         if self._store is not None and self._crunch is not None:
             await self._crunch.run(self._store.save_contract, owner, b"".join(kept.raws))
         self._agreements[owner], self._newest[owner] = kept, kept.newest
+        self._note_signers(kept)
         if 0 < self._floors.get(owner, 0) <= kept.newest.terms.serial:  # two of one serial may both be shown
             await self._save_floor(owner, 0)
         meant = self._proposals.get(owner)
@@ -325,6 +333,9 @@ class Clerk:
         if self._store is not None and self._crunch is not None:
             await self._crunch.run(self._store.save_floor, owner, serial)
         self._floors[owner] = serial
+
+    def _note_signers(self, kept: Agreement) -> None:
+        self._nodes |= {signer.node: signer.owner for each in kept.contracts for signer in each.signers}
 
     def _let_agree(self, owner: OwnerId) -> None:
         self._agreeing.discard(owner)

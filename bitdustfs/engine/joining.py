@@ -22,6 +22,7 @@ from bitdustfs.core.contract import Contract, Party, Terms
 from bitdustfs.core.invitation import NONCE_BYTES, Line, guest_proof, host_proof, proves
 from bitdustfs.core.invited import MAX_ADDRESSES, Wish, fit
 from bitdustfs.core.wire import Refused
+from bitdustfs.engine.acquaintances import Acquaintances
 from bitdustfs.engine.clerk import Clerk
 from bitdustfs.engine.errand import converse
 from bitdustfs.engine.peer import Peer
@@ -56,6 +57,7 @@ async def join(
     addresses: Sequence[str],
     entropy: Entropy,
     wall: Wall,
+    acquaintances: Acquaintances | None = None,
 ) -> Friendship:
     """Join by an invitation. The caller sets the deadline, and lets the clerk keep what comes of it.
 
@@ -63,11 +65,14 @@ async def join(
         clerk: keeps what is proposed, and makes void what is refused.
         wish: what we offer and need.
         addresses: ADDR:PORT where we say that we can be dialled.
+        acquaintances: whose which node is; None: what the clerk knows of that.
     Raises:
-        PeerGone: nobody is there. WrongPeer: another machine is. ProtocolViolation: it did not make this invitation.
+        PeerGone: nobody is there. WrongPeer: another machine is. OwnerChanged: it was somebody else's.
+        ProtocolViolation: it did not make this invitation.
         PeerRefused: it says no, and why. BadRequest: what both want does not fit, or a notice is in the way.
     """
-    peer = Peer(await dialer.dial_front(line.address, line.front), identity)
+    known = acquaintances or Acquaintances(clerk.owner_of)
+    peer = Peer(await dialer.dial_front(line.address, line.front), identity, check=known.check)
     await peer.greet()
     guest = _Guest(peer, clerk, line, tuple(addresses[:MAX_ADDRESSES]), entropy, wall)
     return await converse(peer, lambda: guest.join(wish))

@@ -95,6 +95,7 @@ class Peer:
 
     Args:
         is_stranger: says whether nothing binds us to an owner: then he gets little memory. Whom we dial is none.
+        check: refuses a node that is known as another owner's, by raising (engine/acquaintances).
     """
 
     def __init__(
@@ -107,12 +108,14 @@ class Peer:
         pacer: Pacer | None = None,
         features: Collection[str] = (),
         is_stranger: Callable[[OwnerId], bool] = lambda _owner: False,
+        check: Callable[[Certificate, str], None] = lambda _shown, _peer: None,
     ) -> None:
         self.pacer = pacer or Pacer()
         self._frames = Frames(link, self.pacer)
         self._identity = identity
         self._features = features
         self._is_stranger = is_stranger
+        self._check = check
         self.offers: frozenset[str] = frozenset()  # features of the other side
         self.handler: Handler = handler or RefuseAll()
         self.memory = memory or Memory()
@@ -211,13 +214,15 @@ class Peer:
         """Exchange HELLO. The caller sets the deadline; on any error or cancellation the link is closed.
 
         Raises:
-            PeerGone, ProtocolViolation: this is no peer of ours.
+            PeerGone, ProtocolViolation: this is no peer of ours. OwnerChanged: not any more.
         """
         try:
             await self._frames.link.send_all(make_hello(self._identity, self._features))
             first = await self._frames.receive()
             assert isinstance(first, Frame)  # before `open_up` no body is allowed
-            self._certificate, self.offers = check_hello(first, self._frames.link.peer, self.label)
+            shown, self.offers = check_hello(first, self._frames.link.peer, self.label)
+            self._check(shown, self.label)
+            self._certificate = shown
             self._frames.open_up(lambda: self._is_stranger(self.owner))
         except BaseException as error:
             self._end(error if isinstance(error, PeerError) else self._gone("no HELLO came in time"))

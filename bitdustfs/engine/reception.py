@@ -15,6 +15,7 @@ import trio
 
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.wire import printable
+from bitdustfs.engine.acquaintances import Acquaintances
 from bitdustfs.engine.budget import Memory
 from bitdustfs.engine.bulk import Door, Seats
 from bitdustfs.engine.connections import Connections
@@ -22,7 +23,7 @@ from bitdustfs.engine.handler import Handler
 from bitdustfs.engine.inviting import Host
 from bitdustfs.engine.pacer import Pacer
 from bitdustfs.engine.peer import Peer
-from bitdustfs.errors import PeerError, PeerGone
+from bitdustfs.errors import OwnerChanged, PeerError, PeerGone
 from bitdustfs.model import NodeId, OwnerId, short
 from bitdustfs.ports import Entropy, Link, Listener
 
@@ -44,6 +45,7 @@ class Reception:
         connections: where they are noted.
         entropy: for the tickets of bulk connections; None: there are none.
         host: takes in who has an invitation; None: nobody does.
+        acquaintances: whose which node is; None: nobody knows.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Reception:
         pacer: Pacer | None = None,
         connections: Connections | None = None,
         host: Host | None = None,
+        acquaintances: Acquaintances | None = None,
     ) -> None:
         self._identity = identity
         self._handler = handler
@@ -70,6 +73,7 @@ class Reception:
         self._entropy = entropy
         self._pacer = pacer or Pacer()
         self._noted = connections or Connections(identity.node)
+        self._acquaintances = acquaintances or Acquaintances()
         self._seats = Seats()
         self._unknown: dict[trio.CancelScope, None] = {}  # connections that give way, oldest first
         self._connections = 0
@@ -126,6 +130,7 @@ class Reception:
                     pacer=self._pacer,
                     features=door.features,
                     is_stranger=self._is_stranger,
+                    check=self._acquaintances.check,
                 )
                 with trio.fail_after(HELLO_S):
                     await peer.greet()
@@ -133,7 +138,7 @@ class Reception:
                 await self._welcome(peer, door, scope)
         except (PeerError, trio.TooSlowError) as refused:
             what = printable(str(refused)) if isinstance(refused, PeerError) else "no HELLO in time"
-            if not isinstance(refused, PeerGone):
+            if not isinstance(refused, PeerGone | OwnerChanged):  # the latter is logged, and not too often
                 log.warning("refused %s: %s", link.address, what)
         except Exception:  # a fault in one connection must not end the others
             log.exception("the connection from %s failed", link.address)

@@ -63,6 +63,10 @@ class Relation:
         """The connection that requests use, if there is one."""
         return self.carrier.peer if self.carrier is not None else None
 
+    def is_with(self, peer: Peer) -> bool:
+        """Say whether a greeted connection is one with this supplier: that node, of that owner."""
+        return peer.node == self.row.node and peer.owner == self.row.owner
+
     def moved(self, count: int, took_s: float) -> None:
         """Note how fast a body went; a short one says more of the way than of the line."""
         if count >= FROM_BYTES:

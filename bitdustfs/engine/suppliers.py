@@ -91,6 +91,7 @@ class Suppliers:
         self._entropy = entropy
         self.clerk = clerk or Clerk(identity, None, crunch=None, wall=wall)
         self._caller = caller or Caller(identity, dialer, handler=handler, memory=memory, pacer=pacer)
+        self._caller.acquaintances.add(self.owner_of)
         self._connections = self._caller.connections
         self.pacer = self._caller.pacer
         self.head_version = head_version
@@ -240,7 +241,7 @@ class Suppliers:
 
         The caller runs the peer.
         """
-        relation = next((r for r in self._relations.values() if r.row.node == peer.node), None)
+        relation = next((r for r in self._relations.values() if r.is_with(peer)), None)
         if relation is None or self._nursery is None:
             return False
         if not self._may_use(relation, peer):
@@ -357,7 +358,7 @@ class Suppliers:
             The supplier, numbered as the one that we had hired under this node id, else 0.
         Raises:
             PeerRefused: we are not on its list, or it gives less. PeerFull: it has no room.
-            PeerGone, WrongPeer, ProtocolViolation.
+            PeerGone, WrongPeer, OwnerChanged, ProtocolViolation.
         """
         fragments_wanted = fragments_wanted or contract.fragments_for(bytes_wanted)
         wish = Wish(needs_bytes=bytes_wanted, needs_fragments=fragments_wanted, until_s=0)
@@ -396,7 +397,7 @@ class Suppliers:
             await self._pause(relation)
 
     async def _connect_and_use(self, relation: Relation) -> None:
-        there = next(iter(self._connections.of(relation.row.node)), None)
+        there = next(filter(relation.is_with, self._connections.of(relation.row.node)), None)
         if there is not None:  # since before it was a supplier, or dialled by it while nobody used it
             await self._use_adopted(relation, there)
             return

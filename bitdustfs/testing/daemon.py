@@ -16,6 +16,7 @@ import trio
 
 from bitdustfs.core.certificate import Identity
 from bitdustfs.engine.accords import Accords
+from bitdustfs.engine.acquaintances import Acquaintances
 from bitdustfs.engine.addresses import AddressBook
 from bitdustfs.engine.caller import Caller
 from bitdustfs.engine.connections import Connections
@@ -121,6 +122,7 @@ class Daemon:
             self.book,
             is_partner=lambda node: self.is_partner(node.owner),
         )
+        acquaintances = Acquaintances(self.keeper.clerk.owner_of, self.book.owner_of)
         self.reception = Reception(
             self.identity,
             handler,
@@ -128,6 +130,7 @@ class Daemon:
             on_peer=lambda peer: self.suppliers.adopt(peer),
             entropy=self._entropy,
             connections=self.connections,
+            acquaintances=acquaintances,
         )
         self._listener = listener = self._network.listen(self.node, self.address) if self.address else None
         self._take_place()
@@ -137,6 +140,7 @@ class Daemon:
             handler=handler,
             connections=self.connections,
             door=partial(self.reception.door, listener) if listener is not None else None,
+            acquaintances=acquaintances,
         )
         self.clerk = self.keeper.clerk
         self.suppliers = Suppliers(

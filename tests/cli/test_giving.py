@@ -17,11 +17,12 @@ from bitdustfs.edges.home import Home
 from bitdustfs.edges.system import SystemEntropy, SystemWall
 from bitdustfs.engine.pacer import Pacer
 from bitdustfs.engine.suppliers import Suppliers
-from bitdustfs.errors import AlreadyThere, InUse, PeerFull, PeerRefused
+from bitdustfs.errors import AlreadyThere, InUse, PeerFull, PeerGone, PeerRefused
 from bitdustfs.model import FragmentName, SupplierNo
 from bitdustfs.testing.swarm import make_identity
 
 ANNA, BORIS = make_identity("anna"), make_identity("boris")
+STOLEN = make_identity("anna", owner="thief")
 NAME = FragmentName(b"n" * 32)
 CONTENT = bytes(range(250)) * 1000
 ROOT = fragment.root(CONTENT)
@@ -110,6 +111,26 @@ async def test_who_may_store_and_how_much_follows_the_file(tmp_path: Path) -> No
                 except PeerFull:
                     break
                 await trio.sleep(0.1)
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.slow
+async def test_customer_whose_key_comes_with_another_owner_is_refused(tmp_path: Path) -> None:
+    boris = Place.made(tmp_path / "boris", BORIS, **{f"allow.{ANNA.owner.hex()}": "5M", "give.listen": "127.0.0.1:0"})
+    store(boris.home.config, "give.size", "1G")
+    anna, taken = Place.made(tmp_path / "anna", ANNA), Place.made(tmp_path / "taken", STOLEN)
+    with trio.fail_after(60):
+        async with boris.serving() as at_boris, trio.open_nursery() as nursery:
+            where = at_boris.place.partition("@")[2]
+            async with anna.serving() as at_anna:
+                await customer_side(at_anna, nursery).hire(where, BORIS.node, MIB)
+            async with taken.serving() as at_thief:
+                with pytest.raises(PeerGone):
+                    await customer_side(at_thief, nursery).hire(where, BORIS.node, MIB)
+            nursery.cancel_scope.cancel()
+        async with boris.serving() as at_boris, taken.serving() as at_thief, trio.open_nursery() as nursery:
+            with pytest.raises(PeerGone):  # after a restart too
+                await customer_side(at_thief, nursery).hire(at_boris.place.partition("@")[2], BORIS.node, MIB)
             nursery.cancel_scope.cancel()
 
 
