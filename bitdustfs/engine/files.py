@@ -189,6 +189,7 @@ class Files:
         self._written_at = trio.current_time()
         life.modified(offset, end)
         self._changed(life)
+        self._hardener.wrote(life)
         return len(content)
 
     async def truncate(self, ino: Ino, size: int) -> None:

@@ -53,9 +53,9 @@ FREEZE_BYTES = 4 * 1024 * 1024  # (tune) half a block's worth
 BUSY_FREEZE_BYTES = 4 * FREEZE_BYTES
 QUIET_S = 0.2  # a file just closed is often renamed or stamped next; no use in being faster
 HOT_MOST_S = 300.0  # a file that changes all the time is uploaded at least this often
-WINDOW = 3  # (tune) blocks on their way to W: enough to hide latency, few enough for memory
+WINDOW = 4  # (tune) blocks on their way to W: enough to hide latency, few enough for memory
 STREAM_CHUNKS = 8 * BLOCK_CHUNKS  # of one file on their way ahead of its version, or waiting for the window
-YIELD_S = 0.5  # (tune) 16 MiB/s leave this machine even while somebody writes as fast as he can
+YIELD_S = 0.2  # (tune) 40 MB/s leave this machine even while somebody writes as fast as he can
 YIELD_MOST_S = 10.0  # (tune) between two blocks while somebody reads
 _BUSY_LOOK_S = 0.02
 BREATHE = 16  # files published in one turn of the loop: a few milliseconds
@@ -301,9 +301,11 @@ class Writer:
         try:
             await self._read(batch)
             new, old, answered = await self._known([job for job in batch if job.plaintext])
+            for job in set(batch).difference(new):
+                job.plaintext = b""
             rows = await self._upload(new, old) if new else {}
             for turn, job in enumerate(batch):
-                if not job.plaintext:
+                if not job.print:
                     self._done(job, HOLE)
                 elif job not in answered:
                     self._done(job, rows[job.print])
@@ -427,17 +429,16 @@ class Writer:
         code, scope = jobs[0].code, self._secrets.scope
         block_id = BlockId(self._entropy.bytes(32))
         seal = self._secrets.seal_of(block_id, scope, self._suite)
-        plaintexts = [job.plaintext for job in jobs]
 
         def build() -> tuple[int, tuple[blocks.Placed, ...], tuple[bytes | memoryview, ...], tuple[Root, ...]]:
+            plaintexts = [job.plaintext for job in jobs]
             content, places = blocks.build(seal, plaintexts, k=code.k)
+            length = blocks.layout([len(p) for p in plaintexts])[1]
+            plaintexts.clear()
+            for job in jobs:
+                job.plaintext = b""  # what is sent is as much again, and takes longer
             fragments = erasure.encode(content, code)
-            return (
-                blocks.layout([len(p) for p in plaintexts])[1],
-                places,
-                fragments,
-                tuple(fragment.root(f) for f in fragments),
-            )
+            return length, places, fragments, tuple(fragment.root(f) for f in fragments)
 
         length, places, fragments, roots = await self._crunch.run(build)
         prints = [job.print for job in jobs]

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from bitdustfs.core.sums import ROW_BYTES, SUM_BYTES
-from bitdustfs.engine.hardener import HARDEN_AFTER_S, LOOK_EVERY_S
+from bitdustfs.engine.hardener import EARLY_BYTES, HARDEN_AFTER_S, LOOK_EVERY_S
 from bitdustfs.errors import SpoolDamaged
 from bitdustfs.model import CHUNK_BYTES, HOLE, INLINE_BYTES, Ino
 from tests.engine.volume import Volume
@@ -103,6 +104,20 @@ async def test_published_bytes_come_back_from_beneath_newer_ones(autojump_clock:
     async with volume.running(upload=False):
         assert lost is not volume.files
         assert await content_of(volume, ino) == old
+
+
+@pytest.mark.slow
+async def test_long_stream_is_made_hard_while_it_is_written(autojump_clock: MockClock) -> None:
+    volume, piece = Volume(), DICE.randbytes(1 << 20)
+    async with volume.running(upload=False):
+        ino = volume.create()
+        for at in range(0, EARLY_BYTES + EARLY_BYTES // 4, len(piece)):
+            await volume.files.write(ino, at, piece)
+            await trio.testing.wait_all_tasks_blocked()  # so fast that no time passes
+        volume.journal.commit()
+    lose_power(volume)
+    assert volume.files.attributes(ino).size == EARLY_BYTES
+    assert await volume.files.read(ino, EARLY_BYTES - len(piece), 2 * len(piece)) == piece
 
 
 async def test_file_that_was_never_synced_is_short_and_never_zeros(autojump_clock: MockClock) -> None:
