@@ -7,6 +7,7 @@ passed for an owner id. Units are in the names. Rows are what the catalog stores
 from __future__ import annotations
 
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Any, NewType
@@ -417,6 +418,19 @@ class Deeds:
     # What a snapshot has is closed, and its row tells nothing but its place: numbers of the past (core/past).
     inodes_then: frozenset[Ino] = frozenset()  # inodes as they were before the first change to them
     unnamed_then: tuple[tuple[Ino, Cookie], ...] = ()  # names that went: directory, cookie
+
+
+@dataclass(frozen=True, slots=True)
+class Touches:
+    """What a change set touches of the tree of now; it may say too much."""
+
+    names: frozenset[tuple[Ino, Cookie]]  # directory, and place in it
+    inodes: frozenset[Ino]  # their rows or extended attributes
+    gone: frozenset[Ino]  # those of them that are not there any more
+    # files whose content is another: (first chunk index, how many) of each row of the map; 0: as many as it had
+    contents: Mapping[Ino, tuple[tuple[int, int], ...]]
+    refilled: frozenset[ChunkNo]  # numbers of chunks that stand for another content from now on
+    suppliers: bool  # one of them
 
 
 @dataclass(frozen=True, slots=True, repr=False)

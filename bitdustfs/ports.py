@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, S
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from bitdustfs.errors import BitdustError
 from bitdustfs.model import (
@@ -52,6 +52,7 @@ from bitdustfs.model import (
     Sparse,
     Supplier,
     SupplierNo,
+    Touches,
     Track,
     Verdict,
     Wanting,
@@ -208,6 +209,10 @@ class Catalog(Protocol):
 
     def places_of(self, chunk: ChunkNo) -> Sequence[tuple[Ino, int]]:
         """Some of the places (inode, chunk index) in published files where a chunk is."""
+        ...
+
+    def all_places_of(self, chunk: ChunkNo) -> Sequence[tuple[Ino, int]]:
+        """All places (inode, chunk index) of now where a chunk is."""
         ...
 
     def chunks_of_block(self, block: BlockNo) -> Sequence[ChunkRow]: ...
@@ -558,6 +563,14 @@ class Catalog(Protocol):
         """Forget the change sets up to this number. Numbers go on."""
         ...
 
+    def drop_local_rows(self, ino: Ino) -> None:
+        """Forget all that only this machine knows of a file."""
+        ...
+
+    def note_last_change(self, change: int) -> None:
+        """Let this be the number of the newest change: of one that was made elsewhere, and came by a step."""
+        ...
+
     def changed(self, ino: Ino) -> int:
         """The number of the change that last touched an inode's row, names, xattrs or map, or a later one.
 
@@ -586,6 +599,10 @@ class Catalog(Protocol):
 
     def delta_content(self, row: DeltaRow) -> bytes:
         """What is sealed in its block."""
+        ...
+
+    def drop_delta_part(self, first: int, part: int) -> None:
+        """The same of one part of it."""
         ...
 
     def drop_delta(self, first: int) -> None:
@@ -618,6 +635,20 @@ class Catalog(Protocol):
 
     def drop_links(self, below: int) -> None:
         """Forget the links of versions below this one."""
+        ...
+
+    # -- steps of who only reads ----------------------------------------------------------------------------
+
+    def noted(self) -> AbstractContextManager[list[tuple[str, Sequence[Any]]]]:
+        """Have what is changed inside, local rows only, noted for a step and not made."""
+        ...
+
+    def step(self) -> Step:
+        """Prepare the way to the state of another head. Nothing may be changed here until it was closed.
+
+        Raises:
+            RuntimeError: a transaction is open.
+        """
         ...
 
     def image(self, path: Path) -> Image:
@@ -694,8 +725,41 @@ class Changes(Protocol):
         """
         ...
 
+    def between(self, undone: Sequence[bytes], done: Sequence[bytes]) -> bytes:
+        """Join what takes change sets back and then makes others, both oldest first. Raises BadFormat."""
+        ...
+
+    def touches(self, changes: bytes) -> Touches:
+        """Say what a change set touches of the tree as it is now. Raises BadFormat: it is none."""
+        ...
+
     def deeds(self, change_sets: Sequence[bytes]) -> Deeds:
         """Say what change sets, oldest first, did to the tree. Raises BadFormat: one of them is none."""
+        ...
+
+
+class Step(Protocol):
+    """One step of a reader's catalog from the state of one head to that of another."""
+
+    def apply(
+        self, changes: bytes, statements: Sequence[tuple[str, Sequence[Any]]], beside: Path | None = None
+    ) -> None:
+        """Make the changes of a change set, and noted ones of local rows, not visible yet. Blocking, for a worker.
+
+        Args:
+            statements: from `Catalog.noted`.
+            beside: a whole newer catalog (`Beside.path`), whose rows about its own way are taken over first.
+        Raises:
+            BadFormat: the change set does not fit what is here. DiskFull, DiskFault, CatalogDamaged.
+        """
+        ...
+
+    def commit(self) -> None:
+        """Let everybody see the new state from now on. Raises DiskFull, DiskFault: nothing was changed."""
+        ...
+
+    def close(self) -> None:
+        """Undo what was not committed."""
         ...
 
 
@@ -722,7 +786,7 @@ class Restore(Protocol):
         """
         ...
 
-    def finish(self, *, last_change: int = 0) -> RestoreReport:
+    def finish(self, *, last_change: int = 0, verbatim: bool = False) -> RestoreReport:
         """Make it a catalog to go on with, and durable. It can be opened then.
 
         Names that show a file that was never published show what it superseded, or go; these changes are in the
@@ -730,6 +794,7 @@ class Restore(Protocol):
 
         Args:
             last_change: the number of the last change that it holds; its own go on from there.
+            verbatim: change nothing in it, so that further change sets fit: for who only reads.
         Raises:
             CatalogDamaged: the result is not sound.
         """
@@ -737,6 +802,44 @@ class Restore(Protocol):
 
     def close(self) -> None:
         """Let go of the file; remove it if it was not finished."""
+        ...
+
+
+class Beside(Protocol):
+    """A whole newer catalog in the making beside one that is open."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def restore(self) -> Restore:
+        """What fills it."""
+        ...
+
+    def finish(self, change: int, note: Callable[[Catalog], None]) -> bytes:
+        """End it, have its local rows noted, and give the change set that makes the open one what it is. Blocking.
+
+        Args:
+            change: the number of the last change that it holds.
+        Raises:
+            BadFormat, CatalogDamaged, DiskFull, DiskFault
+        """
+        ...
+
+    def close(self) -> None:
+        """Remove it."""
+        ...
+
+
+class Workshop(Protocol):
+    """Where catalogs are made that are thrown away."""
+
+    def scratch(self) -> Catalog:
+        """An empty one in memory."""
+        ...
+
+    def beside(self) -> Beside:
+        """A whole newer one beside the one that is open. Raises DiskFull, DiskFault. Blocking."""
         ...
 
 

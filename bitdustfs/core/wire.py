@@ -31,7 +31,7 @@ from bitdustfs.core.receipt import RECEIPT_BYTES, VIEW_BYTES
 from bitdustfs.core.record import MAX_RECORD_BYTES
 from bitdustfs.model import LEAF_BYTES
 
-PROTOCOL_VERSION: Final = 6
+PROTOCOL_VERSION: Final = 7
 MAX_HEADER_BYTES: Final = 64 * 1024
 MAX_BODY_BYTES: Final = MAX_FRAGMENT_BYTES + HASH_BYTES * leaf_count(MAX_FRAGMENT_BYTES)
 STRANGER_HEADER_BYTES: Final = 16 * 1024  # what may be asked of who knows nobody needs a sixth of it
@@ -152,6 +152,13 @@ class GetHead(_Message, frozen=True, tag=10):
     """Ask for the caller's head."""
 
 
+class Watch(_Message, frozen=True, tag=19):
+    """Ask to be told when another head of the caller's than this one is held, or after a while that none is."""
+
+    epoch: U63  # of the head that is known
+    version: U63
+
+
 class Knock(_Message, frozen=True, tag=11):
     """Somebody has an invitation of ours (core/invitation) and wants to show it."""
 
@@ -264,6 +271,13 @@ class HeadIs(_Message, frozen=True, tag=136):
     head_bytes: Annotated[int, Meta(ge=0, le=MAX_HEAD_BYTES)]
 
 
+class Newest(_Message, frozen=True, tag=147):
+    """WATCH: which head is held; version 0: none, or nobody can tell."""
+
+    epoch: U63
+    version: U63
+
+
 class Challenge(_Message, frozen=True, tag=137):
     """KNOCK: the answer's nonce, whether there is such an invitation or not."""
 
@@ -316,6 +330,7 @@ Request: TypeAlias = (
     | Bulk
     | PutHead
     | GetHead
+    | Watch
     | Knock
     | Join
     | Compare
@@ -334,6 +349,7 @@ Answer: TypeAlias = (
     | Refusal
     | Ticket
     | HeadIs
+    | Newest
     | Challenge
     | Joined
     | Compared
@@ -355,6 +371,7 @@ ANSWERS: Mapping[type[Request], type[Answer]] = MappingProxyType(
         Bulk: Ticket,
         PutHead: Done,
         GetHead: HeadIs,
+        Watch: Newest,
         Knock: Challenge,
         Join: Joined,
         Compare: Compared,

@@ -13,11 +13,17 @@ import apsw
 from bitdustfs.core.past import at
 from bitdustfs.edges.catalog_versioned import LIVE
 from bitdustfs.errors import BadFormat
-from bitdustfs.model import Cookie, Deeds, Ino
+from bitdustfs.model import ChunkNo, Cookie, Deeds, Ino, Touches
 
 _PARENT, _COOKIE, _NAME, _SHOWN = 0, 1, 4, 5  # columns of r_name
 _DIED = {"r_inode": 2, "r_name": 3, "r_xattr": 3, "r_map": 3}
-_ATTRIBUTES, _VERSION = (3, 4, 5), 13  # columns of r_inode: mode, owner and group; how often it was published
+_ATTRIBUTES, _SIZE, _VERSION = (
+    (3, 4, 5),
+    7,
+    13,
+)  # columns of r_inode: mode, owner, group; how often published
+_COUNT = 4  # column of r_map
+_FINGERPRINT = 1  # column of r_chunk
 _LABEL = 3  # column of r_supplier
 
 
@@ -101,6 +107,68 @@ class SqliteChanges:
         inos = (frozenset(created), frozenset(rewritten), frozenset(altered), frozenset(named))
         went = [(then, Cookie(place[1])) for place, then in unnamed_then.items() if place not in placed]
         return Deeds(*inos, tuple(unnamed), tuple(hired), frozenset(closed.values()), tuple(went))
+
+    def between(self, undone: Sequence[bytes], done: Sequence[bytes]) -> bytes:
+        """Join what takes change sets back and then makes others.
+
+        Args:
+            undone: oldest first; they were made last.
+            done: oldest first.
+        Raises:
+            BadFormat: one of them is none.
+        """
+        try:
+            back = [apsw.Changeset.invert(changes) for changes in reversed(undone)]
+        except apsw.Error as e:
+            raise BadFormat(what=f"a change set of the catalog cannot be read: {e}") from e
+        return self.merge([*back, *done])
+
+    def touches(self, changes: bytes) -> Touches:
+        """Say what a change set touches of the tree as it is now. Raises BadFormat: it is none."""
+        names, inodes, refilled = set[tuple[Ino, Cookie]](), set[Ino](), set[ChunkNo]()
+        contents = dict[Ino, set[tuple[int, int]]]()
+        made, unmade = set[Ino](), set[Ino]()
+        suppliers = False
+        try:
+            for change in self._each(changes):
+                old, new = change.old or (), change.new or ()
+                died = _DIED.get(change.name)
+                row = old if change.op == "DELETE" else new
+                if died is not None and change.op != "UPDATE" and row[died] != LIVE:
+                    continue  # of a snapshot
+                match change.name:
+                    case "r_name":
+                        row = old or new
+                        names.add((_ino(row[_PARENT]), Cookie(_ino(row[_COOKIE]))))
+                    case "r_inode":
+                        inodes.add(_ino((old or new)[0]))
+                        if change.op == "INSERT":
+                            made.add(_ino(new[0]))
+                        elif change.op == "DELETE" or _has(new, _DIED["r_inode"]):
+                            unmade.add(_ino(old[0]))
+                        if change.op == "UPDATE" and (_has(new, _VERSION) or _has(new, _SIZE)):
+                            contents.setdefault(_ino(old[0]), set())
+                    case "r_xattr":
+                        inodes.add(_ino((old or new)[0]))
+                    case "r_map":
+                        row = old or new
+                        counts = [each[_COUNT] for each in (old, new) if each and each[_COUNT] is not apsw.no_change]
+                        most = max((int(_ino(count)) for count in counts), default=0)
+                        contents.setdefault(_ino(row[0]), set()).add((int(_ino(row[1])), most))
+                    case "r_chunk" if change.op == "UPDATE" and _has(new, _FINGERPRINT):
+                        refilled.add(ChunkNo(_ino(old[0])))
+                    case "r_supplier":
+                        suppliers = True
+        except apsw.Error as e:
+            raise BadFormat(what=f"a change set of the catalog cannot be read: {e}") from e
+        return Touches(
+            frozenset(names),
+            frozenset(inodes),
+            frozenset(unmade - made),
+            {ino: tuple(sorted(spans)) for ino, spans in contents.items()},
+            frozenset(refilled),
+            suppliers,
+        )
 
     @staticmethod
     def _each(changes: bytes) -> Iterator[apsw.TableChange]:

@@ -164,6 +164,11 @@ class LocalTables(Store):
         """Insert or replace."""
         self._change(_PUT_LOCAL_VALUE, (key, value))
 
+    def drop_local_rows(self, ino: Ino) -> None:
+        """Forget all that only this machine knows of a file."""
+        with self.savepoint():
+            self._drop_local_rows(ino)
+
     def _drop_local_rows(self, ino: Ino) -> None:
         self._change(_DROP_FILE, (ino,))
         self._change(_DROP_ALL_EXTENTS, (ino,))

@@ -51,6 +51,10 @@ class WriteAheadLog:
         self._bytes = size_bytes
         connection.set_wal_hook(self._grew)
 
+    def grew(self, size_bytes: int) -> None:
+        """Somebody else's connection has written to it: it has so many bytes now."""
+        self._bytes = max(self._bytes, size_bytes)
+
     async def checkpoint(self, *, failure: BitdustError | None) -> None:
         """Move the log into the file, in a worker, if it has grown.
 

@@ -54,6 +54,7 @@ _LOOSEN_ALL = f"""
 """
 _BLOCK_OF_CHUNK = "SELECT block FROM r_chunk WHERE chunk = ?"
 _PLACES_OF = f"SELECT ino, idx FROM r_map WHERE chunk = ?1 AND chunk <> {HOLE} AND died = {LIVE} LIMIT {PLACES_MOST}"
+_ALL_PLACES_OF = f"SELECT ino, idx FROM r_map WHERE chunk = ?1 AND chunk <> {HOLE} AND died = {LIVE}"
 _BLOCKS_OF = f"""
     SELECT DISTINCT c.block FROM r_map AS m CROSS JOIN r_chunk AS c ON c.chunk = m.chunk
     WHERE m.ino = ? AND m.died = {LIVE} AND m.chunk <> {HOLE}
@@ -132,6 +133,10 @@ class MapTables(Store):
     def places_of(self, chunk: ChunkNo) -> Sequence[tuple[Ino, int]]:
         """Some of the places (inode, chunk index) where a chunk is, at most PLACES_MOST."""
         return [(ino, index) for ino, index in self._rows(_PLACES_OF, (chunk,))]
+
+    def all_places_of(self, chunk: ChunkNo) -> Sequence[tuple[Ino, int]]:
+        """All places (inode, chunk index) of now where a chunk is."""
+        return [(ino, index) for ino, index in self._rows(_ALL_PLACES_OF, (chunk,))]
 
     def chunks_of_block(self, block: BlockNo) -> Sequence[ChunkRow]:
         """All chunks that lie in a block, by slot; several may share one."""

@@ -12,6 +12,9 @@ _PAGE_ROWS = 1000  # looked at in one step
 _OUTBOX_SIZES = "SELECT no, length(changes) FROM l_outbox WHERE no > ? ORDER BY no LIMIT ?"
 _OUTBOX = "SELECT no, changes FROM l_outbox WHERE no > ? AND no <= ? ORDER BY no"
 _OUTBOX_BYTES = "SELECT coalesce(sum(length(changes)), 0) FROM l_outbox"
+_NOTE_CHANGE = """
+    INSERT INTO l_counter (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value
+"""
 _DROP_OUTBOX = "DELETE FROM l_outbox WHERE no <= ?"
 _DELTAS = "SELECT first, part, last, block, content_bytes FROM l_delta ORDER BY first, part"
 _DELTA_CONTENT = "SELECT content FROM l_delta WHERE first = ? AND part = ?"
@@ -21,6 +24,7 @@ _PUT_DELTA = """
     content_bytes = excluded.content_bytes, content = excluded.content
 """
 _DROP_DELTA = "DELETE FROM l_delta WHERE first = ?"
+_DROP_PART = "DELETE FROM l_delta WHERE first = ? AND part = ?"
 _IMAGE = "SELECT print, block, slot, at, length FROM l_image WHERE print > ? ORDER BY print LIMIT ?"
 _PUT_IMAGE = """
     INSERT INTO l_image (print, block, slot, at, length) VALUES (?, ?, ?, ?, ?)
@@ -67,6 +71,10 @@ class ReplicaTables(Store):
             self._change(_DROP_OUTBOX, (last,))
             self._put_local_counter("change", last)
 
+    def note_last_change(self, change: int) -> None:
+        """Let this be the number of the newest change: of one that was made elsewhere, and came by a step."""
+        self._change(_NOTE_CHANGE, ("change", change))
+
     def changed(self, ino: Ino) -> int:
         """The number of the change that last touched an inode's row, names, xattrs or map, or a later one.
 
@@ -97,6 +105,10 @@ class ReplicaTables(Store):
     def drop_delta(self, first: int) -> None:
         """Forget the delta that begins with this change, all its parts. Their blocks are rows of their own."""
         self._change(_DROP_DELTA, (first,))
+
+    def drop_delta_part(self, first: int, part: int) -> None:
+        """The same of one part of it."""
+        self._change(_DROP_PART, (first, part))
 
     # -- chunks of snapshots -----------------------------------------------------------------------------
     def put_image_chunks(self, rows: Iterable[ImageChunk]) -> None:

@@ -106,11 +106,12 @@ class Restore:
         if conflicts:
             _log.info("%d changes were in the restored catalog already", conflicts)
 
-    def finish(self, *, last_change: int = 0) -> RestoreReport:
+    def finish(self, *, last_change: int = 0, verbatim: bool = False) -> RestoreReport:
         """Make it a catalog to go on with, and durable. It can be opened then.
 
         Args:
             last_change: the number of the last change that it holds; its own go on from there.
+            verbatim: change no replicated row, so that further change sets fit: for who only reads.
         Raises:
             CatalogDamaged: the result is not sound.
         """
@@ -125,7 +126,7 @@ class Restore:
             raise self._translated(e) from e
         self._close_connection()
         with closing(SqliteCatalog(self._path)) as catalog:
-            report = _without_unborn_files(catalog)
+            report = RestoreReport((), ()) if verbatim else without_unborn_files(catalog)
         if self._path.with_name(self._path.name + "-wal").exists():
             raise DiskFault(path=self._path, why="its write-ahead log could not be copied into it")
         self._sync()
@@ -201,8 +202,8 @@ class Restore:
             self._path.with_name(self._path.name + tail).unlink(missing_ok=True)
 
 
-def _without_unborn_files(catalog: SqliteCatalog) -> RestoreReport:
-    """Let every name show a published file, or take it away."""
+def without_unborn_files(catalog: SqliteCatalog) -> RestoreReport:
+    """Let every name show a published file, or take it away: nobody here has the content of another."""
     removed: list[bytes] = []
     reverted: list[bytes] = []
     for ino in catalog.unborn_files():

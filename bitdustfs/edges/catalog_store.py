@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -30,9 +31,10 @@ import apsw
 from bitdustfs.edges.catalog_behind import RowsBehind
 from bitdustfs.edges.catalog_file import CatalogFile
 from bitdustfs.edges.catalog_outbox import Recorder, Touched
+from bitdustfs.edges.catalog_step import SqliteStep
 from bitdustfs.edges.catalog_versioned import FIRST_GENERATION, LIVE, Versioned
 from bitdustfs.edges.memory import give_memory_back
-from bitdustfs.errors import BitdustError, DiskFull
+from bitdustfs.errors import BitdustError, DiskFull, Unavailable
 from bitdustfs.model import Ino, Inode
 
 _LAST_IN_OUTBOX = "SELECT coalesce(max(no), 0) FROM l_outbox"
@@ -74,6 +76,8 @@ class Store(CatalogFile):
         sync: Callable[[int], None] = os.fdatasync,
     ) -> None:
         self._redo: list[tuple[str, Sequence[Any]]] = []
+        self._step: SqliteStep | None = None
+        self._noting: list[tuple[str, Sequence[Any]]] | None = None  # instead of being made, changes are noted there
         self._savepoints: list[Savepoint] = []
         self._begun_savepoints = 0  # in how many of them something was changed
         self._open = False  # a transaction
@@ -149,6 +153,37 @@ class Store(CatalogFile):
             if self.failure is not None:
                 self._keep_log()
             self._let_go()
+
+    # -- steps -------------------------------------------------------------------------------------------
+    @contextmanager
+    def noted(self) -> Iterator[list[tuple[str, Sequence[Any]]]]:
+        """Have what is changed inside, local rows only, noted for a step (`catalog_step`) and not made."""
+        self._noting = noted = list[tuple[str, Sequence[Any]]]()
+        try:
+            yield noted
+        finally:
+            self._noting = None
+
+    def step(self) -> SqliteStep:
+        """Prepare the way to the state of another head. Nothing may be changed here until it was closed.
+
+        Raises:
+            RuntimeError: a transaction is open.
+        """
+        if self._open or self._behind or self._in_memory:
+            raise RuntimeError("a step begins between transactions, not inside one, and with a file")
+        self._step = SqliteStep(self.path, self._vfs, self._stepped)
+        return self._step
+
+    def _stepped(self) -> None:
+        """Another state is in the file: forget what was remembered of the one before."""
+        self._undone()
+        self._counters = dict(self._rows("SELECT name, value FROM r_counter"))
+        self._local_counters = dict(self._rows("SELECT name, value FROM l_counter"))
+        self._last_change = max(self._rows(_LAST_IN_OUTBOX)[0][0], self._local_counters.get("change", 0))
+        self._touched = Touched(self._last_change)
+        self._log.grew(os.stat(self.path + "-wal").st_size)
+        self._syncing.changed()
 
     # -- generations -------------------------------------------------------------------------------------
     @property
@@ -226,6 +261,9 @@ class Store(CatalogFile):
             self._failed(e)
 
     def _change(self, sql: str, bindings: Sequence[Any] = ()) -> None:
+        if self._noting is not None:
+            self._noting.append((sql, bindings))
+            return
         self._refuse_if_failed()
         if not self._open or self._begun_savepoints < len(self._savepoints):
             self._open_all()
@@ -246,6 +284,8 @@ class Store(CatalogFile):
         self._redo.extend((sql, row) for row in rows[1:])
 
     def _refuse_if_failed(self) -> None:
+        if self._step is not None and self._step.is_open:
+            raise Unavailable(what="a newer state of the volume is being taken in: try again in a moment")
         if self._damage is not None or self._read_only:
             assert self.failure is not None
             raise self.failure.with_traceback(None)

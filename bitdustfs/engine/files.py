@@ -13,7 +13,7 @@ file may change freely: what was frozen is pinned in the spool.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import trio
@@ -29,7 +29,7 @@ from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.room import Room
 from bitdustfs.engine.spooled import Spooled, Unchecked
 from bitdustfs.errors import FileError, NotFound, SpoolDamaged
-from bitdustfs.model import INLINE_BYTES, ChunkNo, Extent, FileState, Hold, Ino, Inode
+from bitdustfs.model import CHUNK_BYTES, INLINE_BYTES, ChunkNo, Extent, FileState, Hold, Ino, Inode
 from bitdustfs.ports import Catalog, Spool, Wall
 
 MAX_FILE_BYTES = 1 << 44  # 16 TiB: keeps chunk indexes and offsets far from every integer limit
@@ -49,6 +49,7 @@ class Files:
         self._journal = journal
         self._wall = wall
         self._written_at = -BUSY_S
+        self._going: dict[Ino, int] = {}  # files that the next view does not have -> bytes of them in the catalog
         self._table = FileTable(catalog, journal)
         self._spooled = Spooled(catalog, spool)
         self._hardener = Hardener(catalog, journal, spool, self._table, self._spooled)
@@ -311,6 +312,41 @@ class Files:
         self._room.freed()
         self._table.let_go(life)
         return True
+
+    # -- steps of a reader -------------------------------------------------------------------------------------
+
+    def let_go_of(self, contents: Mapping[Ino, Sequence[tuple[int, int]]], gone: Iterable[Ino]) -> None:
+        """Forget copies of what another view shows otherwise: before it is made, so that a crash keeps none.
+
+        Args:
+            contents: (first chunk index, how many) of each file.
+            gone: files that it does not have; their rows go with the step.
+        """
+        self._going = {ino: self._table.stored_inline(ino) for ino in gone}
+        for ino, spans in contents.items():
+            if self._table.loaded(ino) is None and self._catalog.local_file(ino) is None:
+                continue
+            life = self._table.life(ino, is_use=False)
+            if life.inline is not None and not life.dirty:
+                life.inline = None
+            for first, count in spans:
+                life.drop_regions(life.extents.cut(first * CHUNK_BYTES, (first + count) * CHUNK_BYTES))
+            self._table.save(life)
+
+    def stepped(self, changed: Iterable[Ino]) -> None:
+        """Take over what another view says of files, right after it was made."""
+        going, self._going = self._going, {}
+        for ino, stored in going.items():
+            self._table.drop(ino, stored)
+            self._room.doom(ino)
+        for ino in changed:
+            life, inode = self._table.loaded(ino), self._catalog.inode(ino)
+            if life is None or inode is None or life.dirty:
+                continue
+            life.size, life.mtime_ns, life.ctime_ns = inode.size, inode.mtime_ns, inode.ctime_ns
+            life.version, life.published_size = inode.version, inode.size if inode.version else 0
+            life.hard.size = life.published_size
+            self._table.let_go(life)
 
     # -- the spool ---------------------------------------------------------------------------------------------
 

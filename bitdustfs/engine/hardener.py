@@ -243,9 +243,8 @@ class Hardener:
             if not life.dirty and not life.dead:
                 self._forget_copies(life, e)
             return
-        if life.dirty or life.dead or life.spool_files != files:
+        if life.dirty or life.dead or life.spool_files != files or not self._journal.keeps:
             return  # of dirty bytes only hard ones are summed
-        self._journal.admit()
         self._spooled.note(life, start, sums, end)
         self._table.save(life)
 

@@ -30,6 +30,7 @@ from bitdustfs.ports import ContractStore, Crunch
 
 log = logging.getLogger(__name__)
 
+WATCH_S: Final = 60.0  # (tune) that nothing is said to who watches: then he asks again, which shows that he is there
 _DAMAGED: Final = Refusal(Refused.FAULT, "the head that is kept here is damaged, until a new one comes")
 
 
@@ -46,6 +47,7 @@ class Heads:
         self._held: dict[OwnerId, Head] = {}
         self._links: dict[OwnerId, bytes] = {}  # of heads before it
         self._damaged: dict[OwnerId, Head | None] = {}  # what can still be read of it
+        self._changed: dict[OwnerId, trio.Event] = {}  # somebody waits for another head
         self._locks: defaultdict[OwnerId, trio.Lock] = defaultdict(trio.Lock)
         for owner, raw in store.heads().items():
             try:
@@ -72,6 +74,13 @@ class Heads:
             return _DAMAGED, ()
         held = self._held.get(owner)
         return wire.HeadIs(len(held.raw) if held else 0), (held.raw, self._links[owner]) if held else ()
+
+    async def watch(self, owner: OwnerId, request: wire.Watch) -> wire.Newest:
+        """Answer when a newer head than the one that the caller knows is held, or after WATCH_S."""
+        with trio.move_on_after(WATCH_S):
+            while self._newest(owner) <= (request.epoch, request.version):
+                await self._changed.setdefault(owner, trio.Event()).wait()
+        return wire.Newest(*self._newest(owner))
 
     def holds(self, head: Head) -> bool:
         """Say whether exactly this head is held."""
@@ -108,12 +117,18 @@ class Heads:
         if verdict is Verdict.NEWER:
             self._held[owner], self._links[owner] = head, kept
             self._damaged.pop(owner, None)
+            if (changed := self._changed.pop(owner, None)) is not None:
+                changed.set()
         if verdict in (Verdict.NEWER, Verdict.SAME):
             return wire.Done()
         assert held is not None, "nothing is behind nothing"
         refusal = _behind(held) if verdict is Verdict.BEHIND else _forked(held)
         log.warning("refused head %d of owner %s: %s", head.version, short(owner), refusal.text)
         return refusal
+
+    def _newest(self, owner: OwnerId) -> tuple[int, int]:
+        held = self._held.get(owner)
+        return (held.epoch, held.version) if held is not None else (0, 0)
 
     def _judge_and_save(
         self, owner: OwnerId, head: Head, links: bytes | memoryview, held: Head | None

@@ -14,7 +14,8 @@ read-only for as long as it is full, and a damaged catalog until it was repaired
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 import trio
@@ -56,6 +57,7 @@ class Journal:
         self._failed: BitdustError | None = None  # how the last commit ended
         self._failed_at = 0.0  # trio time
         self._forbidden: BitdustError | None = None
+        self._released: trio.Event | None = None  # set once a step has ended; None: there is none
 
     @property
     def refusal(self) -> BitdustError | None:
@@ -65,6 +67,23 @@ class Journal:
     def forbid(self, why: BitdustError) -> None:
         """Take no change on any more. What was taken on is still stored."""
         self._forbidden = why
+
+    @property
+    def keeps(self) -> bool:
+        """Whether rows that only this machine needs are stored now, also where no change is taken on."""
+        return self._catalog.failure is None and self._failed is None and self._released is None
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Commit nothing inside, but by `commit_now`: a step of a reader has the catalog for itself."""
+        assert self._released is None, "one step at a time"
+        released = self._released = trio.Event()
+        try:
+            yield
+        finally:
+            self._released = None
+            released.set()
+            self.bell.ring()
 
     def admit(self) -> None:
         """Refuse a change that could not be stored.
@@ -116,7 +135,16 @@ class Journal:
             self._armed.set()
 
     def commit(self) -> None:
-        """Flush and commit now. Survives `kill -9`. Raises DiskFull, DiskFault; nothing is forgotten."""
+        """Flush and commit now, or after the step that has the catalog. Survives `kill -9`.
+
+        Raises:
+            DiskFull, DiskFault: nothing is forgotten.
+        """
+        if self._released is None:
+            self.commit_now()
+
+    def commit_now(self) -> None:
+        """The same, also by whoever is `holding`."""
         if self._failed is not None and trio.current_time() < self._failed_at + _RETRY_SOONEST_S:
             self.admit()
         before = self._catalog.last_change
@@ -146,6 +174,8 @@ class Journal:
 
     async def durable(self) -> None:
         """Make everything up to now survive a power loss. Raises DiskFull, DiskFault."""
+        while self._released is not None:
+            await self._released.wait()
         self.commit()
         await self._catalog.harden()
 
@@ -156,7 +186,7 @@ class Journal:
             try:
                 await self._commit()
             finally:
-                if self.refusal is None:
+                if self.keeps:
                     self.commit()
 
     # -- private ---------------------------------------------------------------------------------------------
@@ -169,6 +199,8 @@ class Journal:
                     await self._armed.wait()
             with trio.move_on_after(COMMIT_AFTER_S):
                 await self._full.wait()
+            while self._released is not None:
+                await self._released.wait()
             try:
                 self.commit()
             except BitdustError as e:  # the first time it was said already

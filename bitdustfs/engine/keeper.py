@@ -63,6 +63,7 @@ _ROLES: Mapping[type[wire.Request], frozenset[Role]] = {
     wire.List: _MAY_READ,
     wire.Stat: _MAY_READ,
     wire.GetHead: _MAY_READ,
+    wire.Watch: _MAY_READ,
     wire.Bulk: _MAY_READ,
     wire.Compare: _MAY_CHANGE,
 }
@@ -247,6 +248,8 @@ class Keeper:
             case wire.List():
                 names = await self._crunch.run(self._shelf.names, caller.owner, request.after, request.limit)
                 return wire.Listed(tuple((bytes(name), length) for name, length in names))
+            case wire.Watch():
+                return await self._heads.watch(caller.owner, request)
             case wire.Stat():
                 return await self._status(caller.owner)
             case wire.Propose():

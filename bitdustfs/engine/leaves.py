@@ -163,6 +163,12 @@ class LeafReader:
         """Drop every remembered leaf."""
         self._leaves.clear()
 
+    def forget_all(self) -> None:
+        """The same, and what is known of fragments and suppliers: numbers may stand for others from now on."""
+        self.forget()
+        self._hashes.clear()
+        self._rows = {}
+
     def name(self, block: BlockRow, index: int, supplier: SupplierNo) -> FragmentName:
         """How a fragment is called at a supplier."""
         return self._secrets.fragment_name(block.block_id, index, self.supplier(supplier).node)

@@ -29,7 +29,7 @@ from bitdustfs.engine.collector import is_kept_back
 from bitdustfs.engine.recoder import Recoding
 from bitdustfs.engine.services import Service, Services
 from bitdustfs.engine.sync import Report
-from bitdustfs.errors import BadRequest, BitdustError, NotFound
+from bitdustfs.errors import BadRequest, BitdustError, NotFound, ReadOnly
 from bitdustfs.model import Ino, OwnerId, Space, Supplier
 
 SETTLE_S = 10.0  # (tune) for what nobody synced to become hard at umount
@@ -47,7 +47,9 @@ class Node(Services):
     async def running(self) -> AsyncIterator[Node]:
         """Run all services; at the end commit what they left."""
         readable_only = self._catalog.failure is not None
-        if not readable_only:
+        if self.is_reader and not readable_only:
+            await self._clean_up_reader()
+        elif not readable_only:
             await self._clean_up()
             if is_kept_back(self._catalog):
                 self.reporter.note_trouble(
@@ -67,7 +69,8 @@ class Node(Services):
                 yield self
             finally:
                 if not readable_only:
-                    await self._last_head()
+                    if not self.is_reader:
+                        await self._last_head()
                     with trio.CancelScope(deadline=trio.current_time() + SETTLE_S, shield=True):
                         await self.files.settle_all()
                     with trio.CancelScope(deadline=trio.current_time() + DURABLE_S, shield=True):
@@ -207,6 +210,16 @@ class Node(Services):
             )
         if dropped or swept:
             _log.info("dropped %d deleted files and %d spool files of a process that died", dropped, swept)
+
+    async def _clean_up_reader(self) -> None:
+        """See to what is kept of files here; nothing else of the volume is changed by who only reads."""
+        self.files.start(self._options.boot)
+        await self.journal.durable()
+        self.files.sweep()
+        if self.journal.refusal is None:
+            self.journal.forbid(
+                ReadOnly(what="this machine only reads the volume: another one writes it; see `bitdustfs status`")
+            )
 
     async def _keep_running(self, name: str, service: Service) -> None:
         while True:

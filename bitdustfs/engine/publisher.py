@@ -156,6 +156,11 @@ class Publisher:
         """Who has the newest head."""
         return Holders(self._listed, self._before, frozenset(self._have), self._given_up(self._hired()))
 
+    def take_over(self, head: Head, content: HeadContent) -> None:
+        """Go by another head from now on: a reader's, which it notes in the catalog itself."""
+        self.head, self.content = head, content
+        self._keepers.head_version = head.version
+
     async def publish(self, content: HeadContent) -> None:
         """Make the next head and have it brought to all suppliers. It is durable here when this returns.
 

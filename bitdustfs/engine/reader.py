@@ -78,6 +78,7 @@ class Reader:
         self._memory_bytes = 0
         self._coming: dict[ChunkNo, Coming] = {}
         self._failed: OrderedDict[ChunkNo, _Failed] = OrderedDict()
+        self._era = 0  # what was begun in an older one is told to who waits for it, and not remembered
         self._seals: OrderedDict[BlockNo, tuple[BlockRow, BlockSeal]] = OrderedDict()  # of a number they never change
 
     @asynccontextmanager
@@ -171,6 +172,16 @@ class Reader:
         self._memory_bytes = 0
         self._fragments.leaves.forget()
 
+    def forget_all(self) -> None:
+        """The same, and what is known of blocks: their numbers may stand for others from now on."""
+        self.forget()
+        self._seals.clear()
+        self._failed.clear()
+        self._era += 1
+        self._coming.clear()
+        self._fragments.leaves.forget_all()
+        self._fragments.strays.forget()
+
     # -- chunks --------------------------------------------------------------------------------------------
 
     def _row(self, ino: Ino, index: int) -> ChunkRow | None:
@@ -193,11 +204,13 @@ class Reader:
 
     async def _fetch(self, rows: list[ChunkRow], coming: list[Coming]) -> None:
         error: BitdustError = Unavailable(what="the volume is being unmounted")
+        era = self._era
         try:
             plaintexts = await self._unsealed(rows)
             for row, each, plaintext in zip(rows, coming, plaintexts, strict=True):
                 each.plaintext = plaintext
-                self._remember(row.chunk, plaintext)
+                if era == self._era:
+                    self._remember(row.chunk, plaintext)
         except BitdustError as e:
             error = e
         except Exception:  # noqa: BLE001 - a fault of ours costs the requests that wait for it, not the mount
@@ -207,9 +220,10 @@ class Reader:
             for row, each in zip(rows, coming, strict=True):
                 if each.plaintext is None:
                     each.error = error
-                    if self._catalog.chunk(row.chunk) == row:
+                    if era == self._era and self._catalog.chunk(row.chunk) == row:
                         self.note_failed(row.chunk, error)
-                self._coming.pop(row.chunk, None)
+                if self._coming.get(row.chunk) is each:
+                    del self._coming[row.chunk]
                 each.done.set()
 
     async def _unsealed(self, rows: Sequence[ChunkRow]) -> list[bytes]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import trio
 from blake3 import blake3
@@ -32,13 +32,12 @@ from bitdustfs.core.replica import HeadContent, Manifest, ManifestNote, ObjectRe
 from bitdustfs.core.seal import Kind
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine import publisher, snapshots
+from bitdustfs.engine.asks import FragmentSource
 from bitdustfs.engine.errand import ask_once
-from bitdustfs.engine.fragments import Fragments
-from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.fetching import Fetcher
 from bitdustfs.engine.orphans import expect_orphans
 from bitdustfs.engine.replica import keep_covered
 from bitdustfs.engine.settling import note_clock
-from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.errors import BitdustError, DiskFault, DiskFull, NodeRevoked, NotFound, Unavailable
 from bitdustfs.model import (
     IMAGE_CHUNK_BYTES,
@@ -56,7 +55,6 @@ from bitdustfs.ports import Catalog, Crunch, Dialer, Entropy, Restore
 
 ASK_S = 15.0  # for one supplier to tell its head
 CONNECT_S = 15.0  # for enough suppliers to come online, once their heads are known
-LOOK_S = 0.1
 AT_ONCE = 3  # blocks on their way: 8 MiB each
 CONFIRM_AT_ONCE = 16  # questions whether a fragment is there: a leaf at a time
 _log = logging.getLogger(__name__)
@@ -197,12 +195,19 @@ async def fetch_newest(found: Found, fetch: Callable[[Found], Awaitable[Fetched]
     raise Unavailable(what="no version that the suppliers show can be fetched now: the log says why; try again later")
 
 
+class Connected(FragmentSource, Protocol):
+    """What a recovery needs of the suppliers."""
+
+    async def run(self) -> None: ...
+
+    async def wait_for_change(self) -> None: ...
+
+
 @dataclass(slots=True)
 class _Known:
     """What was fetched, to be noted in the new catalog."""
 
     note: ManifestNote | None = None
-    blocks: list[tuple[BlockRow, ObjectRef]] = field(default_factory=list)
     chunks: list[ImageChunk] = field(default_factory=list)
     image_blocks: list[BlockNo] = field(default_factory=list)
     deltas: list[tuple[DeltaRow, bytes]] = field(default_factory=list)
@@ -220,7 +225,7 @@ class Recovery:
     def __init__(
         self,
         found: Found,
-        suppliers: Suppliers,
+        suppliers: Connected,
         secrets: VolumeSecrets,
         crunch: Crunch,
         entropy: Entropy,
@@ -230,24 +235,23 @@ class Recovery:
         self._suppliers = suppliers
         self._secrets = secrets
         self._crunch = crunch
-        self._scratch = scratch
-        self._fragments = Fragments(scratch, Journal(scratch), suppliers, crunch, secrets, entropy)
+        self._fetcher = Fetcher(scratch, found.suppliers, suppliers, crunch, secrets, entropy)
         self._known = _Known()
-        for row in found.suppliers:
-            scratch.put_supplier(row)
 
-    async def fetch(self, restore: Restore, progress: Progress) -> None:
+    async def fetch(self, restore: Restore, progress: Progress, *, is_connected: bool = False) -> None:
         """Fill `restore` with everything that the head names; the caller finishes it.
 
         Args:
+            is_connected: somebody else keeps the connections.
             progress: is told bytes fetched and bytes in all.
         Raises:
             Unavailable: too few suppliers answer. BadFormat, SealBroken: what they have is damaged.
             DiskFull, DiskFault
         """
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._suppliers.run)
-            nursery.start_soon(self._look)
+            if not is_connected:
+                nursery.start_soon(self._suppliers.run)
+            nursery.start_soon(self._fetcher.look)
             try:
                 await self._until_online()
                 await self._fetch(restore, progress)
@@ -267,8 +271,8 @@ class Recovery:
         known, head = self._known, self._found.head
         assert known.note is not None
         with catalog.savepoint():
-            numbers = {row.block: catalog.new_local_block_no() for row, _ in known.blocks}
-            for row, ref in known.blocks:
+            numbers = {row.block: catalog.new_local_block_no() for row, _ in self._fetcher.taken}
+            for row, ref in self._fetcher.taken:
                 catalog.put_block(replace(row, block=numbers[row.block]))
                 self._note_fragments(catalog, row, ref, numbers[row.block])
             catalog.put_image_chunks([replace(chunk, block=numbers[chunk.block]) for chunk in known.chunks])
@@ -315,25 +319,25 @@ class Recovery:
                     if supplier in silent or supplier not in self._suppliers.online():
                         continue
                     with trio.move_on_after(ASK_S) as scope:
-                        if await self._fragments.leaves.proves(supplier, row, index, is_known=is_known):
+                        if await self._fetcher.fragments.leaves.proves(supplier, row, index, is_known=is_known):
                             self._known.held.add((row.block, index, supplier))
                             return
                     if scope.cancelled_caught:
                         silent.add(supplier)
 
         async with trio.open_nursery() as nursery:
-            for row, _ref in self._known.blocks:
+            for row, _ref in self._fetcher.taken:
                 for index, those in self._meant(row.block).items():
                     nursery.start_soon(ask, row, index, those, True)
         async with trio.open_nursery() as nursery:
-            for row, _ref in self._known.blocks:
+            for row, _ref in self._fetcher.taken:
                 for index, those in self._elsewhere(row).items():
                     nursery.start_soon(ask, row, index, those, False)
 
     def _meant(self, block: BlockNo) -> dict[int, list[SupplierNo]]:
         """Who should have the fragments of a block, by index."""
         holders: dict[int, list[SupplierNo]] = {}
-        for each in self._scratch.fragments(block):
+        for each in self._fetcher.scratch.fragments(block):
             if each.state is FragmentState.HELD:
                 holders.setdefault(each.index, []).append(each.supplier)
         return holders
@@ -351,11 +355,6 @@ class Recovery:
         whole = longest + head.link
         return [whole[at : at + heads.LINK_BYTES] for at in range(0, len(whole), heads.LINK_BYTES)]
 
-    async def _look(self) -> None:
-        while True:
-            self._fragments.asks.look()
-            await trio.sleep(LOOK_S)
-
     async def _until_online(self) -> None:
         """Wait until all suppliers that told a head are connected, or for a while."""
         expected = sum(not each.trouble for each in self._found.answers.values())
@@ -365,13 +364,13 @@ class Recovery:
 
     async def _fetch(self, restore: Restore, progress: Progress) -> None:
         content = self._found.content
-        parts = [await self._object(ref, Kind.MANIFEST) for ref in content.manifest]
+        parts = [await self._fetcher.object(ref, Kind.MANIFEST) for ref in content.manifest]
         manifest = await self._crunch.run(replica.decode_manifest, b"".join(part for _, part in parts))
         deltas_bytes = sum(ref.object.content_bytes for ref in content.deltas)
         total = sum(ref.content_bytes for ref in manifest.blocks) + deltas_bytes
         done = await self._fetch_image(manifest, restore, progress, total)
         for ref in content.deltas:
-            row, packed = await self._object(ref.object, Kind.DELTA)
+            row, packed = await self._fetcher.object(ref.object, Kind.DELTA)
             changes = await self._crunch.run(replica.expand, packed, 1 << 30)
             await self._crunch.run(restore.apply, changes)
             part = sum(delta.first == ref.first for delta, _ in self._known.deltas)
@@ -396,8 +395,8 @@ class Recovery:
         async def fetch(ref: ObjectRef, chunks: Sequence[tuple[int, Placed]]) -> None:
             nonlocal done
             try:
-                row = self._take(ref)
-                content = await self._block(row)
+                row = self._fetcher.take(ref)
+                content = await self._fetcher.block(row)
                 self._known.chunks += await self._crunch.run(self._write, row, content, chunks, restore)
                 self._known.image_blocks.append(row.block)
                 done += ref.content_bytes
@@ -432,32 +431,3 @@ class Recovery:
             ImageChunk(blake3(content).digest(), row.block, place.slot, place.offset, place.length)
             for place, content in found.items()
         ]
-
-    async def _object(self, ref: ObjectRef, kind: Kind) -> tuple[BlockRow, bytes]:
-        row = self._take(ref)
-        block = await self._block(row)
-        return row, await self._crunch.run(replica.join, self._secrets, row, kind, ref.content_bytes, block)
-
-    def _take(self, ref: ObjectRef) -> BlockRow:
-        """Number a block of the replica, and note who should have it."""
-        row = ref.row(self._scratch.new_local_block_no())
-        self._scratch.put_block(row)
-        listed = {supplier.supplier for supplier in self._found.suppliers}
-        for index, supplier in enumerate(ref.at):
-            if supplier in listed:  # who was given up since is not
-                self._hold(row.block, index, SupplierNo(supplier))
-        self._known.blocks.append((row, ref))
-        return row
-
-    async def _block(self, row: BlockRow) -> bytes:
-        try:
-            return await self._fragments.block_range(row, 0, row.length)
-        except BitdustError as error:
-            _log.info("a block is not where the head says (%s): everybody is asked", error)
-        for index in range(row.code.n):
-            for supplier in self._found.suppliers:
-                self._hold(row.block, index, supplier.supplier)
-        return await self._fragments.block_range(row, 0, row.length)
-
-    def _hold(self, block: BlockNo, index: int, supplier: SupplierNo) -> None:
-        self._scratch.put_fragment(FragmentRow(block, index, supplier, FragmentState.HELD))

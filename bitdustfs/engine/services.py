@@ -52,13 +52,15 @@ from bitdustfs.engine.tracks import Tracks
 from bitdustfs.engine.tree import Tree
 from bitdustfs.engine.trimmer import Trimmer
 from bitdustfs.engine.uploads import Uploads
+from bitdustfs.engine.view import Following, View
 from bitdustfs.engine.volume_snapshots import VolumeSnapshots
 from bitdustfs.engine.writer import Writer
-from bitdustfs.model import Code, Suite
+from bitdustfs.model import Code, Role, Suite
 from bitdustfs.ports import Catalog, Changes, Crunch, Entropy, Image, Spool, Wall
 
 _log = logging.getLogger(__name__)
 
+_OF_READERS = ("journal", "suppliers", "files", "hardener", "reads")
 Service = Callable[[], Awaitable[None]]
 
 
@@ -84,6 +86,7 @@ class Services:
 
     Args:
         image: makes an image of the catalog as it was committed last, at once.
+        following: for a reader, to show the newest head; None: it shows the one that it has.
     """
 
     def __init__(
@@ -100,8 +103,11 @@ class Services:
         wall: Wall,
         secrets: VolumeSecrets,
         options: NodeOptions,
+        following: Following | None = None,
     ) -> None:
         self._identity = identity
+        self._following = following
+        self.is_reader = identity.certificate.role is Role.READER
         self._catalog = catalog
         self._changes = changes
         self._image = image
@@ -116,6 +122,7 @@ class Services:
         self._make_upkeep()
         self._make_past()
         self._make_replica()
+        self._make_view()
         self._make_reports()
         self._set_permissions()
         self.services: dict[str, Service] = {  # each is started again when it fails
@@ -143,6 +150,10 @@ class Services:
             "orphans": self.orphans.run,
             "volume snapshots": self.snapshots.run,
         }
+        if self.is_reader:
+            self.services = {name: self.services[name] for name in _OF_READERS}
+            if self.view is not None:
+                self.services["view"] = self.view.run
 
     def _make_content(self) -> None:
         """Make what the kernel reads and writes, and what brings that to suppliers."""
@@ -150,7 +161,12 @@ class Services:
         self.suppliers.on_change = self.bell.ring
         self.journal = Journal(self._catalog, self.bell)
         self.fragments = Fragments(
-            self._catalog, self.journal, self.suppliers, self._crunch, self._secrets, self._entropy
+            self._catalog,
+            self.journal,
+            self.suppliers,
+            self._crunch,
+            self._secrets,
+            None if self.is_reader else self._entropy,  # what a reader finds is not his to note
         )
         self.fragments.newcomers = self.suppliers
         self.reader = Reader(self._catalog, self.fragments, self._crunch, self._secrets)
@@ -347,6 +363,24 @@ class Services:
             crunch=self._crunch,
             releases=self.releases,
         )
+
+    def _make_view(self) -> None:
+        """Make what shows a reader the tree of the newest head, and nothing else."""
+        self.view: View | None = None
+        if self.is_reader and self._following is not None:
+            self.view = View(
+                catalog=self._catalog,
+                changes=self._changes,
+                journal=self.journal,
+                files=self.files,
+                reader=self.reader,
+                publisher=self.publisher,
+                following=self._following,
+                crunch=self._crunch,
+                entropy=self._entropy,
+                secrets=self._secrets,
+                identity=self._identity,
+            )
 
     def _make_reports(self) -> None:
         """Make what tells of it all."""

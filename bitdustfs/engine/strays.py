@@ -74,6 +74,11 @@ class Strays:
         places = self.places(block, reachable)
         return min(len({index for index, _ in places}), len({supplier for _, supplier in places}))
 
+    def forget(self) -> None:
+        """Forget who had what: numbers may stand for others from now on."""
+        self._denied.clear()
+        self._found.clear()
+
     def note_denied(self, block: BlockRow, index: int, supplier: SupplierNo) -> None:
         """It is not there, or not any more."""
         self._found.get(block.block, {}).pop(index, None)

@@ -320,6 +320,24 @@ class Suppliers:
         held, body = await carrier.peer.request(wire.GetHead(), wire.HeadIs)
         return bytes(body[: held.head_bytes])
 
+    async def head_with_links(self, supplier: SupplierNo) -> tuple[bytes, bytes]:
+        """The same, and the links of heads before it that the supplier keeps."""
+        _relation, carrier = self._connected(supplier)
+        held, body = await carrier.peer.request(wire.GetHead(), wire.HeadIs)
+        return bytes(body[: held.head_bytes]), bytes(body[held.head_bytes :])
+
+    async def watch(self, supplier: SupplierNo, epoch: int, version: int) -> tuple[int, int]:
+        """Wait until a supplier holds a newer head than this one, or has said for a while that it does not.
+
+        Returns:
+            (epoch, version) of the head that it holds; zeros: none.
+        Raises:
+            PeerGone, PeerRefused, PeerError, ProtocolViolation.
+        """
+        _relation, carrier = self._connected(supplier)
+        newest, _ = await carrier.peer.request(wire.Watch(epoch, version), wire.Newest)
+        return newest.epoch, newest.version
+
     async def put_head(self, supplier: SupplierNo, head: bytes, links: bytes) -> None:
         """Store a head; returns when it is durable there, also if it was there already.
 

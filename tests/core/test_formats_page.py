@@ -247,6 +247,8 @@ class Cast:
             "hello": wire.Hello(wire.PROTOCOL_VERSION, self.customer.certificate.raw, (), "bitdustfs 0.1"),
             "put_head": wire.PutHead(len(self.heads()[1].raw), EPOCH),
             "get_head": wire.GetHead(),
+            "watch": wire.Watch(EPOCH, 2),
+            "newest": wire.Newest(EPOCH, 3),
             "here": wire.Here(self.records()[0].raw, "198.51.100.2:0"),
             "where": wire.Where(self.supplier.node),
             "there": wire.There(self.records()[0].raw),

@@ -71,6 +71,7 @@ def requests_of(caller: Identity) -> dict[type[wire.Request], tuple[wire.Request
         wire.Bulk: (wire.Bulk(b"k" * 32), b""),
         wire.PutHead: (wire.PutHead(len(HEAD), epoch), HEAD),
         wire.GetHead: (wire.GetHead(), b""),
+        wire.Watch: (wire.Watch(0, 0), b""),
         wire.Knock: (wire.Knock(b"m" * 16, b"n" * 32), b""),
         wire.Join: (wire.Join(b"m" * 16, b"p" * 32, (), b""), b""),
         wire.Here: (wire.Here(b"r" * 100, "192.0.2.7:1"), b""),
@@ -96,6 +97,8 @@ ANSWERED = {
     ("reader", wire.List),
     ("reader", wire.Stat),
     ("reader", wire.GetHead),
+    ("reader", wire.Watch),
+    ("greedy", wire.Watch),
     *(("greedy", kind) for kind in (wire.Ping, wire.Delete, wire.List, wire.Stat, wire.GetHead, wire.Compare)),
 }
 

@@ -381,6 +381,7 @@ EVERY_REQUEST: Mapping[type[wire.Request], tuple[wire.Request, bytes]] = {
     wire.Bulk: (wire.Bulk(b"k" * 32), b""),
     wire.PutHead: (put_of(LINE[1].raw, LAPTOP), LINE[1].raw),
     wire.GetHead: (GET_HEAD, b""),
+    wire.Watch: (wire.Watch(0, 0), b""),
     wire.Compare: (wire.Compare(()), b""),
 }
 

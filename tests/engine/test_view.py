@@ -1,0 +1,158 @@
+"""A second machine that only reads follows the heads of the first (engine/view), in a world."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.engine.node import Node
+from bitdustfs.errors import BitdustError, PeerRefused, ReadOnly
+from bitdustfs.model import ROOT_INO, FragmentName, Root
+from bitdustfs.testing.second import SecondMachine
+from bitdustfs.testing.world import CALLER, World
+
+KIB = 1024
+
+
+async def shown(world: World, reader: Node) -> None:
+    """Bring everything to suppliers, and wait until the reader shows it."""
+    await world.sync()
+    assert reader.view is not None
+    with trio.fail_after(60):
+        await reader.view.wait_until(world.node.publisher.version)
+
+
+async def test_write_is_seen_by_a_reader_within_a_second_of_the_head(tmp_path: Path, autojump_clock: object) -> None:
+    async with World().running() as world:
+        await world.write("letter", b"dear")
+        await world.sync()
+        second = SecondMachine(world, tmp_path / "catalog.db")
+        await second.recover()
+        async with second.running() as reader:
+            assert await second.read("letter") == b"dear"
+            await world.write("letter", b"dear Anna", offset=0)
+            await world.write("photo", bytes(range(256)) * 4 * KIB)
+            await world.sync()
+            began = trio.current_time()
+            assert reader.view is not None
+            await reader.view.wait_until(world.node.publisher.version)
+            assert trio.current_time() - began < 1
+            assert await second.read("letter") == b"dear Anna"
+            assert await second.read("photo") == bytes(range(256)) * 4 * KIB
+
+
+async def test_view_is_what_the_writer_has_by_deltas_alone(tmp_path: Path, autojump_clock: object) -> None:
+    async with World().running() as world:
+        await world.write("a", b"a" * 300 * KIB)
+        await world.sync()
+        second = SecondMachine(world, tmp_path / "catalog.db")
+        await second.recover()
+        second.workshop.is_closed = True
+        async with second.running() as reader:
+            for turn in range(24):  # deltas are merged meanwhile, also such as the reader has already
+                await world.write(f"file {turn}", b"%d" % turn * 20 * KIB)
+                await world.write("a", b"%d" % turn, offset=turn * 1000)
+                if turn % 3 == 2:
+                    world.node.tree.unlink(ROOT_INO, b"file %d" % (turn - 1))
+                await shown(world, reader)
+                assert replicated(second.catalog) == replicated(world.catalog)
+            assert await second.read("file 23") == b"23" * 20 * KIB
+            assert second.catalog.outbox(0, 1 << 30) == []
+
+
+async def test_whole_catalog_is_taken_over_where_no_deltas_lead(tmp_path: Path, autojump_clock: object) -> None:
+    async with World().running() as world:
+        await world.write("kept", b"k" * 300 * KIB)
+        await world.write("changed", b"before" * KIB)
+        await world.sync()
+        second = SecondMachine(world, tmp_path / "catalog.db")
+        await second.recover()
+        async with second.running():
+            assert await second.read("kept") == b"k" * 300 * KIB
+        await world.write("changed", b"after!" * KIB)
+        await world.sync()
+        await world.node.replica._snapshots.take()  # what came before it needs no delta any more
+        await world.write("new", b"new")
+        await world.sync()
+        fetched = second.workshop.made
+        async with second.running() as reader:
+            await shown(world, reader)
+            assert second.workshop.made == fetched + 1
+            assert replicated(second.catalog) == replicated(world.catalog)
+            assert await second.read("changed") == b"after!" * KIB
+            assert await second.read("new") == b"new"
+            await world.write("newer", b"newer")  # and on by deltas
+            await shown(world, reader)
+            assert second.workshop.made == fetched + 1
+            assert await second.read("newer") == b"newer"
+
+
+async def test_what_is_read_once_is_read_again_without_any_supplier(tmp_path: Path, autojump_clock: object) -> None:
+    async with World().running() as world:
+        await world.write("read", b"r" * 300 * KIB)
+        await world.write("small", b"small")
+        await world.write("unread", b"u" * 300 * KIB)
+        await world.sync()
+        second = SecondMachine(world, tmp_path / "catalog.db")
+        await second.recover()
+        async with second.running():
+            assert (await second.read("read"), await second.read("small")) == (b"r" * 300 * KIB, b"small")
+        for number in range(1, 6):
+            world.swarm.cut(number)
+        async with second.running():
+            assert (await second.read("read"), await second.read("small")) == (b"r" * 300 * KIB, b"small")
+            began = trio.current_time()
+            with pytest.raises(BitdustError):
+                await second.read("unread")
+            assert trio.current_time() - began <= 30
+
+
+async def test_reader_puts_nothing_at_suppliers(tmp_path: Path, autojump_clock: object) -> None:
+    async with World().running() as world:
+        await world.write("a", b"a" * 300 * KIB)
+        await world.sync()
+        second = SecondMachine(world, tmp_path / "catalog.db")
+        await second.recover()
+        async with second.running() as reader:
+            for supplier in second.suppliers.online():
+                name = FragmentName(b"n" * 32)
+                with pytest.raises(PeerRefused):
+                    await second.suppliers.put(supplier, name, Root(b"r" * 32), b"content")
+                with pytest.raises(PeerRefused):
+                    await second.suppliers.delete(supplier, [name])
+                head = world.node.publisher.head
+                assert head is not None
+                with pytest.raises(PeerRefused):
+                    await second.suppliers.put_head(supplier, head.raw, b"")
+            with pytest.raises(ReadOnly):
+                reader.tree.mknod(ROOT_INO, b"mine", 0o100644, CALLER)
+
+
+async def test_broken_step_leaves_the_view_as_it_was(tmp_path: Path, autojump_clock: object) -> None:
+    async with World().running() as world:
+        await world.write("a", b"first")
+        await world.sync()
+        second = SecondMachine(world, tmp_path / "catalog.db")
+        await second.recover()
+        async with second.running() as reader:
+            await shown(world, reader)
+            second.catalog.connection.execute("UPDATE r_inode SET size = 77 WHERE ino > 1")  # behind its back
+            before = replicated(second.catalog)
+            await world.write("a", b"second")
+            await world.sync()
+            assert reader.view is not None
+            with trio.fail_after(60):
+                while not reader.view.trouble:
+                    await trio.sleep(0.1)
+            assert "does not fit" in reader.view.trouble
+            assert replicated(second.catalog) == before
+
+
+def replicated(catalog: SqliteCatalog) -> dict[str, list[tuple[object, ...]]]:
+    """The rows of all replicated tables, but who has acknowledged fragments: those change without a head."""
+    tables = catalog.connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB 'r_*'")
+    names = [str(name) for (name,) in tables.fetchall() if name not in ("r_fragment", "r_block")]
+    return {name: catalog.connection.execute(f"SELECT * FROM {name}").fetchall() for name in names}
