@@ -85,14 +85,15 @@ class SupplierNode:
         )
         self.mute = MuteHandler(Byzantine(self.keeper, self.conduct))
         self._scope = trio.CancelScope()
-        listener = self._network.listen(self.node, self.address)
-        self._nursery.start_soon(self._serve, self._scope, listener, self.mute)
+        self._listener = self._network.listen(self.node, self.address)
+        self._nursery.start_soon(self._serve, self._scope, self._listener, self.mute)
 
     def kill(self) -> None:
         """End the process as `kill -9` does: connections break."""
         assert self._scope is not None, "it does not run"
         self._scope.cancel()
         self._scope = None
+        self._network.stop_listening(self._listener)  # at once: it may be started again before its tasks have ended
         self._network.break_links(self.node)
 
     def wipe(self) -> None:

@@ -224,6 +224,18 @@ async def test_sync_gives_up_on_a_supplier_that_is_away_while_somebody_goes_on_w
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
+async def test_supplier_that_is_killed_and_started_in_one_moment_is_there_again(autojump_clock: MockClock) -> None:
+    async with World(code=CODE).running() as world:
+        world.swarm.suppliers[0].kill()
+        world.swarm.suppliers[0].start()
+        while len(world.node.suppliers.online()) == 5:
+            await world.node.suppliers.wait_for_change()
+        with trio.fail_after(60):
+            while len(world.node.suppliers.online()) < 5:
+                await world.node.suppliers.wait_for_change()
+
+
 async def _listen(_step: object) -> None:
     return
 
