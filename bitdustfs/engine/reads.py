@@ -21,6 +21,7 @@ from bitdustfs.errors import Unavailable
 from bitdustfs.model import Ino
 
 LOOK_EVERY_S = 0.05  # while somebody is asked
+SELDOM_S = 0.5  # (tune) while only services ask, such as audits: nobody waits for what they get
 BUSY_S = 0.5  # (tune) after a read that waited, the next one is probably not far
 
 
@@ -41,6 +42,7 @@ class Reads:
         self._slots = KERNEL_SLOTS
         self._looked_at = trio.current_time()
         self._ended_at = -inf
+        self._come = trio.Event()  # a read that waits
 
     def __len__(self) -> int:
         """How many wait."""
@@ -70,6 +72,9 @@ class Reads:
         """Look after whoever waits, until cancelled."""
         while True:
             await self._fragments.asks.wait_until_asking()
+            if not self.is_busy() and await self._nobody_comes(SELDOM_S):
+                self._fragments.asks.look()
+                continue
             self._looked_at = trio.current_time()
             await trio.sleep(LOOK_EVERY_S)
             if self._was_late():
@@ -79,7 +84,15 @@ class Reads:
             self._looked_at = trio.current_time()
             self._end_stalled()
 
+    async def _nobody_comes(self, within_s: float) -> bool:
+        """Wait so long, or until a read waits. Says whether none did, and this process did get to run."""
+        began, self._come = trio.current_time(), trio.Event()
+        with trio.move_on_after(within_s):
+            await self._come.wait()
+        return not self._come.is_set() and trio.current_time() - began <= within_s + LOOK_EVERY_S
+
     async def _wait_for(self, found: Coming) -> None:
+        self._come.set()
         number = next(self._numbers)
         with trio.CancelScope() as scope:
             self._waiting[number] = _Waiting(found, scope)

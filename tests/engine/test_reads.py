@@ -11,9 +11,10 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from bitdustfs.core.patience import CROWDED_S, KERNEL_SLOTS, SILENT_S, STALLED_MOST
+from bitdustfs.core import erasure
+from bitdustfs.core.patience import CROWDED_S, ELSEWHERE_S, KERNEL_SLOTS, SILENT_S, STALLED_MOST
 from bitdustfs.engine.reader import FAILED_S
-from bitdustfs.engine.reads import LOOK_EVERY_S
+from bitdustfs.engine.reads import LOOK_EVERY_S, SELDOM_S
 from bitdustfs.engine.relation import SILENCE_S
 from bitdustfs.errors import BitdustError, Kind
 from bitdustfs.model import ROOT_INO, Code, Ino
@@ -155,6 +156,29 @@ async def test_one_silent_supplier_costs_reads_a_moment_and_later_ones_nothing(a
         with trio.fail_after(CROWDED_S / 2):
             for number in range(FILES // 2, FILES):
                 await world.node.files.read(ino_of(world, number), 0, 4096)
+
+
+@pytest.mark.slow
+async def test_read_that_comes_while_only_an_audit_waits_is_looked_after_at_once(autojump_clock: MockClock) -> None:
+    async with cold_world() as world, trio.open_nursery() as nursery:
+        ((_, chunk),) = world.catalog.placed(ino_of(world, 0), 0, 0)
+        block = world.catalog.block(chunk.block)
+        assert block is not None
+        index = chunk.offset // erasure.fragment_length(block.length, CODE.k)
+        first = next(row.supplier for row in world.catalog.fragments(block.block) if row.index == index)
+        other = world.catalog.suppliers()[first % 5]
+        silence(world, other.supplier)
+        nursery.start_soon(world.node.audit, other.label, quiet)
+        await trio.sleep(0.01)  # the next look is far
+        silence(world, first)
+        began = trio.current_time()
+        await world.node.files.read(ino_of(world, 0), 0, 4096)
+        assert trio.current_time() - began < ELSEWHERE_S + 3 * LOOK_EVERY_S < SELDOM_S
+        nursery.cancel_scope.cancel()
+
+
+async def quiet(_step: object) -> None:
+    return
 
 
 @pytest.mark.slow
