@@ -232,6 +232,16 @@ class Wanting:
 
 
 @dataclass(frozen=True, slots=True)
+class Shortfall:
+    """A block that lacks fragments, and how long it is."""
+
+    block: BlockNo
+    code: Code
+    held: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
 class Sparse:
     """A block that holds little, and how much of it is chunks."""
 

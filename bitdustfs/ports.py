@@ -47,6 +47,7 @@ from bitdustfs.model import (
     RecordId,
     RestoreReport,
     Root,
+    Shortfall,
     Snapshot,
     SnapshotKind,
     Sparse,
@@ -378,6 +379,10 @@ class Catalog(Protocol):
         """Those of the blocks of which one of these suppliers has nothing, as far as is known."""
         ...
 
+    def holding(self, suppliers: Iterable[SupplierNo]) -> Sequence[SupplierNo]:
+        """Those of some suppliers of which some fragment is HELD, in order of number."""
+        ...
+
     def fragments_at(
         self, supplier: SupplierNo, state: FragmentState, limit: int, start: BlockNo | None = None
     ) -> Sequence[FragmentRow]:
@@ -443,6 +448,14 @@ class Catalog(Protocol):
 
     def held_histogram(self) -> Sequence[tuple[Code, int, int]]:
         """(code, held, how many blocks) over all blocks, worst first."""
+        ...
+
+    def shortfalls(self, blocks: Iterable[BlockNo]) -> Sequence[Shortfall]:
+        """Which of some blocks lack fragments, and how many."""
+        ...
+
+    def file_bytes_in(self, blocks: Iterable[BlockNo]) -> int:
+        """Bytes of user data of files as they are now that lie in some blocks; what two files share counts twice."""
         ...
 
     def least_margin(
@@ -578,6 +591,11 @@ class Catalog(Protocol):
             `last_change` + 1 for what is not committed yet; what it was at the start for what was not touched since;
             0 when all that was touched is forgotten.
         """
+        ...
+
+    def changed_since(self, change: int, most: int) -> Sequence[Ino] | None:
+        """The inodes that were touched by later changes, or by the open transaction; None: more than so many, or
+        it is not known any more."""
         ...
 
     def forget_changed(self, until: int) -> None:

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import redirect_stdout
-from datetime import datetime
 from types import MappingProxyType
 from typing import cast
 
@@ -16,7 +15,7 @@ import click
 from bitdustfs.cli.common import Asked, count, moment, show_json, with_common_options, with_json
 from bitdustfs.cli.fairness import fairness_lines
 from bitdustfs.core.report import PRACTICE_BANNER, StatusReport, SupplierReport, WithoutReport
-from bitdustfs.core.units import format_size
+from bitdustfs.core.units import format_eta, format_size
 from bitdustfs.edges.control import ask
 from bitdustfs.errors import BadRequest
 from bitdustfs.model import FileState
@@ -153,17 +152,19 @@ def lines(report: StatusReport, place: str) -> list[str]:
     if report["practice"]:
         shown.append(PRACTICE_BANNER)
     shown.append(f"  holds      {report['files']} files and folders, {format_size(report['bytes'])}")
+    shown.append(f"  of these   {_shares(report)}")
     if report["files_local"]:
         waiting = f"{count(report['files_local'], 'file')}, {format_size(report['bytes_local'])}"
         shown.append(f"  only here  {waiting}")
     if report["blocks"]:
         full = ", full" if report["held"] >= report["wanted"] else ""
         shown.append(
-            f"  blocks     {report['blocks']}; the worst has {report['held']} of {report['wanted']} fragments{full}"
+            f"  blocks     {report['blocks']}; the worst has {report['held']} of {report['wanted']} fragments{full}: "
+            f"{_may_fail(report)}"
         )
         shown.append(f"  margin     {report['margin']}: {_margin(report['margin'])}")
     if report["missing_fragments"]:
-        shown.append(f"  repair     {count(report['missing_fragments'], 'fragment')} to make again")
+        shown.append(f"  repair     {_repair(report)}")
     shown.append(f"  spool      {format_size(report['spool_bytes'])} of {format_size(report['spool_limit_bytes'])}")
     shown += _code_lines(report)
     if report["suppliers"] and not report["recovery_checked_s"]:
@@ -175,6 +176,45 @@ def lines(report: StatusReport, place: str) -> list[str]:
         shown += fairness_lines(report["fairness"])
     shown += [f"  trouble: {sentence}" for sentence in report["trouble"]]
     return shown
+
+
+def _shares(report: StatusReport) -> str:
+    """How many bytes are how safe. Safe ones are told even if there are none."""
+    told = [
+        (report["bytes_safe"], "safe"),
+        (report["bytes_placed"], "placed"),
+        (report["bytes_degraded"], "on too few suppliers"),
+        (report["bytes_local"], "only here"),
+        (report["bytes_lost"], "lost"),
+    ]
+    return ", ".join(f"{format_size(size)} {word}" for at, (size, word) in enumerate(told) if size or not at)
+
+
+def _may_fail(report: StatusReport) -> str:
+    """What the worst block can bear, in words."""
+    spare = report["held"] - report["needed"]
+    if spare < 0:
+        return f"it needs {report['needed']}, and cannot be read"
+    if spare == 0:
+        return "none of these suppliers may fail" if report["held"] > 1 else "this supplier may not fail"
+    return f"any {spare} of these {report['held']} suppliers may fail"
+
+
+def _repair(report: StatusReport) -> str:
+    """What is to be made again, how fast that goes, and how long it takes."""
+    told = [f"{count(report['missing_fragments'], 'fragment')} to make again"]
+    if report["path"] != "/":
+        return told[0]
+    told[0] += f" ({format_size(report['missing_bytes'])})"
+    if report["repairing"]:
+        told.append(f"at work on {count(report['repairing'], 'block')}")
+    if report["repair_bytes_per_s"]:
+        told.append(f"{format_size(round(report['repair_bytes_per_s']))} a second so far")
+    if report["repair_eta_s"] >= 0:
+        told.append(f"about {format_eta(report['repair_eta_s'])} left")
+    elif not report["repairing"]:
+        told.append("`bitdustfs rebuild --dry-run` says why it waits")
+    return "; ".join(told)
 
 
 def _code_lines(report: StatusReport) -> list[str]:
@@ -202,7 +242,8 @@ def supplier_line(supplier: SupplierReport) -> str:
     """Write one supplier for a person."""
     answers = "silent" if supplier["state"] == "hired" and not supplier["answers"] else supplier["state"]
     used = f"{format_size(supplier['used_bytes'])} of {format_size(supplier['capacity_bytes'])}"
-    known = f"  score {supplier['score']}{_audited(supplier)}"
+    since = f"  since {moment(supplier['since_s'])}" if supplier["since_s"] else ""
+    known = f"{since}  score {supplier['score']}{_audited(supplier)}"
     if supplier["ends_s"] and supplier["used_bytes"]:
         known += f"  contract ends {moment(supplier['ends_s'])}, counts until {moment(supplier['counts_until_s'])}"
     return f"  supplier   {answers:<9}  {supplier['label']}  {supplier['address']}  {used}{known}"
@@ -220,4 +261,4 @@ def _audited(supplier: SupplierReport) -> str:
     if not supplier["audited_s"]:
         return ""
     wrong = f", {count(supplier['audits_wrong'], 'fragment')} wrong so far" if supplier["audits_wrong"] else ""
-    return f"  audited {datetime.fromtimestamp(supplier['audited_s']):%Y-%m-%d %H:%M}{wrong}"
+    return f"  audited {moment(supplier['audited_s'])}{wrong}"

@@ -66,13 +66,22 @@ class StatusReport(TypedDict):
     recode_bytes: int  # of user data in them
     files: int
     bytes: int  # of user data
+    bytes_safe: int  # of these: in a safe head, and well held; each byte is in one of these five
+    bytes_placed: int  # well held, and not in a safe head yet
+    bytes_degraded: int  # in blocks with fewer held fragments than their quorum
+    bytes_lost: int  # in blocks with fewer held fragments than they need
+    bytes_local: int  # that exist only here
     files_local: int  # files with something that exists only here
-    bytes_local: int
     blocks: int
     held: int  # fewest held fragments of any block; 0 without a block
+    needed: int  # k of that block
     wanted: int  # n of that block
     margin: int  # least over all blocks: suppliers that answer now and hold a fragment, minus k
     missing_fragments: int  # work of the repair queue
+    missing_bytes: int  # of the whole volume: of the fragments to be made again
+    repairing: int  # blocks of the volume that fragments are being made of now
+    repair_bytes_per_s: float  # how fast repair went since the mount, pauses and all; 0: it had nothing to do
+    repair_eta_s: int  # -1: not known, or nobody takes anything now
     spool_bytes: int
     spool_limit_bytes: int
     fetched_bytes: int  # that came from suppliers since it was mounted, with what was needed around them

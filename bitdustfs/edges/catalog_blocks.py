@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 from bitdustfs.edges.catalog_store import Store
+from bitdustfs.edges.catalog_versioned import LIVE
 from bitdustfs.model import (
     NO_BLOCK,
     BlockId,
@@ -25,6 +26,7 @@ from bitdustfs.model import (
     FragmentRow,
     FragmentState,
     Root,
+    Shortfall,
     Standing,
     Suite,
     Supplier,
@@ -36,6 +38,7 @@ _ROOT_BYTES = 32
 _BLOCK_COLUMNS = "block, block_id, scope, suite, k, n, length, roots"
 _HELD = FragmentState.HELD
 _MOST_FRAGMENTS = 256  # of a block, and more
+_FIRST_WANTING = Wanting(-_MOST_FRAGMENTS, NO_BLOCK)
 _FIRST_BLOCK = -(2**62)  # and less
 _ENDS = """
     SELECT coalesce((SELECT min(block) FROM l_block), (SELECT min(block) FROM r_block), 0),
@@ -75,6 +78,10 @@ class Pair:
         self.newest = f"SELECT coalesce(max(abs(block)), 0) FROM {block}"  # numbers of local blocks go down
         self.missing = f"SELECT coalesce(sum(n - held), 0) FROM {block} WHERE held < n AND abs(block) <= ?"
         self.histogram = f"SELECT k, n, held, count(*) FROM {block} GROUP BY k, n, held"
+        self.shortfall = f"""
+            SELECT b.block, b.k, b.n, b.held, b.length FROM json_each(?) AS a JOIN {block} AS b ON b.block = a.value
+            WHERE b.held < b.n
+        """
         self.least_margin = f"""
             SELECT min((SELECT count(DISTINCT f.idx) FROM {fragment} AS f WHERE f.block = b.block
                 AND f.state = {_HELD} AND f.supplier IN (SELECT value FROM json_each(?1))) - b.k), max(b.block)
@@ -93,12 +100,20 @@ class Pair:
             SELECT block, idx, supplier, state FROM {fragment}
             WHERE supplier = ? AND state = ? AND block >= ? ORDER BY block LIMIT ?
         """
+        self.holding = f"""
+            SELECT s.value FROM json_each(?) AS s
+            WHERE EXISTS (SELECT 1 FROM {fragment} WHERE supplier = s.value AND state = {_HELD})
+        """
         self.drop_fragment = f"DELETE FROM {fragment} WHERE block = ? AND idx = ? AND supplier = ?"
         self.drop_fragments = f"DELETE FROM {fragment} WHERE block = ?"
 
 
 REPLICATED = Pair("r_block", "r_fragment", "r_chunk", live="live")
 LOCAL = Pair("l_block", "l_fragment", "l_image")
+_FILE_BYTES_IN = f"""
+    SELECT coalesce(sum(c.length), 0) FROM json_each(?) AS a JOIN r_chunk AS c ON c.block = a.value
+    JOIN r_map AS m ON m.chunk = c.chunk AND m.chunk <> 0 AND m.died = {LIVE}
+"""
 _UNMARK = "DELETE FROM l_recode WHERE block = ?"
 _BLOCKS = f"SELECT {_BLOCK_COLUMNS} FROM r_block WHERE block > ? ORDER BY block LIMIT ?"
 _LOCAL_BLOCKS = f"SELECT {_BLOCK_COLUMNS} FROM l_block ORDER BY block DESC"
@@ -180,7 +195,7 @@ class BlockTables(Store):
 
     def wanting_blocks(self, limit: int, after: Wanting | None = None) -> Sequence[Wanting]:
         """Blocks with fewer held fragments than their code's n, fewest above k first, local ones before others."""
-        start = after if after is not None else Wanting(-_MOST_FRAGMENTS, BlockNo(0))
+        start = after if after is not None else _FIRST_WANTING
         rows = heapq.merge(*(self._wanting(pair, limit, start) for pair in (LOCAL, REPLICATED)))
         return [Wanting(spare, block) for spare, block in rows][:limit]
 
@@ -232,6 +247,21 @@ class BlockTables(Store):
                 counts[held - k, held - n, k, n] += count
         return [(Code(k, n), margin + k, count) for (margin, _, k, n), count in sorted(counts.items())]
 
+    def shortfalls(self, blocks: Iterable[BlockNo]) -> Sequence[Shortfall]:
+        """Which of some blocks lack fragments, and how many."""
+        numbers = json.dumps([int(number) for number in blocks])
+        return [
+            Shortfall(BlockNo(block), Code(k, n), held, length)
+            for pair in (LOCAL, REPLICATED)
+            for block, k, n, held, length in self._rows(pair.shortfall, (numbers,))
+        ]
+
+    def file_bytes_in(self, blocks: Iterable[BlockNo]) -> int:
+        """Bytes of user data of files as they are now that lie in some blocks; what two files share counts twice."""
+        numbers = json.dumps([int(number) for number in blocks])
+        total: int = self._rows(_FILE_BYTES_IN, (numbers,))[0][0]
+        return total
+
     def least_margin(
         self, answering: Iterable[SupplierNo], after: BlockNo | None = None, limit: int = -1
     ) -> tuple[int | None, BlockNo | None]:
@@ -246,6 +276,12 @@ class BlockTables(Store):
                 if limit >= 0:
                     break
         return least, last
+
+    def holding(self, suppliers: Iterable[SupplierNo]) -> Sequence[SupplierNo]:
+        """Those of some suppliers of which some fragment is HELD, in order of number."""
+        numbers = json.dumps([int(number) for number in suppliers])
+        found = {no for pair in (LOCAL, REPLICATED) for (no,) in self._rows(pair.holding, (numbers,))}
+        return sorted(map(SupplierNo, found))
 
     # -- fragments ---------------------------------------------------------------------------------------
     def fragments(self, block: BlockNo) -> Sequence[FragmentRow]:
@@ -289,7 +325,8 @@ class BlockTables(Store):
         return BlockNo(least), BlockNo(greatest)
 
     def _wanting(self, pair: Pair, limit: int, after: Wanting) -> list[tuple[int, BlockNo]]:
-        alike = self._rows(pair.wanting_alike, (after.spare, after.block, limit))
+        is_first = after is _FIRST_WANTING  # nothing is that bad
+        alike = [] if is_first else self._rows(pair.wanting_alike, (after.spare, after.block, limit))
         return [*alike, *self._rows(pair.wanting_less, (after.spare, limit - len(alike)))]
 
     # -- suppliers ---------------------------------------------------------------------------------------

@@ -64,6 +64,19 @@ class Touched:
         """The number of the change that touched an inode last; of an open transaction, `next_change`."""
         return next_change if ino in self._now else self._numbers.get(ino, self._floor)
 
+    def since(self, change: int, most: int) -> list[Ino] | None:
+        """The inodes that were touched by later changes; None: more than so many, or it is not known any more."""
+        if self._floor > change:
+            return None
+        found = set(self._now)
+        for ino, number in reversed(self._numbers.items()):
+            if number <= change:
+                break
+            found.add(ino)
+            if len(found) > most:
+                return None
+        return sorted(found)
+
     def committed(self, number: int | None) -> None:
         """The open transaction became this change; None: it changed no replicated row after all."""
         if number is not None:

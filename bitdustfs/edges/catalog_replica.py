@@ -84,6 +84,11 @@ class ReplicaTables(Store):
         """
         return self._touched.number(ino, next_change=self._last_change + 1)
 
+    def changed_since(self, change: int, most: int) -> Sequence[Ino] | None:
+        """The inodes that were touched by later changes, or by the open transaction; None: more than so many, or
+        it is not known any more."""
+        return self._touched.since(change, most)
+
     def forget_changed(self, until: int) -> None:
         """Let `changed` be 0 for what was touched by no change above this number."""
         self._touched.forget(until)

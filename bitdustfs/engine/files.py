@@ -130,6 +130,11 @@ class Files:
         life = self._table.loaded(ino)
         if life is not None and life.dirty:
             return FileState.LOCAL
+        found = self.published_state(ino)
+        return FileState.LOCAL if found is FileState.LOST and self.is_whole_here(ino) else found
+
+    def published_state(self, ino: Ino) -> FileState:
+        """How safe the newest published version of a file is at suppliers."""
         states = []
         for number in self._catalog.blocks_of(ino):
             block = self._catalog.block(number)
@@ -138,9 +143,7 @@ class Files:
         found = worst(states)
         if self.is_unsure() and found is FileState.PLACED:
             return FileState.DEGRADED
-        if found is FileState.PLACED and self.is_safe(ino):
-            return FileState.SAFE
-        return FileState.LOCAL if found is FileState.LOST and self.is_whole_here(ino) else found
+        return FileState.SAFE if found is FileState.PLACED and self.is_safe(ino) else found
 
     def is_whole_here(self, ino: Ino) -> bool:
         """Whether every byte of a file is in the spool."""

@@ -433,7 +433,7 @@ class Monitor:
     async def _move_fragments(self) -> None:
         """Let the fragments of lost suppliers count no more, also of those given up before all were moved."""
         gone = [row for row in self._catalog.suppliers() if row.is_lost or row.standing is Standing.FIRED]
-        for lost in (row.supplier for row in gone):
+        for lost in self._catalog.holding(row.supplier for row in gone) if gone else ():
             while rows := self._catalog.fragments_at(lost, FragmentState.HELD, STEP):
                 self.on_absent(lost)
                 with self._journal.operation():

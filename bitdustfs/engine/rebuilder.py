@@ -104,6 +104,7 @@ class Rebuilder:
         self._passed_over: dict[SupplierNo, float] = {}  # until when
         self._looks = Looks(journal.bell, look_s)
         self._has_failed = False  # something that was tried in the last walk
+        self._rung = 0  # how often the bell had rung when it was looked what is most urgent
 
     async def run(self) -> None:
         """Look for work until cancelled."""
@@ -162,6 +163,7 @@ class Rebuilder:
                 left.set()
 
         at: Wanting | None = None
+        self._rung = self._journal.bell.rung
         least_spare = min((wanting.spare for wanting in self._catalog.wanting_blocks(1)), default=0)
         while (takers := self.takers()) and (page := self._catalog.wanting_blocks(BATCH, at)):
             at = page[-1]
@@ -175,10 +177,12 @@ class Rebuilder:
                     while block is not None and busy >= self._at_once(wanting.spare, block.length):
                         left = trio.Event()
                         await left.wait()
+                    if block is None:
+                        continue
                     if self._is_outdated(least_spare):
                         break
                     others = self._uploads.on_their_way, self.at_work
-                    if block is not None and not any(wanting.block in each for each in others):
+                    if not any(wanting.block in each for each in others):
                         busy += 1
                         self.at_work.add(wanting.block)
                         nursery.start_soon(rebuild, wanting, block.length)
@@ -192,6 +196,9 @@ class Rebuilder:
 
     def _is_outdated(self, least_spare: int) -> bool:
         """There is something more urgent than all there was when the walk began."""
+        if self._rung == self._journal.bell.rung:
+            return False  # nothing has changed since it was looked
+        self._rung = self._journal.bell.rung
         return any(wanting.spare < least_spare for wanting in self._catalog.wanting_blocks(1))
 
     async def complete(self, number: BlockNo) -> int:
@@ -278,6 +285,10 @@ class Rebuilder:
             if c.free_bytes > 0 and c.free_fragments > 0 and self._passed_over.get(c.supplier, now) <= now
         }
 
+    def is_anybody_there(self) -> bool:
+        """Whether some supplier may take something now."""
+        return bool(self.takers())
+
     def plan(
         self, block: BlockRow, takers: Mapping[SupplierNo, Candidate] | None = None
     ) -> list[tuple[int, Supplier]]:
@@ -300,7 +311,8 @@ class Rebuilder:
         for index in (i for i in range(block.code.n) if i not in held):
             if len(plan) + len(held) >= block.code.n:
                 break  # fragments from n on, of when n was greater, are as good as others
-            others, losers = (self._without_releasing(block, index, some) for some in (free, room))
+            losers = self._without_releasing(block, index, room, suppliers)
+            others = {supplier: c for supplier, c in free.items() if supplier in losers}
             target = self._target(block, index, meant, lost, others, losers)
             if target is not None:
                 free.pop(target, None)
@@ -308,11 +320,15 @@ class Rebuilder:
         return plan
 
     def _without_releasing(
-        self, block: BlockRow, index: int, free: Mapping[SupplierNo, Candidate]
+        self,
+        block: BlockRow,
+        index: int,
+        room: Mapping[SupplierNo, Candidate],
+        suppliers: Mapping[SupplierNo, Supplier],
     ) -> Mapping[SupplierNo, Candidate]:
         """Those who are not just about to let go the same fragment, which would hit the new one."""
-        names = {supplier: self._releases.name(block, index, supplier) for supplier in free}
-        return {s: free[s] for s, name in names.items() if name and not self._catalog.is_releasing(s, name)}
+        names = {s: self._secrets.fragment_name(block.block_id, index, suppliers[s].node) for s in room}
+        return {s: room[s] for s, name in names.items() if not self._catalog.is_releasing(s, name)}
 
     def _target(
         self,

@@ -17,8 +17,10 @@ from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.margins import least_margin
 from bitdustfs.engine.monitor import Monitor
+from bitdustfs.engine.rebuilder import Rebuilder
 from bitdustfs.engine.register import Register
 from bitdustfs.engine.replica import Replica
+from bitdustfs.engine.shares import Lacks, Shares, eta_s, lacks, shared_out, unsafe_bytes
 from bitdustfs.engine.tracks import Tracks
 from bitdustfs.engine.tree import Tree
 from bitdustfs.engine.writer import Writer
@@ -70,10 +72,11 @@ class _Found:
     state: FileState
     files: int = 0
     bytes: int = 0
+    shares: Shares = field(default_factory=Shares)
     files_local: int = 0
-    bytes_local: int = 0
     blocks: int = 0
     held: int = 0
+    needed: int = 0
     wanted: int = 0
     margin: int | None = None
     missing: int = 0
@@ -99,6 +102,7 @@ class Reporter:
         monitor: Monitor,
         tracks: Tracks,
         register: Register,
+        rebuilder: Rebuilder,
         spool_limit: int,
         practice: bool,
     ) -> None:
@@ -113,6 +117,7 @@ class Reporter:
         self._monitor = monitor
         self._tracks = tracks
         self._register = register
+        self._rebuilder = rebuilder
         self._spool_limit = spool_limit
         self._practice = practice
         self._trouble: list[str] = []
@@ -154,7 +159,8 @@ class Reporter:
         online = self._fragments.asks.reachable()
         whole = path in (None, "", "/")
         ino = ROOT_INO if whole else self.find(path or "")
-        found = await self._volume(online) if whole else await self._below(ino, online)
+        lacking = await lacks(self._catalog)
+        found = await self._volume(online, lacking) if whole else await self._below(ino, online)
         code = self._writer.code() if whole else self._tree.attributes(ino).code or self._writer.code()
         recode_blocks, recode_bytes = self._catalog.count_marked()
         return StatusReport(
@@ -168,13 +174,22 @@ class Reporter:
             recode_bytes=recode_bytes,
             files=found.files,
             bytes=found.bytes,
+            bytes_safe=found.shares.safe,
+            bytes_placed=found.shares.placed,
+            bytes_degraded=found.shares.degraded,
+            bytes_lost=found.shares.lost,
+            bytes_local=found.shares.local,
             files_local=found.files_local,
-            bytes_local=found.bytes_local,
             blocks=found.blocks,
             held=found.held,
+            needed=found.needed,
             wanted=found.wanted,
             margin=found.margin if found.margin is not None else 0,
             missing_fragments=found.missing,
+            missing_bytes=lacking.missing_bytes,
+            repairing=len(self._rebuilder.at_work),
+            repair_bytes_per_s=self._rebuilder.bytes_per_s,
+            repair_eta_s=eta_s(lacking.missing_bytes, self._rebuilder),
             spool_bytes=self._spool.used_bytes(),
             spool_limit_bytes=self._spool_limit,
             fetched_bytes=self._fragments.leaves.fetched_bytes,
@@ -184,19 +199,23 @@ class Reporter:
             trouble=self._troubles(online),
         )
 
-    async def _volume(self, online: Set[SupplierNo]) -> _Found:
+    async def _volume(self, online: Set[SupplierNo], lacking: Lacks) -> _Found:
+        unsafe = await unsafe_bytes(self._catalog, self._replica.safe_change)
         files_local, bytes_local = self._files.dirty_totals()
         published, inodes = self._catalog.file_bytes()
+        total = published + self._files.unpublished_growth()
         histogram = self._catalog.held_histogram()
+        code, held = histogram[0][:2] if histogram else (None, 0)
         return _Found(
             state=self.state(),
             files=max(0, inodes - 1),
-            bytes=published + self._files.unpublished_growth(),
+            bytes=total,
+            shares=shared_out(total, bytes_local, lacking, unsafe, is_unsure=self.is_unsure),
             files_local=files_local,
-            bytes_local=bytes_local,
             blocks=self._catalog.count_blocks(),
-            held=histogram[0][1] if histogram else 0,
-            wanted=histogram[0][0].n if histogram else 0,
+            held=held,
+            needed=code.k if code else 0,
+            wanted=code.n if code else 0,
             margin=await least_margin(self._catalog, online),
             missing=self.missing_fragments(),
             unlike=self.count_unlike(),
@@ -229,8 +248,12 @@ class Reporter:
         found.states.append(state)
         found.bytes += inode.size
         if state is FileState.LOCAL:
+            local = min(self._files.dirty_bytes(inode.ino), inode.size)
             found.files_local += 1
-            found.bytes_local += self._files.dirty_bytes(inode.ino)
+            found.shares.add(FileState.LOCAL, local)
+            found.shares.add(self._files.published_state(inode.ino), inode.size - local)
+        else:
+            found.shares.add(state, inode.size)
         blocks.update(self._catalog.blocks_of(inode.ino))
 
     def _count_block(self, found: _Found, number: BlockNo, online: Set[SupplierNo]) -> None:
@@ -241,7 +264,7 @@ class Reporter:
         held = len({row.index for row in rows})
         margin = health.margin(block.code, len({row.index for row in rows if row.supplier in online}))
         if not found.blocks or held - block.code.n < found.held - found.wanted:
-            found.held, found.wanted = held, block.code.n
+            found.held, found.needed, found.wanted = held, block.code.k, block.code.n
         found.margin = margin if found.margin is None else min(margin, found.margin)
         found.missing += max(0, block.code.n - held)
         found.blocks += 1

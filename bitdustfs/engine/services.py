@@ -396,6 +396,7 @@ class Services:
             monitor=self.monitor,
             tracks=self.tracks,
             register=self.register,
+            rebuilder=self.rebuilder,
             spool_limit=self._options.spool_limit,
             practice=self._options.practice,
         )

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from bitdustfs.cli.status import STATE_EXIT, lines
+from bitdustfs.cli.common import moment
+from bitdustfs.cli.status import STATE_EXIT, lines, supplier_line
 from bitdustfs.cli.sync import EXIT_INCOMPLETE, Pace, exit_code, sentence
 from bitdustfs.core.report import StatusReport, SupplierReport, SyncProgress, SyncReport, WithoutReport
 from bitdustfs.edges import control_server
@@ -22,8 +23,8 @@ from bitdustfs.model import FileState
 from tests.cli.conftest import Call, Said
 
 
-def status_report(state: FileState, *, margin: int = 2, practice: bool = False) -> StatusReport:
-    return StatusReport(
+def status_report(state: FileState, *, margin: int = 2, practice: bool = False, **changes: object) -> StatusReport:
+    report = StatusReport(
         state=state.value,
         path="/",
         practice=practice,
@@ -34,13 +35,22 @@ def status_report(state: FileState, *, margin: int = 2, practice: bool = False) 
         recode_bytes=0,
         files=2,
         bytes=2048,
+        bytes_safe=1024,
+        bytes_placed=0,
+        bytes_degraded=0,
+        bytes_lost=0,
         files_local=1,
         bytes_local=1024,
         blocks=1,
         held=5,
+        needed=3,
         wanted=5,
         margin=margin,
         missing_fragments=0,
+        missing_bytes=0,
+        repairing=0,
+        repair_bytes_per_s=0.0,
+        repair_eta_s=0,
         spool_bytes=4096,
         spool_limit_bytes=1024**3,
         fetched_bytes=0,
@@ -65,6 +75,8 @@ def status_report(state: FileState, *, margin: int = 2, practice: bool = False) 
         fairness=[],
         trouble=["no answer from anna"],
     )
+    report.update(changes)  # type: ignore[typeddict-item]
+    return report
 
 
 @asynccontextmanager
@@ -111,6 +123,59 @@ def test_the_margin_is_explained(margin: int, words: str) -> None:
     shown = "\n".join(lines(status_report(FileState.PLACED, margin=margin), "/mnt"))
     assert f"margin     {margin}: " in shown
     assert words in shown
+
+
+def shown(**changes: object) -> dict[str, str]:
+    """The lines of `status`, by their first word."""
+    told = lines(status_report(FileState.PLACED, **changes), "/mnt")  # type: ignore[arg-type]
+    return {line.split()[0]: " ".join(line.split()[1:]) for line in told}
+
+
+@pytest.mark.parametrize(
+    ("held", "words"),
+    [
+        (5, "5 of 5 fragments, full: any 2 of these 5 suppliers may fail"),
+        (4, "4 of 5 fragments: any 1 of these 4 suppliers may fail"),
+        (3, "3 of 5 fragments: none of these suppliers may fail"),
+        (2, "2 of 5 fragments: it needs 3, and cannot be read"),
+    ],
+)
+def test_what_the_worst_block_can_bear_is_told_in_words(held: int, words: str) -> None:
+    assert shown(held=held)["blocks"] == f"1; the worst has {words}"
+
+
+def test_bytes_are_told_by_how_safe_they_are() -> None:
+    assert shown(bytes_local=0, bytes_safe=2048)["of"] == "these 2.00 KiB safe"
+    told = shown(bytes_safe=0, bytes_placed=1, bytes_degraded=2, bytes_local=3, bytes_lost=4)["of"]
+    assert told == "these 0 B safe, 1 B placed, 2 B on too few suppliers, 3 B only here, 4 B lost"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"repair_eta_s": -1},
+            "2 fragments to make again (3.00 MiB); `bitdustfs rebuild --dry-run` says why it waits",
+        ),
+        ({"repair_eta_s": -1, "repairing": 1}, "2 fragments to make again (3.00 MiB); at work on 1 block"),
+        (
+            {"repair_eta_s": 3, "repairing": 2, "repair_bytes_per_s": 1048576.0},
+            "2 fragments to make again (3.00 MiB); at work on 2 blocks; 1.00 MiB a second so far; about 3s left",
+        ),
+        ({"path": "/letters"}, "2 fragments to make again"),
+    ],
+)
+def test_repair_is_told_with_its_speed_and_what_is_left(changes: Mapping[str, object], words: str) -> None:
+    assert shown(missing_fragments=2, missing_bytes=3 << 20, **changes)["repair"] == words
+
+
+def test_supplier_is_told_with_since_when_it_is_as_it_is() -> None:
+    report = status_report(FileState.PLACED)["suppliers"][0]
+    assert "since" not in supplier_line(report)
+    report["since_s"], report["audited_s"] = 1_700_000_000, 1_700_000_060
+    line = supplier_line(report)
+    for word in ("offline", "anna", f"since {moment(1_700_000_000)}", "score 97", f"audited {moment(1_700_000_060)}"):
+        assert word in line
 
 
 @pytest.mark.parametrize(

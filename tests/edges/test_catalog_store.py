@@ -342,6 +342,11 @@ MAY_READ_A_WHOLE_TABLE = {
     "REPLICATED.histogram",
     "REPLICATED.missing",
     "REPLICATED.takeable",  # of a list that is given
+    "REPLICATED.shortfall",  # the same
+    "REPLICATED.holding",  # the same
+    "LOCAL.shortfall",
+    "LOCAL.holding",
+    "_FILE_BYTES_IN",  # the same
     "REPLICATED.least_margin",
     "LOCAL.histogram",
     "LOCAL.wanting_less",

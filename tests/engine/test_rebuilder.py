@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -221,30 +221,63 @@ async def test_lost_fragment_is_not_counted_twice(autojump_clock: MockClock) -> 
 
 
 class Counting(Rebuilder):
-    """Notes how often it takes up a block."""
+    """Notes which blocks it takes up."""
 
-    looks = 0
+    def __init__(self, volume: Volume) -> None:
+        super().__init__(
+            volume.catalog,
+            volume.journal,
+            volume.fragments,
+            volume.remote,
+            volume.uploads,
+            volume.releases,
+            InlineCrunch(),
+            VolumeSecrets(b"v" * 32),
+            Courtesy(lambda: False),
+            Copies(volume.catalog, volume.files, InlineCrunch(), VolumeSecrets(b"v" * 32)),
+        )
+        self.taken_up: list[BlockNo] = []
+        self.on_first: Callable[[], None] = lambda: None
+
+    @property
+    def looks(self) -> int:
+        return len(self.taken_up)
 
     async def complete(self, number: BlockNo) -> int:
-        self.looks += 1
+        self.taken_up.append(number)
+        if len(self.taken_up) == 1:
+            self.on_first()
         return await super().complete(number)
+
+
+@pytest.mark.slow
+async def test_block_that_becomes_more_urgent_than_all_others_is_made_next(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    volume.rebuilder = rebuilder = Counting(volume)
+    async with volume.running():
+        volume.remote.gone = {5}
+        for start in range(9):
+            await volume.write_all(CONTENT[start : start + 200_000])
+            await volume.flush()
+        blocks = [wanting.block for wanting in volume.catalog.wanting_blocks(100)]
+        assert len(blocks) == 9
+
+        def endanger() -> None:
+            row = next(r for r in volume.catalog.fragments(blocks[-1]) if r.state is FragmentState.HELD)
+            with volume.journal.operation():
+                volume.catalog.put_fragment(replace(row, state=FragmentState.LOST))
+
+        rebuilder.on_first = endanger
+        volume.remote.gone = set()
+        await trio.sleep(120)
+        assert not volume.catalog.wanting_blocks(1)
+        assert blocks[-1] in rebuilder.taken_up[:3]
 
 
 @pytest.mark.slow
 async def test_blocks_that_nobody_could_take_anything_of_are_not_looked_at(autojump_clock: MockClock) -> None:
     volume = Volume()
-    volume.rebuilder = rebuilder = Counting(
-        volume.catalog,
-        volume.journal,
-        volume.fragments,
-        volume.remote,
-        volume.uploads,
-        volume.releases,
-        InlineCrunch(),
-        VolumeSecrets(b"v" * 32),
-        Courtesy(lambda: False),
-        Copies(volume.catalog, volume.files, InlineCrunch(), VolumeSecrets(b"v" * 32)),
-    )
+    volume.rebuilder = rebuilder = Counting(volume)
     async with volume.running():
         volume.remote.gone = {5}
         ino = await volume.write_all(CONTENT)
