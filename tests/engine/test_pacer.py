@@ -13,7 +13,7 @@ from trio.testing import MockClock
 from bitdustfs.core import fragment
 from bitdustfs.engine.pacer import SHORT_MOST, Gate
 from bitdustfs.engine.suppliers import Suppliers
-from bitdustfs.model import BLOCK_CHUNKS, CHUNK_BYTES, FragmentName, SupplierNo
+from bitdustfs.model import FragmentName, SupplierNo
 from bitdustfs.testing.swarm import Swarm
 from bitdustfs.testing.world import World
 
@@ -185,14 +185,15 @@ async def test_without_limits_nothing_is_counted(autojump_clock: MockClock) -> N
 
 @pytest.mark.slow
 async def test_a_volume_behind_a_low_limit_becomes_safe_without_a_block_given_up(autojump_clock: MockClock) -> None:
-    content = random.Random(1).randbytes(BLOCK_CHUNKS * CHUNK_BYTES)  # one block
+    content = random.Random(1).randbytes(3 * MIB)  # one block
     sent_bytes = len(content) * 5 // 2
+    limit = 24 * 1024
     async with World(suppliers=5).running() as world:
-        world.node.suppliers.pacer.limit(up=64 * 1024, down=1 << 40)
+        world.node.suppliers.pacer.limit(up=limit, down=1 << 40)
         await world.write("big", content)
         began = trio.current_time()
         assert await world.sync() == "safe"
-        assert sent_bytes / (64 * 1024) * 0.9 < trio.current_time() - began < sent_bytes / (64 * 1024) * 1.3
+        assert sent_bytes / limit * 0.9 < trio.current_time() - began < sent_bytes / limit * 1.3
 
 
 @pytest.mark.slow
