@@ -60,6 +60,7 @@ YIELD_MOST_S = 10.0  # (tune) between two blocks while somebody reads
 _BUSY_LOOK_S = 0.02
 BREATHE = 16  # files published in one turn of the loop: a few milliseconds
 STREAM_EVERY_S = 0.1  # looking through the extents of a file takes time if there are many
+FULL_PAUSE_S = 20.0  # (tune) after suppliers took nothing, as long as they say that they have no room
 _TICK_S = 0.25  # while something is dirty: it becomes due with time, and suppliers come and go
 _LOOK_S = 0.02  # between two looks for work
 _LOOK_SHARE = 4  # a look takes as long as there are dirty files: at most a fifth of the time goes into looking
@@ -125,6 +126,7 @@ class Writer:
         self._is_reading = is_reading
         self._took_s = 0.0  # from the start of the block that was placed last until it was
         self._placed_at = -inf
+        self._refused_at = -inf  # when a block was refused last
         self._window = trio.Semaphore(WINDOW)
         self._versions: set[_Version] = set()  # on their way
         self._fresh: set[ChunkNo] = set()  # placed a moment ago, and in no version yet
@@ -235,6 +237,8 @@ class Writer:
         lives = self._files.dirty_lives()
         self._idle = not lives
         now = trio.current_time()
+        if now < self._refused_at + FULL_PAUSE_S and self.out_of_room():
+            return []  # to seal and code a block for nobody takes a tenth of a second each time
         # small blocks are dear, and so is publishing many files: while somebody writes more of them, wait for more
         least = BUSY_FREEZE_BYTES if self._files.is_busy() else FREEZE_BYTES
         enough = sum(life.dirty_bytes for life in lives) >= least
@@ -314,6 +318,7 @@ class Writer:
             self._took_s = self._placed_at - began
         except BitdustError as e:
             _log.warning("%d chunks could not be placed now: %s", len(batch), e)
+            self._refused_at = trio.current_time()
             self._failed(batch)
         except Exception:  # noqa: BLE001 - one batch must not end the writer; its files stay dirty
             _log.exception("placing %d chunks failed", len(batch))
