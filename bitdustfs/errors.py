@@ -213,7 +213,7 @@ class ContractsFull(BitdustError):
     """The spool has no room, because the suppliers that answer take nothing more."""
 
     kind = Kind.QUOTA
-    text = "the contracts with the suppliers are full, and {used} bytes wait here for room: hire more space"
+    text = "the contracts with the suppliers are full, and {used} bytes wait here for room: {do}"
 
 
 class DiskFull(BitdustError):

@@ -83,17 +83,24 @@ def list_all(asked: Asked) -> None:
 
 @snapshot.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--to", metavar="NAME", help="And all that were made after the first, up to this one, which goes too.")
 @with_json
 @with_common_options
-def delete(asked: Asked, names: tuple[str, ...]) -> None:
-    """Delete snapshots. What only they had is let go in the background."""
+def delete(asked: Asked, names: tuple[str, ...], to: str | None) -> None:
+    """Delete snapshots, all that are named or none. What only they had is let go in the background.
+
+    \b
+    Example:
+      bitdustfs snapshot delete auto-2026-01-03T10.00.12Z --to auto-2026-01-05T09.00.07Z
+    """
     home, _, _ = asked.home_of(None)
-    for name in names:
-        ask(home.control, "snapshot-delete", {"name": name}, silence_s=_SILENCE_S)
-        if not asked.as_json:
-            click.echo(f"Deleted the snapshot {name}.")
+    answer = ask(home.control, "snapshot-delete", {"names": list(names), "to": to}, silence_s=_SILENCE_S)
+    deleted = [str(name) for name in answer["names"]]
     if asked.as_json:
-        show_json({"deleted": list(names)})
+        show_json({"deleted": deleted})
+        return
+    for name in deleted:
+        click.echo(f"Deleted the snapshot {name}.")
 
 
 @snapshot.command(short_help="Show what is different from A to B.")

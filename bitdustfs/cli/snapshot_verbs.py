@@ -28,14 +28,15 @@ def snapshot_verbs(node: Node) -> Mapping[str, Handler]:
                 name=each.name,
                 made_s=each.made_ns / 1e9,
                 automatic=each.kind is SnapshotKind.BY_ITSELF,
-                alone_bytes=held.freed(each.generation, each.generation),
+                alone_bytes=held.runs.get((each.generation, each.generation), 0),
             )
             for each in node.snapshots.all()
         ]
         return {**SnapshotsReport(snapshots=shown, held_bytes=held.total)}
 
     async def delete(args: Args, _report: Report) -> Mapping[str, object]:
-        return {"name": (await node.snapshots.delete(str(args["name"]))).name}
+        gone = await node.snapshots.delete([str(name) for name in args["names"]], args.get("to"))
+        return {"names": [each.name for each in gone]}
 
     async def diff(args: Args, report: Report) -> Mapping[str, object]:
         one, two = (None if name == NOW else str(name) for name in (args["one"], args["two"]))

@@ -165,6 +165,8 @@ def lines(report: StatusReport, place: str) -> list[str]:
         shown.append(f"  margin     {report['margin']}: {_margin(report['margin'])}")
     if report["missing_fragments"]:
         shown.append(f"  repair     {_repair(report)}")
+    if report["snapshots"]:
+        shown.append(f"  snapshots  {report['snapshots']}; only they have {format_size(report['snapshot_bytes'])}")
     shown.append(f"  spool      {format_size(report['spool_bytes'])} of {format_size(report['spool_limit_bytes'])}")
     shown += _code_lines(report)
     if report["suppliers"] and not report["recovery_checked_s"]:

@@ -39,19 +39,34 @@ class Advice:
 
 
 def advise(held: Held, generations: Sequence[int], wanted_bytes: int) -> Advice | None:
-    """Choose the fewest neighbouring snapshots that free so much; of several as few the one that frees most.
+    """Choose the fewest neighbouring snapshots that free so much; of several as few the ones that free most.
 
     Args:
         generations: of all that there are, in order.
     Returns:
-        All of them if even that frees less than is wanted; None: nothing would be freed.
+        If even all together free less than is wanted, the fewest that free as much as all; None: nothing would be.
     """
-    if not held.total:
-        return None
-    wanted = min(wanted_bytes, held.freed(generations[0], generations[-1])) if generations else 0
-    for count in range(1, len(generations) + 1):
-        rows = [generations[at : at + count] for at in range(len(generations) - count + 1)]
-        freed, first, last = max(((held.freed(row[0], row[-1]), -row[0], row[-1]) for row in rows), default=(0, 0, 0))
-        if freed and freed >= wanted:
-            return Advice(-first, last, count, freed)
-    return None
+    there = set(generations)
+    by_oldest: dict[int, list[tuple[int, int]]] = {}
+    by_newest: dict[int, list[tuple[int, int]]] = {}
+    total = 0
+    for (oldest, newest), length in held.runs.items():
+        if oldest in there and newest in there and length:
+            by_oldest.setdefault(oldest, []).append((newest, length))
+            by_newest.setdefault(newest, []).append((oldest, length))
+            total += length
+    wanted = max(1, min(wanted_bytes, total))
+    best: Advice | None = None
+    start = freed = 0  # of the neighbours from `start` to `end`; the start never has to go back
+    for end, last in enumerate(generations):
+        freed += sum(length for oldest, length in by_newest.get(last, ()) if oldest >= generations[start])
+        while start < end:
+            with_first = sum(length for newest, length in by_oldest.get(generations[start], ()) if newest <= last)
+            if freed - with_first < wanted:
+                break
+            freed -= with_first
+            start += 1
+        found = Advice(generations[start], last, end - start + 1, freed)
+        if freed >= wanted and (best is None or (found.count, -freed) < (best.count, -best.freed_bytes)):
+            best = found
+    return best

@@ -82,6 +82,8 @@ class StatusReport(TypedDict):
     repairing: int  # blocks of the volume that fragments are being made of now
     repair_bytes_per_s: float  # how fast repair went since the mount, pauses and all; 0: it had nothing to do
     repair_eta_s: int  # -1: not known, or nobody takes anything now
+    snapshots: int  # of the volume
+    snapshot_bytes: int  # of user data: what only snapshots have; `df` counts it as used
     spool_bytes: int
     spool_limit_bytes: int
     fetched_bytes: int  # that came from suppliers since it was mounted, with what was needed around them

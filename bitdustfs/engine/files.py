@@ -59,7 +59,7 @@ class Files:
         )
         self._reader = FileReader(self._table, self._spooled, self.cache, fetch)
         self.changed = trio.Event()  # set when there may be work for the writer
-        self.out_of_quota: Callable[[], bool] = lambda: False  # uploads wait for more room at suppliers
+        self.out_of_quota: Callable[[], str] = lambda: ""  # what to do if uploads wait for room at suppliers
         self.on_published: Callable[[Ino], None] = lambda ino: None  # in the operation that publishes it
         self.is_unsure: Callable[[], bool] = lambda: False  # whether suppliers still hold what they took
         self.is_safe: Callable[[Ino], bool] = lambda ino: False  # of a placed file: so is the catalog that names it

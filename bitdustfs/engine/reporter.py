@@ -17,6 +17,7 @@ from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.margins import least_margin
 from bitdustfs.engine.monitor import Monitor
+from bitdustfs.engine.past_tree import SNAPSHOTS_NAME
 from bitdustfs.engine.rebuilder import Rebuilder
 from bitdustfs.engine.register import Register
 from bitdustfs.engine.replica import Replica
@@ -122,6 +123,8 @@ class Reporter:
         self._practice = practice
         self._trouble: list[str] = []
         self.waiting_to_leave: Callable[[], Mapping[SupplierNo, int]] = dict  # see `Drainer.waiting`
+        self.lack_of_room: Callable[[], str] = str  # see `Services.lack_of_room`
+        self.snapshots: Callable[[], tuple[int, int]] = lambda: (0, 0)  # how many, and bytes that only they have
         self.is_unlike: Callable[[BlockRow], bool] = lambda _row: False  # see `Follower`
         self.count_unlike: Callable[[], int] = lambda: 0
         self.trouble_recoding: Callable[[], str] = lambda: ""  # see `Recoder.trouble`
@@ -163,6 +166,7 @@ class Reporter:
         found = await self._volume(online, lacking) if whole else await self._below(ino, online)
         code = self._writer.code() if whole else self._tree.attributes(ino).code or self._writer.code()
         recode_blocks, recode_bytes = self._catalog.count_marked()
+        snapshots, snapshot_bytes = self.snapshots()
         return StatusReport(
             state=found.state.value,
             path=path or "/",
@@ -190,6 +194,8 @@ class Reporter:
             repairing=len(self._rebuilder.at_work),
             repair_bytes_per_s=self._rebuilder.bytes_per_s,
             repair_eta_s=eta_s(lacking.missing_bytes, self._rebuilder),
+            snapshots=snapshots,
+            snapshot_bytes=snapshot_bytes,
             spool_bytes=self._spool.used_bytes(),
             spool_limit_bytes=self._spool_limit,
             fetched_bytes=self._fragments.leaves.fetched_bytes,
@@ -318,8 +324,8 @@ class Reporter:
             found.insert(0, "no supplier is hired: everything exists only on this machine")
         elif len(online) < code.k:
             found.insert(0, f"{len(online)} of {code.k} needed suppliers answer: nothing new can leave this machine")
-        elif self._writer.out_of_room():
-            found.insert(0, "the contracts are full: nothing new can leave this machine; hire more space")
+        elif lack := self.lack_of_room():
+            found.insert(0, lack)
         if self._replica.trouble:
             found.insert(0, f"the catalog could not be brought to the suppliers: {self._replica.trouble}")
         for each in self.aside:
@@ -335,6 +341,8 @@ class Reporter:
             found.append(f"lost, so what they held is made again elsewhere: {', '.join(lost)}")
         found += self._leaving(rows)
         found += self._ending(rows)
+        if self.snapshots()[0] and self._catalog.name(ROOT_INO, SNAPSHOTS_NAME) is not None:
+            found.append("something of yours at the top is called .snapshots and hides the snapshots: rename it")
         if (why := self.trouble_recoding()) and self._catalog.count_marked()[0]:
             found.append(f"coding anew waits: {why}")
         if self._monitor.is_unsure:

@@ -62,13 +62,13 @@ class Room:
         self._freed = trio.Event()
 
     async def wait_for(
-        self, length: int, *, drop: Callable[[int], Awaitable[int]], out_of_quota: Callable[[], bool]
+        self, length: int, *, drop: Callable[[int], Awaitable[int]], out_of_quota: Callable[[], str]
     ) -> None:
         """Return when `length` more bytes fit: drop clean bytes, then wait for uploads to make more clean.
 
         Args:
             drop: lets go of at least so many clean bytes, if there are; returns how many.
-            out_of_quota: says whether nothing becomes clean because the contracts are full.
+            out_of_quota: says what to do if nothing becomes clean because the contracts are full; else "".
         Raises:
             SpoolFull: nothing became free for PATIENCE_S. ContractsFull: the same, and that is why.
             DiskFull: the disk is, and there is nothing to drop: what others took is not waited for.
@@ -97,8 +97,8 @@ class Room:
                     finally:
                         self.waiting -= 1
         if patience.cancelled_caught:
-            if out_of_quota():
-                raise ContractsFull(used=self._used())
+            if do := out_of_quota():
+                raise ContractsFull(used=self._used(), do=do)
             raise SpoolFull(used=self._used(), limit=self._limit)
 
     async def collect(self) -> None:

@@ -194,7 +194,7 @@ class Services:
             deduplicate=self._options.deduplicate,
             is_reading=self.reads.is_busy,
         )
-        self.files.out_of_quota = self.writer.out_of_room
+        self.files.out_of_quota = self.room_to_make
 
     def _make_upkeep(self) -> None:
         """Make what keeps blocks well held."""
@@ -321,6 +321,7 @@ class Services:
         self.snapshots = VolumeSnapshots(
             self._catalog, self.journal, self.writer, self._wall, self._options.snapshots
         )
+        self.snapshots.lack_of_room = self.lack_of_room
 
     def _make_replica(self) -> None:
         """Make what brings the catalog to suppliers."""
@@ -409,6 +410,8 @@ class Services:
             speed_of=lambda supplier: self.tracks.of(supplier).bytes_per_s,
             held_up=self._held_up,
         )
+        self.reporter.lack_of_room = self.lack_of_room
+        self.reporter.snapshots = lambda: (len(self.snapshots.all()), self.snapshots.held.total)
         self.reporter.is_unlike = self.follower.is_unlike
         self.reporter.count_unlike = lambda: self.follower.unlike
         self.reporter.trouble_recoding = lambda: self.recoder.trouble
@@ -438,6 +441,18 @@ class Services:
         self.rewriter.may_rewrite = self._may_release
         self.trimmer.may_trim = self._may_release
         self.drainer.may_drain = self._may_release
+
+    def room_to_make(self) -> str:
+        """What to do if suppliers take nothing more; "": they do."""
+        if not self.writer.out_of_room():
+            return ""
+        or_delete = self.snapshots.for_room(self.files.dirty_totals()[1])
+        return "hire more space" + (f", or {or_delete}" if or_delete else "")
+
+    def lack_of_room(self) -> str:
+        """The sentence about it for a person; "": there is room."""
+        do = self.room_to_make()
+        return f"the contracts are full: nothing new can leave this machine; {do}" if do else ""
 
     def _may_release(self) -> bool:
         return self.publisher.confirmed and self.journal.refusal is None

@@ -9,16 +9,18 @@ catalog in small steps, and blocks that nobody needs then go as always (`engine.
 from __future__ import annotations
 
 import logging
+import shlex
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import trio
 
 from bitdustfs.core import thinning
-from bitdustfs.core.holding import Held
+from bitdustfs.core.holding import Held, advise
 from bitdustfs.core.names import check_name
 from bitdustfs.core.past import GENERATIONS_MOST
 from bitdustfs.core.thinning import Keeping
+from bitdustfs.core.units import format_size
 from bitdustfs.engine.differences import Difference, differences
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.writer import Writer
@@ -53,7 +55,9 @@ class VolumeSnapshots:
         self._wake = trio.Event()
         self._measure_at = 0.0  # when it may be counted again what they hold
         self._measured_change = -1  # the catalog's change when it was counted last
+        self._is_full = False  # there was no room at suppliers at the last look
         self.held = Held()
+        self.lack_of_room: Callable[[], str] = lambda: ""  # see `Services.lack_of_room`
 
     # -- what a person asks --------------------------------------------------------------------------------
 
@@ -91,18 +95,47 @@ class VolumeSnapshots:
         await self._journal.durable()
         return made, left
 
-    async def delete(self, name: str) -> Snapshot:
-        """Let one be gone; durable when this returns. Raises NotFound, DiskFull, DiskFault, ReadOnly."""
-        found = self.find(name)
-        self._end(found)
+    async def delete(self, names: Sequence[str], to: str | None = None) -> list[Snapshot]:
+        """Let some be gone, all or none; durable when this returns.
+
+        Args:
+            to: with this one all that were made from the first of `names` until then go too.
+        Raises:
+            NotFound, BadRequest: by the names. DiskFull, DiskFault, ReadOnly.
+        """
+        found = {each.generation: each for each in map(self.find, names)}
+        if to is not None:
+            first, last = self.find(names[0]), self.find(to)
+            if first.generation > last.generation:
+                raise BadRequest(what=f"{to!r} was made before {names[0]!r}: name the older one first")
+            neighbours = [each for each in self.all() if first.generation <= each.generation <= last.generation]
+            found |= {each.generation: each for each in neighbours}
+        with self._journal.operation():
+            for each in found.values():
+                self._catalog.end_snapshot(each.generation)
         await self._journal.durable()
         self._wake.set()
-        return found
+        return list(found.values())
 
     def differences(self, one: str | None, two: str | None) -> AsyncIterator[Difference]:
         """What is different from one to another; None: now. Raises NotFound, also when one is deleted meanwhile."""
         both = [self.find(name) if name is not None else None for name in (one, two)]
         return self._differences(*both)
+
+    def for_room(self, wanted_bytes: int) -> str:
+        """Say which to delete to have so much room at suppliers, as a part of a sentence; "": none would free any."""
+        shown = self.all()
+        advice = advise(self.held, [each.generation for each in shown], wanted_bytes)
+        if advice is None:
+            return ""
+        names = {each.generation: shlex.quote(each.name) for each in shown}
+        which = names[advice.first] + (f" --to {names[advice.last]}" if advice.count > 1 else "")
+        much = "1 snapshot" if advice.count == 1 else f"{advice.count} snapshots"
+        return (
+            f"delete {much} (`bitdustfs snapshot delete {which}`): that would free "
+            f"{format_size(advice.freed_bytes)}, "
+            "which suppliers give back a week later, as all that is deleted"
+        )
 
     async def measure(self) -> Held:
         """Count again what they hold."""
@@ -133,12 +166,19 @@ class VolumeSnapshots:
                     await self._free_gone()
                 except BitdustError as error:
                     _log.info("snapshots are left as they are for now: %s", error)
+            self._tell_of_room()
             if trio.current_time() >= self._measure_at and self._catalog.last_change != self._measured_change:
                 await self.measure()
             with trio.move_on_after(LOOK_EVERY_S):
                 await self._wake.wait()
 
     # -- private -------------------------------------------------------------------------------------------
+
+    def _tell_of_room(self) -> None:
+        lack = self.lack_of_room()
+        if lack and not self._is_full:
+            _log.info("%s", lack)
+        self._is_full = bool(lack)
 
     async def _differences(self, one: Snapshot | None, two: Snapshot | None) -> AsyncIterator[Difference]:
         generations = [each.generation if each is not None else 0 for each in (one, two)]

@@ -51,6 +51,8 @@ def status_report(state: FileState, *, margin: int = 2, practice: bool = False, 
         repairing=0,
         repair_bytes_per_s=0.0,
         repair_eta_s=0,
+        snapshots=0,
+        snapshot_bytes=0,
         spool_bytes=4096,
         spool_limit_bytes=1024**3,
         fetched_bytes=0,
@@ -77,6 +79,13 @@ def status_report(state: FileState, *, margin: int = 2, practice: bool = False, 
     )
     report.update(changes)  # type: ignore[typeddict-item]
     return report
+
+
+def test_status_says_what_snapshots_hold_where_there_are_some() -> None:
+    report = status_report(FileState.SAFE)
+    assert not any("snapshots" in line for line in lines(report, "/mnt"))
+    report["snapshots"], report["snapshot_bytes"] = 3, 5 << 20
+    assert "  snapshots  3; only they have 5.00 MiB" in lines(report, "/mnt")
 
 
 @asynccontextmanager

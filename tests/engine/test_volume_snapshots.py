@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -15,11 +16,12 @@ import trio
 from trio.testing import MockClock
 
 from bitdustfs.core.past import FIRST_PAST, SNAPSHOTS_INO
+from bitdustfs.core.placement import usable_bytes
 from bitdustfs.core.thinning import USUAL, Keeping
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.past_tree import SNAPSHOTS_NAME
 from bitdustfs.engine.tree import EXCHANGE
-from bitdustfs.errors import AlreadyThere, BadRequest, FileError, NotFound
+from bitdustfs.errors import AlreadyThere, BadRequest, ContractsFull, FileError, NotFound
 from bitdustfs.model import ROOT_INO, Code, Cookie, Ino, Inode, SnapshotKind
 from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.swarm import make_identity
@@ -140,6 +142,25 @@ async def test_snapshot_is_only_read_and_its_name_is_taken(autojump_clock: MockC
         assert listed(world, root) == [b"file", b"dir"]
 
 
+async def test_own_directory_that_has_the_name_already_stays_and_can_be_renamed(autojump_clock: MockClock) -> None:
+    async with World(code=CODE).running() as world:
+        tree, catalog = world.node.tree, world.catalog
+        own = tree.mkdir(ROOT_INO, b"own", 0o755, CALLER).ino
+        catalog.drop_name(ROOT_INO, b"own")
+        catalog.put_name(ROOT_INO, SNAPSHOTS_NAME, own)  # as it was before there were snapshots
+        tree.mknod(own, b"inside", stat.S_IFREG | 0o644, CALLER)
+        await create(world, "s", wait_s=0.0)
+        found = tree.lookup(ROOT_INO, SNAPSHOTS_NAME)
+        assert found is not None and found.ino == own
+        hidden = [each for each in (await world.status())["trouble"] if "hides the snapshots" in each]
+        assert len(hidden) == 1
+        await tree.rename(ROOT_INO, SNAPSHOTS_NAME, ROOT_INO, b"mine")
+        assert tree.lookup(ROOT_INO, SNAPSHOTS_NAME) is None
+        assert not any("hides" in each for each in (await world.status())["trouble"])
+        with pytest.raises(FileError):
+            await tree.rename(ROOT_INO, b"mine", ROOT_INO, SNAPSHOTS_NAME)
+
+
 async def test_deleted_snapshot_is_stale_at_once_and_its_blocks_are_let_go(autojump_clock: MockClock) -> None:
     async with World(code=CODE).running() as world:
         await world.write("stays", random.Random(1).randbytes(300_000))
@@ -152,7 +173,7 @@ async def test_deleted_snapshot_is_stale_at_once_and_its_blocks_are_let_go(autoj
         assert world.node.snapshots.held.total == 900_000
         generation = world.node.snapshots.find("s").generation
         assert world.node.snapshots.held.runs == {(generation, generation): 900_000}
-        await world.node.snapshots.delete("s")
+        await world.node.snapshots.delete(["s"])
         with pytest.raises(FileError) as stale:
             await world.node.past.read(inode.ino, 0, 10)
         assert stale.value.errno == errno.ESTALE
@@ -160,6 +181,69 @@ async def test_deleted_snapshot_is_stale_at_once_and_its_blocks_are_let_go(autoj
         assert world.catalog.snapshots() == []
         assert world.node.snapshots.held.total == 0
         assert world.catalog.count_blocks() == 1
+
+
+async def test_what_snapshots_hold_is_told_and_counts_as_used(autojump_clock: MockClock) -> None:
+    async with World(code=CODE, contract_bytes=100 << 20).running() as world:
+        await world.write("stays", bytes(range(256)) * 1000)
+        await world.write("goes", random.Random(1).randbytes(900_000))
+        await create(world, "s")
+        remove(world, "goes")
+        await trio.sleep(40)
+        status, space = await world.status(), world.node.space()
+        assert (status["snapshots"], status["snapshot_bytes"], status["bytes"]) == (1, 900_000, 256_000)
+        assert space.total_bytes - space.free_bytes == 1_156_000
+        free = [row.capacity_bytes - row.used_bytes for row in world.catalog.suppliers()]
+        assert space.free_bytes == usable_bytes(free, CODE)
+        await world.node.snapshots.delete(["s"])
+        await trio.sleep(40)
+        status, space = await world.status(), world.node.space()
+        assert (status["snapshots"], status["snapshot_bytes"]) == (0, 0)
+        assert space.total_bytes - space.free_bytes == 256_000
+
+
+async def test_full_volume_says_which_snapshots_to_delete_and_that_makes_room(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "bitdustfs.engine.volume_snapshots")
+    world = World(suppliers=4, code=CODE, contract_bytes=12 << 20, spool_limit=8 << 20)
+    async with world.running():
+        for number in range(2):
+            await world.write(f"large{number}", random.Random(number).randbytes(7_500_000))
+            await create(world, f"s{number}")
+            await create(world, f"t{number}")
+            remove(world, f"large{number}")
+        await trio.sleep(40)
+        with pytest.raises(ContractsFull) as full:
+            for number in range(20):
+                await world.write(f"more{number}", random.Random(number + 9).randbytes(1_500_000))
+        advised = "delete 2 snapshots (`bitdustfs snapshot delete s0 --to t0`): that would free 7.15 MiB"
+        assert advised in str(full.value)
+        assert any(advised in sentence for sentence in (await world.status())["trouble"])
+        await trio.sleep(60)
+        assert caplog.text.count(advised) == 1
+        assert [each.name for each in world.node.snapshots.all()] == ["s0", "t0", "s1", "t1"]  # none went by itself
+        assert {each.name for each in await world.node.snapshots.delete(["s0"], "t0")} == {"s0", "t0"}
+        await trio.sleep(300)
+        assert (await world.status())["files_local"]  # what they let go of lies in the trash
+        assert len(re.findall("chunks could not be placed now", caplog.text)) < 40
+        world.swarm.wall.move_s(8 * 86_400)
+        await trio.sleep(300)
+        assert await world.sync() == "safe"
+        await world.node.drop_cache()
+        assert await content(world, "s1", "large1") == random.Random(1).randbytes(7_500_000)
+
+
+async def test_several_snapshots_are_deleted_together_or_none(autojump_clock: MockClock) -> None:
+    async with World(code=CODE).running() as world:
+        for name in "abcde":
+            await create(world, name, wait_s=0.0)
+        for names, to, error in (["a", "x"], None, NotFound), (["b"], "x", NotFound), (["c"], "b", BadRequest):
+            with pytest.raises(error):
+                await world.node.snapshots.delete(names, to)
+        assert [each.name for each in world.node.snapshots.all()] == list("abcde")
+        await world.node.snapshots.delete(["b", "e"], "c")
+        assert [each.name for each in world.node.snapshots.all()] == list("ad")
 
 
 async def test_compaction_keeps_what_only_a_snapshot_names(autojump_clock: MockClock) -> None:
@@ -185,7 +269,7 @@ async def test_names_of_snapshots_are_refused_where_they_cannot_be(autojump_cloc
             with pytest.raises(BadRequest):
                 await create(world, name)
         with pytest.raises(NotFound):
-            await world.node.snapshots.delete("t")
+            await world.node.snapshots.delete(["t"])
         made, _ = await world.node.snapshots.create(None, 0.0)
         again, _ = await world.node.snapshots.create(None, 0.0)
         assert len({made.name, again.name, "s"}) == 3
@@ -200,7 +284,7 @@ async def test_comparing_with_a_snapshot_ends_when_it_is_deleted(autojump_clock:
         await world.write("new", b"content")
         told = world.node.snapshots.differences("old", None)
         assert (await anext(told)).path == b"new"
-        await world.node.snapshots.delete("old")
+        await world.node.snapshots.delete(["old"])
         await settle(world)
         with pytest.raises(NotFound, match="deleted meanwhile"):
             print([each.path async for each in told])  # nothing: as if nothing had gone
@@ -343,14 +427,15 @@ async def test_snapshots_come_back_on_another_machine(autojump_clock: MockClock,
                 assert listed(world, SNAPSHOTS_INO) == [b"first", b"second"]
                 assert await content(world, "first", "file") == old
                 assert await content(world, "second", "file") == b"new beginning" + old[13:]
-                await world.node.snapshots.delete("first")
+                await world.node.snapshots.delete(["first"])
                 await settle(world)
                 assert await content(world, "second", "file") == b"new beginning" + old[13:]
 
 
-async def test_snapshot_of_very_many_files_is_one_short_change(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("files", [2000, pytest.param(100_000, marks=pytest.mark.long)])
+async def test_snapshot_of_very_many_files_is_one_short_change(autojump_clock: MockClock, files: int) -> None:
     async with World(code=CODE).running() as world:
-        for number in range(2000):
+        for number in range(files):
             world.node.tree.symlink(ROOT_INO, b"%d" % number, b"x", CALLER)
         world.node.journal.commit()
         before = world.catalog.last_change

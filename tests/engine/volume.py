@@ -87,7 +87,7 @@ class Volume:
             suite=Suite.AES_256_GCM,
             code=self.code,
         )
-        self.files.out_of_quota = self.writer.out_of_room
+        self.files.out_of_quota = lambda: "hire" if self.writer.out_of_room() else ""
         self.rebuilder = Rebuilder(
             self.catalog,
             self.journal,
