@@ -428,6 +428,7 @@ class Deeds:
     # What a snapshot has is closed, and its row tells nothing but its place: numbers of the past (core/past).
     inodes_then: frozenset[Ino] = frozenset()  # inodes as they were before the first change to them
     unnamed_then: tuple[tuple[Ino, Cookie], ...] = ()  # names that went: directory, cookie
+    kept: tuple[str, ...] = ()  # names of snapshots that somebody made
 
 
 @dataclass(frozen=True, slots=True)

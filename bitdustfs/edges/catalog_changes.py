@@ -13,7 +13,7 @@ import apsw
 from bitdustfs.core.past import at
 from bitdustfs.edges.catalog_versioned import LIVE
 from bitdustfs.errors import BadFormat
-from bitdustfs.model import ChunkNo, Cookie, Deeds, Ino, Touches
+from bitdustfs.model import ChunkNo, Cookie, Deeds, Ino, SnapshotKind, Touches
 
 _PARENT, _COOKIE, _NAME, _SHOWN = 0, 1, 4, 5  # columns of r_name
 _DIED = {"r_inode": 2, "r_name": 3, "r_xattr": 3, "r_map": 3}
@@ -25,6 +25,7 @@ _ATTRIBUTES, _SIZE, _VERSION = (
 _COUNT = 4  # column of r_map
 _FINGERPRINT = 1  # column of r_chunk
 _LABEL = 3  # column of r_supplier
+_SNAPSHOT, _KIND, _GONE = 1, 3, 4  # columns of r_snapshot: name, who made it, whether it was deleted
 
 
 class SqliteChanges:
@@ -73,6 +74,7 @@ class SqliteChanges:
         unnamed_then: dict[tuple[Ino, int], Ino] = {}
         placed = set[tuple[Ino, int]]()
         hired: list[str] = []
+        kept: list[str] = []
         for change in self._each(self.merge(change_sets)):
             old, new = change.old or (), change.new or ()
             died = _DIED.get(change.name)
@@ -102,11 +104,15 @@ class SqliteChanges:
                     placed |= {(_ino(new[_PARENT]), _ino(new[_COOKIE]))} if change.op == "INSERT" else set()
                 case "r_supplier" if change.op == "INSERT":
                     hired.append(str(new[_LABEL]))
+                case "r_snapshot" if (
+                    change.op == "INSERT" and new[_KIND] == SnapshotKind.BY_PERSON and not new[_GONE]
+                ):
+                    kept.append(str(new[_SNAPSHOT]))
         rewritten |= created & (closed.keys() | removed)  # perhaps: who asks compares what they have
         created -= closed.keys() | removed
         inos = (frozenset(created), frozenset(rewritten), frozenset(altered), frozenset(named))
         went = [(then, Cookie(place[1])) for place, then in unnamed_then.items() if place not in placed]
-        return Deeds(*inos, tuple(unnamed), tuple(hired), frozenset(closed.values()), tuple(went))
+        return Deeds(*inos, tuple(unnamed), tuple(hired), frozenset(closed.values()), tuple(went), tuple(kept))
 
     def between(self, undone: Sequence[bytes], done: Sequence[bytes]) -> bytes:
         """Join what takes change sets back and then makes others.

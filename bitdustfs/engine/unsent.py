@@ -45,6 +45,7 @@ def find_notes(old: Catalog, deeds: Deeds | None, entries: list[Entry]) -> list[
         return ["Which changes had been sent could not be told: everything that differed was put aside."]
     aside = {entry.ino for entry in entries}
     notes = [f"hired: {label}; hire it again" for label in deeds.hired]
+    notes += [f"snapshot made: {name}; the newer state does not have it" for name in deeds.kept]
     told: set[Ino] = set()
     for parent, name, ino in (*deeds.unnamed, *_names_then(old, deeds)):
         above = paths_of(old, parent) if parent != ROOT_INO else [b""]

@@ -13,7 +13,7 @@ from bitdustfs.edges.catalog_changes import SqliteChanges
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.unsent import find_notes
 from bitdustfs.errors import BadFormat
-from bitdustfs.model import ROOT_INO, Deeds, Ino, Inode
+from bitdustfs.model import ROOT_INO, Deeds, Ino, Inode, SnapshotKind
 from bitdustfs.ports import Changes
 from tests.edges.catalog_rows import FILE, file, keep_generation, replicated_rows
 from tests.edges.catalog_work import Work
@@ -122,6 +122,18 @@ def test_deeds_of_change_sets_are_told_by_inode() -> None:
         hired=(),
     )
     assert CHANGES.deeds([]) == Deeds(inos(), inos(), inos(), inos(), (), ())
+
+
+def test_deeds_tell_the_snapshots_that_somebody_made_and_did_not_delete() -> None:
+    with closing(SqliteCatalog(":memory:")) as catalog:
+        catalog.put_inode(Inode(ROOT_INO, 0o40755, 0, 0, 2, 0, 1, 1, 1))
+        catalog.commit()
+        before = catalog.last_change
+        catalog.make_snapshot("stays", 1, SnapshotKind.BY_PERSON)
+        catalog.make_snapshot("by itself", 2, SnapshotKind.BY_ITSELF)
+        catalog.end_snapshot(catalog.make_snapshot("goes", 3, SnapshotKind.BY_PERSON).generation)
+        catalog.commit()
+        assert CHANGES.deeds([changes for _, changes in catalog.outbox(before, ALL)]).kept == ("stays",)
 
 
 def test_what_goes_on_after_a_snapshot_was_not_created_by_it() -> None:

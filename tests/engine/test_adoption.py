@@ -117,6 +117,9 @@ async def test_old_disk_takes_the_newer_state_and_puts_aside_what_was_never_sent
             world.node.tree.link(made.ino, ROOT_INO, b"second name")
             world.node.attributes.set_xattr(made.ino, b"user.colour", b"blue")
             await world.node.tree.rename(ROOT_INO, b"to be renamed", ROOT_INO, b"renamed")
+            for name in ("keepsake", "mistake"):
+                await world.node.snapshots.create(name, 0.0)
+            await world.node.snapshots.delete(["mistake"])
         async with case.adopted() as (bench, catalog):
             await bench.job(world.node, catalog).run()
             assert tree(catalog) == sorted(
@@ -136,6 +139,9 @@ async def test_old_disk_takes_the_newer_state_and_puts_aside_what_was_never_sent
             assert catalog.xattr(one.ino, b"user.colour") == b"blue"
             said = letter(await content(world, catalog, f"{FOLDER}/{LETTER.decode()}"))
             assert "renamed: to be renamed to renamed" in said and "only here" in said
+            assert [line for line in said if "snapshot" in line] == [
+                "snapshot made: keepsake; the newer state does not have it"
+            ]
             assert bench.is_gone
             assert await world.sync() == "safe"
             assert world.node.files.state(one.ino) is FileState.SAFE
