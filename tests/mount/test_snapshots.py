@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -16,6 +18,8 @@ import pytest
 from tests.mount.practice import Practice, wait_until
 
 pytestmark = pytest.mark.slow
+README = Path(__file__).resolve().parents[2] / "README.md"
+BY_ITSELF = re.compile(r"(auto-\d{4}-\d\d-\d\dT\d\d\.\d\d\.\d\dZ\n)+")
 
 
 @pytest.fixture
@@ -122,3 +126,24 @@ def test_snapshots_are_made_by_themselves_where_nobody_said_otherwise(usual: Pra
     usual.run("config", "set", "snapshots.hourly", "0")
     usual.remount()
     assert name in [each["name"] for each in made()]  # of the day
+
+
+def test_session_about_yesterday_is_as_readme_prints_it(usual: Practice) -> None:
+    """Run in a volume with a letter; how many snapshots were made by themselves, and when, may differ."""
+    (usual.path / "letters").mkdir(exist_ok=True)
+    (usual.path / "letters" / "anna.txt").write_text("Dear Anna\n")
+    usual.sync()
+    usual.run("config", "set", "snapshots.hourly", "24")
+    usual.remount()
+    wait_until("a snapshot is made", lambda: "auto-" in "".join(os.listdir(usual.path / ".snapshots")))
+    session = README.read_text().partition("\n## Yesterday\n")[2].partition("\n## ")[0].split("```")[1]
+    steps = session.strip("\n").removeprefix("$ ").split("\n$ ")
+    assert len(steps) > 6
+    for step in steps:
+        command, _, printed = step.partition("\n")
+        words = shlex.split(command.replace("~/BitDust", str(usual.path)))
+        if words[0] == "bitdustfs":
+            said = usual.run(*words[1:]).stdout
+        else:
+            said = subprocess.run(words, check=True, text=True, capture_output=True).stdout
+        assert BY_ITSELF.sub("AUTO\n", said) == BY_ITSELF.sub("AUTO\n", printed + "\n" * bool(printed)), command
