@@ -35,7 +35,7 @@ async def run_nearby(make: Callable[[Lan], Nearby], *, is_of_use: Callable[[], b
 
 
 async def somebody_nearby() -> Sequence[str]:
-    """Where anybody in this network listens who runs bitdustfs."""
+    """Where anybody in this network listens who runs bitdustfs, over IPv4 and IPv6."""
     from bitdustfs.edges.interfaces import Interfaces
 
     with await _loaded() as lan, Interfaces() as interfaces:

@@ -21,6 +21,7 @@ from bitdustfs.cli.mount import mount
 from bitdustfs.cli.sheet import hired_places
 from bitdustfs.cli.sync import wait_until_placed
 from bitdustfs.cli.words import owner_key_for, read_secret, with_words_file
+from bitdustfs.core.addresses import has_zone
 from bitdustfs.core.report import StatusReport
 from bitdustfs.core.units import format_size
 from bitdustfs.edges import mounts
@@ -139,10 +140,7 @@ def recover(
     make_home(home)
     with hold(home):
         log_to_stderr("error")
-        if nearby:
-            via += _nearby()
-        if via:
-            friends += _found_through(secret, via)
+        friends += _found(secret, via, _nearby() if nearby else ())
         click.echo(_ASKING, err=True)
         with shown("catalog") as progress:
             done = trio.run(run_recover, home, secret, friends, Wish(accept, wait), say, progress)
@@ -172,6 +170,31 @@ def _nearby() -> tuple[str, ...]:
         raise NotFound(
             what="nobody in this network says that bitdustfs runs there: name somebody with --via ADDR:PORT"
         )
+    return found
+
+
+def _found(secret: Secret, via: Sequence[str], here: Sequence[str]) -> Sequence[tuple[NodeId, str]]:
+    """Those who keep something for the owner, or may: through the hash table, or all who are here."""
+    asked = [*via, *(place for place in here if not has_zone(place))]
+    try:
+        if asked:
+            return _found_through(secret, asked)
+    except NotFound as error:
+        if not here:
+            raise
+        click.echo(f"{error}. Asking those in this network themselves.", err=True)
+    return _neighbours(here) if here else ()
+
+
+def _neighbours(here: Sequence[str]) -> Sequence[tuple[NodeId, str]]:
+    import trio
+
+    from bitdustfs.cli.searching import find_neighbours
+
+    click.echo(f"Asking who is at {', '.join(here)}.", err=True)
+    found = trio.run(find_neighbours, here)
+    if not found:
+        raise NotFound(what=f"nobody answers at {', '.join(here)}: name somebody with --via ADDR:PORT")
     return found
 
 

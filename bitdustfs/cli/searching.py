@@ -1,4 +1,9 @@
-"""Finding the suppliers of an owner with nothing but the words: in the hash table. Called by `recover`."""
+"""Finding the suppliers of an owner with nothing but the words. Called by `recover`.
+
+In the hash table, through anybody who takes part in it: he learns the hash of a key and nothing else. Where that
+finds nobody, as in a network that has only link-local IPv6, of which the table knows nothing, or when friends take no
+part, whoever is in the local network is asked himself whether he keeps something: he learns whose volume it is.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import trio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bitdustfs.core.keys import Secret, volume_keys
 from bitdustfs.edges.dht import Dht
-from bitdustfs.edges.tcp import split_address
+from bitdustfs.edges.tcp import TcpDialer, split_address
 from bitdustfs.engine.discovery import find_keepers
 from bitdustfs.errors import BadRequest, BitdustError, NotFound, SetupMissing, Unavailable
 from bitdustfs.model import NodeId
@@ -57,6 +63,27 @@ async def find_friends(
     if len(failures) == 1:
         raise failures[0]
     raise NotFound(what="; ".join(map(str, failures)))
+
+
+async def find_neighbours(places: Sequence[str]) -> Sequence[tuple[NodeId, str]]:
+    """Whose machines listen at some addresses in this network, each once; who does not answer is left out.
+
+    They are told nothing: the key that we show is of this moment.
+    """
+    dialer = TcpDialer(Ed25519PrivateKey.generate())
+    there: dict[NodeId, str] = {}
+
+    async def ask(place: str) -> None:
+        with trio.move_on_after(KNOCK_S):
+            try:
+                there.setdefault(await dialer.ask_who(place), place)
+            except BitdustError as error:
+                log.debug("nobody of ours answers at %s: %s", place, error)
+
+    async with trio.open_nursery() as nursery:
+        for place in places:
+            nursery.start_soon(ask, place)
+    return tuple(there.items())
 
 
 def _is_name(address: str) -> bool:

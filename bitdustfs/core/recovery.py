@@ -7,7 +7,7 @@ silent ones alone are no quorum. With fewer, what is found is a state of the vol
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bitdustfs.core.head import Head
 from bitdustfs.core.replica import HeadContent, quorum
@@ -22,6 +22,7 @@ class Answer:
     links: bytes = b""  # of heads before it, oldest first, as far as they are genuine
     trouble: str = ""  # why there is no answer
     content: HeadContent | None = None  # what is sealed in the head
+    address: str = ""  # ADDR:PORT where it was asked, and answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,10 @@ class Found:
 
     @property
     def suppliers(self) -> tuple[Supplier, ...]:
-        """The suppliers that the head lists, without contracts."""
-        return tuple(entry.row() for entry in self.content.suppliers)
+        """The suppliers that the head lists, without contracts; where they answered, if they did."""
+        rows = (entry.row() for entry in self.content.suppliers)
+        there = {node: each.address for node, each in self.answers.items() if each.address and not each.trouble}
+        return tuple(replace(row, address=there.get(row.node, row.address)) for row in rows)
 
     @property
     def answered(self) -> int:

@@ -64,6 +64,16 @@ class TcpDialer:
         assert len(front) >= FRONT_BYTES
         return await self._dial(address, front)
 
+    async def ask_who(self, address: str) -> NodeId:
+        """Say whose key answers at ADDR:PORT, and hang up. The caller sets the deadline.
+
+        Raises:
+            PeerGone: nobody is there, or no TLS 1.3 of ours. BadRequest: the address is none.
+        """
+        link = await self._dial(address, b"")
+        await link.aclose()
+        return link.peer
+
     async def _dial(self, address: str, front: bytes) -> TlsLink:
         transport = await _connect(address, front)
         link = await shake_hands(transport, self._context, address, server_side=False)

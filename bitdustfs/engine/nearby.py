@@ -143,15 +143,16 @@ def _is_for_lan(number: str) -> bool:
 
 
 async def look_around(lan: Lan, numbers: Collection[str], wait_s: float, *, most: int) -> Sequence[str]:
-    """Where somebody listens in these networks, whoever it is: ADDR:PORT, each once. Over IPv4 only: by what is found
-    the hash table is asked, which has no zones.
+    """Where somebody listens in these networks, whoever it is: ADDR:PORT, each once; over IPv6 [ADDR%ZONE]:PORT.
 
     Args:
+        numbers: of this machine.
         wait_s: how long it is listened.
         most: that are returned.
     """
     found: dict[str, None] = {}
-    lan.join([number for number in numbers if _is_for_lan(number)])
+    zones = [number for number in numbers if has_zone(number)][:MAX_ZONES]
+    lan.join([*(number for number in numbers if _is_for_lan(number)), *zones])
     with trio.move_on_after(wait_s):
         async with trio.open_nursery() as nursery:
 

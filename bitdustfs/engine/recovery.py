@@ -24,6 +24,7 @@ from blake3 import blake3
 
 from bitdustfs.core import erasure, recovery, replica, wire
 from bitdustfs.core import head as heads
+from bitdustfs.core.addresses import has_zone
 from bitdustfs.core.block import Placed
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.head import Head
@@ -131,7 +132,7 @@ class Seeker:
         try:
             with trio.fail_after(ASK_S):
                 raw, links = await self._ask_in_epoch(node, address, epoch)
-            answers[node] = self._judged(raw, links)
+            answers[node] = replace(self._judged(raw, links), address=address)
         except trio.TooSlowError:
             answers[node] = Answer(None, trouble=f"{address} did not answer in {ASK_S:g} s")
         except BitdustError as error:
@@ -289,10 +290,18 @@ class Recovery:
             publisher.keep_head(catalog, head.raw)
             expect_orphans(catalog)
             note_clock(catalog, self._found.content.time_s)
+            self._note_addresses(catalog)
             for link in self._links():
                 catalog.put_link(heads.version_of(link), link)
 
     # -- private ---------------------------------------------------------------------------------------------
+
+    def _note_addresses(self, catalog: Catalog) -> None:
+        """Where suppliers answered that have moved since: nothing else here knows."""
+        there = {row.node: row.address for row in self._found.suppliers if not has_zone(row.address)}
+        for row in catalog.suppliers():
+            if (address := there.get(row.node, row.address)) != row.address:
+                catalog.put_supplier(replace(row, address=address))
 
     def _note_fragments(self, catalog: Catalog, row: BlockRow, ref: ObjectRef, number: BlockNo) -> None:
         """Those that were shown are held; those that should be there are meant to be."""

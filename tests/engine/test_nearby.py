@@ -276,3 +276,19 @@ async def test_who_looks_around_finds_everybody_who_listens(autojump_clock: Mock
         numbers = ["127.0.0.1", "::1", "192.168.7.9"]
         assert await look_around(MemoryLan(them.air), numbers, 3, most=8) == ("192.168.7.3:7000",)
         assert await look_around(MemoryLan(them.air), ["192.168.8.9"], 3, most=8) == ()
+
+
+async def test_who_looks_around_finds_who_has_link_local_ipv6_only(autojump_clock: MockClock) -> None:
+    air = MemoryAir()
+    here, there = MemoryLan(air), MemoryLan(air)
+    there.join(["fe80::7%3"])
+
+    async def answer() -> None:
+        while True:
+            if not (await there.hear()).name:  # a question
+                await there.announce("somebody", "[fe80::7%3]:7000")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(answer)
+        assert await look_around(here, ["127.0.0.1", "::1", "fe80::9%3"], 3, most=8) == ("[fe80::7%3]:7000",)
+        nursery.cancel_scope.cancel()

@@ -25,6 +25,7 @@ from bitdustfs.testing.shelf import flipped
 from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.swarm import SupplierNode, make_identity
 from bitdustfs.testing.world import CALLER, SECRETS, World
+from tests.engine.recovered import recover
 
 CODE = Code(3, 5)
 FAR = 2**63 - 1
@@ -69,6 +70,22 @@ async def test_supplier_that_says_revoked_without_proof_is_not_believed_in_recov
         assert seeking.epoch == 1  # not one number is burnt
         assert (found.answered, found.confirming) == (4, 4)
         assert "no proof" in found.silent["s2"]
+
+
+async def test_supplier_that_moved_since_the_head_was_signed_is_fetched_from_where_it_answers(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with World(suppliers=1, code=Code(1, 1)).running() as world:
+        await world.write("letter", LETTERS)
+        await world.sync()
+        only = world.swarm.suppliers[0]
+        only.kill()
+        only.address = "moved:7000"
+        only.start()
+        found = await recover(world, tmp_path / "catalog", second(2))
+        assert [row.address for row in found.suppliers] == ["moved:7000"]
+        with closing(SqliteCatalog(tmp_path / "catalog")) as catalog:
+            assert [row.address for row in catalog.suppliers()] == ["moved:7000"]  # nothing else would know
 
 
 @pytest.mark.slow
