@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import trio
@@ -37,8 +38,16 @@ STRANGER = make_identity("stranger")
 FRIEND = make_identity("friend")  # on our list, and without a contract
 GREEDY = make_identity("greedy")  # has used up what was agreed
 REVOKED, NEW_LAPTOP = make_identity("laptop", owner="robbed"), make_identity("new laptop", owner="robbed", epoch=2)
+FORMER = make_identity("former friend")  # whose contract has ended; certificates have no date, they are replaced
 READER = make_identity("tablet", owner="victim", role=Role.READER)
-ATTACKERS = {"stranger": STRANGER, "revoked": REVOKED, "friend": FRIEND, "greedy": GREEDY, "reader": READER}
+ATTACKERS = {
+    "stranger": STRANGER,
+    "revoked": REVOKED,
+    "friend": FRIEND,
+    "greedy": GREEDY,
+    "reader": READER,
+    "expired": FORMER,
+}
 MIB = 1 << 20
 CONTENT = b"fragment" * 5000
 ROOT = fragment.root(CONTENT)
@@ -99,7 +108,12 @@ ANSWERED = {
     ("reader", wire.GetHead),
     ("reader", wire.Watch),
     ("greedy", wire.Watch),
-    *(("greedy", kind) for kind in (wire.Ping, wire.Delete, wire.List, wire.Stat, wire.GetHead, wire.Compare)),
+    ("expired", wire.Watch),
+    *(
+        (who, kind)
+        for who in ("greedy", "expired")
+        for kind in (wire.Ping, wire.Delete, wire.List, wire.Stat, wire.GetHead, wire.Compare)
+    ),
 }
 
 
@@ -114,6 +128,9 @@ class World:
         for customer, size in ((VICTIM, MIB), (GREEDY, len(CONTENT)), (NEW_LAPTOP, MIB)):
             proposal = contract.propose(customer, terms_for(customer, size, 1000))
             self.store.save_contract(customer.owner, contract.countersign(SUPPLIER, proposal).raw)
+        ended = replace(terms_for(FORMER, MIB, 1000), since_s=1_767_225_600 - 9000, until_s=1_767_225_600 - 60)
+        signed = contract.countersign(SUPPLIER, contract.propose(FORMER, ended))
+        self.store.save_contract(FORMER.owner, signed.raw)
         self.store.save_epoch(NEW_LAPTOP.owner, 2, NEW_LAPTOP.certificate.raw)
         self.shelf.put(VICTIM.owner, FragmentName(NAME), Root(ROOT), CONTENT)
         self.shelf.put(GREEDY.owner, FragmentName(GREEDY_NAME), Root(ROOT), CONTENT)
@@ -140,7 +157,10 @@ class World:
 
     def state(self) -> object:
         """All that must not change."""
-        names = {owner: self.shelf.names(owner, b"", 100) for owner in (VICTIM.owner, FRIEND.owner, STRANGER.owner)}
+        names = {
+            owner: self.shelf.names(owner, b"", 100)
+            for owner in (VICTIM.owner, FRIEND.owner, STRANGER.owner, FORMER.owner)
+        }
         newest = self.store.epochs()[NEW_LAPTOP.owner]
         held = self.store.contracts(), self.store.heads(), self.store.gifts()
         return held, newest, names, self.shelf.used(VICTIM.owner)
@@ -174,7 +194,7 @@ async def test_who_has_no_right_is_refused_and_changes_nothing(
             assert "code" in error.facts, error
             refused, content = True, b""
         assert refused == ((who, kind) not in ANSWERED)
-        if not refused and isinstance(answer, wire.Compared) and who != "greedy":
+        if not refused and isinstance(answer, wire.Compared) and who not in ("greedy", "expired"):
             assert answer.contracts == ()
         assert w.state() == before
         if who != "reader":

@@ -193,6 +193,18 @@ async def test_both_sign_one_contract_and_both_hire(autojump_clock: MockClock) -
         assert (granted[0].bytes, granted[1].bytes) == (20 * MIB, 5 * MIB)
 
 
+async def test_line_with_an_ipv6_address_is_read_back_and_joined_by(autojump_clock: MockClock) -> None:
+    async with house() as anna:
+        anna.invite()
+        written = invitation.write_line(Line(ANNA.node[:16], TOKEN, "2001:db8::7", 4878))
+        assert len(written.replace("-", "")) == 76
+        line = invitation.read_line(written)
+        anna.nursery.start_soon(anna.reception.run, anna.network.listen(ANNA.node, "[2001:db8::7]:4878"))
+        made = await anna.join(line=line)
+        assert made.address == "[2001:db8::7]:4878"
+        assert anna.hired[BEN.owner].digest == made.contract.digest
+
+
 @pytest.mark.parametrize(
     ("host", "guest", "given"),
     [
