@@ -19,6 +19,9 @@ from bitdustfs.edges.home import Home
 from bitdustfs.errors import BadRequest, NotFound
 
 _SILENCE_S = 60
+_NOTICE = "Your notice is kept, and holds from its date on; your friend signs it when he connects."
+_GOES_ON = "The notice, of which your friend had not heard, is taken back: the contract goes on as it was."
+_WAITS = "Your friend has not said so yet, with the same verb: until then the end stays."
 
 
 @click.group(invoke_without_command=True, short_help="List what you and friends give each other; change or end it.")
@@ -108,7 +111,9 @@ def renew(asked: Asked, name: str) -> None:
     if held["now"]["offered_bytes"]:
         store(home.config, f"allow.{held['owner']}", exact_size(held["now"]["offered_bytes"]))
     told = ask(home.control, "contract-change", {"name": held["owner"], "renew": True}, silence_s=_SILENCE_S)
-    _say(asked, cast(ContractReport, told), is_agreed=bool(told["is_agreed"]))
+    now = cast(ContractReport, told)
+    unsigned = _WAITS if now["now"]["until_s"] else _GOES_ON
+    _say(asked, now, is_agreed=bool(told["is_agreed"]), unsigned=unsigned)
 
 
 def lines(told: ContractReport) -> Sequence[str]:
@@ -206,14 +211,10 @@ def _confirm(asked: Asked, said: Sequence[str], *, yes: bool) -> None:
         click.confirm("Do it?", abort=True, err=True)
 
 
-def _say(asked: Asked, told: ContractReport, *, is_agreed: bool) -> None:
+def _say(asked: Asked, told: ContractReport, *, is_agreed: bool, unsigned: str = _NOTICE) -> None:
     if asked.as_json:
         show_json(cast("dict[str, object]", told))
         return
-    click.echo(
-        "Both have signed it."
-        if is_agreed
-        else "Your notice is kept, and holds from its date on; your friend signs it when he connects."
-    )
+    click.echo("Both have signed it." if is_agreed else unsigned)
     for line in lines(told):
         click.echo(line)

@@ -153,6 +153,14 @@ def test_two_friends_join_with_one_line_and_each_has_the_others_data(
     assert "You were friends already: anna" in boris.run("join", line)  # mounted now
     assert "used by another machine already" in clara.run("join", line, ok=(13,))
     assert "list of processes" in clara.run("join", line, ok=(13,))
+    assert "Until then all goes on" in (said := anna.run("contracts", "end", "boris", "--yes"))
+    assert "Both have signed it." in said and "open-ended" not in boris.run("contracts")
+    for one, name in ((anna, "boris"), (boris, "anna")):  # who ended it says so first
+        one.run("contracts", "renew", name, ok=(0, 14))
+    for one in (anna, boris):
+        wait_until("it goes on as if it had not ended", lambda one=one: "open-ended" in one.run("contracts"))
+    said = anna.run("contracts", "change", "boris", "--offer", "60M", "--yes")
+    assert "boris may store up to 60.0 MiB here at once" in said and "Both have signed it." in said
     cancelled = anna.invite("clara")
     anna.run("invite", "cancel", "clara")
     assert "was taken back" in clara.run("join", cancelled, ok=(13,))
