@@ -136,6 +136,10 @@ class Catalog(Protocol):
         """The names of a directory with cookies above `after`, in cookie order, with their inodes."""
         ...
 
+    def name_at(self, parent: Ino, cookie: Cookie) -> bytes | None:
+        """What the name at this place of a directory is called; None: there is none."""
+        ...
+
     def last_cookie(self) -> Cookie:
         """The cookie that was given out last."""
         ...

@@ -29,6 +29,7 @@ from bitdustfs.core.owner_record import Keeper, OwnerRecord
 from bitdustfs.core.thinning import Keeping
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.edges import mounts, old_states
+from bitdustfs.edges.catalog_beside import DiskWorkshop
 from bitdustfs.edges.catalog_changes import SqliteChanges
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.home import Home
@@ -51,6 +52,7 @@ from bitdustfs.engine.node import Node
 from bitdustfs.engine.services import NodeOptions
 from bitdustfs.engine.suppliers import PING_S, Suppliers
 from bitdustfs.engine.tree import Caller
+from bitdustfs.engine.view import Following
 from bitdustfs.engine.volume_snapshots import keep_keeping, kept_keeping
 from bitdustfs.errors import BadRequest
 from bitdustfs.model import Code, Role, Standing
@@ -143,6 +145,7 @@ async def _mount(
                     boot=boot_id(),
                     patience=Patience.of(patience_s) if patience_s else Patience(),
                 ),
+                following=Following(suppliers, DiskWorkshop(home.catalog, home.newer)),
             )
             given.clerk.used_there = node.stored_with
             stack.callback(setattr, given.clerk, "used_there", None)

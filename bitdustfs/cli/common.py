@@ -142,13 +142,16 @@ def moment(time_s: int) -> str:
 
 
 def only_read(time_s: int | None) -> str:
-    """Say why a volume that was recovered with too few answers is mounted read-only, and what to do.
+    """Say why a volume of a machine that only reads is mounted read-only, and what to do.
 
     Args:
         time_s: when it was as it is; None: nobody knows.
     """
     as_of = f" of {moment(time_s)}" if time_s is not None else ""
-    return f"this is the state{as_of}, and a newer one may exist. To write, unmount, and {TO_WRITE}"
+    return (
+        f"this is the state{as_of}, and a newer one may exist, which is shown when a supplier tells of it. "
+        f"To write on this machine, unmount, and {TO_WRITE}"
+    )
 
 
 def refuse_reader(identity: Identity) -> None:

@@ -81,7 +81,10 @@ class Mounted:
             note_slots=node.reads.allow,
             make_safe=node.make_safe if wish.fsync_safe else None,
             past=node.past,
+            view=node.view_tree,
         )
+        if node.view is not None:
+            node.view.settle.append(self._operations.forget_stale)
         self._scope = trio.CancelScope()
 
     async def run(self, ready: Ready) -> None:

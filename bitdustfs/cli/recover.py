@@ -59,6 +59,7 @@ Progress = Callable[[int, int], None]
 @click.option("--nearby", is_flag=True, help="As --via, with whoever runs bitdustfs in this local network.")
 @click.option("--accept", is_flag=True, help="Go on from what is found, also if too few suppliers answer to be sure.")
 @click.option("--wait", is_flag=True, help="If too few suppliers answer, ask again until enough do.")
+@click.option("--read-only", is_flag=True, help="Only read here, and follow what another machine writes.")
 @click.option("--mount", "directory", metavar="DIR", help="Then mount the volume at DIR.")
 @click.option("--all", "everything", is_flag=True, help="With --mount: then fetch all contents, not only names.")
 @click.option("--check", is_flag=True, help="Only try, on a machine that has the volume; changes nothing.")
@@ -71,6 +72,7 @@ def recover(
     nearby: bool,
     accept: bool,
     wait: bool,
+    read_only: bool,
     directory: str | None,
     everything: bool,
     check: bool,
@@ -86,6 +88,9 @@ def recover(
     If too few suppliers answer to be sure that nothing newer exists, what is found can only be read, and the exit
     code is 14. Run it again, then without an address: when more answer, with --wait, or with --accept.
 
+    With --read-only this machine takes nothing from the other: that one goes on to write, and what it writes is seen
+    here within seconds after it has reached the suppliers. Run it again without, and this one writes.
+
     With --check, on a machine that has the volume, it is only tried: what the suppliers would bring back is fetched,
     and compared with what is here.
 
@@ -94,15 +99,18 @@ def recover(
       bitdustfs recover 9c1f…e0@192.0.2.7:4878
       bitdustfs mount ~/BitDust
       bitdustfs recover --via friend.example.org:4878
+      bitdustfs recover --read-only --nearby
       bitdustfs recover --check
     """
     if check:
-        if suppliers or via or nearby or accept or wait or directory or everything:
+        if suppliers or via or nearby or accept or wait or read_only or directory or everything:
             raise BadRequest(what="--check takes the suppliers of this machine, and no other option but --words-file")
         _check(asked, words_file)
         return 0
     if everything and directory is None:
         raise BadRequest(what="--all reads everything through the mount: give --mount DIR too")
+    if read_only and (accept or wait):
+        raise BadRequest(what="--read-only takes what there is, and follows: it needs neither --accept nor --wait")
     if accept and wait:
         raise BadRequest(what="--accept goes on with who answers now, and --wait waits for more: choose one")
     home = asked.find_home()
@@ -143,21 +151,19 @@ def recover(
         friends += _found(secret, via, _nearby() if nearby else ())
         click.echo(_ASKING, err=True)
         with shown("catalog") as progress:
-            done = trio.run(run_recover, home, secret, friends, Wish(accept, wait), say, progress)
+            done = trio.run(run_recover, home, secret, friends, Wish(accept, wait, read_only), say, progress)
     _tell(home, done)
     if directory is None:
-        if not done.may_write:
+        if not done.may_write and not read_only:
             click.echo(f"To write, {TO_WRITE}.")
         click.echo("Now: bitdustfs mount DIRECTORY")
     else:
         click.get_current_context().invoke(
             mount, directory=directory, code=None, foreground=False, words=(), is_daemon=False
         )
-        if everything and done.may_write and not _read_all(home, Path(directory), done.found.answered):
+        if everything and not _read_all(home, Path(directory), done.found.answered):
             return EXIT[Kind.UNAVAILABLE]
-        if everything and not done.may_write:
-            click.echo("Contents come when they are read: of what is only read, nothing is kept here.")
-    return 0 if done.may_write else EXIT[Kind.UNAVAILABLE]
+    return 0 if done.may_write or read_only else EXIT[Kind.UNAVAILABLE]
 
 
 def _nearby() -> tuple[str, ...]:

@@ -50,6 +50,7 @@ class Wish:
 
     accept: bool  # go on from what there is
     wait: bool  # ask again
+    read_only: bool = False  # only to read, whoever writes
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ async def run_recover(
         ) from error
     if not wish.accept:
         refuse_older(home, found)
-    may_write = found.is_certain or wish.accept
+    may_write = (found.is_certain or wish.accept) and not wish.read_only
     if may_write:
         first = found
         found, identity = await seeker.take_over()
@@ -169,10 +170,18 @@ def refuse_older(home: Home, found: Found) -> None:
 
 @asynccontextmanager
 async def fetched_catalog(
-    identity: Identity, secrets: VolumeSecrets, found: Found, new: Path, progress: Progress
+    identity: Identity,
+    secrets: VolumeSecrets,
+    found: Found,
+    new: Path,
+    progress: Progress,
+    *,
+    verbatim: bool = False,
 ) -> AsyncIterator[tuple[SqliteCatalog, RestoreReport]]:
     """Bring the catalog that a head names into a new file, open, with what is to be noted in it not committed yet.
 
+    Args:
+        verbatim: leave the rows as they are, for a reader.
     Raises:
         BadFormat: it is that of another volume. What `Recovery.fetch` raises.
     """
@@ -187,7 +196,9 @@ async def fetched_catalog(
         recovery = Recovery(found, suppliers, secrets, ThreadCrunch(), SystemEntropy(), scratch)
         with closing(Restore(new)) as restore:
             await recovery.fetch(restore, told)
-            report = await trio.to_thread.run_sync(lambda: restore.finish(last_change=found.content.change))
+            report = await trio.to_thread.run_sync(
+                lambda: restore.finish(last_change=found.content.change, verbatim=verbatim)
+            )
         with closing(SqliteCatalog(new)) as catalog:
             if catalog.value("volume_id") != secrets.volume_id:
                 raise BadFormat(what="the suppliers hold the catalog of another volume under this one's keys")
@@ -199,7 +210,8 @@ async def _restore(
     home: Home, identity: Identity, secrets: VolumeSecrets, found: Found, progress: Progress
 ) -> RestoreReport:
     new = home.catalog.with_name(home.catalog.name + ".new")
-    async with fetched_catalog(identity, secrets, found, new, progress) as (catalog, report):
+    is_reader = identity.certificate.role is Role.READER
+    async with fetched_catalog(identity, secrets, found, new, progress, verbatim=is_reader) as (catalog, report):
         note_checked(catalog, SystemWall().now_ns() // 1_000_000_000)
         catalog.commit()
     _forget(home)

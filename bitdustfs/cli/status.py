@@ -14,7 +14,7 @@ import click
 
 from bitdustfs.cli.common import Asked, count, moment, show_json, with_common_options, with_json
 from bitdustfs.cli.fairness import fairness_lines
-from bitdustfs.core.report import PRACTICE_BANNER, StatusReport, SupplierReport, WithoutReport
+from bitdustfs.core.report import PRACTICE_BANNER, StatusReport, SupplierReport, ViewReport, WithoutReport
 from bitdustfs.core.units import format_eta, format_size
 from bitdustfs.edges.control import ask
 from bitdustfs.errors import BadRequest
@@ -151,6 +151,8 @@ def lines(report: StatusReport, place: str) -> list[str]:
     shown = [f"{place}{report['path'] if report['path'] != '/' else ''}: {state.value} - {meaning}"]
     if report["practice"]:
         shown.append(PRACTICE_BANNER)
+    if "view" in report:
+        shown.append(_view_line(report["view"]))
     shown.append(f"  holds      {report['files']} files and folders, {format_size(report['bytes'])}")
     shown.append(f"  of these   {_shares(report)}")
     if report["files_local"]:
@@ -217,6 +219,15 @@ def _repair(report: StatusReport) -> str:
     elif not report["repairing"]:
         told.append("`bitdustfs rebuild --dry-run` says why it waits")
     return "; ".join(told)
+
+
+def _view_line(view: ViewReport) -> str:
+    """What a machine shows that only reads."""
+    heard = "" if view["answering"] >= view["needed"] else "; a newer one may exist"
+    return (
+        f"  reader     shows version {view['version']} of {moment(view['time_s'])}, "
+        f"written by node {view['writer'][:8]}{heard}"
+    )
 
 
 def _code_lines(report: StatusReport) -> list[str]:

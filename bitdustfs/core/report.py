@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Final, TypedDict
+from typing import Final, NotRequired, TypedDict
 
 PRACTICE_BANNER: Final = "practice: all suppliers are on this machine; do not keep anything here"
 
@@ -91,6 +91,17 @@ class StatusReport(TypedDict):
     suppliers: list[SupplierReport]
     fairness: list[FairnessReport]  # friends with whom anything was counted, by name
     trouble: list[str]  # sentences, newest first
+    view: NotRequired[ViewReport]  # of a machine that only reads
+
+
+class ViewReport(TypedDict):
+    """What a machine shows that only reads."""
+
+    version: int  # of the head whose tree it is
+    time_s: int  # when that was made, in seconds since 1970, by the clock of who wrote it
+    writer: str  # node id, hex
+    answering: int  # suppliers that would tell of a newer one now
+    needed: int  # so many must, to be sure that there is none: of fewer, all others may be a quorum
 
 
 class WithoutReport(TypedDict):

@@ -12,6 +12,7 @@ _PAGE_ROWS = 1000  # looked at in one step
 _OUTBOX_SIZES = "SELECT no, length(changes) FROM l_outbox WHERE no > ? ORDER BY no LIMIT ?"
 _OUTBOX = "SELECT no, changes FROM l_outbox WHERE no > ? AND no <= ? ORDER BY no"
 _OUTBOX_BYTES = "SELECT coalesce(sum(length(changes)), 0) FROM l_outbox"
+_EMPTY_OUTBOX = "DELETE FROM l_outbox"
 _NOTE_CHANGE = """
     INSERT INTO l_counter (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value
 """
@@ -73,6 +74,7 @@ class ReplicaTables(Store):
 
     def note_last_change(self, change: int) -> None:
         """Let this be the number of the newest change: of one that was made elsewhere, and came by a step."""
+        self._change(_EMPTY_OUTBOX)
         self._change(_NOTE_CHANGE, ("change", change))
 
     def changed(self, ino: Ino) -> int:

@@ -50,6 +50,7 @@ _NAMES = f"""
     FROM r_name AS n CROSS JOIN r_inode AS i ON i.ino = n.ino AND i.died = {LIVE}
     WHERE n.parent = ? AND n.cookie > ? AND n.died = {LIVE} ORDER BY n.cookie LIMIT ?
 """
+_NAME_AT_PLACE = f"SELECT name FROM r_name WHERE parent = ? AND cookie = ? AND died = {LIVE}"
 _NAMES_OF = f"""
     SELECT parent, name, ino, cookie, superseded FROM r_name WHERE ino = ? AND died = {LIVE}
     ORDER BY parent, cookie
@@ -180,6 +181,11 @@ class TreeTables(Store):
             (Name(parent, row[0], row[1], row[2], row[3]), _inode(row[1], row[4:]))
             for row in self._rows(_NAMES, (parent, after, limit))
         ]
+
+    def name_at(self, parent: Ino, cookie: Cookie) -> bytes | None:
+        """What the name at this place of a directory is called; None: there is none."""
+        rows = self._rows(_NAME_AT_PLACE, (parent, cookie))
+        return rows[0][0] if rows else None
 
     def last_cookie(self) -> Cookie:
         """The cookie that was given out last."""

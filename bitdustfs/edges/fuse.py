@@ -40,11 +40,13 @@ from bitdustfs.edges.fuse_pages import Pages
 from bitdustfs.edges.fuse_past import PastOperations
 from bitdustfs.edges.fuse_tuning import MAX_BACKGROUND, MountOptions, prove
 from bitdustfs.edges.fuse_turn import taking_turns
+from bitdustfs.edges.fuse_view import ViewOperations
 from bitdustfs.engine.attributes import Attributes, Changes
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.past_tree import SNAPSHOTS_NAME, PastTree
 from bitdustfs.engine.tree import Caller, Tree
+from bitdustfs.engine.view_tree import ViewTree
 from bitdustfs.errors import BitdustError, FileError, SetupMissing
 from bitdustfs.model import ROOT_INO, Cookie, Ino, Inode, Space
 
@@ -72,7 +74,7 @@ def _answered(limit: Limit | None = None) -> Callable[[Handler[P, R]], Handler[P
     """Wrap a handler: any failure becomes a FUSEError, and what waits gets the deadline named `limit`.
 
     One without a limit must have none to need: it may not wait at all, or must set its own deadline.
-    What is in a snapshot is answered by `edges.fuse_past`.
+    What is in a snapshot is answered by `edges.fuse_past`, and what is asked of a reader by `edges.fuse_view`.
     """
 
     def wrap(handler: Handler[P, R]) -> Handler[P, R]:
@@ -82,6 +84,9 @@ def _answered(limit: Limit | None = None) -> Callable[[Handler[P, R]], Handler[P
                 if args and args[0].__class__ is int and args[0] >= FIRST_PAST:
                     with trio.fail_after(self.deadlines.read_s):
                         return cast(R, await self._past_handler(handler.__name__)(*args, **kwargs))
+                if self.view is not None and handler.__name__ != "statfs":
+                    with trio.fail_after(self.deadlines.read_s):
+                        return cast(R, await self.view.handler(handler.__name__)(*args, **kwargs))
                 if limit is None:
                     return await handler(self, *args, **kwargs)
                 with trio.fail_after(getattr(self.deadlines, limit)):
@@ -106,6 +111,7 @@ class Operations(pyfuse3.Operations):
         space: true numbers for statfs, at once and without the network.
         note_slots: is told once how many reads the kernel hands over at a time.
         past: what snapshots show; None: no name leads to any.
+        view: the tree of who only reads; None: everything is asked of `tree` and `files`.
         make_safe: after an fsync, waits until a file survives this machine; None: fsync ends when it is durable here.
     """
 
@@ -121,6 +127,7 @@ class Operations(pyfuse3.Operations):
         note_slots: Callable[[int], None] = lambda slots: None,
         make_safe: Callable[[Ino | None], Awaitable[None]] | None = None,
         past: PastTree | None = None,
+        view: ViewTree | None = None,
     ) -> None:
         super().__init__()
         self._tree = tree
@@ -137,7 +144,8 @@ class Operations(pyfuse3.Operations):
         self._past = (
             PastOperations(past, _entry, reply=pyfuse3.readdir_reply, opened=_opened) if past is not None else None
         )
-        self.pages = Pages(pyfuse3.invalidate_inode)
+        self.view = self._viewed(view) if view is not None else None
+        self.pages = Pages(pyfuse3.invalidate_inode, pyfuse3.invalidate_entry)
 
     # -- names -----------------------------------------------------------------------------------------------
 
@@ -155,6 +163,9 @@ class Operations(pyfuse3.Operations):
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         for ino, count in inode_list:
             if ino >= FIRST_PAST:
+                continue
+            if self.view is not None:
+                self.view.tree.forget(Ino(ino), count)
                 continue
             try:
                 self._lives.forget(Ino(ino), count)
@@ -351,7 +362,16 @@ class Operations(pyfuse3.Operations):
 
         Never call it from a handler: on its way the kernel waits for reads and writes, which need this loop.
         """
-        return await self.pages.drop(self._lives.known())
+        return await self.pages.drop(self.view.tree.known() if self.view is not None else self._lives.known())
+
+    async def forget_stale(self) -> None:
+        """Make the kernel forget what another view of a reader shows otherwise. Never call it from a handler."""
+        if self.view is None:
+            return
+        names, numbers = self.view.tree.take_stale()
+        await self.pages.drop_names(iter(names))
+        await self.pages.drop(iter(numbers))
+        self.view.tree.settled(numbers)
 
     def left(self) -> None:
         """The kernel is gone: drop what only it needed."""
@@ -366,6 +386,17 @@ class Operations(pyfuse3.Operations):
         if self._past is None:
             raise FileError(errno=errno.ESTALE, what="no snapshot is shown")
         return self._past.handler(name)
+
+    def _viewed(self, tree: ViewTree) -> ViewOperations:
+        return ViewOperations(
+            tree,
+            self._attributes,
+            _entry,
+            missing=Entry,
+            reply=pyfuse3.readdir_reply,
+            opened=_opened,
+            snapshots=self._past.top if self._past is not None else None,
+        )
 
     def _told(self, inode: Inode) -> Entry:
         """The entry of a reply that makes the kernel know the inode once more."""
@@ -394,8 +425,8 @@ def _entry(inode: Inode) -> Entry:
     return entry
 
 
-def _opened(handle: int) -> pyfuse3.FileInfo:
-    return pyfuse3.FileInfo(fh=handle, keep_cache=True)
+def _opened(handle: int, keep_cache: bool = True) -> pyfuse3.FileInfo:
+    return pyfuse3.FileInfo(fh=handle, keep_cache=keep_cache)
 
 
 def _caller(ctx: Context) -> Caller:

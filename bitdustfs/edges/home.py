@@ -60,6 +60,11 @@ class Home:
         return self.path / "recovering"
 
     @property
+    def newer(self) -> Path:
+        """A whole newer catalog that a reader takes over what differs from."""
+        return self.path / "catalog.newer"
+
+    @property
     def trial(self) -> Path:
         return self.path / "catalog.trial"
 

@@ -109,6 +109,15 @@ class Reader:
             if not self.is_elsewhere(ino, index, coming):
                 return coming.result()
 
+    async def of_row(self, row: ChunkRow) -> bytes:
+        """The same of a chunk whatever file has it. Raises TooFewFragments: not now. BlockLost, SealBroken."""
+        found = self._at_hand(row)
+        if found is not None:
+            return found
+        coming = self._coming.get(row.chunk) or self._start([row])[0]
+        await coming.done.wait()
+        return coming.result()
+
     def begin(self, ino: Ino, index: int) -> bytes | Coming:
         """The plaintext of a chunk, if it is at hand, or else the fetch that brings it. Does not wait.
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import trio
 
 from bitdustfs.core import health
-from bitdustfs.core.report import FairnessReport, StatusReport, SupplierReport
+from bitdustfs.core.report import FairnessReport, StatusReport, SupplierReport, ViewReport
 from bitdustfs.core.units import format_day, format_eta, format_size
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.fragments import Fragments
@@ -128,6 +128,10 @@ class Reporter:
         self.is_unlike: Callable[[BlockRow], bool] = lambda _row: False  # see `Follower`
         self.count_unlike: Callable[[], int] = lambda: 0
         self.trouble_recoding: Callable[[], str] = lambda: ""  # see `Recoder.trouble`
+        self.view: Callable[[int], ViewReport | None] = lambda _answering: (
+            None
+        )  # of who only reads: see `View.report`
+        self.view_trouble: Callable[[], str] = lambda: ""
         self.fairness: Callable[[], Sequence[FairnessReport]] = tuple  # see `engine.ledger`
         self.aside: list[Leftover] = []  # what of older states of this machine is still to be put into the tree
 
@@ -167,7 +171,7 @@ class Reporter:
         code = self._writer.code() if whole else self._tree.attributes(ino).code or self._writer.code()
         recode_blocks, recode_bytes = self._catalog.count_marked()
         snapshots, snapshot_bytes = self.snapshots()
-        return StatusReport(
+        report = StatusReport(
             state=found.state.value,
             path=path or "/",
             practice=self._practice,
@@ -204,6 +208,10 @@ class Reporter:
             fairness=list(self.fairness()),
             trouble=self._troubles(online),
         )
+        shown = self.view(len(online))
+        if shown is not None:
+            report["view"] = shown
+        return report
 
     async def _volume(self, online: Set[SupplierNo], lacking: Lacks) -> _Found:
         unsafe = await unsafe_bytes(self._catalog, self._replica.safe_change)
@@ -322,6 +330,11 @@ class Reporter:
         code = self._writer.code()
         if code is None:
             found.insert(0, "no supplier is hired: everything exists only on this machine")
+        elif self.view(0) is not None:
+            if not online:
+                found.insert(
+                    0, "no supplier answers: what was read before can be read, and nothing newer is heard of"
+                )
         elif len(online) < code.k:
             found.insert(0, f"{len(online)} of {code.k} needed suppliers answer: nothing new can leave this machine")
         elif lack := self.lack_of_room():
@@ -332,8 +345,10 @@ class Reporter:
             if each.left:
                 why = f" ({each.trouble})" if each.trouble else ""
                 found.insert(0, f"{each.left} files of this machine's older state are not put aside yet{why}")
+        if why := self.view_trouble():
+            found.insert(0, f"a newer state is known, and cannot be shown yet: {why}")
         refusal = self._journal.refusal
-        if refusal is not None:
+        if refusal is not None and self.view(0) is None:
             found.insert(0, f"nothing can be changed now: {refusal}")
         if silent:
             found.append(f"no answer from {', '.join(silent)}")

@@ -53,6 +53,7 @@ from bitdustfs.engine.tree import Tree
 from bitdustfs.engine.trimmer import Trimmer
 from bitdustfs.engine.uploads import Uploads
 from bitdustfs.engine.view import Following, View
+from bitdustfs.engine.view_tree import ViewTree
 from bitdustfs.engine.volume_snapshots import VolumeSnapshots
 from bitdustfs.engine.writer import Writer
 from bitdustfs.model import Code, Role, Suite
@@ -368,6 +369,7 @@ class Services:
     def _make_view(self) -> None:
         """Make what shows a reader the tree of the newest head, and nothing else."""
         self.view: View | None = None
+        self.view_tree: ViewTree | None = None
         if self.is_reader and self._following is not None:
             self.view = View(
                 catalog=self._catalog,
@@ -382,6 +384,7 @@ class Services:
                 secrets=self._secrets,
                 identity=self._identity,
             )
+            self.view_tree = ViewTree(self._catalog, self.tree, self.files, self.reader, self.view)
 
     def _make_reports(self) -> None:
         """Make what tells of it all."""
@@ -412,6 +415,9 @@ class Services:
         )
         self.reporter.lack_of_room = self.lack_of_room
         self.reporter.snapshots = lambda: (len(self.snapshots.all()), self.snapshots.held.total)
+        if self.view is not None:
+            shown = self.view
+            self.reporter.view, self.reporter.view_trouble = shown.report, lambda: shown.trouble
         self.reporter.is_unlike = self.follower.is_unlike
         self.reporter.count_unlike = lambda: self.follower.unlike
         self.reporter.trouble_recoding = lambda: self.recoder.trouble

@@ -14,7 +14,7 @@ A reader sends nothing to suppliers but questions; they would refuse it otherwis
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,6 +26,7 @@ from bitdustfs.core.certificate import Identity
 from bitdustfs.core.head import Head
 from bitdustfs.core.recovery import Found
 from bitdustfs.core.replica import HeadContent, Manifest, ManifestNote
+from bitdustfs.core.report import ViewReport
 from bitdustfs.core.seal import Kind
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.core.way import Way, has_same_base, is_newer, way
@@ -101,9 +102,10 @@ class View:
     """Show the tree of the newest head that is known, and follow.
 
     Attributes:
-        before: called with what a step touches, just before its commit; nobody has seen it yet.
+        prepare: called with what a step touches, and what becomes another content, before copies of it are let go of.
+        before: called with the first of these just before the commit; nobody has seen the next view yet.
         after: called with the same right after it, in the same moment of the loop.
-        settle: called then, and may wait: the kernel forgets what it keeps.
+        settle: called then: the kernel forgets what it keeps.
     """
 
     def __init__(
@@ -138,9 +140,10 @@ class View:
         self._rows = {row.supplier: row for row in catalog.suppliers()}
         self.trouble = ""  # why the newest head that is known cannot be shown; "" if nothing is wrong
         self.steps = 0  # since the start
+        self.prepare: list[Callable[[Touches, Mapping[Ino, Sequence[tuple[int, int]]]], None]] = []
         self.before: list[Callable[[Touches], None]] = []
         self.after: list[Callable[[Touches], None]] = []
-        self.settle: list[Callable[[Touches], object]] = []
+        self.settle: list[Callable[[], Awaitable[None]]] = []
 
     @property
     def head(self) -> Head | None:
@@ -151,6 +154,19 @@ class View:
     def content(self) -> HeadContent | None:
         """What is sealed in it."""
         return self._publisher.content
+
+    def report(self, answering: int) -> ViewReport | None:
+        """What is shown, for `status`; None: nothing yet."""
+        if self.head is None or self.content is None:
+            return None
+        listed = len(self.content.suppliers)
+        return ViewReport(
+            version=self.head.version,
+            time_s=self.content.time_s,
+            writer=self.head.signer.node.hex(),
+            answering=answering,
+            needed=listed - replica.quorum(listed) + 1,
+        )
 
     async def wait_until(self, version: int) -> None:
         """Return when a head of this version, or a newer one, is shown. The caller sets the deadline."""
@@ -226,15 +242,24 @@ class View:
     async def _show(self, head: Head, content: HeadContent, links: bytes) -> None:
         following = await self._fetched(head, content, links)
         try:
+            await self._take(following, links)
+        except BadFormat as error:
+            if following.beside is not None:
+                raise
+            _log.error("what is here is not what the deltas were made from: %s", error)
+            await self._take(await self._fetch_all(head, content), links)
+        self.steps += 1
+        self._shown.set()
+        self._shown = trio.Event()
+        _log.info("version %d of node %s is shown", head.version, short(head.signer.node))
+
+    async def _take(self, following: _Next, links: bytes) -> None:
+        try:
             touches = await self._crunch.run(self._changes.touches, following.changes)
             await self._step(following, touches, links)
         finally:
             if following.beside is not None:
                 await self._crunch.run(following.beside.close)
-        self.steps += 1
-        self._shown.set()
-        self._shown = trio.Event()
-        _log.info("version %d of node %s is shown", head.version, short(head.signer.node))
 
     async def _fetched(self, head: Head, content: HeadContent, links: bytes) -> _Next:
         fetcher = Fetcher(
@@ -311,6 +336,8 @@ class View:
         """Make the next view, and show it. Raises what `Step.apply` and `commit` do: this one is still shown."""
         with self._journal.holding():
             contents = self._spans(touches)
+            for make_ready in self.prepare:
+                make_ready(touches, contents)
             self._files.let_go_of(contents, touches.gone)
             self._journal.commit_now()
             statements = self._noted(following, touches, links)
@@ -331,9 +358,7 @@ class View:
         if touches.suppliers:
             self._take_on_suppliers()
         for wait in self.settle:
-            waited = wait(touches)
-            if waited is not None:
-                await waited  # type: ignore[misc]
+            await wait()
 
     def _spans(self, touches: Touches) -> dict[Ino, list[tuple[int, int]]]:
         """What becomes another content: (first chunk, how many) by file."""

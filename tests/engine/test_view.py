@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ import trio
 
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.node import Node
-from bitdustfs.errors import BitdustError, PeerRefused, ReadOnly
-from bitdustfs.model import ROOT_INO, FragmentName, Root
+from bitdustfs.engine.view_tree import ViewTree
+from bitdustfs.errors import BitdustError, FileError, PeerRefused, ReadOnly
+from bitdustfs.model import ROOT_INO, Cookie, FragmentName, Ino, Root
 from bitdustfs.testing.second import SecondMachine
 from bitdustfs.testing.world import CALLER, World
 
@@ -131,7 +133,7 @@ async def test_reader_puts_nothing_at_suppliers(tmp_path: Path, autojump_clock: 
                 reader.tree.mknod(ROOT_INO, b"mine", 0o100644, CALLER)
 
 
-async def test_broken_step_leaves_the_view_as_it_was(tmp_path: Path, autojump_clock: object) -> None:
+async def test_catalog_that_deltas_do_not_fit_is_made_whole(tmp_path: Path, autojump_clock: object) -> None:
     async with World().running() as world:
         await world.write("a", b"first")
         await world.sync()
@@ -140,15 +142,82 @@ async def test_broken_step_leaves_the_view_as_it_was(tmp_path: Path, autojump_cl
         async with second.running() as reader:
             await shown(world, reader)
             second.catalog.connection.execute("UPDATE r_inode SET size = 77 WHERE ino > 1")  # behind its back
-            before = replicated(second.catalog)
             await world.write("a", b"second")
-            await world.sync()
-            assert reader.view is not None
+            await shown(world, reader)
+            assert second.workshop.made == 1
+            assert replicated(second.catalog) == replicated(world.catalog)
+            assert await second.read("a") == b"second"
+
+
+async def test_open_file_keeps_the_version_that_it_was_opened_with(tmp_path: Path, autojump_clock: object) -> None:
+    before, after = b"b" * 300 * KIB, b"a" * 200 * KIB
+    async with World().running() as world:
+        await world.write("read", before)
+        await world.write("deleted", before + b"d")
+        await world.write("unread", before + b"u")
+        await world.sync()
+        second = SecondMachine(world, tmp_path / "catalog.db")
+        await second.recover()
+        async with second.running() as reader:
+            tree = reader.view_tree
+            assert tree is not None
+            numbers = {name: opened(tree, name) for name in (b"read", b"deleted", b"unread")}
+            assert await tree.read(numbers[b"read"], 0, 1 << 20) == before
+            assert await tree.read(numbers[b"deleted"], 0, 1 << 20) == before + b"d"
+            for name in ("read", "unread"):
+                inode = world.node.tree.lookup(ROOT_INO, name.encode())
+                assert inode is not None
+                await world.node.files.truncate(inode.ino, 0)
+                await world.write(name, after)
+            world.node.tree.unlink(ROOT_INO, b"deleted")
+            await shown(world, reader)
+            assert await tree.read(numbers[b"read"], 0, 1 << 20) == before
+            assert await tree.read(numbers[b"deleted"], 0, 1 << 20) == before + b"d"
+            assert tree.attributes(numbers[b"read"]).size == len(before)
+            assert tree.lookup(ROOT_INO, b"deleted") is None
+            fresh = opened(tree, b"read")
+            assert fresh != numbers[b"read"]
+            assert await tree.read(fresh, 0, 1 << 20) == after
+            for _ in range(40):  # the writer lets go of what nothing needs
+                await world.sync()
+                await trio.sleep(10)
+            with pytest.raises(FileError) as caught:
+                await tree.read(numbers[b"unread"], 0, 1 << 20)
+            assert caught.value.facts["errno"] == errno.ESTALE
+            for number in (*numbers.values(), fresh):
+                tree.closed(number)
+                tree.forget(number, 1)
+            number = opened(tree, b"read")
+            assert await tree.read(number, 0, 1 << 20) == after
+
+
+async def test_file_that_was_never_published_is_not_shown(tmp_path: Path, autojump_clock: object) -> None:
+    async with World().running() as world:
+        await world.write("old", b"old")
+        await world.sync()
+        second = SecondMachine(world, tmp_path / "catalog.db")
+        await second.recover()
+        async with second.running() as reader:
+            tree = reader.view_tree
+            assert tree is not None
+            world.node.tree.mknod(ROOT_INO, b"unborn", 0o100644, CALLER)
+            with world.node.journal.operation():
+                pass
+            await world.node.replica.make_safe()
             with trio.fail_after(60):
-                while not reader.view.trouble:
-                    await trio.sleep(0.1)
-            assert "does not fit" in reader.view.trouble
-            assert replicated(second.catalog) == before
+                assert reader.view is not None
+                await reader.view.wait_until(world.node.publisher.version)
+            assert second.catalog.name(ROOT_INO, b"unborn") is not None
+            assert tree.lookup(ROOT_INO, b"unborn") is None
+            assert [name.name for name, _ in tree.listing(ROOT_INO, Cookie(0), 10)] == [b"old"]
+
+
+def opened(tree: ViewTree, name: bytes) -> Ino:
+    inode = tree.lookup(ROOT_INO, name)
+    assert inode is not None
+    tree.remember(inode.ino)
+    tree.opened(inode.ino)
+    return inode.ino
 
 
 def replicated(catalog: SqliteCatalog) -> dict[str, list[tuple[object, ...]]]:

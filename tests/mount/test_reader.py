@@ -1,0 +1,150 @@
+"""A second machine that only reads, with real processes: it follows what the first one writes."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests import traces
+from tests.mount.practice import Practice
+from tests.mount.support import code_of
+
+pytestmark = pytest.mark.slow
+LETTER = bytes(i * i % 251 for i in range(300_000))
+PATIENCE_S = 60.0
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+@contextmanager
+def reader(swarm: Practice, home: Path, place: Path) -> Iterator[None]:
+    """A second machine, recovered only to read, mounted."""
+    words = ("--words-file", str(swarm.words))
+    place.mkdir(exist_ok=True)
+    said = swarm.run("recover", swarm.places()[0], "--read-only", *words, "--mount", str(place), home=home).stdout
+    assert "and only to be read" in said
+    try:
+        yield
+    finally:
+        swarm.run("umount", str(place), home=home)
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.05)
+
+
+def has(path: Path, content: bytes) -> Callable[[], bool]:
+    return lambda: path.exists() and path.read_bytes() == content
+
+
+def test_what_one_machine_writes_is_seen_on_the_other_and_open_files_keep_their_version(tmp_path: Path) -> None:
+    home, place = tmp_path / "second", tmp_path / "there"
+    with Practice(tmp_path, suppliers=3, code="1/3") as swarm:
+        (swarm.path / "letter").write_bytes(LETTER)
+        (swarm.path / "folder").mkdir()
+        swarm.sync()
+        with reader(swarm, home, place):
+            assert (place / "letter").read_bytes() == LETTER
+            assert not (place / "new").exists()  # and the kernel keeps that
+            assert sorted(os.listdir(place)) == ["folder", "letter"]
+            with (place / "letter").open("rb") as held:
+                (swarm.path / "letter").write_bytes(b"another letter")
+                (swarm.path / "new").write_bytes(b"new")
+                (swarm.path / "folder" / "inside").write_bytes(b"inside")
+                swarm.sync()
+                until(has(place / "new", b"new"))
+                assert (place / "letter").read_bytes() == b"another letter"
+                assert (place / "folder" / "inside").read_bytes() == b"inside"
+                assert held.read() == LETTER
+                assert os.fstat(held.fileno()).st_size == len(LETTER)
+            (swarm.path / "new").unlink()
+            (swarm.path / "folder" / "inside").rename(swarm.path / "moved")
+            swarm.sync()
+            until(lambda: sorted(os.listdir(place)) == ["folder", "letter", "moved"])
+            assert not (place / "new").exists()
+            assert os.listdir(place / "folder") == []
+            assert code_of((place / "mine").touch) == errno.EROFS
+            assert code_of((place / "moved").unlink) == errno.EROFS
+            report = json.loads(swarm.run("status", "--json", home=home, ok=(0, 30, 31)).stdout)
+            version = report["view"]["version"]
+            assert "written by node" in swarm.run("status", home=home, ok=(0, 30, 31)).stdout
+
+            os.kill(mount_pid(tmp_path, place), signal.SIGKILL)
+            (swarm.path / "after").write_bytes(b"after")
+            swarm.sync()
+            swarm.run("mount", str(place), home=home)
+            until(has(place / "after", b"after"))
+            assert (place / "moved").read_bytes() == b"inside"
+
+            for pid in swarm.supplier_pids():
+                os.kill(pid, signal.SIGSTOP)
+            try:
+                assert (place / "after").read_bytes() == b"after"
+                assert sorted(os.listdir(place)) == ["after", "folder", "letter", "moved"]
+            finally:
+                for pid in swarm.supplier_pids():
+                    os.kill(pid, signal.SIGCONT)
+            (swarm.path / "last").write_bytes(b"last")  # the first machine was never disturbed
+            swarm.sync()
+            until(has(place / "last", b"last"))
+            report = json.loads(swarm.run("status", "--json", home=home, ok=(0, 30, 31)).stdout)
+            assert report["view"]["version"] > version
+
+
+def mount_pid(directory: Path, place: Path) -> int:
+    """The process that serves a mount."""
+    return next(pid for pid, words in traces.processes([directory]) if "mount" in words and str(place) in words)
+
+
+def test_session_with_my_other_computer_is_as_readme_prints_it(tmp_path: Path) -> None:
+    home, place = tmp_path / "laptop", tmp_path / "there"
+    place.mkdir()
+    with Practice(tmp_path, suppliers=3, code="1/3") as swarm:
+        (swarm.path / "letters").mkdir()
+        swarm.sync()
+        hosts = {"desktop": (swarm.home, swarm.path), "laptop": (home, place)}
+        try:
+            for who, command, printed in readme_steps():
+                said = session_step(swarm, *hosts[who], command)
+                assert printed == "  ...\n" or said == printed, f"{who}$ {command}\n{said}"
+        finally:
+            swarm.run("umount", str(place), home=home)
+
+
+def readme_steps() -> list[tuple[str, str, str]]:
+    """Who does what, and what is printed then."""
+    section = README.read_text().partition("\n## My other computer\n")[2].partition("\n## ")[0]
+    found: list[tuple[str, str, str]] = []
+    for line in section.split("```")[1].strip("\n").splitlines():
+        prompt = re.fullmatch(r"(\w+)\$ (.+)", line)
+        if prompt:
+            found.append((prompt[1], prompt[2], ""))
+        else:
+            found[-1] = (*found[-1][:2], found[-1][2] + line + "\n")
+    assert len(found) > 5
+    return found
+
+
+def session_step(swarm: Practice, home: Path, place: Path, command: str) -> str:
+    command = command.replace("NODEID@ADDR:PORT", swarm.places()[0]).replace("~/BitDust", str(place))
+    if command.startswith("bitdustfs recover"):
+        command += f" --words-file {swarm.words}"
+    if command.startswith("bitdustfs"):
+        done = swarm.run(*command.split()[1:], home=home)
+        return done.stdout
+    if command.startswith("cat"):
+        until(Path(command.split()[1]).exists)  # a moment later, as a person is
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, env={"LC_ALL": "C"})
+    return (done.stdout + done.stderr).replace(str(place), "~/BitDust")
