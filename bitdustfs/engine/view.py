@@ -199,9 +199,8 @@ class View:
             try:
                 with trio.fail_after(WATCH_S + SPARE_S):
                     told = await self._suppliers.watch(supplier, *self._rank())
-                while told > self._rank():
+                if told > self._rank():
                     await self._look(supplier, told)
-                    break
             except (BitdustError, trio.TooSlowError) as error:
                 _log.debug("supplier %d tells nothing of heads now: %s", supplier, error or "no answer in time")
                 await trio.sleep(AGAIN_S)
