@@ -183,7 +183,7 @@ async def test_open_file_keeps_the_version_that_it_was_opened_with(tmp_path: Pat
                 await trio.sleep(10)
             with pytest.raises(FileError) as caught:
                 await tree.read(numbers[b"unread"], 0, 1 << 20)
-            assert caught.value.facts["errno"] == errno.ESTALE
+            assert caught.value.errno == errno.ESTALE
             for number in (*numbers.values(), fresh):
                 tree.closed(number)
                 tree.forget(number, 1)
