@@ -36,7 +36,9 @@ class Recorder:
     def changes(self) -> bytes:
         """What was changed until now, as a changeset; empty if nothing was. Raises apsw.Error."""
         try:
-            return self._session.changeset() if self._session is not None else b""
+            if self._session is None or self._session.is_empty:
+                return b""  # making an empty one takes two statements: most of what an fsync commits is local
+            return self._session.changeset()
         except ValueError as e:
             raise apsw.ConnectionClosedError(str(e)) from e  # and its session with it
 

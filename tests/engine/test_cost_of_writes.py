@@ -1,0 +1,89 @@
+"""Work that can be counted: what a small write, and its fsync, ask of the catalog and of the disk."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import apsw
+import pytest
+from trio.testing import MockClock
+
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from tests.engine.volume import Volume
+
+PAGE = 4096
+PAGES = 512
+WRITES = 100
+A_WRITE = 4  # SQL statements, where ten share a commit: rows of its extent, of what it cut in two, and of check sums
+A_SYNC = 8  # with its write: rows of the extent, of the file, of its check sums, and the transaction
+
+
+@pytest.fixture
+def autojump_clock() -> Iterator[MockClock]:
+    yield MockClock(autojump_threshold=0)
+
+
+@pytest.fixture
+def statements() -> Iterator[list[str]]:
+    """Every SQL statement that is run on a connection opened from now on, once for each row."""
+    found: list[str] = []
+
+    def watch(connection: apsw.Connection) -> None:
+        connection.trace_v2(apsw.SQLITE_TRACE_STMT, lambda event: found.append(event["sql"]))
+
+    apsw.connection_hooks.append(watch)
+    yield found
+    apsw.connection_hooks.remove(watch)
+
+
+async def test_random_writes_cost_few_statements(statements: list[str], autojump_clock: MockClock) -> None:
+    volume = Volume()
+    async with volume.running(upload=False):
+        ino = volume.create()
+        await volume.files.write(ino, 0, random.Random(1).randbytes(PAGES * PAGE))
+        await volume.files.fsync(ino)
+        statements.clear()
+        for turn, page in enumerate(random.Random(2).sample(range(PAGES), WRITES)):
+            await volume.files.write(ino, page * PAGE, b"x" * PAGE)
+            if turn % 10 == 9:
+                volume.journal.commit()
+        await volume.files.fsync(ino)
+        assert len(statements) <= A_WRITE * WRITES, Counter(statements).most_common(8)
+
+
+async def test_write_and_fsync_cost_few_statements_and_one_sync_of_each_file(
+    statements: list[str], autojump_clock: MockClock
+) -> None:
+    catalog, spools = Counted(SqliteCatalog(":memory:")), []
+
+    def coat(spool: Any) -> Any:
+        spools.append(Counted(spool))
+        return spools[-1]
+
+    volume = Volume(catalog=catalog, coat=coat)  # type: ignore[arg-type]
+    async with volume.running(upload=False):
+        ino = volume.create()
+        await volume.files.write(ino, 0, random.Random(1).randbytes(PAGES * PAGE))
+        await volume.files.fsync(ino)
+        for counted in (statements, catalog.calls, spools[-1].calls):
+            counted.clear()
+        for page in random.Random(2).sample(range(PAGES), WRITES):
+            await volume.files.write(ino, page * PAGE, b"x" * PAGE)
+            await volume.files.fsync(ino)
+        assert catalog.calls["harden"] == catalog.calls["commit"] == spools[-1].calls["harden"] == WRITES
+        assert len(statements) <= A_SYNC * WRITES, Counter(statements).most_common(12)
+
+
+class Counted:
+    """Another port, whose calls are counted by name."""
+
+    def __init__(self, port: Any) -> None:
+        self._port = port
+        self.calls: Counter[str] = Counter()
+
+    def __getattr__(self, name: str) -> Any:
+        self.calls[name] += 1
+        return getattr(self._port, name)
