@@ -180,8 +180,11 @@ def decode_plan(content: bytes) -> Plan:
 
 
 def decode_progress(content: bytes | None) -> Progress:
-    """Read what was noted; nothing was if there is none. It is our own: raises msgspec.MsgspecError if damaged."""
-    return _progresses.decode(content) if content else Progress()
+    """Read what was noted; nothing was if there is none. It is our own. Raises BadFormat: it is damaged."""
+    try:
+        return _progresses.decode(content) if content else Progress()
+    except msgspec.MsgspecError as bad:
+        raise BadFormat(what=f"what the catalog notes of an older state's progress is damaged: {bad}") from bad
 
 
 def numbered(name: bytes, number: int) -> bytes:

@@ -311,8 +311,11 @@ def encode_note(note: ManifestNote) -> bytes:
 
 
 def decode_note(content: bytes) -> ManifestNote:
-    """Read a note. It is our own: raises msgspec.MsgspecError if it is damaged."""
-    return _note_decoder.decode(content)
+    """Read a note. It is our own. Raises BadFormat: it is damaged."""
+    try:
+        return _note_decoder.decode(content)
+    except msgspec.MsgspecError as bad:
+        raise BadFormat(what=f"what the catalog notes of its newest snapshot is damaged: {bad}") from bad
 
 
 # --- decisions ----------------------------------------------------------------------------------------------

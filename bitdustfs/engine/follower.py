@@ -32,6 +32,7 @@ from bitdustfs.core.codes import Usual, wished_code, wished_n
 from bitdustfs.core.placement import default_code, parse_code
 from bitdustfs.engine.bell import Looks
 from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.kept import kept
 from bitdustfs.engine.releases import Releases
 from bitdustfs.errors import BitdustError
 from bitdustfs.model import NO_BLOCK, BlockNo, BlockRow, ChunkNo, Code, Cookie, FragmentState, Ino, Inode, Standing
@@ -46,6 +47,7 @@ NAMES: Final = 64  # (tune) of a folder, in one go: 3 ms
 SHARE: Final = 3  # a walk takes a quarter of the loop at most
 _WALK: Final = "codes_followed"  # in the catalog, local: JSON [what was usual, last block, blocks of another k]
 _SPREAD: Final = "codes_spread"  # in the catalog: JSON [[former, new, [[directory, last cookie], …]], …]
+_Spread = tuple[str, str, list[tuple[int, int]]]
 _log = logging.getLogger(__name__)
 
 
@@ -122,8 +124,7 @@ class Follower:
         """
         self.look_again()
         if inode.is_dir and inode.code != new:
-            raw = self._catalog.value(_SPREAD)
-            spreads = [*(json.loads(raw) if raw else []), [_text(inode.code), _text(new), [[int(inode.ino), 0]]]]
+            spreads = [*self._spreads(), (_text(inode.code), _text(new), [(int(inode.ino), 0)])]
             self._catalog.put_value(_SPREAD, json.dumps(spreads).encode())
 
     async def run(self) -> None:
@@ -198,10 +199,8 @@ class Follower:
 
     def _known(self) -> _Walk:
         raw = self._catalog.local_value(_WALK)
-        if not raw:
-            return _Walk()
-        usual, last, unlike = json.loads(raw)
-        return _Walk(usual, BlockNo(last), unlike)
+        noted = kept(raw, tuple[str, int, int], "all blocks are gone through for their codes again")
+        return _Walk(noted[0], BlockNo(noted[1]), noted[2]) if noted is not None else _Walk()
 
     def _follow(self, row: BlockRow, usual: Usual, in_use: Callable[[], Set[ChunkNo]]) -> bool:
         """Note the n that a block is to have now. Returns whether something in it wishes another k."""
@@ -237,24 +236,37 @@ class Follower:
         if n < row.code.n and missing:
             self._releases.forget_fragments(wished, missing)
 
+    def _spreads(self) -> list[_Spread]:
+        """What codes are still to be handed on to what is in folders; of damaged ones none."""
+        told = "a folder whose code was just set may have to be given it once more"
+        found = kept(self._catalog.value(_SPREAD), list[_Spread], told) or []
+        if all(stack and _is_code(former) and _is_code(new) for former, new, stack in found):
+            return found
+        _log.warning("a note in the catalog is damaged, so %s", told)
+        return []
+
     # -- folders -----------------------------------------------------------------------------------------------
 
     def _step_into(self) -> bool:
         """Give a page of a folder's names its code. False: there is nothing to do."""
-        raw = self._catalog.value(_SPREAD)
-        if not raw:
+        if not self._catalog.value(_SPREAD):
             return False
-        (former, new, stack), *others = json.loads(raw)
+        spreads = self._spreads()
+        if not spreads:  # damaged
+            with self._journal.operation():
+                self._catalog.put_value(_SPREAD, b"")
+            return False
+        (former, new, stack), *others = spreads
         directory, cookie = stack.pop()
         page = self._catalog.names(Ino(directory), Cookie(cookie), NAMES)
         with self._journal.operation():
             if len(page) == NAMES:
-                stack.append([directory, int(page[-1][0].cookie)])
+                stack.append((directory, int(page[-1][0].cookie)))
             for _name, inode in page:
                 if _text(inode.code) == former and (inode.is_dir or inode.is_file):
                     self._catalog.put_inode(replace(inode, code=parse_code(new) if new else None))
-                    stack += [[int(inode.ino), 0]] if inode.is_dir else []
-            left = [[former, new, stack], *others] if stack else others
+                    stack += [(int(inode.ino), 0)] if inode.is_dir else []
+            left = [(former, new, stack), *others] if stack else others
             self._catalog.put_value(_SPREAD, json.dumps(left).encode() if left else b"")
             self.look_again()
         return True
@@ -270,6 +282,13 @@ def _key(usual: Usual) -> str:
     if usual.chosen is not None:
         return str(usual.chosen)
     return "/".join(str(default_code(count)) if count else "none" for count in (usual.hired, usual.expected))
+
+
+def _is_code(text: str) -> bool:
+    try:
+        return not text or bool(parse_code(text))
+    except BitdustError:
+        return False
 
 
 def _text(code: Code | None) -> str:

@@ -23,6 +23,7 @@ from bitdustfs.core.namefilter import NameFilter
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.bell import Looks
 from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.kept import kept
 from bitdustfs.engine.listed import Listing
 from bitdustfs.engine.releases import Releases
 from bitdustfs.errors import BitdustError
@@ -99,7 +100,7 @@ class Orphans:
     def _swept(self) -> set[int] | None:
         """The suppliers that are done; None: nothing is due."""
         raw = self._catalog.local_value(_DUE)
-        return set(json.loads(raw)) if raw else None
+        return set(kept(raw, list[int], "all suppliers are gone through for orphans again") or ()) if raw else None
 
     def _note(self, swept: set[int]) -> None:
         is_done = swept >= {row.supplier for row in self._asked()}

@@ -33,6 +33,7 @@ from bitdustfs.core.replica import HeadContent, Holders
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.bell import Looks
 from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.kept import kept
 from bitdustfs.errors import BadFormat, BitdustError, HeadForked, PeerError, PeerFault, SealBroken
 from bitdustfs.model import BlockId, Suite, SupplierNo, short
 from bitdustfs.ports import Catalog, Entropy
@@ -104,8 +105,7 @@ class Publisher:
         self._connections: dict[SupplierNo, int] = {}  # how many new ones there were
         keepers.on_connected = self._connected
         self._busy: set[SupplierNo] = set()
-        listed_before = catalog.local_value(_BEFORE)
-        self._before = _read_lists(listed_before) if listed_before else ()
+        self._before = _lists_before(catalog)
         self._looks = Looks(journal.bell, _LOOK_EVERY_S)
         self.on_change: Callable[[], None] = lambda: None  # there is another head, or somebody has another one
         self.foreign: Foreign | None = None
@@ -363,11 +363,13 @@ class Publisher:
         self._journal.bell.ring()  # what waits for a quorum may go on
 
 
-def _read_lists(raw: bytes) -> tuple[frozenset[int], ...]:
-    lists = json.loads(raw)
-    if lists and isinstance(lists[0], int):  # one list, as it was kept before there could be several
-        lists = [lists]
-    return tuple(frozenset(each) for each in lists)
+def _lists_before(catalog: Catalog) -> tuple[frozenset[int], ...]:
+    """Whose quorum the newest head needs beside that of its own list."""
+    raw = catalog.local_value(_BEFORE)
+    lists = kept(raw, list[list[int]], "the newest head needs a quorum of all suppliers that are hired")
+    if lists is None and raw:
+        return (frozenset(int(row.supplier) for row in catalog.suppliers() if row.is_listed),)
+    return tuple(frozenset(each) for each in lists or ())
 
 
 def keep_head(catalog: Catalog, raw: bytes) -> None:

@@ -28,6 +28,7 @@ from bitdustfs.core.placement import parse_code
 from bitdustfs.engine.bell import Looks
 from bitdustfs.engine.follower import Follower
 from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.kept import kept
 from bitdustfs.engine.rewriter import Old, Rewriter
 from bitdustfs.engine.tree import Tree
 from bitdustfs.errors import BitdustError
@@ -151,8 +152,7 @@ class Recoder:
 
     def _what_was_asked(self) -> tuple[str, list[int]]:
         raw = self._catalog.value(_ASKED)
-        text, inos = json.loads(raw) if raw else ("", [])
-        return text, inos
+        return kept(raw, tuple[str, list[int]], "what was to be coded anew has to be asked for again") or ("", [])
 
     def _is_to_be_marked_again(self) -> bool:
         """Whether it was asked for on a machine that was lost, or of a process that died over it."""
