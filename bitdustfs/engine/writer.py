@@ -540,6 +540,8 @@ class Writer:
             if overlap or life.inline is not None:
                 life.patience_s = min(HOT_MOST_S, 2 * max(FREEZE_AFTER_S, life.patience_s))
             life.dirty_at = trio.current_time()
+        else:  # it cools down: a file that stays open may be changed seldom from now on
+            life.patience_s /= 2
 
 
 def _or_published(spooled: Callable[[FileLife, Piece], Unchecked], life: FileLife, piece: Piece) -> Unchecked | None:

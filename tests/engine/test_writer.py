@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from bitdustfs.engine.filestate import FileLife
-from bitdustfs.engine.writer import _Job
+from bitdustfs.engine.writer import HOT_MOST_S, _Job
 from bitdustfs.model import BLOCK_BYTES, CHUNK_BYTES, HOLE, Code, FileState, FragmentState
 from tests.engine.volume import Volume
 
@@ -87,6 +88,39 @@ async def test_change_is_uploaded_by_itself_within_seconds(autojump_clock: MockC
         ino = await volume.write_all(b"a small file")
         await trio.sleep(8)
         assert volume.files.state(ino) is FileState.PLACED
+
+
+@pytest.mark.slow
+async def test_file_that_changes_all_the_time_is_sent_seldom_and_soon_again_when_it_is_calm(
+    autojump_clock: MockClock,
+) -> None:
+    volume = Volume()
+    volume.remote.delay_s = 6.0  # it is changed again before it is placed
+    async with volume.running():
+        ino = volume.create()
+        sent_at: list[float] = []
+
+        async def change(every_s: int, times: int) -> None:
+            for number in range(times):
+                known = len(sent_at)
+                await volume.files.write(ino, 0, number.to_bytes(4, "big") * 5000)
+                for _ in range(every_s // 5):
+                    await trio.sleep(5)
+                    inode = volume.catalog.inode(ino)
+                    assert inode is not None
+                    if inode.version > known:
+                        sent_at.extend([trio.current_time()] * (inode.version - known))
+                        known = inode.version
+
+        await change(5, 230)
+        waits = [after - before for before, after in pairwise(sent_at)]
+        assert len(sent_at) <= 12  # and not one each eleven seconds
+        assert HOT_MOST_S <= max(waits) <= HOT_MOST_S + 15
+        assert all(after >= before - 5 for before, after in pairwise(waits)), waits
+        await change(320, 5)
+        seen = len(sent_at)
+        await change(30, 5)
+        assert len(sent_at) >= seen + 5
 
 
 @pytest.mark.slow
