@@ -20,7 +20,7 @@ given up for it, but nobody can say either that what the silent ones hold is sti
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -276,10 +276,11 @@ class Monitor:
         away_s = {row.supplier: self._away_s[row.supplier] for row in judged}
         if max(away_s.values(), default=0.0) < self._patience.least_s:
             return
-        now_ns = self._wall.now_ns()
-        habits_s = {number: grace.longest_s(self._catalog.absences(number), now_ns) for number in away_s}
         spare = await self._spare([row for row in rows if row.is_listed], offline)
-        waits_s = grace.waits_s(self._patience, spare, habits_s)
+        least_s = grace.waits_s(self._patience, spare, dict.fromkeys(away_s, 0.0))  # habits only make us wait longer
+        near, now_ns = grace.overdue(away_s, least_s), self._wall.now_ns()
+        habits_s = {number: grace.longest_s(self._catalog.absences(number), now_ns) for number in near}
+        waits_s = least_s | grace.waits_s(self._patience, spare, habits_s)
         overdue = grace.overdue(away_s, waits_s)
         # no await from here on: who came back, or was given up, while blocks were counted is not judged
         now = {row.supplier: row for row in self._catalog.suppliers()}
@@ -310,8 +311,9 @@ class Monitor:
 
     async def _spare(self, hired: Sequence[Supplier], offline: Sequence[Supplier]) -> int:
         """Held fragments minus k of the worst block, without those at suppliers that are offline."""
-        least = self._least_spare() - len(offline)
-        most_n = max((code.n for code in self._catalog.codes()), default=0)
+        codes = self._catalog.codes()
+        least = self._least_spare(codes) - len(offline)
+        most_n = max((code.n for code in codes), default=0)
         if least >= grace.AT_EASE or len(hired) <= most_n:
             return least  # that every block has a fragment at each of them is true, or makes no difference
         away = {row.supplier for row in offline}
@@ -322,10 +324,10 @@ class Monitor:
             counted = self._counted_spare = present, trio.current_time(), least if margin is None else margin
         return max(least, counted[2])
 
-    def _least_spare(self) -> int:
+    def _least_spare(self, codes: Iterable[Code]) -> int:
         """Held fragments minus k of the worst block; of the codes in use if no block lacks any."""
         worst = self._catalog.wanting_blocks(1)
-        spares = [wanting.spare for wanting in worst] + [code.n - code.k for code in self._catalog.codes()]
+        spares = [wanting.spare for wanting in worst] + [code.n - code.k for code in codes]
         return min(spares, default=0)
 
     def _meets(self, row: Supplier, event: Event, verdict: Verdict | None = None) -> State:
