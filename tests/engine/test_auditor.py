@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from bitdustfs.core.grace import DAY_S
-from bitdustfs.model import Code, FragmentState, SupplierNo
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.engine.auditor import Auditor
+from bitdustfs.engine.courtesy import Courtesy
+from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.tracks import Tracks
+from bitdustfs.model import LEAF_BYTES, BlockNo, BlockRow, Code, FragmentRow, FragmentState, SupplierNo
 from bitdustfs.ports import Leaves
+from bitdustfs.testing.clock import FakeWall
+from bitdustfs.testing.entropy import SeededEntropy
 from bitdustfs.testing.shelf import flipped
 from bitdustfs.testing.world import World
+from tests.edges.catalog_rows import SUPPLIER, block, fragment
 
 FIRST = SupplierNo(1)
 A_MINUTE_S = 60.0
@@ -102,3 +111,46 @@ async def test_honest_suppliers_pass_audits(autojump_clock: MockClock) -> None:
 
 async def quiet(_step: object) -> None:
     return
+
+
+class Mute:
+    """A Proving whose one supplier is reachable, and does not answer until it is told to."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[BlockNo, int]] = []
+        self.answers = False
+
+    def reachable(self) -> frozenset[SupplierNo]:
+        return frozenset({FIRST})
+
+    def refusals(self, _held: FragmentRow) -> int:
+        return 0
+
+    async def shows(self, _supplier: SupplierNo, block: BlockRow, _index: int, first: int, _count: int) -> bool:
+        self.asked.append((block.block, first))
+        if not self.answers:
+            await trio.sleep_forever()
+        return True
+
+
+@pytest.mark.slow
+async def test_leaf_that_was_not_answered_is_asked_for_again_until_it_is(autojump_clock: MockClock) -> None:
+    catalog, leaves = SqliteCatalog(":memory:", create=True), Mute()
+    catalog.put_supplier(SUPPLIER)
+    for number in range(1, 40):
+        catalog.put_block(replace(block(number), length=40 * LEAF_BYTES))
+        catalog.put_fragment(fragment(number, 0))
+    journal, courtesy = Journal(catalog), Courtesy(lambda: False)
+    tracks = Tracks(catalog, journal)
+    auditor = Auditor(catalog, journal, leaves, SeededEntropy(1), FakeWall(), courtesy, tracks, audits_a_day=48)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(auditor.run)
+        await trio.sleep(DAY_S)
+        assert len(leaves.asked) > 20
+        assert len(set(leaves.asked)) == 1
+        assert FIRST not in catalog.audits()
+        leaves.answers = True
+        await trio.sleep(DAY_S)
+        assert len(set(leaves.asked)) > 20
+        assert catalog.audits()[FIRST].wrong == 0
+        nursery.cancel_scope.cancel()

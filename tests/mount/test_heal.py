@@ -17,6 +17,13 @@ from tests.mount.trees import real_tree, run
 pytestmark = pytest.mark.slow
 
 
+COPYING_S = 3  # at least: suppliers die meanwhile
+
+
+def size_of(tree: Path) -> int:
+    return sum(path.stat().st_size for path in tree.rglob("*") if path.is_file())
+
+
 def is_whole(practice: Practice) -> bool:
     told = practice.status()
     return told["missing_fragments"] == 0 and told["held"] == told["wanted"] == 5 and not told["files_local"]
@@ -25,9 +32,12 @@ def is_whole(practice: Practice) -> bool:
 def test_two_suppliers_killed_under_rsync_are_replaced_by_the_spares_and_two_more_may_die(tmp_path: Path) -> None:
     source = real_tree(tmp_path / "source", 400)
     with Practice(tmp_path / "swarm", spares=2, patience="6s") as practice:
-        copying = subprocess.Popen(["rsync", "-a", f"{source}/", str(practice.path / "tree")])
+        slowly = f"--bwlimit={size_of(source) // 1024 // COPYING_S}"  # KiB a second
+        copying = subprocess.Popen(["rsync", "-a", slowly, f"{source}/", str(practice.path / "tree")])
+        wait_until("something was copied", (practice.path / "tree").exists)
         practice.run("demo", "kill", "1")
         practice.run("demo", "kill", "3")
+        assert copying.poll() is None, "they died after all was copied"
         assert copying.wait(timeout=HANGS_S) == 0
         wait_until("the spares hold what the dead ones held", lambda: is_whole(practice))
         states = {each["label"]: each["state"] for each in practice.status()["suppliers"]}
