@@ -191,7 +191,9 @@ def _shares(report: StatusReport) -> str:
         (report["bytes_local"], "only here"),
         (report["bytes_lost"], "lost"),
     ]
-    return ", ".join(f"{format_size(size)} {word}" for at, (size, word) in enumerate(told) if size or not at)
+    shown = ", ".join(f"{format_size(size)} {word}" for at, (size, word) in enumerate(told) if size or not at)
+    is_behind = report["state"] == FileState.PLACED.value and not report["bytes_placed"]
+    return shown + ("; the newest state of the catalog is not safe yet" if is_behind else "")
 
 
 def _may_fail(report: StatusReport) -> str:

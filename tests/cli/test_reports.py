@@ -136,7 +136,9 @@ def test_the_margin_is_explained(margin: int, words: str) -> None:
 
 def shown(**changes: object) -> dict[str, str]:
     """The lines of `status`, by their first word."""
-    told = lines(status_report(FileState.PLACED, **changes), "/mnt")  # type: ignore[arg-type]
+    report = status_report(FileState.PLACED)
+    report.update(changes)  # type: ignore[typeddict-item]
+    told = lines(report, "/mnt")
     return {line.split()[0]: " ".join(line.split()[1:]) for line in told}
 
 
@@ -154,7 +156,9 @@ def test_what_the_worst_block_can_bear_is_told_in_words(held: int, words: str) -
 
 
 def test_bytes_are_told_by_how_safe_they_are() -> None:
-    assert shown(bytes_local=0, bytes_safe=2048)["of"] == "these 2.00 KiB safe"
+    assert shown(state="safe", bytes_local=0, bytes_safe=2048)["of"] == "these 2.00 KiB safe"
+    behind = "these 1.00 KiB safe, 1.00 KiB only here; the newest state of the catalog is not safe yet"
+    assert shown()["of"] == behind
     told = shown(bytes_safe=0, bytes_placed=1, bytes_degraded=2, bytes_local=3, bytes_lost=4)["of"]
     assert told == "these 0 B safe, 1 B placed, 2 B on too few suppliers, 3 B only here, 4 B lost"
 
