@@ -163,3 +163,23 @@ def test_two_friends_without_any_address_find_each_other_in_one_network(friends:
     wait_until("they have each other, and nobody else", lambda: friends.anna.online() == {"emil"})
     assert "fe80" not in json.dumps(friends.anna.ask("status", path="/")["suppliers"])
     assert "fe80" not in friends.anna.run("friends", "show", "emil").out
+
+
+@pytest.mark.slow
+def test_words_alone_bring_all_back_in_a_network_without_any_address(friends: Friends) -> None:
+    """Over link-local IPv6, without the hash table, whoever is there is asked. The last test: it puts Anna out."""
+    names = {each.name for each in friends.anna.seen.iterdir()}
+    friends.anna.run("umount", str(friends.anna.path))
+    for host in (friends.boris, friends.clara):
+        host.enter_bare(5)
+    new = friends.internet.host("new")
+    new.enter_bare(5)
+    shows = ("ip", "-6", "-o", "addr", "show", "dev", "eth0", "scope", "link", "-tentative")
+    wait_until("its interface has its address", lambda: "fe80" in new.exec(*shows).out)
+    said = new.run("recover", "--nearby", "--words-file", str(friends.anna.directory / "words"))
+    assert "Asking who is at [fe80::" in said.err
+    new.mount()
+    wait_until("all who are here answer", lambda: new.online() == {"boris", "clara", "emil"})
+    assert {each.name for each in new.seen.iterdir()} == names
+    for name in names:
+        assert (new.seen / name).read_bytes() == CONTENT
