@@ -16,9 +16,8 @@ from bitdustfs.engine.filestate import FileLife
 from bitdustfs.engine.filetable import FileTable
 from bitdustfs.engine.spooled import Spooled
 from bitdustfs.errors import DiskFault, SpoolDamaged
-from bitdustfs.model import CHUNK_BYTES, Hold, Ino
+from bitdustfs.model import BLOCK_CHUNKS, CHUNK_BYTES, Hold, Ino
 
-READ_AHEAD_CHUNKS = 32  # 8 MiB: two blocks, so that one is fetched while one is read
 _log = logging.getLogger(__name__)
 
 
@@ -29,8 +28,13 @@ class Fetch(Protocol):
         """The plaintext of a published chunk, shorter than its span if it ends in zeros; b"" for a hole."""
         ...
 
-    def ahead(self, ino: Ino, indexes: Sequence[int]) -> None:
-        """Start to fetch chunks that will probably be read soon."""
+    def ahead(self, ino: Ino, indexes: Sequence[int], enough: int = 0) -> int:
+        """Start to fetch chunks that will probably be read soon; see `Reader.ahead`."""
+        ...
+
+    @property
+    def ahead_chunks(self) -> int:
+        """How many chunks to fetch ahead of who reads a file in sequence."""
         ...
 
 
@@ -120,17 +124,18 @@ class FileReader:
         life.next_offset = end
         life.run_bytes += end - offset
         # The kernel asks for one chunk's worth also when somebody only looks at the beginning, as file managers do.
-        window = min(READ_AHEAD_CHUNKS, (life.run_bytes // CHUNK_BYTES - 1) * 2)
+        window = (life.run_bytes // CHUNK_BYTES - 1) * 4
         if window <= 0 or life.version == 0:
             return
-        first = (end - 1) // CHUNK_BYTES + 1
-        last = min(first + window, chunk_count(life.published_size))
-        if first < last and (life.ahead_until < first + window // 2 or life.ahead_until > last):
+        window = min(window, self._fetch.ahead_chunks)
+        first, chunks = (end - 1) // CHUNK_BYTES + 1, chunk_count(life.published_size)
+        enough = min(first + window, chunks)
+        last = min(enough + BLOCK_CHUNKS, chunks) if window >= BLOCK_CHUNKS else enough
+        due = first + (window if window >= BLOCK_CHUNKS else window // 2)  # a whole block is worth a request at once
+        if first < last and (life.ahead_until < due or life.ahead_until > last):
             wanted = [
                 i
                 for i in range(first, last)
                 if any(p.extent is None for p in life.extents.pieces(i * CHUNK_BYTES, i * CHUNK_BYTES + 1))
             ]
-            life.ahead_until = last
-            if wanted:
-                self._fetch.ahead(life.ino, wanted)
+            life.ahead_until = self._fetch.ahead(life.ino, wanted, enough) if wanted else enough

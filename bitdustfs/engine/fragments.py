@@ -1,8 +1,9 @@
 """Fragments: parts of blocks from suppliers, checked.
 
 Healthy, a range of a block is fetched as leaves of one or a few primary fragments, each leaf checked against the
-fragment's root before anything else looks at it. Whatever fails (no connection, no answer, wrong bytes) is replaced
-by the same columns of any k fragments and a decode. `leaves` asks and checks, `asks` knows who keeps us waiting.
+fragment's root before anything else looks at it. What cannot be had (no connection, no answer, wrong bytes), or would
+take much longer than others do (core/speed), is replaced by the same columns of any k fragments and a decode.
+`leaves` asks and checks, `asks` knows who keeps us waiting.
 
 If too few fragments are known to be anywhere, others are looked for (`strays`) before a read fails.
 
@@ -20,6 +21,7 @@ from typing import Protocol
 import trio
 
 from bitdustfs.core import erasure
+from bitdustfs.core.speed import quickest
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.asks import Asks, FragmentSource
 from bitdustfs.engine.journal import Journal
@@ -81,24 +83,29 @@ class Fragments:
     async def block_range(self, block: BlockRow, start: int, end: int) -> bytes:
         """Bytes [start, end) of a block as it was coded, checked leaf by leaf."""
         length = erasure.fragment_length(block.length, block.code.k)
-        parts = [
-            _Part(index, max(start, index * length) - index * length, min(end, (index + 1) * length) - index * length)
-            for index in range(start // length, (end - 1) // length + 1)
-        ]
-        got = await self._parts(block, parts, only_best=True)
+        first, last = start // length, (end - 1) // length
+        parts = _parts_of(block, start, end)
+        got = await self._quickest(block, parts)
         failed: dict[tuple[int, int], None] = {(p.start, p.end): None for p in parts if p not in got}
         for low, high in failed:
-            at_hand = {p.index: got[p] for p in parts if p in got and (p.start, p.end) == (low, high)}
+            at_hand = {p.index: content for p, content in got.items() if (p.start, p.end) == (low, high)}
             avoid = {p.index for p in parts if p not in got}
             primaries = await self._decoded(block, low, high, at_hand, avoid)
             for part in parts:
                 if (part.start, part.end) == (low, high):
                     got[part] = primaries[part.index]
-        return b"".join(got[part] for part in parts)
+        pieces = [got[part] for part in parts]
+        pieces[-1] = pieces[-1][: end - last * length - parts[-1].start]
+        pieces[0] = pieces[0][start - first * length - parts[0].start :]
+        return b"".join(pieces)
 
     async def any_k(self, block: BlockRow) -> Mapping[int, bytes | memoryview]:
         """k whole fragments of a block by index, each checked against its root: those that are easiest to have."""
         return await self._gathered(block, 0, erasure.fragment_length(block.length, block.code.k), {}, set())
+
+    async def warm(self, block: BlockRow, start: int, end: int) -> None:
+        """Have the leaves of a range of a block remembered, as far as primary fragments can be had."""
+        await self._parts(block, _parts_of(block, start, end), only_best=True, keep=True)
 
     def at_hand(self, block: BlockRow, start: int, end: int) -> bytes | None:
         """The same of a short range whose leaves are remembered; they were checked when they came. Does not wait."""
@@ -119,24 +126,49 @@ class Fragments:
 
     # -- private ---------------------------------------------------------------------------------------------
 
+    async def _quickest(self, block: BlockRow, parts: Sequence[_Part]) -> dict[_Part, bytes | memoryview]:
+        """Fetch parts of primary fragments, or in the place of slow ones the same columns of others."""
+        held = self._holders(block.block)
+        columns: dict[tuple[int, int], list[int]] = {}
+        for part in parts:
+            columns.setdefault((part.start, part.end), []).append(part.index)
+        asked: list[_Part] = []
+        for (low, high), indexes in columns.items():
+            expected = {index: self.asks.expect_s(holders, high - low) for index, holders in held.items()}
+            chosen = quickest(indexes, expected, block.code.k)
+            asked += [_Part(index, low, high) for index in chosen]
+        for part in asked:
+            self.asks.speeds.plan(held.get(part.index, ()), part.end - part.start)
+        return await self._parts(block, asked, only_best=True, planned=held)
+
     async def _parts(
-        self, block: BlockRow, parts: Sequence[_Part], *, only_best: bool = False
+        self,
+        block: BlockRow,
+        parts: Sequence[_Part],
+        *,
+        only_best: bool = False,
+        planned: Mapping[int, Sequence[SupplierNo]] | None = None,
+        keep: bool = False,
     ) -> dict[_Part, bytes | memoryview]:
         """Fetch parts of fragments at once; what fails is left out.
 
         Args:
             only_best: nobody is asked who may keep us waiting, if others can do without him.
+            keep: leaves that come are remembered.
+            planned: who holds what; `Speeds.plan` counts it already. Every task begins, also if it is cancelled.
         """
-        held = self._holders(block.block)
+        held = self._holders(block.block) if planned is None else planned
         got: dict[_Part, bytes | memoryview] = {}
 
         async def fetch(part: _Part) -> None:
             holders = held.get(part.index, [])
+            if planned is not None:
+                self.asks.speeds.plan(holders, part.start - part.end)
             if only_best:
                 holders = [
                     each for each in holders if self.asks.is_best(each) or not self.asks.others_do(each, block)
                 ]
-            content = await self._part(block, part, holders)
+            content = await self._part(block, part, holders, keep=keep)
             if content is not None:
                 got[part] = content
 
@@ -164,7 +196,7 @@ class Fragments:
         have = dict(at_hand)
         failed = Counter(avoid)
         while (need := block.code.k - len(have)) > 0:
-            asked = self._next_to_ask(block, have, failed)[:need]
+            asked = self._next_to_ask(block, have, failed, end - start)[:need]
             if len(asked) < need:
                 if await self._hope(block) or await self._find_stray(block):
                     continue
@@ -212,13 +244,17 @@ class Fragments:
         return self.may_count(supplier) and standings.get(supplier) not in _NOT_NAMED
 
     def _next_to_ask(
-        self, block: BlockRow, have: Mapping[int, bytes | memoryview], failed: Mapping[int, int]
+        self, block: BlockRow, have: Mapping[int, bytes | memoryview], failed: Mapping[int, int], size_bytes: int
     ) -> list[int]:
         """The other fragments that can be had now, best first. Anew each time: suppliers come and go."""
         held = self._holders(block.block)
         return sorted(
             (index for index in held if index not in have and failed.get(index, 0) < TRIES),
-            key=lambda index: (failed.get(index, 0), self.asks.reluctance(held[index])),
+            key=lambda index: (
+                failed.get(index, 0),
+                self.asks.reluctance(held[index]),
+                self.asks.expect_s(held[index], size_bytes),
+            ),
         )
 
     def _error(self, block: BlockRow, have: int) -> BitdustError:
@@ -246,7 +282,9 @@ class Fragments:
                 holders[index] = [supplier]
         return holders
 
-    async def _part(self, block: BlockRow, part: _Part, holders: Sequence[SupplierNo]) -> bytes | memoryview | None:
+    async def _part(
+        self, block: BlockRow, part: _Part, holders: Sequence[SupplierNo], *, keep: bool = False
+    ) -> bytes | memoryview | None:
         """Columns of one fragment from whoever holds it; None if nobody gave them."""
         first = part.start // LEAF_BYTES
         count = (part.end - 1) // LEAF_BYTES + 1 - first
@@ -254,10 +292,24 @@ class Fragments:
         for supplier in holders:
             if leaves is not None:
                 break
-            leaves = await self.leaves.fetch(supplier, block, part.index, first, count)
+            leaves = await self.leaves.fetch(supplier, block, part.index, first, count, may_hedge=True, keep=keep)
         if leaves is None:
             return None
         return leaves[part.start - first * LEAF_BYTES : part.end - first * LEAF_BYTES]
+
+
+def _parts_of(block: BlockRow, start: int, end: int) -> list[_Part]:
+    """The whole leaves of primary fragments that hold a range of a block."""
+    length = erasure.fragment_length(block.length, block.code.k)
+    first, last = start // length, (end - 1) // length
+    return [
+        _Part(
+            index,
+            (start - index * length) // LEAF_BYTES * LEAF_BYTES if index == first else 0,
+            min(length, -(-(end - index * length) // LEAF_BYTES) * LEAF_BYTES) if index == last else length,
+        )
+        for index in range(first, last + 1)
+    ]
 
 
 class _Nobody:

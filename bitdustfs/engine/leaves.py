@@ -84,15 +84,29 @@ class LeafReader:
         return b"".join(leaf for leaf in known if leaf is not None) if None not in known else None
 
     async def fetch(
-        self, supplier: SupplierNo, block: BlockRow, index: int, first: int, count: int, *, is_known: bool = True
+        self,
+        supplier: SupplierNo,
+        block: BlockRow,
+        index: int,
+        first: int,
+        count: int,
+        *,
+        is_known: bool = True,
+        may_hedge: bool = False,
+        keep: bool = False,
     ) -> bytes | memoryview | None:
-        """Ask one supplier and check what it says. Its faults are noted here, once, if it is known to hold it."""
+        """Ask one supplier and check what it says. Its faults are noted here, once, if it is known to hold it.
+
+        Args:
+            may_hedge: others will be asked if nothing comes of it; so it may end as soon as they are quicker.
+            keep: the leaves are remembered, however many there are.
+        """
         row = self.supplier(supplier)
         name = self._secrets.fragment_name(block.block_id, index, row.node)
         hashes = self._hashes.get((block.block, index))
         leaves: Leaves | None = None
         try:
-            with self._asks.asked(supplier, block):
+            with self._asks.asked(supplier, block, count * LEAF_BYTES, may_hedge=may_hedge) as ask:
                 leaves = await self._source.get(supplier, name, first, count, hashes=hashes is None)
         except PeerLacks as e:
             if not is_known:
@@ -108,6 +122,8 @@ class LeafReader:
         except PeerError as e:
             level = logging.DEBUG if isinstance(e, PeerGone) else logging.WARNING
             _log.log(level, "%s: fragment %d of block %s: %s", row.label, index, short(block.block_id), e)
+            return None
+        if leaves is None and ask.is_hedged:
             return None
         if leaves is None:
             if supplier not in self._given_up:
@@ -125,7 +141,7 @@ class LeafReader:
         self.fetched_bytes += len(leaves.content)
         self._refusals.clear((block.block, index, supplier))
         put_bounded(self._hashes, (block.block, index), checked, HASH_MEMORY)
-        if count <= SMALL_LEAVES:
+        if keep or count <= SMALL_LEAVES:
             for i in range(count):
                 leaf = bytes(leaves.content[i * LEAF_BYTES : (i + 1) * LEAF_BYTES])
                 put_bounded(self._leaves, (block.block, index, first + i), leaf, LEAF_MEMORY)

@@ -16,9 +16,9 @@ from typing import Final
 
 from bitdustfs.core.past import SNAPSHOTS_INO, at, split
 from bitdustfs.core.ranges import chunk_count, chunk_parts
-from bitdustfs.engine.fileread import READ_AHEAD_CHUNKS, Fetch
+from bitdustfs.engine.fileread import Fetch
 from bitdustfs.errors import FileError, NotFound
-from bitdustfs.model import CHUNK_BYTES, HOLE, ROOT_INO, ChunkRow, Cookie, Ino, Inode, Name, Snapshot
+from bitdustfs.model import BLOCK_CHUNKS, CHUNK_BYTES, HOLE, ROOT_INO, ChunkRow, Cookie, Ino, Inode, Name, Snapshot
 from bitdustfs.ports import Catalog
 
 SNAPSHOTS_NAME: Final = b".snapshots"
@@ -166,5 +166,5 @@ class PastTree:
             self._next.popitem(last=False)
         if goes_on and offset:
             first = (end - 1) // CHUNK_BYTES + 1
-            last = min(first + READ_AHEAD_CHUNKS, chunk_count(inode.size))
+            last = min(first + 2 * BLOCK_CHUNKS, chunk_count(inode.size))
             self._fetch.ahead(inode.ino, range(first, last))

@@ -20,16 +20,33 @@ from bitdustfs.core.seal import BlockSeal
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.leaves import THREAD_BYTES
+from bitdustfs.engine.neighbours import SMALL_BYTES, Neighbours
 from bitdustfs.engine.strays import put_bounded
 from bitdustfs.errors import BitdustError, BlockLost, ChunkMissing, Unavailable
-from bitdustfs.model import HOLE, SEAL_BYTES, BlockNo, BlockRow, ChunkNo, ChunkRow, Ino, SupplierNo
+from bitdustfs.model import (
+    BLOCK_BYTES,
+    BLOCK_CHUNKS,
+    HOLE,
+    SEAL_BYTES,
+    BlockNo,
+    BlockRow,
+    ChunkNo,
+    ChunkRow,
+    Ino,
+    SupplierNo,
+)
 from bitdustfs.ports import Catalog, Crunch
 
-MEMORY_BYTES = 24 * 1024 * 1024  # unsealed chunks on their way to a reader: three read-ahead windows of 8 MiB
-AHEAD_MOST = 64  # chunks fetched ahead at one time, over all files
+FRESH_BYTES = 32 * 1024 * 1024  # unsealed chunks that nobody has read yet: as many as are fetched ahead at most
+USED_BYTES = 4 * 1024 * 1024  # those that somebody has read: what he needs again is in the spool, if that has room
+AHEAD_MOST = 4 * BLOCK_CHUNKS  # chunks fetched ahead at one time, over all files
+AHEAD_CHUNKS = 2 * BLOCK_CHUNKS  # of one file: one block is fetched while one is read
+AHEAD_SLOWLY_CHUNKS = 3 * BLOCK_CHUNKS  # with fewer blocks under way, slow lines have nothing to do at times
+SLOWLY_S = 0.1  # (tune) what a fragment of a full block takes then
 FAILED_S = 2.0  # (tune) how long a chunk that failed is not tried again
 FAILED_MEMORY = 4096  # chunks that failed lately
 SEAL_MEMORY = 64  # (tune) blocks whose row and key are kept: small files of one block are read after each other
+_FRAGMENT_BYTES = BLOCK_BYTES // 3  # (tune) of some code
 _log = logging.getLogger(__name__)
 
 
@@ -74,8 +91,9 @@ class Reader:
         self._crunch = crunch
         self._secrets = secrets
         self._nursery: trio.Nursery | None = None
-        self._memory: OrderedDict[ChunkNo, bytes] = OrderedDict()
-        self._memory_bytes = 0
+        self._neighbours = Neighbours(fragments)
+        self._fresh = _Chunks(FRESH_BYTES)
+        self._used = _Chunks(USED_BYTES)
         self._coming: dict[ChunkNo, Coming] = {}
         self._failed: OrderedDict[ChunkNo, _Failed] = OrderedDict()
         self._era = 0  # what was begun in an older one is told to who waits for it, and not remembered
@@ -107,7 +125,7 @@ class Reader:
             coming = self._coming.get(row.chunk) or self._start([row])[0]
             await coming.done.wait()
             if not self.is_elsewhere(ino, index, coming):
-                return coming.result()
+                return self.taken(coming)
 
     async def of_row(self, row: ChunkRow) -> bytes:
         """The same of a chunk whatever file has it. Raises TooFewFragments: not now. BlockLost, SealBroken."""
@@ -143,6 +161,12 @@ class Reader:
         except ChunkMissing:  # the file became shorter
             return False
 
+    def taken(self, coming: Coming) -> bytes:
+        """What a fetch brought, for somebody who reads it now. Raises what the fetch ended with."""
+        plaintext = coming.result()
+        self._remembered(coming.row.chunk)
+        return plaintext
+
     def note_failed(self, chunk: ChunkNo, error: BitdustError) -> None:
         """Let further reads of a chunk fail at once for a moment."""
         failed = _Failed(error, trio.current_time() + FAILED_S, self._fragments.asks.reachable())
@@ -153,33 +177,49 @@ class Reader:
         """Bytes of fragments that came from suppliers so far."""
         return self._fragments.leaves.fetched_bytes
 
-    def ahead(self, ino: Ino, indexes: Sequence[int]) -> None:
+    def ahead(self, ino: Ino, indexes: Sequence[int], enough: int = 0) -> int:
         """Start to fetch chunks that will probably be read soon. Chunks side by side come in one request.
 
         Args:
             indexes: in order.
+            enough: chunks from there on are fetched only with others of their block before it; 0: all are.
+        Returns:
+            Up to which index that was done.
         """
         group: list[ChunkRow] = []
-        wanted = frozenset(indexes)
+        wanted, until = frozenset(indexes), enough or (indexes[-1] + 1 if indexes else 0)
         for index, row in self._catalog.placed(ino, indexes[0], indexes[-1]) if indexes else ():
-            if index not in wanted or row.chunk in self._memory or row.chunk in self._coming:
+            if index >= enough > 0 and not (group and _side_by_side(group[-1], row)):
+                break
+            if index not in wanted or row.chunk in self._coming or self._is_remembered(row.chunk):
                 continue
             if len(self._coming) + len(group) >= AHEAD_MOST:
+                until = index
                 break
             if self._failed_lately(row.chunk) or self._fragments.asks.quiet_s(row.block) >= ELSEWHERE_S:
+                until = index
                 break  # it would only keep suppliers from answering what is waited for
             if group and not _side_by_side(group[-1], row):
                 self._start(group)
                 group = []
             group.append(row)
+            until = max(until, index + 1)
         if group:
             self._start(group)
+        return until
+
+    @property
+    def ahead_chunks(self) -> int:
+        """How many chunks to fetch ahead of who reads a file in sequence."""
+        is_slow = self._fragments.asks.speeds.typical_s(_FRAGMENT_BYTES) > SLOWLY_S
+        return AHEAD_SLOWLY_CHUNKS if is_slow else AHEAD_CHUNKS
 
     def forget(self) -> None:
         """Drop every remembered chunk and leaf, so that the next read comes from suppliers."""
-        self._memory.clear()
-        self._memory_bytes = 0
+        self._fresh.clear()
+        self._used.clear()
         self._fragments.leaves.forget()
+        self._neighbours.forget()
 
     def forget_all(self) -> None:
         """The same, and what is known of blocks: their numbers may stand for others from now on."""
@@ -219,7 +259,7 @@ class Reader:
             for row, each, plaintext in zip(rows, coming, plaintexts, strict=True):
                 each.plaintext = plaintext
                 if era == self._era:
-                    self._remember(row.chunk, plaintext)
+                    self._fresh.put(row.chunk, plaintext)
         except BitdustError as e:
             error = e
         except Exception:  # noqa: BLE001 - a fault of ours costs the requests that wait for it, not the mount
@@ -236,6 +276,7 @@ class Reader:
                 each.done.set()
 
     async def _unsealed(self, rows: Sequence[ChunkRow]) -> list[bytes]:
+        await self._neighbours.wait(rows[0])
         block, seal = self._block(rows[0].block)
         start = rows[0].offset
         sealed = memoryview(
@@ -263,6 +304,8 @@ class Reader:
     def _at_hand(self, row: ChunkRow | None) -> bytes | None:
         if row is None:
             return b""
+        if self._nursery is not None and row.length <= SMALL_BYTES:
+            self._neighbours.follow(self._block(row.block)[0], row, self._nursery)
         return self._remembered(row.chunk) or self._from_leaves(row)
 
     def _from_leaves(self, row: ChunkRow) -> bytes | None:
@@ -288,18 +331,42 @@ class Reader:
         return self._fragments.too_few(block) if block is not None else None
 
     def _remembered(self, chunk: ChunkNo) -> bytes | None:
-        plaintext = self._memory.get(chunk)
+        plaintext = self._fresh.pop(chunk) or self._used.pop(chunk)
         if plaintext is not None:
-            self._memory.move_to_end(chunk)
+            self._used.put(chunk, plaintext)
         return plaintext
 
-    def _remember(self, chunk: ChunkNo, plaintext: bytes) -> None:
-        if chunk not in self._memory:
-            self._memory[chunk] = plaintext
-            self._memory_bytes += len(plaintext)
-        while self._memory_bytes > MEMORY_BYTES:
-            _, dropped = self._memory.popitem(last=False)
-            self._memory_bytes -= len(dropped)
+    def _is_remembered(self, chunk: ChunkNo) -> bool:
+        return chunk in self._fresh or chunk in self._used
+
+
+class _Chunks:
+    """Chunks in memory, the newest of them up to so many bytes."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._chunks: OrderedDict[ChunkNo, bytes] = OrderedDict()
+        self._bytes = 0
+
+    def __contains__(self, chunk: ChunkNo) -> bool:
+        return chunk in self._chunks
+
+    def put(self, chunk: ChunkNo, plaintext: bytes) -> None:
+        self.pop(chunk)
+        self._chunks[chunk] = plaintext
+        self._bytes += len(plaintext)
+        while self._bytes > self._most_bytes:
+            _, dropped = self._chunks.popitem(last=False)
+            self._bytes -= len(dropped)
+
+    def pop(self, chunk: ChunkNo) -> bytes | None:
+        plaintext = self._chunks.pop(chunk, None)
+        self._bytes -= len(plaintext or b"")
+        return plaintext
+
+    def clear(self) -> None:
+        self._chunks.clear()
+        self._bytes = 0
 
 
 def _side_by_side(left: ChunkRow, right: ChunkRow) -> bool:

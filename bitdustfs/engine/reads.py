@@ -61,12 +61,17 @@ class Reads:
         while isinstance(found := self._reader.begin(ino, index), Coming):
             await self._wait_for(found)
             if not self._reader.is_elsewhere(ino, index, found):
-                return found.result()
+                return self._reader.taken(found)
         return found
 
-    def ahead(self, ino: Ino, indexes: Sequence[int]) -> None:
+    def ahead(self, ino: Ino, indexes: Sequence[int], enough: int = 0) -> int:
         """As `Reader.ahead`."""
-        self._reader.ahead(ino, indexes)
+        return self._reader.ahead(ino, indexes, enough)
+
+    @property
+    def ahead_chunks(self) -> int:
+        """As `Reader.ahead_chunks`."""
+        return self._reader.ahead_chunks
 
     async def run(self) -> None:
         """Look after whoever waits, until cancelled."""

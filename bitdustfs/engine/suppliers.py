@@ -181,6 +181,12 @@ class Suppliers:
         relation = self._relations.get(supplier)
         return relation.carrier.quiet_s if relation is not None and relation.carrier is not None else 0.0
 
+    def way_s(self, supplier: SupplierNo) -> float:
+        """The shortest time there and back that was seen on a supplier's connection; 0: none was."""
+        relation = self._relations.get(supplier)
+        shortest = relation.peer.round_trip_s if relation is not None and relation.peer is not None else inf
+        return shortest if shortest < inf else 0.0
+
     def pushed_at(self, supplier: SupplierNo) -> float:
         """When a part of what is put there last left for a supplier, or had to wait for our own limit."""
         relation = self._relations.get(supplier)

@@ -194,6 +194,9 @@ class CalledSuppliers:
     def take_speeds(self) -> Mapping[SupplierNo, float]:
         return {}
 
+    def way_s(self, supplier: SupplierNo) -> float:
+        return 0.0
+
     def is_held_back(self) -> bool:
         return False
 

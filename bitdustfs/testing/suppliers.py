@@ -84,6 +84,9 @@ class MemorySuppliers:
         asked = self._asked.get(supplier)
         return trio.current_time() - asked[0] if asked else 0.0
 
+    def way_s(self, supplier: SupplierNo) -> float:
+        return 0.0
+
     def is_held_back(self) -> bool:
         return False
 

@@ -20,8 +20,12 @@ class _Nowhere:
     async def chunk(self, ino: Ino, index: int) -> bytes:
         raise AssertionError("nothing was published")
 
-    def ahead(self, ino: Ino, indexes: Sequence[int]) -> None:
-        return
+    def ahead(self, ino: Ino, indexes: Sequence[int], enough: int = 0) -> int:
+        return enough
+
+    @property
+    def ahead_chunks(self) -> int:
+        return 0
 
 
 class _Files(Files):

@@ -87,6 +87,9 @@ class Survivors:
             raise NotFound(what="no survivor has a head")
         return Found(best, replica.unseal_head(SECRETS, best.sealed), answers)
 
+    def way_s(self, _supplier: SupplierNo) -> float:
+        return 0.0
+
     def is_held_back(self) -> bool:
         return False
 

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import trio
 from trio.testing import MockClock
 
 from bitdustfs.model import CHUNK_BYTES, ROOT_INO, Code
+from bitdustfs.testing.network import Line
 from bitdustfs.testing.world import World
 
 pytestmark = pytest.mark.slow
@@ -98,3 +100,42 @@ async def read_in_large_steps(world: World, name: str) -> bytes:
     assert inode is not None
     steps = range(0, inode.size, READ_BYTES)
     return b"".join([await world.node.files.read(inode.ino, at, READ_BYTES) for at in steps])
+
+
+@pytest.mark.parametrize(("order", "most"), [("written", 0.2), ("mixed", 1.1)])
+async def test_small_files_that_were_written_together_cost_few_round_trips(
+    autojump_clock: MockClock, order: str, most: float
+) -> None:
+    ports: dict[str, Counted] = {}
+
+    def coat(name: str, port: Any) -> Any:
+        return ports.setdefault(name, Counted(port)) if name == "suppliers" else port
+
+    small = {f"f{number}": random.Random(number).randbytes(4096) for number in range(400)}
+    async with World(code=CODE, coat=coat).running() as world:
+        for name, content in small.items():
+            await world.write(name, content)
+        await world.sync()
+        await world.node.drop_cache()
+        names = list(small)
+        if order == "mixed":
+            random.Random(1).shuffle(names)
+        ports["suppliers"].calls.clear()
+        for name in names:
+            assert await world.read(name) == small[name]
+        assert ports["suppliers"].calls["get"] <= len(small) * most
+
+
+async def test_small_files_are_here_before_who_reads_them_in_order_comes_to_them(autojump_clock: MockClock) -> None:
+    small = {f"f{number}": random.Random(number).randbytes(4096) for number in range(400)}
+    async with World(code=CODE).running() as world:
+        for name, content in small.items():
+            await world.write(name, content)
+        await world.sync()
+        await world.node.drop_cache()
+        for supplier in world.swarm.suppliers:
+            world.swarm.network.set_line(world.swarm.identity.node, supplier.node, Line(latency_s=0.05))
+        began = trio.current_time()
+        for name in small:
+            assert await world.read(name) == small[name]
+        assert trio.current_time() - began <= len(small) * 0.1 / 20  # a round trip for twenty of them

@@ -1,0 +1,108 @@
+"""A supplier that is much slower than the others keeps nobody waiting, and few requests are asked twice for that."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from bitdustfs.model import ROOT_INO, Code
+from bitdustfs.testing.network import Line
+from bitdustfs.testing.world import World
+
+QUICK = Line(latency_s=0.002, bytes_per_s=12.5e6)
+SLOW = Line(latency_s=0.05, bytes_per_s=1.25e6)
+FAR = Line(latency_s=0.03, bytes_per_s=12.5e6)
+LOCAL = Line(latency_s=0.0001, bytes_per_s=300e6)
+CONTENT = random.Random(12).randbytes(40 << 20)
+LARGE = random.Random(13).randbytes(64 << 20)
+READ_BYTES = 512 * 1024
+SHARE = 0.8  # of the speed without the slow one
+SPARE = 1.08  # bytes that come for what is read
+HEDGED = 0.03  # of what is read may come twice
+LINES = 0.85  # of what all lines carry
+
+
+@pytest.fixture
+def autojump_clock() -> Iterator[MockClock]:
+    yield MockClock(autojump_threshold=0)
+
+
+async def cold_read_s(world: World, content: bytes = CONTENT) -> list[float]:
+    """Read it all, as the kernel reads ahead. Returns when each step began, and the end."""
+    await world.node.drop_cache()
+    inode = world.node.tree.lookup(ROOT_INO, b"file")
+    assert inode is not None
+    began = trio.current_time()
+    times = []
+    for at in range(0, inode.size, READ_BYTES):
+        times.append(trio.current_time() - began)
+        assert await world.node.files.read(inode.ino, at, READ_BYTES) == content[at : at + READ_BYTES]
+    return [*times, trio.current_time() - began]
+
+
+def middle_half_s(times: Sequence[float]) -> float:
+    """How long the middle of a read took: in the beginning nobody knows that the file will be read to the end."""
+    quarter = len(times) // 4
+    return times[-quarter] - times[quarter]
+
+
+def set_lines(world: World, lines: Sequence[Line]) -> None:
+    for supplier, line in zip(world.swarm.suppliers, lines, strict=True):
+        world.swarm.network.set_line(world.swarm.identity.node, supplier.node, line)
+
+
+def sent_bytes(world: World) -> int:
+    return sum(link.sent_bytes for link in world.swarm.network.links())
+
+
+@pytest.mark.slow
+async def test_slow_supplier_costs_a_cold_read_little(autojump_clock: MockClock) -> None:
+    async with World(code=Code(3, 5)).running() as world:
+        await world.write("file", CONTENT)
+        await world.sync()
+        set_lines(world, [QUICK] * 5)
+        await cold_read_s(world)  # bulk connections are open
+        world.swarm.cut(1)
+        await trio.sleep(1)
+        without_s = (await cold_read_s(world))[-1]
+        world.swarm.heal(1)
+        set_lines(world, [SLOW, *[QUICK] * 4])
+        while len(world.suppliers.online()) < 5:
+            await world.suppliers.wait_for_change()
+        found_s = (await cold_read_s(world))[-1]  # here it shows how slow it is
+        with_s = min((await cold_read_s(world))[-1], (await cold_read_s(world))[-1])
+        assert found_s <= without_s + 1
+        assert with_s * SHARE <= without_s
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "line", [pytest.param(LOCAL, id="local", marks=pytest.mark.long), pytest.param(SLOW, id="slow")]
+)
+async def test_nobody_is_hedged_while_all_lines_are_alike(autojump_clock: MockClock, line: Line) -> None:
+    async with World(code=Code(3, 5)).running() as world:
+        await world.write("file", CONTENT)
+        await world.sync()
+        set_lines(world, [line] * 5)
+        before = sent_bytes(world)
+        await cold_read_s(world)
+        assert world.node.fragments.asks.hedged_bytes <= len(CONTENT) * HEDGED
+        assert sent_bytes(world) - before <= len(CONTENT) * SPARE
+
+
+@pytest.mark.long
+async def test_far_suppliers_are_used_as_fast_as_their_lines_go(autojump_clock: MockClock) -> None:
+    async with World(code=Code(3, 5), spool_limit=1 << 30).running() as world:
+        set_lines(world, [FAR] * 5)
+        before, began = sent_bytes(world), trio.current_time()
+        await world.write("file", LARGE)
+        await world.sync()
+        up_s = trio.current_time() - began
+        assert sent_bytes(world) - before >= LINES * 5 * FAR.bytes_per_s * up_s
+        await cold_read_s(world, LARGE)
+        middle_s = min(middle_half_s(await cold_read_s(world, LARGE)), middle_half_s(await cold_read_s(world, LARGE)))
+        assert len(LARGE) / 2 / middle_s >= LINES * 5 * FAR.bytes_per_s
