@@ -20,6 +20,8 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bench_system import (
@@ -77,6 +79,11 @@ class Side:
         self._forget()
         if self._cold_disk and not drop_caches(EVERYTHING):
             raise BenchError("--cold disk needs root, and a /proc/sys/vm/drop_caches that may be written")
+
+    @contextmanager
+    def losing(self) -> Iterator[bool]:
+        """As many suppliers are dead meanwhile as may be; False: here none can be killed."""
+        yield False
 
     def daemons(self) -> Daemons:
         """The processes that serve it."""
@@ -146,6 +153,18 @@ class Practice(Bitdust):
     def kill(self, number: int) -> None:
         """End the process of one supplier, numbered from 1, as a power loss would."""
         command([self.program, "demo", "kill", str(number)], env=self._environment)
+
+    @contextmanager
+    def losing(self) -> Iterator[bool]:
+        k, n = map(int, self._code.split("/"))
+        dead = range(1, n - k + 1)
+        for number in dead:
+            self.kill(number)
+        try:
+            yield bool(dead)
+        finally:
+            for number in dead:
+                command([self.program, "demo", "revive", str(number)], env=self._environment, wait_s=CLOSE_S)
 
     def close(self) -> None:
         try:

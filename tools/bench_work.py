@@ -61,11 +61,13 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         "random_read_warm": Row("random", "random 4 KiB reads, warm", "/s", True),
         "random_write": Row("random", "random 4 KiB writes, one fsync", "/s", True),
         "random_fsync": Row("random", "random 4 KiB write + fsync, each", "ms", False),
+        "dead_read": Row("dead", "read, cold, n - k suppliers dead", "MB/s", True),
+        "dead_cpu": Row("dead", "  CPU of all daemons", "s/GiB", False),
         "memory_mount": Row("memory", "peak memory, mounting process", "MiB", False),
         "memory_supplier": Row("memory", "peak memory, largest supplier", "MiB", False),
     }
 )
-STAGES = ("write", "read", "small", "rsync", "find", "random")
+STAGES = ("write", "read", "small", "rsync", "find", "random", "dead")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ class Run:
         self._side.start_peaks()
         if "write" in wanted:
             yield from self._stage("write", self._write)
-        if {"read", "random"} & wanted and "write" not in wanted:
+        if {"read", "random", "dead"} & wanted and "write" not in wanted:
             self._put_big()
         if "read" in wanted:
             yield from self._stage("read", self._read)
@@ -104,6 +106,8 @@ class Run:
             yield from self._trees()
         if "random" in wanted:
             yield from self._stage("random", self._random)
+        if "dead" in wanted:
+            yield from self._stage("dead", self._dead)
         for role, peak in self._side.peaks().items():
             yield f"memory_{role}", peak / MIB
 
@@ -142,6 +146,15 @@ class Run:
         yield from cpu.per_gib("read_cpu", self._load.size_bytes)
         yield "read_cold", self._megabytes / cold_s
         yield "read_warm", self._megabytes / self._read_big()
+
+    def _dead(self) -> Samples:
+        self._side.forget()
+        with self._side.losing() as is_some:
+            if is_some:
+                cpu = Cpu(self._side)
+                cold_s = self._read_big()
+                yield from cpu.per_gib("dead_cpu", self._load.size_bytes)
+                yield "dead_read", self._megabytes / cold_s
 
     def _read_big(self) -> float:
         """Read and compare it. Returns the seconds of reading."""
