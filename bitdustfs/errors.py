@@ -330,6 +330,12 @@ class HeadForked(PeerRefused):
     text = "{peer} refused: it knows version {detail} of this volume, and what is here does not come from that"
 
 
+class HeadLeased(PeerRefused):
+    """Another machine of the owner, or a copy of this home, holds the volume there: for `detail` seconds more."""
+
+    text = "{peer} refused: another machine, or a copy of this home, writes this volume now"
+
+
 class PeerFull(PeerError):
     """The peer has no room for us: its disk, or our contract, is full."""
 

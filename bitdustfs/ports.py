@@ -1254,6 +1254,10 @@ class Wall(Protocol):
         """Wall time: for dates and file times only, never for deadlines."""
         ...
 
+    def awake_s(self) -> float:
+        """Seconds that nobody sets and that go on in suspend (CLOCK_BOOTTIME): for leases only."""
+        ...
+
 
 class Entropy(Protocol):
     def bytes(self, count: int) -> bytes: ...

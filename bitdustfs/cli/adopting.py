@@ -7,6 +7,7 @@ find and fetch, while the catalog is open -> `Adopted`; the caller closes the ca
 from __future__ import annotations
 
 import logging
+import platform
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -30,9 +31,10 @@ from bitdustfs.edges.tcp import TcpDialer
 from bitdustfs.engine.adoption import find_newer, make_plan
 from bitdustfs.engine.aside import Aside, OldState, Unreadable
 from bitdustfs.engine.node import Node
+from bitdustfs.engine.orphans import leave_orphans
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.errors import BitdustError
-from bitdustfs.model import Standing
+from bitdustfs.model import NodeId, Standing, short
 
 _OPEN_FILES = 16  # of an old spool: it is read file by file
 _log = logging.getLogger(__name__)
@@ -45,13 +47,17 @@ class Adopted:
     version: int
     time_s: int
     put_aside: int  # files and others that only the old state has
+    by: NodeId | None = None  # another node that wrote the newer state; None: this one did
 
     def lines(self) -> list[str]:
         """What to say to the person."""
         date = datetime.fromtimestamp(self.time_s, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
-        said = [
-            f"This machine's disk was set back: the suppliers' version {self.version} of {date} is taken instead."
-        ]
+        if self.by is not None:
+            said = [f"Version {self.version} of {date}, by node {short(self.by)}, is the newest, and is taken."]
+        else:
+            said = [
+                f"This machine's disk was set back: the suppliers' version {self.version} of {date} is taken instead."
+            ]
         if self.put_aside:
             said.append(f"Never sent from here: {count(self.put_aside, 'file')}, put into a folder 'Put aside …'.")
         return said
@@ -82,12 +88,21 @@ async def _fetch(
 ) -> Adopted:
     new = old_states.begin(home)
     async with fetched_catalog(identity, secrets, found, new, lambda _done, _total: None) as (newer, report):
+        if found.head.signer.node != identity.node:
+            leave_orphans(newer)  # that machine finds them when it puts aside what it had not sent
         newer.commit()
         await newer.harden()
-        folder = datetime.now(UTC).astimezone().strftime("Put aside %Y-%m-%d %H.%M")
+        folder = datetime.now(UTC).astimezone().strftime(f"Put aside {_machine()} %Y-%m-%d %H.%M")
         plan = make_plan(catalog, newer, found, secrets, SqliteChanges(), report, folder=folder)
     old_states.write_plan(home, adoption.encode(plan))
-    return Adopted(found.head.version, found.content.time_s, len(plan.entries))
+    writer = found.head.signer.node
+    by = writer if writer != identity.node else None
+    return Adopted(found.head.version, found.content.time_s, len(plan.entries), by)
+
+
+def _machine() -> str:
+    """What this machine calls itself, as a part of a name of a file."""
+    return "".join(each for each in platform.node() if each.isalnum() or each in "-_.")[:64] or "a machine"
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bitdustfs.cli.adopting import fetch_newer, put_aside
 from bitdustfs.cli.assemble_supplier import Ready, unlock
+from bitdustfs.cli.claiming import claim_volume
 from bitdustfs.cli.giving import Giving, GivingWish, giving
 from bitdustfs.cli.home_catalog import hired_count, open_catalog
 from bitdustfs.cli.limits import pacer_of
@@ -34,6 +35,7 @@ from bitdustfs.edges.catalog_changes import SqliteChanges
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.home import Home
 from bitdustfs.edges.keys_disk import read_keys
+from bitdustfs.edges.seat import seat_of
 from bitdustfs.edges.spool_disk import OPEN_FILES, DiskSpool
 from bitdustfs.edges.system import (
     SystemEntropy,
@@ -142,6 +144,8 @@ async def _mount(
                     practice=wish.settings.practice,
                     snapshots=_keeping(catalog, wish),
                     suite=best_suite(),
+                    seat=seat_of(home.path, entropy),
+                    takes_over=wish.takes_over,
                     boot=boot_id(),
                     patience=Patience.of(patience_s) if patience_s else Patience(),
                 ),
@@ -194,13 +198,15 @@ async def _newest_catalog(
     if wish.read_only:
         return catalog, code, ()
     old_states.tidy(home)
+    seat = seat_of(home.path, SystemEntropy())
+    news = await claim_volume(identity, catalog, seat, takes_over=wish.takes_over)
     adopted = await fetch_newer(home, identity, secrets, catalog)
     if adopted is None:
-        return catalog, code, ()
+        return catalog, code, news
     stack.close()
     old_states.take(home)
     catalog, code = stack.enter_context(open_catalog(home, secrets, choose))
-    return catalog, code, adopted.lines()
+    return catalog, code, [*news, *adopted.lines()]
 
 
 def _volume_code(catalog: SqliteCatalog, wish: MountWish, asked: Code | None) -> Code | None:

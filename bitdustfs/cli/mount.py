@@ -36,14 +36,29 @@ Ready = Callable[[Sequence[str]], None]
 )
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground and log to stderr. Ctrl-C unmounts.")
 @click.option("-o", "words", metavar="OPTIONS", multiple=True, help="allow_other, ro, spool=SIZE, fsync=safe …")
+@click.option(
+    "--take-over",
+    "takes_over",
+    is_flag=True,
+    help="Write the volume here at once, although another machine of yours, or a copy of this home, may write it.",
+)
 @click.option("--daemon", "is_daemon", is_flag=True, hidden=True)
 @with_common_options
 def mount(
-    asked: Asked, directory: str, code: str | None, foreground: bool, words: tuple[str, ...], is_daemon: bool
+    asked: Asked,
+    directory: str,
+    code: str | None,
+    foreground: bool,
+    words: tuple[str, ...],
+    takes_over: bool,
+    is_daemon: bool,
 ) -> None:
     """Mount the volume of this home at DIRECTORY, which must be empty.
 
     Returns when the mount serves; what is written is sent to the suppliers in the background.
+
+    If another machine of yours writes the volume now, it is asked to let it go: it sends all that it has, and is
+    read-only from then on. One that cannot be reached is waited for, ten minutes at most; --take-over does not wait.
 
     \b
     Options after -o, with commas between them:
@@ -64,22 +79,24 @@ def mount(
       bitdustfs --home /srv/b mount /mnt/b -f
     """
     if is_daemon:
-        _be_daemon(asked, directory, code, words)
+        _be_daemon(asked, directory, code, words, takes_over=takes_over)
         return
-    home, options = _check(asked, directory, code, words)
+    home, options = _check(asked, directory, code, words, takes_over=takes_over)
     if foreground:
         _serve(asked, home, options, _print, to_file=False)
     else:
-        _print(_start_daemon(asked, home, options.place, code, words))
+        _print(_start_daemon(asked, home, options.place, code, words, takes_over=takes_over))
 
 
-def _check(asked: Asked, directory: str, code: str | None, words: Sequence[str]) -> tuple[Home, MountWish]:
+def _check(
+    asked: Asked, directory: str, code: str | None, words: Sequence[str], *, takes_over: bool
+) -> tuple[Home, MountWish]:
     """Look at everything that can be known before anything is changed."""
     from bitdustfs.edges.keys_disk import identity_of, read_keys
 
     home = asked.open_home()
     identity_of(read_keys(home))
-    options = mount_options(mounts.place_of(directory), code, words, asked.settings(home))
+    options = mount_options(mounts.place_of(directory), code, words, asked.settings(home), takes_over=takes_over)
     if options.settings.give_size:
         shelf = os.path.realpath(options.settings.give_shelf or home.shelf)
         mounts.refuse_inside_ours(shelf, "the shelf", mounts.read_mounts())
@@ -115,7 +132,9 @@ def _print(lines: Sequence[str]) -> None:
 # --- the daemon and its parent ------------------------------------------------------------------------------
 
 
-def _start_daemon(asked: Asked, home: Home, place: str, code: str | None, words: Sequence[str]) -> Sequence[str]:
+def _start_daemon(
+    asked: Asked, home: Home, place: str, code: str | None, words: Sequence[str], *, takes_over: bool
+) -> Sequence[str]:
     """Start the serving process and wait until it serves or gives up. Returns what it has to say.
 
     Raises:
@@ -124,6 +143,7 @@ def _start_daemon(asked: Asked, home: Home, place: str, code: str | None, words:
     order = ["mount", "--daemon"]
     order += [f"--code={code}"] if code is not None else []
     order += [f"-o{word}" for word in words]
+    order += ["--take-over"] if takes_over else []
     order += [f"--log-level={asked.log_level}"] if asked.log_level is not None else []
     with tempfile.NamedTemporaryFile(prefix="bitdustfs-mount-") as early:  # what is refused leaves no log
         (became,) = asked.start([daemon(home, Path(early.name), *order, "--", place)])
@@ -135,7 +155,7 @@ def _start_daemon(asked: Asked, home: Home, place: str, code: str | None, words:
     return [str(said) for said in json.loads(became)]
 
 
-def _be_daemon(asked: Asked, directory: str, code: str | None, words: Sequence[str]) -> None:
+def _be_daemon(asked: Asked, directory: str, code: str | None, words: Sequence[str], *, takes_over: bool) -> None:
     """Serve until the end; tell who started us once that we do, by a line on stdout."""
 
     def ready(lines: Sequence[str]) -> None:
@@ -145,5 +165,5 @@ def _be_daemon(asked: Asked, directory: str, code: str | None, words: Sequence[s
             with suppress(OSError):  # nobody waits any more, which is no reason not to serve
                 pipe.write(json.dumps(list(lines)).encode() + b"\n")
 
-    home, options = _check(asked, directory, code, words)
+    home, options = _check(asked, directory, code, words, takes_over=takes_over)
     _serve(asked, home, options, ready, to_file=True)

@@ -37,6 +37,7 @@ class MountWish:
     allow_other: bool = False
     read_only: bool = False
     max_background: int = 0  # 0: the default
+    takes_over: bool = False  # from whoever writes the volume now
 
 
 def _parse_count(text: str) -> int:
@@ -92,7 +93,9 @@ def parse_options(texts: Sequence[str]) -> Mapping[str, object]:
     return MappingProxyType(found)
 
 
-def mount_options(place: str, code: str | None, words: Sequence[str], settings: Settings) -> MountWish:
+def mount_options(
+    place: str, code: str | None, words: Sequence[str], settings: Settings, *, takes_over: bool = False
+) -> MountWish:
     """Put flags over settings.
 
     Raises:
@@ -123,6 +126,7 @@ def mount_options(place: str, code: str | None, words: Sequence[str], settings: 
         allow_other="allow_other" in given,
         read_only="ro" in given,
         max_background=max_background,
+        takes_over=takes_over,
     )
 
 

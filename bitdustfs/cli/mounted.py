@@ -86,6 +86,7 @@ class Mounted:
         if node.view is not None:
             node.view.settle.append(self._operations.forget_stale)
         self._scope = trio.CancelScope()
+        node.handover.flush = lambda: trio.to_thread.run_sync(_flush_kernel, wish.place)
 
     async def run(self, ready: Ready) -> None:
         """Serve until the end, and commit what is left."""

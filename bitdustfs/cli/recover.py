@@ -159,7 +159,7 @@ def recover(
         click.echo("Now: bitdustfs mount DIRECTORY")
     else:
         click.get_current_context().invoke(
-            mount, directory=directory, code=None, foreground=False, words=(), is_daemon=False
+            mount, directory=directory, code=None, foreground=False, words=(), takes_over=False, is_daemon=False
         )
         if everything and not _read_all(home, Path(directory), done.found.answered):
             return EXIT[Kind.UNAVAILABLE]

@@ -7,19 +7,26 @@ by link, each named by the hash in the next, up to a head that a writer of the o
 signatures of their own: who signs the last one vouches for all.
 
     link: offset  bytes
-          0       1     format version, 1
+          0       1     format version, 2
           1       16    volume handle: tells the owner's volumes apart, and says nothing else of them
           17      8     version of the head, from 1 on; each is one more than the one before
           25      8     epoch of the signer's certificate
           33      32    digest of the link before, zeros in version 1
           65      32    BLAKE3 of the sealed part
           97      4     bytes of the sealed part
+          101     16    seat: tells the homes of one node apart, if somebody copied one (core/lease)
+          117     4     lease: for so many seconds nobody else writes (core/lease); 0: anybody may follow
+          121     1     1: the signer took the volume over before the lease of the writer before had ended; else 0
+          122     32    digest of a link on another line that this head goes over as well, zeros: none
 
     head: offset  bytes
-          0       101   link
-          101     138   certificate of the node that signed
-          239     64    Ed25519 signature by that node over the link, for the purpose "head"
-          303           sealed part
+          0       154   link
+          154     138   certificate of the node that signed
+          292     64    Ed25519 signature by that node over the link, for the purpose "head"
+          356           sealed part
+
+A head that goes over another line as well ends a fork: it follows the heads of both. Its version is higher than
+theirs, so it may skip some.
 
 Numbers are big-endian. A `Head` exists only if all of this fits together: parsing is verifying. Whether the signer
 acts for the right owner, and whether the version is the newest, is for those who know the owner.
@@ -39,15 +46,18 @@ from bitdustfs.core.certificate import CERTIFICATE_BYTES, SIGNATURE_BYTES, Certi
 from bitdustfs.errors import BadFormat
 from bitdustfs.model import Role
 
-VERSION: Final = 1
+VERSION: Final = 2
+SEAT_BYTES: Final = 16
+NO_SEAT: Final = bytes(SEAT_BYTES)  # of a home that nobody gave one
+MAX_LEASE_S: Final = 3600
 NO_HEAD: Final = bytes(32)  # the digest that version 1 names as the one before
 MAX_HEAD_BYTES: Final = 64 * 1024  # (tune) some hundred references and addresses; a supplier keeps one for each owner
-_LINK = struct.Struct(">B16sQQ32s32sI")
-LINK_BYTES: Final = 101
+_LINK = struct.Struct(">B16sQQ32s32sI16sIB32s")
+LINK_BYTES: Final = 154
 _SEALED_AT: Final = LINK_BYTES + CERTIFICATE_BYTES + SIGNATURE_BYTES
 MAX_SEALED_BYTES: Final = MAX_HEAD_BYTES - _SEALED_AT
 KEPT_LINKS: Final = 256  # (tune) that a supplier keeps behind a head: who recovers can bring laggards on with them
-RUN_LINKS: Final = 1 << 16  # (tune) that a writer keeps: 6.6 MB, for three weeks with a head each half minute
+RUN_LINKS: Final = 1 << 16  # (tune) that a writer keeps: 10 MB, for three weeks with a head each half minute
 MAX_KEPT_BYTES: Final = MAX_HEAD_BYTES + KEPT_LINKS * LINK_BYTES
 _LATE: Final = 1 << 63  # versions are below: they must fit the catalog's integers
 _PURPOSE = "head"
@@ -66,6 +76,10 @@ class Head:
     previous: bytes  # digest of the link before
     signer: Certificate
     sealed: bytes
+    seat: bytes
+    lease_s: int
+    takes_over: bool
+    also: bytes  # digest of a link on another line that it goes over too; NO_HEAD: none
 
     @property
     def digest(self) -> bytes:
@@ -73,7 +87,18 @@ class Head:
         return _digest(self.link)
 
 
-def sign(identity: Identity, *, handle: bytes, version: int, previous: bytes, sealed: bytes) -> Head:
+def sign(
+    identity: Identity,
+    *,
+    handle: bytes,
+    version: int,
+    previous: bytes,
+    sealed: bytes,
+    seat: bytes = NO_SEAT,
+    lease_s: int = 0,
+    takes_over: bool = False,
+    also: bytes = NO_HEAD,
+) -> Head:
     """Make a head.
 
     Args:
@@ -81,15 +106,19 @@ def sign(identity: Identity, *, handle: bytes, version: int, previous: bytes, se
         version: one more than that of the head before; 1 if there is none.
         previous: digest of the head before, NO_HEAD if there is none.
         sealed: at most MAX_SEALED_BYTES bytes; not inspected.
+        seat, lease_s, takes_over, also: see above.
     Raises:
         BadFormat: it makes no sense, or `identity` is no writer.
     """
     if not 0 < version < _LATE:
         raise BadFormat(what=f"a head cannot have version {version}")
-    if len(handle) != 16 or len(previous) != len(NO_HEAD):
-        raise BadFormat(what="a head has a handle of 16 bytes and a digest of 32")
+    if len(handle) != 16 or len(previous) != len(NO_HEAD) or len(also) != len(NO_HEAD) or len(seat) != SEAT_BYTES:
+        raise BadFormat(what="a head has a handle and a seat of 16 bytes, and digests of 32")
+    if not 0 <= lease_s <= MAX_LEASE_S:
+        raise BadFormat(what=f"a lease lasts 0 to {MAX_LEASE_S} seconds, not {lease_s}")
+    about = blake3(sealed).digest(), len(sealed)
     epoch = identity.certificate.epoch
-    link = _LINK.pack(VERSION, handle, version, epoch, previous, blake3(sealed).digest(), len(sealed))
+    link = _LINK.pack(VERSION, handle, version, epoch, previous, *about, seat, lease_s, takes_over, also)
     return parse(link + identity.certificate.raw + identity.sign(_PURPOSE, link) + sealed)
 
 
@@ -106,7 +135,7 @@ def parse(raw: bytes | memoryview) -> Head:
         raise BadFormat(what=f"a head has {_SEALED_AT} to {MAX_HEAD_BYTES} bytes, this has {len(raw)}")
     raw = bytes(raw)
     sealed = raw[_SEALED_AT:]
-    *_, sealed_hash, sealed_bytes = _LINK.unpack_from(raw)
+    sealed_hash, sealed_bytes = _LINK.unpack_from(raw)[5:7]
     if len(sealed) != sealed_bytes:
         raise BadFormat(what=f"a head has {len(sealed)} sealed bytes, and says {sealed_bytes}")
     if blake3(sealed).digest() != sealed_hash:
@@ -130,11 +159,13 @@ def salvage(raw: bytes) -> Head | None:
 def _signed(raw: bytes, sealed: bytes) -> Head:
     """Verify what is in front of the sealed part."""
     link = raw[:LINK_BYTES]
-    _format, handle, version, epoch, previous, _sealed_hash, _sealed_bytes = _LINK.unpack(link)
+    _format, handle, version, epoch, previous, _hash, _length, seat, lease_s, taking, also = _LINK.unpack(link)
     if not 0 < version < _LATE:
         raise BadFormat(what=f"a head cannot have version {version}")
-    if (version == 1) != (previous == NO_HEAD):
+    if (version == 1) != (previous == NO_HEAD) or (also != NO_HEAD and also == previous):
         raise BadFormat(what="a head does not say which head it follows")
+    if lease_s > MAX_LEASE_S or taking > 1:
+        raise BadFormat(what="a head has a lease that cannot be one")
     signer = certificate.parse(raw[LINK_BYTES : LINK_BYTES + CERTIFICATE_BYTES])
     if signer.role is not Role.WRITER:
         raise BadFormat(what=f"a head is signed by a {signer.role.name.lower()}, who may not change anything")
@@ -142,7 +173,7 @@ def _signed(raw: bytes, sealed: bytes) -> Head:
         raise BadFormat(what="a head is of another epoch than the certificate of its signer")
     if not signer.vouches(_PURPOSE, link, raw[_SEALED_AT - SIGNATURE_BYTES : _SEALED_AT]):
         raise BadFormat(what="the signature under a head is not genuine")
-    return Head(raw, link, handle, version, epoch, previous, signer, sealed)
+    return Head(raw, link, handle, version, epoch, previous, signer, sealed, seat, lease_s, bool(taking), also)
 
 
 def descends(head: Head, links: bytes | memoryview, ancestor: bytes) -> bool:
@@ -152,25 +183,37 @@ def descends(head: Head, links: bytes | memoryview, ancestor: bytes) -> bool:
         links: those of all versions between the two, oldest first, one after another; none if there are none between.
         ancestor: digest of the older head.
     """
-    between, rest = divmod(len(links), LINK_BYTES)
-    if rest:
+    if len(links) % LINK_BYTES:
         return False
-    expected = ancestor
-    for place in range(between):
-        link = bytes(links[place * LINK_BYTES : (place + 1) * LINK_BYTES])
-        form, handle, version, _epoch, previous, _hash, _length = _LINK.unpack(link)
-        if (form, handle, version, previous) != (VERSION, head.handle, head.version - between + place, expected):
+    expected, version = ancestor, 0
+    for link in (*split_links(links), head.link):
+        form, handle, of_version, _epoch, previous, _hash, _length, _seat, _lease_s, _taking, also = _LINK.unpack(
+            link
+        )
+        if (form, handle) != (VERSION, head.handle) or expected not in (previous, also) or expected == NO_HEAD:
             return False
-        expected = _digest(link)
-    return head.previous == expected
+        if version and (of_version <= version or (of_version > version + 1 and also == NO_HEAD)):
+            return False
+        expected, version = _digest(link), of_version
+    return True
+
+
+def split_links(links: bytes | memoryview) -> list[bytes]:
+    """Cut links that lie one after another."""
+    return [bytes(links[at : at + LINK_BYTES]) for at in range(0, len(links) - LINK_BYTES + 1, LINK_BYTES)]
+
+
+def is_handed_on(links: bytes | memoryview) -> bool:
+    """Say whether one of these links was let go, so that anybody might follow, or took over from the one before."""
+    return any(_LINK.unpack(link)[8] == 0 or _LINK.unpack(link)[9] for link in split_links(links))
 
 
 def follows(head: Head, links: bytes | memoryview, older: Head) -> bool:
     """Say whether a head comes after another one of the same volume, by a chain without gaps (see `descends`)."""
-    steps = len(links) // LINK_BYTES + 1
-    return (head.handle, head.version) == (older.handle, older.version + steps) and descends(
-        head, links, older.digest
-    )
+    first = bytes(links[:LINK_BYTES]) if len(links) >= LINK_BYTES else head.link
+    version, also = _LINK.unpack(first)[2], _LINK.unpack(first)[10]
+    is_next = version == older.version + 1 or (also != NO_HEAD and version > older.version)
+    return head.handle == older.handle and is_next and descends(head, links, older.digest)
 
 
 class Verdict(Enum):
@@ -180,6 +223,7 @@ class Verdict(Enum):
     SAME = "same"  # it is the one that is held
     BEHIND = "behind"  # what is held is as new or newer
     FORKED = "forked"  # it does not come from what is held, or nothing shows that it does
+    LEASED = "leased"  # it does, and another writer holds the volume
 
 
 def judge(head: Head, links: bytes | memoryview, held: Head | None) -> Verdict:
@@ -211,7 +255,7 @@ def split(content: bytes | memoryview) -> tuple[bytes, bytes]:
     """
     if len(content) < _SEALED_AT:
         raise BadFormat(what=f"a head has at least {_SEALED_AT} bytes, this has {len(content)}")
-    sealed_bytes: int = _LINK.unpack_from(content)[-1]
+    sealed_bytes: int = _LINK.unpack_from(content)[6]
     end = _SEALED_AT + sealed_bytes
     return bytes(content[:end]), bytes(content[end:])
 
@@ -224,14 +268,15 @@ def kept_links(head: Head, links: bytes | memoryview, held: Head | None, held_li
 
 def genuine_links(head: Head, links: bytes | memoryview) -> bytes:
     """Of links that are said to lead up to a head, oldest first, those that do: the head vouches for them."""
-    expected, version = head.previous, head.version - 1
+    parents, version = {head.previous, head.also} - {NO_HEAD}, head.version
     end = start = len(links) - len(links) % LINK_BYTES
     while start >= LINK_BYTES:
         link = bytes(links[start - LINK_BYTES : start])
-        form, handle, of_version, _epoch, previous, _hash, _length = _LINK.unpack(link)
-        if (form, handle, of_version, _digest(link)) != (VERSION, head.handle, version, expected):
+        form, handle, of_version, _epoch, previous, *_about, also = _LINK.unpack(link)
+        is_before = of_version == version - 1 or (len(parents) > 1 and of_version < version)
+        if (form, handle) != (VERSION, head.handle) or not is_before or _digest(link) not in parents:
             break
-        start, expected, version = start - LINK_BYTES, previous, version - 1
+        start, parents, version = start - LINK_BYTES, {previous, also} - {NO_HEAD}, of_version
     return bytes(links[start:end])
 
 
@@ -239,6 +284,11 @@ def version_of(link: bytes) -> int:
     """The version that a link is of."""
     version: int = _LINK.unpack(link)[2]
     return version
+
+
+def digest_of(link: bytes) -> bytes:
+    """The digest of a link: what the next head names as its previous."""
+    return _digest(link)
 
 
 def _digest(link: bytes) -> bytes:

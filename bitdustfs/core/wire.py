@@ -25,7 +25,7 @@ from bitdustfs.core.agreement import MAX_HELD
 from bitdustfs.core.certificate import CERTIFICATE_BYTES
 from bitdustfs.core.contract import CONTRACT_BYTES
 from bitdustfs.core.fragment import HASH_BYTES, MAX_FRAGMENT_BYTES, leaf_count
-from bitdustfs.core.head import LINK_BYTES, MAX_HEAD_BYTES, MAX_KEPT_BYTES
+from bitdustfs.core.head import LINK_BYTES, MAX_HEAD_BYTES, MAX_KEPT_BYTES, MAX_LEASE_S
 from bitdustfs.core.invited import MAX_ADDRESSES
 from bitdustfs.core.receipt import RECEIPT_BYTES, VIEW_BYTES
 from bitdustfs.core.record import MAX_RECORD_BYTES
@@ -71,6 +71,7 @@ class Refused(IntEnum):
     BEHIND = 12  # a head as new or newer is held
     FORKED = 13  # the head does not come from the one that is held
     CROSSED = 14  # a contract that we have proposed ourselves goes first
+    LEASED = 15  # another node, or the same in another seat, holds the volume
 
 
 class _Message(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
@@ -207,6 +208,16 @@ class Receipt(_Message, frozen=True, tag=15):
     receipt: Annotated[bytes, Meta(max_length=RECEIPT_BYTES)]  # empty: only show
 
 
+class Hold(_Message, frozen=True, tag=17):
+    """Hold the caller's volume for a time, so that nobody else writes it (core/lease); or let it go."""
+
+    seat: Bytes16
+    lease_s: Annotated[int, Meta(ge=0, le=MAX_LEASE_S)]  # 0: let it go
+    takes_over: bool  # whoever holds it
+    wishes: bool  # that who holds it lets it go
+    waits: bool  # to be answered when somebody wishes that, or after a while that nobody does
+
+
 class Done(_Message, frozen=True, tag=128):
     """PING, PUT, PUT_HEAD, HERE: done. What was to be kept is durable."""
 
@@ -312,10 +323,21 @@ class Reached(_Message, frozen=True, tag=146):
     is_there: bool
 
 
+class Holds(_Message, frozen=True, tag=145):
+    """HOLD: whether the caller holds it now, or who else, and who wishes that he lets it go."""
+
+    is_yours: bool
+    node: Annotated[bytes, Meta(max_length=32)]  # that holds it; empty: nobody
+    left_s: U32  # of his lease
+    wished_by: Annotated[bytes, Meta(max_length=32)]  # a node; empty: nobody wishes it
+
+
 class Refusal(_Message, frozen=True, tag=134):
     code: Refused
     text: Annotated[str, Meta(max_length=200)]
-    detail: U63 = 0  # STALE: the newest epoch known; BEHIND, FORKED: the version of the head that is held
+    detail: U63 = (
+        0  # STALE: the newest epoch known; BEHIND, FORKED: the version of the head that is held; LEASED: seconds
+    )
     proof: Annotated[bytes, Meta(max_length=CERTIFICATE_BYTES)] = b""  # STALE: a certificate of that epoch
 
 
@@ -338,6 +360,7 @@ Request: TypeAlias = (
     | Where
     | Reach
     | Receipt
+    | Hold
 )
 Answer: TypeAlias = (
     Done
@@ -356,6 +379,7 @@ Answer: TypeAlias = (
     | There
     | Reached
     | Receipted
+    | Holds
 )
 Message: TypeAlias = Hello | Request | Answer
 
@@ -379,6 +403,7 @@ ANSWERS: Mapping[type[Request], type[Answer]] = MappingProxyType(
         Where: There,
         Reach: Reached,
         Receipt: Receipted,
+        Hold: Holds,
     }
 )
 

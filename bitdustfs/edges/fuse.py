@@ -63,6 +63,11 @@ _STAT_BLOCK_BYTES = 512  # unit of st_blocks
 _DOTS = 2  # offsets of a listing before the first cookie: "." and ".."
 _log = logging.getLogger(__name__)
 
+_CHANGING = frozenset(  # handlers; the kernel opens for writing what `write` then gets
+    {"mknod", "mkdir", "symlink", "link", "unlink", "rmdir", "rename", "create", "write"}
+    | {"setattr", "setxattr", "removexattr"}
+)
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -87,6 +92,8 @@ def _answered(limit: Limit | None = None) -> Callable[[Handler[P, R]], Handler[P
                 if self.view is not None and handler.__name__ != "statfs":
                     with trio.fail_after(self.deadlines.read_s):
                         return cast(R, await self.view.handler(handler.__name__)(*args, **kwargs))
+                if handler.__name__ in _CHANGING:
+                    self._journal.admit_request()
                 if limit is None:
                     return await handler(self, *args, **kwargs)
                 with trio.fail_after(getattr(self.deadlines, limit)):

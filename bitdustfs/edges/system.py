@@ -93,6 +93,9 @@ class SystemWall:
     def now_ns(self) -> int:
         return time.time_ns()
 
+    def awake_s(self) -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
 
 class SystemEntropy:
     """A ports.Entropy: the kernel's random numbers."""

@@ -14,6 +14,7 @@ from bitdustfs.engine import orphans, returns
 from bitdustfs.engine.asks import FragmentSource
 from bitdustfs.engine.clerk import Clerk
 from bitdustfs.engine.fragments import Newcomers
+from bitdustfs.engine.holding import LeaseKeepers
 from bitdustfs.engine.monitor import Watched
 from bitdustfs.engine.pacer import Pacer
 from bitdustfs.engine.publisher import HeadKeepers
@@ -28,6 +29,7 @@ class CustomerSide(
     FragmentSink,
     Releaser,
     HeadKeepers,
+    LeaseKeepers,
     Watched,
     returns.Shelves,
     orphans.Shelves,

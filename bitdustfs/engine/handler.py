@@ -14,6 +14,7 @@ from bitdustfs.core.certificate import Certificate
 from bitdustfs.errors import (
     HeadBehind,
     HeadForked,
+    HeadLeased,
     NodeRevoked,
     PeerError,
     PeerFault,
@@ -32,6 +33,7 @@ _ERRORS: Mapping[wire.Refused, type[PeerError]] = MappingProxyType(
         wire.Refused.FAULT: PeerFault,
         wire.Refused.BEHIND: HeadBehind,
         wire.Refused.FORKED: HeadForked,
+        wire.Refused.LEASED: HeadLeased,
     }
 )
 

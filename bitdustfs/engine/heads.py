@@ -9,6 +9,10 @@ him, for we do not know whether the one who asks is behind. The next head that h
 the damaged one can still be read, that head must be the same or follow it, as ever. If not, any head will do that a
 node of the newest epoch signed: then this supplier does not protect him from being set back, and the quorum of the
 others does, which his machine asks before it puts one.
+
+Who may put the next one, core/lease decides; leases are in memory only. That there are never two writers whose heads
+count does not rest on them, but on this: a held head of an epoch gives way only to one that goes back to it, so that
+any two heads of an epoch that a quorum ever held lie on one line, for some supplier held both.
 """
 
 from __future__ import annotations
@@ -20,17 +24,20 @@ from typing import Final
 import trio
 
 from bitdustfs.core import head as heads
+from bitdustfs.core import lease as leases
 from bitdustfs.core import wire
 from bitdustfs.core.certificate import Certificate
 from bitdustfs.core.head import Head, Verdict
+from bitdustfs.core.lease import Holder, Lease
 from bitdustfs.core.wire import Refusal, Refused
 from bitdustfs.errors import BadFormat
-from bitdustfs.model import OwnerId, short
-from bitdustfs.ports import ContractStore, Crunch
+from bitdustfs.model import NodeId, OwnerId, short
+from bitdustfs.ports import ContractStore, Crunch, Wall
 
 log = logging.getLogger(__name__)
 
 WATCH_S: Final = 60.0  # (tune) that nothing is said to who watches: then he asks again, which shows that he is there
+WAIT_S: Final = 60.0  # (tune) that nothing is said to who holds a volume, and waits: then he says that he is there
 _DAMAGED: Final = Refusal(Refused.FAULT, "the head that is kept here is damaged, until a new one comes")
 
 
@@ -41,9 +48,13 @@ class Heads:
         DiskFault, BadFormat: what is stored cannot be read at all.
     """
 
-    def __init__(self, store: ContractStore, crunch: Crunch) -> None:
+    def __init__(self, store: ContractStore, crunch: Crunch, wall: Wall) -> None:
         self._store = store
         self._crunch = crunch
+        self._wall = wall
+        self._leases: dict[OwnerId, Lease | None] = {}  # None: it was let go
+        self._wishes: dict[OwnerId, tuple[Holder, float]] = {}  # and until when it is told
+        self._told: dict[OwnerId, trio.Event] = {}  # who holds a volume waits for it
         self._held: dict[OwnerId, Head] = {}
         self._links: dict[OwnerId, bytes] = {}  # of heads before it
         self._damaged: dict[OwnerId, Head | None] = {}  # what can still be read of it
@@ -105,6 +116,58 @@ class Heads:
                 return _behind(held) if is_rival else None
         return None
 
+    async def hold(self, caller: Certificate, request: wire.Hold) -> wire.Holds:
+        """Let a writer of the owner hold his volume, or tell who does."""
+        owner, now_s = caller.owner, self._wall.awake_s()
+        asker, lease = Holder(caller.node, request.seat), self._lease(owner)
+        held = self._held.get(owner)
+        if held is not None and held.epoch < caller.epoch:
+            lease = None  # the owner has put this node in the place of everybody before
+        said, noted = leases.ask(lease, asker, lease_s=request.lease_s, takes_over=request.takes_over, now_s=now_s)
+        is_his = said is leases.Answer.YOURS
+        if lease is None or noted is None or lease.holder != noted.holder:
+            self._tell(owner)  # to who held it until now
+        self._leases[owner] = noted
+        if owner in self._wishes and self._wishes[owner][0] == asker and (is_his or not request.wishes):
+            del self._wishes[owner]  # it is granted, or given up
+        elif request.wishes and not is_his:
+            self._wishes[owner] = asker, now_s + leases.WISH_S
+            self._tell(owner)
+        if request.waits and is_his and not self._wish(owner):
+            with trio.move_on_after(WAIT_S):
+                await self._told.setdefault(owner, trio.Event()).wait()
+        return self._holds(owner, asker)
+
+    def _holds(self, owner: OwnerId, asker: Holder) -> wire.Holds:
+        lease, now_s = self._lease(owner), self._wall.awake_s()
+        runs = lease is not None and now_s < lease.until_s
+        return wire.Holds(
+            is_yours=lease is None or not lease.binds(asker, now_s=now_s),
+            node=bytes(lease.holder.node) if lease is not None and runs else b"",
+            left_s=round(lease.until_s - now_s) if lease is not None and runs else 0,
+            wished_by=self._wish(owner),
+        )
+
+    def _wish(self, owner: OwnerId) -> bytes:
+        """The node that wishes to write, if it said so not long ago."""
+        wish = self._wishes.get(owner)
+        if wish is not None and self._wall.awake_s() >= wish[1]:
+            del self._wishes[owner]
+            return b""
+        return bytes(wish[0].node) if wish is not None else b""
+
+    def _tell(self, owner: OwnerId) -> None:
+        """Answer who waits."""
+        if (told := self._told.pop(owner, None)) is not None:
+            told.set()
+
+    def _lease(self, owner: OwnerId) -> Lease | None:
+        """Who holds the volume of an owner; one that nothing is remembered of is counted from now."""
+        if owner not in self._leases:
+            held = self._held.get(owner) or self._damaged.get(owner)
+            self._leases[owner] = leases.of_head(held, now_s=self._wall.awake_s()) if held is not None else None
+        return self._leases[owner]
+
     async def read(self, request: wire.PutHead, body: bytes | memoryview) -> Head:
         """Verify the head in the body of a PUT_HEAD. Raises BadFormat."""
         return await self._crunch.run(heads.parse, memoryview(body)[: request.head_bytes])
@@ -113,16 +176,24 @@ class Heads:
         """Keep a head of its signer's owner if it is newer than the one that is held. The caller has the lock."""
         owner = head.signer.owner
         held = self._held.get(owner) or self._damaged.get(owner)
-        verdict, kept = await self._crunch.run(self._judge_and_save, owner, head, links, held)
+        lease, now_s = self._lease(owner), self._wall.awake_s()
+        verdict, kept = await self._crunch.run(self._judge_and_save, owner, head, links, held, lease, now_s)
         if verdict is Verdict.NEWER:
             self._held[owner], self._links[owner] = head, kept
             self._damaged.pop(owner, None)
             if (changed := self._changed.pop(owner, None)) is not None:
                 changed.set()
+            if self._leases.get(owner) == lease:  # else somebody was told meanwhile that he holds it
+                self._leases[owner] = leases.of_head(head, now_s=self._wall.awake_s())
+                if head.signer.node != (lease.holder.node if lease is not None else b""):
+                    self._tell(owner)
         if verdict in (Verdict.NEWER, Verdict.SAME):
             return wire.Done()
         assert held is not None, "nothing is behind nothing"
-        refusal = _behind(held) if verdict is Verdict.BEHIND else _forked(held)
+        if verdict is Verdict.LEASED and lease is not None:
+            refusal = _leased(lease, now_s)
+        else:
+            refusal = _behind(held) if verdict is Verdict.BEHIND else _forked(held)
         log.warning("refused head %d of owner %s: %s", head.version, short(owner), refusal.text)
         return refusal
 
@@ -131,10 +202,19 @@ class Heads:
         return (held.epoch, held.version) if held is not None else (0, 0)
 
     def _judge_and_save(
-        self, owner: OwnerId, head: Head, links: bytes | memoryview, held: Head | None
+        self,
+        owner: OwnerId,
+        head: Head,
+        links: bytes | memoryview,
+        held: Head | None,
+        lease: Lease | None,
+        now_s: float,
     ) -> tuple[Verdict, bytes]:
         """In a worker. Returns the links to keep, too."""
         verdict = heads.judge(head, links, held)
+        if verdict is Verdict.NEWER and held is not None:
+            is_free = leases.may_follow(head, links, held, lease, now_s=now_s)
+            verdict = Verdict.NEWER if is_free else Verdict.LEASED
         if owner in self._damaged and held is not None and head.link == held.link:
             verdict = Verdict.NEWER  # the very one, whole
         if verdict is not Verdict.NEWER:
@@ -146,6 +226,11 @@ class Heads:
 
 def _behind(held: Head) -> Refusal:
     return Refusal(Refused.BEHIND, f"version {held.version} of the head is known here", held.version)
+
+
+def _leased(lease: Lease, now_s: float) -> Refusal:
+    node, left_s = short(NodeId(lease.holder.node)), max(0, round(lease.until_s - now_s))
+    return Refusal(Refused.LEASED, f"node {node} holds the volume for {left_s} seconds more", left_s)
 
 
 def _forked(held: Head) -> Refusal:

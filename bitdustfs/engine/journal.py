@@ -57,6 +57,7 @@ class Journal:
         self._failed: BitdustError | None = None  # how the last commit ended
         self._failed_at = 0.0  # trio time
         self._forbidden: BitdustError | None = None
+        self._closed: BitdustError | None = None
         self._released: trio.Event | None = None  # set once a step has ended; None: there is none
 
     @property
@@ -84,6 +85,19 @@ class Journal:
             self._released = None
             released.set()
             self.bell.ring()
+
+    def close(self, why: BitdustError) -> None:
+        """Have requests of people refused that change something, until `reopen`; services go on."""
+        self._closed = why
+
+    def reopen(self) -> None:
+        """End what `close` began."""
+        self._closed = None
+
+    def admit_request(self) -> None:
+        """Refuse a request of a person that changes something, while it is closed. Raises what it was closed with."""
+        if self._closed is not None:
+            raise self._closed.with_traceback(None)
 
     def admit(self) -> None:
         """Refuse a change that could not be stored.

@@ -59,6 +59,7 @@ _ROLES: Mapping[type[wire.Request], frozenset[Role]] = {
     wire.Delete: _MAY_CHANGE,
     wire.Propose: _MAY_CHANGE,
     wire.PutHead: _MAY_CHANGE,
+    wire.Hold: _MAY_CHANGE,
     wire.Get: _MAY_READ,
     wire.List: _MAY_READ,
     wire.Stat: _MAY_READ,
@@ -123,7 +124,7 @@ class Keeper:
         self.clerk.lacks_room = self._lacks_room
         self.endings = Endings(self.clerk, shelf, store, crunch, wall)
         self._epochs = Epochs(store, crunch)
-        self._heads = Heads(store, crunch)
+        self._heads = Heads(store, crunch, wall)
         self._reserved: dict[OwnerId, tuple[int, int]] = {}  # (bytes, fragments) admitted and not stored yet
         self._arrivals: dict[int, _Arrival] = {}  # by `id` of the request, which lives as long
         self._deleting: dict[OwnerId, trio.Lock] = {}  # held while somebody's DELETE is worked off
@@ -250,6 +251,8 @@ class Keeper:
                 return wire.Listed(tuple((bytes(name), length) for name, length in names))
             case wire.Watch():
                 return await self._heads.watch(caller.owner, request)
+            case wire.Hold():
+                return await self._heads.hold(caller, request)
             case wire.Stat():
                 return await self._status(caller.owner)
             case wire.Propose():

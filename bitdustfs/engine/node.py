@@ -71,6 +71,7 @@ class Node(Services):
                 if not readable_only:
                     if not self.is_reader:
                         await self._last_head()
+                        await self.holding.let_go()
                     with trio.CancelScope(deadline=trio.current_time() + SETTLE_S, shield=True):
                         await self.files.settle_all()
                     with trio.CancelScope(deadline=trio.current_time() + DURABLE_S, shield=True):

@@ -165,3 +165,8 @@ class Orphans:
 def expect_orphans(catalog: Catalog) -> None:
     """Note that suppliers may hold what this catalog does not know. The caller commits."""
     catalog.put_local_value(_DUE, b"[]")
+
+
+def leave_orphans(catalog: Catalog) -> None:
+    """Have none looked for: what nobody names may be all that another machine has of what it never published."""
+    catalog.put_local_value(_DUE, b"")

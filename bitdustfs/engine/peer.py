@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 MAX_IN_FLIGHT: Final = 32  # requests of one side without an answer. Part of the protocol
 CLOSE_S: Final = 1  # for saying goodbye
-_SLOW = wire.Put | wire.PutHead | wire.Delete | wire.Watch  # a write to a disk comes before the answer, or a head
+_SLOW = wire.Put | wire.PutHead | wire.Delete | wire.Watch | wire.Hold  # a write to a disk comes first, or news
 
 A = TypeVar("A", bound=wire.Answer)
 

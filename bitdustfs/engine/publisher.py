@@ -87,6 +87,8 @@ class Publisher:
         secrets: VolumeSecrets,
         suite: Suite,
         links_kept: int = heads.RUN_LINKS,
+        seat: bytes = heads.NO_SEAT,
+        lease_s: int = 0,
     ) -> None:
         self._catalog = catalog
         self._journal = journal
@@ -96,6 +98,10 @@ class Publisher:
         self._secrets = secrets
         self._suite = suite
         self._links_kept = links_kept
+        self._seat = seat
+        self.lease_s = lease_s  # of the next head; 0: it lets the volume go
+        self.takes_over = False  # the next head does
+        self.may_publish: Callable[[], bool] = lambda: True  # whether we hold the volume (engine/holding)
         self._far_behind: set[SupplierNo] = set()  # was said of them
         self._held: dict[SupplierNo, int] = {}  # version that a supplier showed on this connection; 0: none
         self._answered: set[SupplierNo] = set()  # have shown what they hold since we started
@@ -136,10 +142,12 @@ class Publisher:
 
         Of every list that a head was made by, for each may be somebody's whole knowledge.
         """
+        return self.foreign is None and self.is_quorum(self._answered)
+
+    def is_quorum(self, some: Set[SupplierNo]) -> bool:
+        """Say whether these are a quorum of every list that a head was made by."""
         hired = self._hired()
-        lists = (hired, self._listed, *self._before)
-        is_answered = replica.has_quorums(self._answered, lists, self._given_up(hired))
-        return self.foreign is None and bool(hired) and is_answered
+        return bool(hired) and replica.has_quorums(some, (hired, self._listed, *self._before), self._given_up(hired))
 
     @property
     def can_reach_quorum(self) -> bool:
@@ -176,6 +184,9 @@ class Publisher:
             version=self.version + 1,
             previous=before.digest if before is not None else heads.NO_HEAD,
             sealed=sealed,
+            seat=self._seat,
+            lease_s=self.lease_s,
+            takes_over=self.takes_over,
         )
         listed_before = self.holders().listed_before
         with self._journal.operation():
@@ -185,6 +196,7 @@ class Publisher:
             self._catalog.drop_links(self._oldest_for(made))
         await self._journal.durable()
         self.head, self.content, self._before = made, content, listed_before
+        self.takes_over = False
         self._have.clear()
         self._keepers.head_version = made.version
         self._note_change()
@@ -227,6 +239,8 @@ class Publisher:
     def _lacking(self, suppliers: Iterable[SupplierNo]) -> set[SupplierNo]:
         """Those that were not asked yet, or have an older head and would take ours."""
         lacking = {each for each in suppliers if self._lacks(each)}
+        if not self.may_publish():
+            return {each for each in lacking if each not in self._held}
         older = {each for each in lacking if self._held.get(each)}
         return lacking - self.withheld_from(older) if older else lacking
 

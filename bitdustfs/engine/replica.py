@@ -171,12 +171,15 @@ class Replica:
             else:
                 self._pending_since = None
             self._bound_outbox()
-            if self._pending_since is not None and self._publisher.confirmed and self._journal.refusal is None:
+            if self._pending_since is not None and self._may_ship() and self._journal.refusal is None:
                 waited = now - self._pending_since >= SHIP_AFTER_S and now - self._headed_at >= HEAD_EVERY_S
                 if self._hurry or waited:
                     return
                 within_s = max(self._pending_since + SHIP_AFTER_S, self._headed_at + HEAD_EVERY_S) - now
             await self._looks.next(within_s=within_s)
+
+    def _may_ship(self) -> bool:
+        return self._publisher.confirmed and self._publisher.may_publish()
 
     async def _round(self, nursery: trio.Nursery) -> None:
         """Bring what is committed now to suppliers, and a head that names it."""
@@ -321,7 +324,7 @@ class Replica:
 
     async def _publish(self) -> None:
         newest = self._snapshots.newest
-        if newest is None or self._lacks_base() or not self._publisher.confirmed:
+        if newest is None or self._lacks_base() or not self._may_ship():
             return
         with trio.move_on_after(LATE_S):
             while self._needed.thin():
@@ -333,6 +336,8 @@ class Replica:
                 "until they are, the state before stays the newest there"
             )
         self._thin_since = None
+        if not self._may_ship():
+            raise Unavailable(what="too few suppliers say now that this machine writes the volume")
         content = HeadContent(
             version=replica.VERSION,
             time_s=self._wall.now_ns() // 1_000_000_000,

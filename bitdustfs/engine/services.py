@@ -11,8 +11,12 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+import trio
+
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.grace import Patience
+from bitdustfs.core.head import NO_SEAT
+from bitdustfs.core.lease import LEASE_S
 from bitdustfs.core.thinning import NONE_BY_ITSELF, Keeping
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.attributes import Attributes
@@ -28,6 +32,8 @@ from bitdustfs.engine.files import Files
 from bitdustfs.engine.follower import Follower
 from bitdustfs.engine.forecast import Forecast
 from bitdustfs.engine.fragments import Fragments
+from bitdustfs.engine.handover import Handover
+from bitdustfs.engine.holding import Holding
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.monitor import TICK_S, Monitor
 from bitdustfs.engine.objects import Objects
@@ -56,7 +62,8 @@ from bitdustfs.engine.view import Following, View
 from bitdustfs.engine.view_tree import ViewTree
 from bitdustfs.engine.volume_snapshots import VolumeSnapshots
 from bitdustfs.engine.writer import Writer
-from bitdustfs.model import Code, Role, Suite
+from bitdustfs.errors import ReadOnly
+from bitdustfs.model import Code, NodeId, Role, Suite, short
 from bitdustfs.ports import Catalog, Changes, Crunch, Entropy, Image, Spool, Wall
 
 _log = logging.getLogger(__name__)
@@ -75,6 +82,9 @@ class NodeOptions:
     deduplicate: bool = True
     practice: bool = False  # all suppliers are on this machine
     suite: Suite = Suite.AES_256_GCM
+    seat: bytes = NO_SEAT  # of the home (core/lease)
+    lease_s: int = LEASE_S  # for which nobody else writes the volume when nothing is heard of this machine
+    takes_over: bool = False  # from who writes the volume, whoever that is
     boot: bytes = b""  # which boot of this machine it is; b"": nobody can tell
     audits_a_day: int = AUDITS_A_DAY  # leaves of each supplier
     patience: Patience = field(default_factory=Patience)  # with suppliers that do not answer
@@ -146,6 +156,7 @@ class Services:
             "trimmer": self.trimmer.run,
             "drainer": self.drainer.run,
             "register": self.register.run,
+            "holding": self._hold,
             "publisher": self.publisher.run,
             "replica": self.replica.run,
             "orphans": self.orphans.run,
@@ -334,7 +345,21 @@ class Services:
             entropy=self._entropy,
             secrets=self._secrets,
             suite=self._options.suite,
+            seat=self._options.seat,
+            lease_s=self._options.lease_s,
         )
+        self.holding = Holding(
+            self.journal,
+            self.suppliers,
+            self._wall,
+            is_quorum=self.publisher.is_quorum,
+            seat=self._options.seat,
+            lease_s=self._options.lease_s,
+            takes_over=self._options.takes_over,
+        )
+        self.holding.on_lost = self._stop_writing
+        self.publisher.takes_over = self._options.takes_over
+        self.publisher.may_publish = lambda: self.holding.is_held
         objects = Objects(
             catalog=self._catalog,
             journal=self.journal,
@@ -356,6 +381,7 @@ class Services:
             crunch=self._crunch,
             wall=self._wall,
         )
+        self.handover = Handover(self.journal, self.files, self.writer, self.replica, self.holding)
         self.files.is_safe = self.replica.is_safe
         self.orphans = Orphans(
             catalog=self._catalog,
@@ -459,6 +485,26 @@ class Services:
         """The sentence about it for a person; "": there is room."""
         do = self.room_to_make()
         return f"the contracts are full: nothing new can leave this machine; {do}" if do else ""
+
+    async def _hold(self) -> None:
+        """Hold the volume, and let it go when another machine wishes it."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.holding.run)
+            nursery.start_soon(self.handover.run)
+
+    def _stop_writing(self, holder: NodeId) -> None:
+        """Others hold the volume: nothing is changed here any more, until the next mount."""
+        self.holding.has_let_go = True
+        if holder == self._identity.node:
+            who = "a copy of this home, which has the same node key"
+        else:
+            who = f"another machine of this owner (node {short(holder)})"
+        self.journal.forbid(
+            ReadOnly(
+                what=f"{who}, writes this volume: nothing is changed here now. Mount it again to "
+                "ask that machine to let go; what was never sent from here is then put into a folder 'Put aside …'"
+            )
+        )
 
     def _may_release(self) -> bool:
         return self.publisher.confirmed and self.journal.refusal is None

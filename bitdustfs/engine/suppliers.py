@@ -361,6 +361,12 @@ class Suppliers:
         request = wire.PutHead(len(head), self._identity.certificate.epoch)
         await carrier.peer.request(request, wire.Done, body)
 
+    async def hold(self, supplier: SupplierNo, request: wire.Hold) -> wire.Holds:
+        """Ask a supplier to let us hold the volume, or to say who does. Raises PeerError."""
+        _relation, carrier = self._connected(supplier)
+        held, _ = await carrier.peer.request(request, wire.Holds)
+        return held
+
     async def stat(self, supplier: SupplierNo) -> wire.Status:
         """Ask a supplier for quota, use and room."""
         relation, carrier = self._connected(supplier)

@@ -259,6 +259,10 @@ class CalledSuppliers:
         held, body = await self._ask(supplier, wire.GetHead(), wire.HeadIs)
         return bytes(body[: held.head_bytes])
 
+    async def hold(self, supplier: SupplierNo, request: wire.Hold) -> wire.Holds:
+        held, _ = await self._ask(supplier, request, wire.Holds)
+        return held
+
     async def put_head(self, supplier: SupplierNo, head: bytes, links: bytes) -> None:
         request = wire.PutHead(len(head), self._identity.certificate.epoch)
         await self._ask(supplier, request, wire.Done, head + links)

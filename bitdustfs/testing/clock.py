@@ -22,14 +22,27 @@ class FakeWall:
     def __init__(self, now_ns: int = SOME_DAY_NS, *, step_ns: int = 0) -> None:
         self._now_ns = now_ns
         self._step_ns = step_ns
+        self._slept_s = 0.0
 
     def now_ns(self) -> int:
         self._now_ns += self._step_ns
         return self._now_ns
 
+    def awake_s(self) -> float:
+        """As trio's clock, which stops in suspend, and the suspends."""
+        try:
+            return trio.current_time() + self._slept_s
+        except RuntimeError:
+            return self._slept_s
+
     def move_s(self, seconds: float) -> None:
         """Let wall time jump; negative: backwards."""
         self._now_ns += int(seconds * 1_000_000_000)
+
+    def suspend_s(self, seconds: float) -> None:
+        """Have slept so long: deadlines did not move meanwhile."""
+        self._slept_s += seconds
+        self.move_s(seconds)
 
 
 class RunningWall(FakeWall):

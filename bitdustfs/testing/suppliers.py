@@ -10,7 +10,7 @@ from math import inf
 
 import trio
 
-from bitdustfs.core import fragment
+from bitdustfs.core import fragment, wire
 from bitdustfs.core.contract import Contract
 from bitdustfs.engine.clerk import Clerk
 from bitdustfs.engine.pacer import Pacer
@@ -159,6 +159,13 @@ class MemorySuppliers:
     async def head(self, supplier: SupplierNo) -> bytes:
         await self._answer(supplier)
         return self.heads.get(supplier, b"")
+
+    async def hold(self, supplier: SupplierNo, request: wire.Hold) -> wire.Holds:
+        """Let whoever asks hold it."""
+        await self._answer(supplier)
+        if request.waits:
+            await trio.sleep(60)
+        return wire.Holds(is_yours=True, node=b"", left_s=request.lease_s, wished_by=b"")
 
     async def put_head(self, supplier: SupplierNo, head: bytes, links: bytes) -> None:
         """Take it; whether it may be taken is the business of `engine.keeper`."""

@@ -30,7 +30,7 @@ from bitdustfs.engine.services import NodeOptions
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.tree import Caller
 from bitdustfs.model import ROOT_INO, Code, Ino, Standing, SupplierNo
-from bitdustfs.testing.clock import InlineCrunch
+from bitdustfs.testing.clock import FakeWall, InlineCrunch
 from bitdustfs.testing.images import image_of
 from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.swarm import Swarm
@@ -103,12 +103,19 @@ class World:
 
     @asynccontextmanager
     async def machine(
-        self, catalog: SqliteCatalog, spool: MemorySpool, *, identity: Identity | None = None, wait: bool = True
+        self,
+        catalog: SqliteCatalog,
+        spool: MemorySpool,
+        *,
+        identity: Identity | None = None,
+        wall: FakeWall | None = None,
+        wait: bool = True,
     ) -> AsyncIterator[Node]:
         """Run a node of the owner over a catalog and a spool; `node` is this one from then on.
 
         Args:
             identity: None: the customer's first machine.
+            wall: its clock; None: the one that suppliers have.
             wait: until all suppliers are online.
         """
         side = self.swarm.customer_side(list(catalog.suppliers()), identity)
@@ -122,7 +129,7 @@ class World:
             suppliers=suppliers,
             crunch=InlineCrunch(),
             entropy=self.swarm.entropy,
-            wall=self.swarm.wall,
+            wall=wall or self.swarm.wall,
             secrets=SECRETS,
             options=replace(self.options, boot=self.boot),
         )

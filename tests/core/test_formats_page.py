@@ -10,6 +10,7 @@ import re
 import struct
 from collections.abc import Mapping
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -72,6 +73,7 @@ PAGE = Path(__file__).resolve().parents[2] / "man" / "bitdustfs-formats.5"
 EPOCH = 1
 SINCE_S = 1_700_000_000
 GIB = 1024**3
+SEAT = bytes(range(0xE0, 0xF0))
 PADDED = (1, 4096, 4097, 5000, 100_000, 1_000_000, 8_126_960)
 FRAGMENT = bytes(j % 251 for j in range(40_000))  # as the page says: byte j is j mod 251
 
@@ -176,8 +178,9 @@ class Cast:
     def heads(self) -> tuple[head.Head, head.Head]:
         """Two versions, one after the other."""
         handle = keys.volume_handle(self.volume.volume)
-        first = head.sign(self.customer, handle=handle, version=1, previous=head.NO_HEAD, sealed=b"first")
-        second = head.sign(self.customer, handle=handle, version=2, previous=first.digest, sealed=b"second")
+        sign = partial(head.sign, self.customer, handle=handle, seat=SEAT, lease_s=600)
+        first = sign(version=1, previous=head.NO_HEAD, sealed=b"first")
+        second = sign(version=2, previous=first.digest, sealed=b"second")
         return first, second
 
     def object_block(self, kind: str) -> bytes:
@@ -249,6 +252,8 @@ class Cast:
             "get_head": wire.GetHead(),
             "watch": wire.Watch(EPOCH, 2),
             "newest": wire.Newest(EPOCH, 3),
+            "hold": wire.Hold(SEAT, 600, False, True, False),
+            "holds": wire.Holds(False, self.customer.node, 540, self.supplier.node),
             "here": wire.Here(self.records()[0].raw, "198.51.100.2:0"),
             "where": wire.Where(self.supplier.node),
             "there": wire.There(self.records()[0].raw),
@@ -280,7 +285,7 @@ class Cast:
 
 OBJECTS = {"delta": Kind.DELTA, "manifest": Kind.MANIFEST, "image": Kind.IMAGE}
 ADDRESSES = ("192.0.2.1:4878", "[2001:db8::1]:4878")
-HEAD_BYTES = 309
+HEAD_BYTES = 362
 BODY_BYTES = {
     "put": len(FRAGMENT),
     "found": 96 + len(FRAGMENT) - 16_384,

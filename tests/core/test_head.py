@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bitdustfs.core import head as heads
 from bitdustfs.core import keys
 from bitdustfs.core.certificate import Identity, certify
-from bitdustfs.core.head import LINK_BYTES, MAX_HEAD_BYTES, MAX_SEALED_BYTES, NO_HEAD, Head, Verdict
+from bitdustfs.core.head import LINK_BYTES, MAX_HEAD_BYTES, MAX_SEALED_BYTES, NO_HEAD, NO_SEAT, Head, Verdict
 from bitdustfs.core.keys import public_bytes
 from bitdustfs.errors import BadFormat
 from bitdustfs.model import Role
@@ -26,12 +26,13 @@ SEALED = b"sealed for the owner only"
 
 # A vector that must never change: the link of version 1 over SEALED, its digest, and the hash of the whole head.
 VECTOR_LINK = bytes.fromhex(
-    "01000102030405060708090a0b0c0d0e0f000000000000000100000000000000030000000000000000000000000000000000"
+    "02000102030405060708090a0b0c0d0e0f000000000000000100000000000000030000000000000000000000000000000000"
     "000000000000000000000000000000c6ef7f9814ed2373b8a0f1a1e86d012f949cf3e2cfd0b8f47ff74a72340b49e2000000"
-    "19"
+    "1900000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000"
+    "00000000"
 )
-VECTOR_DIGEST = "416125bbc01457523c060d3202459a56c61b1c360e76e2984fb6df7050b217d3"
-VECTOR_BLAKE3 = "9e0b55f960b41877538731cd7e23330fd03fca3404b913d8c10c047203b26396"
+VECTOR_DIGEST = "127775290364873b9be4bb07f588ff2befef4727f47457315efd112d0386414d"
+VECTOR_BLAKE3 = "129291762d16ce3e861948a938b9fb693b11826d8d8fb2af1292ff18a9e78c44"
 
 
 def chain(count: int, after: Head | None = None, *, handle: bytes = HANDLE, sealed: bytes = SEALED) -> list[Head]:
@@ -55,16 +56,18 @@ def signed_link(link: bytes, sealed: bytes = SEALED, identity: Identity = WRITER
 
 def link_of(
     *,
-    form: int = 1,
+    form: int = 2,
     version: int = 2,
     epoch: int = 3,
     previous: bytes = b"p" * 32,
     sealed: bytes = SEALED,
     sealed_bytes: int = len(SEALED),
+    lease_s: int = 0,
+    taking: int = 0,
+    also: bytes = NO_HEAD,
 ) -> bytes:
-    return struct.pack(
-        ">B16sQQ32s32sI", form, HANDLE, version, epoch, previous, blake3(sealed).digest(), sealed_bytes
-    )
+    about = epoch, previous, blake3(sealed).digest(), sealed_bytes
+    return struct.pack(">B16sQQ32s32sI16sIB32s", form, HANDLE, version, *about, NO_SEAT, lease_s, taking, also)
 
 
 CHAIN = chain(6)
@@ -132,7 +135,7 @@ def test_head_that_makes_no_sense_is_not_signed(version: int, handle: bytes, pre
 @pytest.mark.parametrize(
     "link",
     [
-        link_of(form=2),
+        link_of(form=1),
         link_of(version=0),
         link_of(version=2**63),
         link_of(version=2**64 - 1),
@@ -143,6 +146,10 @@ def test_head_that_makes_no_sense_is_not_signed(version: int, handle: bytes, pre
         link_of(sealed=b"other bytes"),
         link_of(sealed_bytes=len(SEALED) - 1),
         link_of(sealed_bytes=2**32 - 1),
+        link_of(lease_s=3601),
+        link_of(lease_s=2**32 - 1),
+        link_of(taking=2),
+        link_of(also=b"p" * 32),
     ],
 )
 def test_genuine_signature_does_not_make_nonsense_a_head(link: bytes) -> None:
@@ -152,8 +159,8 @@ def test_genuine_signature_does_not_make_nonsense_a_head(link: bytes) -> None:
 
 
 def test_unknown_format_is_refused_by_name() -> None:
-    with pytest.raises(BadFormat, match="version 2"):
-        heads.parse(b"\x02" + CHAIN[0].raw[1:])
+    with pytest.raises(BadFormat, match="version 1"):
+        heads.parse(b"\x01" + CHAIN[0].raw[1:])
 
 
 @pytest.mark.parametrize("at", range(0, len(CHAIN[0].raw), 3))
@@ -179,7 +186,7 @@ def test_signature_for_another_purpose_is_refused() -> None:
 @given(st.binary(max_size=400), st.booleans())
 def test_no_bytes_crash_the_parser(raw: bytes, is_begun: bool) -> None:
     with pytest.raises(BadFormat):
-        heads.parse(b"\x01" + raw if is_begun else raw)
+        heads.parse(b"\x02" + raw if is_begun else raw)
 
 
 # -- chains ----------------------------------------------------------------------------------------
@@ -226,7 +233,7 @@ def test_version_that_skips_some_follows_nothing() -> None:
     assert not heads.follows(jump, b"", CHAIN[5])
 
 
-@pytest.mark.parametrize("odd", [link_of(form=2, version=7), link_of(version=8), link_of(version=6)])
+@pytest.mark.parametrize("odd", [link_of(form=1, version=7), link_of(version=8), link_of(version=6)])
 def test_signer_cannot_vouch_for_a_link_that_is_none(odd: bytes) -> None:
     digest = blake3(odd, key=blake3(b"bitdustfs 1 head digest").digest()).digest()
     last = heads.sign(WRITER, handle=HANDLE, version=8, previous=digest, sealed=SEALED)
@@ -237,6 +244,58 @@ def test_signer_cannot_vouch_for_a_link_that_is_none(odd: bytes) -> None:
 def test_links_that_end_within_one_lead_nowhere() -> None:
     assert heads.descends(CHAIN[2], links(CHAIN[1:2]), CHAIN[0].digest)
     assert not heads.descends(CHAIN[2], links(CHAIN[1:2]) + b"\x01", CHAIN[0].digest)
+
+
+def joined(older: list[Head], other: list[Head], *, version: int) -> Head:
+    """A head that ends the fork of two lines."""
+    return heads.sign(
+        WRITER,
+        handle=HANDLE,
+        version=version,
+        previous=older[-1].digest,
+        sealed=b"joined",
+        also=other[-1].digest,
+    )
+
+
+def test_head_that_ends_a_fork_follows_both_lines() -> None:
+    other = MIXED[:4]
+    join = joined(CHAIN, other, version=7)
+    after = chain(1, join)[0]
+    for line in (CHAIN, other):
+        assert heads.follows(join, b"", line[-1])
+        assert heads.follows(after, join.link, line[-1])
+        assert heads.judge(after, join.link, line[-1]) is Verdict.NEWER
+    assert heads.follows(join, links(CHAIN[4:]), CHAIN[3])
+    assert heads.genuine_links(after, links(CHAIN) + join.link) == links(CHAIN) + join.link
+    assert heads.genuine_links(after, links(other) + join.link) == links(other) + join.link
+
+
+def test_head_that_ends_a_fork_is_newer_than_both_lines_and_follows_no_third() -> None:
+    assert not heads.follows(joined(CHAIN, MIXED[:4], version=6), b"", CHAIN[-1])
+    assert not heads.follows(joined(MIXED[:4], CHAIN, version=6), b"", CHAIN[-1])
+    assert heads.judge(joined(CHAIN, MIXED[:4], version=7), b"", FORK[3]) is Verdict.FORKED
+
+
+@given(st.lists(st.sampled_from([*CHAIN, *MIXED]), max_size=4), st.sampled_from([*CHAIN, *MIXED, *FORK]))
+def test_no_other_way_leads_to_a_head_that_ends_a_fork(some: list[Head], ancestor: Head) -> None:
+    join = joined(CHAIN, MIXED[:4], version=7)
+    ways = [line[at:] for line in (CHAIN, MIXED[:4]) for at in range(len(line))]
+    assert heads.follows(join, links(some), ancestor) is ([ancestor, *some] in ways)
+
+
+def test_chain_tells_where_it_was_handed_on() -> None:
+    kept = heads.sign(WRITER, handle=HANDLE, version=1, previous=NO_HEAD, sealed=SEALED, lease_s=60)
+    taken = heads.sign(
+        WRITER, handle=HANDLE, version=2, previous=kept.digest, sealed=SEALED, lease_s=60, takes_over=True
+    )
+    assert [heads.is_handed_on(some) for some in (b"", kept.link, taken.link, CHAIN[0].link)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert heads.is_handed_on(kept.link + taken.link)
 
 
 # -- what a supplier thinks of a head --------------------------------------------------------------

@@ -117,6 +117,25 @@ async def test_request_that_is_cancelled_is_answered_and_the_task_still_ends(nam
     assert scope.cancelled_caught
 
 
+async def test_volume_that_is_being_handed_over_takes_no_change_and_is_read_on(names: Names) -> None:
+    file, ops = names.file(b"f"), operations(names)
+    await names.files.write(file, 0, b"x")
+    names.journal.close(ReadOnly(what="another machine goes on with it"))
+    context: Any = _Context()
+    for refused in (
+        lambda: ops.mkdir(ROOT_INO, b"d", 0o755, context),
+        lambda: ops.write(file, 0, b"y"),
+        lambda: ops.unlink(ROOT_INO, b"f", context),
+        lambda: ops.setxattr(file, b"user.a", b"b", context),
+    ):
+        with pytest.raises(pyfuse3.FUSEError) as caught:
+            await refused()
+        assert caught.value.errno == errno.EROFS
+    assert await ops.read(file, 0, 10) == b"x"
+    names.journal.reopen()
+    await ops.unlink(ROOT_INO, b"f", context)
+
+
 async def test_read_ends_with_its_deadline(names: Names, autojump_clock: trio.testing.MockClock) -> None:
     ops = operations(names, files=_Stuck())  # type: ignore[arg-type]
     start = trio.current_time()

@@ -91,10 +91,11 @@ def requests_of(caller: Identity) -> dict[type[wire.Request], tuple[wire.Request
             b"",
         ),
         wire.Receipt: (wire.Receipt(b"\x01" * RECEIPT_BYTES), b""),
+        wire.Hold: (wire.Hold(bytes(16), 600, True, True, False), b""),
     }
 
 
-HEAD = b"\x01" + bytes(head.MAX_HEAD_BYTES - 1)[:400]
+HEAD = bytes([head.VERSION]) + bytes(head.MAX_HEAD_BYTES - 1)[:400]
 # What is answered to whom, where it is no refusal: of what is his own, or of nothing
 ANSWERED = {
     ("stranger", wire.Ping),
@@ -112,7 +113,7 @@ ANSWERED = {
     *(
         (who, kind)
         for who in ("greedy", "expired")
-        for kind in (wire.Ping, wire.Delete, wire.List, wire.Stat, wire.GetHead, wire.Compare)
+        for kind in (wire.Ping, wire.Delete, wire.List, wire.Stat, wire.GetHead, wire.Compare, wire.Hold)
     ),
 }
 

@@ -18,7 +18,7 @@ from bitdustfs.core import head as heads
 from bitdustfs.core.certificate import MAX_EPOCH, Identity
 from bitdustfs.core.contract import NO_CONTRACT, Party, Terms
 from bitdustfs.core.framing import Frame, Parser
-from bitdustfs.core.head import LINK_BYTES, NO_HEAD, Head
+from bitdustfs.core.head import LINK_BYTES, NO_HEAD, NO_SEAT, Head
 from bitdustfs.core.wire import Refusal, Refused
 from bitdustfs.engine.keeper import _ROLES, Keeper
 from bitdustfs.engine.suppliers import Suppliers
@@ -111,7 +111,8 @@ class Kept:
         self.start()
 
     def start(self) -> None:
-        self.keeper = Keeper(SUPPLIER, self.shelf, self.store, allowed={}, crunch=self.crunch, wall=FakeWall())
+        self.wall = FakeWall()
+        self.keeper = Keeper(SUPPLIER, self.shelf, self.store, allowed={}, crunch=self.crunch, wall=self.wall)
 
     async def ask(self, by: Identity, request: wire.Request, body: bytes = b"") -> tuple[wire.Answer, bytes]:
         refusal = self.keeper.admit(by.certificate, request)
@@ -318,15 +319,16 @@ def test_every_request_says_which_roles_may_ask_it() -> None:
 
 def forged(*, version: int = 2, sealed: bytes = b"sealed", said: bytes = b"sealed") -> bytes:
     """A head with a genuine signature over a link that `heads.sign` would not make."""
-    link = struct.pack(">B16sQQ32s32sI", 1, HANDLE, version, 1, b"p" * 32, blake3(said).digest(), len(said))
+    about = blake3(said).digest(), len(said), NO_SEAT, 0, 0, NO_HEAD
+    link = struct.pack(">B16sQQ32s32sI16sIB32s", heads.VERSION, HANDLE, version, 1, b"p" * 32, *about)
     return link + LAPTOP.certificate.raw + LAPTOP.sign("head", link) + sealed
 
 
 @pytest.mark.parametrize(
     "raw",
     [
-        b"\x01",
-        b"\x02" + LINE[1].raw[1:],
+        bytes([heads.VERSION]),
+        b"\x01" + LINE[1].raw[1:],
         LINE[1].raw[:-1],
         LINE[1].raw[:LINK_BYTES],
         LINE[1].raw[:250] + bytes([LINE[1].raw[250] ^ 1]) + LINE[1].raw[251:],
@@ -382,6 +384,7 @@ EVERY_REQUEST: Mapping[type[wire.Request], tuple[wire.Request, bytes]] = {
     wire.PutHead: (put_of(LINE[1].raw, LAPTOP), LINE[1].raw),
     wire.GetHead: (GET_HEAD, b""),
     wire.Watch: (wire.Watch(0, 0), b""),
+    wire.Hold: (wire.Hold(bytes(16), 60, True, True, False), b""),
     wire.Compare: (wire.Compare(()), b""),
 }
 

@@ -114,6 +114,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[World], Any]]] = {
     "trimmer": ("catalog", "crowded_blocks", do_nothing),
     "drainer": ("suppliers", "get", let_one_leave),
     "register": ("suppliers", "binding", do_nothing),
+    "holding": ("suppliers", "hold", do_nothing),
     "publisher": ("suppliers", "revoked_in", do_nothing),
     "replica": ("catalog", "outbox", write_something),
     "orphans": ("suppliers", "names", recover_here),

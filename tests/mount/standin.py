@@ -48,6 +48,9 @@ class _Wall:
     def now_ns(self) -> int:
         return time.time_ns()
 
+    def awake_s(self) -> float:
+        return time.monotonic()
+
 
 class _Faulty(Files):
     """Files that fail to be read in the way that their first bytes say."""

@@ -1,0 +1,164 @@
+"""Hand-over: another machine asks, and the one that writes lets go; whatever dies on the way, one of them writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.engine.claim import Claimed, Holds, claim
+from bitdustfs.errors import ReadOnly
+from tests.engine.test_holding import CONTENT, LEASE_S, Machine, two, until
+
+STEPS = ("bringing", "closing", "letting go", "let go")
+
+
+@pytest.fixture
+def autojump_clock() -> Iterator[MockClock]:
+    yield MockClock(autojump_threshold=0)
+
+
+class Asking:
+    """A machine that asks to hold the volume, for a time."""
+
+    def __init__(self, machine: Machine, *, for_s: float = 10 * LEASE_S) -> None:
+        self.machine = machine
+        self.for_s = for_s
+        self.told: list[Holds] = []
+
+    async def run(self) -> Claimed:
+        world, who = self.machine.world, self.machine.identity
+        until_s = trio.current_time() + self.for_s
+
+        def waits(told: Holds) -> bool:
+            self.told.append(told)
+            return trio.current_time() < until_s
+
+        return await claim(
+            world.swarm.network.dialer(who.node),
+            who,
+            world.catalog.suppliers(),
+            seat=self.machine.seat,
+            lease_s=LEASE_S,
+            takes_over=self.machine.takes_over,
+            waits=waits,
+        )
+
+
+@pytest.mark.slow
+async def test_writer_brings_everything_and_lets_go_and_the_other_machine_goes_on_with_it(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with two(tmp_path) as (_world, laptop, desktop):
+        async with laptop.mounted():
+            await laptop.write("file", CONTENT)
+            assert await laptop.sync() == "safe"
+            await laptop.write("written last", b"written last")
+            began = trio.current_time()
+            assert await Asking(desktop).run() is Claimed.HELD
+            assert trio.current_time() - began < LEASE_S / 4
+            with pytest.raises(ReadOnly, match="everything from here is at the suppliers"):
+                await laptop.write("never", b"never")
+            await desktop.learn()
+            async with desktop.mounted():
+                assert desktop.shows("file")
+                assert desktop.shows("written last")
+                await desktop.write("there", b"there")
+                assert await desktop.sync() == "safe"
+        assert await Asking(laptop).run() is Claimed.HELD  # and back: the desktop is not mounted any more
+        laptop.path = tmp_path / "laptop again"
+        await laptop.learn()
+        async with laptop.mounted():
+            assert laptop.shows("there")
+            await laptop.write("back", b"back")
+            assert await laptop.sync() == "safe"
+
+
+@pytest.mark.slow
+async def test_wish_that_is_given_up_leaves_the_writer_as_it_was(autojump_clock: MockClock, tmp_path: Path) -> None:
+    async with two(tmp_path) as (world, laptop, desktop), laptop.mounted() as node:
+        await laptop.write("file", CONTENT)
+        assert await laptop.sync() == "safe"
+        for number in (1, 2, 3):
+            world.swarm.suppliers[number - 1].mute.refuses_heads = True
+        await laptop.write("later", b"cannot become safe now")
+        assert await Asking(desktop, for_s=30).run() is Claimed.OTHERS
+        await until(lambda: node.holding.wished_by is None)
+        for number in (1, 2, 3):
+            world.swarm.suppliers[number - 1].mute.refuses_heads = False
+        await trio.sleep(LEASE_S)
+        node.journal.admit_request()
+        await laptop.write("and on", b"and on")
+        assert await laptop.sync() == "safe"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", STEPS)
+async def test_writer_that_is_killed_while_it_hands_over_loses_nothing_and_nobody_writes_beside_the_other(
+    autojump_clock: MockClock, tmp_path: Path, step: str
+) -> None:
+    async with two(tmp_path) as (_world, laptop, desktop):
+        reached = trio.Event()
+
+        async def stop(at: str) -> None:
+            if at == step:
+                reached.set()
+                await trio.sleep_forever()
+
+        async with trio.open_nursery() as nursery:
+            claimed: list[Claimed] = []
+
+            async def ask() -> None:
+                claimed.append(await Asking(desktop).run())
+
+            async with laptop.mounted() as node:
+                await laptop.write("file", CONTENT)
+                assert await laptop.sync() == "safe"
+                await laptop.write("written last", b"written last")
+                node.handover.on_step = stop
+                nursery.start_soon(ask)
+                await reached.wait()
+                await node.journal.durable()
+                laptop.cut()  # what it does from here on reaches nobody: so it is as dead as after kill -9
+                node.holding.has_let_go = True
+            laptop.heal()
+            with trio.fail_after(3 * LEASE_S):
+                while not claimed:
+                    await trio.sleep(1)
+        assert claimed == [Claimed.HELD]  # at once, or when the lease of the dead one had run out
+        await desktop.learn()
+        async with desktop.mounted():
+            assert desktop.shows("file")
+            await desktop.write("there", b"there")
+            assert await desktop.sync() == "safe"
+            with closing(SqliteCatalog(laptop.path)):
+                pass
+            async with laptop.mounted() as node:  # without having asked
+                await until(lambda: node.journal.refusal is not None)
+                assert laptop.shows("written last")
+            assert desktop.shows("written last") or step in ("bringing", "closing")
+
+
+@pytest.mark.slow
+async def test_who_takes_over_does_not_wait(autojump_clock: MockClock, tmp_path: Path) -> None:
+    async with two(tmp_path) as (_world, laptop, desktop), laptop.mounted() as node:
+        await laptop.write("file", CONTENT)
+        assert await laptop.sync() == "safe"
+        desktop.takes_over = True
+        asking = Asking(desktop)
+        assert await asking.run() is Claimed.HELD
+        assert asking.told == []
+        await until(lambda: node.journal.refusal is not None)
+
+
+@pytest.mark.slow
+async def test_who_reaches_no_quorum_is_told_so(autojump_clock: MockClock, tmp_path: Path) -> None:
+    async with two(tmp_path) as (world, laptop, _desktop):
+        for number in (1, 2, 3):
+            world.swarm.cut(number)
+        assert await Asking(laptop).run() is Claimed.UNREACHED

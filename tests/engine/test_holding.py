@@ -1,0 +1,267 @@
+"""Who may write: of two machines of one owner one does, and what the other one had is never lost."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from bitdustfs.core.certificate import Identity
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.engine.node import Node
+from bitdustfs.errors import ReadOnly
+from bitdustfs.model import ROOT_INO, Code, FileState
+from bitdustfs.testing.clock import FakeWall
+from bitdustfs.testing.network import Break
+from bitdustfs.testing.spool import MemorySpool
+from bitdustfs.testing.swarm import make_identity
+from bitdustfs.testing.world import World
+from tests.engine.recovered import recover
+from tests.engine.setback import FOLDER, Bench, content, fetch, look
+
+CODE = Code(3, 5)
+CONTENT = random.Random(9).randbytes(300_000)
+LAPTOP = make_identity("customer")  # the first machine of every world
+DESKTOP = make_identity("desktop", owner="customer")
+LEASE_S = 180  # three words of a holder
+SEAT, COPY = b"the first seat..", b"of a copied home"
+
+
+@pytest.fixture
+def autojump_clock() -> Iterator[MockClock]:
+    yield MockClock(autojump_threshold=0)
+
+
+class Machine:
+    """A machine in a world, with its disk; many in one world, one after another or at the same time."""
+
+    def __init__(self, world: World, path: Path, identity: Identity = LAPTOP, seat: bytes = SEAT) -> None:
+        self.world = world
+        self.path = path
+        self.identity = identity
+        self.seat = seat
+        self.spool = MemorySpool()
+        self.wall = FakeWall()
+        self.takes_over = False
+
+    def hire(self) -> None:
+        """Give it a catalog that knows the suppliers and nothing else."""
+        with closing(SqliteCatalog(self.path, create=True)) as catalog:
+            for row in self.world.catalog.suppliers():
+                catalog.put_supplier(row)
+            catalog.commit()
+
+    async def learn(self) -> None:
+        """Give it the newest state that suppliers have."""
+        await recover(self.world, self.path, self.identity)
+
+    @asynccontextmanager
+    async def mounted(self, *, wait: bool = True) -> AsyncIterator[Node]:
+        usual = self.world.options
+        self.world.options = replace(usual, seat=self.seat, takes_over=self.takes_over, lease_s=LEASE_S)
+        with closing(SqliteCatalog(self.path)) as self.catalog:
+            machine = self.world.machine(self.catalog, self.spool, identity=self.identity, wall=self.wall, wait=wait)
+            async with machine as self.node:
+                self.world.options = usual
+                yield self.node
+
+    async def write(self, name: str, content: bytes) -> None:
+        self.world.node, before = self.node, self.world.node
+        try:
+            await self.world.write(name, content)
+        finally:
+            self.world.node = before
+
+    async def sync(self) -> str:
+        report = await self.node.sync(_nothing, 60)
+        return report["state"]
+
+    def cut(self) -> None:
+        self.world.swarm.network.apply(Break.CUT, self.identity.node)
+
+    def heal(self) -> None:
+        self.world.swarm.network.apply(Break.HEAL, self.identity.node)
+
+    def shows(self, name: str) -> bool:
+        return self.node.tree.lookup(ROOT_INO, name.encode()) is not None
+
+
+async def _nothing(_step: object) -> None:
+    return
+
+
+@asynccontextmanager
+async def two(directory: Path) -> AsyncIterator[tuple[World, Machine, Machine]]:
+    """A laptop that wrote a file and goes on, and a desktop with nothing."""
+    async with World(code=CODE).hired() as world:
+        laptop, desktop = Machine(world, directory / "laptop"), Machine(world, directory / "desktop", DESKTOP)
+        laptop.hire()
+        yield world, laptop, desktop
+
+
+async def until(condition: object) -> None:
+    assert callable(condition)
+    with trio.fail_after(3 * LEASE_S):
+        while not condition():
+            await trio.sleep(1)
+
+
+@pytest.mark.slow
+async def test_second_machine_does_not_write_while_the_first_one_does(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with two(tmp_path) as (_world, laptop, desktop), laptop.mounted():
+        await laptop.write("file", CONTENT)
+        assert await laptop.sync() == "safe"
+        await desktop.learn()
+        async with desktop.mounted():
+            await until(lambda: desktop.node.journal.refusal is not None)
+            with pytest.raises(ReadOnly, match="another machine of this owner"):
+                await desktop.write("file2", b"never")
+            await trio.sleep(3 * LEASE_S)
+            await laptop.write("later", b"later")
+            assert await laptop.sync() == "safe"
+            assert laptop.node.holding.is_held
+
+
+@pytest.mark.slow
+async def test_copy_of_a_home_is_read_only_while_the_first_one_writes(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """F15."""
+    async with two(tmp_path) as (world, laptop, _desktop):
+        async with laptop.mounted():
+            await laptop.write("file", CONTENT)
+            assert await laptop.sync() == "safe"
+        copy = Machine(world, tmp_path / "copy", LAPTOP, COPY)
+        copy.path.write_bytes(laptop.path.read_bytes())
+        async with laptop.mounted():
+            await until(lambda: laptop.node.holding.is_held)
+            async with copy.mounted():
+                await until(lambda: copy.node.journal.refusal is not None)
+                with pytest.raises(ReadOnly, match="a copy of this home"):
+                    await copy.write("never", b"never")
+            await laptop.write("later", b"later")
+            assert await laptop.sync() == "safe"
+
+
+@pytest.mark.slow
+async def test_volume_that_was_let_go_is_written_elsewhere_at_once(autojump_clock: MockClock, tmp_path: Path) -> None:
+    async with two(tmp_path) as (_world, laptop, desktop):
+        async with laptop.mounted():
+            await laptop.write("file", CONTENT)
+            await laptop.sync()
+        await desktop.learn()
+        began = trio.current_time()
+        async with desktop.mounted():
+            await desktop.write("file2", b"two")
+            assert await desktop.sync() == "safe"
+            assert trio.current_time() - began < LEASE_S / 4
+
+
+@pytest.mark.slow
+async def test_writer_that_is_cut_off_goes_on_here_and_others_wait_for_its_lease(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """F39: what the old writer had unsent is put aside, with the bytes that only he had."""
+    async with two(tmp_path) as (world, laptop, desktop):
+        async with laptop.mounted():
+            await laptop.write("file", CONTENT)
+            assert await laptop.sync() == "safe"
+            await desktop.learn()
+            laptop.cut()
+            await laptop.write("only here", b"only here")
+            await until(lambda: not laptop.node.holding.is_held)
+            await trio.sleep(LEASE_S)
+            await laptop.write("only here too", b"on the train")
+            async with desktop.mounted():
+                await desktop.write("file2", b"two")
+                assert await desktop.sync() == "safe"
+                laptop.heal()
+                await until(lambda: laptop.node.journal.refusal is not None)
+                with pytest.raises(ReadOnly):
+                    await laptop.write("never", b"never")
+                assert laptop.shows("only here")
+                assert not desktop.shows("only here")
+        with closing(SqliteCatalog(laptop.path)) as old:
+            found = await look(world, old)
+            assert found is not None
+            new = tmp_path / "new"
+            bench = Bench(world, old, laptop.spool, await fetch(world, old, found, new))
+            laptop.path, laptop.spool = new, MemorySpool()
+            async with laptop.mounted() as node:
+                await bench.job(node, laptop.catalog).run()
+                assert await content(world, laptop.catalog, f"{FOLDER}/only here") == b"only here"
+                assert await content(world, laptop.catalog, f"{FOLDER}/only here too") == b"on the train"
+                assert await content(world, laptop.catalog, "file2") == b"two"
+                assert await laptop.sync() == "safe"
+
+
+@pytest.mark.slow
+async def test_writer_that_slept_does_not_take_itself_for_the_holder(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """No deadline moved while it slept; CLOCK_BOOTTIME did."""
+    async with two(tmp_path) as (_world, laptop, _desktop), laptop.mounted():
+        await laptop.write("file", CONTENT)
+        assert await laptop.sync() == "safe"
+        laptop.wall.suspend_s(LEASE_S)
+        assert not laptop.node.holding.is_held
+        await laptop.write("later", b"later")
+        assert await laptop.sync() == "safe"  # suppliers say that nobody else wrote
+
+
+@pytest.mark.slow
+async def test_wall_clock_that_jumps_moves_no_lease(autojump_clock: MockClock, tmp_path: Path) -> None:
+    async with two(tmp_path) as (_world, laptop, _desktop), laptop.mounted():
+        await laptop.write("file", CONTENT)
+        assert await laptop.sync() == "safe"
+        for years in (10, -20):
+            laptop.wall.move_s(years * 365 * 86_400)
+            assert laptop.node.holding.is_held
+
+
+@pytest.mark.slow
+async def test_who_takes_over_writes_at_once_and_the_first_one_stops(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with two(tmp_path) as (_world, laptop, desktop), laptop.mounted():
+        await laptop.write("file", CONTENT)
+        assert await laptop.sync() == "safe"
+        await desktop.learn()
+        desktop.takes_over = True
+        began = trio.current_time()
+        async with desktop.mounted():
+            await desktop.write("file2", b"two")
+            assert await desktop.sync() == "safe"
+            await until(lambda: laptop.node.journal.refusal is not None)
+            assert trio.current_time() - began < LEASE_S / 4
+            with pytest.raises(ReadOnly):
+                await laptop.write("never", b"never")
+
+
+@pytest.mark.slow
+async def test_killed_writer_goes_on_without_waiting_for_its_own_lease(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with two(tmp_path) as (_world, laptop, _desktop):
+        async with laptop.mounted() as node:
+            await laptop.write("file", CONTENT)
+            assert await laptop.sync() == "safe"
+            node.holding.has_let_go = True  # the end of this process tells nobody
+            laptop.cut()
+        laptop.heal()
+        began = trio.current_time()
+        async with laptop.mounted():
+            await laptop.write("later", b"later")
+            assert await laptop.sync() == "safe"
+            assert trio.current_time() - began < LEASE_S / 4
+            (found,) = (laptop.node.tree.lookup(ROOT_INO, b"later"),)
+            assert found is not None
+            assert laptop.node.files.state(found.ino) is FileState.SAFE
