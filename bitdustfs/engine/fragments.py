@@ -114,7 +114,7 @@ class Fragments:
         high, first = low + end - start, low // LEAF_BYTES
         if high > length:
             return None
-        leaves = self.leaves.known(block.block, index, first, (high - 1) // LEAF_BYTES + 1 - first)
+        leaves = self.leaves.known(block, index, first, (high - 1) // LEAF_BYTES + 1 - first)
         return None if leaves is None else leaves[low - first * LEAF_BYTES : high - first * LEAF_BYTES]
 
     def too_few(self, block: BlockRow) -> BitdustError | None:
@@ -288,7 +288,7 @@ class Fragments:
         """Columns of one fragment from whoever holds it; None if nobody gave them."""
         first = part.start // LEAF_BYTES
         count = (part.end - 1) // LEAF_BYTES + 1 - first
-        leaves: bytes | memoryview | None = self.leaves.known(block.block, part.index, first, count)
+        leaves: bytes | memoryview | None = self.leaves.known(block, part.index, first, count)
         for supplier in holders:
             if leaves is not None:
                 break

@@ -26,6 +26,7 @@ from bitdustfs.model import (
     FragmentName,
     FragmentRow,
     FragmentState,
+    Root,
     Supplier,
     SupplierNo,
     short,
@@ -64,8 +65,9 @@ class LeafReader:
         self._secrets = secrets
         self._entropy = entropy
         self._refusals: Refusals[tuple[BlockNo, int, SupplierNo]] = Refusals()
-        self._hashes: OrderedDict[tuple[BlockNo, int], bytes] = OrderedDict()
-        self._leaves: OrderedDict[tuple[BlockNo, int, int], bytes] = OrderedDict()
+        # by root: a number may stand for another block by the time an answer comes (forget_all)
+        self._hashes: OrderedDict[Root, bytes] = OrderedDict()
+        self._leaves: OrderedDict[tuple[Root, int], bytes] = OrderedDict()
         self._given_up: set[SupplierNo] = set()  # said so in the log, until they answer again
         self._rows: dict[SupplierNo, Supplier] = {}
         self.on_denied: Callable[[BlockRow, int, SupplierNo], None] = lambda _block, _index, _supplier: None
@@ -76,11 +78,11 @@ class LeafReader:
         """The suppliers that are connected and not silent."""
         return self._asks.reachable()
 
-    def known(self, block: BlockNo, index: int, first: int, count: int) -> bytes | None:
+    def known(self, block: BlockRow, index: int, first: int, count: int) -> bytes | None:
         """The leaves of a short range, if all are remembered; they were checked when they came."""
         if count > SMALL_LEAVES:
             return None
-        known = [self._leaves.get((block, index, first + i)) for i in range(count)]
+        known = [self._leaves.get((block.roots[index], first + i)) for i in range(count)]
         return b"".join(leaf for leaf in known if leaf is not None) if None not in known else None
 
     async def fetch(
@@ -103,7 +105,7 @@ class LeafReader:
         """
         row = self.supplier(supplier)
         name = self._secrets.fragment_name(block.block_id, index, row.node)
-        hashes = self._hashes.get((block.block, index))
+        hashes = self._hashes.get(block.roots[index])
         leaves: Leaves | None = None
         try:
             with self._asks.asked(supplier, block, count * LEAF_BYTES, may_hedge=may_hedge) as ask:
@@ -140,11 +142,11 @@ class LeafReader:
             return None
         self.fetched_bytes += len(leaves.content)
         self._refusals.clear((block.block, index, supplier))
-        put_bounded(self._hashes, (block.block, index), checked, HASH_MEMORY)
+        put_bounded(self._hashes, block.roots[index], checked, HASH_MEMORY)
         if keep or count <= SMALL_LEAVES:
             for i in range(count):
                 leaf = bytes(leaves.content[i * LEAF_BYTES : (i + 1) * LEAF_BYTES])
-                put_bounded(self._leaves, (block.block, index, first + i), leaf, LEAF_MEMORY)
+                put_bounded(self._leaves, (block.roots[index], first + i), leaf, LEAF_MEMORY)
         return leaves.content
 
     async def whole(self, block: BlockRow, index: int, supplier: SupplierNo) -> bytes | memoryview | None:
@@ -185,6 +187,11 @@ class LeafReader:
         self._hashes.clear()
         self._rows = {}
 
+    def is_current(self, block: BlockRow) -> bool:
+        """Whether its number still stands for a block: else what is found out about it is not noted."""
+        row = self._catalog.block(block.block)
+        return row is not None and row.block_id == block.block_id
+
     def name(self, block: BlockRow, index: int, supplier: SupplierNo) -> FragmentName:
         """How a fragment is called at a supplier."""
         return self._secrets.fragment_name(block.block_id, index, self.supplier(supplier).node)
@@ -211,6 +218,8 @@ class LeafReader:
         return await self._crunch.run(fragment.leaves_are_genuine, hashes, first, leaves.content)
 
     def _lost(self, block: BlockRow, index: int, supplier: SupplierNo) -> None:
+        if not self.is_current(block):
+            return
         self.on_denied(block, index, supplier)
         known = {(row.index, row.supplier): row.state for row in self._catalog.fragments(block.block)}
         if (index, supplier) not in known:

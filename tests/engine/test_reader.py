@@ -6,6 +6,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import trio
@@ -163,3 +164,31 @@ async def test_reader_that_gives_up_does_not_stop_the_others(autojump_clock: Moc
                 nursery.start_soon(patient)
                 await volume.files.read(ino, 0, 1000)
         assert got == [CONTENT[:1000]]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_answer_that_comes_when_its_number_stands_for_another_block_says_nothing_of_that(
+    autojump_clock: MockClock, is_there: bool
+) -> None:
+    other = random.Random(2).randbytes(len(CONTENT))
+    async with published() as (volume, first), trio.open_nursery() as nursery:
+        second = await volume.write_all(other)
+        await volume.flush()
+        await trio.sleep(1)
+        await volume.forget()
+        before, after = (volume.catalog.block(volume.catalog.blocks_of(ino)[0]) for ino in (first, second))
+        assert before is not None
+        assert after is not None
+        holder = {row.index: row.supplier for row in volume.catalog.fragments(before.block)}[0]
+        held = volume.catalog.fragments(after.block)
+        if not is_there:
+            volume.remote.forgetting = {holder}
+        # as a reader's catalog numbered it, before it went over to the tree of another head
+        numbered = replace(before, block=after.block)
+        nursery.start_soon(volume.fragments.leaves.fetch, holder, numbered, 0, 0, 1)
+        await trio.testing.wait_all_tasks_blocked()
+        volume.reader.forget_all()
+        await trio.sleep(1)
+        volume.remote.forgetting = set()
+        assert await read_all(volume, second) == other
+        assert volume.catalog.fragments(after.block) == held
