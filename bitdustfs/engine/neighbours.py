@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import trio
 
+from bitdustfs.core import erasure
 from bitdustfs.core.patience import ELSEWHERE_S
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.strays import put_bounded
@@ -61,7 +62,9 @@ class Neighbours:
         if stream.coming is not None or self._fragments.asks.quiet_s(row.block) >= ELSEWHERE_S:
             return
         start = max(row.offset, stream.until)
-        stream.until = min(start + stream.leaves * LEAF_BYTES, block.length)
+        own_end = (start // (own := erasure.fragment_length(block.length, block.code.k)) + 1) * own
+        # of one supplier only: who waits for what one has shall not wait for another
+        stream.until = min(start + stream.leaves * LEAF_BYTES, own_end, block.length)
         stream.leaves = min(2 * stream.leaves, MOST_LEAVES)
         stream.coming = trio.Event()
         nursery.start_soon(self._fetch, block, stream, start)

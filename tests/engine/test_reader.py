@@ -13,6 +13,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
+from bitdustfs.core import erasure
 from bitdustfs.errors import BlockLost, TooFewFragments
 from bitdustfs.model import CHUNK_BYTES, FragmentState, Ino
 from tests.engine.volume import Volume
@@ -192,3 +193,26 @@ async def test_answer_that_comes_when_its_number_stands_for_another_block_says_n
         volume.remote.forgetting = set()
         assert await read_all(volume, second) == other
         assert volume.catalog.fragments(after.block) == held
+
+
+@pytest.mark.slow
+async def test_small_file_is_not_kept_waiting_by_the_supplier_of_one_that_will_be_read_later(
+    autojump_clock: MockClock,
+) -> None:
+    volume = Volume()
+    async with volume.running():
+        small = [await volume.write_all(random.Random(number).randbytes(4096)) for number in range(200)]
+        await volume.flush()
+        await trio.sleep(1)
+        await volume.forget()
+        (number,) = {volume.catalog.blocks_of(ino)[0] for ino in small}
+        block = volume.catalog.block(number)
+        assert block is not None
+        first_bytes = erasure.fragment_length(block.length, block.code.k)
+        rows = {ino: volume.catalog.placed(ino, 0, 0)[0][1] for ino in small}
+        of_first = sorted((row.offset, ino) for ino, row in rows.items() if row.offset + 8192 < first_bytes)
+        holder = {row.index: row.supplier for row in volume.catalog.fragments(number)}
+        volume.remote.gone, volume.remote.silent = {holder[3], holder[4]}, {holder[1]}  # nothing can be decoded
+        with trio.fail_after(2):
+            for _, ino in of_first:
+                assert await volume.files.read(ino, 0, 4096) == random.Random(small.index(ino)).randbytes(4096)
