@@ -33,6 +33,7 @@ from bitdustfs.edges import mounts
 from bitdustfs.edges.config import load, store
 from bitdustfs.edges.durable import TEMPORARY
 from bitdustfs.edges.home import Home, hold, holder, make_home, write_atomically
+from bitdustfs.edges.seat import NAME as SEAT
 from bitdustfs.errors import BadFormat, BadRequest, BitdustError, InUse
 
 SHARE = "10 GiB"  # what each practice supplier offers and is hired for; it takes what is really stored
@@ -47,6 +48,7 @@ _OUR_DIRECTORIES = ("spool", "shelf", "contracts", "addresses")
 _OUR_CATALOG = tuple(f"catalog.db{tail}" for tail in ("", "-wal", "-shm", "-journal"))
 _OUR_FILES = (
     "shelf-id",
+    SEAT,
     *_OUR_CATALOG,
     "catalog.image",
     "recovering",
@@ -54,7 +56,7 @@ _OUR_FILES = (
     *(f"catalog.db.new{name.removeprefix('catalog.db')}" for name in _OUR_CATALOG),
 )
 _OUR_LOGS = ("log", *(f"log.{number}" for number in range(1, LOG_FILES)))
-_HALF_WRITTEN = re.compile(r"(config\.toml|keys|swarm\.json)" + TEMPORARY)  # by a process that was killed
+_HALF_WRITTEN = re.compile(r"(config\.toml|keys|seat|swarm\.json)" + TEMPORARY)  # by a process that was killed
 
 
 @dataclass(slots=True)

@@ -61,6 +61,8 @@ def every_request(name: bytes, epoch: int) -> list[tuple[wire.Request, bytes]]:
         (wire.Where(b"w" * 32), b""),
         (wire.Reach(), b""),
         (wire.Receipt(b"receipt"), b""),
+        (wire.Watch(epoch, wire.MAX_NUMBER), b""),
+        (wire.Hold(b"s" * 16, 600, True, False, False), b""),
     ]
 
 
