@@ -1,51 +1,92 @@
-"""Before a mount that writes: suppliers are asked whether another machine does, and that one is asked to let go."""
+"""Before a mount that writes: suppliers are asked whether another machine does, and that one is asked to let go.
+
+What is waited for is said on stderr, in lines that begin with WAITING: the verb that started a daemon hears them too.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Final
 
+import click
 import trio
 
+from bitdustfs.cli.assemble_supplier import cancel_on_signal
+from bitdustfs.cli.waiting import WAITING
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.lease import LEASE_S
 from bitdustfs.edges.tcp import TcpDialer
 from bitdustfs.engine.claim import Claimed, Holds, claim
 from bitdustfs.errors import InUse
 from bitdustfs.model import Supplier, short
-from bitdustfs.ports import Catalog
+from bitdustfs.ports import Catalog, Dialer
 
-MOST_S = LEASE_S + 60.0  # that is waited for another machine: one that is gone holds the volume no longer
+MOST_S: Final = LEASE_S + 60.0  # that is waited for another machine: one that is gone holds the volume no longer
+SAY_S: Final = 10.0  # (tune) between two lines that say what is waited for
 _log = logging.getLogger(__name__)
 
 
 async def claim_volume(
-    identity: Identity, catalog: Catalog, seat: bytes, *, takes_over: bool, most_s: float = MOST_S
+    identity: Identity,
+    catalog: Catalog,
+    seat: bytes,
+    *,
+    takes_over: bool,
+    most_s: float = MOST_S,
+    dialer: Dialer | None = None,
+    say: Callable[[str], None] = lambda line: click.echo(line, err=True),
 ) -> Sequence[str]:
     """Hold the volume at its suppliers, if they can be reached; wait for who else holds it.
 
     Args:
         takes_over: without waiting for anybody.
+        dialer: that of this machine, if there is none.
+        say: is told at once, and every SAY_S, what is waited for.
     Returns:
         what to say to the person.
     Raises:
         InUse: another machine writes the volume, and does not let it go.
+        KeyboardInterrupt: a signal ended the waiting; the other machine is not asked any more.
     """
     listed: list[Supplier] = [row for row in catalog.suppliers() if row.is_listed]
-    until_s = trio.current_time() + most_s
+    began_s = said_s = trio.current_time()
+    until_s = began_s + most_s
     news: list[str] = []
     last: list[Holds] = []
 
     def waits(told: Holds) -> bool:
         if told.node == identity.node:
             return False  # a copy of this home does not answer to us
-        if not last and told.node is not None:
+        nonlocal said_s
+        now_s = trio.current_time()
+        if told.node is not None and not last:
             _log.warning("node %s writes this volume, and is asked to let it go", short(told.node))
             news.append(f"Another machine of yours (node {short(told.node)}) wrote this volume, and has let it go.")
+            say(
+                f"{WAITING}another machine of yours (node {short(told.node)}), which writes this volume, to send "
+                f"what it has and let go: {most_s:.0f} s at most. Ctrl-C ends it; `bitdustfs mount --take-over` does "
+                "not wait."
+            )
+        elif told.node is not None and now_s - said_s >= SAY_S:
+            say(
+                f"{WAITING}node {short(told.node)} for {now_s - began_s:.0f} s, {until_s - now_s:.0f} s more at "
+                f"most; if it is gone, suppliers keep the volume for it {told.left_s} s more. --take-over "
+                "does not wait."
+            )
+        if not last or now_s - said_s >= SAY_S:
+            said_s = now_s
         last[:] = [told]
-        return trio.current_time() < until_s
+        return now_s < until_s
 
-    ended = await claim(TcpDialer(identity.key), identity, listed, seat=seat, takes_over=takes_over, waits=waits)
+    ended: Claimed | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cancel_on_signal, nursery.cancel_scope)
+        dialer = dialer or TcpDialer(identity.key)
+        ended = await claim(dialer, identity, listed, seat=seat, takes_over=takes_over, waits=waits)
+        nursery.cancel_scope.cancel()
+    if ended is None:
+        raise KeyboardInterrupt
     if ended is Claimed.OTHERS and last and last[0].node is not None:
         raise InUse(
             what=f"another machine of yours (node {short(last[0].node)}) writes this volume, and does not let it go: "

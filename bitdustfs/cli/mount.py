@@ -20,6 +20,7 @@ import click
 from bitdustfs.cli.common import Asked, with_common_options
 from bitdustfs.cli.mount_options import MountWish, mount_options
 from bitdustfs.cli.processes import daemon
+from bitdustfs.cli.waiting import shown_waiting
 from bitdustfs.edges import mounts
 from bitdustfs.edges.home import Home, check_free, hold
 from bitdustfs.errors import BadRequest, BitdustError, Kind
@@ -59,6 +60,7 @@ def mount(
 
     If another machine of yours writes the volume now, it is asked to let it go: it sends all that it has, and is
     read-only from then on. One that cannot be reached is waited for, ten minutes at most; --take-over does not wait.
+    What is waited for is said every ten seconds. Ctrl-C ends the waiting, and leaves the volume to the other machine.
 
     \b
     Options after -o, with commas between them:
@@ -146,7 +148,8 @@ def _start_daemon(
     order += ["--take-over"] if takes_over else []
     order += [f"--log-level={asked.log_level}"] if asked.log_level is not None else []
     with tempfile.NamedTemporaryFile(prefix="bitdustfs-mount-") as early:  # what is refused leaves no log
-        (became,) = asked.start([daemon(home, Path(early.name), *order, "--", place)])
+        with shown_waiting(Path(early.name), lambda line: click.echo(line, err=True)):
+            (became,) = asked.start([daemon(home, Path(early.name), *order, "--", place)])
         if isinstance(became, BitdustError):
             if became.kind is Kind.BUG:
                 with home.log.open("ab") as log:

@@ -104,8 +104,13 @@ def _alone(order: Order) -> str | BitdustError:
             start_new_session=True,
         )
     assert process.stdout is not None
-    with process.stdout as said:
-        line = said.readline().strip()
+    try:
+        with process.stdout as said:
+            line = said.readline().strip()
+    except KeyboardInterrupt:  # who waits for it gives up: it must not serve later
+        process.terminate()
+        process.wait()
+        raise
     if line:
         process.returncode = 0  # it is not ours to wait for: no warning when this object goes
         return line

@@ -66,7 +66,29 @@ async def claim(
         suppliers: those that the newest head known here lists.
         takes_over: whoever holds it.
         waits: is told after each round in which somebody else holds it, and says whether to wait for him.
+
+    When it is cancelled, suppliers are told that nobody wishes to write here.
     """
+    try:
+        return await _claim(
+            dialer, identity, suppliers, seat=seat, lease_s=lease_s, takes_over=takes_over, waits=waits
+        )
+    except BaseException:
+        with trio.CancelScope(shield=True):
+            await _give_up(dialer, identity, suppliers, seat)
+        raise
+
+
+async def _claim(
+    dialer: Dialer,
+    identity: Identity,
+    suppliers: Sequence[Supplier],
+    *,
+    seat: bytes,
+    lease_s: int,
+    takes_over: bool,
+    waits: Callable[[Holds], bool],
+) -> Claimed:
     needed = replica.quorum(len(suppliers))
     while suppliers:
         request = wire.Hold(seat, lease_s, takes_over, wishes=True, waits=False)
@@ -76,10 +98,15 @@ async def claim(
         if not told.others or told.silent > len(suppliers) - needed:
             return Claimed.UNREACHED
         if not waits(told):
-            await _ask_all(dialer, identity, suppliers, wire.Hold(seat, 0, False, wishes=False, waits=False))
+            await _give_up(dialer, identity, suppliers, seat)
             return Claimed.OTHERS
         await trio.sleep(AGAIN_S)
     return Claimed.UNREACHED
+
+
+async def _give_up(dialer: Dialer, identity: Identity, suppliers: Sequence[Supplier], seat: bytes) -> None:
+    """Let go what was got, and take the wish back: else who holds it lets it go for nobody."""
+    await _ask_all(dialer, identity, suppliers, wire.Hold(seat, 0, False, wishes=False, waits=False))
 
 
 async def _ask_all(dialer: Dialer, identity: Identity, suppliers: Sequence[Supplier], request: wire.Hold) -> Holds:
