@@ -19,7 +19,7 @@ from bitdustfs.cli.adopting import fetch_newer, put_aside
 from bitdustfs.cli.assemble_supplier import Ready, unlock
 from bitdustfs.cli.claiming import claim_volume
 from bitdustfs.cli.giving import Giving, GivingWish, giving
-from bitdustfs.cli.home_catalog import hired_count, open_catalog
+from bitdustfs.cli.home_catalog import hired_count, make_own, open_catalog
 from bitdustfs.cli.limits import pacer_of
 from bitdustfs.cli.mount_options import MountWish, default_spool_bytes, wanted_code
 from bitdustfs.cli.mounted import Mounted
@@ -202,6 +202,7 @@ async def _newest_catalog(
     news = await claim_volume(identity, catalog, seat, takes_over=wish.takes_over)
     adopted = await fetch_newer(home, identity, secrets, catalog)
     if adopted is None:
+        make_own(catalog)
         return catalog, code, news
     stack.close()
     old_states.take(home)

@@ -31,7 +31,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 TO_WRITE = (  # what is done about a state that is perhaps not the newest
     "run `bitdustfs recover` again: when more suppliers answer, with --wait until they do, or with --accept to go on "
-    "from this state"
+    "from this state; and with --beside if your other machine is to go on, too"
 )
 
 

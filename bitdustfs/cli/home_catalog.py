@@ -8,12 +8,14 @@ from contextlib import closing, contextmanager
 
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.edges import old_states
+from bitdustfs.edges.catalog_restore import without_unborn_files
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.durable import move_durably, translated
 from bitdustfs.edges.home import Home
 from bitdustfs.errors import BadFormat, CatalogDamaged, DiskFault, LogDamaged
 from bitdustfs.model import Code, Supplier
 
+VERBATIM = "verbatim"  # in the catalog, local: it is as another machine published it, and that one may go on
 _VOLUME_ID = "volume_id"  # in the catalog: which volume it describes
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,17 @@ def open_catalog(
         if catalog.value(_VOLUME_ID) != secrets.volume_id:
             raise BadFormat(what=f"{home.catalog} does not belong to the keys beside it: put the right keys back")
         yield catalog, choose(hired_count(catalog))
+
+
+def make_own(catalog: SqliteCatalog) -> None:
+    """Make what another machine published a catalog to write: what it had not sent yet is not in it.
+
+    Before that nothing in it is of this machine, so that a newer state takes its place and nothing is put aside.
+    """
+    if catalog.local_value(VERBATIM):
+        without_unborn_files(catalog)
+        catalog.put_local_value(VERBATIM, b"")
+        catalog.commit()
 
 
 def hired_suppliers(home: Home) -> Sequence[Supplier]:

@@ -60,6 +60,9 @@ Progress = Callable[[int, int], None]
 @click.option("--accept", is_flag=True, help="Go on from what is found, also if too few suppliers answer to be sure.")
 @click.option("--wait", is_flag=True, help="If too few suppliers answer, ask again until enough do.")
 @click.option("--read-only", is_flag=True, help="Only read here, and follow what another machine writes.")
+@click.option(
+    "--beside", is_flag=True, help="Write here too, by turns: the machine that writes now goes on until asked."
+)
 @click.option("--mount", "directory", metavar="DIR", help="Then mount the volume at DIR.")
 @click.option("--all", "everything", is_flag=True, help="With --mount: then fetch all contents, not only names.")
 @click.option("--check", is_flag=True, help="Only try, on a machine that has the volume; changes nothing.")
@@ -73,6 +76,7 @@ def recover(
     accept: bool,
     wait: bool,
     read_only: bool,
+    beside: bool,
     directory: str | None,
     everything: bool,
     check: bool,
@@ -91,6 +95,9 @@ def recover(
     With --read-only this machine takes nothing from the other: that one goes on to write, and what it writes is seen
     here within seconds after it has reached the suppliers. Run it again without, and this one writes.
 
+    With --beside both may write, by turns: `mount` on the one asks the other to let the volume go. A home that was
+    recovered to read becomes one that writes.
+
     With --check, on a machine that has the volume, it is only tried: what the suppliers would bring back is fetched,
     and compared with what is here.
 
@@ -100,10 +107,11 @@ def recover(
       bitdustfs mount ~/BitDust
       bitdustfs recover --via friend.example.org:4878
       bitdustfs recover --read-only --nearby
+      bitdustfs recover --beside --mount ~/BitDust
       bitdustfs recover --check
     """
     if check:
-        if suppliers or via or nearby or accept or wait or read_only or directory or everything:
+        if suppliers or via or nearby or accept or wait or read_only or beside or directory or everything:
             raise BadRequest(what="--check takes the suppliers of this machine, and no other option but --words-file")
         _check(asked, words_file)
         return 0
@@ -111,6 +119,11 @@ def recover(
         raise BadRequest(what="--all reads everything through the mount: give --mount DIR too")
     if read_only and (accept or wait):
         raise BadRequest(what="--read-only takes what there is, and follows: it needs neither --accept nor --wait")
+    if beside and (accept or read_only):
+        raise BadRequest(
+            what="--beside goes on from the newest state, by turns with who writes now: it goes with neither "
+            "--accept nor --read-only"
+        )
     if accept and wait:
         raise BadRequest(what="--accept goes on with who answers now, and --wait waits for more: choose one")
     home = asked.find_home()
@@ -151,8 +164,8 @@ def recover(
         friends += _found(secret, via, _nearby() if nearby else ())
         click.echo(_ASKING, err=True)
         with shown("catalog") as progress:
-            done = trio.run(run_recover, home, secret, friends, Wish(accept, wait, read_only), say, progress)
-    _tell(home, done)
+            done = trio.run(run_recover, home, secret, friends, Wish(accept, wait, read_only, beside), say, progress)
+    _tell(home, done, beside=beside)
     if directory is None:
         if not done.may_write and not read_only:
             click.echo(f"To write, {TO_WRITE}.")
@@ -245,7 +258,7 @@ def _say(found: Found) -> None:
             click.echo(f"  {label}: {why}")
 
 
-def _tell(home: Home, done: Recovered) -> None:
+def _tell(home: Home, done: Recovered, *, beside: bool) -> None:
     removed, reverted = done.report.removed, done.report.reverted
     for paths, what in ((removed, "only on the old machine, and gone"), (reverted, "here in an older version")):
         if paths:
@@ -256,6 +269,8 @@ def _tell(home: Home, done: Recovered) -> None:
                 click.echo(f"  … and {len(paths) - _SHOWN} more")
     if done.may_write:
         click.echo(f"Recovered into {home}.")
+        if beside:
+            click.echo("No machine of yours was revoked: `bitdustfs mount` here asks the one that writes to let go.")
         return
     click.echo(f"Recovered into {home}, as of {moment(done.found.content.time_s)}, and only to be read.")
 

@@ -11,6 +11,7 @@ from typing import Protocol
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from bitdustfs.cli.home_catalog import VERBATIM
 from bitdustfs.core import certificate, keys
 from bitdustfs.core import head as heads
 from bitdustfs.core.certificate import Identity
@@ -26,6 +27,7 @@ from bitdustfs.edges.home import Home, translated, write_atomically
 from bitdustfs.edges.keys_disk import write_keys
 from bitdustfs.edges.system import SystemEntropy, SystemWall, ThreadCrunch
 from bitdustfs.edges.tcp import TcpDialer
+from bitdustfs.engine.orphans import leave_orphans
 from bitdustfs.engine.publisher import kept_head
 from bitdustfs.engine.recovery import Recovery, Seeker, fetch_newest
 from bitdustfs.engine.reporter import note_checked
@@ -51,6 +53,7 @@ class Wish:
     accept: bool  # go on from what there is
     wait: bool  # ask again
     read_only: bool = False  # only to read, whoever writes
+    beside: bool = False  # to write by turns with whoever writes now: nobody is revoked
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +70,9 @@ async def run_recover(
 ) -> Recovered:
     """Make catalog and keys in a home without, or with those of a reader. Can be run again until this is a writer.
 
-    What nobody can be sure of is recovered for a reader: its certificate is of the epoch that the suppliers know, so
-    it revokes nobody, and no supplier lets it write. So is a state that is not the newest, if that one cannot be
+    Whoever is to write beside others gets a certificate of the epoch that the suppliers know, which revokes nobody.
+    What nobody can be sure of is recovered for a reader: its certificate is of that epoch too, and no supplier lets
+    it write. So is a state that is not the newest, if that one cannot be
     fetched.
 
     Raises:
@@ -94,7 +98,9 @@ async def run_recover(
     if not wish.accept:
         refuse_older(home, found)
     may_write = (found.is_certain or wish.accept) and not wish.read_only
-    if may_write:
+    if may_write and wish.beside:
+        identity = certify(seeker.epoch)
+    elif may_write:
         first = found
         found, identity = await seeker.take_over()
         if (found.head, found.answered) != (first.head, first.answered):
@@ -109,7 +115,7 @@ async def run_recover(
             say(state)
             if not wish.accept:
                 refuse_older(home, state)
-        return await _restore(home, identity, secrets, state, progress)
+        return await _restore(home, identity, secrets, state, progress, beside=wish.beside)
 
     newest_found = found
     found, report = await fetch_newest(newest_found, fetch)
@@ -207,11 +213,14 @@ async def fetched_catalog(
 
 
 async def _restore(
-    home: Home, identity: Identity, secrets: VolumeSecrets, found: Found, progress: Progress
+    home: Home, identity: Identity, secrets: VolumeSecrets, found: Found, progress: Progress, *, beside: bool
 ) -> RestoreReport:
     new = home.catalog.with_name(home.catalog.name + ".new")
-    is_reader = identity.certificate.role is Role.READER
-    async with fetched_catalog(identity, secrets, found, new, progress, verbatim=is_reader) as (catalog, report):
+    verbatim = beside or identity.certificate.role is Role.READER
+    async with fetched_catalog(identity, secrets, found, new, progress, verbatim=verbatim) as (catalog, report):
+        if beside:
+            leave_orphans(catalog)  # they may be all that another machine has of what it has not named yet
+            catalog.put_local_value(VERBATIM, b"1")
         note_checked(catalog, SystemWall().now_ns() // 1_000_000_000)
         catalog.commit()
     _forget(home)

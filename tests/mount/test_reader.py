@@ -127,7 +127,9 @@ def readme_steps() -> list[tuple[str, str, str]]:
     """Who does what, and what is printed then."""
     section = README.read_text().partition("\n## My other computer\n")[2].partition("\n## ")[0]
     found: list[tuple[str, str, str]] = []
-    for line in section.split("```")[1].strip("\n").splitlines():
+    for line in "".join(section.split("```")[1::2]).strip("\n").splitlines():
+        if not line:
+            continue  # between two of its sessions
         prompt = re.fullmatch(r"(\w+)\$ (.+)", line)
         if prompt:
             found.append((prompt[1], prompt[2], ""))
