@@ -57,15 +57,15 @@ def advise(held: Held, generations: Sequence[int], wanted_bytes: int) -> Advice 
             total += length
     wanted = max(1, min(wanted_bytes, total))
     best: Advice | None = None
-    start = freed = 0  # of the neighbours from `start` to `end`; the start never has to go back
+    start = freed = with_first = 0  # of the neighbours from `start` to `end`; the start never has to go back
     for end, last in enumerate(generations):
-        freed += sum(length for oldest, length in by_newest.get(last, ()) if oldest >= generations[start])
-        while start < end:
-            with_first = sum(length for newest, length in by_oldest.get(generations[start], ()) if newest <= last)
-            if freed - with_first < wanted:
-                break
+        for oldest, length in by_newest.get(last, ()):
+            freed += length if oldest >= generations[start] else 0
+            with_first += length if oldest == generations[start] else 0
+        while start < end and freed - with_first >= wanted:
             freed -= with_first
             start += 1
+            with_first = sum(length for newest, length in by_oldest.get(generations[start], ()) if newest <= last)
         found = Advice(generations[start], last, end - start + 1, freed)
         if freed >= wanted and (best is None or (found.count, -freed) < (best.count, -best.freed_bytes)):
             best = found

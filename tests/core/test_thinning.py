@@ -43,6 +43,11 @@ def test_newest_of_each_period_stays() -> None:
     assert kept(NONE_BY_ITSELF, made) == frozenset()
 
 
+def test_week_begins_on_monday() -> None:
+    sunday, monday, next_sunday = (ns(datetime(2026, 2, day, 12, tzinfo=UTC)) for day in (1, 2, 8))
+    assert kept(Keeping(0, 0, 2, 0), [sunday, monday, next_sunday]) == {0, 2}
+
+
 def test_what_was_made_while_the_clock_was_far_ahead_is_older_than_what_was_made_since() -> None:
     made = hours(0, 1, 500_000, 500_001, 2, 3)
     assert kept(Keeping(1, 0, 0, 0), made) == {5}
@@ -85,5 +90,5 @@ def test_snapshot_without_a_name_is_called_by_its_time() -> None:
 def test_what_is_kept_is_read_as_it_was_written() -> None:
     assert [parse_keeping(str(each)) for each in (USUAL, NONE_BY_ITSELF)] == [USUAL, NONE_BY_ITSELF]
     assert str(USUAL) == "24/7/4/4"
-    for text in ("", "1/2/3", "1/2/3/4/5", "1/2/3/-4", "a/2/3/4", "1/2/3/" + "9" * 5000):
+    for text in ("", "1/2/3", "1/2/3/4/5", "1/2/3/-4", "a/2/3/4", "²/2/3/4", "1/2/3/" + "9" * 5000):
         assert parse_keeping(text) is None
