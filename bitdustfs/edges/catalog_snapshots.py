@@ -66,10 +66,12 @@ class SnapshotTables(Store):
 
     def snapshots(self) -> Sequence[Snapshot]:
         """All of them, the oldest first, also those that are gone and still hold something."""
-        return [
-            Snapshot(generation, name, made_ns, SnapshotKind(kind), bool(gone))
-            for generation, name, made_ns, kind, gone in self._rows(_SNAPSHOTS)
-        ]
+        if self._snapshots is None:  # each request for something of the past asks whether its snapshot is kept
+            self._snapshots = tuple(
+                Snapshot(generation, name, made_ns, SnapshotKind(kind), bool(gone))
+                for generation, name, made_ns, kind, gone in self._rows(_SNAPSHOTS)
+            )
+        return self._snapshots
 
     def make_snapshot(self, name: str, made_ns: int, kind: SnapshotKind) -> Snapshot:
         """Keep what there is now under a name that no other has. The caller commits.
@@ -79,16 +81,16 @@ class SnapshotTables(Store):
         """
         made = Snapshot(self._end_generation(), name, made_ns, kind)
         self._change(_PUT, (made.generation, name, made_ns, int(kind)))
-        self._kept = made.generation
+        self._kept, self._snapshots = made.generation, None
         return made
 
     def end_snapshot(self, generation: int) -> None:
         """Let a snapshot be gone: nothing is kept for it any more."""
         self._change(_END, (generation,))
-        self._kept = None
+        self._kept = self._snapshots = None
 
     def free_snapshot(self, generation: int, after: DeadKey | None, limit: int) -> DeadKey | None:
-        """Look at `limit` closed rows behind `after`, and take away those that only a gone snapshot has.
+        """Look at `limit` closed rows behind `after`, and take away those that only this and other gone ones have.
 
         Returns:
             The last row that was looked at, for the next call; None: that was all, and the snapshot is forgotten.
@@ -101,12 +103,13 @@ class SnapshotTables(Store):
             rows = self._rows(_DEAD[table.table], (generation, behind, limit, *start))
             with self.savepoint():
                 for row in rows:
-                    if before < row[-1] <= generation:
+                    if before < row[-1]:  # of gone neighbours too: each would go through the same rows
                         self._free(table, row[1:])
             if rows:
                 return number, rows[-1]
             number, key = number + 1, ()
         self._change(_DROP, (generation,))
+        self._snapshots = None
         return None
 
     def held_chunks(self, after: DeadKey | None, limit: int) -> tuple[Sequence[tuple[int, int, int]], DeadKey | None]:

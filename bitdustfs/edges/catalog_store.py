@@ -35,7 +35,7 @@ from bitdustfs.edges.catalog_step import SqliteStep
 from bitdustfs.edges.catalog_versioned import FIRST_GENERATION, LIVE, Versioned
 from bitdustfs.edges.memory import give_memory_back
 from bitdustfs.errors import BitdustError, DiskFull, Unavailable
-from bitdustfs.model import Ino, Inode
+from bitdustfs.model import Ino, Inode, Snapshot
 
 _LAST_IN_OUTBOX = "SELECT coalesce(max(no), 0) FROM l_outbox"
 _PUT_LOCAL_COUNTER = """
@@ -91,6 +91,7 @@ class Store(CatalogFile):
         self._touched = Touched(self._last_change)
         self._recorder = Recorder(self._connection)
         self._kept: int | None = None  # see `kept_generation`; None: to be asked
+        self._snapshots: tuple[Snapshot, ...] | None = None  # all there are, also gone ones; None: to be asked
         self._own: set[tuple[Any, ...]] = set()  # (table, key …) of which no snapshot has the live row
 
     # -- transactions ------------------------------------------------------------------------------------
@@ -330,7 +331,7 @@ class Store(CatalogFile):
 
     def _undone(self) -> None:
         """Called when changes are rolled back: caches must forget."""
-        self._kept = None
+        self._kept = self._snapshots = None
         self._own.clear()
 
     # -- private -----------------------------------------------------------------------------------------

@@ -245,7 +245,7 @@ def test_chunks_that_only_a_deleted_snapshot_had_are_loose(catalog: SqliteCatalo
     assert held(catalog, generation) == held(catalog, None) == 4096
     delete(catalog, generation)
     assert catalog.loose_chunks(ChunkNo(0), 9) == [(1, False)]
-    assert catalog.snapshots() == []
+    assert list(catalog.snapshots()) == []
     assert closed_rows(catalog) == 0
 
 
@@ -257,7 +257,43 @@ def test_deleting_goes_on_where_it_was_after_a_restart(catalog: SqliteCatalog) -
     assert catalog.free_snapshot(first, None, 1) is not None
     assert catalog.snapshots()  # it goes last
     delete(catalog, first)
-    assert (catalog.snapshots(), closed_rows(catalog)) == ([], 0)
+    assert (list(catalog.snapshots()), closed_rows(catalog)) == ([], 0)
+
+
+def test_what_gone_neighbours_have_is_taken_away_at_once(catalog: SqliteCatalog) -> None:
+    kept = [keep_generation(catalog)]
+    for size in range(1, 9):
+        catalog.put_inode(replace(FILE, size=size))
+        kept.append(keep_generation(catalog))
+    catalog.drop_inode(FILE.ino)
+    before = {each: shown(catalog, each) for each in (kept[1], kept[7])}
+    for each in kept[2:7]:
+        catalog.end_snapshot(each)
+    rows = closed_rows(catalog)
+    delete(catalog, kept[2])  # the oldest goes first; the others find nothing left
+    assert closed_rows(catalog) == rows - 5
+    for each in kept[2:7]:
+        delete(catalog, each)
+    assert closed_rows(catalog) == rows - 5 == needed_rows(catalog)
+    assert {each: shown(catalog, each) for each in before} == before
+
+
+def test_snapshots_are_asked_for_once_until_they_change(catalog: SqliteCatalog) -> None:
+    first = keep_generation(catalog)
+    catalog.commit()
+    told: list[str] = []
+    catalog.connection.trace_v2(apsw.SQLITE_TRACE_STMT, lambda event: told.append(event["sql"]))
+    assert [[each.generation for each in catalog.snapshots()] for _ in range(3)] == [[first]] * 3
+    assert len([each for each in told if "FROM r_snapshot" in each]) == 1  # as often as anything of the past is read
+    second = keep_generation(catalog)
+    assert [each.generation for each in catalog.snapshots()] == [first, second]
+    with pytest.raises(ZeroDivisionError), catalog.savepoint():
+        catalog.end_snapshot(first)
+        assert [each.is_gone for each in catalog.snapshots()] == [True, False]
+        raise ZeroDivisionError
+    assert [each.is_gone for each in catalog.snapshots()] == [False, False]
+    delete(catalog, first)
+    assert [each.generation for each in catalog.snapshots()] == [second]
 
 
 def test_snapshot_that_was_undone_is_not_there(catalog: SqliteCatalog) -> None:
