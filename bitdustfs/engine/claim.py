@@ -95,11 +95,14 @@ async def _claim(
         told = await _ask_all(dialer, identity, suppliers, request)
         if told.ours >= needed:
             return Claimed.HELD
-        if not told.others or told.silent > len(suppliers) - needed:
-            return Claimed.UNREACHED
+        if not told.others or told.silent > len(suppliers) - needed or takes_over:
+            return Claimed.UNREACHED  # nobody who is asked to let it be taken over says no, but a liar
         if not waits(told):
             await _give_up(dialer, identity, suppliers, seat)
             return Claimed.OTHERS
+        if told.ours and told.node is not None and told.node > identity.node:
+            # both may be asking, each with some: one of the two lets the other one have them all
+            await _ask_all(dialer, identity, suppliers, wire.Hold(seat, 0, False, wishes=True, waits=False))
         await trio.sleep(AGAIN_S)
     return Claimed.UNREACHED
 

@@ -67,19 +67,17 @@ class Handover:
 
     async def _hand_over(self, node: NodeId) -> bool:
         """Say whether it was let go."""
+        is_brought, failed = False, None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._while_wished, nursery.cancel_scope)
-            await self.on_step("bringing")
-            await self._bring()
-            await self.on_step("closing")
-            await self.flush()
-            self._journal.close(ReadOnly(what="another machine of this owner goes on with the volume: wait a moment"))
-            with trio.move_on_after(CLOSED_S):
-                while not self._is_brought():  # no await until nothing is taken on
-                    await self._bring()
-                self._forbid(node)
+            try:
+                is_brought = await self._brought(node)
+            except BitdustError as error:  # raised outside the nursery, which would wrap it in a group
+                failed = error
             nursery.cancel_scope.cancel()
-        if self._journal.refusal is None:
+        if failed is not None:
+            raise failed
+        if not is_brought:
             _log.info("the volume is kept: the other machine gave up, or what is only here cannot be brought now")
             return False
         await self.on_step("letting go")
@@ -87,6 +85,20 @@ class Handover:
         await self.on_step("let go")
         _log.info("node %s may write the volume from now on", short(node))
         return True
+
+    async def _brought(self, node: NodeId) -> bool:
+        """Bring everything, and take nothing on any more. Says whether it came to that."""
+        await self.on_step("bringing")
+        await self._bring()
+        await self.on_step("closing")
+        await self.flush()
+        self._journal.close(ReadOnly(what="another machine of this owner goes on with the volume: wait a moment"))
+        with trio.move_on_after(CLOSED_S):
+            while not self._is_brought():  # no await until nothing is taken on, and that is said
+                await self._bring()
+            self._forbid(node)
+            return True
+        return False
 
     async def _bring(self) -> None:
         await self._writer.flush()

@@ -47,6 +47,7 @@ class Holding:
 
     Args:
         is_quorum: whether heads count that these suppliers have.
+        is_quorum_without: whether heads could count that none of these suppliers have.
         seat: of the home, 16 bytes.
         lease_s: that is asked for.
         takes_over: whoever holds it.
@@ -59,6 +60,7 @@ class Holding:
         wall: Wall,
         *,
         is_quorum: Callable[[Set[SupplierNo]], bool],
+        is_quorum_without: Callable[[Set[SupplierNo]], bool],
         seat: bytes,
         lease_s: int = LEASE_S,
         takes_over: bool = False,
@@ -67,9 +69,11 @@ class Holding:
         self._keepers = keepers
         self._wall = wall
         self._is_quorum = is_quorum
+        self._is_quorum_without = is_quorum_without
         self._seat = seat
         self._lease_s = lease_s
         self._takes_over = takes_over
+        self._taken: set[SupplierNo] = set()  # let us take it over; from who comes later we do not
         self._until_s: dict[SupplierNo, float] = {}  # that we count on each supplier, by CLOCK_BOOTTIME
         self._others: dict[SupplierNo, NodeId] = {}  # who holds it there
         self._wishes: dict[SupplierNo, NodeId] = {}
@@ -163,7 +167,7 @@ class Holding:
     async def _say(self, supplier: SupplierNo, *, waits: bool) -> wire.Holds:
         """Ask for another lease, and note what is said."""
         sent_s = self._wall.awake_s()
-        takes_over = self._takes_over and supplier not in self._until_s
+        takes_over = self._takes_over and supplier not in self._taken
         request = wire.Hold(self._seat, self._lease_s, takes_over, wishes=False, waits=waits)
         with trio.fail_after(ANSWER_S):
             told = await self._keepers.hold(supplier, request)
@@ -172,9 +176,11 @@ class Holding:
         if told.is_yours:
             self._until_s[supplier] = leases.counts_until_s(sent_s, self._lease_s)
             self._others.pop(supplier, None)
+            self._taken.add(supplier)
         else:
             self._until_s.pop(supplier, None)
-            self._others[supplier] = NodeId(told.node)
+            if not takes_over:  # else it lies: whoever takes over is let
+                self._others[supplier] = NodeId(told.node)
         if told.wished_by and told.is_yours:
             self._wishes[supplier] = NodeId(told.wished_by)
         else:
@@ -202,13 +208,7 @@ class Holding:
                     wait.cancel()
         if (wished_by := self.wished_by) is not None and is_held:
             self.on_wish(wished_by)
-        online = set(self._keepers.online())
-        if (
-            self._others
-            and not is_held
-            and self._is_quorum(online)
-            and not self._is_quorum(online - self._others.keys())
-        ):
+        if self._others and not is_held and not self._is_quorum_without(self._others.keys()):  # a few may lie
             holder = next(iter(self._others.values()))
             _log.warning("node %s holds the volume", short(holder))
             self.on_lost(holder)

@@ -149,6 +149,11 @@ class Publisher:
         hired = self._hired()
         return bool(hired) and replica.has_quorums(some, (hired, self._listed, *self._before), self._given_up(hired))
 
+    def is_quorum_without(self, some: Set[SupplierNo]) -> bool:
+        """Say whether the others alone, wherever they are now, would be such a quorum."""
+        everybody = self._hired().union(self._listed, *self._before)
+        return self.is_quorum({SupplierNo(each) for each in everybody} - some)
+
     @property
     def can_reach_quorum(self) -> bool:
         """So many suppliers are online that a head could count now."""

@@ -353,6 +353,7 @@ class Services:
             self.suppliers,
             self._wall,
             is_quorum=self.publisher.is_quorum,
+            is_quorum_without=self.publisher.is_quorum_without,
             seat=self._options.seat,
             lease_s=self._options.lease_s,
             takes_over=self._options.takes_over,

@@ -197,10 +197,13 @@ class View:
         """Let one supplier tell of other heads, for as long as it answers."""
         while supplier in self._suppliers.online():
             try:
+                soonest = trio.current_time() + AGAIN_S  # for who answers at once, and tells nothing new
                 with trio.fail_after(WATCH_S + SPARE_S):
                     told = await self._suppliers.watch(supplier, *self._rank())
                 if told > self._rank():
                     await self._look(supplier, told)
+                else:
+                    await trio.sleep_until(soonest)
             except (BitdustError, trio.TooSlowError) as error:
                 _log.debug("supplier %d tells nothing of heads now: %s", supplier, error or "no answer in time")
                 await trio.sleep(AGAIN_S)

@@ -12,9 +12,11 @@ from trio.testing import MockClock
 
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.claim import Claimed, Holds, claim
-from bitdustfs.errors import ReadOnly
-from tests.engine.test_holding import CONTENT, LEASE_S, Machine, two, until
+from bitdustfs.errors import DiskFull, ReadOnly
+from bitdustfs.model import SupplierNo
+from tests.engine.test_holding import CONTENT, LEASE_S, Machine, lies, two, until
 
+ALL = frozenset(range(1, 6))
 STEPS = ("bringing", "closing", "letting go", "let go")
 
 
@@ -26,8 +28,9 @@ def autojump_clock() -> Iterator[MockClock]:
 class Asking:
     """A machine that asks to hold the volume, for a time."""
 
-    def __init__(self, machine: Machine, *, for_s: float = 10 * LEASE_S) -> None:
+    def __init__(self, machine: Machine, *, for_s: float = 10 * LEASE_S, at: frozenset[int] = ALL) -> None:
         self.machine = machine
+        self.at = at
         self.for_s = for_s
         self.told: list[Holds] = []
 
@@ -42,7 +45,7 @@ class Asking:
         return await claim(
             world.swarm.network.dialer(who.node),
             who,
-            world.catalog.suppliers(),
+            [row for row in world.catalog.suppliers() if row.supplier in self.at],
             seat=self.machine.seat,
             lease_s=LEASE_S,
             takes_over=self.machine.takes_over,
@@ -162,3 +165,107 @@ async def test_who_reaches_no_quorum_is_told_so(autojump_clock: MockClock, tmp_p
         for number in (1, 2, 3):
             world.swarm.cut(number)
         assert await Asking(laptop).run() is Claimed.UNREACHED
+
+
+@pytest.mark.slow
+async def test_of_two_that_ask_at_once_one_gets_it(autojump_clock: MockClock, tmp_path: Path) -> None:
+    """Each had some of the suppliers, and none a quorum: neither let go of what it had."""
+    async with two(tmp_path) as (world, laptop, desktop):
+        world.swarm.cut(5)
+        assert await Asking(laptop, at=frozenset({1, 2})).run() is Claimed.HELD
+        assert await Asking(desktop, at=frozenset({3, 4})).run() is Claimed.HELD
+        async with trio.open_nursery() as nursery:
+
+            async def ask(machine: Machine) -> None:
+                assert await Asking(machine).run() is Claimed.HELD
+                nursery.cancel_scope.cancel()
+
+            with trio.fail_after(60):
+                nursery.start_soon(ask, laptop)
+                await ask(desktop)
+
+
+@pytest.mark.slow
+async def test_who_took_over_does_not_take_it_back_from_who_comes_later(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with two(tmp_path) as (_world, laptop, desktop):
+        laptop.takes_over = desktop.takes_over = True
+        async with laptop.mounted() as node:
+            await laptop.write("file", CONTENT)
+            assert await laptop.sync() == "safe"
+            await until(lambda: len(node.holding._until_s) == len(ALL))
+            some = frozenset({1, 2})
+            assert await Asking(desktop, at=some).run() is Claimed.HELD
+            await trio.sleep(30)
+            assert node.holding._others == dict.fromkeys(map(SupplierNo, some), desktop.identity.node)
+
+
+@pytest.mark.slow
+async def test_supplier_that_lets_nobody_take_over_is_not_waited_for(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with two(tmp_path) as (world, laptop, _desktop):
+        world.swarm.cut(4)
+        world.swarm.cut(5)
+        lies(world, 3)
+        laptop.takes_over = True
+        began = trio.current_time()
+        assert await Asking(laptop).run() is Claimed.UNREACHED
+        assert trio.current_time() - began < LEASE_S / 4
+
+
+@pytest.mark.slow
+async def test_disk_that_is_full_when_the_wish_ends_hands_nothing_over(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was let go for good, with changes that no supplier had."""
+    async with two(tmp_path) as (_world, laptop, desktop), laptop.mounted() as node:
+        await laptop.write("file", CONTENT)
+        assert await laptop.sync() == "safe"
+
+        def full() -> None:
+            raise DiskFull(path="the catalog")
+
+        async def fill(at: str) -> None:
+            if at == "closing":
+                await laptop.write("late", b"only here")
+                laptop.cut()
+                monkeypatch.setattr(laptop.catalog, "commit", full)
+
+        node.handover.on_step = fill
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Asking(desktop, for_s=30).run)
+            await until(lambda: node.journal.refusal is not None)
+            await until(lambda: node.holding.wished_by is None)
+            await trio.sleep(1)
+        assert not node.holding.has_let_go
+        monkeypatch.undo()
+        node.handover.on_step = nothing
+        laptop.heal()
+        await until(lambda: node.journal.refusal is None)
+        await laptop.write("and on", b"and on")
+        assert await laptop.sync() == "safe"
+
+
+@pytest.mark.slow
+async def test_hand_over_that_a_full_disk_ends_is_tried_again(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with two(tmp_path) as (_world, laptop, desktop), laptop.mounted() as node:
+        await laptop.write("file", CONTENT)
+        assert await laptop.sync() == "safe"
+
+        async def fail(at: str) -> None:
+            if at == "bringing":
+                node.handover.on_step = nothing
+                raise DiskFull(path="the catalog")
+
+        node.handover.on_step = fail
+        assert await Asking(desktop).run() is Claimed.HELD
+        assert "the volume is not handed over now" in caplog.text
+        assert "failed and is started again" not in caplog.text
+
+
+async def nothing(_step: str) -> None:
+    return

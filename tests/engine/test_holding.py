@@ -12,7 +12,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from bitdustfs.core.certificate import Identity
+from bitdustfs.core import wire
+from bitdustfs.core.certificate import Certificate, Identity
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.node import Node
 from bitdustfs.errors import ReadOnly
@@ -103,6 +104,21 @@ async def two(directory: Path) -> AsyncIterator[tuple[World, Machine, Machine]]:
         laptop, desktop = Machine(world, directory / "laptop"), Machine(world, directory / "desktop", DESKTOP)
         laptop.hire()
         yield world, laptop, desktop
+
+
+def lies(world: World, number: int) -> None:
+    """Have a supplier say to everybody that another node holds the volume."""
+    mute = world.swarm.suppliers[number - 1].mute
+    true = mute.answer
+
+    async def answer(
+        caller: Certificate, request: wire.Request, body: bytes | memoryview
+    ) -> tuple[wire.Answer, tuple[bytes | memoryview, ...]]:
+        if isinstance(request, wire.Hold):
+            return wire.Holds(is_yours=False, node=b"n" * 32, left_s=600, wished_by=b""), ()
+        return await true(caller, request, body)
+
+    mute.answer = answer  # type: ignore[method-assign]
 
 
 async def until(condition: object) -> None:
@@ -265,3 +281,26 @@ async def test_killed_writer_goes_on_without_waiting_for_its_own_lease(
             (found,) = (laptop.node.tree.lookup(ROOT_INO, b"later"),)
             assert found is not None
             assert laptop.node.files.state(found.ino) is FileState.SAFE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("takes_over", [False, True])
+async def test_one_supplier_that_lies_stops_nobody_from_writing(
+    autojump_clock: MockClock, tmp_path: Path, takes_over: bool
+) -> None:
+    """Two others were away, and what one says was enough to change nothing any more."""
+    async with two(tmp_path) as (world, laptop, _desktop):
+        laptop.takes_over = takes_over
+        lies(world, 3)
+        async with laptop.mounted() as node:
+            await laptop.write("file", CONTENT)
+            assert await laptop.sync() == "safe"
+            world.swarm.cut(4)
+            world.swarm.cut(5)
+            await until(lambda: not node.holding.is_held)
+            await laptop.write("later", b"later")
+            await trio.sleep(LEASE_S)
+            assert node.journal.refusal is None
+            world.swarm.heal(4)
+            await until(lambda: node.holding.is_held)
+            assert await laptop.sync() == "safe"

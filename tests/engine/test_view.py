@@ -12,7 +12,7 @@ from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.node import Node
 from bitdustfs.engine.view_tree import ViewTree
 from bitdustfs.errors import BitdustError, FileError, PeerRefused, ReadOnly
-from bitdustfs.model import ROOT_INO, Cookie, FragmentName, Ino, Root
+from bitdustfs.model import ROOT_INO, Cookie, FragmentName, Ino, Root, SupplierNo
 from bitdustfs.testing.second import SecondMachine
 from bitdustfs.testing.world import CALLER, World
 
@@ -190,6 +190,33 @@ async def test_open_file_keeps_the_version_that_it_was_opened_with(tmp_path: Pat
                 tree.forget(number, 1)
             number = opened(tree, b"read")
             assert await tree.read(number, 0, 1 << 20) == after
+
+
+async def test_supplier_that_answers_at_once_is_not_asked_without_a_pause(
+    tmp_path: Path, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with World().running() as world:
+        await world.write("old", b"old")
+        await world.sync()
+        second = SecondMachine(world, tmp_path / "catalog.db")
+        await second.recover()
+        async with second.running() as reader:
+            asked: list[int] = []
+            true = reader.view._suppliers.watch if reader.view is not None else None
+            assert true is not None
+
+            async def watch(supplier: SupplierNo, epoch: int, version: int) -> tuple[int, int]:
+                if supplier != 2:
+                    return await true(supplier, epoch, version)
+                asked.append(version)
+                await trio.sleep(0 if len(asked) < 1000 else 600)
+                return epoch, version
+
+            monkeypatch.setattr(second.suppliers, "watch", watch)
+            await trio.sleep(60)
+            assert 0 < len(asked) <= 20
+            await world.write("new", b"new")
+            await shown(world, reader)
 
 
 async def test_file_that_was_never_published_is_not_shown(tmp_path: Path, autojump_clock: object) -> None:
