@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import trio
@@ -15,7 +16,7 @@ from bitdustfs.core.certificate import Certificate
 from bitdustfs.core.fragment import leaf_count
 from bitdustfs.engine.handler import RefuseAll
 from bitdustfs.engine.peer import Peer
-from bitdustfs.engine.relation import BACKOFF_CAP_S, SILENCE_S
+from bitdustfs.engine.relation import BACKOFF_CAP_S, BACKOFF_S, SILENCE_S
 from bitdustfs.engine.suppliers import PING_S, Suppliers
 from bitdustfs.errors import PeerError, PeerFull, PeerGone, PeerLacks, PeerRefused, ProtocolViolation, WrongPeer
 from bitdustfs.model import LEAF_BYTES, FragmentName, NodeId, SupplierNo
@@ -220,6 +221,33 @@ async def test_nudge_tries_at_once(autojump_clock: MockClock) -> None:
         side.nudge()
         await until(side, lambda: side.online() == ALL)
         assert trio.current_time() - start < 1
+
+
+async def test_who_is_away_is_dialled_more_and_more_seldom_and_by_nobody_at_the_same_moment(
+    autojump_clock: MockClock,
+) -> None:
+    class Nobody(MemoryDialer):
+        async def dial(self, address: str, expected: NodeId) -> MemoryLink:
+            dialled.setdefault(address, []).append(trio.current_time())
+            raise PeerGone(peer=address, what="nobody is there")
+
+    dialled: dict[str, list[float]] = {}
+    async with swarm() as (world, _), trio.open_nursery() as nursery:
+        rows, dialer = await world.hire_all(), Nobody(world.network, world.identity.node)
+        side = Suppliers(world.identity, dialer, rows, entropy=SeededEntropy(), wall=FakeWall())
+        nursery.start_soon(side.run)
+        await trio.sleep(3600)
+        nursery.cancel_scope.cancel()
+    shares = []
+    for moments in dialled.values():
+        pauses = [late - early for early, late in pairwise(moments)]
+        assert len(pauses) > 60  # it is not given up
+        wished = [min(BACKOFF_S * 2**number, BACKOFF_CAP_S) for number in range(len(pauses))]
+        shares += [pause / most for pause, most in zip(pauses, wished, strict=True)]
+    assert len(dialled) == 3
+    assert 0.5 <= min(shares) < 0.55  # a half to the whole of it, and anything between
+    assert 0.95 < max(shares) <= 1.001
+    assert len({round(share, 4) for share in shares}) > len(shares) * 0.9
 
 
 async def test_supplier_that_moved_is_not_waited_for_where_somebody_silent_took_its_place(
