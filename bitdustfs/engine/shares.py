@@ -22,7 +22,7 @@ from bitdustfs.ports import Catalog
 
 STEP: Final = 500  # blocks looked at in one go: 2 ms
 STEP_BELOW: Final = 32  # blocks whose bytes are summed in one go: some milliseconds, if they hold small files
-MOST_BELOW: Final = 20_000  # (tune) blocks below the quorum: with more of them all counts as degraded
+MOST_BELOW: Final = 20_000  # (tune) blocks below the quorum, or below k: with more all counts as degraded, or lost
 MOST_CHANGED: Final = (
     20_000  # (tune) inodes changed since the last safe head: with more of them nothing is called safe
 )
@@ -64,7 +64,8 @@ class Lacks:
     missing_bytes: int = 0  # of the fragments that they lack
     degraded_bytes: int = 0  # of files, in blocks with fewer fragments than their quorum
     lost_bytes: int = 0  # the same with fewer than k
-    is_too_much: bool = False  # there are more of these than were counted
+    is_too_much: bool = False  # there are more of the degraded ones than were counted
+    is_too_much_lost: bool = False  # of the lost ones
     below: list[BlockNo] = field(default_factory=list)
     gone: list[BlockNo] = field(default_factory=list)
 
@@ -81,9 +82,11 @@ async def lacks(catalog: Catalog) -> Lacks:
             if each.block > 0 and state is not FileState.PLACED:
                 (found.gone if state is FileState.LOST else found.below).append(each.block)
         await trio.lowlevel.checkpoint()
-        if len(found.below) + len(found.gone) > MOST_BELOW:
+        if len(found.below) > MOST_BELOW:
             found.is_too_much = True
             found.below.clear()
+        if len(found.gone) > MOST_BELOW:
+            found.is_too_much_lost = True
             found.gone.clear()
     found.degraded_bytes = await _file_bytes(catalog, found.below)
     found.lost_bytes = await _file_bytes(catalog, found.gone)
@@ -114,7 +117,7 @@ def shared_out(total: int, local: int, lacking: Lacks, unsafe: int | None, *, is
         is_unsure: what counts as held may be gone.
     """
     left = total - (local := min(local, total))
-    lost = min(lacking.lost_bytes, left)
+    lost = left if lacking.is_too_much_lost else min(lacking.lost_bytes, left)
     left -= lost
     degraded = left if is_unsure or lacking.is_too_much else min(lacking.degraded_bytes, left)
     left -= degraded

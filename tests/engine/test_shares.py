@@ -12,6 +12,7 @@ from trio.testing import MockClock
 
 from bitdustfs.core.grace import Patience
 from bitdustfs.core.report import StatusReport
+from bitdustfs.engine import shares
 from bitdustfs.engine.shares import Lacks, Shares, shared_out
 from bitdustfs.model import BlockNo, Code, FragmentState
 from bitdustfs.testing.world import World
@@ -38,6 +39,26 @@ def test_bytes_that_no_safe_head_names_are_placed() -> None:
     assert shared_out(100, 10, Lacks(), 30, is_unsure=False) == Shares(safe=60, placed=30, local=10)
     assert shared_out(100, 10, Lacks(), None, is_unsure=False) == Shares(placed=90, local=10)
     assert shared_out(100, 0, Lacks(), 30, is_unsure=True) == Shares(degraded=100)
+
+
+@pytest.mark.slow
+async def test_bytes_that_are_lost_are_told_as_lost_however_many_others_are_degraded(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with World(code=Code(3, 5), patience=Patience.of(1e6)).running() as world:
+        for name in ("gone", "thin2", "thinner"):
+            await world.write(name, CONTENT[len(name) :])
+            await world.sync()
+        world.node.rebuilder.complete = idle  # type: ignore[method-assign,assignment]
+        for number, left in ((1, 2), (2, 3), (3, 3)):
+            for row in world.catalog.fragments(BlockNo(number))[left:]:
+                world.catalog.put_fragment(replace(row, state=FragmentState.LOST))
+        total, gone = 3 * SIZE - len("gonethin2thinner"), SIZE - len("gone")
+        for most in (10, 1):
+            monkeypatch.setattr(shares, "MOST_BELOW", most)
+            assert shares_of(await world.status()) == Shares(lost=gone, degraded=total - gone)
+        monkeypatch.setattr(shares, "MOST_BELOW", 0)
+        assert shares_of(await world.status()) == Shares(lost=total)
 
 
 def shares_of(status: StatusReport) -> Shares:
