@@ -183,7 +183,7 @@ def decode_progress(content: bytes | None) -> Progress:
     """Read what was noted; nothing was if there is none. It is our own. Raises BadFormat: it is damaged."""
     try:
         return _progresses.decode(content) if content else Progress()
-    except msgspec.MsgspecError as bad:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as bad:
         raise BadFormat(what=f"what the catalog notes of an older state's progress is damaged: {bad}") from bad
 
 

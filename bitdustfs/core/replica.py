@@ -314,7 +314,7 @@ def decode_note(content: bytes) -> ManifestNote:
     """Read a note. It is our own. Raises BadFormat: it is damaged."""
     try:
         return _note_decoder.decode(content)
-    except msgspec.MsgspecError as bad:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as bad:
         raise BadFormat(what=f"what the catalog notes of its newest snapshot is damaged: {bad}") from bad
 
 

@@ -13,7 +13,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
+from bitdustfs.core import adoption, replica
 from bitdustfs.core.past import GENERATIONS_MOST
+from bitdustfs.core.replica import ManifestNote
 from bitdustfs.edges.catalog_rules import (
     BYTES_OF,
     COUNTERS,
@@ -39,6 +41,7 @@ from bitdustfs.edges.catalog_rules import (
 )
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.catalog_versioned import LIVE
+from bitdustfs.errors import BadFormat
 from bitdustfs.model import CHUNK_BYTES, ROOT_INO, FragmentState, Ino, Inode, Standing, Supplier, SupplierNo
 
 FOUND: Final = b"lost+found"
@@ -53,6 +56,11 @@ _HELD_OF_EACH: Final = " UNION ALL ".join(
     WHERE f.supplier = ? AND f.state <> {int(FragmentState.WANTED)}"""
     for pair in ("r", "l")
 )
+_NOTE_RULES: Final = {
+    "manifest": "what is noted of the newest snapshot of the catalog is not so: a new one is sent",
+    "aside": "what is noted of how far an older state was put aside cannot be read: that begins again",
+}
+_NOTES: Final = "SELECT key, value FROM l_value WHERE key = 'manifest' OR key GLOB 'aside *' ORDER BY key"
 _HELD_THERE: Final = f"SELECT coalesce(sum(bytes), 0), count(*) FROM ({_HELD_OF_EACH})"
 
 
@@ -77,6 +85,8 @@ class CheckedCatalog(SqliteCatalog):
             if count:
                 examples = tuple(str(row[0]) for row in self._rows(f"SELECT * FROM ({rule.rows}) LIMIT {EXAMPLES}"))
                 found.append(Finding(rule.says, count, examples, rule.is_mendable))
+        for kind, keys in self._damaged_notes().items():
+            found.append(Finding(_NOTE_RULES[kind], len(keys), tuple(keys[:EXAMPLES]), is_mendable=True))
         return found
 
     def _keep_behind(self, ino: Ino, inode: Inode, *, is_new: bool) -> None:
@@ -92,6 +102,7 @@ class CheckedCatalog(SqliteCatalog):
         """
         self._mend_generation()
         self._mend_values()
+        self._forget_damaged_notes()
         self._mend_snapshots(now_ns)
         self._mend_inodes(now_ns)
         self._mend_names()
@@ -162,6 +173,31 @@ class CheckedCatalog(SqliteCatalog):
         self._change(f"UPDATE r_block SET live = {LIVE_BYTES} WHERE live <> {LIVE_BYTES}")
         self._raise_counters()
         self._undone()
+
+    def _damaged_notes(self) -> dict[str, list[str]]:
+        """The keys of local values that tell nothing, or of blocks that are not there, by kind."""
+        found: dict[str, list[str]] = {}
+        for key, value in self._rows(_NOTES):
+            try:
+                if key != "manifest":
+                    adoption.decode_progress(value)
+                elif not self._knows_all_of(replica.decode_note(value)):
+                    found.setdefault(key, []).append(key)
+            except BadFormat:
+                found.setdefault(key.partition(" ")[0], []).append(key)
+        return found
+
+    def _knows_all_of(self, note: ManifestNote) -> bool:
+        named = {number for number, _ in note.blocks} | set(note.image_blocks)
+        return named <= {row.block for row in self.local_blocks()}
+
+    def _forget_damaged_notes(self) -> None:
+        """What the suppliers have stays there until a new snapshot is safe; what was put aside stays as well."""
+        found = self._damaged_notes()
+        for key in (key for keys in found.values() for key in keys):
+            self._change("DELETE FROM l_value WHERE key = ?", (key,))
+        if "manifest" in found:
+            self.forget_the_replica()
 
     def _mend_snapshots(self, now_ns: int) -> None:
         """What is not of now, and of no snapshot, gets one: it was made right before the row was closed."""

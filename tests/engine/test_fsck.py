@@ -14,9 +14,11 @@ from trio.testing import MockClock
 from bitdustfs.core import head as heads
 from bitdustfs.core import replica
 from bitdustfs.core.grace import Patience
-from bitdustfs.edges.catalog_repair import repair
+from bitdustfs.core.replica import ManifestNote
+from bitdustfs.edges.catalog_repair import check, repair
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.fsck import check_shelf, check_spool
+from bitdustfs.engine.snapshots import keep_note, kept_note
 from bitdustfs.model import BlockNo, Code, FragmentState, Ino, Supplier
 from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.world import SECRETS, World
@@ -114,6 +116,51 @@ async def test_suppliers_whose_rows_are_gone_come_back_from_the_head(
 
 def _listed(head: bytes) -> list[Supplier]:
     return [entry.row() for entry in replica.unseal_head(SECRETS, heads.parse(head).sealed).suppliers]
+
+
+def _cut(catalog: SqliteCatalog) -> None:
+    catalog.put_local_value("manifest", (catalog.local_value("manifest") or b"")[:-1])
+
+
+def _of_others(catalog: SqliteCatalog) -> None:
+    note = kept_note(catalog)
+    assert note is not None
+    keep_note(catalog, ManifestNote(note.change, note.blocks, (BlockNo(-999),), note.image_bytes))
+
+
+def _aside(catalog: SqliteCatalog) -> None:
+    catalog.put_local_value("aside some state", b"\xff")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", [_cut, _of_others, _aside])
+async def test_damaged_notes_are_found_and_what_they_told_of_is_done_again(
+    autojump_clock: MockClock, tmp_path: Path, damage: Callable[[SqliteCatalog], None]
+) -> None:
+    path = tmp_path / "catalog.db"
+    at = world(lambda name, port: SqliteCatalog(path, create=True) if name == "catalog" else port)
+    async with at.hired():
+        async with at.machine(at.catalog, at.spool):
+            await at.write("letter", CONTENT)
+            assert await at.sync() == "safe"
+        damage(at.catalog)
+        at.catalog.commit()
+        at.catalog.close()
+        assert [each.is_mendable for each in check(path).findings] == [True]
+        assert not repair(path, tmp_path / "copy", 7).left
+        assert check(path).is_sound
+        at.catalog = SqliteCatalog(path)
+        assert (at.catalog.local_value("manifest") is None) is (damage is not _aside)
+        async with at.machine(at.catalog, at.spool):
+            await at.write("more", CONTENT)
+            assert await at.sync() == "safe"
+            assert kept_note(at.catalog) is not None
+            await at.node.drop_cache()
+            assert await at.read("letter") == CONTENT
+            with trio.fail_after(600):  # what the damaged one named is let go
+                while at.node.replica.has_leftovers:
+                    await trio.sleep(1)
+            assert (await at.status())["trouble"] == []
 
 
 async def test_spool_files_are_compared_with_the_catalog(autojump_clock: MockClock) -> None:
