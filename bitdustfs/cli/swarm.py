@@ -33,7 +33,6 @@ from bitdustfs.edges import mounts
 from bitdustfs.edges.config import load, store
 from bitdustfs.edges.durable import TEMPORARY
 from bitdustfs.edges.home import Home, hold, holder, make_home, write_atomically
-from bitdustfs.edges.seat import NAME as SEAT
 from bitdustfs.errors import BadFormat, BadRequest, BitdustError, InUse
 
 SHARE = "10 GiB"  # what each practice supplier offers and is hired for; it takes what is really stored
@@ -48,7 +47,7 @@ _OUR_DIRECTORIES = ("spool", "shelf", "contracts", "addresses")
 _OUR_CATALOG = tuple(f"catalog.db{tail}" for tail in ("", "-wal", "-shm", "-journal"))
 _OUR_FILES = (
     "shelf-id",
-    SEAT,
+    "seat",  # edges/seat
     *_OUR_CATALOG,
     "catalog.image",
     "recovering",

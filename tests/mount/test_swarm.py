@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,19 +115,6 @@ def test_an_audit_finds_what_a_disk_lost_and_it_is_made_again(rough_swarm: Pract
     assert all("all of" in line for line in said[1:])
     wait_until("made again", lambda: not rough_swarm.status()["missing_fragments"])
     assert "all of" in rough_swarm.run("audit", "supplier1").stdout
-
-
-def test_rebuild_says_what_waits_and_for_whom(rough_swarm: Practice) -> None:
-    rough_swarm.sync()
-    rough_swarm.kill_supplier(1)
-    (rough_swarm.path / "file").write_bytes(random.Random(8).randbytes(600_000))
-    wait_until("it is placed without supplier1", lambda: rough_swarm.status()["missing_fragments"])
-    said = rough_swarm.run("rebuild", "--dry-run").stdout
-    assert re.match(r"\d+ blocks? lacks? \d+ fragments?:\n", said)
-    assert re.search(r"first +block .*4 of 5 fragments held, 3 needed; .*fragment \d to nobody yet", said)
-    rough_swarm.revive(1)
-    wait_until("it has its share", lambda: not rough_swarm.status()["missing_fragments"])
-    assert rough_swarm.run("rebuild", "--dry-run").stdout.startswith("Nothing is to be rebuilt")
 
 
 def test_reads_fail_in_time_when_too_few_suppliers_are_left_and_work_again_when_they_are_back(

@@ -110,7 +110,12 @@ def write_durably(path: Path, content: bytes) -> None:
 def interrupted(swarm: Practice, second: Second) -> None:
     """Try to mount while the other machine is dead and keeps the volume, and give up with Ctrl-C."""
     command = [*PROGRAM, "--home", str(second.home), "mount", str(second.path)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=swarm.environment()) as process:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background may have it ignored
+    try:
+        started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=swarm.environment())
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with started as process:
         assert process.stderr is not None
         line = process.stderr.readline()
         assert line.startswith("Waiting for another machine of yours"), line
