@@ -24,14 +24,12 @@ from bitdustfs.engine.node import Node
 from bitdustfs.engine.recovery import Recovery, Seeker
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.view import Following
-from bitdustfs.model import ROOT_INO, Role
+from bitdustfs.model import Role
 from bitdustfs.testing.clock import InlineCrunch
 from bitdustfs.testing.images import image_of
 from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.swarm import make_identity
-from bitdustfs.testing.world import SECRETS, World
-
-_READ_BYTES = 128 * 1024
+from bitdustfs.testing.world import SECRETS, World, read_whole
 
 
 class SecondMachine:
@@ -90,12 +88,7 @@ class SecondMachine:
 
     async def read(self, name: str) -> bytes:
         """The whole content of a file of the root directory."""
-        inode = self.node.tree.lookup(ROOT_INO, name.encode())
-        assert inode is not None, f"{name} does not exist"
-        got = bytearray()
-        while more := await self.node.files.read(inode.ino, len(got), _READ_BYTES):
-            got += more
-        return bytes(got)
+        return await read_whole(self.node, name)
 
 
 class CountingWorkshop(DiskWorkshop):

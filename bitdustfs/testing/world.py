@@ -152,12 +152,7 @@ class World:
 
     async def read(self, name: str) -> bytes:
         """The whole content of a file of the root directory."""
-        inode = self.node.tree.lookup(ROOT_INO, name.encode())
-        assert inode is not None, f"{name} does not exist"
-        got = bytearray()
-        while more := await self.node.files.read(inode.ino, len(got), _READ_BYTES):
-            got += more
-        return bytes(got)
+        return await read_whole(self.node, name)
 
     async def sync(self) -> str:
         """Bring everything to suppliers; returns the state that was reached."""
@@ -171,3 +166,13 @@ class World:
 
 async def _say_nothing(_step: object) -> None:
     return
+
+
+async def read_whole(node: Node, name: str) -> bytes:
+    """The whole content of a file of the root directory of a mount."""
+    inode = node.tree.lookup(ROOT_INO, name.encode())
+    assert inode is not None, f"{name} does not exist"
+    got = bytearray()
+    while more := await node.files.read(inode.ino, len(got), _READ_BYTES):
+        got += more
+    return bytes(got)
