@@ -5,8 +5,10 @@
 A head is durable byte for byte before it leaves, with the link that the next one chains to; a restart sends the same
 bytes. Each supplier that comes online is asked first what it holds. That is how we learn whether the suppliers know
 more than we do: until a quorum has answered that they do not, `confirmed` is false, and nothing is published,
-released or collected. A head that we did not write is never overwritten: `foreign` tells of it, and from then on this
-machine changes nothing.
+released or collected. A head that we did not write is never overwritten. Where so many suppliers show such heads that
+ours cannot count any more, `foreign` tells of one of them, and from then on this machine changes nothing. Fewer are
+no reason to stop: heads that count are at a quorum, and whoever brought one to less than that was cut off, or has
+lied. They are `others`: nothing is let go that they may need, until what they hold is kept here too (engine/forks).
 
 The chain of links is kept for so many versions and no more. A supplier that is further behind cannot be shown that
 the newest head descends from the one it has, and takes it from nobody: else it would take a fork. It keeps the old
@@ -40,6 +42,7 @@ from bitdustfs.ports import Catalog, Entropy
 
 PATIENCE_S = 30.0  # for one supplier to take a head
 AGAIN_S = 5.0  # after a supplier did not
+OTHERS_S = 60.0  # (tune) until a supplier with a head that is not ours is asked again what it holds
 _LOOK_EVERY_S = 0.5
 _HEAD = "head"  # in the catalog: the newest head, whole
 _BEFORE = "listed before"  # in the catalog: lists of suppliers, by number; of each the newest head needs a quorum too
@@ -114,7 +117,9 @@ class Publisher:
         self._before = _lists_before(catalog)
         self._looks = Looks(journal.bell, _LOOK_EVERY_S)
         self.on_change: Callable[[], None] = lambda: None  # there is another head, or somebody has another one
-        self.foreign: Foreign | None = None
+        self._others: dict[SupplierNo, Foreign] = {}  # heads that are not ours, and where
+        self._others_at: dict[SupplierNo, float] = {}  # trio time when it was shown
+        self.foreign: Foreign | None = None  # the newest of them, once ours cannot count any more
         self.on_foreign: Callable[[Foreign], None] = lambda _found: None
         # those of some suppliers that are not to get the newest head in place of an older one
         self.withheld_from: Callable[[Iterable[SupplierNo]], Set[SupplierNo]] = lambda _suppliers: frozenset()
@@ -137,8 +142,13 @@ class Publisher:
         return self.head is not None and self.head.epoch < self._identity.certificate.epoch
 
     @property
+    def others(self) -> Mapping[SupplierNo, Foreign]:
+        """The heads that are not ours and that suppliers show now."""
+        return self._others
+
+    @property
     def confirmed(self) -> bool:
-        """A quorum of the suppliers has answered since we started, and nobody knows more than we do.
+        """A quorum of the suppliers has answered since we started, and none of these knows more than we do.
 
         Of every list that a head was made by, for each may be somebody's whole knowledge.
         """
@@ -214,20 +224,22 @@ class Publisher:
                 if disowning != self._disowning:
                     self._disowning = disowning
                     self.on_change()
-                for gone in self._held.keys() - online:
+                for gone in (self._held.keys() | self._others_at.keys()) - online:
                     self._connected(gone)
                 if self.foreign is None:
                     for supplier in self._lacking(filter(self._is_due, online - self._busy)):
                         self._busy.add(supplier)
                         nursery.start_soon(self._bring, supplier)
                 failed_at = min((at for who, at in self._failed_at.items() if who in online), default=inf)
-                await self._looks.next(within_s=failed_at + AGAIN_S - trio.current_time())
+                again_at = min((at + OTHERS_S for at in self._others_at.values()), default=inf)
+                await self._looks.next(within_s=min(failed_at + AGAIN_S, again_at) - trio.current_time())
 
     # -- private ---------------------------------------------------------------------------------------------
 
     def _connected(self, supplier: SupplierNo) -> None:
         """What a supplier holds is asked anew: it has a new connection, and may have another disk."""
         self._held.pop(supplier, None)
+        self._others_at.pop(supplier, None)
         self._connections[supplier] = self._connections.get(supplier, 0) + 1
 
     def _hired(self) -> frozenset[int]:
@@ -250,6 +262,8 @@ class Publisher:
         return lacking - self.withheld_from(older) if older else lacking
 
     def _lacks(self, supplier: SupplierNo) -> bool:
+        if trio.current_time() - self._others_at.get(supplier, -inf) < OTHERS_S:
+            return False
         held = self._held.get(supplier)
         return held is None or not (held == self.version or self.is_outdated or self._is_far_behind(held))
 
@@ -343,20 +357,34 @@ class Publisher:
         if theirs.epoch < self._identity.certificate.epoch:
             self._note_held(supplier, 0)  # of before the owner certified us: ours goes over it without a chain
             return
-        self.foreign = Foreign(
-            theirs,
-            content,
-            is_newer=theirs.version > self.version,
-            is_ours=theirs.signer.node == self._identity.node,
-        )
-        _log.error(
-            "supplier %d holds head %d by node %s, which this machine does not know (ours is %d)",
+        self._note_other(
             supplier,
-            theirs.version,
-            short(theirs.signer.node),
-            self.version,
+            Foreign(
+                theirs,
+                content,
+                is_newer=theirs.version > self.version,
+                is_ours=theirs.signer.node == self._identity.node,
+            ),
         )
-        self.on_foreign(self.foreign)
+
+    def _note_other(self, supplier: SupplierNo, found: Foreign) -> None:
+        """Note a head that is not ours. Where it is with so many that ours cannot count, we are not the writer."""
+        before = self._others.get(supplier)
+        self._others[supplier], self._others_at[supplier] = found, trio.current_time()
+        self._held.pop(supplier, None)
+        self._answered.discard(supplier)
+        self._have.discard(supplier)
+        if before is None or before.head.digest != found.head.digest:
+            _log.error(
+                "supplier %d holds head %d by node %s, which this machine does not know (ours is %d)",
+                supplier,
+                found.head.version,
+                short(found.head.signer.node),
+                self.version,
+            )
+        if self.foreign is None and not self.is_quorum_without(self._others.keys()):
+            self.foreign = max(self._others.values(), key=lambda each: each.head.version)
+            self.on_foreign(self.foreign)
         self._note_change()
 
     def _is_known(self, theirs: Head) -> bool:
@@ -369,6 +397,7 @@ class Publisher:
 
     def _note_held(self, supplier: SupplierNo, version: int) -> None:
         self._held[supplier] = version
+        self._others.pop(supplier, None)
         self._answered.add(supplier)
         if version == self.version:
             self._have.add(supplier)

@@ -508,7 +508,8 @@ class Services:
         )
 
     def _may_release(self) -> bool:
-        return self.publisher.confirmed and self.journal.refusal is None
+        """Nobody knows more than we do, and nothing needs more than what is known here."""
+        return self.publisher.confirmed and not self.publisher.others and self.journal.refusal is None
 
     def _released_until(self) -> int:
         """The last change by which what it made unneeded may go; 0: none."""
