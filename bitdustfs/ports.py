@@ -599,7 +599,7 @@ class Catalog(Protocol):
 
     def changed_since(self, change: int, most: int) -> Sequence[Ino] | None:
         """The inodes that were touched by later changes, or by the open transaction; None: more than so many, or
-        it is not known any more."""
+        it is not known any more. Inode 0: a fragment of a file is elsewhere now."""
         ...
 
     def forget_changed(self, until: int) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from bitdustfs.edges.catalog_outbox import PLACES
 from bitdustfs.edges.catalog_store import Store
 from bitdustfs.edges.catalog_versioned import LIVE
 from bitdustfs.model import (
@@ -299,6 +300,8 @@ class BlockTables(Store):
     def drop_fragment(self, block: BlockNo, index: int, supplier: SupplierNo) -> None:
         """Forget a fragment at one supplier."""
         pair = _pair(block)
+        if block > 0:
+            self._touched.add(PLACES)
         with self.savepoint():
             self._change(pair.drop_fragment, (block, index, supplier))
             self._change(pair.recount, (block,))

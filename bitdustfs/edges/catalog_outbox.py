@@ -4,8 +4,8 @@
 set is worked out at the end against what the rows are then, so what a savepoint took back leaves nothing in it, and
 a transaction that was rolled back whole and done again gives the same.
 
-`Touched` knows for each inode the number of the change that touched it last: whether the suppliers have a file's
-newest state is a question of numbers.
+`Touched` knows for each inode, and for the places of fragments as a whole, which change touched it last: whether the
+suppliers have the newest state of a file is a question of numbers.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import apsw
 
 from bitdustfs.model import Ino
 
+PLACES = Ino(0)  # no inode: touched where it is forgotten that a supplier has a fragment, as when another has it now
 REMEMBERED_INODES = 100_000  # (tune) about 15 MB; when more were touched, all count as touched by the last change
 
 

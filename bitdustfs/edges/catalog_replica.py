@@ -88,7 +88,7 @@ class ReplicaTables(Store):
 
     def changed_since(self, change: int, most: int) -> Sequence[Ino] | None:
         """The inodes that were touched by later changes, or by the open transaction; None: more than so many, or
-        it is not known any more."""
+        it is not known any more. Inode 0: a fragment of a file is elsewhere now."""
         return self._touched.since(change, most)
 
     def forget_changed(self, until: int) -> None:

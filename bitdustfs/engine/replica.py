@@ -111,6 +111,11 @@ class Replica:
                 self._journal.commit()  # most of what is pending is of this machine alone, and is no change
         return self.safe_change >= self._catalog.last_change and not self._catalog.pending
 
+    @property
+    def is_all_safe(self) -> bool:
+        """Whether a safe head has every file, name and place of a fragment; what is only let go may wait for one."""
+        return self.is_current or self._catalog.changed_since(self.safe_change, 0) == []
+
     def is_head_safe(self) -> bool:
         """Enough suppliers have the newest head, and what it names is as well held as any file."""
         return self._needed.is_head_safe()

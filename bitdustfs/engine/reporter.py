@@ -155,7 +155,7 @@ class Reporter:
         found = health.worst([health.block_state(code, held, local_copy=False) for code, held, _ in histogram])
         if found is FileState.PLACED and self.is_unsure:
             return FileState.DEGRADED  # nobody knows whether they are held
-        return FileState.SAFE if found is FileState.PLACED and self._replica.is_current else found
+        return FileState.SAFE if found is FileState.PLACED and self._replica.is_all_safe else found
 
     async def status(self, path: str | None) -> StatusReport:
         """How safe the volume is, or what lies at `path` (from the root of the volume, "/" first).
@@ -253,7 +253,7 @@ class Reporter:
                 self._count_file(found, inode, blocks)
         for number in blocks:
             self._count_block(found, number, online)
-        at_best = FileState.SAFE if self._replica.is_current and not self.is_unsure else FileState.PLACED
+        at_best = FileState.SAFE if self._replica.is_all_safe and not self.is_unsure else FileState.PLACED
         found.state = health.worst(found.states or [at_best])
         return found
 

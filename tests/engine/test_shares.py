@@ -61,6 +61,32 @@ async def test_bytes_that_are_lost_are_told_as_lost_however_many_others_are_degr
         assert shares_of(await world.status()) == Shares(lost=total)
 
 
+async def test_volume_is_safe_still_while_only_what_was_let_go_waits_for_a_head(autojump_clock: MockClock) -> None:
+    async with World(code=Code(3, 5)).running() as world:
+        await world.write("kept", CONTENT)
+        await world.sync()
+        assert await states(world) == ("safe", "safe")
+        head = world.node.replica.safe_change
+        block = world.catalog.block(BlockNo(1))
+        assert block is not None
+        with world.node.journal.operation():
+            world.catalog.put_block(replace(block, length=block.length + 1))  # as the count of what lies dead in it
+        assert not world.node.replica.is_current
+        assert await states(world) == ("safe", "safe")
+        with world.node.journal.operation():
+            world.catalog.drop_fragment(BlockNo(1), 4, world.catalog.fragments(BlockNo(1))[4].supplier)
+            world.catalog.put_fragment(replace(world.catalog.fragments(BlockNo(1))[3], index=4))
+        assert await states(world) == ("placed", "safe")  # no head knows that place
+        assert world.node.replica.safe_change == head
+        await world.sync()
+        assert await states(world) == ("safe", "safe")
+
+
+async def states(world: World) -> tuple[str, str]:
+    """Of the volume, and of its one file."""
+    return (await world.status())["state"], (await world.node.reporter.status("/kept"))["state"]
+
+
 def shares_of(status: StatusReport) -> Shares:
     return Shares(
         safe=status["bytes_safe"],

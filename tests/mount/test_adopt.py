@@ -44,7 +44,7 @@ def test_disk_that_was_set_back_takes_the_newer_state_and_puts_aside_what_was_ne
         assert (folder / "small d").read_bytes() == b"small d"
         assert "  small d" in (folder / "What was put aside.txt").read_text()
         practice.sync()
-        wait_until("all is safe", lambda: practice.status()["state"] == "safe")
+        assert practice.status()["state"] == "safe"
 
 
 def keep(home: Path, copy: Path) -> None:

@@ -60,7 +60,7 @@ def test_tree_comes_back_from_the_words_and_one_address_when_the_margin_is_dead_
     swarm: Practice, tree: Path
 ) -> None:
     swarm.run("sync", str(swarm.path))
-    wait_until("all is safe", lambda: swarm.status()["state"] == "safe")
+    assert swarm.status()["state"] == "safe"
     (swarm.path / "later").write_bytes(b"after the snapshot")
     swarm.sync()
     assert os.getxattr(swarm.path / "later", "user.bitdustfs.state") == b"safe"
@@ -263,7 +263,7 @@ def test_tree_comes_back_past_a_supplier_with_an_old_head_one_with_garbage_and_o
         (place / "email" / "made" / "later").write_bytes(b"too")
     run("rsync", "-aHAX", f"{tree}/", copy)  # times
     swarm.sync()
-    wait_until("all is safe", lambda: swarm.status()["state"] == "safe")
+    assert swarm.status()["state"] == "safe"
     swarm.kill_mount()
     swarm.burn()
     swarm.kill_supplier(3)

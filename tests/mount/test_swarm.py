@@ -40,10 +40,8 @@ def test_a_real_tree_survives_cache_drop_and_n_minus_k_dead_suppliers(tmp_path: 
         run("git", "clone", "--quiet", "--no-local", REPOSITORY, practice.path / "clone")
         run("cp", large, practice.path / "large")
         practice.sync()
-        # what is put together or let go in the background after that changes the catalog, which is sent again
-        wait_until("all is safe", lambda: practice.status()["state"] == "safe")
         before = practice.status()
-        assert (before["margin"], before["practice"]) == (2, True)
+        assert (before["margin"], before["state"], before["practice"]) == (2, "safe", True)
         assert before["held"] == before["wanted"] == 5
         practice.forget()
         practice.run("demo", "kill", "1")
