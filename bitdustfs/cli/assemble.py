@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bitdustfs.cli.adopting import fetch_newer, put_aside
 from bitdustfs.cli.assemble_supplier import Ready, unlock
-from bitdustfs.cli.claiming import claim_volume
+from bitdustfs.cli.claiming import Claim, until_told_to_end
 from bitdustfs.cli.giving import Giving, GivingWish, giving
 from bitdustfs.cli.home_catalog import hired_count, make_own, open_catalog
 from bitdustfs.cli.limits import pacer_of
@@ -49,6 +49,7 @@ from bitdustfs.edges.system import (
 from bitdustfs.engine.clerk import Clerk
 from bitdustfs.engine.codes import keep_code, kept_code
 from bitdustfs.engine.holdings import keep_ledger
+from bitdustfs.engine.kept import VERBATIM
 from bitdustfs.engine.ledger import holds_nothing
 from bitdustfs.engine.node import Node
 from bitdustfs.engine.services import NodeOptions
@@ -73,8 +74,12 @@ async def run_mount(home: Home, wish: MountWish, ready: Ready) -> None:
     if identity.certificate.role is Role.READER:
         wish = replace(wish, read_only=True)
     open_files, pacer = min(OPEN_FILES, allow_open_files() // 4), pacer_of(wish.settings)
+    claim = Claim(identity, seat_of(home.path, SystemEntropy()))
     async with giving(home, _giving_wish(home, wish, identity), identity, pacer) as given:
-        await _mount(home, wish, identity, secrets, given, open_files, ready)
+        try:
+            await until_told_to_end(lambda: _mount(home, wish, identity, secrets, given, open_files, ready, claim))
+        finally:
+            await claim.end()
 
 
 def _giving_wish(home: Home, wish: MountWish, identity: Identity) -> GivingWish:
@@ -96,9 +101,10 @@ async def _mount(
     given: Giving,
     open_files: int,
     ready: Ready,
+    claim: Claim,
 ) -> None:
     with ExitStack() as stack:
-        catalog, asked, news = await _newest_catalog(home, wish, identity, secrets, stack)
+        catalog, asked, news = await _newest_catalog(home, wish, identity, secrets, stack, claim)
         _refuse_more_than_hired(catalog, wish)
         code = _volume_code(catalog, wish, asked)
         if mounts.check_mountpoint(wish.place, str(home), mounts.read_mounts()):
@@ -146,11 +152,13 @@ async def _mount(
                     suite=best_suite(),
                     seat=seat_of(home.path, entropy),
                     takes_over=wish.takes_over,
+                    only_reads=wish.read_only and bool(catalog.local_value(VERBATIM)),
                     boot=boot_id(),
                     patience=Patience.of(patience_s) if patience_s else Patience(),
                 ),
                 following=Following(suppliers, DiskWorkshop(home.catalog, home.newer)),
             )
+            claim.is_over = lambda: node.holding.has_held
             given.clerk.used_there = node.stored_with
             stack.callback(setattr, given.clerk, "used_there", None)
             node.register.address_of = lambda each: next(
@@ -160,15 +168,18 @@ async def _mount(
             if wish.read_only:
                 node.orphans.may_look = lambda: False  # older states may need them
             else:
+                writing = stack.enter_context(ExitStack())
+                node.on_follow.append(writing.close)
                 keep_ledger(given.ledger, catalog, node.fragments.leaves, node.auditor)
                 given.receipts.stores = True
-                stack.callback(setattr, given.ledger, "holdings", holds_nothing)  # the catalog is closed before
+                writing.callback(setattr, given.receipts, "stores", False)
+                writing.callback(setattr, given.ledger, "holdings", holds_nothing)  # the catalog is closed before
                 stack.enter_context(put_aside(home, identity, secrets, catalog, node))
                 if given.directing is not None:
                     record_key = read_keys(home).volume.record
                     speak_for = given.directing.discovery.speak_for
                     speak_for(record_key, partial(_keepers_of, catalog, node))
-                    stack.callback(speak_for, b"", lambda: None)
+                    writing.callback(speak_for, b"", lambda: None)
             news = [*news, *given.greeting()]
             await Mounted(home, wish, node, suppliers, catalog, identity, news, given).run(ready)
 
@@ -190,7 +201,7 @@ def _keepers_of(catalog: SqliteCatalog, node: Node) -> OwnerRecord | None:
 
 
 async def _newest_catalog(
-    home: Home, wish: MountWish, identity: Identity, secrets: VolumeSecrets, stack: ExitStack
+    home: Home, wish: MountWish, identity: Identity, secrets: VolumeSecrets, stack: ExitStack, claim: Claim
 ) -> tuple[SqliteCatalog, Code | None, Sequence[str]]:
     """Open the catalog of a home, or the newer one that suppliers hold in its place; with what to say of that."""
     choose = partial(wanted_code, wish)
@@ -198,8 +209,7 @@ async def _newest_catalog(
     if wish.read_only:
         return catalog, code, ()
     old_states.tidy(home)
-    seat = seat_of(home.path, SystemEntropy())
-    news = await claim_volume(identity, catalog, seat, takes_over=wish.takes_over)
+    news = await claim.make(catalog, takes_over=wish.takes_over)
     adopted = await fetch_newer(home, identity, secrets, catalog)
     if adopted is None:
         make_own(catalog)

@@ -52,9 +52,15 @@ def unlock(home: Home) -> tuple[Identity, VolumeSecrets]:
     return identity_of(keys), VolumeSecrets(keys.volume.volume)
 
 
-async def cancel_on_signal(scope: trio.CancelScope) -> None:
-    """Cancel when the process is told to end. Never returns."""
+async def cancel_on_signal(
+    scope: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Cancel when the process is told to end, from `task_status.started` on. Never returns.
+
+    Of two at a time the one that was started last is told; it has to end first.
+    """
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        task_status.started()
         async for number in signals:
             log.info("ending: %s", signal.Signals(number).name)
             scope.cancel()

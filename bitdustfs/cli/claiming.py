@@ -6,7 +6,7 @@ What is waited for is said on stderr, in lines that begin with WAITING: the verb
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import click
@@ -17,7 +17,7 @@ from bitdustfs.cli.waiting import WAITING
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.lease import LEASE_S
 from bitdustfs.edges.tcp import TcpDialer
-from bitdustfs.engine.claim import Claimed, Holds, claim
+from bitdustfs.engine.claim import Claimed, Holds, claim, give_up
 from bitdustfs.errors import InUse
 from bitdustfs.model import Supplier, short
 from bitdustfs.ports import Catalog, Dialer
@@ -25,6 +25,49 @@ from bitdustfs.ports import Catalog, Dialer
 MOST_S: Final = LEASE_S + 60.0  # that is waited for another machine: one that is gone holds the volume no longer
 SAY_S: Final = 10.0  # (tune) between two lines that say what is waited for
 _log = logging.getLogger(__name__)
+
+
+class Claim:
+    """What this machine asks of its suppliers before it serves, and takes back if it never does.
+
+    Attributes:
+        is_over: whether the node holds the volume, and lets it go, by itself.
+    """
+
+    def __init__(self, identity: Identity, seat: bytes, *, dialer: Dialer | None = None) -> None:
+        self._identity = identity
+        self._seat = seat
+        self._dialer = dialer or TcpDialer(identity.key)
+        self._asked: Sequence[Supplier] = ()
+        self.is_over: Callable[[], bool] = lambda: False
+
+    async def make(self, catalog: Catalog, *, takes_over: bool) -> Sequence[str]:
+        """Ask, and wait. Returns and raises what `claim_volume` does."""
+        self._asked = [row for row in catalog.suppliers() if row.is_listed]
+        return await claim_volume(self._identity, catalog, self._seat, takes_over=takes_over, dialer=self._dialer)
+
+    async def end(self) -> None:
+        """Let go what was got, unless that is over: else everybody else would wait for a lease of nobody."""
+        if self._asked and not self.is_over():
+            with trio.CancelScope(shield=True):
+                await give_up(self._dialer, self._identity, self._asked, self._seat)
+
+
+async def until_told_to_end(work: Callable[[], Awaitable[None]]) -> None:
+    """Do something that may end before it serves. Raises what that does; KeyboardInterrupt: a signal ended it."""
+    failed: BaseException | None = KeyboardInterrupt()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(cancel_on_signal, nursery.cancel_scope)
+        try:
+            await work()
+            failed = None
+        except BaseException as error:
+            if nursery.cancel_scope.cancel_called:
+                raise
+            failed = error  # raised outside the nursery, which would wrap it in a group
+        nursery.cancel_scope.cancel()
+    if failed is not None:
+        raise failed
 
 
 async def claim_volume(

@@ -106,7 +106,7 @@ class Giving:
         self.on_peer: Callable[[Peer], object] = lambda _peer: None
         self.is_dialled: Callable[[NodeId], bool] = lambda _node: False
         self.is_friend: Callable[[OwnerId], bool] = lambda _owner: False
-        self.on_joined: OnJoined = _nothing_more
+        self.on_joined: OnJoined = nothing_more
         self.on_moved: Callable[[], None] = lambda: None
         self.known_at: Callable[[], Iterable[tuple[NodeId, str]]] = tuple
         self.directing: Directing | None = None
@@ -432,7 +432,7 @@ async def giving(home: Home, wish: GivingWish, identity: Identity, pacer: Pacer)
         yield made
 
 
-async def _nothing_more(_kept: Invitation, _agreed: Contract) -> None:
+async def nothing_more(_kept: Invitation, _agreed: Contract) -> None:
     """Without a catalog nobody is hired; the next mount makes up for it."""
 
 

@@ -12,10 +12,10 @@ from bitdustfs.edges.catalog_restore import without_unborn_files
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.durable import move_durably, translated
 from bitdustfs.edges.home import Home
+from bitdustfs.engine.kept import VERBATIM
 from bitdustfs.errors import BadFormat, CatalogDamaged, DiskFault, LogDamaged
 from bitdustfs.model import Code, Supplier
 
-VERBATIM = "verbatim"  # in the catalog, local: it is as another machine published it, and that one may go on
 _VOLUME_ID = "volume_id"  # in the catalog: which volume it describes
 
 log = logging.getLogger(__name__)

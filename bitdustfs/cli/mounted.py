@@ -11,7 +11,7 @@ from bitdustfs.cli.assemble_supplier import Ready, cancel_on_signal
 from bitdustfs.cli.befriending import Friends, JoinWish
 from bitdustfs.cli.common import only_here, only_read
 from bitdustfs.cli.contracting import contract_verbs
-from bitdustfs.cli.giving import Giving
+from bitdustfs.cli.giving import Giving, nothing_more
 from bitdustfs.cli.hiring import HireWish, agree, told_of
 from bitdustfs.cli.home_catalog import hired_count
 from bitdustfs.cli.limits import follow_limits
@@ -85,6 +85,7 @@ class Mounted:
         )
         if node.view is not None:
             node.view.settle.append(self._operations.forget_stale)
+        node.on_follow.append(self._follow)
         self._scope = trio.CancelScope()
         node.handover.flush = lambda: trio.to_thread.run_sync(_flush_kernel, wish.place)
 
@@ -133,6 +134,14 @@ class Mounted:
                     ready(self._greeting())
             told = only_here(self._node.stop_report())
         log.info("unmounted %s. %s", self._wish.place, told)
+
+    def _follow(self) -> None:
+        """This machine, which wrote, only reads from now on."""
+        assert self._node.view is not None and self._node.view_tree is not None
+        self._operations.show(self._node.view_tree)
+        self._node.view.settle.append(self._operations.forget_stale)
+        self._node.forget_pages = self._operations.invalidate_pages
+        self._given.on_joined = nothing_more
 
     async def _serve_kernel(
         self, options: MountOptions, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -189,6 +198,7 @@ class Mounted:
         return {**told}
 
     async def _hire(self, args: Args, _report: control_server.Report) -> Mapping[str, object]:
+        self._node.journal.admit()
         wish = HireWish(
             node=NodeId(bytes.fromhex(args["node"])),
             address=str(args["address"]),
@@ -225,6 +235,7 @@ class Mounted:
         return sorted(told, key=lambda each: each["name"])
 
     async def _rename(self, args: Args, _report: control_server.Report) -> Mapping[str, object]:
+        self._node.journal.admit()
         await self._friends.rename(OwnerId(bytes.fromhex(args["owner"])), str(args["name"]))
         return {}
 

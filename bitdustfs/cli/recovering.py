@@ -11,7 +11,6 @@ from typing import Protocol
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from bitdustfs.cli.home_catalog import VERBATIM
 from bitdustfs.core import certificate, keys
 from bitdustfs.core import head as heads
 from bitdustfs.core.certificate import Identity
@@ -27,6 +26,7 @@ from bitdustfs.edges.home import Home, translated, write_atomically
 from bitdustfs.edges.keys_disk import write_keys
 from bitdustfs.edges.system import SystemEntropy, SystemWall, ThreadCrunch
 from bitdustfs.edges.tcp import TcpDialer
+from bitdustfs.engine.kept import VERBATIM
 from bitdustfs.engine.orphans import leave_orphans
 from bitdustfs.engine.publisher import kept_head
 from bitdustfs.engine.recovery import Recovery, Seeker, fetch_newest

@@ -61,6 +61,7 @@ MOST_TASKS = MAX_BACKGROUND + 100  # background requests alone cannot take all
 STOP_PATIENCE_S = 5.0  # for requests on their way
 _STAT_BLOCK_BYTES = 512  # unit of st_blocks
 _DOTS = 2  # offsets of a listing before the first cookie: "." and ".."
+_HANDLES = FIRST_PAST // 2  # of open directories are above: no directory of now has such a number
 _log = logging.getLogger(__name__)
 
 _CHANGING = frozenset(  # handlers; the kernel opens for writing what `write` then gets
@@ -144,7 +145,7 @@ class Operations(pyfuse3.Operations):
         self._journal = journal
         self._space = space
         self._listings: dict[int, tuple[Ino, Cookie]] = {}  # open directories, and up to where each is listed
-        self._handles = itertools.count(1)
+        self._handles = itertools.count(_HANDLES)
         self.deadlines = deadlines or Deadlines()
         self.note_slots = note_slots
         self._make_safe = make_safe
@@ -364,6 +365,13 @@ class Operations(pyfuse3.Operations):
 
     # -- towards the kernel ----------------------------------------------------------------------------------
 
+    def show(self, view: ViewTree) -> None:
+        """Answer from the tree of who only reads from now on, and refuse every change.
+
+        What the kernel has open stays open. Pages that it keeps may hold what was refused: see `invalidate_pages`.
+        """
+        self.view = self._viewed(view)
+
     async def invalidate_pages(self) -> int:
         """Make the kernel forget all pages of files that it knows. Returns how many inodes it knew.
 
@@ -403,6 +411,7 @@ class Operations(pyfuse3.Operations):
             reply=pyfuse3.readdir_reply,
             opened=_opened,
             snapshots=self._past.top if self._past is not None else None,
+            open_before={handle: directory for handle, (directory, _) in self._listings.items()},
         )
 
     def _told(self, inode: Inode) -> Entry:

@@ -7,7 +7,7 @@ before may still be under way then, so it keeps none for long.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bitdustfs.edges.fuse_reading import Context, Entry, ReadingOperations, Reply
@@ -26,6 +26,7 @@ class ViewOperations(ReadingOperations):
         missing: how it is told that a name shows nothing.
         opened: what is answered when a file was opened: its handle, and whether pages of it may be kept.
         snapshots: the entry of the directory of all snapshots.
+        open_before: directories that were opened before there was a view, by handle.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class ViewOperations(ReadingOperations):
         reply: Reply,
         opened: Callable[[int, bool], Any],
         snapshots: Callable[[], Entry] | None,
+        open_before: Mapping[int, Ino],
     ) -> None:
         super().__init__(tree, entry, reply, why="this machine only reads the volume")
         self.tree = tree
@@ -45,6 +47,7 @@ class ViewOperations(ReadingOperations):
         self._missing = missing
         self._opened = opened
         self._snapshots = snapshots
+        self._open_before = dict(open_before)
 
     async def lookup(self, parent_inode: int, name: bytes, ctx: Context) -> Entry:
         inode = self.tree.lookup(Ino(parent_inode), name)
@@ -58,6 +61,12 @@ class ViewOperations(ReadingOperations):
         missing = self._missing()
         missing.entry_timeout = READER_CACHE_S
         return missing
+
+    async def readdir(self, fh: int, start_id: int, token: Any) -> None:
+        await super().readdir(self._open_before.get(fh, fh), start_id, token)
+
+    async def releasedir(self, fh: int) -> None:
+        self._open_before.pop(fh, None)
 
     async def getxattr(self, inode: int, name: bytes, ctx: Context) -> bytes:
         return self._attributes.xattr(self.tree.ino_of(Ino(inode)), name)

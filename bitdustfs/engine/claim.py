@@ -5,7 +5,7 @@
                                                        -> too few answer -> go on here, and see
 
 Who holds it hears of the wish through any supplier that both of us reach (engine/handover). Who gave up waiting lets
-go what he got.
+go what he got, and so does who ends before he serves.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ async def claim(
         )
     except BaseException:
         with trio.CancelScope(shield=True):
-            await _give_up(dialer, identity, suppliers, seat)
+            await give_up(dialer, identity, suppliers, seat)
         raise
 
 
@@ -98,7 +98,7 @@ async def _claim(
         if not told.others or told.silent > len(suppliers) - needed or takes_over:
             return Claimed.UNREACHED  # nobody who is asked to let it be taken over says no, but a liar
         if not waits(told):
-            await _give_up(dialer, identity, suppliers, seat)
+            await give_up(dialer, identity, suppliers, seat)
             return Claimed.OTHERS
         if told.ours and told.node is not None and told.node > identity.node:
             # both may be asking, each with some: one of the two lets the other one have them all
@@ -107,8 +107,8 @@ async def _claim(
     return Claimed.UNREACHED
 
 
-async def _give_up(dialer: Dialer, identity: Identity, suppliers: Sequence[Supplier], seat: bytes) -> None:
-    """Let go what was got, and take the wish back: else who holds it lets it go for nobody."""
+async def give_up(dialer: Dialer, identity: Identity, suppliers: Sequence[Supplier], seat: bytes) -> None:
+    """Let go what was got, and take the wish back: else who holds it lets it go for nobody. Takes ROUND_S at most."""
     await _ask_all(dialer, identity, suppliers, wire.Hold(seat, 0, False, wishes=False, waits=False))
 
 

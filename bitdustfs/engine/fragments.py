@@ -222,6 +222,10 @@ class Fragments:
             await self.newcomers.wait_for_expected()
         return True
 
+    def note_no_strays(self) -> None:
+        """Read strays, and note none as held, from now on: this machine only reads."""
+        self._entropy = None
+
     async def _find_stray(self, block: BlockRow) -> bool:
         """Look for one more fragment where none is known to be. False: it is nowhere."""
         for index, supplier in self.strays.places(block, self.asks.reachable()):

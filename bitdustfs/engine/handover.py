@@ -3,6 +3,7 @@
     a wish -> everything is brought to suppliers, while people go on writing           (bringing)
            -> requests that change something are refused, and the rest is brought too  (closing)
            -> nothing is changed here any more -> the volume is let go                 (letting go)
+           -> this machine only reads, and follows who writes
 
 Until it is let go this machine is the writer: if it dies in between, it is when it starts again. If the other one
 gives its wish up, or the rest cannot be brought, people here may change things again. What is let go is complete:
@@ -43,6 +44,8 @@ class Handover:
         self._wished = trio.Event()
         holding.on_wish = lambda _node: self._wished.set()
         self.flush: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint  # what the kernel has not handed over
+        self.on_brought: Callable[[], None] = lambda: None  # nothing is changed here any more; no await since
+        self.on_let_go: Callable[[], None] = lambda: None
         self.on_step: Callable[[str], Awaitable[None]] = _nothing  # is told where it is
 
     async def run(self) -> None:
@@ -84,6 +87,7 @@ class Handover:
         await self._holding.let_go()
         await self.on_step("let go")
         _log.info("node %s may write the volume from now on", short(node))
+        self.on_let_go()
         return True
 
     async def _brought(self, node: NodeId) -> bool:
@@ -97,6 +101,7 @@ class Handover:
             while not self._is_brought():  # no await until nothing is taken on, and that is said
                 await self._bring()
             self._forbid(node)
+            self.on_brought()
             return True
         return False
 
@@ -112,7 +117,7 @@ class Handover:
         self._journal.forbid(
             ReadOnly(
                 what=f"another machine of this owner (node {short(node)}) writes this volume now, and everything "
-                "from here is at the suppliers; to write here again, unmount and mount"
+                "from here is at the suppliers; what it writes is shown here. To write here again, unmount and mount"
             )
         )
 

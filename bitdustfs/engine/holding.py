@@ -83,6 +83,7 @@ class Holding:
         self._looks = Looks(journal.bell, _LOOK_EVERY_S)
         self._was_held = False
         self.has_let_go = False
+        self.has_held = False  # at some time
         self.on_lost: Callable[[NodeId], None] = lambda _node: None  # others hold the volume at a quorum
         self.on_wish: Callable[[NodeId], None] = lambda _node: None  # another node wishes that we let it go
 
@@ -201,6 +202,7 @@ class Holding:
         is_held = self.is_held
         if is_held != self._was_held:
             self._was_held = is_held
+            self.has_held = self.has_held or is_held
             _log.info("this machine %s the volume", "holds" if is_held else "does not hold")
             self._journal.bell.ring()
             if not is_held:  # the machine slept: what was asked before counts from before

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
+VERBATIM = "verbatim"  # in the catalog, local: it is as another machine published it, and that one may go on
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 

@@ -97,6 +97,12 @@ class Lives:
         """The inodes that the kernel knows."""
         return (Ino(number) for number in self._known)
 
+    def hand_over(self) -> tuple[Tally, Counter[Ino]]:
+        """Let somebody else count on, in these same tallies: lookups and opens. Nothing is dropped from here on."""
+        self._nameless.clear()
+        self._keepers.clear()
+        return self._known, self._opens
+
     def opened(self, ino: Ino) -> None:
         """A regular file was opened."""
         self._files.open(ino)

@@ -27,7 +27,7 @@ from bitdustfs.core.report import (
 )
 from bitdustfs.engine.collector import is_kept_back
 from bitdustfs.engine.recoder import Recoding
-from bitdustfs.engine.services import Service, Services
+from bitdustfs.engine.services import OF_READERS, Service, Services
 from bitdustfs.engine.sync import Report
 from bitdustfs.errors import BadRequest, BitdustError, NotFound, ReadOnly
 from bitdustfs.model import Ino, OwnerId, Space, Supplier
@@ -62,9 +62,10 @@ class Node(Services):
             await stack.enter_async_context(self.uploads.running())
             await stack.enter_async_context(self.reader.running())
             for name, service in self.services.items():
-                if readable_only and name not in _READING:
-                    continue
-                nursery.start_soon(self._keep_running, name, service)
+                if name in (_READING if readable_only else OF_READERS):
+                    nursery.start_soon(self._keep_running, name, service)
+            if not readable_only:
+                nursery.start_soon(self._write_then_follow)
             try:
                 yield self
             finally:
@@ -221,6 +222,17 @@ class Node(Services):
             self.journal.forbid(
                 ReadOnly(what="this machine only reads the volume: another one writes it; see `bitdustfs status`")
             )
+
+    async def _write_then_follow(self) -> None:
+        """Run what only a writer has, until this machine writes no more; then follow who does."""
+        with self.writing:
+            async with trio.open_nursery() as nursery:
+                for name, service in self.services.items():
+                    if name not in OF_READERS:
+                        nursery.start_soon(self._keep_running, name, service)
+        if self.view is not None:
+            await self.forget_pages()
+            await self._keep_running("view", self.view.run)
 
     async def _keep_running(self, name: str, service: Service) -> None:
         while True:

@@ -94,7 +94,7 @@ class Replica:
         self._start_change = catalog.last_change  # what of it was shipped, only a head can tell
         self.safe_change = 0
         self.trouble = ""  # why nothing is shipped now; "" if nothing is wrong
-        publisher.on_foreign = self._stop
+        publisher.on_foreign = self.stop
         publisher.on_change = self._watches.now
 
     # -- what others ask -------------------------------------------------------------------------------------
@@ -148,6 +148,10 @@ class Replica:
                     await self._advanced.wait()
         finally:
             self._hurry -= 1
+
+    def stop(self, found: Foreign) -> None:
+        """Change nothing any more: somebody else does."""
+        self._journal.forbid(_foreign_error(found))
 
     # -- services --------------------------------------------------------------------------------------------
 
@@ -399,13 +403,9 @@ class Replica:
             self._catalog.forget_changed(content.change)
             if self._journal.refusal is None:
                 with self._journal.operation():  # a copy of this catalog that is mounted later goes by it
-                    self._catalog.put_local_value(_SAFE, content.change.to_bytes(8, "big"))
+                    keep_safe(self._catalog, content.change)
             self._advanced.set()
             self._advanced = trio.Event()
-
-    def _stop(self, found: Foreign) -> None:
-        """Change nothing any more: somebody else does."""
-        self._journal.forbid(_foreign_error(found))
 
 
 def _disowned() -> ReadOnly:
@@ -414,6 +414,11 @@ def _disowned() -> ReadOnly:
         "`bitdustfs recover` or `revoke` was run, and nothing is changed here any more. Copy what is only here to "
         "another place; to write on this machine, run `bitdustfs recover` into a new --home"
     )
+
+
+def keep_safe(catalog: Catalog, change: int) -> None:
+    """Note that no change up to this one is only here."""
+    catalog.put_local_value(_SAFE, change.to_bytes(8, "big"))
 
 
 def kept_safe(catalog: Catalog) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import trio
@@ -35,12 +36,13 @@ from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.handover import Handover
 from bitdustfs.engine.holding import Holding
 from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.kept import VERBATIM
 from bitdustfs.engine.monitor import TICK_S, Monitor
 from bitdustfs.engine.objects import Objects
 from bitdustfs.engine.orphans import Orphans
 from bitdustfs.engine.outlook import Outlook
 from bitdustfs.engine.past_tree import PastTree
-from bitdustfs.engine.publisher import Publisher
+from bitdustfs.engine.publisher import Foreign, Publisher
 from bitdustfs.engine.reader import Reader
 from bitdustfs.engine.reads import Reads
 from bitdustfs.engine.rebuilder import LOOK_EVERY_S, Rebuilder
@@ -62,13 +64,13 @@ from bitdustfs.engine.view import Following, View
 from bitdustfs.engine.view_tree import ViewTree
 from bitdustfs.engine.volume_snapshots import VolumeSnapshots
 from bitdustfs.engine.writer import Writer
-from bitdustfs.errors import ReadOnly
+from bitdustfs.errors import BitdustError, ReadOnly
 from bitdustfs.model import Code, NodeId, Role, Suite, short
 from bitdustfs.ports import Catalog, Changes, Crunch, Entropy, Image, Spool, Wall
 
 _log = logging.getLogger(__name__)
 
-_OF_READERS = ("journal", "suppliers", "files", "hardener", "reads")
+OF_READERS = ("journal", "suppliers", "files", "hardener", "reads")  # services of a machine that only reads
 Service = Callable[[], Awaitable[None]]
 
 
@@ -85,6 +87,7 @@ class NodeOptions:
     seat: bytes = NO_SEAT  # of the home (core/lease)
     lease_s: int = LEASE_S  # for which nobody else writes the volume when nothing is heard of this machine
     takes_over: bool = False  # from who writes the volume, whoever that is
+    only_reads: bool = False  # although its certificate says that it may write
     boot: bytes = b""  # which boot of this machine it is; b"": nobody can tell
     audits_a_day: int = AUDITS_A_DAY  # leaves of each supplier
     patience: Patience = field(default_factory=Patience)  # with suppliers that do not answer
@@ -97,7 +100,7 @@ class Services:
 
     Args:
         image: makes an image of the catalog as it was committed last, at once.
-        following: for a reader, to show the newest head; None: it shows the one that it has.
+        following: for who only reads, now or later, to show the newest head; None: it shows the one that it has.
     """
 
     def __init__(
@@ -118,7 +121,12 @@ class Services:
     ) -> None:
         self._identity = identity
         self._following = following
-        self.is_reader = identity.certificate.role is Role.READER
+        self.is_reader = identity.certificate.role is Role.READER or options.only_reads
+        self.on_follow: list[Callable[[], None]] = []  # called once this machine, which wrote, only reads
+        self.writing = trio.CancelScope()  # around the services that only a writer has
+        self.forget_pages: Callable[[], Awaitable[object]] = (
+            trio.lowlevel.checkpoint
+        )  # that may hold what was refused
         self._catalog = catalog
         self._changes = changes
         self._image = image
@@ -163,9 +171,7 @@ class Services:
             "volume snapshots": self.snapshots.run,
         }
         if self.is_reader:
-            self.services = {name: self.services[name] for name in _OF_READERS}
-            if self.view is not None:
-                self.services["view"] = self.view.run
+            self.services = {name: self.services[name] for name in OF_READERS}
 
     def _make_content(self) -> None:
         """Make what the kernel reads and writes, and what brings that to suppliers."""
@@ -383,6 +389,9 @@ class Services:
             wall=self._wall,
         )
         self.handover = Handover(self.journal, self.files, self.writer, self.replica, self.holding)
+        self.publisher.on_foreign = self._stop_for
+        self.handover.on_brought = self._only_read
+        self.handover.on_let_go = self._end_writing
         self.files.is_safe = self.replica.is_safe
         self.orphans = Orphans(
             catalog=self._catalog,
@@ -394,24 +403,27 @@ class Services:
         )
 
     def _make_view(self) -> None:
-        """Make what shows a reader the tree of the newest head, and nothing else."""
+        """Make what shows who only reads the tree of the newest head, and nothing else."""
         self.view: View | None = None
         self.view_tree: ViewTree | None = None
         if self.is_reader and self._following is not None:
-            self.view = View(
-                catalog=self._catalog,
-                changes=self._changes,
-                journal=self.journal,
-                files=self.files,
-                reader=self.reader,
-                publisher=self.publisher,
-                following=self._following,
-                crunch=self._crunch,
-                entropy=self._entropy,
-                secrets=self._secrets,
-                identity=self._identity,
-            )
-            self.view_tree = ViewTree(self._catalog, self.tree, self.files, self.reader, self.view)
+            self._show(self._following)
+
+    def _show(self, following: Following) -> None:
+        self.view = View(
+            catalog=self._catalog,
+            changes=self._changes,
+            journal=self.journal,
+            files=self.files,
+            reader=self.reader,
+            publisher=self.publisher,
+            following=following,
+            crunch=self._crunch,
+            entropy=self._entropy,
+            secrets=self._secrets,
+            identity=self._identity,
+        )
+        self.view_tree = ViewTree(self._catalog, self.tree, self.files, self.reader, self.view)
 
     def _make_reports(self) -> None:
         """Make what tells of it all."""
@@ -442,9 +454,8 @@ class Services:
         )
         self.reporter.lack_of_room = self.lack_of_room
         self.reporter.snapshots = lambda: (len(self.snapshots.all()), self.snapshots.held.total)
-        if self.view is not None:
-            shown = self.view
-            self.reporter.view, self.reporter.view_trouble = shown.report, lambda: shown.trouble
+        self.reporter.view = lambda answering: self.view.report(answering) if self.view is not None else None
+        self.reporter.view_trouble = lambda: self.view.trouble if self.view is not None else ""
         self.reporter.is_unlike = self.follower.is_unlike
         self.reporter.count_unlike = lambda: self.follower.unlike
         self.reporter.trouble_recoding = lambda: self.recoder.trouble
@@ -493,9 +504,35 @@ class Services:
             nursery.start_soon(self.holding.run)
             nursery.start_soon(self.handover.run)
 
+    def _only_read(self) -> None:
+        """Show the newest head from now on. Everything from here is in a head that counts. No await inside."""
+        if self._following is None or self.is_reader:
+            return
+        self.is_reader = True
+        self.replica.trouble = ""
+        self.fragments.note_no_strays()
+        self._catalog.put_local_value(VERBATIM, b"1")
+        with suppress(BitdustError):  # the next mount finds out by itself
+            self.journal.commit()
+        self._show(self._following)
+        for tell in self.on_follow:
+            tell()
+
+    def _end_writing(self) -> None:
+        """End what only a writer needs: the volume is let go, or lost to others."""
+        if self.is_reader:
+            self.writing.cancel()
+
+    def _is_nothing_only_here(self) -> bool:
+        """Everything from here is in a head that counts: whoever writes goes on from there."""
+        with suppress(BitdustError):
+            self.journal.commit()  # most of what is pending is of this machine alone, and is no change
+        return not self.files.dirty_lives() and self.replica.is_current
+
     def _stop_writing(self, holder: NodeId) -> None:
         """Others hold the volume: nothing is changed here any more, until the next mount."""
         self.holding.has_let_go = True
+        is_all_there = self._is_nothing_only_here()
         if holder == self._identity.node:
             who = "a copy of this home, which has the same node key"
         else:
@@ -506,6 +543,17 @@ class Services:
                 "ask that machine to let go; what was never sent from here is then put into a folder 'Put aside …'"
             )
         )
+        if is_all_there:
+            self._only_read()
+            self._end_writing()
+
+    def _stop_for(self, found: Foreign) -> None:
+        """So many suppliers have another head that ours cannot count: nothing is changed here any more."""
+        is_all_there = self._is_nothing_only_here() and found.is_newer
+        self.replica.stop(found)
+        if is_all_there:
+            self._only_read()
+            self._end_writing()
 
     def _may_release(self) -> bool:
         """Nobody knows more than we do, and nothing needs more than what is known here."""

@@ -38,7 +38,7 @@ from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.publisher import Publisher, keep_head
 from bitdustfs.engine.reader import Reader
 from bitdustfs.engine.recovery import Connected, Recovery
-from bitdustfs.engine.replica import keep_covered
+from bitdustfs.engine.replica import keep_covered, keep_safe
 from bitdustfs.errors import BadFormat, BitdustError, SealBroken
 from bitdustfs.model import (
     BlockNo,
@@ -388,6 +388,7 @@ class View:
             if following.way is not None:
                 self._note_way(following, following.way)
             keep_covered(catalog, content.change)
+            keep_safe(catalog, content.change)  # nothing in it is of this machine, or waits to be sent from it
             keep_head(catalog, following.head.raw)
             for at in range(0, len(links), heads.LINK_BYTES):
                 link = links[at : at + heads.LINK_BYTES]

@@ -12,13 +12,11 @@ as long as the catalog still knows them; what the writer has let go of can be re
 from __future__ import annotations
 
 import errno
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from bitdustfs.core.past import FIRST_PAST
 from bitdustfs.core.ranges import chunk_count, chunk_parts
-from bitdustfs.core.tally import Tally
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.reader import Reader
 from bitdustfs.engine.tree import Tree
@@ -46,6 +44,8 @@ class ViewTree:
 
     Args:
         view: says what changes. Its steps and what is asked here are on one loop.
+
+    What the kernel knows and has open is taken over from `tree`: it may have been the tree of a writer up to now.
     """
 
     def __init__(self, catalog: Catalog, tree: Tree, files: Files, reader: Reader, view: View) -> None:
@@ -53,8 +53,7 @@ class ViewTree:
         self._tree = tree
         self._files = files
         self._reader = reader
-        self._known = Tally()  # lookup counts, by the kernel's numbers
-        self._opens: Counter[Ino] = Counter()  # by the kernel's numbers
+        self._known, self._opens = tree.lives.hand_over()  # lookups, opens: by the kernel's numbers
         self._numbers: dict[Ino, Ino] = {}  # of inodes that have another number than their own
         self._inodes: dict[Ino, Ino] = {}  # and back
         self._last_number = Ino(FIRST_PAST)

@@ -29,7 +29,9 @@ from bitdustfs.engine.node import Node
 from bitdustfs.engine.services import NodeOptions
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.tree import Caller
+from bitdustfs.engine.view import Following
 from bitdustfs.model import ROOT_INO, Code, Ino, Standing, SupplierNo
+from bitdustfs.ports import Workshop
 from bitdustfs.testing.clock import FakeWall, InlineCrunch
 from bitdustfs.testing.images import image_of
 from bitdustfs.testing.spool import MemorySpool
@@ -109,6 +111,7 @@ class World:
         *,
         identity: Identity | None = None,
         wall: FakeWall | None = None,
+        workshop: Workshop | None = None,
         wait: bool = True,
     ) -> AsyncIterator[Node]:
         """Run a node of the owner over a catalog and a spool; `node` is this one from then on.
@@ -116,6 +119,7 @@ class World:
         Args:
             identity: None: the customer's first machine.
             wall: its clock; None: the one that suppliers have.
+            workshop: to follow the heads of others, once it does not write; None: it shows what it has.
             wait: until all suppliers are online.
         """
         side = self.swarm.customer_side(list(catalog.suppliers()), identity)
@@ -132,6 +136,7 @@ class World:
             wall=wall or self.swarm.wall,
             secrets=SECRETS,
             options=replace(self.options, boot=self.boot),
+            following=Following(side, workshop) if workshop is not None else None,
         )
         node.tree.plant(None, CALLER)
         async with node.running():

@@ -19,7 +19,7 @@ from bitdustfs.engine.errand import ask_once
 from bitdustfs.errors import InUse
 from bitdustfs.model import NodeId
 from bitdustfs.testing.world import World
-from tests.engine.test_holding import CODE, DESKTOP, LAPTOP, LEASE_S, SEAT
+from tests.engine.machines import CODE, DESKTOP, LAPTOP, LEASE_S, SEAT
 
 MOST_S = 3.5 * SAY_S
 SHOWN_S = 60.0

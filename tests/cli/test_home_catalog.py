@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from bitdustfs.cli.home_catalog import VERBATIM, make_own
+from bitdustfs.cli.home_catalog import make_own
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.engine.kept import VERBATIM
 from bitdustfs.model import ROOT_INO
 from tests.edges.catalog_rows import DIRECTORY, file
 

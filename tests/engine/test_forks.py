@@ -13,8 +13,8 @@ from trio.testing import MockClock
 
 from bitdustfs.errors import ReadOnly
 from bitdustfs.testing.world import World
+from tests.engine.machines import CONTENT, LEASE_S, Machine, two, until
 from tests.engine.recovered import recover
-from tests.engine.test_holding import CONTENT, LEASE_S, Machine, two, until
 
 LAPTOPS = random.Random(3).randbytes(200_000)
 DESKTOPS = random.Random(4).randbytes(100_000)

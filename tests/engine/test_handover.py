@@ -11,46 +11,17 @@ import trio
 from trio.testing import MockClock
 
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
-from bitdustfs.engine.claim import Claimed, Holds, claim
+from bitdustfs.engine.claim import Claimed
 from bitdustfs.errors import DiskFull, ReadOnly
 from bitdustfs.model import SupplierNo
-from tests.engine.test_holding import CONTENT, LEASE_S, Machine, lies, two, until
+from tests.engine.machines import ALL, CONTENT, LEASE_S, Asking, Machine, lies, two, until
 
-ALL = frozenset(range(1, 6))
 STEPS = ("bringing", "closing", "letting go", "let go")
 
 
 @pytest.fixture
 def autojump_clock() -> Iterator[MockClock]:
     yield MockClock(autojump_threshold=0)
-
-
-class Asking:
-    """A machine that asks to hold the volume, for a time."""
-
-    def __init__(self, machine: Machine, *, for_s: float = 10 * LEASE_S, at: frozenset[int] = ALL) -> None:
-        self.machine = machine
-        self.at = at
-        self.for_s = for_s
-        self.told: list[Holds] = []
-
-    async def run(self) -> Claimed:
-        world, who = self.machine.world, self.machine.identity
-        until_s = trio.current_time() + self.for_s
-
-        def waits(told: Holds) -> bool:
-            self.told.append(told)
-            return trio.current_time() < until_s
-
-        return await claim(
-            world.swarm.network.dialer(who.node),
-            who,
-            [row for row in world.catalog.suppliers() if row.supplier in self.at],
-            seat=self.machine.seat,
-            lease_s=LEASE_S,
-            takes_over=self.machine.takes_over,
-            waits=waits,
-        )
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Two machines of one owner that write by turns, with real processes."""
+"""Two machines of one owner that write by turns, and follow meanwhile, with real processes."""
 
 from __future__ import annotations
 
@@ -66,6 +66,7 @@ def two(directory: Path) -> Iterator[tuple[Practice, Second]]:
 def test_volume_goes_to_the_other_machine_and_back_and_what_was_never_sent_is_put_aside(tmp_path: Path) -> None:
     with two(tmp_path) as (swarm, second):
         (swarm.path / "last").write_bytes(b"last")  # after the second one was made, and not sent yet
+        listing, held = os.scandir(swarm.path), (swarm.path / "letter").open("rb")
         said = second.mount()
         assert "Waiting for another machine of yours" in said.stderr
         assert "has let it go" in said.stdout
@@ -75,10 +76,27 @@ def test_volume_goes_to_the_other_machine_and_back_and_what_was_never_sent_is_pu
         assert code_of((swarm.path / "never").touch) == errno.EROFS
         assert (swarm.path / "letter").read_bytes() == LETTER
         (second.path / "there").write_bytes(b"there")
+        (second.path / "letter").write_bytes(b"another letter")
+        second.sync()
+        shows(swarm.path / "there", b"there")  # in the same mount
+        shows(swarm.path / "letter", b"another letter")
+        with listing, held:  # what was open stays so
+            assert sorted(each.name for each in listing) == ["last", "letter", "there"]
+            assert held.read() == LETTER
+        assert "written by node" in swarm.run("status", ok=(0, 30, 31)).stdout
+        (second.path / "letter").write_bytes(LETTER)
 
         swarm.remount()  # and back
         assert (swarm.path / "there").read_bytes() == b"there"
         assert code_of((second.path / "never").touch) == errno.EROFS
+        (swarm.path / "last").write_bytes(b"changed")
+        swarm.sync()
+        shows(second.path / "last", b"changed")
+        second.umount()
+        second.mount("-o", "ro")
+        (swarm.path / "last").write_bytes(b"last")
+        swarm.sync()
+        shows(second.path / "last", b"last")
         second.umount()
         with swarm.stopped():
             write_durably(swarm.path / "unsent", b"unsent")
@@ -98,6 +116,10 @@ def test_volume_goes_to_the_other_machine_and_back_and_what_was_never_sent_is_pu
         assert sorted(os.listdir(swarm.path)) == sorted([folder.name, "last", "letter", "taken", "there"])
         swarm.sync()
         second.umount()
+
+
+def shows(path: Path, content: bytes) -> None:
+    wait_until(f"{path} shows it", lambda: path.exists() and path.read_bytes() == content)
 
 
 def write_durably(path: Path, content: bytes) -> None:
