@@ -17,7 +17,7 @@
 -- Booleans do not occur; times are nanoseconds since 1970 UTC; ids are positive and never used twice.
 
 PRAGMA application_id = 0x42446673; -- "BDfs"
-PRAGMA user_version = 7;
+PRAGMA user_version = 8;
 
 -- Counters and sums.
 CREATE TABLE r_counter (
@@ -195,7 +195,7 @@ CREATE TABLE l_extent (
     PRIMARY KEY (ino, layer, start)
 ) WITHOUT ROWID, STRICT;
 
--- Check sums of spool bytes, in units of SUM_UNIT_BYTES of the inode's spool file.
+-- Check sums of spool bytes (XXH3, 64 bits, big-endian), in units of SUM_UNIT_BYTES of the inode's spool file.
 CREATE TABLE l_sum (
     ino  INTEGER NOT NULL,
     row  INTEGER NOT NULL, -- the row speaks of units 64 * row … 64 * row + 63
