@@ -57,7 +57,7 @@ class FileLife:
     freezes: int = 0
     patience_s: float = 0.0  # how long a change waits before it is uploaded; grows while the file is hot
     placed_ahead: dict[int, ChunkNo] = field(default_factory=dict)  # chunks of the next version, placed already
-    going_ahead: dict[int, object] = field(default_factory=dict)  # chunk index -> token of its upload
+    going_ahead: dict[int, object] = field(default_factory=dict)  # chunk index -> its upload, the writer's
     stream_at: float = 0.0  # trio time before which no more chunks are taken ahead
     last_chunk: int = -1  # written last: may be written again at once
     next_offset: int = 0  # where a sequential reader reads next
@@ -328,7 +328,7 @@ class Frozen:
 
 def freeze(life: FileLife, code: Code | None) -> Frozen:
     """Take the version of this moment. The life keeps it as `frozen` until it is published or given up."""
-    assert life.frozen is None and not life.going_ahead
+    assert life.frozen is None and not life.going_ahead, "what goes ahead is taken over first"
     life.freezes += 1
     life.hard.frozen()
     life.soft_from = life.spool_end

@@ -87,7 +87,6 @@ class _Job:
     chunk: FrozenChunk
     code: Code
     version: _Version | None
-    token: object = None
     plaintext: bytes = b""
     unchecked: list[Unchecked] = field(default_factory=list)  # what the plaintext was made of
     print: Fingerprint = field(default=Fingerprint(b""))
@@ -252,19 +251,24 @@ class Writer:
             age = now - life.dirty_at
             quiet = enough and life.opens <= 0 and age >= QUIET_S
             if self._hurry or self._files.is_pressed() or quiet or age >= max(FREEZE_AFTER_S, life.patience_s):
-                if not life.going_ahead:
-                    jobs += self._freeze(life, code)
+                jobs += self._freeze(life, code)
             elif life.inline is None and life.extents.dirty_bytes() >= FREEZE_BYTES and now >= life.stream_at:
                 life.stream_at = now + STREAM_EVERY_S
                 jobs += self._stream(life, code)
         return jobs
 
     def _freeze(self, life: FileLife, code: Code) -> list[_Job]:
+        going, life.going_ahead = life.going_ahead, {}
         frozen = self._files.freeze(life)
         version = _Version(frozen, dict(frozen.placed))
         jobs = []
         for index in frozen.changed:
             if index in frozen.placed:
+                continue
+            under_way = going.get(index)
+            if isinstance(under_way, _Job):  # the same bytes: nobody wrote there since
+                under_way.version = version
+                version.waiting += 1
                 continue
             chunk = frozen.chunk(index)
             if chunk.is_zero:
@@ -272,8 +276,8 @@ class Writer:
             else:
                 jobs.append(_Job(life, chunk, code, version))
         self._versions.add(version)
-        version.waiting = len(jobs)
-        if not jobs:
+        version.waiting += len(jobs)
+        if not version.waiting:
             self._finish(version)
         return jobs
 
@@ -292,8 +296,8 @@ class Writer:
                 ready.append(index)
         jobs = []
         for index in ready[: len(ready) // BLOCK_CHUNKS * BLOCK_CHUNKS]:
-            life.going_ahead[index] = token = object()
-            jobs.append(_Job(life, chunk_ahead(life, index), code, None, token))
+            life.going_ahead[index] = job = _Job(life, chunk_ahead(life, index), code, None)
+            jobs.append(job)
         return jobs
 
     # -- placing -------------------------------------------------------------------------------------------
@@ -478,7 +482,7 @@ class Writer:
     def _done(self, job: _Job, chunk: ChunkNo) -> None:
         if job.version is None:
             life = job.life
-            if life.going_ahead.get(job.chunk.index) is job.token:
+            if life.going_ahead.get(job.chunk.index) is job:
                 del life.going_ahead[job.chunk.index]
                 life.placed_ahead[job.chunk.index] = chunk
             return
@@ -490,7 +494,7 @@ class Writer:
     def _failed(self, batch: Iterable[_Job]) -> None:
         for job in batch:
             if job.version is None:
-                if job.life.going_ahead.get(job.chunk.index) is job.token:
+                if job.life.going_ahead.get(job.chunk.index) is job:
                     del job.life.going_ahead[job.chunk.index]
             elif job.chunk.index not in job.version.refs:
                 job.version.failed = True

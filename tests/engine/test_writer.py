@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from bitdustfs.engine.filestate import FileLife
 from bitdustfs.engine.writer import HOT_MOST_S, _Job
-from bitdustfs.model import BLOCK_BYTES, CHUNK_BYTES, HOLE, Code, FileState, FragmentState
+from bitdustfs.model import BLOCK_BYTES, BLOCK_CHUNKS, CHUNK_BYTES, HOLE, Code, FileState, FragmentState, Ino
 from tests.engine.volume import Volume
 
 DICE = random.Random(3)
@@ -237,6 +237,65 @@ async def test_long_stream_is_uploaded_while_it_is_written(autojump_clock: MockC
         await volume.flush()
         assert volume.files.state(ino) is FileState.PLACED
         assert volume.catalog.count_blocks() <= 6
+
+
+@pytest.mark.slow
+async def test_end_of_a_stream_does_not_wait_for_what_went_ahead(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    volume.remote.delay_s = 10.0
+    content = DICE.randbytes((BLOCK_CHUNKS + 3) * CHUNK_BYTES)
+    async with volume.running():
+        ino = await going_ahead(volume, content)
+        began = trio.current_time()
+        await volume.flush()
+        assert trio.current_time() < began + 1.5 * volume.remote.delay_s
+        assert volume.remote.puts == 2 * 5  # nothing twice
+        assert volume.files.state(ino) is FileState.PLACED
+        await volume.forget()
+        assert await volume.files.read(ino, 0, len(content)) == content
+
+
+@pytest.mark.slow
+async def test_what_went_ahead_and_was_written_again_is_not_in_the_version(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    volume.remote.delay_s = 10.0
+    content = DICE.randbytes((BLOCK_CHUNKS + 3) * CHUNK_BYTES)
+    async with volume.running():
+        ino = await going_ahead(volume, content)
+        await volume.files.write(ino, 5 * CHUNK_BYTES + 7, b"again")
+        await volume.flush()
+        await volume.forget()
+        at = 5 * CHUNK_BYTES + 7
+        assert await volume.files.read(ino, 0, len(content)) == content[:at] + b"again" + content[at + 5 :]
+
+
+@pytest.mark.slow
+async def test_version_whose_chunks_went_ahead_in_vain_is_sent_anew(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    volume.remote.delay_s = 10.0
+    content = DICE.randbytes((BLOCK_CHUNKS + 3) * CHUNK_BYTES)
+    async with volume.running():
+        ino = await going_ahead(volume, content)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(volume.flush)
+            await trio.sleep(1)
+            volume.remote.full = {1, 2, 3}
+            await trio.sleep(12)
+            assert volume.files.state(ino) is FileState.LOCAL
+            volume.remote.full = set()
+        assert volume.files.state(ino) is FileState.PLACED
+        await volume.forget()
+        assert await volume.files.read(ino, 0, len(content)) == content
+
+
+async def going_ahead(volume: Volume, content: bytes) -> Ino:
+    """An open file, written in one go, of which a block is on its way ahead of its version."""
+    ino = volume.create()
+    for at in range(0, len(content), CHUNK_BYTES):
+        await volume.files.write(ino, at, content[at : at + CHUNK_BYTES])
+    while not volume.catalog.uploads():
+        await trio.sleep(0.01)
+    return ino
 
 
 @pytest.mark.slow
