@@ -34,7 +34,7 @@ from bitdustfs.model import (
 from bitdustfs.ports import Catalog, Crunch, Entropy, Leaves
 
 SMALL_LEAVES = 2  # reads up to this many leaves keep them: the next small file of the block lies there too
-LEAF_MEMORY = 256  # leaves kept, 4 MiB
+LEAF_MEMORY = 1024  # leaves kept, 16 MiB: two blocks of small files that are read in whatever order
 HASH_MEMORY = 1024  # hash lists kept, about 3 KiB each for a full block
 THREAD_BYTES = 128 * 1024  # below this a hop into a worker costs more than the work
 _log = logging.getLogger(__name__)
@@ -84,6 +84,10 @@ class LeafReader:
             return None
         known = [self._leaves.get((block.roots[index], first + i)) for i in range(count)]
         return b"".join(leaf for leaf in known if leaf is not None) if None not in known else None
+
+    def remembers(self, block: BlockRow, index: int, leaf: int) -> bool:
+        """Whether a leaf is remembered."""
+        return (block.roots[index], leaf) in self._leaves
 
     async def fetch(
         self,

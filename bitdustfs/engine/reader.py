@@ -278,10 +278,12 @@ class Reader:
     async def _unsealed(self, rows: Sequence[ChunkRow]) -> list[bytes]:
         await self._neighbours.wait(rows[0])
         block, seal = self._block(rows[0].block)
-        start = rows[0].offset
-        sealed = memoryview(
-            await self._fragments.block_range(block, start, rows[-1].offset + rows[-1].length + SEAL_BYTES)
-        )
+        start, end = rows[0].offset, rows[-1].offset + rows[-1].length + SEAL_BYTES
+        is_small = len(rows) == 1 and rows[0].length <= SMALL_BYTES
+        known = self._fragments.at_hand(block, start, end) if is_small else None
+        sealed = memoryview(known or await self._fragments.block_range(block, start, end))
+        if is_small and known is None and self._nursery is not None:
+            self._neighbours.missed(block, rows[0], self._nursery)
 
         def unseal() -> list[bytes]:
             return [

@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from bitdustfs.model import CHUNK_BYTES, ROOT_INO, Code
+from bitdustfs.model import CHUNK_BYTES, LEAF_BYTES, ROOT_INO, Code
 from bitdustfs.testing.network import Line
 from bitdustfs.testing.world import World
 
@@ -102,7 +102,7 @@ async def read_in_large_steps(world: World, name: str) -> bytes:
     return b"".join([await world.node.files.read(inode.ino, at, READ_BYTES) for at in steps])
 
 
-@pytest.mark.parametrize(("order", "most"), [("written", 0.2), ("mixed", 1.1)])
+@pytest.mark.parametrize(("order", "most"), [("written", 0.04), ("mixed", 0.1)])
 async def test_small_files_that_were_written_together_cost_few_round_trips(
     autojump_clock: MockClock, order: str, most: float
 ) -> None:
@@ -121,9 +121,39 @@ async def test_small_files_that_were_written_together_cost_few_round_trips(
         if order == "mixed":
             random.Random(1).shuffle(names)
         ports["suppliers"].calls.clear()
+        before = sent_bytes(world)
         for name in names:
             assert await world.read(name) == small[name]
         assert ports["suppliers"].calls["get"] <= len(small) * most
+        assert sent_bytes(world) - before <= 2 * sum(map(len, small.values()))
+
+
+async def test_who_reads_a_few_of_many_small_files_fetches_little_of_them(autojump_clock: MockClock) -> None:
+    small = {f"f{number}": random.Random(number).randbytes(4096) for number in range(400)}
+    async with World(code=CODE).running() as world:
+        for name, content in small.items():
+            await world.write(name, content)
+        await world.sync()
+        await world.node.drop_cache()
+        before = sent_bytes(world)
+        for name in random.Random(2).sample(list(small), 6):
+            assert await world.read(name) == small[name]
+        await trio.sleep(1)  # whatever was begun ends
+        assert sent_bytes(world) - before <= (2 * 6 + 6 * 6) * LEAF_BYTES
+
+
+async def test_looks_at_small_files_now_and_then_fetch_no_others(autojump_clock: MockClock) -> None:
+    small = {f"f{number}": random.Random(number).randbytes(4096) for number in range(400)}
+    async with World(code=CODE).running() as world:
+        for name, content in small.items():
+            await world.write(name, content)
+        await world.sync()
+        await world.node.drop_cache()
+        before = sent_bytes(world)
+        for name in list(small)[::40]:
+            assert await world.read(name) == small[name]
+            await trio.sleep(60)
+        assert sent_bytes(world) - before <= (2 * 10 + 4) * LEAF_BYTES
 
 
 async def test_small_files_are_here_before_who_reads_them_in_order_comes_to_them(autojump_clock: MockClock) -> None:
