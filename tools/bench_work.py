@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from bench_bytes import MIB, PAGE, Content, compare_trees, plant_small, plant_tree
+from bench_report import Row
 from bench_sides import Side
 from bench_system import WrongBytes, command, cpu_seconds, forget_pages
 
@@ -25,16 +26,6 @@ _COLD_SHARE = 4  # a cold random read is a round trip: a quarter as many of them
 _FSYNC_SHARE = 20  # and of writes with an fsync each
 
 Samples = Iterator[tuple[str, float]]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the table."""
-
-    stage: str
-    text: str
-    unit: str
-    more_is_better: bool
 
 
 ROWS: Mapping[str, Row] = MappingProxyType(
@@ -95,11 +86,11 @@ class Run:
         wanted = self._load.stages
         self._side.start_peaks()
         if "write" in wanted:
-            yield from self._stage("write", self._write)
+            yield from self._stage("write", self.write)
         if {"read", "random", "dead"} & wanted and "write" not in wanted:
             self._put_big()
         if "read" in wanted:
-            yield from self._stage("read", self._read)
+            yield from self._stage("read", self.read)
         if "small" in wanted:
             yield from self._stage("small", self._small)
         if {"rsync", "find"} & wanted:
@@ -131,7 +122,7 @@ class Run:
             os.close(descriptor)
         return spent.seconds
 
-    def _write(self) -> Samples:
+    def write(self) -> Samples:
         cpu = Cpu(self._side)
         written_s = self._put_big()
         settled_s = written_s + timed(self._side.settle)
@@ -139,13 +130,18 @@ class Run:
         yield "write_sync", self._megabytes / settled_s
         yield from cpu.per_gib("write_cpu", self._load.size_bytes)
 
-    def _read(self) -> Samples:
+    def read(self) -> Samples:
         self._side.forget()
         cpu = Cpu(self._side)
         cold_s = self._read_big()
         yield from cpu.per_gib("read_cpu", self._load.size_bytes)
         yield "read_cold", self._megabytes / cold_s
         yield "read_warm", self._megabytes / self._read_big()
+
+    def remove(self) -> None:
+        """Take away what this run wrote."""
+        shutil.rmtree(self._place)
+        shutil.rmtree(self._temporary)
 
     def _dead(self) -> Samples:
         self._side.forget()
