@@ -118,6 +118,32 @@ class Inode:
     def is_symlink(self) -> bool:
         return stat.S_ISLNK(self.mode)
 
+    def changed(
+        self,
+        *,
+        nlink: int | None = None,
+        size: int | None = None,
+        mtime_ns: int | None = None,
+        ctime_ns: int | None = None,
+        version: int | None = None,
+    ) -> Inode:
+        """The same with another number of links, size, times or version: `replace`, in half the time."""
+        return Inode(
+            self.ino,
+            self.mode,
+            self.uid,
+            self.gid,
+            self.nlink if nlink is None else nlink,
+            self.size if size is None else size,
+            self.atime_ns,
+            self.mtime_ns if mtime_ns is None else mtime_ns,
+            self.ctime_ns if ctime_ns is None else ctime_ns,
+            self.code,
+            self.version if version is None else version,
+            self.rdev,
+            self.target,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Name:
@@ -189,6 +215,15 @@ class ChunkRow:
     slot: int
     offset: int  # bytes from the start of the block to the sealed chunk
     length: int  # bytes of plaintext; sealed it is SEAL_BYTES longer
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkPlace:
+    """The block in which a chunk lies."""
+
+    block: BlockNo
+    code: Code
+    held: int  # how many different fragments of it are
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from bitdustfs.model import (
     BlockRow,
     BulkPass,
     ChunkNo,
+    ChunkPlace,
     ChunkRow,
     Code,
     Cookie,
@@ -166,8 +167,12 @@ class Catalog(Protocol):
         """The rows that touch chunk indexes first … last, in order. Hole runs come whole."""
         ...
 
-    def replace_map(self, ino: Ino, rows: Iterable[MapRow], *, first: int, last: int) -> None:
-        """Put `rows` in place of everything at indexes first … last; hole runs that stick out are cut."""
+    def replace_map(self, ino: Ino, rows: Iterable[MapRow], *, first: int, last: int, is_empty: bool = False) -> None:
+        """Put `rows` in place of everything at indexes first … last; hole runs that stick out are cut.
+
+        Args:
+            is_empty: nothing is there, and it need not be looked for.
+        """
         ...
 
     def new_chunk_no(self) -> ChunkNo: ...
@@ -179,6 +184,10 @@ class Catalog(Protocol):
         ...
 
     def chunk(self, chunk: ChunkNo) -> ChunkRow | None: ...
+
+    def place_of(self, chunk: ChunkNo) -> ChunkPlace | None:
+        """The block of files in which a chunk lies; None: there is no such chunk, or no such block."""
+        ...
 
     def placed(self, ino: Ino, first: int, last: int) -> Sequence[tuple[int, ChunkRow]]:
         """The chunks at indexes first … last, each with its index, in order; without holes and what is missing."""

@@ -6,6 +6,9 @@ by key, through a cache of objects, are kept here, and each is put once.
 
 Savepoints hold for them as well: what was kept when one began is kept again when it is undone, also what was put
 meanwhile, for that is undone in the file with everything else inside.
+
+So do rows that are deleted late (`GoneBehind`): a removed file may have some in seven tables, and of files that are
+removed together the numbers mostly follow one another.
 """
 
 from __future__ import annotations
@@ -69,3 +72,62 @@ class RowsBehind(Generic[K, V]):
     def forget_marks(self) -> None:
         """No savepoint is open any more."""
         self._before.clear()
+
+
+class GoneBehind:
+    """Numbers whose rows are to be deleted, in runs. A number that comes back is for the caller to put before."""
+
+    def __init__(self) -> None:
+        self._numbers: list[int] = []  # in order; those of which the rows were deleted come first
+        self._done = 0  # how many of them that are
+        self._waiting: set[int] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._waiting
+
+    def add(self, number: int) -> None:
+        """Its rows are to be deleted."""
+        self._numbers.append(number)
+        self._waiting.add(number)
+
+    def runs(self) -> list[tuple[int, int]]:
+        """The numbers that wait, as (first, last) of numbers that follow one another."""
+        runs: list[tuple[int, int]] = []
+        for number in sorted(self._waiting):
+            if runs and runs[-1][1] == number - 1:
+                runs[-1] = runs[-1][0], number
+            else:
+                runs.append((number, number))
+        return runs
+
+    def done(self, *, is_marked: bool) -> None:
+        """The rows of all that wait were deleted.
+
+        Args:
+            is_marked: a savepoint is open.
+        """
+        self._waiting.clear()
+        self._done = len(self._numbers)
+        if not is_marked:
+            self.forget_marks()
+
+    def mark(self) -> tuple[int, int]:
+        """What would stay if a savepoint that begins now were undone."""
+        return len(self._numbers), self._done
+
+    def undo(self, mark: tuple[int, int]) -> bool:
+        """Have those wait again that waited then. Says whether anything changed."""
+        if mark == (len(self._numbers), self._done):
+            return False
+        count, self._done = mark
+        del self._numbers[count:]
+        self._waiting = set(self._numbers[self._done :])
+        return True
+
+    def forget_marks(self) -> None:
+        """No savepoint is open any more."""
+        del self._numbers[: self._done]
+        self._done = 0

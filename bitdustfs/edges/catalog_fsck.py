@@ -94,6 +94,11 @@ class CheckedCatalog(SqliteCatalog):
         super()._keep_behind(ino, inode, is_new=is_new)
         self._put_behind()
 
+    def drop_inode(self, ino: Ino) -> None:
+        """Have it dropped at once, likewise."""
+        super().drop_inode(ino)
+        self._put_behind()
+
     def mend(self, now_ns: int) -> None:
         """Put right what can be. All in one transaction; the caller commits.
 
@@ -106,6 +111,7 @@ class CheckedCatalog(SqliteCatalog):
         self._mend_snapshots(now_ns)
         self._mend_inodes(now_ns)
         self._mend_names()
+        self._undone()  # names are asked for next
         self._name_the_nameless(now_ns)
         self._mend_counts()
         self._undone()  # what was cached is not so any more

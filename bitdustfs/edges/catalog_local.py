@@ -30,13 +30,11 @@ _PUT_EXTENT = """
     ON CONFLICT (ino, layer, start) DO UPDATE SET stop = excluded.stop, at = excluded.at, hold = excluded.hold
 """
 _DROP_EXTENTS = "DELETE FROM l_extent WHERE ino = ? AND layer = ? AND start >= ? AND start < ?"
-_DROP_ALL_EXTENTS = "DELETE FROM l_extent WHERE ino = ?"
 _SUMS = "SELECT sums FROM l_sum WHERE ino = ? AND row = ?"
 _PUT_SUMS = (
     "INSERT INTO l_sum (ino, row, sums) VALUES (?, ?, ?) ON CONFLICT (ino, row) DO UPDATE SET sums = excluded.sums"
 )
 _DROP_SUMS = "DELETE FROM l_sum WHERE ino = ? AND row >= ? AND row < ?"
-_DROP_ALL_SUMS = "DELETE FROM l_sum WHERE ino = ?"
 _INLINE = "SELECT content, sum FROM l_inline WHERE ino = ?"
 _PUT_INLINE = """
     INSERT INTO l_inline (ino, content, sum) VALUES (?, ?, ?)
@@ -44,6 +42,8 @@ _PUT_INLINE = """
 """
 _INLINE_BYTES = "SELECT coalesce(sum(length(content)), 0) FROM l_inline"
 _DROP_INLINE = "DELETE FROM l_inline WHERE ino = ?"
+_OF_FILES = ("l_file", "l_extent", "l_sum", "l_inline")
+_DROP_ALL = tuple(f"DELETE FROM {table} WHERE ino BETWEEN ? AND ?" for table in _OF_FILES)
 _PUT_UPLOAD = "INSERT INTO l_upload (block_id, place, supplier, name) VALUES (?, ?, ?, ?)"
 _DROP_UPLOAD = "DELETE FROM l_upload WHERE block_id = ?"
 _UPLOAD = "SELECT place, supplier, name FROM l_upload WHERE block_id = ? ORDER BY place"
@@ -61,7 +61,7 @@ class LocalTables(Store):
     # -- files -------------------------------------------------------------------------------------------
     def local_file(self, ino: Ino) -> LocalFile | None:
         """What only this machine knows of a file; None: the published inode is the whole truth."""
-        rows = self._rows(_FILE, (ino,))
+        rows = self._rows_of(ino, _FILE, (ino,))
         return LocalFile(*rows[0]) if rows else None
 
     def put_local_file(self, row: LocalFile) -> None:
@@ -84,7 +84,7 @@ class LocalTables(Store):
     # -- extents -----------------------------------------------------------------------------------------
     def extents(self, ino: Ino, layer: Layer) -> Sequence[Extent]:
         """All extents of a file in one layer, in order."""
-        rows = self._rows(_EXTENTS, (ino, int(layer)))
+        rows = self._rows_of(ino, _EXTENTS, (ino, int(layer)))
         return [Extent(start, stop, at, Hold(hold)) for start, stop, at, hold in rows]
 
     def put_extents(
@@ -99,7 +99,7 @@ class LocalTables(Store):
     # -- check sums --------------------------------------------------------------------------------------
     def sums(self, ino: Ino, row: int) -> bytes:
         """The sums of 1 MiB of a spool file, as far as they were noted."""
-        rows = self._rows(_SUMS, (ino, row))
+        rows = self._rows_of(ino, _SUMS, (ino, row))
         return rows[0][0] if rows else b""
 
     def put_sums(self, ino: Ino, row: int, sums: bytes) -> None:
@@ -113,7 +113,7 @@ class LocalTables(Store):
     # -- inline contents ---------------------------------------------------------------------------------
     def inline(self, ino: Ino) -> tuple[bytes, bytes] | None:
         """The whole content of a small file and its sum, if it is kept in the catalog."""
-        rows = self._rows(_INLINE, (ino,))
+        rows = self._rows_of(ino, _INLINE, (ino,))
         return rows[0] if rows else None
 
     def put_inline(self, ino: Ino, content: bytes, sum: bytes) -> None:
@@ -167,10 +167,8 @@ class LocalTables(Store):
     def drop_local_rows(self, ino: Ino) -> None:
         """Forget all that only this machine knows of a file."""
         with self.savepoint():
-            self._drop_local_rows(ino)
+            self._drop_local_rows(ino, ino)
 
-    def _drop_local_rows(self, ino: Ino) -> None:
-        self._change(_DROP_FILE, (ino,))
-        self._change(_DROP_ALL_EXTENTS, (ino,))
-        self._change(_DROP_ALL_SUMS, (ino,))
-        self._change(_DROP_INLINE, (ino,))
+    def _drop_local_rows(self, first: int, last: int) -> None:
+        for sql in _DROP_ALL:
+            self._change(sql, (first, last))

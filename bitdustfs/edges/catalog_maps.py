@@ -5,13 +5,14 @@ Only maps carry generations: chunks are the same for all of them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from bitdustfs.core.past import FIRST_PAST, split
 from bitdustfs.edges.catalog_store import Store
 from bitdustfs.edges.catalog_versioned import LIVE, Versioned
-from bitdustfs.model import HOLE, BlockNo, ChunkNo, ChunkRow, Fingerprint, Ino, MapRow
+from bitdustfs.model import HOLE, BlockNo, ChunkNo, ChunkPlace, ChunkRow, Code, Fingerprint, Ino, MapRow
 
 PLACES_MOST = 16  # of one chunk that are told: many files may have it
 MAP = Versioned("r_map", ("ino", "idx"), ("count", "chunk"))
@@ -50,9 +51,13 @@ _PUT_CHUNK = f"""
 """
 _LOOSEN = "INSERT OR IGNORE INTO l_loose (chunk) VALUES (?)"
 _LOOSEN_ALL = f"""
-    INSERT OR IGNORE INTO l_loose (chunk) SELECT chunk FROM r_map WHERE ino = ? AND died = {LIVE} AND chunk <> {HOLE}
+    INSERT OR IGNORE INTO l_loose (chunk) SELECT chunk FROM r_map
+    WHERE ino BETWEEN ? AND ? AND died = {LIVE} AND chunk <> {HOLE}
 """
-_BLOCK_OF_CHUNK = "SELECT block FROM r_chunk WHERE chunk = ?"
+_BLOCKS_OF_CHUNKS = "SELECT DISTINCT block FROM r_chunk WHERE chunk IN (SELECT value FROM json_each(?))"
+_PLACE = """
+    SELECT c.block, b.k, b.n, b.held FROM r_chunk AS c CROSS JOIN r_block AS b ON b.block = c.block WHERE c.chunk = ?
+"""
 _PLACES_OF = f"SELECT ino, idx FROM r_map WHERE chunk = ?1 AND chunk <> {HOLE} AND died = {LIVE} LIMIT {PLACES_MOST}"
 _ALL_PLACES_OF = f"SELECT ino, idx FROM r_map WHERE chunk = ?1 AND chunk <> {HOLE} AND died = {LIVE}"
 _BLOCKS_OF = f"""
@@ -76,12 +81,16 @@ class MapTables(Store):
             after = self._rows(_MAP_ROWS_AFTER, (ino, first, last)) if last > first else []
         return [MapRow(*row) for row in (*(row for row in rows if row[0] + row[1] > first), *after)]
 
-    def replace_map(self, ino: Ino, rows: Iterable[MapRow], *, first: int, last: int) -> None:
-        """Put `rows` in place of everything at indexes first … last; hole runs that stick out are cut."""
+    def replace_map(self, ino: Ino, rows: Iterable[MapRow], *, first: int, last: int, is_empty: bool = False) -> None:
+        """Put `rows` in place of everything at indexes first … last; hole runs that stick out are cut.
+
+        Args:
+            is_empty: nothing is there, and it need not be looked for.
+        """
         new = list(rows)
         self._touched.add(ino)
         with self.savepoint():
-            for old in self.map_rows(ino, first, last):
+            for old in () if is_empty else self.map_rows(ino, first, last):
                 self.drop_live(MAP, (ino, old.index))
                 if old.chunk != HOLE:
                     self._change(_LOOSEN, (old.chunk,))
@@ -118,13 +127,16 @@ class MapTables(Store):
 
     def put_chunks(self, chunks: Iterable[ChunkRow]) -> None:
         """Insert or replace: a chunk that is there already lies elsewhere from now on."""
-        blocks: set[BlockNo] = set()
+        rows = [(c.chunk, c.fingerprint, c.block, c.slot, c.offset, c.length) for c in chunks]
         with self.savepoint():
-            for row in chunks:
-                blocks.update(block for (block,) in self._rows(_BLOCK_OF_CHUNK, (row.chunk,)))
-                blocks.add(row.block)
-                self._change(_PUT_CHUNK, (row.chunk, row.fingerprint, row.block, row.slot, row.offset, row.length))
-            self._recount_live(blocks)
+            left = self._rows(_BLOCKS_OF_CHUNKS, (json.dumps([row[0] for row in rows]),))
+            self._change_all(_PUT_CHUNK, rows)
+            self._recount_live({block for (block,) in left} | {row[2] for row in rows})
+
+    def place_of(self, chunk: ChunkNo) -> ChunkPlace | None:
+        """The block of files in which a chunk lies, and how well it is placed."""
+        rows = self._rows(_PLACE, (chunk,))
+        return ChunkPlace(rows[0][0], Code(*rows[0][1:3]), rows[0][3]) if rows else None
 
     def blocks_of(self, ino: Ino) -> Sequence[BlockNo]:
         """The blocks that a published file's chunks lie in, each once."""
@@ -142,6 +154,5 @@ class MapTables(Store):
         """All chunks that lie in a block, by slot; several may share one."""
         return [ChunkRow(*row) for row in self._rows(_CHUNKS_OF_BLOCK, (block,))]
 
-    def _drop_map(self, ino: Ino) -> None:
-        self._change(_LOOSEN_ALL, (ino,))
-        self.drop_live(MAP, (ino,))
+    def _loosen_maps(self, first: int, last: int) -> None:
+        self._change(_LOOSEN_ALL, (first, last))

@@ -86,6 +86,7 @@ class SnapshotTables(Store):
 
     def end_snapshot(self, generation: int) -> None:
         """Let a snapshot be gone: nothing is kept for it any more."""
+        self._put_behind()  # what was dropped before is kept for it
         self._change(_END, (generation,))
         self._kept = self._snapshots = None
 

@@ -17,11 +17,11 @@ from bitdustfs.edges.catalog_file import MEMORY
 from bitdustfs.edges.catalog_format import connect
 from bitdustfs.edges.catalog_image import SqliteImage
 from bitdustfs.edges.catalog_local import LocalTables
-from bitdustfs.edges.catalog_maps import MapTables
+from bitdustfs.edges.catalog_maps import MAP, MapTables
 from bitdustfs.edges.catalog_observed import ObservedTables
 from bitdustfs.edges.catalog_replica import ReplicaTables
 from bitdustfs.edges.catalog_snapshots import SnapshotTables
-from bitdustfs.edges.catalog_tree import XATTRS, TreeTables
+from bitdustfs.edges.catalog_tree import INODES, XATTRS, TreeTables
 from bitdustfs.edges.catalog_unneeded import UnneededTables
 from bitdustfs.model import Ino
 
@@ -44,11 +44,10 @@ class SqliteCatalog(
 
     def drop_inode(self, ino: Ino) -> None:
         """Forget an inode with its map, xattrs and all local rows."""
+        self._refuse_if_failed()
         with self.savepoint():
             self._drop_inode_row(ino)
-            self._drop_map(ino)
-            self.drop_live(XATTRS, (ino,))
-            self._drop_local_rows(ino)
+            self._gone.add(ino)
 
     def image(self, path: Path) -> SqliteImage:
         """Choose this instant for a page image of everything committed, to be copied to `path` in a worker.
@@ -58,7 +57,7 @@ class SqliteCatalog(
         Raises:
             RuntimeError: a transaction is open. DiskFull, DiskFault, ReadOnly, CatalogDamaged.
         """
-        if self._open or self._behind:
+        if self._open or self._behind or self._gone:
             raise RuntimeError("an image is taken between transactions, not inside one")
         if self._damage is not None:
             raise self._damage.with_traceback(None)
@@ -81,3 +80,18 @@ class SqliteCatalog(
     def put_value(self, key: str, value: bytes) -> None:
         """Insert or replace."""
         self._change(_PUT_VALUE, (key, value))
+
+    # -- private -----------------------------------------------------------------------------------------
+    def _put_behind(self) -> None:
+        super()._put_behind()
+        self._put_gone()
+
+    def _put_gone(self) -> None:
+        pending = self._pending  # they were counted when they were dropped
+        for first, last in self._gone.runs():  # what fails halfway is done again: it deletes what is left
+            self._loosen_maps(first, last)
+            for table in (MAP, XATTRS, INODES):
+                self._drop_live_span(table, first, last)
+            self._drop_local_rows(first, last)
+        self._gone.done(is_marked=bool(self._savepoints))
+        self._pending = pending

@@ -7,7 +7,7 @@ rolls the *whole* transaction back, also in COMMIT. What was answered to the ker
 every change is noted in `_redo` and done again: statements are deterministic, and pages reach the disk only in
 COMMIT (no cache spill, temporary tables in memory), so doing them again needs no room. A savepoint is a place in
 that list and nothing that SQLite knows: to undo it, the transaction is rolled back and done again up to there.
-Rows that are put late (`catalog_behind`) get into it before the transaction ends.
+Rows that are put or deleted late (`catalog_behind`) get into it before the transaction ends.
 
 **Outbox.** What a transaction changes in the replicated tables becomes a row of `l_outbox` as its last step. That row
 is not in `_redo`: a COMMIT that fails rolls it back with the rest, and one that is tried again works it out again.
@@ -28,7 +28,7 @@ from typing import Any, NoReturn
 
 import apsw
 
-from bitdustfs.edges.catalog_behind import RowsBehind
+from bitdustfs.edges.catalog_behind import GoneBehind, RowsBehind
 from bitdustfs.edges.catalog_file import CatalogFile
 from bitdustfs.edges.catalog_outbox import Recorder, Touched
 from bitdustfs.edges.catalog_step import SqliteStep
@@ -83,6 +83,7 @@ class Store(CatalogFile):
         self._open = False  # a transaction
         self._pending = 0
         self._behind: RowsBehind[Ino, tuple[Inode, bool]] = RowsBehind()  # and whether the file has none of it
+        self._gone = GoneBehind()  # inodes that were dropped, with rows that are still there
         super().__init__(path, create=create, read_only=read_only, vfs=vfs, sync=sync)
         self._counters: dict[str, int] = dict(self._rows("SELECT name, value FROM r_counter"))
         self._stale: set[str] = set()  # counters that the file does not have yet
@@ -102,7 +103,7 @@ class Store(CatalogFile):
     @property
     def connection(self) -> apsw.Connection:
         """For tests and tools, with all rows put. Whoever changes some through it goes behind the caches."""
-        if self._behind and self.failure is None:
+        if (self._behind or self._gone) and self.failure is None:
             self._put_behind()
         return self._connection
 
@@ -171,7 +172,7 @@ class Store(CatalogFile):
         Raises:
             RuntimeError: a transaction is open.
         """
-        if self._open or self._behind or self._in_memory:
+        if self._open or self._behind or self._gone or self._in_memory:
             raise RuntimeError("a step begins between transactions, not inside one, and with a file")
         self._step = SqliteStep(self.path, self._vfs, self._stepped)
         return self._step
@@ -196,7 +197,7 @@ class Store(CatalogFile):
     def kept_generation(self) -> int:
         """The newest one that a snapshot keeps; 0: none does. Live rows that it has are not changed, but closed."""
         if self._kept is None:
-            self._kept = int(self._rows(_KEPT)[0][0])
+            self._kept = int(self._read(_KEPT)[0][0])
         return self._kept
 
     def put_live(self, table: Versioned, key: Sequence[Any], values: Sequence[Any], *, is_new: bool = False) -> None:
@@ -238,6 +239,13 @@ class Store(CatalogFile):
         if is_whole:
             self._note_own(place)
 
+    def _drop_live_span(self, table: Versioned, first: int, last: int) -> None:
+        """The same of all live rows with a first key column from `first` to `last`."""
+        kept = 0 if self.generation == FIRST_GENERATION else self.kept_generation
+        if kept:
+            self._change(table.close_span, (first, last, self.generation, kept))
+        self._change(table.drop_span, (first, last))
+
     def _note_own(self, place: tuple[Any, ...]) -> None:
         """From now on, until the next snapshot, no snapshot has a live row with this key."""
         if len(self._own) >= OWN_MOST:
@@ -256,6 +264,16 @@ class Store(CatalogFile):
 
     # -- for the tables ----------------------------------------------------------------------------------
     def _rows(self, sql: str, bindings: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        if self._gone and self.failure is None:
+            self._put_gone()
+        return self._read(sql, bindings)
+
+    def _rows_of(self, ino: Ino, sql: str, bindings: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """`_rows` that belong to one inode."""
+        return self._rows(sql, bindings) if ino in self._gone else self._read(sql, bindings)
+
+    def _read(self, sql: str, bindings: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """`_rows`, where it makes no difference whether rows of dropped inodes are still there."""
         try:
             return self._cursor.execute(sql, bindings).fetchall()
         except apsw.Error as e:
@@ -302,6 +320,9 @@ class Store(CatalogFile):
 
     def _put_behind(self) -> None:
         """Put the rows that were kept; before their table is read."""
+
+    def _put_gone(self) -> None:
+        """Delete all rows of dropped inodes; before any of their tables is read."""
 
     def _take(self, counter: str) -> int:
         number = self._counters[counter]
@@ -409,7 +430,7 @@ class Store(CatalogFile):
 class Savepoint:
     """A group of changes that is undone whole if the `with` raises; see `Store.savepoint`."""
 
-    __slots__ = ("_kept", "_mark", "_store", "_sums")
+    __slots__ = ("_gone", "_kept", "_mark", "_store", "_sums")
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -422,6 +443,7 @@ class Savepoint:
     def __enter__(self) -> None:
         store = self._store
         self._kept = store._behind.mark()
+        self._gone = store._gone.mark()
         self._sums = store._counters["inodes"], store._counters["file_bytes"]
         store._savepoints.append(self)
 
@@ -435,14 +457,16 @@ class Savepoint:
             store._begun_savepoints -= 1
         if kind is None:
             if not store._savepoints:
-                store._pending += has_run or store._behind.mark() > 0
+                store._pending += has_run or store._behind.mark() > 0 or store._gone.mark() != self._gone
                 store._behind.forget_marks()
+                store._gone.forget_marks()
             return
-        if not store._behind.undo(self._kept) and not has_run:
+        is_undone = store._behind.undo(self._kept)
+        if not store._gone.undo(self._gone) and not is_undone and not has_run:
             return
         store._counters["inodes"], store._counters["file_bytes"] = self._sums
         store._undone()
-        if not store._behind and not (self._mark if has_run else store._redo):
+        if not store._behind and not store._gone and not (self._mark if has_run else store._redo):
             store._touched.undone()
         if has_run:
             store._undo(self._mark)

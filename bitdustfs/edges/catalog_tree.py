@@ -1,8 +1,8 @@
 """The catalog's tree: inodes, names, extended attributes, as they are now and as snapshots have them (core/past).
 
 Inodes are read far more often than written, so the last used ones are kept as objects. The cache is right because
-every change of an inode goes through `put_inode` and `drop_inode`, and a rollback empties it. Whoever makes a file
-asks for its name three times before it is there, so the name that was looked for in vain last is kept as well.
+every change of an inode goes through `put_inode` and `drop_inode`, and a rollback empties it. Whoever makes, moves or
+removes a name asks for it two to four times, so what was found for the last names, or that nothing was, is kept too.
 
 Changed inodes are put late (`catalog_behind`). What reads their table in the file calls `_put_behind` before.
 """
@@ -22,6 +22,7 @@ from bitdustfs.edges.catalog_versioned import LIVE, Versioned
 from bitdustfs.model import NO_INO, ROOT_INO, Code, Cookie, Ino, Inode, Name
 
 CACHED_INODES = 16384  # (tune) about 8 MB
+CACHED_NAMES = 4096  # (tune) about 1 MB
 
 _INODE_VALUES = (
     "mode", "uid", "gid", "nlink", "size", "atime_ns", "mtime_ns", "ctime_ns", "k", "n", "version", "rdev", "target",
@@ -77,7 +78,7 @@ class TreeTables(Store):
     def __init__(self, path: str | Path, **options: Any) -> None:
         super().__init__(path, **options)
         self._inodes: OrderedDict[Ino, Inode | None] = OrderedDict()
-        self._absent: tuple[Ino, bytes] | None = None
+        self._looked: dict[tuple[Ino, bytes], tuple[Ino, Cookie, Ino] | None] = {}  # as _NAME has it; None: no name
 
     # -- inodes ------------------------------------------------------------------------------------------
     def new_ino(self) -> Ino:
@@ -99,7 +100,7 @@ class TreeTables(Store):
                 generation, then = split(ino)
                 rows = self._rows(_INODE_AT, (then, generation))
             else:
-                rows = self._rows(_INODE, (ino,))
+                rows = self._read(_INODE, (ino,)) if ino not in self._gone else []
             self._keep(ino, _inode(ino, rows[0]) if rows else None)
         return self._inodes[ino]
 
@@ -108,6 +109,8 @@ class TreeTables(Store):
         old = self.inode(inode.ino)
         if old == inode:
             return
+        if inode.ino in self._gone:
+            self._put_gone()
         self._keep_behind(inode.ino, inode, is_new=old is None)
         self._touched.add(inode.ino)
         self._count("inodes", 1 if old is None else 0)
@@ -120,7 +123,6 @@ class TreeTables(Store):
             return
         self._touched.add(ino)
         self._behind.drop(ino, is_marked=bool(self._savepoints))
-        self.drop_live(INODES, (ino,))
         self._count("inodes", -1)
         self._count("file_bytes", -_file_bytes(old))
         self._keep(ino, None)
@@ -150,41 +152,40 @@ class TreeTables(Store):
             generation, then = split(parent)
             found = self._rows(_NAME_AT, (then, name, generation))
             return self._as_it_was(generation, parent, name, *found[0]) if found else None
-        rows = self._name_rows(parent, name)
-        if not rows:
-            return None
-        ino, cookie, superseded = rows[0]
-        return Name(parent, name, ino, cookie, superseded)
+        row = self._name_row(parent, name)
+        return Name(parent, name, *row) if row is not None else None
 
     def put_name(self, parent: Ino, name: bytes, ino: Ino, *, superseded: Ino = NO_INO) -> Name:
         """Insert with a new cookie, or replace in place and keep the cookie."""
-        rows = self._name_rows(parent, name)
-        self._absent = None
-        cookie = Cookie(rows[0][1] if rows else self._take("cookie"))
-        for shown in (rows[0][0], ino) if rows else (ino,):
+        row = self._name_row(parent, name)
+        cookie = row[1] if row is not None else Cookie(self._take("cookie"))
+        for shown in (row[0], ino) if row is not None else (ino,):
             self._touched.add(shown)
-        self.put_live(NAMES, (parent, cookie), (name, ino, superseded), is_new=not rows)
+        self.put_live(NAMES, (parent, cookie), (name, ino, superseded), is_new=row is None)
+        self._note_looked(parent, name, (ino, cookie, superseded))
         return Name(parent, name, ino, cookie, superseded)
 
     def drop_name(self, parent: Ino, name: bytes) -> None:
         """Forget a name; nothing if it is not there."""
-        for ino, cookie, _ in self._rows(_NAME, (parent, name)):
-            self._touched.add(ino)
-            self.drop_live(NAMES, (parent, cookie))
+        row = self._name_row(parent, name)
+        if row is not None:
+            self._touched.add(row[0])
+            self.drop_live(NAMES, (parent, row[1]))
+            self._note_looked(parent, name, None)
 
     def names(self, parent: Ino, after: Cookie, limit: int) -> Sequence[tuple[Name, Inode]]:
         """The names of a directory with cookies above `after`, in cookie order, with their inodes."""
         if parent >= FIRST_PAST:
             return self._names_of_past(parent, after, limit)
         self._put_behind()
-        return [
-            (Name(parent, row[0], row[1], row[2], row[3]), _inode(row[1], row[4:]))
-            for row in self._rows(_NAMES, (parent, after, limit))
-        ]
+        rows = self._rows(_NAMES, (parent, after, limit))
+        for row in rows:  # whoever lists a directory to remove or move what is in it asks for each name next
+            self._note_looked(parent, row[0], row[1:4])
+        return [(Name(parent, *row[:4]), _inode(row[1], row[4:])) for row in rows]
 
     def name_at(self, parent: Ino, cookie: Cookie) -> bytes | None:
         """What the name at this place of a directory is called; None: there is none."""
-        rows = self._rows(_NAME_AT_PLACE, (parent, cookie))
+        rows = self._read(_NAME_AT_PLACE, (parent, cookie))
         return rows[0][0] if rows else None
 
     def last_cookie(self) -> Cookie:
@@ -199,7 +200,7 @@ class TreeTables(Store):
                 Name(at(generation, above), name, ino, cookie)
                 for above, name, cookie in self._rows(_NAMES_OF_AT, (then, generation))
             ]
-        return [Name(*row) for row in self._rows(_NAMES_OF, (ino,))]
+        return [Name(*row) for row in self._read(_NAMES_OF, (ino,))]
 
     def superseding(self, ino: Ino) -> Sequence[Name]:
         """The names that show `ino` (unborn) and keep a superseded inode."""
@@ -210,7 +211,7 @@ class TreeTables(Store):
         """The value of an extended attribute, if it is set."""
         if ino >= FIRST_PAST:
             return dict(self.xattrs(ino)).get(name)
-        rows = self._rows(_XATTR, (ino, name))
+        rows = self._rows_of(ino, _XATTR, (ino, name))
         return rows[0][0] if rows else None
 
     def put_xattr(self, ino: Ino, name: bytes, value: bytes) -> None:
@@ -231,7 +232,7 @@ class TreeTables(Store):
         if ino >= FIRST_PAST:
             generation, then = split(ino)
             return [(name, value) for name, value in self._rows(_XATTRS_AT, (then, generation))]
-        return [(name, value) for name, value in self._rows(_XATTRS, (ino,))]
+        return [(name, value) for name, value in self._rows_of(ino, _XATTRS, (ino,))]
 
     # -- private -----------------------------------------------------------------------------------------
     def _as_it_was(
@@ -265,13 +266,20 @@ class TreeTables(Store):
             self._behind.drop(ino, is_marked=bool(self._savepoints))
         self._pending = pending
 
-    def _name_rows(self, parent: Ino, name: bytes) -> list[tuple[Any, ...]]:
-        if self._absent == (parent, name):
-            return []
-        rows = self._rows(_NAME, (parent, name))
-        if not rows:
-            self._absent = parent, name
-        return rows
+    def _name_row(self, parent: Ino, name: bytes) -> tuple[Ino, Cookie, Ino] | None:
+        """(inode, cookie, superseded) of a name of now."""
+        try:
+            return self._looked[parent, name]
+        except KeyError:
+            rows = self._read(_NAME, (parent, name))
+            row: tuple[Ino, Cookie, Ino] | None = (rows[0][0], rows[0][1], rows[0][2]) if rows else None
+            self._note_looked(parent, name, row)
+            return row
+
+    def _note_looked(self, parent: Ino, name: bytes, row: tuple[Ino, Cookie, Ino] | None) -> None:
+        if len(self._looked) >= CACHED_NAMES:
+            self._looked.clear()
+        self._looked[parent, name] = row
 
     def _keep(self, ino: Ino, inode: Inode | None) -> None:
         self._inodes[ino] = inode
@@ -282,7 +290,7 @@ class TreeTables(Store):
     def _undone(self) -> None:
         super()._undone()
         self._inodes.clear()
-        self._absent = None
+        self._looked.clear()
 
 
 def _file_bytes(inode: Inode | None) -> int:

@@ -13,7 +13,8 @@ class Versioned:
     """A table whose rows carry generations, with the statements of the copy-on-write rule.
 
     `close[i]`, `drop[i]` and `drop_older[i]` speak of the live rows with the first i key columns given; see
-    `Store.put_live` and `Store.drop_live`.
+    `Store.put_live` and `Store.drop_live`. `close_span` and `drop_span` speak of those with a first key column
+    from ?1 to ?2.
     """
 
     def __init__(self, table: str, key: Sequence[str], values: Sequence[str]) -> None:
@@ -36,3 +37,6 @@ class Versioned:
         self.drop_older = [
             f"DELETE FROM {table} WHERE {where} AND born < ?{count + 1}" for count, where in enumerate(wheres)
         ]
+        span = f"{key[0]} BETWEEN ?1 AND ?2 AND died = {LIVE}"
+        self.close_span = f"UPDATE {table} SET died = ?3 WHERE {span} AND born <= ?4"
+        self.drop_span = f"DELETE FROM {table} WHERE {span}"

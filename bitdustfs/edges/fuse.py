@@ -84,23 +84,26 @@ def _answered(limit: Limit | None = None) -> Callable[[Handler[P, R]], Handler[P
     """
 
     def wrap(handler: Handler[P, R]) -> Handler[P, R]:
+        name = handler.__name__
+        is_viewed, is_changing = name != "statfs", name in _CHANGING
+
         @wraps(handler)
         async def wrapped(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> R:
             try:
                 if args and args[0].__class__ is int and args[0] >= FIRST_PAST:
                     with trio.fail_after(self.deadlines.read_s):
-                        return cast(R, await self._past_handler(handler.__name__)(*args, **kwargs))
-                if self.view is not None and handler.__name__ != "statfs":
+                        return cast(R, await self._past_handler(name)(*args, **kwargs))
+                if self.view is not None and is_viewed:
                     with trio.fail_after(self.deadlines.read_s):
-                        return cast(R, await self.view.handler(handler.__name__)(*args, **kwargs))
-                if handler.__name__ in _CHANGING:
+                        return cast(R, await self.view.handler(name)(*args, **kwargs))
+                if is_changing:
                     self._journal.admit_request()
                 if limit is None:
                     return await handler(self, *args, **kwargs)
                 with trio.fail_after(getattr(self.deadlines, limit)):
                     return await handler(self, *args, **kwargs)
             except BaseException as error:  # noqa: BLE001 - a kernel request must get an errno
-                raise _refusal(error, handler.__name__) from None
+                raise _refusal(error, name) from None
 
         return cast(Handler[P, R], wrapped)
 
@@ -339,9 +342,13 @@ class Operations(pyfuse3.Operations):
         self._lives.opened(inode.ino)
         return pyfuse3.FileInfo(fh=inode.ino, keep_cache=True), self._told(inode)
 
-    @_answered("read_s")
+    @_answered()
     async def read(self, fh: int, off: int, size: int) -> bytes:
-        return await self._files.read(Ino(fh), off, size)
+        content = self._files.read_here(Ino(fh), off, size)
+        if content is not None:  # it did not wait, and a deadline costs as much as the read
+            return content
+        with trio.fail_after(self.deadlines.read_s):
+            return await self._files.read(Ino(fh), off, size)
 
     @_answered()
     async def write(self, fh: int, off: int, buf: bytes) -> int:

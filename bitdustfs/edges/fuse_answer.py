@@ -25,6 +25,12 @@ class Deadlines:
 
 def errno_of(error: BaseException, handler: str) -> int | None:
     """The errno for a failed request; what should not have happened is logged. None: this process is ending."""
+    if isinstance(error, BitdustError):  # first: before its first write each file is asked for what it does not have
+        if error.kind in _AT_RISK:
+            _log.warning("%s: %s", handler, error)
+        elif _log.isEnabledFor(logging.DEBUG):
+            _log.debug("%s: %s", handler, error)
+        return error.errno
     if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
         return None
     if isinstance(error, trio.Cancelled):
@@ -37,8 +43,5 @@ def errno_of(error: BaseException, handler: str) -> int | None:
     if isinstance(error, trio.TooSlowError):
         _log.warning("%s did not end within its deadline", handler)
         return errno.ETIMEDOUT
-    if isinstance(error, BitdustError):
-        _log.log(logging.WARNING if error.kind in _AT_RISK else logging.DEBUG, "%s: %s", handler, error)
-        return error.errno
     _log.error("a request failed by a bug: %s", handler, exc_info=error)
     return errno.EIO

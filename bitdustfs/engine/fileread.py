@@ -47,6 +47,22 @@ class FileReader:
         self._cache = cache
         self._fetch = fetch
 
+    def read_here(self, ino: Ino, offset: int, length: int) -> bytes | None:
+        """`read`, if nothing is to be fetched for it; else None. Raises SpoolDamaged, DiskFault."""
+        life = self._table.life(ino)
+        end = min(life.size, offset + length)
+        if offset >= end:
+            return b""
+        if life.damaged:
+            raise SpoolDamaged(ino=ino)
+        if life.inline is not None:
+            return life.inline[offset:end]
+        pieces = list(life.extents.pieces(offset, end))
+        if any(piece.extent is None and piece.start < life.published_size for piece in pieces):
+            return None
+        self._follow(life, offset, end)
+        return self._assemble(life, pieces, {})
+
     async def read(self, ino: Ino, offset: int, length: int) -> bytes:
         """Read up to `length` bytes. Raises Unavailable or its kin, BlockLost, ChunkMissing, DiskFault."""
         got: dict[int, bytes] = {}

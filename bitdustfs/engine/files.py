@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 
 import trio
 
@@ -79,7 +78,9 @@ class Files:
         if life is None:
             return inode
         ctime_ns = max(inode.ctime_ns, life.ctime_ns)
-        return replace(inode, size=life.size, mtime_ns=life.mtime_ns, ctime_ns=ctime_ns)
+        if life.size == inode.size and life.mtime_ns == inode.mtime_ns and ctime_ns == inode.ctime_ns:
+            return inode
+        return inode.changed(size=life.size, mtime_ns=life.mtime_ns, ctime_ns=ctime_ns)
 
     def created(self, inode: Inode) -> None:
         """Take on a new, empty, unborn file. Called in the operation that makes it."""
@@ -122,7 +123,7 @@ class Files:
             if not life.dirty:
                 inode = self._catalog.inode(ino)
                 assert inode is not None
-                self._catalog.put_inode(replace(inode, mtime_ns=mtime_ns))
+                self._catalog.put_inode(inode.changed(mtime_ns=mtime_ns))
         self._table.save(life)
 
     def state(self, ino: Ino) -> FileState:
@@ -163,6 +164,10 @@ class Files:
 
     # -- content -------------------------------------------------------------------------------------------
 
+    def read_here(self, ino: Ino, offset: int, length: int) -> bytes | None:
+        """`read`, if all is here; None: something has to be fetched. Raises SpoolDamaged, DiskFault."""
+        return self._reader.read_here(ino, offset, length)
+
     async def read(self, ino: Ino, offset: int, length: int) -> bytes:
         """Read up to `length` bytes. Raises Unavailable or its kin, BlockLost, ChunkMissing, DiskFault."""
         return await self._reader.read(ino, offset, length)
@@ -174,7 +179,8 @@ class Files:
             raise FileError(errno=errno.EFBIG, what=f"a file holds at most {MAX_FILE_BYTES} bytes")
         if not content:
             return 0
-        await self._room.wait_for(len(content), drop=self.cache.make_room, out_of_quota=self.out_of_quota)
+        if not self._room.has(len(content)):
+            await self._room.wait_for(len(content), drop=self.cache.make_room, out_of_quota=self.out_of_quota)
         # no await from here on: bytes, extents and size change together
         self._journal.admit()
         life = self._table.life(ino)
@@ -297,8 +303,7 @@ class Files:
         with self._journal.operation():
             self._put_map(frozen, refs)
             self._catalog.put_inode(
-                replace(
-                    inode,
+                inode.changed(
                     size=frozen.size,
                     mtime_ns=times.mtime_ns,
                     ctime_ns=max(inode.ctime_ns, times.ctime_ns),
@@ -425,6 +430,8 @@ class Files:
         ino, count = frozen.life.ino, chunk_count(frozen.size)
         published = chunk_count(frozen.life.published_size)
         for run in map_runs(refs, published=published, count=count):
-            self._catalog.replace_map(ino, run, first=run[0].index, last=run[-1].index + run[-1].count - 1)
+            last = run[-1].index + run[-1].count - 1
+            is_empty = frozen.life.version == 0
+            self._catalog.replace_map(ino, run, first=run[0].index, last=last, is_empty=is_empty)
         if published > count:
             self._catalog.replace_map(ino, (), first=count, last=published - 1)

@@ -159,6 +159,8 @@ class Hardness:
 
 def _taken(layer: Extents, start: int, end: int) -> Extents:
     """Take [start, end) out of a layer."""
+    if not len(layer):
+        return Extents()
     taken = Extents(clip(e, start, end) for e in layer.between(start, end))
     layer.cut(start, end)
     return taken

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Protocol
 
 from bitdustfs.core.tally import Tally
@@ -123,8 +122,13 @@ class Lives:
         if self._keepers:
             keepers = self._keepers.get(inode.ino)
             if keepers:
-                return replace(inode, nlink=max(0, inode.nlink - keepers))
+                return inode.changed(nlink=max(0, inode.nlink - keepers))
         return inode
+
+    @property
+    def keeps(self) -> bool:
+        """Whether any name keeps an inode as superseded."""
+        return bool(self._keepers)
 
     def kept(self, *, before: Iterable[Name], after: Ino = NO_INO) -> None:
         """Note, after the operation, that the names `before` were replaced by one that keeps `after`."""
@@ -148,7 +152,7 @@ class Lives:
         if nlink == 0 and not self._held(ino):
             self._drop(ino)
             return
-        self._catalog.put_inode(replace(inode, nlink=nlink, ctime_ns=now_ns))
+        self._catalog.put_inode(inode.changed(nlink=nlink, ctime_ns=now_ns))
         if nlink == 0:
             self._nameless.add(ino)
 

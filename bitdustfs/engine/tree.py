@@ -160,7 +160,7 @@ class Tree:
         now = self._wall.now_ns()
         with self._journal.operation():
             self._catalog.put_name(parent, name, ino)
-            self._catalog.put_inode(replace(inode, nlink=inode.nlink + 1, ctime_ns=now))
+            self._catalog.put_inode(inode.changed(nlink=inode.nlink + 1, ctime_ns=now))
             self._changed(directory, now, names=1)
         return self.attributes(ino)
 
@@ -269,7 +269,7 @@ class Tree:
         with self._journal.operation():
             self._catalog.drop_name(source.parent, source.name)
             self._catalog.put_name(new_parent, new_name, moved.ino, superseded=keep)
-            self._catalog.put_inode(replace(moved, ctime_ns=now))
+            self._catalog.put_inode(moved.changed(ctime_ns=now))
             arrived = 1 if target is None else 0
             if source.parent == new_parent:
                 same = int(moved.is_dir) * (arrived - 1)
@@ -319,6 +319,8 @@ class Tree:
     @staticmethod
     def _unneeded(before: Sequence[Name], *, shown: Ino, kept: Ino) -> list[Ino]:
         """The references that `before` held and one name that shows `shown` and keeps `kept` does not."""
+        if len(before) == 1 and before[0].ino == shown and before[0].superseded == kept:
+            return []  # it only moved
         held = Counter(ino for entry in before for ino in (entry.ino, entry.superseded) if ino != NO_INO)
         held.subtract([shown, kept])
         return [ino for ino, count in held.items() for _ in range(count) if ino != NO_INO]
@@ -327,7 +329,7 @@ class Tree:
 
     def published(self, ino: Ino) -> None:
         """A file has a published version: what its names kept until now may go. Inside or outside an operation."""
-        entries = self._catalog.superseding(ino)
+        entries = self._catalog.superseding(ino) if self.lives.keeps else ()
         if not entries:
             return
         now = self._wall.now_ns()
@@ -407,8 +409,7 @@ class Tree:
     def _changed(self, directory: Inode, now_ns: int, *, names: int = 0, directories: int = 0) -> None:
         """Store that names came to or went from a directory."""
         self._catalog.put_inode(
-            replace(
-                directory,
+            directory.changed(
                 size=directory.size + names,
                 nlink=directory.nlink + directories,
                 mtime_ns=now_ns,
@@ -417,7 +418,7 @@ class Tree:
         )
 
     def _touched(self, ino: Ino, now_ns: int) -> None:
-        self._catalog.put_inode(replace(self._row(ino), ctime_ns=now_ns))
+        self._catalog.put_inode(self._row(ino).changed(ctime_ns=now_ns))
 
     def _check_outside(self, directory: Ino, place: Ino) -> None:
         """Refuse to move a directory into itself or below."""

@@ -512,19 +512,11 @@ class Writer:
 
     def _still_placed(self, version: _Version) -> bool:
         """Every chunk can be read, and those that were found placed still are: no await until it is published."""
-        enough: dict[tuple[int, bool], bool] = {}
         for ref in set(version.refs.values()) - {HOLE}:
-            row = self._catalog.chunk(ref)
-            if row is None:
+            place = self._catalog.place_of(ref)
+            if place is None:
                 return False
-            known = ref in version.known
-            if (row.block, known) not in enough:  # many chunks, and few blocks
-                block = self._catalog.block(row.block)
-                if block is None:
-                    return False
-                need = block.code.quorum if known else block.code.k
-                enough[row.block, known] = self._catalog.held(row.block) >= need
-            if not enough[row.block, known]:
+            if place.held < (place.code.quorum if ref in version.known else place.code.k):
                 return False
         return True
 

@@ -16,6 +16,7 @@ from bitdustfs.model import (
     ROOT_INO,
     BlockNo,
     ChunkNo,
+    ChunkPlace,
     Code,
     Cookie,
     Extent,
@@ -273,6 +274,16 @@ def test_chunk_comes_back(catalog: Catalog) -> None:
     catalog.put_chunks([chunk(5, block=2, slot=3)])
     assert catalog.chunk(ChunkNo(5)) == chunk(5, block=2, slot=3)
     assert catalog.chunk(ChunkNo(6)) is None
+
+
+def test_place_of_a_chunk_tells_how_many_fragments_are_held(catalog: Catalog) -> None:
+    catalog.put_block(block(2))
+    catalog.put_chunks([chunk(5, block=2), chunk(6, block=3)])
+    for index in (0, 1, 1):
+        catalog.put_fragment(fragment(2, index))
+    assert catalog.place_of(ChunkNo(5)) == ChunkPlace(BlockNo(2), block(2).code, 2)
+    assert catalog.place_of(ChunkNo(6)) is None
+    assert catalog.place_of(ChunkNo(7)) is None
 
 
 def test_fingerprint_finds_the_newest_chunk(catalog: Catalog) -> None:

@@ -347,6 +347,7 @@ MAY_READ_A_WHOLE_TABLE = {
     "LOCAL.shortfall",
     "LOCAL.holding",
     "_FILE_BYTES_IN",  # the same
+    "_BLOCKS_OF_CHUNKS",  # the same
     "REPLICATED.least_margin",
     "LOCAL.histogram",
     "LOCAL.wanting_less",
@@ -404,6 +405,9 @@ def test_only_the_named_statements_read_a_whole_table(catalog: SqliteCatalog) ->
         (catalog_tree._XATTR, "r_xattr USING PRIMARY KEY (ino=? AND name=?)"),
         (catalog_tree.NAMES.close[2], "r_name USING PRIMARY KEY (parent=? AND cookie=? AND born<?)"),
         (catalog_tree.NAMES.drop[2], "r_name USING PRIMARY KEY (parent=? AND cookie=?)"),
+        (catalog_tree.INODES.drop_span, "r_inode USING PRIMARY KEY (ino>? AND ino<?)"),
+        (catalog_maps.MAP.close_span, "r_map USING PRIMARY KEY (ino>? AND ino<?)"),
+        (catalog_maps._PLACE, "c USING INTEGER PRIMARY KEY (rowid=?)"),
         (catalog_maps._MAP_ROW_BEFORE, "r_map USING PRIMARY KEY (ino=? AND idx<?)"),
         (catalog_maps._MAP_ROWS_AFTER, "r_map USING PRIMARY KEY (ino=? AND idx>? AND idx<?)"),
         (catalog_maps._CHUNK_BY_FINGERPRINT, "r_chunk USING INDEX r_chunk_by_fingerprint (fingerprint=?)"),

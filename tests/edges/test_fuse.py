@@ -146,6 +146,9 @@ async def test_read_ends_with_its_deadline(names: Names, autojump_clock: trio.te
 
 
 class _Stuck:
+    def read_here(self, ino: Ino, offset: int, length: int) -> None:
+        return None
+
     async def read(self, ino: Ino, offset: int, length: int) -> bytes:
         await trio.sleep_forever()
         raise AssertionError
@@ -270,13 +273,16 @@ class _Broken:
 
 
 class _Waiting:
-    """A part that never ends what may wait: each coroutine of `real`. There is no room in its spool."""
+    """A part that never ends what may wait: each coroutine of `real`. There is no room in its spool, and no byte."""
 
     def __init__(self, real: object) -> None:
         self._real = real
 
     def has_room(self, _length: int) -> bool:
         return False
+
+    def read_here(self, _ino: Ino, _offset: int, _length: int) -> None:
+        return None
 
     def __getattr__(self, name: str) -> object:
         found = getattr(self._real, name)
@@ -371,7 +377,7 @@ async def test_what_may_wait_has_a_deadline(
     assert Ino(2) not in ops._lives._opens
 
 
-@pytest.mark.parametrize("handler", [*sorted(set(REQUESTS) - MAY_WAIT), "write"])
+@pytest.mark.parametrize("handler", [*sorted(set(REQUESTS) - MAY_WAIT), "write", "read"])
 async def test_what_has_no_deadline_never_waits(names: Names, handler: str) -> None:
     assert names.file(b"f") == 2
     asked = request(operations(names), handler, REQUESTS[handler])

@@ -12,12 +12,15 @@ import pytest
 from trio.testing import MockClock
 
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from tests.engine.names import Names
 from tests.engine.volume import Volume
 
 PAGE = 4096
 PAGES = 512
 WRITES = 100
+FILES = 200
 A_WRITE = 4  # SQL statements, where ten share a commit: rows of its extent, of what it cut in two, and of check sums
+A_VERSION = 10  # its chunk, looked for, put, and where it lies; its map; its inode; its own row; change set of three
 A_SYNC = 8  # with its write: rows of the extent, of the file, of its check sums, and the transaction
 
 
@@ -75,6 +78,27 @@ async def test_write_and_fsync_cost_few_statements_and_one_sync_of_each_file(
             await volume.files.fsync(ino)
         assert catalog.calls["harden"] == catalog.calls["commit"] == spools[-1].calls["harden"] == WRITES
         assert len(statements) <= A_SYNC * WRITES, Counter(statements).most_common(12)
+
+
+async def test_small_files_are_published_by_few_statements(statements: list[str], autojump_clock: MockClock) -> None:
+    volume = Volume()
+    async with volume.running(upload=False):
+        for number in range(FILES):
+            await volume.write_all(random.Random(number).randbytes(PAGE))
+        volume.journal.commit()
+    statements.clear()
+    async with volume.running():
+        await volume.flush()
+        volume.journal.commit()
+    assert len(statements) <= A_VERSION * FILES, Counter(statements).most_common(16)
+
+
+async def test_without_superseded_files_nobody_asks_whether_one_is(statements: list[str]) -> None:
+    names = Names()
+    file = names.file(b"f")
+    statements.clear()
+    names.tree.published(file)
+    assert statements == []
 
 
 class Counted:
