@@ -32,13 +32,13 @@ from bitdustfs.errors import BadRequest, BitdustError, DiskFault, NotFound, Peer
 from bitdustfs.model import (
     BlockNo,
     BlockRow,
-    Code,
     FragmentName,
     FragmentRow,
     FragmentState,
     Standing,
     Supplier,
     SupplierNo,
+    Wanting,
     short,
 )
 from bitdustfs.ports import Catalog, Crunch
@@ -58,7 +58,7 @@ class Drainer:
         may_drain: whether nobody is known to know more than we do.
         waiting: of suppliers that are leaving, how many fragments nobody takes now, as the last look found.
         may_erase: says whether a supplier owes us nothing any more: it is not asked to let anything go.
-        n_with_one_less: how many fragments a block of this code is to have when one supplier less is hired.
+        n_with_one_less: how many suppliers blocks want when one less is hired.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Drainer:
         self.waiting: dict[SupplierNo, int] = {}
         self._tidied_at = -TIDY_EVERY_S
         self.may_erase: Callable[[SupplierNo], bool] = lambda _supplier: False
-        self.n_with_one_less: Callable[[Code], int] = lambda code: code.n
+        self.n_with_one_less: Callable[[], int] = lambda: max((code.n for code in catalog.codes()), default=0)
 
     async def run(self) -> None:
         """Drain until cancelled."""
@@ -112,12 +112,18 @@ class Drainer:
         """Begin to give a supplier up. Returns its row of now.
 
         Raises:
-            NotFound: nobody has that label. BadRequest: the others are too few, or have too little room.
+            NotFound: nobody has that label. BadRequest: the others are too few, or have too little room; or it is
+                lost, and something can be read again only if it comes back.
             DiskFull, DiskFault, ReadOnly.
         """
         row = self._called(label)
         if row.standing is Standing.HIRED and (why := self.why_not(row)):
             raise BadRequest(what=why)
+        if row.is_lost and self._is_last_hope(row):
+            raise BadRequest(
+                what=f"{label} is lost, and some of what it kept can be read again only if it comes back: it is "
+                f"waited for. `bitdustfs status` says what that is; delete that, and {label} can leave"
+            )
         self._monitor.meets(row, Event.LEAVE)
         return self._called(label)
 
@@ -145,7 +151,7 @@ class Drainer:
         others = [row for row in rows if row.is_hired and row.supplier != leaving.supplier]
         online = set(self._sink.online())
         spares = [row for row in rows if row.standing is Standing.CANDIDATE and row.supplier in online]
-        need = max(map(self.n_with_one_less, self._catalog.codes()), default=0)
+        need = self.n_with_one_less()
         if len(others) + len(spares) < need:
             return (
                 f"without {leaving.label} too few suppliers are left, {len(others) + len(spares)} where each "
@@ -163,6 +169,18 @@ class Drainer:
                 f"{format_size(room)}: hire more space first, then let this one leave"
             )
         return ""
+
+    def _is_last_hope(self, lost: Supplier) -> bool:
+        """Whether a block that cannot be read has a fragment there, which no head would tell of any more."""
+        at: Wanting | None = None
+        while page := self._catalog.wanting_blocks(PAGE, at):
+            at = page[-1]
+            for block in (each.block for each in page if each.spare < 0):
+                if any(row.supplier == lost.supplier and _is_absent(row) for row in self._catalog.fragments(block)):
+                    return True
+            if at.spare >= 0:
+                break
+        return False
 
     # -- one supplier ------------------------------------------------------------------------------------------
 
@@ -386,3 +404,7 @@ class Drainer:
 
 def _is_held(row: FragmentRow) -> bool:
     return row.state is FragmentState.HELD
+
+
+def _is_absent(row: FragmentRow) -> bool:
+    return row.state is FragmentState.ABSENT

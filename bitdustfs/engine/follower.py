@@ -102,12 +102,13 @@ class Follower:
         expected = (Standing.HIRED, Standing.CANDIDATE, Standing.LOST)
         return Usual(self._chosen, standings.count(Standing.HIRED), sum(each in expected for each in standings))
 
-    def n_with_one_less(self, code: Code) -> int:
-        """How many fragments a block of this code is to have when one supplier less is hired, and nobody comes."""
-        usual = self.usual()
+    def n_with_one_less(self) -> int:
+        """How many suppliers the blocks there are, and the next one, want if one less is hired, and nobody comes."""
+        usual, codes = self.usual(), self._catalog.codes()
         if usual.chosen is not None:
-            return code.n
-        return wished_n(code, [None], replace(usual, hired=usual.hired - 1, expected=usual.expected - 1))
+            return max(code.n for code in (*codes, usual.chosen))
+        fewer = replace(usual, hired=usual.hired - 1, expected=usual.expected - 1)
+        return max((wished_n(code, [None], fewer) for code in codes), default=0)
 
     def is_unlike(self, row: BlockRow) -> bool:
         """Whether something in a block wishes another k."""

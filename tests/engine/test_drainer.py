@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from bitdustfs.core.grace import Patience
 from bitdustfs.errors import BadRequest, NotFound
-from bitdustfs.model import BlockNo, Code, FragmentState, Standing, SupplierNo
+from bitdustfs.model import BlockNo, Code, FragmentState, Standing, SupplierNo, Wanting
 from bitdustfs.testing.world import World
 from tests.engine.recovered import Survivors, stocks
 from tests.engine.unneeded import Watch, held, stored, until
@@ -116,6 +116,31 @@ async def test_leaving_is_refused_where_the_others_are_too_few_or_too_full(autoj
             await world.suppliers.stat(SupplierNo(number))
         with pytest.raises(BadRequest, match="hire more space first"):
             world.node.drainer.leave("s1")
+
+
+@pytest.mark.slow
+async def test_leaving_an_empty_volume_is_refused_where_too_few_stay_for_its_code(autojump_clock: MockClock) -> None:
+    async with World(suppliers=5, code=CODE).running() as world:
+        with pytest.raises(BadRequest, match="4 where each block needs 5"):
+            world.node.drainer.leave("s1")
+    async with World(suppliers=5).running() as world:
+        world.node.drainer.leave("s1")  # nobody chose a code: that of four suppliers is as good
+        await until(lambda: is_gone(world))
+
+
+@pytest.mark.slow
+async def test_lost_supplier_is_kept_while_something_can_be_read_only_with_it(autojump_clock: MockClock) -> None:
+    async with World(suppliers=5, code=CODE, patience=Patience.of(60)).running() as world:
+        await world.write("a", b"a" * 100_000)
+        assert await world.sync() == "safe"
+        for number in (1, 2, 3):
+            world.swarm.cut(number)
+            await until(lambda number=number: standing(world, SupplierNo(number)) is Standing.LOST)
+        with pytest.raises(BadRequest, match="only if it comes back"):
+            world.node.drainer.leave("s1")
+        world.swarm.heal(2)
+        await until(lambda: (world.catalog.wanting_blocks(1) or [Wanting(9, BlockNo(0))])[0].spare >= 0)
+        assert world.node.drainer.leave("s1").standing is Standing.FIRED
 
 
 @pytest.mark.slow
