@@ -19,6 +19,7 @@ from bitdustfs.core.addresses import has_zone
 from bitdustfs.edges.system import SystemEntropy, SystemWall
 from bitdustfs.edges.tcp import split_address
 from bitdustfs.engine.discovery import Discovery
+from bitdustfs.engine.pacer import Pacer
 from bitdustfs.errors import BadRequest, Unavailable
 from bitdustfs.model import NodeId, RecordId
 
@@ -41,6 +42,7 @@ class Directing:
         state: the file in which the table is kept.
         bootstrap: addresses that the person named.
         friends: addresses where friends were last seen.
+        pacer: holds the limits.
         own: our address record; b"": none. partners: nodes whose records we hand on, with what we know of each.
     """
 
@@ -51,6 +53,7 @@ class Directing:
         *,
         bootstrap: Addresses,
         friends: Addresses,
+        pacer: Pacer,
         own: Callable[[], bytes],
         partners: Callable[[], Iterable[tuple[NodeId, bytes]]],
     ) -> None:
@@ -58,6 +61,7 @@ class Directing:
         self._state = state
         self._bootstrap = bootstrap
         self._friends = friends
+        self._pacer = pacer
         self._table: Dht | None = None
         self._pinned: tuple[RecordId, ...] = ()
         self.discovery = Discovery(self, SystemWall(), SystemEntropy(), own=own, partners=partners)
@@ -87,7 +91,7 @@ class Directing:
     async def _run_table(self) -> None:
         from bitdustfs.edges.dht import Dht  # here: who does not use it does not load asyncio
 
-        self._table = Dht(self._listen or _ANYWHERE, self._state, self._begin_from)
+        self._table = Dht(self._listen or _ANYWHERE, self._state, self._begin_from, pacer=self._pacer)
         self._table.pin(self._pinned)
         while True:
             try:

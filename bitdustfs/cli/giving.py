@@ -259,6 +259,7 @@ class Giving:
                 run_nearby,
                 lambda lan: self._nearby_over(lan, interfaces, partners),
                 is_of_use=self._is_for_others,
+                pacer=self.pacer,
             )
         if self._wish.settings.dht_enabled and not self._wish.settings.practice:
             self.directing = self._direct(listener.addresses if listener is not None else ())
@@ -312,6 +313,7 @@ class Giving:
             self._home.dht,
             bootstrap=lambda: self._bootstrap,
             friends=lambda: (address for _node, address in self._all_known() if address),
+            pacer=self.pacer,
             own=self._own_record,
             partners=lambda: {node: self.book.shown(node) for node, _address in self._all_known()}.items(),
         )

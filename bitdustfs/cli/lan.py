@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from bitdustfs.engine.nearby import Nearby, look_around
+from bitdustfs.engine.pacer import Pacer
 from bitdustfs.ports import Lan
 
 if TYPE_CHECKING:
@@ -22,15 +23,16 @@ AROUND_S: Final = 3.0  # (tune) for all who are here to answer
 MOST: Final = 16  # who are asked, of all who are here
 
 
-async def run_nearby(make: Callable[[Lan], Nearby], *, is_of_use: Callable[[], bool]) -> None:
+async def run_nearby(make: Callable[[Lan], Nearby], *, is_of_use: Callable[[], bool], pacer: Pacer) -> None:
     """Tell and listen until cancelled.
 
     Args:
         make: called once, when it is of use.
+        pacer: holds the limits.
     """
     while not is_of_use():
         await trio.sleep(LOOK_S)
-    with await _loaded() as lan:
+    with await _loaded(pacer) as lan:
         await make(lan).run()
 
 
@@ -42,8 +44,8 @@ async def somebody_nearby() -> Sequence[str]:
         return await look_around(lan, interfaces.numbers(), AROUND_S, most=MOST)
 
 
-async def _loaded() -> MulticastLan:
+async def _loaded(pacer: Pacer | None = None) -> MulticastLan:
     """Loading takes 0.1 s, and the loop has other work."""
     module = await trio.to_thread.run_sync(importlib.import_module, "bitdustfs.edges.lan")
-    made: MulticastLan = module.MulticastLan()
+    made: MulticastLan = module.MulticastLan(pacer)
     return made

@@ -31,6 +31,7 @@ from bitdustfs.edges.dht_node import DhtNode
 from bitdustfs.edges.dht_rules import Clock, Rules
 from bitdustfs.edges.home import write_atomically
 from bitdustfs.edges.tcp import join_address, split_address
+from bitdustfs.engine.pacer import Pacer
 from bitdustfs.errors import BadFormat, BadRequest, BitdustError, Unavailable
 from bitdustfs.model import RecordId
 
@@ -51,6 +52,7 @@ class Dht:
         listen: ADDR:PORT of the UDP socket; port 0: any.
         state: the file where what it knows is kept; None: nowhere.
         named: gives addresses to begin from, ADDR:PORT; names are resolved.
+        pacer: told of all that moves, where it holds limits.
     """
 
     def __init__(
@@ -61,7 +63,9 @@ class Dht:
         rules: Rules | None = None,
         *,
         wall_s: Clock = time.time,
+        pacer: Pacer | None = None,
     ) -> None:
+        self._toll = _Toll(pacer or Pacer())
         self._listen = listen
         self._path = state
         self._named = named
@@ -131,7 +135,7 @@ class Dht:
         Raises:
             Unavailable: the socket cannot be had, or the thread ended by itself.
         """
-        token = trio.lowlevel.current_trio_token()
+        token = self._toll.token = trio.lowlevel.current_trio_token()
         listening, over = trio.Event(), trio.Event()
         ended: list[outcome.Outcome[None]] = []
 
@@ -231,6 +235,7 @@ class Dht:
         loop.set_exception_handler(self._complain)
         state = self._remembered()
         node = DhtNode(Ed25519PrivateKey.from_private_bytes(state.seed), self._rules, wall_s=self._wall_s)
+        node.protocol.on_moved = self._toll.count
         host, port = split_address(self._listen)
         await node.listen(port, host)
         try:
@@ -294,6 +299,32 @@ class Dht:
         if time.monotonic() - self._said_s >= _SAID_EVERY_S:
             self._said_s = time.monotonic()
             log.warning("the hash table's loop complains (%d so far): %s", self._complaints, context.get("message"))
+
+
+class _Toll:
+    """What datagrams take of the limits: counted in the thread, and paid in trio, once a turn of its loop."""
+
+    def __init__(self, pacer: Pacer) -> None:
+        self.token: trio.lowlevel.TrioToken | None = None
+        self._pacer = pacer
+        self._lock = threading.Lock()
+        self._sent = self._came = 0
+
+    def count(self, sent: int, came: int) -> None:
+        """So many bytes have moved."""
+        if self.token is None or (self._pacer.up.is_open and self._pacer.down.is_open):
+            return
+        with self._lock:
+            self._sent, self._came = self._sent + sent, self._came + came
+        try:
+            self.token.run_sync_soon(self._pay, idempotent=True)
+        except trio.RunFinishedError:
+            pass
+
+    def _pay(self) -> None:
+        with self._lock:
+            sent, came, self._sent, self._came = self._sent, self._came, 0, 0
+        self._pacer.owe(up=sent, down=came)
 
 
 async def _first(one: trio.Event, other: trio.Event) -> None:

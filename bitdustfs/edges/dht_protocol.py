@@ -14,7 +14,7 @@ import logging
 import secrets
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -86,6 +86,7 @@ class Protocol(KademliaProtocol):
         super().__init__(node, kept, rules.neighbours)
         self.router = Table(rules, node)
         self.counts: Counter[str] = Counter()  # what came in and was not taken, and why
+        self.on_moved: Callable[[int, int], None] = lambda _sent, _came: None  # so many bytes
         self.rules = rules
         self._key = key
         self._kept = kept
@@ -110,6 +111,7 @@ class Protocol(KademliaProtocol):
 
     def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
         """Take one datagram, whatever it is."""
+        self.on_moved(0, len(data))
         if not self._inflow.take(self._now_s()):
             self.counts["flood"] += 1
             time.sleep(self.rules.flood_pause_s)  # this thread has nothing better to do; the kernel drops the rest
@@ -264,6 +266,7 @@ class Protocol(KademliaProtocol):
     def _send(self, datagram: bytes, endpoint: Endpoint) -> None:
         if self.transport is not None and not self.transport.is_closing():
             self.transport.sendto(datagram, endpoint)
+            self.on_moved(len(datagram), 0)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

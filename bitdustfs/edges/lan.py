@@ -33,6 +33,7 @@ from zeroconf import (
 )
 
 from bitdustfs.core.sources import Budget
+from bitdustfs.engine.pacer import Pacer
 from bitdustfs.ports import Heard
 
 log = logging.getLogger(__name__)
@@ -55,9 +56,14 @@ _CONTROL_BYTES = socket.CMSG_SPACE(struct.calcsize("i"))
 
 
 class MulticastLan:
-    """A ports.Lan. Use it in a `with` block."""
+    """A ports.Lan. Use it in a `with` block.
 
-    def __init__(self) -> None:
+    Args:
+        pacer: told of all that moves, where it holds limits.
+    """
+
+    def __init__(self, pacer: Pacer | None = None) -> None:
+        self._pacer = pacer or Pacer()
         self._numbers: tuple[str, ...] = ()
         self._sockets: dict[str, socket.socket] = {}  # by zone; "" is IPv4
         self._turn = 0  # whose it is to be read first: a flood in one network keeps no other one silent
@@ -128,6 +134,7 @@ class MulticastLan:
                 datagram, control, _flags, source = each.recvmsg(_DATAGRAM_BYTES, _CONTROL_BYTES)
             except BlockingIOError:
                 continue
+            self._pacer.owe(up=0, down=len(datagram))
             self._turn = (self._turn + at + 1) % len(waiting)
             host, port = cast("tuple[str, int]", source[:2])
             if not _came_straight(control):
@@ -175,6 +182,7 @@ class MulticastLan:
             else:
                 each.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(number))
                 each.sendto(message, (GROUP, PORT))
+            self._pacer.owe(up=len(message), down=0)
         except OSError as error:  # also: there is no room for it now
             log.debug("nothing can be said in the network of %s: %s", number, error)
 

@@ -5,6 +5,9 @@ time (core/pace says how long a piece is), so that each gets its share however m
 messages (pings, heads, requests) go before pieces of long ones. What comes can only be counted when it is here: who
 took in a piece pays for it before he takes in the next, and TCP tells the sender.
 
+Datagrams (the hash table, the local network) are few and short, and worth nothing when they are late: they wait for
+nobody, and what waits here waits longer for them. A flood of them takes half of a limit from the rest, and no more.
+
 Where nothing is limited, nobody waits and nothing is counted.
 """
 
@@ -16,9 +19,10 @@ from typing import Final
 
 import trio
 
-from bitdustfs.core.pace import LEAST_LIMIT_BYTES_S, Bucket
+from bitdustfs.core.pace import BURST_S, LEAST_LIMIT_BYTES_S, Bucket
 
 SHORT_BYTES: Final = 4 * 1024  # (tune) a message up to this length goes before pieces of long ones
+DATAGRAMS_SHARE: Final = 0.5  # (tune) of a limit, which they may take from what waits
 SHORT_MOST: Final = 16  # (tune) short ones that go first before a piece of a long one gets its turn
 
 
@@ -36,6 +40,7 @@ class Gate:
 
     def __init__(self) -> None:
         self._bucket = Bucket()
+        self._datagrams = Bucket()  # of the same bytes, what they may take of them
         self._short: deque[_Waiting] = deque()
         self._long: deque[_Waiting] = deque()
         self._spree = 0  # short ones that went before a long one
@@ -59,6 +64,7 @@ class Gate:
     def limit(self, bytes_per_s: float) -> None:
         """Hold another limit from now on; inf: none."""
         self._bucket.limit(bytes_per_s, trio.current_time())
+        self._datagrams.limit(DATAGRAMS_SHARE * bytes_per_s, trio.current_time())
         self._bodies.total_tokens = inf if bytes_per_s == inf else max(1, int(bytes_per_s // LEAST_LIMIT_BYTES_S))
         self._wake()
 
@@ -83,6 +89,14 @@ class Gate:
             queue.remove(waiting)
             self._wake()
         return trio.current_time() - began
+
+    def owe(self, count: int) -> None:
+        """Count so many bytes of datagrams that have moved already."""
+        now = trio.current_time()
+        if not self.is_open and self._datagrams.wait_s(now) == 0:
+            counted = min(count, int(BURST_S * self.bytes_per_s))
+            self._datagrams.spend(counted, now)
+            self._bucket.spend(counted, now)
 
     async def enter(self) -> None:
         """Wait until a long body may be sent; `leave` must follow, from the same task.
@@ -121,3 +135,8 @@ class Pacer:
         """
         self.up.limit(up)
         self.down.limit(down)
+
+    def owe(self, *, up: int, down: int) -> None:
+        """Count bytes of datagrams that were sent, and that came."""
+        self.up.owe(up)
+        self.down.owe(down)

@@ -10,6 +10,7 @@ import trio
 
 from bitdustfs.cli import directing
 from bitdustfs.cli.directing import Directing
+from bitdustfs.engine.pacer import Pacer
 from bitdustfs.model import RecordId
 
 PATIENCE_S = 60
@@ -27,6 +28,7 @@ async def test_nobody_waits_for_a_table_whose_port_is_taken_and_it_begins_when_i
             tmp_path / "dht",
             bootstrap=lambda: ["127.3.7.2:9"],
             friends=tuple,
+            pacer=Pacer(),
             own=lambda: b"",
             partners=tuple,
         )

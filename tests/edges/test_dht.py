@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from bitdustfs.errors import BadFormat, Unavailable
 from bitdustfs.ports import Directory
 from bitdustfs.testing.directory import FakeDirectory
 from tests.edges.dht_swarm import NOW_S, RULES, record
+from tests.edges.paying import Paying
 
 PATIENCE_S = 60
 
@@ -62,6 +64,23 @@ async def test_node_begins_from_those_that_it_is_told_of() -> None:
             with trio.fail_after(PATIENCE_S):
                 while not (first.known and second.known):
                     await trio.sleep(0.01)
+
+
+async def test_all_that_moves_takes_from_the_limits() -> None:
+    one_pays, other_pays = Paying(), Paying()
+    one = Dht("127.1.1.1:0", None, rules=RULES, wall_s=lambda: NOW_S, pacer=one_pays)
+    other = Dht("127.1.2.1:0", None, rules=RULES, wall_s=lambda: NOW_S, pacer=other_pays)
+    async with running(one, other):
+        assert await one.join([other.address]) == 1
+        assert one_pays.up_bytes == one_pays.down_bytes == 0  # nothing is limited
+        one_pays.limit(up=1 << 20, down=inf)
+        other_pays.limit(up=inf, down=1 << 20)
+        assert await one.publish(record(1).raw) == 1
+        assert await find(one, record(2)) is None
+        while not one_pays.up_bytes == other_pays.down_bytes > len(record(1).raw):
+            await trio.sleep(0.01)
+        while not one_pays.down_bytes == other_pays.up_bytes > 0:
+            await trio.sleep(0.01)
 
 
 async def test_table_that_does_not_run_is_silent() -> None:

@@ -25,6 +25,7 @@ from bitdustfs.edges.lan import (
 )
 from bitdustfs.ports import Heard
 from bitdustfs.testing.swarm import make_identity
+from tests.edges.paying import Paying
 
 PATIENCE_S = 60
 NAME = name_of(make_identity("anna").node, bytes(SALT_BYTES))
@@ -94,6 +95,22 @@ async def test_what_one_says_the_other_hears_on_a_real_socket() -> None:
             await one.ask()
             while await other.hear() != Heard():
                 pass
+
+
+async def test_what_is_said_and_heard_takes_from_the_limits() -> None:
+    pacer = Paying()
+    with MulticastLan(pacer) as one, MulticastLan() as other, trio.fail_after(PATIENCE_S):
+        one.join(["127.0.0.1"])
+        other.join(["127.0.0.1"])
+        await one.ask()
+        assert pacer.up_bytes == len(question())
+        while await other.hear() != Heard():
+            pass
+        await other.ask()
+        while await one.hear() != Heard():
+            pass
+        assert pacer.down_bytes >= len(question())
+        assert pacer.up_bytes == len(question())
 
 
 async def test_who_joins_other_networks_hears_there_from_then_on() -> None:

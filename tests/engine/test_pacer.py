@@ -176,6 +176,42 @@ async def test_who_gives_up_leaves_the_gate_to_the_others(autojump_clock: MockCl
     assert not gate.is_crowded
 
 
+@pytest.mark.parametrize("every_s", [0.01, 0.1, 1.0])
+async def test_datagrams_take_from_the_same_limit_and_never_wait(autojump_clock: MockClock, every_s: float) -> None:
+    gate, moved, length = gate_of(LIMIT), 0, int(LIMIT * every_s / 4)
+    await gate.pay(1)  # nothing is saved up
+    with trio.move_on_after(20):
+        async with trio.open_nursery() as nursery:
+
+            async def say() -> None:
+                while True:
+                    gate.owe(length)
+                    await trio.sleep(every_s)
+
+            nursery.start_soon(say)
+            while True:
+                await gate.pay(piece := gate.piece(MIB))
+                moved += piece
+    assert 0.7 < moved / (20 * LIMIT) < 0.8
+
+
+async def test_flood_of_datagrams_leaves_half_of_the_limit_to_the_rest(autojump_clock: MockClock) -> None:
+    gate, moved = gate_of(LIMIT), 0
+    with trio.move_on_after(20):
+        async with trio.open_nursery() as nursery:
+
+            async def flood() -> None:
+                while True:
+                    gate.owe(1400)
+                    await trio.sleep(0.0003)
+
+            nursery.start_soon(flood)
+            while True:
+                await gate.pay(piece := gate.piece(MIB))
+                moved += piece
+    assert 0.45 < moved / (20 * LIMIT) < 0.55
+
+
 async def test_without_limits_nothing_is_counted(autojump_clock: MockClock) -> None:
     async with swarm(1) as side:
         await put(side, 1)

@@ -1,9 +1,10 @@
 """Random stories of files that come and go, suppliers that leave, and a machine that is killed in between.
 
-The fault budget: at most one supplier is away at a time; nobody lies. After every step no block has fewer held
-fragments than before but by a supplier that was given up for lost, and what the machine called safe comes back from
-the suppliers without as many of them as the margin says: nothing that a head names was let go. When all is quiet,
-every file reads back, and the suppliers keep nothing that is not needed.
+The fault budget: at most one supplier is away at a time, for however long, and comes back as it was; nobody lies; and
+who is given up, present or lost, is one of more than five, so that each block can have its five fragments at those who
+stay. After every step no block has fewer held fragments than before but by a supplier that was given up for lost, and
+what the machine called safe comes back from the suppliers without as many of them as the margin says: nothing that a
+head names was let go. When all is quiet, every file reads back, and the suppliers keep nothing that is not needed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import trio
 from trio.testing import MockClock
 
 from bitdustfs.core.grace import Patience
+from bitdustfs.core.standing import Event
 from bitdustfs.errors import BadRequest
 from bitdustfs.model import Code, Standing
 from bitdustfs.testing.spool import MemorySpool
@@ -105,8 +107,7 @@ class Story:
         elif what == 16:
             self.leave()
         elif what == 17:
-            with suppress(BadRequest):
-                self.world.node.drainer.stay(f"s{self.dice.randrange(1, SUPPLIERS + 1)}")
+            self.keep()
         elif self.away:
             self.return_all()
         else:
@@ -130,9 +131,22 @@ class Story:
 
     def leave(self) -> None:
         """One is to leave, as long as enough stay."""
-        rows = self.catalog.suppliers()
-        with suppress(BadRequest):
-            self.world.node.drainer.leave(self.dice.choice([row.label for row in rows]))
+        chosen = self.dice.choice(self.catalog.suppliers())
+        if len(self.staying() - {chosen.label}) >= CODE.n:
+            with suppress(BadRequest):
+                self.world.node.drainer.leave(chosen.label)
+
+    def keep(self) -> None:
+        """One that was to leave, or has left, is to stay."""
+        chosen = self.dice.choice(self.catalog.suppliers())
+        if chosen.standing is Standing.FIRED:
+            self.world.node.monitor.meets(chosen, Event.HIRE)
+        elif chosen.standing is Standing.LEAVING:
+            self.world.node.drainer.stay(chosen.label)
+
+    def staying(self) -> set[str]:
+        """Those who were not given up."""
+        return {row.label for row in self.catalog.suppliers() if row.standing in (Standing.HIRED, Standing.LOST)}
 
     def return_all(self) -> None:
         if self.away:
@@ -147,6 +161,7 @@ class Story:
     async def check(self, watch: Watch) -> None:
         """After every step."""
         assert not watch.lowered
+        assert len(self.staying()) >= CODE.n
         self.look()
         if self.dice.random() < 0.3:
             gone = self.dice.sample(range(1, SUPPLIERS + 1), self.customer.margin)
