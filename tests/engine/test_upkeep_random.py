@@ -1,7 +1,7 @@
 """Random stories of files that come and go, suppliers that leave, and a machine that is killed in between.
 
 The fault budget: at most one supplier is away at a time, for however long, and comes back as it was; nobody lies; and
-who is given up, present or lost, is one of more than five, so that each block can have all its fragments at those that
+who is given up, present or lost, is one of more than five, so that a block can have all its fragments at those that
 stay. After every step no block has fewer held fragments than before but by a supplier that was given up for lost, and
 what the machine called safe comes back from the suppliers without as many of them as the margin says: nothing that a
 head names was let go. When all is quiet, every file reads back, and the suppliers keep nothing that is not needed.
