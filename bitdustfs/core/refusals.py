@@ -17,33 +17,42 @@ from bitdustfs.core.grace import DAY_S
 ENOUGH_TIMES: Final = 4  # (tune) so many in a row
 ENOUGH_S: Final = DAY_S  # (tune) and so long since the first: the same disk is not unplugged all day
 REMEMBERED: Final = 4096
+FORGOTTEN_S: Final = 7 * DAY_S  # (tune) after the last time: it was let go meanwhile, or its supplier was
 K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(slots=True)
 class _Refused:
     since: float
+    last: float
     times: int = 0
 
 
 class Refusals(Generic[K]):
-    """What was refused in a row. Holds at most REMEMBERED, and forgets the oldest first."""
+    """What was refused in a row. Holds at most REMEMBERED.
+
+    Where there is more, as at a disk that gives nothing at all, each newcomer takes the place of the one before it,
+    and not of the oldest: else, asked for one after the other, all of them would be forgotten before their next time.
+    """
 
     def __init__(self) -> None:
-        self._known: OrderedDict[K, _Refused] = OrderedDict()
+        self._known: OrderedDict[K, _Refused] = OrderedDict()  # in the order of their last times
+        self._newcomer: K | None = None  # the last one that was refused for the first time
 
     def __len__(self) -> int:
         return len(self._known)
 
     def note(self, what: K, now: float) -> bool:
         """It was refused once more, at `now` seconds. Says whether it is as good as lost; then it is forgotten."""
-        known = self._known.setdefault(what, _Refused(now))
-        known.times += 1
+        if what not in self._known:
+            self._make_room(now)
+            self._newcomer = what
+        known = self._known.setdefault(what, _Refused(now, now))
+        known.times, known.last = known.times + 1, now
+        self._known.move_to_end(what)
         if known.times >= ENOUGH_TIMES and now - known.since >= ENOUGH_S:
             del self._known[what]
             return True
-        while len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
         return False
 
     def times(self, what: K) -> int:
@@ -54,3 +63,11 @@ class Refusals(Generic[K]):
     def clear(self, what: K) -> None:
         """It was given."""
         self._known.pop(what, None)
+
+    def _make_room(self, now: float) -> None:
+        if len(self._known) < REMEMBERED:
+            return
+        victim, oldest = self._newcomer, next(iter(self._known))
+        if victim is None or victim not in self._known or now - self._known[oldest].last >= FORGOTTEN_S:
+            victim = oldest
+        del self._known[victim]
