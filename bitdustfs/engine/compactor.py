@@ -24,6 +24,7 @@ LOOK_EVERY_S = 30.0  # (tune) there is no hurry: what is deleted in one go shall
 PAGE = 32  # sparse blocks looked at in one go
 SMALL = 256  # small blocks looked at, the smallest first
 AGAIN_S = 600.0  # after a new block that could not be placed: that was traffic for nothing
+UNREADABLE_S = 3600.0  # (tune) a block that could not be read: it keeps no other one waiting
 REMEMBERED = 16384  # blocks that gain nothing: they are not looked into each time
 _log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class Compactor:
         self._rewriter = rewriter
         self._pause_until = 0.0
         self._in_vain: OrderedDict[BlockNo, int] = OrderedDict()  # and how much was live in each
+        self._unreadable: OrderedDict[BlockNo, float] = OrderedDict()  # until when they are passed over
 
     async def run(self) -> None:
         """Compact until cancelled."""
@@ -62,6 +64,8 @@ class Compactor:
             await self._work_off(group, is_whole=True)
 
     def _is_new(self, each: Sparse) -> bool:
+        if self._unreadable.get(each.block, 0.0) > trio.current_time():
+            return False
         return self._in_vain.get(each.block) != each.live_bytes and not self._catalog.is_marked(each.block)
 
     async def _work_off(self, sparse: Sequence[Sparse], *, is_whole: bool) -> list[Sparse]:
@@ -100,8 +104,15 @@ class Compactor:
         code = old[0].row.code
         if trio.current_time() < self._pause_until or not self._rewriter.can_be_placed(old, code):
             return
+        plaintexts = []
+        for each in old:
+            try:
+                plaintexts.append(await self._rewriter.read(each))
+            except BitdustError as error:
+                _log.info("block %d stays as it is for now: %s", each.row.block, error)
+                put_bounded(self._unreadable, each.row.block, trio.current_time() + UNREADABLE_S, REMEMBERED)
+                return  # the next look takes up the others without it
         try:
-            plaintexts = [await self._rewriter.read(each) for each in old]
             block = await self._rewriter.write(old, plaintexts, code, also=lambda: self._refuse_marked(old))
             _log.debug("block %d takes what was in %d others", block, len(old))
         except BitdustError as error:

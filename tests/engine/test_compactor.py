@@ -10,6 +10,9 @@ import trio
 from trio.testing import MockClock
 
 from bitdustfs.core.compaction import MERGE_RUN
+from bitdustfs.engine.compactor import UNREADABLE_S
+from bitdustfs.engine.rewriter import Old
+from bitdustfs.errors import BlockLost
 from bitdustfs.model import ROOT_INO, BlockNo, ChunkNo, Code
 from bitdustfs.testing.world import World
 from tests.engine.recovered import Survivors, stocks
@@ -99,6 +102,30 @@ async def test_small_blocks_become_one(autojump_clock: MockClock) -> None:
         assert stored(world) == held(world.catalog)
         await world.node.drop_cache()
         assert {name: await world.read(name) for name in contents} == contents
+
+
+@pytest.mark.slow
+async def test_block_that_cannot_be_read_keeps_no_other_from_being_compacted(autojump_clock: MockClock) -> None:
+    async with World(code=CODE).running() as world:
+        read = world.node.rewriter.read
+
+        async def read_most(old: Old) -> list[bytes]:
+            if old.row.block == 1:
+                raise BlockLost(block="1", have=2, need=3)
+            return await read(old)
+
+        world.node.rewriter.read = read_most  # type: ignore[method-assign]
+        await packed(world)
+        for name, content in PARTS.items():
+            await world.write(f"other {name}", content[::-1])
+        await world.sync()
+        assert block_of(world, 6) == 1 and block_of(world, 9) == 2
+        for name in list(PARTS)[1:]:
+            delete(world, f"other {name}")
+        await until(lambda: block_of(world, 9) != 2)
+        assert block_of(world, 6) == 1
+        world.node.rewriter.read = read  # type: ignore[method-assign]
+        await until(lambda: block_of(world, 6) != 1, most_s=2 * UNREADABLE_S)
 
 
 @pytest.mark.slow
