@@ -14,7 +14,7 @@ for the first time, if they may be enough.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -149,12 +149,14 @@ class Fragments:
         only_best: bool = False,
         planned: Mapping[int, Sequence[SupplierNo]] | None = None,
         keep: bool = False,
+        unhedged: Collection[int] = (),
     ) -> dict[_Part, bytes | memoryview]:
         """Fetch parts of fragments at once; what fails is left out.
 
         Args:
             only_best: nobody is asked who may keep us waiting, if others can do without him.
             keep: leaves that come are remembered.
+            unhedged: fragments that are waited for, however slow they are.
             planned: who holds what; `Speeds.plan` counts it already. Every task begins, also if it is cancelled.
         """
         held = self._holders(block.block) if planned is None else planned
@@ -168,7 +170,7 @@ class Fragments:
                 holders = [
                     each for each in holders if self.asks.is_best(each) or not self.asks.others_do(each, block)
                 ]
-            content = await self._part(block, part, holders, keep=keep)
+            content = await self._part(block, part, holders, keep=keep, may_hedge=part.index not in unhedged)
             if content is not None:
                 got[part] = content
 
@@ -201,7 +203,8 @@ class Fragments:
                 if await self._hope(block) or await self._find_stray(block):
                     continue
                 raise self._error(block, len(have))
-            got = await self._parts(block, [_Part(index, start, end) for index in asked])
+            last = {index for index in asked if failed[index] == TRIES - 1}  # nobody takes that one from it
+            got = await self._parts(block, [_Part(index, start, end) for index in asked], unhedged=last)
             have.update({part.index: content for part, content in got.items()})
             failed.update(index for index in asked if index not in have)
         return have
@@ -287,7 +290,7 @@ class Fragments:
         return holders
 
     async def _part(
-        self, block: BlockRow, part: _Part, holders: Sequence[SupplierNo], *, keep: bool = False
+        self, block: BlockRow, part: _Part, holders: Sequence[SupplierNo], *, keep: bool, may_hedge: bool
     ) -> bytes | memoryview | None:
         """Columns of one fragment from whoever holds it; None if nobody gave them."""
         first = part.start // LEAF_BYTES
@@ -296,7 +299,9 @@ class Fragments:
         for supplier in holders:
             if leaves is not None:
                 break
-            leaves = await self.leaves.fetch(supplier, block, part.index, first, count, may_hedge=True, keep=keep)
+            leaves = await self.leaves.fetch(
+                supplier, block, part.index, first, count, may_hedge=may_hedge, keep=keep
+            )
         if leaves is None:
             return None
         return leaves[part.start - first * LEAF_BYTES : part.end - first * LEAF_BYTES]

@@ -106,3 +106,25 @@ async def test_far_suppliers_are_used_as_fast_as_their_lines_go(autojump_clock: 
         await cold_read_s(world, LARGE)
         middle_s = min(middle_half_s(await cold_read_s(world, LARGE)), middle_half_s(await cold_read_s(world, LARGE)))
         assert len(LARGE) / 2 / middle_s >= LINES * 5 * FAR.bytes_per_s
+
+
+@pytest.mark.slow
+async def test_no_read_fails_because_all_are_slower_than_anybody_knew(autojump_clock: MockClock) -> None:
+    async with World(suppliers=3, code=Code(2, 3)).running() as world:
+        await world.write("file", LARGE[:100_000])
+        await world.sync()
+        await world.node.drop_cache()
+        set_lines(world, [SLOW] * 3)
+        asks = world.node.fragments.asks
+        async with trio.open_nursery() as nursery:
+
+            async def hedge_whoever_may_be() -> None:
+                while True:
+                    for ask in [ask for some in asks._asks.values() for ask in some if ask.may_hedge]:
+                        asks._hedge(ask)
+                    await trio.sleep(0.001)
+
+            nursery.start_soon(hedge_whoever_may_be)
+            assert await world.read("file") == LARGE[:100_000]
+            nursery.cancel_scope.cancel()
+        assert asks.hedged_times > 0
