@@ -49,7 +49,8 @@ def leave(asked: Asked, name: str) -> None:
 
     What it keeps is brought to others first, in the background, also over restarts; then it is given up, and lets go
     what it had. `bitdustfs status` says how far that is. Refused where the others are too few, or have too little
-    room. One that does not answer may leave too: what it keeps is made again from the others.
+    room. One that does not answer may leave too: what it keeps is made again from the others. One that is lost is
+    given up at once, but not while something can be read again only if it comes back.
     """
     report = _asked(asked, "leave", name)
     if asked.as_json:
