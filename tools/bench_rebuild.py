@@ -17,19 +17,30 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from bench_bytes import MIB, Content
 from bench_options import make_temporary, positive, size
+from bench_report import Row, comparison, read_report, report_of
 from bench_sides import Practice
 from bench_system import COMMAND_S, BenchError, WrongBytes, cpu_seconds
 
 LOST_S = 120  # from the kill until the supplier is lost, at most
 LOOK_S = 1.0  # each look starts a program, which takes a quarter of a second of a processor from what is measured
 _STATUS_EXITS = (0, 30, 31, 32, 33)
+ROWS: Mapping[str, Row] = MappingProxyType(
+    {
+        "rebuild_alone": Row("rebuild", "rebuild of what a lost supplier held", "MB/s", True),
+        "rebuild_cpu": Row("rebuild", "  CPU of all daemons", "s/GiB", False),
+        "rebuild_away": Row("rebuild", "read, cold, one supplier away", "MB/s", True),
+        "rebuild_read": Row("rebuild", "  while it is rebuilt", "MB/s", True),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +59,7 @@ class Rebuilt:
 
 def main(arguments: list[str]) -> int:
     options = _parse(arguments)
+    found, failed = None, None
     with ExitStack() as stack:
         temporary = make_temporary(options.tmp, stack)
         side = Practice(temporary, suppliers=options.suppliers, code=options.code, spares=2)
@@ -56,13 +68,19 @@ def main(arguments: list[str]) -> int:
             side.open()
             found = _measure(side, options)
         except (BenchError, OSError, subprocess.SubprocessError) as bad:
-            print(f"bench: FAILED: {bad}", file=sys.stderr)
-            return 1
+            failed = str(bad)
         except KeyboardInterrupt:
-            print("bench: FAILED: interrupted", file=sys.stderr)
-            return 130
-    print(_text(found, options))
-    return 0
+            failed = "interrupted"
+    if found:
+        print(_text(found, options))
+    report = _report(found, options, failed)
+    if options.compare:
+        print(f"\n{comparison(options.compare, report)}")
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    if failed:
+        print(f"bench: FAILED: {failed}", file=sys.stderr)
+    return 130 if failed == "interrupted" else 1 if failed else 0
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -73,6 +91,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     add("--suppliers", type=positive, default=5, metavar="N", help="of the practice swarm (default 5)")
     add("--code", default="3/5", metavar="K/N", help="of the practice swarm (default 3/5)")
     add("--tmp", type=Path, default=Path("/var/tmp"), help="for the swarm: N times what one holds, and some more")
+    add("--json", type=Path, metavar="FILE", help="write everything there")
+    add("--compare", type=read_report, metavar="FILE", help="and show what moved since --json wrote that file")
     options = parser.parse_args(arguments)
     options.size = options.held * int(options.code.partition("/")[0])
     options.read = min(options.read, options.size)
@@ -153,6 +173,20 @@ def _until_full(side: Practice) -> None:
         if time.monotonic() > until:
             raise BenchError(f"{left} fragments are still missing")
         time.sleep(LOOK_S)
+
+
+def _report(found: Rebuilt | None, options: argparse.Namespace, failed: str | None) -> dict[str, Any]:
+    """The same as every benchmark tells."""
+    samples: dict[str, list[float]] = {}
+    if found:
+        samples = {
+            "rebuild_alone": [found.held_bytes / 1e6 / found.alone_s],
+            "rebuild_cpu": [found.cpu_s * 2**30 / found.held_bytes],
+            "rebuild_away": [found.read_before],
+            "rebuild_read": list(found.reads),
+        }
+    settings = {"suppliers": options.suppliers, "code": options.code, "held_bytes": options.held}
+    return report_of(ROWS, {"bitdustfs": samples}, settings=settings, failed=failed, fill={})
 
 
 def _say(text: str) -> None:

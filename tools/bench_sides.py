@@ -80,6 +80,10 @@ class Side:
         if self._cold_disk and not drop_caches(EVERYTHING):
             raise BenchError("--cold disk needs root, and a /proc/sys/vm/drop_caches that may be written")
 
+    def remount(self) -> bool:
+        """End the process that serves and start another one. False: here that is not for us to do."""
+        return False
+
     @contextmanager
     def losing(self) -> Iterator[bool]:
         """As many suppliers are dead meanwhile as may be; False: here none can be killed."""
@@ -149,6 +153,12 @@ class Practice(Bitdust):
         if len(found.suppliers) != self._suppliers + self._spares or not found.mount:
             raise BenchError(f"the practice swarm is up, but its processes cannot be told apart: {found}")
         self._is_up = True
+
+    def remount(self) -> bool:
+        self.peaks()  # the next process counts from nothing
+        command([self.program, "umount", self.root], wait_s=CLOSE_S)
+        command([self.program, "--home", self.home, "mount", f"--code={self._code}", "--", self.root], wait_s=CLOSE_S)
+        return True
 
     def kill(self, number: int) -> None:
         """End the process of one supplier, numbered from 1, as a power loss would."""
@@ -223,6 +233,10 @@ class Gocryptfs(Side):
 
     def daemons(self) -> Daemons:
         return Daemons(mount=(self._process.pid,) if self._process else ())
+
+    def remount(self) -> bool:
+        self._forget()
+        return True
 
     def _forget(self) -> None:
         self.peaks()  # the next process counts from nothing

@@ -44,7 +44,11 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         "small_rm_cpu": Row("small", "  CPU of the mounting process for that", "s", False),
         "rsync_first": Row("rsync", "rsync -a, {tree} real files", "s", False),
         "rsync_again": Row("rsync", "  again, nothing changed", "s", False),
+        "rsync_remount": Row("rsync", "  again, after a remount", "s", False),
         "rsync_cpu": Row("rsync", "  CPU of the mounting process, both", "s", False),
+        "git_clone": Row("git", "git clone, {tree} real files", "s", False),
+        "git_status": Row("git", "  git status", "s", False),
+        "git_status_cold": Row("git", "  git status, cold", "s", False),
         "find_cold": Row("find", "find, {tree} real files, cold", "s", False),
         "find_warm": Row("find", "find, warm", "s", False),
         "random_read_cold": Row("random", "random 4 KiB reads, cold", "/s", True),
@@ -58,7 +62,7 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         "memory_supplier": Row("memory", "peak memory, largest supplier", "MiB", False),
     }
 )
-STAGES = ("write", "read", "small", "rsync", "find", "random", "dead")
+STAGES = ("write", "read", "small", "rsync", "git", "find", "random", "dead")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,8 @@ class Run:
             yield from self._stage("small", self._small)
         if {"rsync", "find"} & wanted:
             yield from self._trees()
+        if "git" in wanted:
+            yield from self._stage("git", self._git)
         if "random" in wanted:
             yield from self._stage("random", self._random)
         if "dead" in wanted:
@@ -225,6 +231,29 @@ class Run:
             raise WrongBytes(f"rsync had to do again: {changed.splitlines()[:5]}")
         yield "rsync_again", spent.seconds
         yield from cpu.spent("rsync_cpu")
+        if self._side.remount():
+            yield "rsync_remount", timed(lambda: command(words))
+
+    def _git(self) -> Samples:
+        """A repository with one commit is made outside, cloned here, and asked whether anything changed."""
+        source, target = self._temporary / "repository", self._place / "repository"
+        plant_tree(self._load.tree, source)
+        git(source, "init", "--quiet")
+        git(source, "add", "--force", "--all")
+        git(source, "commit", "--quiet", "--no-verify", "--message", "all of it")
+        yield "git_clone", timed(lambda: git(self._place, "clone", "--quiet", "--no-hardlinks", source, target))
+        for row in ("git_status", "git_status_cold"):
+            if row == "git_status_cold":
+                self._side.forget()
+            spent = Stopwatch()
+            with spent:
+                changed = git(target, "status", "--porcelain")
+            if changed:
+                raise WrongBytes(f"git finds changes in {target}: {changed.splitlines()[:5]}")
+            yield row, spent.seconds
+        git(target, "fsck", "--strict")
+        shutil.rmtree(source)
+        shutil.rmtree(target)
 
     def _find(self, target: Path, names: int) -> Samples:
         self._side.forget()
@@ -362,6 +391,13 @@ class MountCpu:
 
     def _sum(self) -> float:
         return sum(cpu_seconds(self._side.daemons().mount).values())
+
+
+def git(directory: Path, *words: str | Path) -> str:
+    """Run git there, whatever the person's own settings are."""
+    nobody = ["-c", "user.name=bench", "-c", "user.email=bench@localhost", "-c", "core.hooksPath=/dev/null"]
+    apart = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+    return command(["git", *nobody, "-C", directory, *words], env=apart)
 
 
 def timed(work: Callable[[], object]) -> float:

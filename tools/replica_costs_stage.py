@@ -1,6 +1,8 @@
 """One customer for `replica_costs.py`: fills a volume, ships its catalog, and prints what that cost as JSON.
 
-Run as `replica_costs_stage.py HOME FILES`, in a process of its own, so that its peak memory is its own.
+Run as `replica_costs_stage.py HOME FILES`, in a process of its own, so that its peak memory is its own; or, for
+`tools/bench large`, as `replica_costs_stage.py HOME FILES CROWD`: then so many of the files are in one directory, the
+first one, and nothing is shipped.
 """
 
 from __future__ import annotations
@@ -69,8 +71,8 @@ class Customer:
         self._steps = LongestStep()
         trio.lowlevel.add_instrument(self._steps)
 
-    async def add_files(self) -> None:
-        """A directory of FILES_EACH small files, safe but for the catalog that names them."""
+    async def add_files(self, into: Ino | None = None) -> None:
+        """FILES_EACH small files in a new directory, or in this one, safe but for the catalog that names them."""
         names = [f"file-{self._directories:05}-{number:04}.txt".encode() for number in range(FILES_EACH)]
         contents = [name + b" " + self._entropy.bytes(40).hex().encode() for name in names]
         block_id = BlockId(self._entropy.bytes(32))
@@ -80,7 +82,9 @@ class Customer:
         fragments = erasure.encode(content, CODE)
         roots = tuple(fragment.root(each) for each in fragments)
         shipment = Shipment(block_id, self.secrets.scope, self._suite, CODE, length, roots, fragments)
-        directory = self.node.tree.mkdir(ROOT_INO, f"directory-{self._directories:05}".encode(), 0o755, CALLER)
+        made = self.node.tree.mkdir(ROOT_INO, f"directory-{self._directories:05}".encode(), 0o755, CALLER)
+        directory = made if into is None else self.catalog.inode(into)
+        assert directory is not None
         self._directories += 1
 
         def record() -> None:
@@ -120,7 +124,7 @@ class Customer:
         return float(self.node.uploads.sent_bytes - sent + head_bytes), took_s, self._steps.longest_s
 
 
-async def fill(customer: Customer, files: int) -> None:
+async def fill(customer: Customer, files: int, crowd: int = 0) -> None:
     """Put the files into the volume while nothing ships its catalog: the first snapshot is to find all of them."""
     node = customer.node
     async with node.uploads.running(), trio.open_nursery() as nursery:
@@ -128,8 +132,9 @@ async def fill(customer: Customer, files: int) -> None:
             nursery.start_soon(node.services[service])
         while len(node.suppliers.online()) < CODE.n:
             await node.suppliers.wait_for_change()
-        for _ in range(files // FILES_EACH):
-            await customer.add_files()
+        first = node.tree.mkdir(ROOT_INO, b"crowd", 0o755, CALLER).ino if crowd else None
+        for number in range(files // FILES_EACH):
+            await customer.add_files(first if number < crowd // FILES_EACH else None)
             drop_outbox(customer.catalog)
         await node.journal.durable()
         nursery.cancel_scope.cancel()
@@ -163,8 +168,8 @@ async def measure(customer: Customer, found: dict[str, float]) -> None:
     note("again", await customer.cost(node.replica._snapshots.take))  # no verb asks for one
 
 
-async def ship(home: Home, files: int) -> dict[str, float]:
-    """Fill a volume, bring its catalog to suppliers, and say what it cost."""
+async def ship(home: Home, files: int, crowd: int = 0) -> dict[str, float]:
+    """Fill a volume, bring its catalog to suppliers unless there is a crowd, and say what it cost."""
     tune_process()
     keys = read_keys(home)
     secrets = VolumeSecrets(keys.volume.volume)
@@ -176,10 +181,11 @@ async def ship(home: Home, files: int) -> dict[str, float]:
             node.tree.plant(None, CALLER)
             return Customer(node, catalog, secrets)
 
-        await fill(customer(), files)
-        shipping = customer()
-        async with shipping.node.running():
-            await measure(shipping, found)
+        await fill(customer(), files, crowd)
+        if not crowd:
+            shipping = customer()
+            async with shipping.node.running():
+                await measure(shipping, found)
     found["catalog"] = float(home.catalog.stat().st_size)
     found["per_file"] = found["catalog"] / files
     found["ship_peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
@@ -204,10 +210,10 @@ def make_node(home: Home, keys: NodeKeys, catalog: SqliteCatalog, spool: DiskSpo
     )
 
 
-def main(home_path: str, files: str) -> int:
+def main(home_path: str, files: str, crowd: str = "0") -> int:
     home = Home(Path(home_path))
     with hold(home):
-        print(json.dumps(trio.run(ship, home, int(files))))
+        print(json.dumps(trio.run(ship, home, int(files), int(crowd))))
     return 0
 
 
