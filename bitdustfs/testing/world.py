@@ -177,7 +177,12 @@ async def read_whole(node: Node, name: str) -> bytes:
     """The whole content of a file of the root directory of a mount."""
     inode = node.tree.lookup(ROOT_INO, name.encode())
     assert inode is not None, f"{name} does not exist"
+    return await read_whole_of(node, inode.ino)
+
+
+async def read_whole_of(node: Node, ino: Ino) -> bytes:
+    """The whole content of a file of a mount."""
     got = bytearray()
-    while more := await node.files.read(inode.ino, len(got), _READ_BYTES):
+    while more := await node.files.read(ino, len(got), _READ_BYTES):
         got += more
     return bytes(got)

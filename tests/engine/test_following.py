@@ -15,6 +15,7 @@ from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.claim import Claimed
 from bitdustfs.engine.kept import VERBATIM
 from bitdustfs.engine.node import Node
+from bitdustfs.engine.replica import kept_safe
 from bitdustfs.errors import FileError, ReadOnly
 from bitdustfs.model import ROOT_INO, Ino
 from bitdustfs.testing.world import read_whole
@@ -53,15 +54,20 @@ async def test_machine_that_let_go_shows_what_the_other_one_writes_and_gets_the_
         async with laptop.mounted() as node:
             await laptop.write("file", CONTENT)
             await laptop.write("deleted", b"still open")
+            await laptop.write("late", b"closed by a request that ends late")
             assert await laptop.sync() == "safe"
-            number, nameless = opened(node, b"file"), opened(node, b"deleted")
-            node.tree.unlink(ROOT_INO, b"deleted")
+            number, nameless, late = (opened(node, name) for name in (b"file", b"deleted", b"late"))
+            for name in (b"deleted", b"late"):
+                node.tree.unlink(ROOT_INO, name)
             await laptop.write("written last", b"written last")
             assert await Asking(desktop).run() is Claimed.HELD
             tree = node.view_tree
             assert tree is not None
             assert await tree.read(number, 0, len(CONTENT)) == CONTENT
             assert laptop.catalog.local_value(VERBATIM)
+            node.tree.lives.closed(late)
+            node.tree.lives.forget(late, 1)
+            assert laptop.catalog.inode(late) is not None, "another machine writes"
             await desktop.learn()
             async with desktop.mounted():
                 await desktop.write("file", b"changed there")
@@ -86,6 +92,7 @@ async def test_machine_that_let_go_shows_what_the_other_one_writes_and_gets_the_
         assert await Asking(laptop).run() is Claimed.HELD  # and back, with the catalog that it followed with
         with closing(SqliteCatalog(laptop.path)) as catalog:
             assert await look(world, catalog, laptop.identity) is None  # nothing is newer, and so nothing put aside
+            assert kept_safe(catalog) == catalog.last_change  # nothing there counts as unsent from here
             catalog.put_local_value(VERBATIM, b"")
             catalog.commit()
         async with laptop.mounted() as node:
@@ -117,6 +124,25 @@ async def test_writer_that_slept_while_another_one_took_over_follows_it(
             await desktop.write("there", b"and more")
             await shows_newest(desktop, node)
             assert await read_whole(node, "there") == b"and more"
+
+
+@pytest.mark.slow
+async def test_writer_that_comes_back_after_another_one_wrote_and_has_gone_shows_what_that_one_wrote(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """Nobody else holds the volume: the heads alone tell of it."""
+    async with two(tmp_path) as (_world, laptop, desktop), laptop.mounted() as node:
+        await laptop.write("file", CONTENT)
+        assert await laptop.sync() == "safe"
+        await desktop.learn()
+        laptop.cut()
+        await trio.sleep(2 * LEASE_S)
+        async with desktop.mounted():
+            await desktop.write("there", b"there")
+            assert await desktop.sync() == "safe"
+        laptop.heal()
+        await until(lambda: node.view is not None and laptop.shows("there"))
+        assert await read_whole(node, "there") == b"there"
 
 
 @pytest.mark.slow
