@@ -58,9 +58,10 @@ def mount(
 
     Returns when the mount serves; what is written is sent to the suppliers in the background.
 
-    If another machine of yours writes the volume now, it is asked to let it go: it sends all that it has, and is
-    read-only from then on. One that cannot be reached is waited for, ten minutes at most; --take-over does not wait.
-    What is waited for is said every ten seconds. Ctrl-C ends the waiting, and leaves the volume to the other machine.
+    If another machine of yours writes the volume now, it is asked to let it go: it sends all that it has, and from
+    then on only reads, and shows what is written here. One that cannot be reached is waited for, ten minutes at most;
+    --take-over does not wait. What is waited for is said every ten seconds. Ctrl-C ends the waiting, and leaves the
+    volume to the other machine.
 
     \b
     Options after -o, with commas between them:

@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitdustfs.core import head as heads
 from bitdustfs.core import lease as leases
-from bitdustfs.core.head import NO_HEAD, Head, Verdict
+from bitdustfs.core.head import Head, Verdict
 from bitdustfs.core.lease import LEASE_S, Answer, Holder, Lease
 from bitdustfs.model import NodeId
 from bitdustfs.testing.swarm import make_identity
+from tests.core.leased import COPY, HANDLE, SEAT, head_of
 
 LAPTOP, DESKTOP = (make_identity(name, owner="customer") for name in ("laptop", "desktop"))
-SEATS = b"first seat 16 by", b"other seat 16 by"
+SEATS = SEAT, COPY
 HOLDERS = [Holder(NodeId(bytes([node]) * 32), seat) for node in (1, 2) for seat in SEATS]
 
 
-def head(
-    version: int,
-    after: Head | None = None,
-    *,
-    desktop: bool = False,
-    seat: bytes = SEATS[0],
-    lease_s: int = LEASE_S,
-    takes_over: bool = False,
-) -> Head:
-    by = DESKTOP if desktop else LAPTOP
-    return heads.sign(
-        by,
-        handle=b"h" * 16,
-        version=version,
-        previous=after.digest if after else NO_HEAD,
-        sealed=by.node,
-        seat=seat,
-        lease_s=lease_s,
-        takes_over=takes_over,
-    )
+def head(version: int, after: Head | None = None, *, desktop: bool = False, **how: Any) -> Head:
+    return head_of(DESKTOP if desktop else LAPTOP, version, after, **how)
 
 
 FIRST = head(1)
@@ -110,7 +95,7 @@ def test_another_writers_head_is_taken_when_it_says_that_it_takes_over() -> None
 
 def test_new_epoch_asks_no_lease() -> None:
     recovered = make_identity("recovered", owner="customer", epoch=2)
-    made = heads.sign(recovered, handle=b"h" * 16, version=2, previous=FIRST.digest, sealed=b"sealed")
+    made = heads.sign(recovered, handle=HANDLE, version=2, previous=FIRST.digest, sealed=b"sealed")
     assert leases.may_follow(made, b"", FIRST, FROM_0, now_s=1.0)
 
 

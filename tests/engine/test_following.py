@@ -107,9 +107,11 @@ async def test_machine_that_let_go_shows_what_the_other_one_writes_and_gets_the_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("is_there", [True, False])
 async def test_writer_that_slept_while_another_one_took_over_follows_it(
-    autojump_clock: MockClock, tmp_path: Path
+    autojump_clock: MockClock, tmp_path: Path, is_there: bool
 ) -> None:
+    """Where that one has gone, nobody holds the volume, and the heads alone tell of it."""
     async with two(tmp_path) as (_world, laptop, desktop), laptop.mounted() as node:
         await laptop.write("file", CONTENT)
         assert await laptop.sync() == "safe"
@@ -119,30 +121,15 @@ async def test_writer_that_slept_while_another_one_took_over_follows_it(
         async with desktop.mounted():
             await desktop.write("there", b"there")
             assert await desktop.sync() == "safe"
-            laptop.heal()
-            await until(lambda: node.view is not None)
-            await desktop.write("there", b"and more")
-            await shows_newest(desktop, node)
-            assert await read_whole(node, "there") == b"and more"
-
-
-@pytest.mark.slow
-async def test_writer_that_comes_back_after_another_one_wrote_and_has_gone_shows_what_that_one_wrote(
-    autojump_clock: MockClock, tmp_path: Path
-) -> None:
-    """Nobody else holds the volume: the heads alone tell of it."""
-    async with two(tmp_path) as (_world, laptop, desktop), laptop.mounted() as node:
-        await laptop.write("file", CONTENT)
-        assert await laptop.sync() == "safe"
-        await desktop.learn()
-        laptop.cut()
-        await trio.sleep(2 * LEASE_S)
-        async with desktop.mounted():
-            await desktop.write("there", b"there")
-            assert await desktop.sync() == "safe"
+            if is_there:
+                laptop.heal()
+                await until(lambda: node.view is not None)
+                await desktop.write("there", b"and more")
+                await shows_newest(desktop, node)
+                assert await read_whole(node, "there") == b"and more"
         laptop.heal()
         await until(lambda: node.view is not None and laptop.shows("there"))
-        assert await read_whole(node, "there") == b"there"
+        assert await read_whole(node, "there") == (b"and more" if is_there else b"there")
 
 
 @pytest.mark.slow

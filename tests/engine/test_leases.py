@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from bitdustfs.core import head as heads
 from bitdustfs.core import wire
 from bitdustfs.core.certificate import Identity
-from bitdustfs.core.head import NO_HEAD, Head
+from bitdustfs.core.head import Head
 from bitdustfs.core.lease import LEASE_S, WISH_S
 from bitdustfs.core.wire import Refusal, Refused
 from bitdustfs.engine.heads import WAIT_S
 from bitdustfs.model import Role
 from bitdustfs.testing.swarm import make_identity
+from tests.core.leased import COPY, SEAT, head_of
 from tests.engine.test_heads import DESKTOP, HANDLE, LAPTOP, NEW_LAPTOP, Kept, SlowCrunch
 
-SEAT, COPY = b"the first seat..", b"of a copied home"
 TABLET = make_identity("tablet", owner="customer", role=Role.READER)
 
 
-def head(
-    version: int,
-    after: Head | None = None,
-    *,
-    by: Identity = LAPTOP,
-    seat: bytes = SEAT,
-    lease_s: int = LEASE_S,
-    takes_over: bool = False,
-) -> Head:
-    return heads.sign(
-        by,
-        handle=HANDLE,
-        version=version,
-        previous=after.digest if after else NO_HEAD,
-        sealed=by.node,
-        seat=seat,
-        lease_s=lease_s,
-        takes_over=takes_over,
-    )
+def head(version: int, after: Head | None = None, *, by: Identity = LAPTOP, **how: Any) -> Head:
+    return head_of(by, version, after, handle=HANDLE, **how)
 
 
 FIRST = head(1)
