@@ -123,7 +123,7 @@ class Body:
 
         async def let_go() -> None:
             await trio.lowlevel.checkpoint()
-            self.olds.remove((path, spool, plan))
+            self.olds = [each for each in self.olds if each[0] != path]
 
         state = OldState(f"{number}-{path.name}", path.name, plan, catalog, spool, side, b"boot", let_go)
         return Aside(state, self.machine.node, self.machine.catalog, SECRETS, InlineCrunch(), self.world.swarm.wall)
@@ -148,7 +148,7 @@ class Body:
         machine, cut = self.machine, dict(self.world.swarm.network._breaks)
         machine.cut()
         machine.node.holding.has_let_go = True
-        kept = copy.deepcopy(machine.spool)
+        kept, olds = copy.deepcopy(machine.spool), list(self.olds)
         aside = machine.path.with_name("dead")
         for tail in ("", "-wal"):
             if machine.path.with_name(machine.path.name + tail).exists():
@@ -158,7 +158,7 @@ class Body:
             machine.path.with_name(machine.path.name + tail).unlink(missing_ok=True)
             if Path(str(aside) + tail).exists():
                 shutil.move(str(aside) + tail, machine.path.with_name(machine.path.name + tail))
-        machine.spool = kept
+        machine.spool, self.olds = kept, olds
         self.world.swarm.network._breaks = cut
 
     async def write(self, name: str, content: bytes) -> None:
