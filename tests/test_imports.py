@@ -34,7 +34,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
 ONLY_IN = {
     "pyfuse3": {"bitdustfs.edges.fuse"},
     "zfec": {"bitdustfs.core.erasure"},
-    "cffi": {"bitdustfs.core.galois"},
+    "cffi": {"bitdustfs.core.galois", "bitdustfs.core.uncleared"},
     "kademlia": {"bitdustfs.edges.dht_node", "bitdustfs.edges.dht_protocol", "bitdustfs.edges.dht_table"},
     "zeroconf": {"bitdustfs.edges.lan"},
 }

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bitdustfs.core.seal import BlockSeal
+from bitdustfs.core.uncleared import uncleared
 from bitdustfs.model import BLOCK_BYTES, SEAL_BYTES
 
 MAX_SLOTS = 1024  # of a block of tiny chunks
@@ -64,7 +65,7 @@ def fits(lengths: Sequence[int], more: int, *, most: int = MAX_SLOTS) -> bool:
     return len(lengths) < most and sum(lengths) + more + (len(lengths) + 1) * SEAL_BYTES <= BLOCK_BYTES
 
 
-def build(seal: BlockSeal, plaintexts: Sequence[bytes], *, k: int = 1) -> tuple[bytearray, tuple[Placed, ...]]:
+def build(seal: BlockSeal, plaintexts: Sequence[bytes], *, k: int = 1) -> tuple[memoryview, tuple[Placed, ...]]:
     """Seal chunks and join them into a block. Returns the padded block and the place of each chunk.
 
     Args:
@@ -73,9 +74,9 @@ def build(seal: BlockSeal, plaintexts: Sequence[bytes], *, k: int = 1) -> tuple[
     """
     places, length = layout([len(p) for p in plaintexts])
     end = places[-1].offset + places[-1].length + SEAL_BYTES
-    block = bytearray(-(-length // k) * k)
+    block = uncleared(-(-length // k) * k)
     block[end:length] = seal.padding(length - end)
-    with memoryview(block) as view:
-        for place, plaintext in zip(places, plaintexts, strict=True):
-            seal.seal_into(place.slot, plaintext, view[place.offset : place.offset + place.length + SEAL_BYTES])
+    block[length:] = bytes(len(block) - length)
+    for place, plaintext in zip(places, plaintexts, strict=True):
+        seal.seal_into(place.slot, plaintext, block[place.offset : place.offset + place.length + SEAL_BYTES])
     return block, places

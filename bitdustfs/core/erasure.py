@@ -24,7 +24,7 @@ def fragment_length(block_length: int, k: int) -> int:
     return -(-block_length // k)
 
 
-def encode(block: bytes | bytearray, code: Code) -> tuple[bytes | memoryview, ...]:
+def encode(block: bytes | memoryview, code: Code) -> tuple[bytes | memoryview, ...]:
     """Cut a block into `code.n` fragments, any `code.k` of which restore it.
 
     Args:
@@ -38,7 +38,7 @@ def encode(block: bytes | bytearray, code: Code) -> tuple[bytes | memoryview, ..
     return reencode(primaries(block, code.k), code.k, range(code.n))
 
 
-def remake(block: bytes | bytearray, k: int, wanted: Sequence[int]) -> tuple[bytes | memoryview, ...]:
+def remake(block: bytes | memoryview, k: int, wanted: Sequence[int]) -> tuple[bytes | memoryview, ...]:
     """Make the fragments with the indexes `wanted` of a whole block again."""
     return reencode(primaries(block, k), k, wanted)
 
@@ -77,7 +77,7 @@ def decode(fragments: Mapping[int, bytes | memoryview], k: int) -> tuple[bytes |
     return tuple(restored.get(i, pieces[i]) for i in range(k))
 
 
-def primaries(block: bytes | bytearray, k: int) -> tuple[bytes | memoryview, ...]:
+def primaries(block: bytes | memoryview, k: int) -> tuple[bytes | memoryview, ...]:
     """Cut a block into its k primary fragments. Raises ValueError: it is empty."""
     if not block:
         raise ValueError("an empty block cannot be encoded")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bitdustfs.core import wire
+from bitdustfs.core.uncleared import uncleared
 from bitdustfs.core.wire import Message
 from bitdustfs.errors import ProtocolViolation
 
@@ -130,7 +131,7 @@ class Parser:
 
     def _place(self, body_bytes: int) -> None:
         """Make the place of a body, with what is there of it."""
-        self._body = memoryview(bytearray(body_bytes))
+        self._body = uncleared(body_bytes)  # nobody gets it before it is whole
         here = min(len(self._held), body_bytes)
         self._body[:here] = self._take(here)
         self._missing = body_bytes - here

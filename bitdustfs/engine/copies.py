@@ -32,7 +32,7 @@ class Copies:
         self._crunch = crunch
         self._secrets = secrets
 
-    async def block(self, block: BlockRow) -> bytearray | None:
+    async def block(self, block: BlockRow) -> memoryview | None:
         """A block as it was coded; None: something of it is not here."""
         rows = {row.slot: row for row in self._catalog.chunks_of_block(block.block)}
         ordered = [rows[slot] for slot in sorted(rows)]
@@ -47,7 +47,7 @@ class Copies:
             await trio.lowlevel.checkpoint()
         seal = self._secrets.seal_of(block.block_id, block.scope, block.suite)
 
-        def build() -> bytearray:
+        def build() -> memoryview:
             return blocks.build(seal, plaintexts)[0]
 
         return await self._crunch.run(build)

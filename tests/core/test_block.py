@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from bitdustfs.core.block import MIN_BLOCK_BYTES, Placed, build, fits, layout, padded_length
 from bitdustfs.core.seal import BlockSeal
+from bitdustfs.core.uncleared import uncleared
 from bitdustfs.model import BLOCK_BYTES, BLOCK_CHUNKS, CHUNK_BYTES, SEAL_BYTES, BlockId, Suite
 
 SEAL = BlockSeal(b"v" * 32, b"i" * 16, 1, BlockId(b"b" * 32), Suite.AES_256_GCM)
@@ -81,3 +82,16 @@ def test_built_block_gives_every_chunk_back(plaintexts: list[bytes]) -> None:
     assert len(block) == padded_length(sum(map(len, plaintexts)) + SEAL_BYTES * len(plaintexts))
     got = [SEAL.unseal(p.slot, bytes(block[p.offset : p.offset + p.length + SEAL_BYTES])) for p in places]
     assert got == plaintexts
+
+
+def test_what_lay_in_memory_before_is_nowhere_in_a_block() -> None:
+    for _ in range(20):
+        before = [uncleared(MIN_BLOCK_BYTES + 2) for _ in range(20)]
+        for each in before:
+            each[:] = b"\xff" * len(each)
+        del each, before
+        block, places = build(SEAL, [b"letter"], k=3)
+
+        end = places[-1].offset + places[-1].length + SEAL_BYTES
+        assert bytes(block[end:MIN_BLOCK_BYTES]) == SEAL.padding(MIN_BLOCK_BYTES - end)
+        assert bytes(block[MIN_BLOCK_BYTES:]) == b"\0\0"
