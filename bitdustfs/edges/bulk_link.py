@@ -22,22 +22,27 @@ from bitdustfs.errors import PeerError, PeerGone, ProtocolViolation
 from bitdustfs.model import BulkPass, NodeId, short
 
 CLOSE_S: Final = 1
-TURN_BYTES: Final = 1024 * 1024  # (tune) of frames in one go: some 300 µs
-FRAME_COST_BYTES: Final = 64 * 1024  # as much work as that is in any frame, and a peer may send very short ones
-WISH_BYTES: Final = 1024 * 1024  # (tune) waited for at once on a fast line: each turn of the loop costs time
+TURN_BYTES: Final = 1024 * 1024  # (tune) of frames that leave in one go: some 800 µs with the kernel's work
+TURN_IN_BYTES: Final = 2 * TURN_BYTES  # (tune) of frames that came, of which the kernel's work is done
+TURN_FRAMES: Final = 16  # of the shortest frames that a peer may send, in one go
+# (tune) waited for at once on a fast line: a whole fragment, for each turn of the loop costs time. The kernel
+# waits for half of what a connection may hold (tcp_rmem) if that is less.
+WISH_BYTES: Final = 3 * 1024 * 1024
 PATIENCE_S: Final = 0.25  # (tune) then take what is there: whoever watches the line must see it move
 
 
 class _Turn:
     """Says when other tasks must run. Not at every frame: with trio's own calls each costs a turn of the loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._frame_bytes = most_bytes // TURN_FRAMES  # as much work is in any frame
         self._bytes = 0
 
     def is_over(self, count: int) -> bool:
         """Note that a frame of so many bytes moved; say whether that is enough for now."""
-        self._bytes += FRAME_COST_BYTES + count
-        if self._bytes < TURN_BYTES:
+        self._bytes += self._frame_bytes + count
+        if self._bytes < self._most_bytes:
             return False
         self._bytes = 0
         return True
@@ -58,7 +63,7 @@ class BulkLink:
         self._rest = memoryview(b"")  # of a frame that was longer than what was asked for
         self._woken_at = 1
         self._wish = 0  # how many bytes to wait for, if so many are sure to come
-        self._out, self._in = _Turn(), _Turn()
+        self._out, self._in = _Turn(TURN_BYTES), _Turn(TURN_IN_BYTES)
         self._may_send = True  # no frame is half sent, and the last one is not
 
     @property
