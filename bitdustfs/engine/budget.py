@@ -54,6 +54,8 @@ class Budget:
         asking = _Asking(owner, min(count, self._total))
         self._asking[asking] = None
         self._grant()
+        if asking.granted.is_set():
+            return asking.count  # without a pass of the loop
         try:
             await asking.granted.wait()
         except BaseException:

@@ -32,6 +32,7 @@ from bitdustfs.core.hello import check_hello, make_hello
 from bitdustfs.engine.budget import Memory
 from bitdustfs.engine.frames import Frames
 from bitdustfs.engine.handler import Handler, RefuseAll, error_of
+from bitdustfs.engine.held import Held
 from bitdustfs.engine.pacer import Pacer
 from bitdustfs.errors import BitdustError, PeerError, PeerGone, ProtocolViolation
 from bitdustfs.model import NodeId, OwnerId
@@ -267,7 +268,10 @@ class Peer:
             PeerRefused, PeerFull, PeerLacks, PeerError: the peer refused.
             ProtocolViolation: the answer makes no sense; the connection is ended.
         """
-        await self._slots.acquire()
+        if self._slots.value and self.ended is None:
+            self._slots.acquire_nowait()  # without a pass of the loop; `_send` looks whether we are cancelled
+        else:
+            await self._slots.acquire()
         if self.ended is not None:
             self._slots.release()
             raise self._gone_again()
@@ -292,7 +296,7 @@ class Peer:
 
     async def _send(self, head: bytes, body: tuple[bytes | memoryview, ...]) -> None:
         """Send one whole frame, or end the connection."""
-        async with self._frames.turn(body), self._send_lock:
+        async with self._frames.turn(body), Held(self._send_lock):
             await trio.lowlevel.checkpoint_if_cancelled()
             if self.ended is not None:
                 raise self._gone_again()
@@ -325,7 +329,11 @@ class Peer:
             self._end(error)
 
     async def _serve(self, nursery: trio.Nursery, event: Arriving | Frame, request: wire.Request) -> None:
-        await self._inbound.acquire()  # released by `_answer` and `_refuse`; honest peers never make us wait here
+        # released by `_answer` and `_refuse`; honest peers never make us wait here
+        if self._inbound.value:
+            self._inbound.acquire_nowait()
+        else:
+            await self._inbound.acquire()
         body_bytes = event.body_bytes if isinstance(event, Arriving) else 0
         refusal = self._admit(request)
         if refusal is not None:

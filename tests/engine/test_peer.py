@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 import trio
@@ -26,6 +26,7 @@ BOB = make_identity("bob")
 MALLORY = make_identity("mallory")
 NAME = b"n" * 32
 ROOT = b"r" * 32
+A_PING, A_PUT = 11, 12  # steps of tasks, of both sides
 
 
 class Script:
@@ -200,6 +201,37 @@ async def test_long_bodies_arrive_whole(autojump_clock: MockClock) -> None:
         await to_bob.request(wire.Put(NAME, ROOT, len(body), 1, 0), wire.Done, memoryview(body))
     assert script.got == [(wire.Put(NAME, ROOT, len(body), 1, 0), body)]
     assert script.open == 0
+
+
+async def test_requests_cost_few_turns_of_the_loop(autojump_clock: MockClock) -> None:
+    """Each costs as much of the processor as a message does, here and at the supplier."""
+    async with peers(Script()) as (bob, _):
+        with counted_steps() as steps:
+            for _ in range(10):
+                await bob.request(wire.Ping(), wire.Done)
+        pings = len(steps)
+        with counted_steps() as steps:
+            for _ in range(10):
+                await bob.request(wire.Put(NAME, ROOT, 100_000, 1, 0), wire.Done, b"x" * 100_000)
+        assert pings <= 10 * A_PING
+        assert len(steps) <= 10 * A_PUT
+
+
+@contextmanager
+def counted_steps() -> Iterator[list[str]]:
+    """The steps of all tasks."""
+    names: list[str] = []
+
+    class Count(trio.abc.Instrument):
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            names.append(task.name)
+
+    count = Count()
+    trio.lowlevel.add_instrument(count)
+    try:
+        yield names
+    finally:
+        trio.lowlevel.remove_instrument(count)
 
 
 async def test_answers_come_out_of_order(autojump_clock: MockClock) -> None:
