@@ -25,6 +25,8 @@ def connect(path: str, vfs: str | None, *, read_only: bool = False) -> apsw.Conn
     flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
     connection = apsw.Connection(path, flags=flags, vfs=vfs, statementcachesize=_STATEMENTS)
     connection.set_busy_timeout(BUSY_MS)
+    # Without it a statement with a range or a partial index is compiled anew whenever other values are bound to it.
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
     return connection
 
 

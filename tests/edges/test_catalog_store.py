@@ -425,6 +425,34 @@ def test_frequent_statement_finds_its_rows_by_a_key(catalog: SqliteCatalog, sql:
     assert _plan(catalog, sql)[0].removeprefix("SEARCH ") == plan
 
 
+@pytest.mark.parametrize(
+    ("sql", "values"),
+    [
+        (catalog_maps._PLACED, 3),
+        (catalog_maps._MAP_ROW_BEFORE, 2),
+        (catalog_maps._MAP_ROWS_AFTER, 3),
+        (catalog_tree._INODE, 1),
+        (catalog_tree._NAME, 2),
+        (catalog_tree._NAMES_OF, 1),
+        (catalog_local._DROP_EXTENTS, 4),
+    ],
+)
+def test_frequent_statement_is_compiled_once_whatever_it_is_asked(
+    catalog: SqliteCatalog, sql: str, values: int
+) -> None:
+    looked_at: list[tuple[object, ...]] = []  # by the compiler
+
+    def allow(*what: object) -> int:
+        looked_at.append(what)
+        return apsw.SQLITE_OK
+
+    catalog.connection.authorizer = allow
+    for number in range(3):
+        looked_at.clear()
+        catalog.connection.execute(sql, tuple(number * 10 + place for place in range(values))).fetchall()
+        assert bool(looked_at) is (number == 0)
+
+
 def test_no_frequent_statement_sorts(catalog: SqliteCatalog) -> None:
     for sql in (catalog_tree._NAMES, catalog_maps._MAP_ROWS_AFTER, catalog_maps._CHUNK_BY_FINGERPRINT):
         assert "TEMP B-TREE" not in " ".join(_plan(catalog, sql)), sql
