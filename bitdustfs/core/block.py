@@ -80,3 +80,20 @@ def build(seal: BlockSeal, plaintexts: Sequence[bytes], *, k: int = 1) -> tuple[
     for place, plaintext in zip(places, plaintexts, strict=True):
         seal.seal_into(place.slot, plaintext, block[place.offset : place.offset + place.length + SEAL_BYTES])
     return block, places
+
+
+def part_of(pieces: Sequence[bytes | memoryview], at: int, length: int) -> bytes | memoryview:
+    """Bytes [at, at + length) of pieces that follow one another: a view where they lie in one, else a copy.
+
+    Raises:
+        ValueError: the pieces end before.
+    """
+    parts, start, end = [], 0, at + length
+    for piece in pieces:
+        stop = start + len(piece)
+        if at < stop and start < end:
+            parts.append(memoryview(piece)[max(0, at - start) : end - start])
+        start = stop
+    if start < end:
+        raise ValueError(f"{start} bytes have no part that ends at {end}")
+    return parts[0] if len(parts) == 1 else b"".join(parts)

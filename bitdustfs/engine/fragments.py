@@ -82,6 +82,10 @@ class Fragments:
 
     async def block_range(self, block: BlockRow, start: int, end: int) -> bytes:
         """Bytes [start, end) of a block as it was coded, checked leaf by leaf."""
+        return b"".join(await self.block_pieces(block, start, end))
+
+    async def block_pieces(self, block: BlockRow, start: int, end: int) -> list[bytes | memoryview]:
+        """The same as it came: one piece of each fragment that it lies in, in order."""
         length = erasure.fragment_length(block.length, block.code.k)
         first, last = start // length, (end - 1) // length
         parts = _parts_of(block, start, end)
@@ -97,7 +101,7 @@ class Fragments:
         pieces = [got[part] for part in parts]
         pieces[-1] = pieces[-1][: end - last * length - parts[-1].start]
         pieces[0] = pieces[0][start - first * length - parts[0].start :]
-        return b"".join(pieces)
+        return pieces
 
     async def any_k(self, block: BlockRow) -> Mapping[int, bytes | memoryview]:
         """k whole fragments of a block by index, each checked against its root: those that are easiest to have."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import trio
 
+from bitdustfs.core.block import part_of
 from bitdustfs.core.patience import ELSEWHERE_S, SILENT_S
 from bitdustfs.core.seal import BlockSeal
 from bitdustfs.core.volume import VolumeSecrets
@@ -281,17 +282,16 @@ class Reader:
         start, end = rows[0].offset, rows[-1].offset + rows[-1].length + SEAL_BYTES
         is_small = len(rows) == 1 and rows[0].length <= SMALL_BYTES
         known = self._fragments.at_hand(block, start, end) if is_small else None
-        sealed = memoryview(known or await self._fragments.block_range(block, start, end))
+        pieces = [known] if known is not None else await self._fragments.block_pieces(block, start, end)
         if is_small and known is None and self._nursery is not None:
             self._neighbours.missed(block, rows[0], self._nursery)
 
         def unseal() -> list[bytes]:
             return [
-                seal.unseal(row.slot, sealed[row.offset - start : row.offset - start + row.length + SEAL_BYTES])
-                for row in rows
+                seal.unseal(row.slot, part_of(pieces, row.offset - start, row.length + SEAL_BYTES)) for row in rows
             ]
 
-        return await self._crunch.run(unseal) if len(sealed) >= THREAD_BYTES else unseal()
+        return await self._crunch.run(unseal) if end - start >= THREAD_BYTES else unseal()
 
     def _block(self, number: BlockNo) -> tuple[BlockRow, BlockSeal]:
         known = self._seals.get(number)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitdustfs.core.block import MIN_BLOCK_BYTES, Placed, build, fits, layout, padded_length
+from bitdustfs.core.block import MIN_BLOCK_BYTES, Placed, build, fits, layout, padded_length, part_of
 from bitdustfs.core.seal import BlockSeal
 from bitdustfs.core.uncleared import uncleared
 from bitdustfs.model import BLOCK_BYTES, BLOCK_CHUNKS, CHUNK_BYTES, SEAL_BYTES, BlockId, Suite
@@ -95,3 +95,20 @@ def test_what_lay_in_memory_before_is_nowhere_in_a_block() -> None:
         end = places[-1].offset + places[-1].length + SEAL_BYTES
         assert bytes(block[end:MIN_BLOCK_BYTES]) == SEAL.padding(MIN_BLOCK_BYTES - end)
         assert bytes(block[MIN_BLOCK_BYTES:]) == b"\0\0"
+
+
+@given(st.lists(st.binary(max_size=9), max_size=5), st.integers(0, 50), st.integers(1, 50))
+def test_part_of_pieces_is_that_of_the_whole(pieces: list[bytes], at: int, length: int) -> None:
+    whole = b"".join(pieces)
+    if at + length > len(whole):
+        with pytest.raises(ValueError, match="have no part"):
+            part_of(pieces, at, length)
+    else:
+        assert part_of(pieces, at, length) == whole[at : at + length]
+
+
+def test_part_that_lies_in_one_piece_is_not_copied() -> None:
+    pieces = [bytearray(8), bytearray(8)]
+    part = part_of([memoryview(piece) for piece in pieces], 9, 4)
+    pieces[1][1] = 7
+    assert bytes(part) == b"\7\0\0\0"

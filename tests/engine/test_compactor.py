@@ -153,16 +153,16 @@ async def test_read_that_began_before_the_block_was_released_gets_its_bytes(auto
         await world.node.drop_cache()
         inode = world.node.tree.lookup(ROOT_INO, KEPT.encode())
         assert inode is not None
-        real, began = world.node.fragments.block_range, trio.Event()
+        real, began = world.node.fragments.block_pieces, trio.Event()
 
-        async def late(block: object, start: int, end: int) -> bytes:
+        async def late(block: object, start: int, end: int) -> list[bytes | memoryview]:
             if block.block == 1 and not began.is_set():  # type: ignore[attr-defined]
                 began.set()
                 await until(lambda: block_of(world, 6) == 2)
                 await until(lambda: world.catalog.count_blocks() == 1 and stored(world) == held(world.catalog))
             return await real(block, start, end)  # type: ignore[arg-type]
 
-        world.node.fragments.block_range = late  # type: ignore[method-assign]
+        world.node.fragments.block_pieces = late  # type: ignore[method-assign]
         reading = world.node.reader.chunk(inode.ino, 0)
         async with trio.open_nursery() as nursery:
             got: list[bytes] = []
