@@ -429,6 +429,8 @@ class SnapshotKind(IntEnum):
 
     BY_PERSON = 1  # stays until it is deleted
     BY_ITSELF = 2  # thinned by age
+    FORK = 3  # the tree of a head on another line; stays until a person chooses
+    COMING = 4  # the same, and not all of it is here yet: nothing shows it
 
 
 @dataclass(frozen=True, slots=True)
@@ -440,6 +442,11 @@ class Snapshot:
     made_ns: int  # wall time
     kind: SnapshotKind
     is_gone: bool = False  # deleted, and what only it needs is being taken away
+
+    @property
+    def is_fork(self) -> bool:
+        """It is of another line, and nobody has chosen yet."""
+        return self.kind in (SnapshotKind.FORK, SnapshotKind.COMING)
 
 
 @dataclass(frozen=True, slots=True)

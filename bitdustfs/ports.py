@@ -291,6 +291,33 @@ class Catalog(Protocol):
         """Keep what there is now under a name that no other has. Raises RuntimeError: inside a savepoint."""
         ...
 
+    def change_snapshot(self, generation: int, name: str, kind: SnapshotKind) -> None:
+        """Give a snapshot another kind and name."""
+        ...
+
+    def put_then(self, generation: int, inode: Inode) -> None:
+        """Have a kept generation show this inode, by its number of now, and no extended attributes of it.
+
+        This and the next four leave all other generations as they are.
+        """
+        ...
+
+    def put_xattr_then(self, generation: int, ino: Ino, name: bytes, value: bytes) -> None:
+        """Have it show an extended attribute."""
+        ...
+
+    def put_map_then(self, generation: int, ino: Ino, rows: Iterable[MapRow]) -> None:
+        """Have it show chunks of a file that has no other map."""
+        ...
+
+    def put_name_then(self, generation: int, parent: Ino, name: bytes, ino: Ino) -> None:
+        """Have it show a name that it does not show yet; both inodes by their numbers of now."""
+        ...
+
+    def drop_name_then(self, generation: int, parent: Ino, cookie: Cookie) -> None:
+        """Have it not show the name at this place of a directory."""
+        ...
+
     def end_snapshot(self, generation: int) -> None:
         """Let a snapshot be gone: nothing is kept for it any more."""
         ...
@@ -855,6 +882,10 @@ class Beside(Protocol):
         Raises:
             BadFormat, CatalogDamaged, DiskFull, DiskFault
         """
+        ...
+
+    def catalog(self, change: int) -> Catalog:
+        """End it instead, and open it; the caller closes it. Blocking. Raises what `finish` does."""
         ...
 
     def close(self) -> None:

@@ -41,6 +41,7 @@ VERB_MODULES = (  # each has a verb, which is called as the module is, or as the
     "contracts",
     "recode",
     "snapshot",
+    "resolve",
     "cache",
     "config",
     "demo",

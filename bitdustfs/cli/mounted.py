@@ -11,6 +11,7 @@ from bitdustfs.cli.assemble_supplier import Ready, cancel_on_signal
 from bitdustfs.cli.befriending import Friends, JoinWish
 from bitdustfs.cli.common import only_here, only_read
 from bitdustfs.cli.contracting import contract_verbs
+from bitdustfs.cli.fork_verbs import fork_verbs
 from bitdustfs.cli.giving import Giving, nothing_more
 from bitdustfs.cli.hiring import HireWish, agree, told_of
 from bitdustfs.cli.home_catalog import hired_count
@@ -117,6 +118,7 @@ class Mounted:
             "recode": self._recode,
             "recovery-checked": self._recovery_checked,
             **snapshot_verbs(self._node),
+            **fork_verbs(self._node),
         }
         async with self._node.running():
             if self._role is Role.READER:

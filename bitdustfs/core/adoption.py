@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from bitdustfs.core import head as heads
-from bitdustfs.core.head import LINK_BYTES, Head
+from bitdustfs.core.head import Head
 from bitdustfs.core.recovery import Found
 from bitdustfs.core.replica import quorum
 from bitdustfs.errors import BadFormat
@@ -45,19 +45,20 @@ class Descent(Enum):
     FORKED = "forked"
 
 
-def judge(own: Head | None, found: Found, *, epoch: int) -> Verdict:
+def judge(own: Head | None, found: Found, *, epoch: int, is_known: bool = False) -> Verdict:
     """Say what a machine does that finds this at its suppliers when it starts.
 
     Args:
         own: the newest head that it knows; None: there was none yet.
         epoch: of its certificate.
+        is_known: its own newest head goes back to what was found, or is to go over it.
     """
     theirs = found.head
     if theirs.epoch > epoch:
         return Verdict.REVOKED
     if theirs.epoch < epoch:
         return Verdict.CURRENT  # of before the owner certified us
-    if own is not None and (theirs.digest == own.digest or theirs.version < own.version):
+    if is_known or (own is not None and theirs.digest == own.digest):
         return Verdict.CURRENT
     if descent(own, found) is Descent.FORKED and found.confirming < quorum(len(found.content.suppliers)):
         return Verdict.CURRENT  # it does not count, and ours may: two machines write, and a person must choose
@@ -71,14 +72,14 @@ def descent(own: Head | None, found: Found) -> Descent:
         return Descent.PROVEN
     if theirs.version <= own.version:
         return Descent.FORKED
+    if own.digest in (theirs.previous, theirs.also):
+        return Descent.PROVEN
     chains = (each.links for each in found.answers.values() if each.head is not None and each.head == theirs)
-    for links in chains:
-        for at in range(0, len(links) - LINK_BYTES + 1, LINK_BYTES):
-            link = links[at : at + LINK_BYTES]
-            if heads.version_of(link) == own.version:
-                return Descent.PROVEN if link == own.link else Descent.FORKED
-    if theirs.version == own.version + 1:
-        return Descent.PROVEN if theirs.previous == own.digest else Descent.FORKED
+    links = [link for chain in chains for link in heads.split_links(chain)]
+    if own.link in links:
+        return Descent.PROVEN
+    if theirs.version == own.version + 1 or any(heads.version_of(link) == own.version for link in links):
+        return Descent.FORKED
     return Descent.UNKNOWN
 
 

@@ -286,6 +286,12 @@ def version_of(link: bytes) -> int:
     return version
 
 
+def also_of(link: bytes) -> bytes:
+    """The digest of a link on another line that a link goes over as well; NO_HEAD: none."""
+    also: bytes = _LINK.unpack(link)[10]
+    return also
+
+
 def digest_of(link: bytes) -> bytes:
     """The digest of a link: what the next head names as its previous."""
     return _digest(link)

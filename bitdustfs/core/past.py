@@ -15,6 +15,8 @@ _INO_BITS: Final = 40  # 10^12 inodes: at 10 000 a second they last for three ye
 _GENERATION_BITS: Final = 22  # 4 million: one an hour for 478 years; both together fit the integers of SQLite
 FIRST_PAST: Final = Ino(1 << _INO_BITS)  # numbers below are of now
 SNAPSHOTS_INO: Final = FIRST_PAST  # the directory of all snapshots: inode 0 of a generation, which there never is
+FORKS_INO: Final = Ino(2 << _INO_BITS)  # that of all forks: inode 0 of another one
+TOPS: Final = (SNAPSHOTS_INO, FORKS_INO)
 GENERATIONS_MOST: Final = 1 << _GENERATION_BITS
 
 

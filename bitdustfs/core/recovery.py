@@ -6,9 +6,10 @@ silent ones alone are no quorum. With fewer, what is found is a state of the vol
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from bitdustfs.core import head as heads
 from bitdustfs.core.head import Head
 from bitdustfs.core.replica import HeadContent, quorum
 from bitdustfs.model import NodeId, Supplier
@@ -89,6 +90,47 @@ def newest(heads: Iterable[Head]) -> Head | None:
     certificate wrote.
     """
     return max(heads, key=rank, default=None)
+
+
+def choose(
+    seen: Sequence[Head], answers: Mapping[NodeId, Answer], contents: Mapping[bytes, HeadContent]
+) -> Head | None:
+    """The head to take where suppliers may show several lines: the end of the one that counts, whatever versions say.
+
+    A line counts if a quorum of the suppliers in its list holds heads on it that are on no other line. At most one
+    does. If none is known to, the newest head is taken.
+
+    Args:
+        seen: all heads that were shown.
+        contents: what is sealed in them, by their digests.
+    """
+    newest_head = newest(seen)
+    if newest_head is None:
+        return None
+    behind = _behind([head for head in seen if head.epoch == newest_head.epoch], answers)
+    ends = [
+        head for head in seen if head.digest in behind and not any(head.digest in each for each in behind.values())
+    ]
+    for head in ends if len(ends) > 1 else ():
+        others = set[bytes]().union(*(behind[each.digest] | {each.digest} for each in ends if each != head))
+        own = (behind[head.digest] | {head.digest}) - others
+        listed = contents[head.digest].suppliers
+        found = (answers.get(NodeId(entry.node)) for entry in listed)
+        holding = sum(each is not None and each.head is not None and each.head.digest in own for each in found)
+        if holding >= quorum(len(listed)):
+            return head
+    return newest_head
+
+
+def _behind(shown: Iterable[Head], answers: Mapping[NodeId, Answer]) -> dict[bytes, set[bytes]]:
+    """For each head the digests of those that it goes back to, as far as links are known."""
+    found: dict[bytes, set[bytes]] = {}
+    for head in shown:
+        digests = found.setdefault(head.digest, {head.previous, head.also})
+        for answer in answers.values():
+            if answer.head is not None and answer.head.digest == head.digest:
+                digests |= {heads.digest_of(link) for link in heads.split_links(answer.links)}
+    return found
 
 
 def rank(head: Head) -> tuple[int, int, bytes]:

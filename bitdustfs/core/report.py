@@ -324,6 +324,27 @@ class SnapshotsReport(TypedDict):
     held_bytes: int  # of user data: what only snapshots have
 
 
+class ForkReport(TypedDict):
+    """Another state of the volume, beside the one that is mounted."""
+
+    name: str  # in .forks
+    version: int  # of its head
+    node: str  # that wrote it, in hex
+    time_s: float  # seconds since 1970 UTC, as that machine said
+    came: int  # names that only it has
+    went: int  # names that only the mounted one has
+    changed: int  # names that have other content or attributes there
+
+
+class ForksReport(TypedDict):
+    """What lies beside the state that is mounted."""
+
+    version: int  # of the mounted one's head
+    node: str  # this machine, in hex
+    time_s: float  # of its newest head
+    forks: list[ForkReport]
+
+
 class SnapshotMade(TypedDict):
     """A snapshot that was made."""
 

@@ -53,6 +53,11 @@ class Beside:
         except apsw.Error as e:
             raise from_sqlite(e, str(self.path), system_errno=0) from e
 
+    def catalog(self, change: int) -> SqliteCatalog:
+        """End it, and open it. Blocking, for a worker. Raises what `finish` does. The caller closes it."""
+        self.restore.finish(last_change=change)
+        return SqliteCatalog(self.path)
+
     def close(self) -> None:
         """Remove it."""
         self.restore.close()

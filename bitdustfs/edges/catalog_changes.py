@@ -70,7 +70,7 @@ class SqliteChanges:
         created, rewritten, altered, named = set[Ino](), set[Ino](), set[Ino](), set[Ino]()
         removed = set[Ino]()
         closed = dict[Ino, Ino]()  # a snapshot has what they were: what they are now is a row of its own
-        unnamed: list[tuple[Ino, bytes, Ino]] = []
+        unnamed: dict[tuple[Ino, int], tuple[Ino, bytes, Ino]] = {}
         unnamed_then: dict[tuple[Ino, int], Ino] = {}
         placed = set[tuple[Ino, int]]()
         hired: list[str] = []
@@ -81,6 +81,8 @@ class SqliteChanges:
             match change.name:
                 case _ if died is not None and change.op == "DELETE" and old[died] != LIVE:
                     pass  # of a snapshot that went
+                case _ if died is not None and change.op == "INSERT" and new[died] != LIVE:
+                    pass  # of a fork that was brought in
                 case "r_inode" if change.op == "INSERT":
                     created.add(_ino(new[0]))
                 case "r_inode" if change.op == "DELETE":
@@ -95,7 +97,8 @@ class SqliteChanges:
                 case "r_xattr":
                     altered.add(_ino((old or new)[0]))
                 case "r_name" if change.op == "DELETE":
-                    unnamed.append((_ino(old[_PARENT]), _bytes(old[_NAME]), _ino(old[_SHOWN])))
+                    parent, cookie = _ino(old[_PARENT]), _ino(old[_COOKIE])
+                    unnamed[parent, cookie] = parent, _bytes(old[_NAME]), _ino(old[_SHOWN])
                 case "r_name" if died is not None and change.op == "UPDATE" and _has(new, died):
                     parent, cookie = _ino(old[_PARENT]), _ino(old[_COOKIE])
                     unnamed_then[parent, cookie] = at(_ino(new[died]) - 1, parent)
@@ -112,7 +115,8 @@ class SqliteChanges:
         created -= closed.keys() | removed
         inos = (frozenset(created), frozenset(rewritten), frozenset(altered), frozenset(named))
         went = [(then, Cookie(place[1])) for place, then in unnamed_then.items() if place not in placed]
-        return Deeds(*inos, tuple(unnamed), tuple(hired), frozenset(closed.values()), tuple(went), tuple(kept))
+        lost = tuple(name for place, name in unnamed.items() if place not in placed)  # others are of now only, since
+        return Deeds(*inos, lost, tuple(hired), frozenset(closed.values()), tuple(went), tuple(kept))
 
     def between(self, undone: Sequence[bytes], done: Sequence[bytes]) -> bytes:
         """Join what takes change sets back and then makes others.

@@ -214,7 +214,7 @@ class CheckedCatalog(SqliteCatalog):
                 f"SELECT DISTINCT died - 1, 'found-' || (died - 1), ?, 1, 0 FROM {table} AS t WHERE {OF_NONE}",
                 (now_ns,),
             )
-        self._change("UPDATE r_snapshot SET kind = 1 WHERE kind NOT IN (1, 2)")
+        self._change("UPDATE r_snapshot SET kind = 1 WHERE kind NOT IN (1, 2, 3, 4)")
         self._change("UPDATE r_snapshot SET gone = 0 WHERE gone NOT IN (0, 1)")
         self._change(f"UPDATE r_snapshot AS s SET name = 'found-' || generation WHERE {NO_SNAPSHOT}")
         self._raise_counters()

@@ -78,7 +78,7 @@ _GENERATION = "(SELECT coalesce(max(value), 1) FROM r_counter WHERE name = 'gene
 OUT_OF_TIME = f"(born NOT BETWEEN 1 AND {_GENERATION} OR died <> {LIVE} AND (died <= born OR died > {_GENERATION}))"
 OF_NONE = f"""(died <> {LIVE} AND NOT EXISTS (
     SELECT 1 FROM r_snapshot AS s WHERE s.generation >= t.born AND s.generation < t.died))"""
-NO_SNAPSHOT = """(s.kind NOT IN (1, 2) OR s.gone NOT IN (0, 1) OR s.generation < 1
+NO_SNAPSHOT = """(s.kind NOT IN (1, 2, 3, 4) OR s.gone NOT IN (0, 1) OR s.generation < 1
     OR length(CAST(s.name AS BLOB)) NOT BETWEEN 1 AND 255 OR s.name IN ('.', '..') OR instr(s.name, '/')
     OR NOT s.gone AND EXISTS (
         SELECT 1 FROM r_snapshot AS o WHERE o.name = s.name AND NOT o.gone AND o.generation < s.generation))"""

@@ -1,8 +1,8 @@
 """The catalog in SQLite: `ports.Catalog` put together from its parts.
 
 `catalog_file` is the file and `catalog_store` its transactions; `catalog_tree`, `catalog_maps`, `catalog_blocks`,
-`catalog_unneeded`, `catalog_snapshots`, `catalog_codes`, `catalog_local`, `catalog_observed` and `catalog_replica`
-are the tables, explained in `schema.sql`.
+`catalog_unneeded`, `catalog_snapshots`, `catalog_forks`, `catalog_codes`, `catalog_local`, `catalog_observed` and
+`catalog_replica` are the tables, explained in `schema.sql`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import apsw
 from bitdustfs.edges.catalog_blocks import BlockTables
 from bitdustfs.edges.catalog_codes import CodeTables
 from bitdustfs.edges.catalog_file import MEMORY
+from bitdustfs.edges.catalog_forks import ForkTables
 from bitdustfs.edges.catalog_format import connect
 from bitdustfs.edges.catalog_image import SqliteImage
 from bitdustfs.edges.catalog_local import LocalTables
@@ -30,6 +31,7 @@ _PUT_VALUE = "INSERT INTO r_value (key, value) VALUES (?, ?) ON CONFLICT (key) D
 
 
 class SqliteCatalog(
+    ForkTables,
     TreeTables,
     MapTables,
     BlockTables,

@@ -262,7 +262,7 @@ class TreeTables(Store):
             return
         pending = self._pending  # they were counted when they were kept
         for ino, (inode, is_new) in self._behind.each():
-            self.put_live(INODES, (ino,), _values(inode), is_new=is_new)
+            self.put_live(INODES, (ino,), inode_values(inode), is_new=is_new)
             self._behind.drop(ino, is_marked=bool(self._savepoints))
         self._pending = pending
 
@@ -300,7 +300,8 @@ def _file_bytes(inode: Inode | None) -> int:
 _code: Callable[[int, int], Code] = lru_cache(maxsize=256)(Code)
 
 
-def _values(inode: Inode) -> tuple[Any, ...]:
+def inode_values(inode: Inode) -> tuple[Any, ...]:
+    """An inode as its row has it, behind key and generations."""
     code = inode.code
     return (
         inode.mode,

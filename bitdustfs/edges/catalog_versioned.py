@@ -21,6 +21,7 @@ class Versioned:
         columns = (*key, "born", "died", *values)
         self.table = table
         self.key = tuple(key)
+        self.columns = tuple(values)  # the others, but the generations
         self.put = (
             f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) "
             f"ON CONFLICT ({', '.join(key)}, born) DO UPDATE SET {', '.join(f'{v} = excluded.{v}' for v in values)}"

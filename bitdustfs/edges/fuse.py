@@ -44,7 +44,7 @@ from bitdustfs.edges.fuse_view import ViewOperations
 from bitdustfs.engine.attributes import Attributes, Changes
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.journal import Journal
-from bitdustfs.engine.past_tree import SNAPSHOTS_NAME, PastTree
+from bitdustfs.engine.past_tree import PastTree
 from bitdustfs.engine.tree import Caller, Tree
 from bitdustfs.engine.view_tree import ViewTree
 from bitdustfs.errors import BitdustError, FileError, SetupMissing
@@ -164,8 +164,8 @@ class Operations(pyfuse3.Operations):
     async def lookup(self, parent_inode: int, name: bytes, ctx: Context) -> Entry:
         inode = self._tree.lookup(Ino(parent_inode), name)
         if inode is None:
-            if name == SNAPSHOTS_NAME and parent_inode == ROOT_INO and self._past is not None:
-                return cast(Entry, self._past.top())
+            if parent_inode == ROOT_INO and self._past is not None and (top := self._past.top(name)) is not None:
+                return cast(Entry, top)
             missing = Entry()  # st_ino 0: the kernel keeps that it is missing
             missing.entry_timeout = KERNEL_CACHE_S
             return missing
@@ -417,7 +417,7 @@ class Operations(pyfuse3.Operations):
             missing=Entry,
             reply=pyfuse3.readdir_reply,
             opened=_opened,
-            snapshots=self._past.top if self._past is not None else None,
+            top=self._past.top if self._past is not None else None,
             open_before={handle: directory for handle, (directory, _) in self._listings.items()},
         )
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bitdustfs.core.past import SNAPSHOTS_INO
+from bitdustfs.core.past import FIRST_PAST, TOPS
 from bitdustfs.edges.fuse_reading import Context, Entry, ReadingOperations, Reply
-from bitdustfs.engine.past_tree import PastTree
+from bitdustfs.engine.past_tree import TOP_NAMES, PastTree
 from bitdustfs.model import Ino, Inode
 
 
@@ -29,9 +29,10 @@ class PastOperations(ReadingOperations):
         self._tree = tree
         self._opened = opened
 
-    def top(self) -> Entry:
-        """The directory of all snapshots."""
-        return self._told(self._tree.attributes(SNAPSHOTS_INO))
+    def top(self, name: bytes) -> Entry | None:
+        """The directory that a name at the root leads to: of all snapshots, or forks; None: it leads to neither."""
+        ino = TOP_NAMES.get(name)
+        return self._told(self._tree.attributes(ino)) if ino is not None else None
 
     async def lookup(self, parent_inode: int, name: bytes, ctx: Context) -> Entry:
         return self._told_in(Ino(parent_inode), self._tree.lookup(Ino(parent_inode), name))
@@ -49,16 +50,16 @@ class PastOperations(ReadingOperations):
 
     def _told(self, inode: Inode) -> Entry:
         entry = self._entry(inode)
-        if inode.ino == SNAPSHOTS_INO:
+        if inode.ino in TOPS:
             entry.attr_timeout = 0
         return entry
 
     def _told_in(self, directory: Ino, inode: Inode) -> Entry:
         entry = self._told(inode)
-        if directory == SNAPSHOTS_INO:
+        if directory in TOPS:
             entry.entry_timeout = 0
         return entry
 
     def _above(self, directory: Ino) -> Ino:
         above = self._tree.parent_of(directory)
-        return above if above >= SNAPSHOTS_INO else directory  # the root is not one of the past
+        return above if above >= FIRST_PAST else directory  # the root is not one of the past

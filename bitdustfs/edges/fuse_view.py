@@ -12,7 +12,6 @@ from typing import Any
 
 from bitdustfs.edges.fuse_reading import Context, Entry, ReadingOperations, Reply
 from bitdustfs.engine.attributes import Attributes
-from bitdustfs.engine.past_tree import SNAPSHOTS_NAME
 from bitdustfs.engine.view_tree import ViewTree
 from bitdustfs.model import ROOT_INO, Ino, Inode
 
@@ -25,7 +24,7 @@ class ViewOperations(ReadingOperations):
     Args:
         missing: how it is told that a name shows nothing.
         opened: what is answered when a file was opened: its handle, and whether pages of it may be kept.
-        snapshots: the entry of the directory of all snapshots.
+        top: the entry of what a name at the root leads to that no listing shows, if it leads to something.
         open_before: directories that were opened before there was a view, by handle.
     """
 
@@ -38,7 +37,7 @@ class ViewOperations(ReadingOperations):
         missing: Callable[[], Entry],
         reply: Reply,
         opened: Callable[[int, bool], Any],
-        snapshots: Callable[[], Entry] | None,
+        top: Callable[[bytes], Entry | None] | None,
         open_before: Mapping[int, Ino],
     ) -> None:
         super().__init__(tree, entry, reply, why="this machine only reads the volume")
@@ -46,7 +45,7 @@ class ViewOperations(ReadingOperations):
         self._attributes = attributes
         self._missing = missing
         self._opened = opened
-        self._snapshots = snapshots
+        self._top = top
         self._open_before = dict(open_before)
 
     async def lookup(self, parent_inode: int, name: bytes, ctx: Context) -> Entry:
@@ -56,8 +55,8 @@ class ViewOperations(ReadingOperations):
             if inode.ino != ROOT_INO:
                 self.tree.remember(inode.ino)
             return entry
-        if name == SNAPSHOTS_NAME and parent_inode == ROOT_INO and self._snapshots is not None:
-            return self._snapshots()
+        if parent_inode == ROOT_INO and self._top is not None and (top := self._top(name)) is not None:
+            return top
         missing = self._missing()
         missing.entry_timeout = READER_CACHE_S
         return missing

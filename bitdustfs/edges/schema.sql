@@ -1,4 +1,4 @@
--- The catalog, format 7: every table and column with meaning, unit and invariant.
+-- The catalog, format 8: every table and column with meaning, unit and invariant.
 --
 -- r_… tables are replicated: their rows go to the suppliers as deltas and snapshots, and come back on recovery.
 -- l_… tables are local: they speak of this machine's spool, and of how the replicated tables get to the suppliers.
@@ -49,7 +49,8 @@ CREATE TABLE r_snapshot (
     generation INTEGER NOT NULL PRIMARY KEY, -- it shows the rows of this one
     name       TEXT    NOT NULL, -- as a name of a file; of those that are not gone, no two have the same
     made_ns    INTEGER NOT NULL, -- wall time
-    kind       INTEGER NOT NULL, -- 1: made by a person, 2: made by itself, and thinned by age
+    kind       INTEGER NOT NULL, -- 1: made by a person, 2: made by itself, and thinned by age, 3: the tree of a head on
+                                 -- another line, 4: the same, and not all of it is here yet
     gone       INTEGER NOT NULL  -- 1: deleted, and closed rows that only it needs are taken away; then this one goes
 ) STRICT;
 

@@ -22,6 +22,7 @@ from bitdustfs.core.certificate import Identity
 from bitdustfs.core.head import Head
 from bitdustfs.core.recovery import Found
 from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.engine.forks import gone_over
 from bitdustfs.engine.publisher import kept_head
 from bitdustfs.engine.recovery import Seeker, fetch_head
 from bitdustfs.engine.replica import changes_since, kept_safe
@@ -52,7 +53,7 @@ class _Poll:
 async def find_newer(dialer: Dialer, identity: Identity, secrets: VolumeSecrets, catalog: Catalog) -> Found | None:
     """Ask the hired suppliers whether they hold a state to adopt; None: none is known now."""
     own, suppliers = _own_head(catalog), [row for row in catalog.suppliers() if row.is_listed]
-    if not suppliers or not await _shows_newer(dialer, identity, secrets, own, suppliers):
+    if not suppliers or not await _shows_newer(dialer, identity, secrets, catalog, suppliers):
         return None
     seeker = Seeker(dialer, lambda _epoch: identity, secrets, identity.owner)
     try:
@@ -60,7 +61,8 @@ async def find_newer(dialer: Dialer, identity: Identity, secrets: VolumeSecrets,
     except BitdustError as error:
         _log.warning("the newer state that a supplier showed is not there any more: %s", error)
         return None
-    verdict = adoption.judge(own, found, epoch=identity.certificate.epoch)
+    is_known = own is not None and _is_known(found.head, own, catalog)
+    verdict = adoption.judge(own, found, epoch=identity.certificate.epoch, is_known=is_known)
     if verdict is not Verdict.ADOPT:
         _log.warning("suppliers show version %d of this volume: %s", found.head.version, verdict.value)
         return None
@@ -101,15 +103,16 @@ def _own_head(catalog: Catalog) -> Head | None:
 
 
 async def _shows_newer(
-    dialer: Dialer, identity: Identity, secrets: VolumeSecrets, own: Head | None, suppliers: Sequence[Supplier]
+    dialer: Dialer, identity: Identity, secrets: VolumeSecrets, catalog: Catalog, suppliers: Sequence[Supplier]
 ) -> bool:
     """Whether one of the suppliers shows a head that ours does not go back to, as far as that can be told now."""
+    own = _own_head(catalog)
     poll, heard = _Poll(len(suppliers)), trio.Event()
 
     async def ask(row: Supplier) -> None:
         try:
             raw, _links = await fetch_head(dialer, identity, row.node, row.address)
-            if _is_newer(heads.parse(raw) if raw else None, own, identity, secrets):
+            if _is_newer(heads.parse(raw) if raw else None, own, catalog, identity, secrets):
                 poll.is_newer = True
             else:
                 poll.same += 1
@@ -128,9 +131,21 @@ async def _shows_newer(
     return poll.is_newer
 
 
-def _is_newer(theirs: Head | None, own: Head | None, identity: Identity, secrets: VolumeSecrets) -> bool:
+def _is_newer(
+    theirs: Head | None, own: Head | None, catalog: Catalog, identity: Identity, secrets: VolumeSecrets
+) -> bool:
     if theirs is None or theirs.signer.owner != identity.owner or theirs.handle != secrets.handle:
         return False
     if own is None or theirs.epoch != own.epoch:
         return theirs.epoch == identity.certificate.epoch
-    return theirs.version >= own.version and theirs.digest != own.digest
+    return not _is_known(theirs, own, catalog)
+
+
+def _is_known(theirs: Head, own: Head, catalog: Catalog) -> bool:
+    """Whether ours goes back to a head, or is to go over it, as far as links are kept."""
+    if theirs.digest == own.digest or theirs.version < own.version - heads.RUN_LINKS:
+        return True
+    lines = (heads.split_links(line.links) for line in gone_over(catalog))
+    return catalog.links(theirs.version - 1, theirs.version + 1) == theirs.link or any(
+        theirs.link in line for line in lines
+    )

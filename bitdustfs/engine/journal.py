@@ -69,6 +69,11 @@ class Journal:
         """Take no change on any more. What was taken on is still stored."""
         self._forbidden = why
 
+    def permit(self, why: BitdustError) -> None:
+        """Take changes on again, if this was why none was taken on."""
+        if self._forbidden is why:
+            self._forbidden = None
+
     @property
     def keeps(self) -> bool:
         """Whether rows that only this machine needs are stored now, also where no change is taken on."""

@@ -1,8 +1,8 @@
-"""The tree of the past: what snapshots of the volume show, to be read only.
+"""The tree of the past: what snapshots of the volume show, and forks (engine/forks), to be read only.
 
-Below the root of the volume there is a directory that no listing of the root shows, and in it one directory for each
-snapshot. Inodes in it have numbers of the past (core/past). What a snapshot shows never changes; when it is deleted,
-everything in it is stale at once.
+Below the root of the volume there are two directories that no listing of the root shows, and in them one directory
+for each snapshot, and for each fork. Inodes in it have numbers of the past (core/past). What a snapshot shows never
+changes; when it is deleted, everything in it is stale at once.
 """
 
 from __future__ import annotations
@@ -14,14 +14,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from bitdustfs.core.past import SNAPSHOTS_INO, at, split
+from bitdustfs.core.past import FORKS_INO, SNAPSHOTS_INO, TOPS, at, split
 from bitdustfs.core.ranges import chunk_count, chunk_parts
 from bitdustfs.engine.fileread import Fetch
 from bitdustfs.errors import FileError, NotFound
-from bitdustfs.model import BLOCK_CHUNKS, CHUNK_BYTES, HOLE, ROOT_INO, ChunkRow, Cookie, Ino, Inode, Name, Snapshot
+from bitdustfs.model import (
+    BLOCK_CHUNKS,
+    CHUNK_BYTES,
+    HOLE,
+    ROOT_INO,
+    ChunkRow,
+    Cookie,
+    Ino,
+    Inode,
+    Name,
+    Snapshot,
+    SnapshotKind,
+)
 from bitdustfs.ports import Catalog
 
 SNAPSHOTS_NAME: Final = b".snapshots"
+FORKS_NAME: Final = b".forks"
+TOP_NAMES: Final = {SNAPSHOTS_NAME: SNAPSHOTS_INO, FORKS_NAME: FORKS_INO}  # at the root
 _STREAMS = 64  # files that are being read in sequence
 
 
@@ -43,8 +57,8 @@ class PastTree:
         """What a name shows. Raises FileError: ENOENT, ENOTDIR, ESTALE."""
         if name in (b".", b".."):
             return self.attributes(parent if name == b"." else self.parent_of(parent))
-        if parent == SNAPSHOTS_INO:
-            for each in self._snapshots():
+        if parent in TOPS:
+            for each in self._below(parent):
                 if each.name.encode() == name:
                     return self._inode(at(each.generation, ROOT_INO))
             raise FileError(errno=errno.ENOENT, what="no such snapshot")
@@ -57,29 +71,30 @@ class PastTree:
         return self._inode(found.ino)
 
     def attributes(self, ino: Ino) -> Inode:
-        """An inode as it was, or the directory of all snapshots. Raises FileError: ESTALE."""
-        if ino == SNAPSHOTS_INO:
-            return self._directory()
+        """An inode as it was, or the directory of all snapshots, or forks. Raises FileError: ESTALE."""
+        if ino in TOPS:
+            return self._directory(ino)
         self._check(ino)
         return self._inode(ino)
 
     def listing(self, ino: Ino, after: Cookie, limit: int) -> Sequence[tuple[Name, Inode]]:
         """Up to `limit` names of a directory with cookies above `after`, in their order, without `.` and `..`."""
-        if ino != SNAPSHOTS_INO:
+        if ino not in TOPS:
             self._check(ino)
             return self._catalog.names(ino, after, limit)
-        later = [each for each in self._snapshots() if each.generation > after][:limit]
+        later = [each for each in self._below(ino) if each.generation > after][:limit]
         roots = [(each, self._inode(at(each.generation, ROOT_INO))) for each in later]
-        return [
-            (Name(SNAPSHOTS_INO, each.name.encode(), root.ino, Cookie(each.generation)), root) for each, root in roots
-        ]
+        return [(Name(ino, each.name.encode(), root.ino, Cookie(each.generation)), root) for each, root in roots]
 
     def parent_of(self, ino: Ino) -> Ino:
         """The directory that a directory is in."""
-        if ino == SNAPSHOTS_INO:
+        if ino in TOPS:
             return ROOT_INO
-        if split(ino)[1] == ROOT_INO:
-            return SNAPSHOTS_INO
+        generation, then = split(ino)
+        if then == ROOT_INO:
+            return (
+                FORKS_INO if any(each.generation == generation for each in self._below(FORKS_INO)) else SNAPSHOTS_INO
+            )
         names = self._catalog.names_of(ino)
         return names[0].parent if names else ino
 
@@ -99,7 +114,7 @@ class PastTree:
 
     def xattrs(self, ino: Ino) -> Sequence[tuple[bytes, bytes]]:
         """All (name, value) of an inode."""
-        if ino == SNAPSHOTS_INO:
+        if ino in TOPS:
             return ()
         self._check(ino)
         return self._catalog.xattrs(ino)
@@ -123,17 +138,21 @@ class PastTree:
     # -- private -------------------------------------------------------------------------------------------
 
     def _snapshots(self) -> list[Snapshot]:
-        return [each for each in self._catalog.snapshots() if not each.is_gone]
+        there = self._catalog.snapshots()
+        return [each for each in there if not each.is_gone and each.kind is not SnapshotKind.COMING]
 
-    def _directory(self) -> Inode:
+    def _below(self, top: Ino) -> list[Snapshot]:
+        return [each for each in self._snapshots() if each.is_fork == (top == FORKS_INO)]
+
+    def _directory(self, top: Ino) -> Inode:
         root = self._catalog.inode(ROOT_INO)
         if root is None:
             raise NotFound(what="the volume has no root")
-        shown = self._snapshots()
+        shown = self._below(top)
         newest_ns = max((each.made_ns for each in shown), default=root.ctime_ns)
         return replace(
             root,
-            ino=SNAPSHOTS_INO,
+            ino=top,
             mode=stat.S_IFDIR | root.mode & 0o555,
             nlink=2 + len(shown),
             size=len(shown),

@@ -67,6 +67,15 @@ class HeadKeepers(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """A line beside ours that our next head goes over: a person has chosen ours, and what it had is kept here."""
+
+    digest: bytes  # of its newest head
+    version: int  # of that
+    links: bytes  # its newest, oldest first, that of its newest head among them
+
+
+@dataclass(frozen=True, slots=True)
 class Foreign:
     """A head at a supplier that does not come from what we know."""
 
@@ -119,6 +128,9 @@ class Publisher:
         self.on_change: Callable[[], None] = lambda: None  # there is another head, or somebody has another one
         self._others: dict[SupplierNo, Foreign] = {}  # heads that are not ours, and where
         self._others_at: dict[SupplierNo, float] = {}  # trio time when it was shown
+        self._on_line: dict[SupplierNo, Line] = {}  # who holds a head of a line that we go over
+        self._merged: dict[bytes, int] = {}  # the version of ours that went over a line, by its digest
+        self.lines: Callable[[], Sequence[Line]] = tuple  # that we go over, or went
         self.foreign: Foreign | None = None  # the newest of them, once ours cannot count any more
         self.on_foreign: Callable[[Foreign], None] = lambda _found: None
         # those of some suppliers that are not to get the newest head in place of an older one
@@ -192,16 +204,18 @@ class Publisher:
         """
         assert self.confirmed, "a head is made only when the suppliers are known to have no newer one"
         before = self.head
+        over = next((line for line in self.lines() if self._merged_at(line) is None), None)
         sealed = replica.seal_head(self._secrets, content, BlockId(self._entropy.bytes(32)), self._suite)
         made = heads.sign(
             self._identity,
             handle=self._secrets.handle,
-            version=self.version + 1,
+            version=max(self.version, over.version if over is not None else 0) + 1,
             previous=before.digest if before is not None else heads.NO_HEAD,
             sealed=sealed,
             seat=self._seat,
             lease_s=self.lease_s,
-            takes_over=self.takes_over,
+            takes_over=self.takes_over or over is not None,
+            also=over.digest if over is not None else heads.NO_HEAD,
         )
         listed_before = self.holders().listed_before
         with self._journal.operation():
@@ -234,7 +248,32 @@ class Publisher:
                 again_at = min((at + OTHERS_S for at in self._others_at.values()), default=inf)
                 await self._looks.next(within_s=min(failed_at + AGAIN_S, again_at) - trio.current_time())
 
+    def look_again(self) -> None:
+        """Ask those who hold a head that is not ours what they hold: it may be known now what that is."""
+        self.foreign = None
+        self._others_at.clear()
+        self._looks.now()
+
     # -- private ---------------------------------------------------------------------------------------------
+
+    def _merged_at(self, line: Line) -> int | None:
+        """The version of ours that goes over a line; None: there is none yet."""
+        if line.digest not in self._merged:
+            for link in heads.split_links(self._catalog.links(line.version, self.version + 1)):
+                if heads.also_of(link) == line.digest:
+                    self._merged[line.digest] = heads.version_of(link)
+        return self._merged.get(line.digest)
+
+    def _links_from(self, supplier: SupplierNo) -> bytes:
+        """The links between the head that a supplier holds and our newest one."""
+        assert self.head is not None
+        held, line = self._held[supplier], self._on_line.get(supplier)
+        if line is None:
+            return self._catalog.links(held, self.head.version) if held else b""
+        merged = self._merged_at(line)
+        assert merged is not None, "nothing is brought there before"
+        behind = [link for link in heads.split_links(line.links) if heads.version_of(link) > held]
+        return b"".join(behind) + self._catalog.links(merged - 1, self.head.version)
 
     def _connected(self, supplier: SupplierNo) -> None:
         """What a supplier holds is asked anew: it has a new connection, and may have another disk."""
@@ -265,6 +304,8 @@ class Publisher:
         if trio.current_time() - self._others_at.get(supplier, -inf) < OTHERS_S:
             return False
         held = self._held.get(supplier)
+        if held is not None and supplier in self._on_line:
+            return self._merged_at(self._on_line[supplier]) is not None and not self.is_outdated
         return held is None or not (held == self.version or self.is_outdated or self._is_far_behind(held))
 
     def _oldest_for(self, newest: Head) -> int:
@@ -288,9 +329,8 @@ class Publisher:
                     await self._ask(supplier)
                 while self.foreign is None and supplier in self._held and self._lacking([supplier]):
                     assert self.head is not None
-                    newest, held = self.head, self._held[supplier]
-                    links = self._catalog.links(held, newest.version) if held else b""
-                    await self._keepers.put_head(supplier, newest.raw, links)
+                    newest = self.head
+                    await self._keepers.put_head(supplier, newest.raw, self._links_from(supplier))
                     self._note_held(supplier, newest.version)
             self._failed_at.pop(supplier, None)
         except (BitdustError, trio.TooSlowError) as error:
@@ -341,6 +381,12 @@ class Publisher:
             raise BadFormat(what=f"supplier {supplier} shows a head that cannot be opened") from bad
         if self._is_known(theirs):
             self._note_held(supplier, theirs.version)
+            return
+        line = next((each for each in self.lines() if theirs.link in heads.split_links(each.links)), None)
+        if line is not None:
+            self._note_held(supplier, theirs.version)
+            self._have.discard(supplier)
+            self._on_line[supplier] = line
             return
         if self._is_far_behind(theirs.version) and theirs.epoch == self._identity.certificate.epoch:
             self._note_held(supplier, theirs.version)  # nobody can tell any more whether it is ours
@@ -398,6 +444,7 @@ class Publisher:
     def _note_held(self, supplier: SupplierNo, version: int) -> None:
         self._held[supplier] = version
         self._others.pop(supplier, None)
+        self._on_line.pop(supplier, None)
         self._answered.add(supplier)
         if version == self.version:
             self._have.add(supplier)

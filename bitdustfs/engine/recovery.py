@@ -119,7 +119,7 @@ class Seeker:
             async with trio.open_nursery() as nursery:
                 for node, address in waiting.items():
                     nursery.start_soon(self._ask, answers, node, address, epoch)
-            best = recovery.newest(self._seen.values())
+            best = recovery.choose(list(self._seen.values()), answers, self._contents)
             listed = self._contents[best.digest].suppliers if best is not None else ()
             waiting = {NodeId(each.node): each.address for each in listed if NodeId(each.node) not in answers}
         if best is None:

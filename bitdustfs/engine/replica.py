@@ -93,6 +93,7 @@ class Replica:
         self._merged_until = 0  # the last change of deltas that together are no delta
         self._start_change = catalog.last_change  # what of it was shipped, only a head can tell
         self.safe_change = 0
+        self.stopped: ReadOnly | None = None  # why nothing is changed here, if suppliers hold another line
         self.trouble = ""  # why nothing is shipped now; "" if nothing is wrong
         publisher.on_foreign = self.stop
         publisher.on_change = self._watches.now
@@ -151,7 +152,8 @@ class Replica:
 
     def stop(self, found: Foreign) -> None:
         """Change nothing any more: somebody else does."""
-        self._journal.forbid(_foreign_error(found))
+        self.stopped = _foreign_error(found)
+        self._journal.forbid(self.stopped)
 
     # -- services --------------------------------------------------------------------------------------------
 

@@ -123,6 +123,7 @@ class Reporter:
         self._practice = practice
         self._trouble: list[str] = []
         self.waiting_to_leave: Callable[[], Mapping[SupplierNo, int]] = dict  # see `Drainer.waiting`
+        self.forks: Callable[[], list[str]] = list  # what to say of states beside this one
         self.lack_of_room: Callable[[], str] = str  # see `Services.lack_of_room`
         self.snapshots: Callable[[], tuple[int, int]] = lambda: (0, 0)  # how many, and bytes that only they have
         self.is_unlike: Callable[[BlockRow], bool] = lambda _row: False  # see `Follower`
@@ -358,6 +359,7 @@ class Reporter:
         found += self._ending(rows)
         if self.snapshots()[0] and self._catalog.name(ROOT_INO, SNAPSHOTS_NAME) is not None:
             found.append("something of yours at the top is called .snapshots and hides the snapshots: rename it")
+        found += self.forks()
         if (why := self.trouble_recoding()) and self._catalog.count_marked()[0]:
             found.append(f"coding anew waits: {why}")
         if self._monitor.is_unsure:

@@ -32,6 +32,7 @@ from bitdustfs.engine.drainer import Drainer
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.follower import Follower
 from bitdustfs.engine.forecast import Forecast
+from bitdustfs.engine.forks import Forks
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.handover import Handover
 from bitdustfs.engine.holding import Holding
@@ -169,6 +170,7 @@ class Services:
             "replica": self.replica.run,
             "orphans": self.orphans.run,
             "volume snapshots": self.snapshots.run,
+            "forks": self.forks.run,
         }
         if self.is_reader:
             self.services = {name: self.services[name] for name in OF_READERS}
@@ -393,6 +395,19 @@ class Services:
         self.handover.on_brought = self._only_read
         self.handover.on_let_go = self._end_writing
         self.files.is_safe = self.replica.is_safe
+        self.forks = Forks(
+            catalog=self._catalog,
+            journal=self.journal,
+            publisher=self.publisher,
+            leaves=self.fragments.leaves,
+            releases=self.releases,
+            following=self._following,
+            own_node=self._identity.node,
+            crunch=self._crunch,
+            entropy=self._entropy,
+            secrets=self._secrets,
+        )
+        self.forks.stopped = lambda: self.replica.stopped
         self.orphans = Orphans(
             catalog=self._catalog,
             journal=self.journal,
@@ -453,6 +468,7 @@ class Services:
             held_up=self._held_up,
         )
         self.reporter.lack_of_room = self.lack_of_room
+        self.reporter.forks = self.forks.lines
         self.reporter.snapshots = lambda: (len(self.snapshots.all()), self.snapshots.held.total)
         self.reporter.view = lambda answering: self.view.report(answering) if self.view is not None else None
         self.reporter.view_trouble = lambda: self.view.trouble if self.view is not None else ""
@@ -557,7 +573,7 @@ class Services:
 
     def _may_release(self) -> bool:
         """Nobody knows more than we do, and nothing needs more than what is known here."""
-        return self.publisher.confirmed and not self.publisher.others and self.journal.refusal is None
+        return self.publisher.confirmed and self.forks.has_everything and self.journal.refusal is None
 
     def _released_until(self) -> int:
         """The last change by which what it made unneeded may go; 0: none."""

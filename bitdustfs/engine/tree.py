@@ -21,7 +21,7 @@ from bitdustfs.core.names import check_length, check_name, check_replaceable, ch
 from bitdustfs.core.past import FIRST_PAST
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.lives import Contents, Lives
-from bitdustfs.engine.past_tree import SNAPSHOTS_NAME
+from bitdustfs.engine.past_tree import TOP_NAMES
 from bitdustfs.errors import FileError
 from bitdustfs.model import NO_INO, ROOT_INO, Code, Cookie, Ino, Inode, Name
 from bitdustfs.ports import Catalog, Wall
@@ -432,9 +432,9 @@ class Tree:
 
 
 def _check_now(parent: Ino, name: bytes) -> None:
-    """Refuse a place in a snapshot, and the name that leads to them. Raises FileError: EROFS."""
-    if parent >= FIRST_PAST or (name == SNAPSHOTS_NAME and parent == ROOT_INO):
-        raise FileError(errno=errno.EROFS, what="snapshots are only read")
+    """Refuse a place in a snapshot or a fork, and the names that lead to them. Raises FileError: EROFS."""
+    if parent >= FIRST_PAST or (name in TOP_NAMES and parent == ROOT_INO):
+        raise FileError(errno=errno.EROFS, what="snapshots and forks are only read")
 
 
 def _is_unborn(inode: Inode) -> bool:

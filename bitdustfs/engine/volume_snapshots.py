@@ -63,7 +63,7 @@ class VolumeSnapshots:
 
     def all(self) -> list[Snapshot]:
         """Those that are not deleted, the oldest first."""
-        return [each for each in self._catalog.snapshots() if not each.is_gone]
+        return [each for each in self._catalog.snapshots() if not each.is_gone and not each.is_fork]
 
     def find(self, name: str) -> Snapshot:
         """The snapshot with this name. Raises NotFound."""
@@ -205,14 +205,14 @@ class VolumeSnapshots:
             raise BadRequest(
                 what=f"{name!r} is no name for a snapshot: `now` means what there is, and it must be printable"
             )
-        if any(each.name == name for each in self.all()):
+        if any(each.name == name and not each.is_gone for each in self._catalog.snapshots()):
             raise AlreadyThere(what=f"there is a snapshot {name!r} already")
 
     def _make(self, name: str, kind: SnapshotKind) -> Snapshot:
         """Make one; an empty name, or its beginning, is followed by the time."""
         now_ns = self._wall.now_ns()
         if not name or kind is SnapshotKind.BY_ITSELF:
-            taken = {each.name for each in self.all()}
+            taken = {each.name for each in self._catalog.snapshots() if not each.is_gone}
             plain = name = name + thinning.name_of(now_ns)
             further = 1
             while name in taken:

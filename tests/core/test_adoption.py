@@ -12,7 +12,7 @@ from bitdustfs.core.adoption import Descent, Entry, Progress, Verdict, contained
 from bitdustfs.core.certificate import Identity, certify
 from bitdustfs.core.head import Head
 from bitdustfs.core.keys import public_bytes
-from bitdustfs.core.recovery import Answer, Found
+from bitdustfs.core.recovery import Answer, Found, choose
 from bitdustfs.core.replica import HeadContent, SupplierEntry
 from bitdustfs.errors import BadFormat
 from bitdustfs.model import NodeId, Role
@@ -58,6 +58,8 @@ def of_epoch(epoch: int) -> Head:
         (LIFE[3], found(FORK[0], LIFE[:3], holding=2), Verdict.CURRENT),
         (LIFE[3], found(FORK[1], [*LIFE[:3], FORK[0]], holding=2), Verdict.CURRENT),
         (LIFE[3], found(FORK[1], [*LIFE[:3], FORK[0]], holding=3), Verdict.ADOPT),
+        (LIFE[5], found(FORK[1], [*LIFE[:3], FORK[0]], holding=3), Verdict.ADOPT),  # whatever versions say
+        (LIFE[5], found(FORK[1], [*LIFE[:3], FORK[0]], holding=2), Verdict.CURRENT),
         (LIFE[2], found(of_epoch(EPOCH + 1)), Verdict.REVOKED),
         (LIFE[2], found(of_epoch(EPOCH - 1)), Verdict.CURRENT),
     ],
@@ -65,7 +67,8 @@ def of_epoch(epoch: int) -> Head:
 def test_newest_head_of_the_same_epoch_is_adopted_and_no_fork_that_does_not_count(
     own: Head | None, seen: Found, verdict: Verdict
 ) -> None:
-    assert judge(own, seen, epoch=EPOCH) is verdict
+    is_known = own in LIFE and seen.head in LIFE[: LIFE.index(own)]
+    assert judge(own, seen, epoch=EPOCH, is_known=is_known) is verdict
 
 
 @pytest.mark.parametrize(
@@ -121,3 +124,15 @@ def test_letter_says_what_lies_there_what_does_not_and_why() -> None:
     said = adoption.letter(plan, [b"a/\xff"], [(b"bad", "damaged")], "/home/aside/1").decode().splitlines()
     assert "  a/\\xff" in said and "  bad: damaged" in said and "  removed: x" in said
     assert any("/home/aside/1" in line for line in said)
+
+
+@pytest.mark.parametrize(("at_fork", "taken"), [(3, FORK[1]), (2, LIFE[5])])
+def test_line_that_counts_is_taken_whatever_versions_say(at_fork: int, taken: Head) -> None:
+    """One supplier holds a head of more changes, which no quorum took: what was safe lies on the other line."""
+    stray = Answer(LIFE[5], links(LIFE[:5]))
+    fork = Answer(FORK[1], links([*LIFE[:3], FORK[0]]))
+    before = Answer(LIFE[2], links(LIFE[:2]))
+    said = [stray, *[fork] * at_fork, *[before] * (4 - at_fork)]
+    seen = [LIFE[5], FORK[1], LIFE[2]]
+    found = choose(seen, dict(zip(NODES, said, strict=True)), {head.digest: CONTENT for head in seen})
+    assert found is taken

@@ -1,0 +1,71 @@
+"""What a mount answers when other states of its volume are asked for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import trio
+
+from bitdustfs.core.report import ForkReport, ForksReport
+from bitdustfs.edges.control import Args
+from bitdustfs.edges.control_server import Handler, Report
+from bitdustfs.engine.differences import Change
+from bitdustfs.engine.forks import Fork
+from bitdustfs.engine.node import Node
+from bitdustfs.model import Snapshot
+
+_LINES = 200  # of a comparison in one step
+_WAIT_S = 60.0  # for the head that goes over both lines
+
+
+def fork_verbs(node: Node) -> Mapping[str, Handler]:
+    """The handlers, by the names of their requests."""
+
+    async def told(snapshot: Snapshot, fork: Fork) -> ForkReport:
+        counts: Counter[Change] = Counter()
+        async for each in node.forks.differences(snapshot):
+            counts[each.change] += 1
+        return ForkReport(
+            name=snapshot.name,
+            version=fork.version,
+            node=fork.node.hex(),
+            time_s=fork.time_s,
+            came=counts[Change.CAME],
+            went=counts[Change.WENT],
+            changed=counts[Change.CONTENT] + counts[Change.ATTRIBUTES],
+        )
+
+    async def show(_args: Args, _report: Report) -> Mapping[str, object]:
+        content = node.publisher.content
+        return {
+            **ForksReport(
+                version=node.publisher.version,
+                node=node.forks.own_node.hex(),
+                time_s=content.time_s if content is not None else 0,
+                forks=[await told(snapshot, fork) for snapshot, fork in node.forks.all()],
+            )
+        }
+
+    async def diff(args: Args, report: Report) -> Mapping[str, object]:
+        snapshot, _fork = node.forks.find(str(args["name"]))
+        lines: list[str] = []
+        count = 0
+        async for each in node.forks.differences(snapshot):
+            count += 1
+            lines.append(f"{each.change.value} {each.path.decode('utf-8', 'surrogateescape')}")
+            if len(lines) == _LINES:
+                await report({"lines": lines})
+                lines = []
+        await report({"lines": lines})
+        return {"count": count}
+
+    async def resolve(args: Args, _report: Report) -> Mapping[str, object]:
+        snapshot = await node.forks.resolve(str(args["name"]))
+        is_safe = False
+        with trio.move_on_after(_WAIT_S):
+            await node.replica.make_safe()
+            is_safe = True
+        return {"name": snapshot.name, "is_safe": is_safe}
+
+    return {"forks": show, "fork-diff": diff, "resolve": resolve}

@@ -1,0 +1,226 @@
+"""Grafting: the tree of another catalog of this volume becomes a generation of ours, which was never current here.
+
+Both trees are gone through by name, directory by directory. What is the same in both is shared, and costs nothing.
+Other files get numbers of their own. Of their chunks those that are in our catalog are referred to; the others come
+with the blocks that they lie in, for both lines have one volume key: no byte is moved. From then on these blocks are
+ours: they are repaired, and let go only when nothing here names them.
+
+Each name is one operation, so this takes its time and holds nobody up. Nothing shows the generation meanwhile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+import trio
+
+from bitdustfs.core import erasure
+from bitdustfs.core.past import at, split
+from bitdustfs.engine.journal import Journal, Operation
+from bitdustfs.engine.releases import Releases
+from bitdustfs.engine.unsent import prints
+from bitdustfs.model import (
+    HOLE,
+    ROOT_INO,
+    BlockNo,
+    ChunkNo,
+    ChunkRow,
+    Cookie,
+    FragmentState,
+    Ino,
+    Inode,
+    Name,
+    Standing,
+    SupplierNo,
+)
+from bitdustfs.ports import Catalog
+
+_PAGE: Final = 500  # names in one look
+_ROWS: Final = 256  # (tune) rows of a map in one operation
+_ALL: Final = (1 << 62) - 1
+
+
+class Grafting:
+    """Make a generation of ours show the live tree of theirs. Worth nothing any more once `run` has failed.
+
+    Args:
+        generation: is kept, and shown by nobody yet.
+    """
+
+    def __init__(self, ours: Catalog, theirs: Catalog, journal: Journal, releases: Releases, generation: int) -> None:
+        self._ours = ours
+        self._theirs = theirs
+        self._journal = journal
+        self._releases = releases
+        self._generation = generation
+        self._numbers: dict[Ino, Ino] = {}  # of their inodes, with us
+        self._taken: set[Ino] = set()  # those of ours
+        self._chunks: dict[ChunkNo, ChunkNo] = {}
+        self._blocks: dict[BlockNo, BlockNo] = {}
+        self._suppliers: dict[SupplierNo, SupplierNo | None] = {}
+        self.adopted: list[BlockNo] = []  # blocks that our catalog did not have
+
+    async def run(self) -> None:
+        """Bring everything in. Raises DiskFull, DiskFault: some of it is in."""
+        root = self._theirs.inode(ROOT_INO)
+        assert root is not None, "each volume has a root"
+        await self._number(root, self._ours.inode(at(self._generation, ROOT_INO)))
+        pending = [(ROOT_INO, ROOT_INO)]
+        while pending:
+            there, here = pending.pop()
+            before = await self._names(self._ours, at(self._generation, here))
+            after = await self._names(self._theirs, there)
+            for text in sorted(before.keys() | after.keys()):
+                was, to_be = before.get(text), after.get(text)
+                number = await self._number(to_be[1], was[1] if was is not None else None) if to_be else None
+                if was is not None and number == split(was[1].ino)[1]:
+                    was = None  # the name may stay
+                elif number is not None:
+                    with self._operation():
+                        if was is not None:
+                            self._ours.drop_name_then(self._generation, here, was[0].cookie)
+                        self._ours.put_name_then(self._generation, here, text, number)
+                elif was is not None:
+                    with self._operation():
+                        self._ours.drop_name_then(self._generation, here, was[0].cookie)
+                if to_be is not None and number is not None and to_be[1].is_dir:
+                    pending.append((to_be[1].ino, number))
+                await trio.lowlevel.checkpoint()
+
+    # -- inodes ------------------------------------------------------------------------------------------------
+
+    async def _number(self, theirs: Inode, was: Inode | None) -> Ino:
+        """Have the generation show one of their inodes, and say by which number.
+
+        Args:
+            was: what it shows by the same name so far.
+        """
+        known = self._numbers.get(theirs.ino)
+        if known is not None:
+            return known
+        same = was is not None and self._is_same(theirs, was)
+        number = split(was.ino)[1] if was is not None and same else None
+        if number is None or number in self._taken:
+            number = self._ours.new_ino()
+            if theirs.is_file:
+                await self._bring_content(theirs, number)
+            was = None
+        wanted = replace(theirs, ino=number, version=was.version if was is not None else theirs.version)
+        if was is None or not self._looks_same(wanted, theirs, was):
+            with self._operation():
+                self._ours.put_then(self._generation, wanted)
+                for name, value in self._theirs.xattrs(theirs.ino):
+                    self._ours.put_xattr_then(self._generation, number, name, value)
+        self._numbers[theirs.ino] = number
+        self._taken.add(number)
+        return number
+
+    def _is_same(self, theirs: Inode, was: Inode) -> bool:
+        """Whether both are one thing with the same content; of a directory that is another matter."""
+        if theirs.mode >> 12 != was.mode >> 12:
+            return False
+        if theirs.is_file:
+            return theirs.size == was.size and prints(self._theirs, theirs.ino) == prints(self._ours, was.ino)
+        return theirs.is_dir or (theirs.target, theirs.rdev) == (was.target, was.rdev)
+
+    def _looks_same(self, wanted: Inode, theirs: Inode, was: Inode) -> bool:
+        """Whether all is the same that is no content; when something was read last does not matter."""
+        if wanted != replace(was, ino=wanted.ino, atime_ns=wanted.atime_ns):
+            return False
+        return list(self._theirs.xattrs(theirs.ino)) == list(self._ours.xattrs(was.ino))
+
+    # -- content -----------------------------------------------------------------------------------------------
+
+    async def _bring_content(self, theirs: Inode, number: Ino) -> None:
+        """Give a file of the generation the chunks that it has with them."""
+        rows = self._theirs.map_rows(theirs.ino, 0, _ALL)
+        for start in range(0, len(rows), _ROWS):
+            with self._operation():
+                part = [
+                    row if row.chunk == HOLE else replace(row, chunk=self._chunk(row.chunk))
+                    for row in rows[start : start + _ROWS]
+                ]
+                self._ours.put_map_then(self._generation, number, part)
+            await trio.lowlevel.checkpoint()
+
+    def _chunk(self, number: ChunkNo) -> ChunkNo:
+        """The number that one of their chunks has with us."""
+        known = self._chunks.get(number)
+        if known is None:
+            theirs = self._theirs.chunk(number)
+            assert theirs is not None, "a map names chunks that there are"
+            found = self._found(theirs)
+            if found is None:
+                found = replace(theirs, chunk=self._ours.new_chunk_no(), block=self._block(theirs.block))
+                self._ours.put_chunks([found])
+            known = self._chunks[number] = found.chunk
+        return known
+
+    def _found(self, theirs: ChunkRow) -> ChunkRow | None:
+        """A chunk of ours with this content that is as well held as it should be, or lies in the same block."""
+        same = self._ours.chunk(theirs.chunk)
+        if same is not None and same.fingerprint == theirs.fingerprint:  # it is older than the fork
+            return same
+        other = self._ours.chunk_by_fingerprint(theirs.fingerprint)
+        if other is None or other.length != theirs.length:
+            return None
+        block = self._ours.block(other.block)
+        return other if block is not None and self._ours.held(other.block) >= block.code.quorum else None
+
+    def _block(self, number: BlockNo) -> BlockNo:
+        """The number that one of their blocks has with us; it is ours from now on."""
+        known = self._blocks.get(number)
+        if known is not None:
+            return known
+        theirs = self._theirs.block(number)
+        assert theirs is not None, "a chunk names a block that there is"
+        same = self._ours.block(number)
+        if same is not None and same.block_id == theirs.block_id:  # it is older than the fork
+            return number
+        made = replace(theirs, block=self._ours.new_block_no())
+        self._ours.put_block(made)
+        length = erasure.fragment_length(made.length, made.code.k)
+        for each in self._theirs.fragments(number):
+            supplier = self._supplier(each.supplier)
+            if supplier is None:
+                continue
+            self._ours.put_fragment(replace(each, block=made.block, supplier=supplier))
+            if each.state is FragmentState.HELD:
+                self._ours.charge_supplier(supplier, length, 1)
+            name = self._releases.name(made, each.index, supplier)
+            if name is not None and self._ours.is_releasing(supplier, name):
+                self._ours.drop_releases(supplier, [name])
+        self._blocks[number] = made.block
+        self.adopted.append(made.block)
+        return made.block
+
+    def _supplier(self, number: SupplierNo) -> SupplierNo | None:
+        """The number that one of their suppliers has with us. One that only they have hired is hired here too."""
+        if number not in self._suppliers:
+            theirs = next((row for row in self._theirs.suppliers() if row.supplier == number), None)
+            if theirs is None:
+                return None
+            ours = next((row for row in self._ours.suppliers() if row.node == theirs.node), None)
+            if ours is None and theirs.standing is Standing.FIRED:
+                return None
+            if ours is None:
+                self._ours.put_supplier(replace(theirs, supplier=SupplierNo(0), used_bytes=0, used_fragments=0))
+                ours = next(row for row in self._ours.suppliers() if row.node == theirs.node)
+            self._suppliers[number] = ours.supplier
+        return self._suppliers[number]
+
+    async def _names(self, catalog: Catalog, directory: Ino) -> dict[bytes, tuple[Name, Inode]]:
+        found: dict[bytes, tuple[Name, Inode]] = {}
+        after = Cookie(0)
+        while page := catalog.names(directory, after, _PAGE):
+            found.update((name.name, (name, inode)) for name, inode in page)
+            after = page[-1][0].cookie
+            await trio.lowlevel.checkpoint()
+        return found
+
+    def _operation(self) -> Operation:
+        """Also where people may change nothing, for another machine writes: this adds to what is kept."""
+        if not self._journal.keeps:
+            self._journal.admit()
+        return self._journal.operation(admitted=True)

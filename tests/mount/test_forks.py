@@ -1,0 +1,134 @@
+"""Two states of a volume, with real processes: both are shown, and a person chooses."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shlex
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import trio
+
+from bitdustfs.core import head as heads
+from bitdustfs.core import wire
+from bitdustfs.core.head import Head
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.edges.home import Home
+from bitdustfs.edges.keys_disk import identity_of, read_keys
+from bitdustfs.edges.tcp import TcpDialer
+from bitdustfs.engine.errand import ask_once
+from bitdustfs.engine.publisher import kept_head
+from bitdustfs.model import NodeId
+from tests.mount.practice import Practice, wait_until
+from tests.mount.support import code_of
+
+pytestmark = pytest.mark.slow
+README = Path(__file__).resolve().parents[2] / "README.md"
+LETTER = bytes(i * i % 251 for i in range(300_000))
+
+
+def newest(swarm: Practice) -> Head:
+    """The newest head of the home, while it is not mounted."""
+    with closing(SqliteCatalog(Home(swarm.home).catalog)) as catalog:
+        raw = kept_head(catalog)
+    assert raw is not None
+    return heads.parse(raw)
+
+
+def put_beside(swarm: Practice, number: int, before: Head) -> None:
+    """Have a supplier hold a head that a copy of the home made of the state that `before` names."""
+    identity = identity_of(read_keys(Home(swarm.home)))
+    made = heads.sign(
+        identity,
+        handle=before.handle,
+        version=before.version + 1,
+        previous=before.digest,
+        sealed=before.sealed,
+        seat=b"of a copied home",
+        takes_over=True,
+    )
+    node, _, address = swarm.places()[number - 1].partition("@")
+    request = wire.PutHead(len(made.raw), identity.certificate.epoch)
+
+    async def put() -> None:
+        with trio.fail_after(30):
+            await ask_once(
+                TcpDialer(identity.key), identity, NodeId(bytes.fromhex(node)), address, request, wire.Done, made.raw
+            )
+
+    trio.run(put)
+
+
+def readme_steps(name: str) -> list[tuple[str, str]]:
+    """What README has a person type, for this fork, and what is printed then."""
+    section = README.read_text().partition("\n## When two of them wrote at once\n")[2].partition("\n## ")[0]
+    steps = [step.partition("\n") for step in section.split("```\n")[1].removeprefix("$ ").split("\n$ ")]
+    known = re.search(r"resolve '(.*)' --yes", section)
+    assert known is not None and len(steps) == 5
+    return [(command.replace(known[1], name), printed.strip("\n")) for command, _, printed in steps]
+
+
+def session_step(swarm: Practice, command: str) -> str:
+    if command.startswith("bitdustfs"):
+        return swarm.run(*shlex.split(command)[1:]).stdout.strip("\n")
+    command = command.replace("~/BitDust", str(swarm.path))
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True, env={"LC_ALL": "C"})
+    return done.stdout.strip("\n")
+
+
+def plain(text: str) -> str:
+    """Without node ids, dates and versions, which are never the same."""
+    text = re.sub(r"\b[0-9a-f]{8}\b", "NODE", text)
+    return re.sub(r"version \d+", "version N", re.sub(r"\d{4}-\d\d-\d\d \d\d[.:]\d\d", "DATE", text))
+
+
+def test_state_of_a_cloned_home_is_shown_beside_ours_and_kept_as_a_snapshot_when_ours_goes_on(tmp_path: Path) -> None:
+    """F37."""
+    with Practice(tmp_path, suppliers=3, code="1/3") as swarm:
+        (swarm.path / "letter").write_bytes(LETTER)
+        (swarm.path / "both").write_bytes(b"as it was")
+        swarm.sync()
+        swarm.umount()
+        before = newest(swarm)
+        swarm.kill_supplier(1)
+        swarm.mount()
+        (swarm.path / "both").write_bytes(b"of this machine")
+        (swarm.path / "later").write_bytes(b"later")
+        (swarm.path / "letter").unlink()
+        wait_until("two suppliers hold it", lambda: swarm.run("sync", str(swarm.path), ok=(0, 34)))
+        swarm.umount()
+        swarm.run("demo", "revive", "1")
+        put_beside(swarm, 1, before)
+
+        swarm.mount()
+        forks = swarm.path / ".forks"
+        wait_until("the other state is shown", lambda: os.listdir(forks))
+        (name,) = os.listdir(forks)
+        assert ".forks" not in os.listdir(swarm.path)
+        assert sorted(os.listdir(forks / name)) == ["both", "letter"]
+        assert (forks / name / "letter").read_bytes() == LETTER
+        assert (forks / name / "both").read_bytes() == b"as it was"
+        assert code_of((forks / name / "new").touch) == errno.EROFS
+        assert (swarm.path / "both").read_bytes() == b"of this machine"
+        (swarm.path / "both").write_bytes(b"one supplier stops nobody")
+
+        shown = json.loads(swarm.run("resolve", "--json").stdout)["forks"]
+        assert [(each["name"], each["came"], each["went"], each["changed"]) for each in shown] == [(name, 1, 1, 1)]
+        for command, printed in readme_steps(name):
+            said = session_step(swarm, command)
+            assert plain(said) == plain(printed), f"$ {command}\n{said}"
+        assert (swarm.path / "letter").read_bytes() == LETTER
+        assert os.listdir(forks) == []
+        assert (swarm.path / ".snapshots" / name / "letter").read_bytes() == LETTER
+        assert "nothing is to be chosen" in swarm.run("resolve").stdout
+        swarm.run("resolve", name, ok=(10,))
+        swarm.sync()  # at all three: who held the other one takes ours again
+        swarm.remount()
+        assert os.listdir(forks) == []
+        assert (swarm.path / ".snapshots" / name / "both").read_bytes() == b"as it was"
+        assert swarm.status()["state"] == "safe"
