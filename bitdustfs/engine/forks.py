@@ -6,8 +6,9 @@
     -> who held the other one takes ours again
 
 What a fork had is in our catalog then, and as safe as everything else in it; from the moment in which another head is
-seen until that is done, nothing is let go anywhere (`has_everything`). Killed on the way, it begins again: a half of
-a tree is shown by nobody, and goes as a deleted snapshot does.
+seen until that is done, nothing is let go anywhere (`has_everything`). A head that goes back to our newest is no fork
+yet: another machine goes on from here, or could not go far. Killed on the way, it begins again: a half of a tree is
+shown by nobody, and goes as a deleted snapshot does.
 
 A line that goes on is brought in again, and takes the place of what there was of it.
 """
@@ -213,6 +214,11 @@ class Forks:
         if raw != found.head.raw:
             raise Unavailable(what="the supplier shows another head meanwhile")
         links = heads.genuine_links(found.head, behind) + found.head.link
+        if self._is_ahead(found.head, links):
+            self._failed_at[found.head.digest] = (
+                trio.current_time()
+            )  # it is looked at again: ours may go on beside it
+            return
         recovery = Recovery(
             Found(found.head, found.content, {}),
             suppliers,
@@ -241,6 +247,12 @@ class Forks:
             short(found.head.signer.node),
         )
         await self._prove(grafting.adopted)
+
+    def _is_ahead(self, head: Head, links: bytes) -> bool:
+        """Whether a head goes back to our newest: somebody else goes on from here, and there is one line."""
+        own = self._publisher.head
+        passed = {head.previous, head.also, *(heads.digest_of(link) for link in heads.split_links(links))}
+        return own is not None and own.digest in passed
 
     def _begin(self, found: Foreign) -> int:
         """A generation for it that shows what is here now."""

@@ -232,3 +232,19 @@ async def test_fork_that_came_half_is_shown_by_nobody_and_comes_whole_later(
             assert await tree_of(node, generation) == LAPTOPS_TREE
             await until(lambda: len(desktop.catalog.snapshots()) == 1)
             assert not broken(desktop.catalog)
+
+
+@pytest.mark.slow
+async def test_fork_that_was_brought_in_is_nothing_that_was_done_here(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """The refused machine takes the line that counts at its next mount: only its own changes are put aside."""
+    async with forked(tmp_path) as (world, laptop, _desktop):
+        async with laptop.mounted():
+            await brought_in(laptop)
+        with closing(SqliteCatalog(laptop.path)) as old:
+            found = await look(world, old, LAPTOP)
+            assert found is not None
+            plan = await fetch(world, old, found, tmp_path / "new")
+        assert [entry.paths for entry in plan.entries] == [(b"both",), (b"the laptop's",)]
+        assert plan.notes == ()

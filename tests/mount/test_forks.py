@@ -131,4 +131,4 @@ def test_state_of_a_cloned_home_is_shown_beside_ours_and_kept_as_a_snapshot_when
         swarm.remount()
         assert os.listdir(forks) == []
         assert (swarm.path / ".snapshots" / name / "both").read_bytes() == b"as it was"
-        assert swarm.status()["state"] == "safe"
+        wait_until("it is safe", lambda: swarm.status()["state"] == "safe")  # work in the background goes on
