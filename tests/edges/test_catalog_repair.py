@@ -18,7 +18,7 @@ from tests.edges.damage import Path_
 
 SEEDS = 200
 AT_ONCE = 10  # seeds of one test
-IN_EVERY_RUN = 50
+IN_EVERY_RUN = 20
 Whole = tuple[Path, list[Path_], set[object]]  # a sound catalog, its files, and what is in them
 
 

@@ -11,7 +11,8 @@ from trio.testing import MockClock
 from bitdustfs.model import Ino
 from tests.engine.volume import Volume
 
-SEEDS = 12
+SLOW, LONG = range(5), range(5, 100)
+SEEDS = [*SLOW, *(pytest.param(seed, marks=pytest.mark.long) for seed in LONG)]
 STEPS = 250
 
 
@@ -74,7 +75,7 @@ async def some_steps(volume: Volume, model: Model, dice: random.Random, steps: i
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_files_read_as_a_dictionary_would_through_crashes_and_losses(seed: int) -> None:
     async def story() -> None:
         dice = random.Random(seed)

@@ -22,7 +22,7 @@ from bitdustfs.ports import Spool
 from bitdustfs.testing.spool import FaultySpool, MemorySpool
 from tests.engine.volume import Volume
 
-FAST, SLOW, LONG = range(1), range(1, 8), range(8, 500)
+FAST, SLOW, LONG = range(1), range(1, 5), range(5, 500)
 SEEDS = [
     *FAST,
     *(pytest.param(seed, marks=pytest.mark.slow) for seed in SLOW),

@@ -237,12 +237,13 @@ async def kill(at: int, path: Path, power_loss: bool) -> None:
 
 
 def marked(points: Iterable[str]) -> Iterator[Any]:
-    """Of both points of a step one is for every run, in turn the one before it and the one after it."""
+    """Of four points of two steps one is for every run, in turn the one before a step and the one after it."""
     steps = sorted({point.partition(" ")[2] for point in points})
     for point in sorted(points):
         word, _, step = point.partition(" ")
-        in_turn = ("before", "after")[steps.index(step) % 2]
-        mark = pytest.mark.slow if word == in_turn else pytest.mark.long
+        turn = steps.index(step)
+        is_chosen = turn % 2 == 0 and word == ("before", "after")[turn // 2 % 2]
+        mark = pytest.mark.slow if is_chosen else pytest.mark.long
         yield point if point in FEW else pytest.param(point, marks=mark)
 
 

@@ -35,7 +35,7 @@ from tests.engine.customer import Customer, say_nothing
 from tests.engine.doomed import Doom, DoomedCatalog, DoomedSuppliers
 from tests.engine.recovered import Survivors, recover, stocks
 
-SLOW, LONG = range(5), range(5, 1000)
+SLOW, LONG = range(3), range(3, 1000)
 SEEDS = [
     *(pytest.param(seed, marks=pytest.mark.slow) for seed in SLOW),
     *(pytest.param(seed, marks=pytest.mark.long) for seed in LONG),

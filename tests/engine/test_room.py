@@ -150,7 +150,7 @@ async def test_write_waits_no_longer_for_many_files_that_hold_nothing_to_drop(au
 @pytest.mark.slow
 async def test_many_times_the_limit_in_small_files_goes_through(autojump_clock: MockClock) -> None:
     volume = Volume(spool_limit=MIB // 8)
-    contents = [DICE.randbytes(1024) for _ in range(1300)]
+    contents = [DICE.randbytes(1024) for _ in range(650)]
     async with volume.running():
         files = []
         for content in contents:

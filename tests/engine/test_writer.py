@@ -75,7 +75,7 @@ async def test_nothing_is_looked_for_while_nothing_is_dirty(autojump_clock: Mock
         await volume.flush()
         await trio.sleep(10)
         volume.writer._find_jobs = counted  # type: ignore[method-assign]
-        await trio.sleep(600)
+        await trio.sleep(120)
         assert looks == 0
         ino = await volume.write_all(b"after a quiet time")
         await trio.sleep(10)

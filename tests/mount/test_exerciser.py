@@ -21,7 +21,7 @@ SHARE_BYTES = 61 * 4096  # of one shared file: whole pages, but chunks belong to
 EVERY_S = 0.2  # everything leaves and is dropped so often: the processes shall meet it, not wait for it
 PATIENCE_S = 250
 pytestmark = pytest.mark.slow
-SIZES = [(1, 500), *(pytest.param(seed, 8000, marks=pytest.mark.long) for seed in (2, 3, 4))]
+SIZES = [(1, 250), *(pytest.param(seed, 8000, marks=pytest.mark.long) for seed in (2, 3, 4))]
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from tests.mount.tree_dice import Dice
 from tests.mount.tree_model import EXCHANGE, Fill
 from tests.mount.tree_steps import Step, step
 
-SEED, STEPS, LONG_STEPS = 0, 1000, 2000
+SEED, STEPS, LONG_STEPS = 0, 600, 2000
 LONG_SEEDS = range(100, 108)
 pytestmark = pytest.mark.slow
 

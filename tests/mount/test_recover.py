@@ -25,7 +25,7 @@ from tests.mount.trees import real_tree, run
 
 pytestmark = pytest.mark.slow
 CODE = "3/6"
-FILES = 2000
+FILES, LONG_FILES = 500, 2000
 DICE = random.Random(14)
 
 
@@ -36,9 +36,10 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Practice]:
 
 
 @pytest.fixture(scope="module")
-def tree(swarm: Practice, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tree(swarm: Practice, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Path:
     """A tree with everything that a tree can have, and the same in the volume, safe, in a snapshot."""
-    source = real_tree(tmp_path_factory.mktemp("tree") / "source", FILES)
+    files = FILES if "not long" in pytestconfig.getoption("markexpr") else LONG_FILES
+    source = real_tree(tmp_path_factory.mktemp("tree") / "source", files)
     os.setxattr(source / "abc.py", "user.colour", b"blue")
     os.utime(source / "abc.py", ns=(1, 1_234_567_890_123_456_789))
     (source / os.fsdecode(b"odd \xff\nname")).write_bytes(b"odd")
