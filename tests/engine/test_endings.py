@@ -192,7 +192,7 @@ async def test_without_anybody_to_take_it_status_says_what_is_lost_when_and_coun
         await pass_time(world, NOTICE_S)
         assert row(world).standing is Standing.LEAVING
         assert counted(world) > 0
-        assert (await world.status())["state"] == "placed"  # for even that it leaves cannot be stored there
+        assert (await world.status())["state"] == "safe"  # the newest head has every file: only that it leaves waits
         assert "nobody takes" in await trouble(world)
         await world.node.drop_cache()
         await pass_time(world, GRACE_S)
