@@ -22,12 +22,13 @@ from bitdustfs.cli.snapshot_verbs import snapshot_verbs
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.contract import Contract
 from bitdustfs.core.invited import Wish
-from bitdustfs.core.report import PRACTICE_BANNER, FairnessReport
+from bitdustfs.core.report import PRACTICE_BANNER, FairnessReport, StepReport
 from bitdustfs.edges import control_server, fuse, mounts
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.control import Args
 from bitdustfs.edges.fuse_tuning import MAX_BACKGROUND, MountOptions
 from bitdustfs.edges.home import Home
+from bitdustfs.edges.loop_steps import LoopSteps
 from bitdustfs.engine.node import Node
 from bitdustfs.engine.reporter import note_checked
 from bitdustfs.engine.suppliers import Suppliers
@@ -88,6 +89,7 @@ class Mounted:
             node.view.settle.append(self._operations.forget_stale)
         node.on_follow.append(self._follow)
         self._scope = trio.CancelScope()
+        self._steps = LoopSteps()
         node.handover.flush = lambda: trio.to_thread.run_sync(_flush_kernel, wish.place)
 
     async def run(self, ready: Ready) -> None:
@@ -127,7 +129,7 @@ class Mounted:
             if not self._wish.read_only:
                 await self._friends.make_up()
                 self._given.on_joined = self._friends.joined
-            with self._scope:
+            with self._scope, self._steps.watching():
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(cancel_on_signal, self._scope)
                     nursery.start_soon(follow_limits, self._home, self._wish.settings, self._suppliers.pacer)
@@ -169,7 +171,9 @@ class Mounted:
         return lines
 
     async def _status(self, args: Args, _report: control_server.Report) -> Mapping[str, object]:
-        return {**await self._node.status(args.get("path"))}
+        steps = self._steps
+        longest = StepReport(cpu_s=steps.longest_s, task=steps.longest_task, long=steps.long)
+        return {**await self._node.status(args.get("path")), "longest_step": longest}
 
     async def _without(self, args: Args, _report: control_server.Report) -> Mapping[str, object]:
         return {**await self._node.without(str(args["label"]))}

@@ -92,6 +92,15 @@ class StatusReport(TypedDict):
     fairness: list[FairnessReport]  # friends with whom anything was counted, by name
     trouble: list[str]  # sentences, newest first
     view: NotRequired[ViewReport]  # of a machine that only reads
+    longest_step: NotRequired[StepReport]  # of a mount
+
+
+class StepReport(TypedDict):
+    """Which step of a mount's event loop kept its thread busy for longest, since it was mounted."""
+
+    cpu_s: float  # of the thread
+    task: str
+    long: int  # how many took more than 20 ms
 
 
 class ViewReport(TypedDict):

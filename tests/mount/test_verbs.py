@@ -106,7 +106,9 @@ def test_a_mount_without_suppliers_works_and_says_so(machine: Machine) -> None:
     home, place = machine.home("home"), machine.place()
     assert "No supplier is hired" in machine.run("--home", home, "mount", place)
     (place / "letter").write_text("dear all")
-    assert json.loads(machine.run("status", place, "--json", ends=32))["files_local"] == 1
+    told = json.loads(machine.run("status", place, "--json", ends=32))
+    assert told["files_local"] == 1
+    assert told["longest_step"]["cpu_s"] > 0 and told["longest_step"]["task"]
     said = machine.run("umount", place)
     assert "Only on this machine: 1 file (8 B)" in said
     assert not is_mounted(place)
