@@ -15,13 +15,14 @@ cache of the disk, on both sides alike. `--cold disk` (root) drops that too, on 
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bench_system import (
@@ -175,6 +176,18 @@ class Practice(Bitdust):
         finally:
             for number in dead:
                 command([self.program, "demo", "revive", str(number)], env=self._environment, wait_s=CLOSE_S)
+            self._until_margin(n - k)
+
+    def _until_margin(self, margin: int) -> None:
+        """Return when so many more suppliers may fail again."""
+        end = time.monotonic() + CLOSE_S
+        while True:
+            with suppress(BenchError):  # `status` ends by how safe it is
+                if json.loads(command([self.program, "status", "--json", self.root]))["margin"] >= margin:
+                    return
+            if time.monotonic() > end:
+                raise BenchError(f"suppliers that were revived do not answer within {CLOSE_S:.0f} s")
+            time.sleep(0.1)
 
     def close(self) -> None:
         try:

@@ -36,6 +36,8 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         "read_cold": Row("read", "read, cold", "MB/s", True),
         "read_cpu": Row("read", "  CPU of all daemons", "s/GiB", False),
         "read_warm": Row("read", "read, warm", "MB/s", True),
+        "dead_read": Row("dead", "read, cold, n - k suppliers dead", "MB/s", True),
+        "dead_cpu": Row("dead", "  CPU of all daemons", "s/GiB", False),
         "small_cp": Row("small", "cp -r, {files} files of 4 KiB", "files/s", True),
         "small_sync": Row("small", "  sync after it", "s", False),
         "small_cpu": Row("small", "  CPU of the mounting process until then", "s", False),
@@ -56,13 +58,11 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         "random_read_warm": Row("random", "random 4 KiB reads, warm", "/s", True),
         "random_write": Row("random", "random 4 KiB writes, one fsync", "/s", True),
         "random_fsync": Row("random", "random 4 KiB write + fsync, each", "ms", False),
-        "dead_read": Row("dead", "read, cold, n - k suppliers dead", "MB/s", True),
-        "dead_cpu": Row("dead", "  CPU of all daemons", "s/GiB", False),
         "memory_mount": Row("memory", "peak memory, mounting process", "MiB", False),
         "memory_supplier": Row("memory", "peak memory, largest supplier", "MiB", False),
     }
 )
-STAGES = ("write", "read", "small", "rsync", "git", "find", "random", "dead")
+STAGES = ("write", "read", "dead", "small", "rsync", "git", "find", "random")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,8 @@ class Run:
             self._put_big()
         if "read" in wanted:
             yield from self._stage("read", self.read)
+        if "dead" in wanted:  # before the file is written over in thousands of places
+            yield from self._stage("dead", self._dead)
         if "small" in wanted:
             yield from self._stage("small", self._small)
         if {"rsync", "find"} & wanted:
@@ -103,8 +105,6 @@ class Run:
             yield from self._stage("git", self._git)
         if "random" in wanted:
             yield from self._stage("random", self._random)
-        if "dead" in wanted:
-            yield from self._stage("dead", self._dead)
         for role, peak in self._side.peaks().items():
             yield f"memory_{role}", peak / MIB
 
