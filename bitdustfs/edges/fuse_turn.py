@@ -74,12 +74,16 @@ class Waiting:
 
     Args:
         greet: makes the exchange in which libfuse is to read its first request, from a descriptor.
+        now_s: the clock by which the loop has its passes, seconds from anywhere.
     """
 
-    def __init__(self, greet: Callable[[int], Greeting] | None = None) -> None:
+    def __init__(
+        self, greet: Callable[[int], Greeting] | None = None, now_s: Callable[[], float] = time.perf_counter
+    ) -> None:
         self._greet = greet
+        self._now_s = now_s
         self._greeting: Greeting | None = None
-        self._pass_at = 0.0  # when the loop had its last pass, by perf_counter
+        self._pass_at = 0.0  # when the loop had its last pass, by now_s
         self._vain = 0  # so many times we do not linger
 
     async def wait_readable(self, descriptor: int) -> None:
@@ -92,10 +96,10 @@ class Waiting:
             greeting, self._greet = self._greet(descriptor), None
             self._greeting = greeting if greeting.begin() else None
             return
-        if time.perf_counter() - self._pass_at < PASS_EVERY_S and self._comes(descriptor):
+        if self._now_s() - self._pass_at < PASS_EVERY_S and self._comes(descriptor):
             return
         await trio.lowlevel.wait_readable(descriptor)
-        self._pass_at = time.perf_counter()
+        self._pass_at = self._now_s()
 
     def close(self) -> None:
         """The main loop ended, maybe before its first request."""

@@ -145,7 +145,7 @@ async def test_pyfuse3_has_its_trio_back_afterwards() -> None:
 async def test_request_that_comes_at_once_is_read_before_others_run() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        waiting, passes = Waiting(), 0
+        waiting, passes = Waiting(now_s=lambda: 1.0), 0  # "at once" also where the processor is somebody else's
         theirs.send(b"1")
         await waiting.wait_readable(ours.fileno())
         async with trio.open_nursery() as nursery:
