@@ -293,6 +293,8 @@ class BlockTables(Store):
     def put_fragment(self, row: FragmentRow) -> None:
         """Insert or replace the fragment `index` of a block at that supplier."""
         pair = _pair(row.block)
+        if row.block > 0 and row.state is FragmentState.HELD:
+            self._touched.add(PLACES)
         with self.savepoint():
             self._change(pair.put_fragment, (row.block, row.index, row.supplier, int(row.state)))
             self._change(pair.recount, (row.block,))

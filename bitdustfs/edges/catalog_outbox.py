@@ -14,7 +14,7 @@ import apsw
 
 from bitdustfs.model import Ino
 
-PLACES = Ino(0)  # no inode: touched where it is forgotten that a supplier has a fragment, as when another has it now
+PLACES = Ino(0)  # no inode: touched where a supplier comes to have a fragment, or is known to have it no more
 REMEMBERED_INODES = 100_000  # (tune) about 15 MB; when more were touched, all count as touched by the last change
 
 

@@ -80,6 +80,11 @@ async def test_volume_is_safe_still_while_only_what_was_let_go_waits_for_a_head(
         assert world.node.replica.safe_change == head
         await world.sync()
         assert await states(world) == ("safe", "safe")
+        with world.node.journal.operation():  # as a rebuilt one, of what a head has as lost
+            world.catalog.put_fragment(replace(world.catalog.fragments(BlockNo(1))[0], index=3))
+        assert await states(world) == ("placed", "safe")
+        await world.sync()
+        assert await states(world) == ("safe", "safe")
 
 
 async def states(world: World) -> tuple[str, str]:
