@@ -22,6 +22,7 @@ import trio
 from bitdustfs.core import erasure, fragment
 from bitdustfs.core.grace import DAY_S
 from bitdustfs.engine.courtesy import Courtesy
+from bitdustfs.engine.holder_pages import holder_pages
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.tracks import Tracks
 from bitdustfs.model import AuditTally, BlockNo, BlockRow, FragmentRow, FragmentState, Supplier, SupplierNo, short
@@ -123,8 +124,7 @@ class Auditor:
         """
         found = Scan()
         self._broken.discard(row.supplier)
-        start: BlockNo | None = None
-        while page := self._catalog.fragments_at(row.supplier, FragmentState.HELD, PAGE, start):
+        for page in holder_pages(self._catalog, row.supplier, FragmentState.HELD, PAGE):
             for each in page:
                 refusals = self._leaves.refusals(each)
                 began = trio.current_time()
@@ -141,7 +141,6 @@ class Auditor:
                 elif (block := self._catalog.block(each.block)) is not None:
                     spare = self._catalog.held(each.block) - block.code.k
                 await self._courtesy.pause(trio.current_time() - began, spare)
-            start = BlockNo(page[-1].block + 1)
         proven_ones = found.fragments - found.wrong - found.refused
         self._count(row.supplier, proven=proven_ones, wrong=found.wrong)
         if proven_ones and not found.refused:

@@ -22,6 +22,7 @@ from bitdustfs.core.surplus import Place, spread
 from bitdustfs.core.units import format_size
 from bitdustfs.engine.bell import Looks
 from bitdustfs.engine.fragments import Fragments
+from bitdustfs.engine.holder_pages import holder_pages
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.monitor import Monitor
 from bitdustfs.engine.rebuilder import Rebuilder
@@ -30,7 +31,6 @@ from bitdustfs.engine.sending import FragmentSink, send
 from bitdustfs.engine.uploads import Uploads
 from bitdustfs.errors import BadRequest, BitdustError, DiskFault, NotFound, PeerError, PeerFull
 from bitdustfs.model import (
-    BlockNo,
     BlockRow,
     FragmentName,
     FragmentRow,
@@ -198,9 +198,7 @@ class Drainer:
                     left += 1
                     _log.info("a fragment of block %d stays with %s for now: %s", row.block, leaving.label, error)
 
-        at: BlockNo | None = None
-        while page := self._catalog.fragments_at(leaving.supplier, FragmentState.HELD, PAGE, at):
-            at = BlockNo(page[-1].block + 1)
+        for page in holder_pages(self._catalog, leaving.supplier, FragmentState.HELD, PAGE):
             async with trio.open_nursery() as nursery:
                 for row in page:
                     nursery.start_soon(move, row)
@@ -241,9 +239,7 @@ class Drainer:
 
     async def _tidy(self, gone: Supplier) -> None:
         """Forget what is with one who was given up, where others have enough, so that no row stays for ever."""
-        at: BlockNo | None = None
-        while page := self._catalog.fragments_at(gone.supplier, FragmentState.ABSENT, PAGE, at):
-            at = BlockNo(page[-1].block + 1)
+        for page in holder_pages(self._catalog, gone.supplier, FragmentState.ABSENT, PAGE):
             with self._journal.operation():
                 for row in page:
                     block = self._catalog.block(row.block)

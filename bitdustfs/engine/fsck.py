@@ -7,7 +7,7 @@ little; that the bytes are right, only `audit` tells.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -15,8 +15,9 @@ import trio
 
 from bitdustfs.core.namefilter import NameFilter
 from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.engine.holder_pages import holder_pages
 from bitdustfs.engine.listed import Listing, most_names
-from bitdustfs.model import NO_INO, BlockNo, FragmentName, FragmentRow, FragmentState, Ino, Supplier, SupplierNo
+from bitdustfs.model import NO_INO, FragmentName, FragmentState, Ino, Supplier, SupplierNo
 from bitdustfs.ports import Catalog, Spool
 
 PAGE = 500
@@ -77,7 +78,7 @@ async def check_shelf(
     """
     listed, count = await _listed(shelves, row)
     held = missing = 0
-    for page in _pages(catalog, row.supplier):
+    for page in holder_pages(catalog, row.supplier, FragmentState.HELD, PAGE):
         held += len(page)
         for each in page:
             block = catalog.block(each.block)
@@ -102,13 +103,3 @@ async def _listed(shelves: Shelves, row: Supplier) -> tuple[NameFilter, int]:
         filter_.add(name for name, _length in page)
         count += len(page)
     return filter_, count
-
-
-def _pages(catalog: Catalog, supplier: SupplierNo) -> Iterator[Sequence[FragmentRow]]:
-    """What a supplier should hold; all fragments of one block in one page."""
-    start: BlockNo | None = None
-    while page := catalog.fragments_at(supplier, FragmentState.HELD, PAGE, start):
-        last = page[-1].block
-        whole = page if len(page) < PAGE else [each for each in page if each.block != last] or page
-        yield whole
-        start = BlockNo(whole[-1].block + 1)

@@ -15,9 +15,10 @@ import trio
 
 from bitdustfs.core import erasure
 from bitdustfs.engine.auditor import Auditor
+from bitdustfs.engine.holder_pages import holder_pages
 from bitdustfs.engine.leaves import LeafReader
 from bitdustfs.engine.ledger import Holding, Ledger
-from bitdustfs.model import BlockNo, FragmentState, Standing, SupplierNo
+from bitdustfs.model import FragmentState, Standing, SupplierNo
 from bitdustfs.ports import Catalog
 
 PAGE: Final = 100  # rows looked at in one turn
@@ -61,11 +62,9 @@ class Holdings:
         self._missing[supplier] = trio.current_time(), 0
         counted_at, missing = trio.current_time(), 0
         for state in _NOT_HELD:
-            start: BlockNo | None = None
-            while page := self._catalog.fragments_at(supplier, state, PAGE, start):
+            for page in holder_pages(self._catalog, supplier, state, PAGE):
                 blocks = (self._catalog.block(each.block) for each in page)
                 missing += sum(erasure.fragment_length(each.length, each.code.k) for each in blocks if each)
-                start = BlockNo(page[-1].block + 1)
                 await trio.lowlevel.checkpoint()
         if supplier in self._missing:  # else more was lost meanwhile: again at the next look
             self._missing[supplier] = counted_at, missing

@@ -16,6 +16,7 @@ from bitdustfs.core import health
 from bitdustfs.core.report import WithoutReport
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.fragments import Fragments
+from bitdustfs.engine.holder_pages import holder_pages
 from bitdustfs.engine.margins import least_margin
 from bitdustfs.engine.tree import Tree
 from bitdustfs.errors import NotFound
@@ -129,11 +130,8 @@ class Outlook:
 
     def _pages(self, row: Supplier) -> Iterator[list[FragmentRow]]:
         """The fragments that it holds, one of each block."""
-        start: BlockNo | None = None
-        while page := self._catalog.fragments_at(row.supplier, FragmentState.HELD, PAGE, start):
-            of_block = {each.block: each for each in page}
-            yield list(of_block.values())
-            start = BlockNo(page[-1].block + 1)
+        for page in holder_pages(self._catalog, row.supplier, FragmentState.HELD, PAGE):
+            yield list({each.block: each for each in page}.values())
 
     async def _lost_files(self, lost: set[BlockNo]) -> tuple[int, int, list[str]]:
         """How many files could not be read whole any more, their bytes, and the paths of some."""

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from bitdustfs.core.grace import DAY_S
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
-from bitdustfs.engine.auditor import Auditor
+from bitdustfs.engine.auditor import PAGE, Auditor
 from bitdustfs.engine.courtesy import Courtesy
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.tracks import Tracks
@@ -131,6 +131,22 @@ class Mute:
         if not self.answers:
             await trio.sleep_forever()
         return True
+
+
+@pytest.mark.slow
+async def test_each_of_several_fragments_of_a_block_is_gone_through(autojump_clock: MockClock) -> None:
+    catalog, leaves = SqliteCatalog(":memory:", create=True), Mute()
+    leaves.answers = True
+    catalog.put_supplier(SUPPLIER)
+    for number in range(1, PAGE + 1):
+        catalog.put_block(block(number))
+        catalog.put_fragment(fragment(number, 0))
+    catalog.put_fragment(fragment(PAGE, 1))  # a page ends between it and the other one
+    journal = Journal(catalog)
+    tracks = Tracks(catalog, journal)
+    auditor = Auditor(catalog, journal, leaves, SeededEntropy(1), FakeWall(), Courtesy(lambda: False), tracks)
+    assert (await auditor.scan(catalog.suppliers()[0])).fragments == PAGE + 1
+    assert [each[0] for each in leaves.asked] == [*range(1, PAGE + 1), PAGE]
 
 
 @pytest.mark.slow
