@@ -177,6 +177,10 @@ class LeafReader:
                 return False
         return True
 
+    def gave_up(self, supplier: SupplierNo) -> bool:
+        """Whether a supplier did not answer in time when it was last asked for leaves."""
+        return supplier in self._given_up
+
     def refusals(self, held: FragmentRow) -> int:
         """How often in a row its supplier has neither shown nor denied it."""
         return self._refusals.times((held.block, held.index, held.supplier))

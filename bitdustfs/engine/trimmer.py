@@ -7,6 +7,8 @@ keeps a fragment that another one lets go has to show some of it first: who was 
 
 A block whose code has a smaller n by now has fragments that nobody else keeps. Before it lets go one of those, all
 that stay have to be shown, for then fewer different ones are left.
+
+Who does not answer is asked once a walk: an answer is waited for as long as a minute.
 """
 
 from __future__ import annotations
@@ -77,12 +79,13 @@ class Trimmer:
     async def walk(self) -> None:
         """Go once over all blocks. Raises DiskFull, DiskFault, ReadOnly."""
         at: BlockNo | None = None
+        silent: set[SupplierNo] = set()  # in this walk
         while self.may_trim():
             crowded, at = self._catalog.crowded_blocks(at, PAGE)
             if at is None:
                 return
             for number in crowded:
-                await self._trim(number)
+                await self._trim(number, silent)
             await trio.lowlevel.checkpoint()
 
     # -- private -----------------------------------------------------------------------------------------------
@@ -91,9 +94,9 @@ class Trimmer:
         now = trio.current_time()
         self._since = {c.supplier: self._since.get(c.supplier, now) for c in self._uploads.candidates()}
 
-    async def _trim(self, number: BlockNo) -> None:
+    async def _trim(self, number: BlockNo, silent: set[SupplierNo]) -> None:
         block, spare = self._catalog.block(number), self._spare(number)
-        if block is None or not spare or not await self._is_proven(block, spare):
+        if block is None or not spare or not await self._is_proven(block, spare, silent):
             return
         # no await: what is counted on is there now
         if self._spare(number) == spare:
@@ -113,14 +116,23 @@ class Trimmer:
         spare = set(surplus(block.code.n, ((row.index, row.supplier) for row in held), steady))
         return [row for row in held if (row.index, row.supplier) in spare]
 
-    async def _is_proven(self, block: BlockRow, spare: Sequence[FragmentRow]) -> bool:
-        """Whether those who keep what is needed then show that they have it. If one denies it, that one is LOST."""
+    async def _is_proven(self, block: BlockRow, spare: Sequence[FragmentRow], silent: set[SupplierNo]) -> bool:
+        """Whether those who keep what is needed then show that they have it. If one denies it, that one is LOST.
+
+        Args:
+            silent: who is not asked; one that does not answer gets into it.
+        """
         staying = [row for row in self._held(block.block) if row not in spare]
         twice = {row.index for row in spare}
         if twice <= {row.index for row in staying}:
             staying = [row for row in staying if row.index in twice]
+        if any(row.supplier in silent for row in staying):
+            return False
+        leaves = self._fragments.leaves
         for row in staying:
-            if not await self._fragments.leaves.proves(row.supplier, block, row.index):
+            if not await leaves.proves(row.supplier, block, row.index):
+                if leaves.gave_up(row.supplier):
+                    silent.add(row.supplier)
                 return False
         return True
 

@@ -8,15 +8,17 @@ from trio.testing import MockClock
 
 from bitdustfs.core.grace import Patience
 from bitdustfs.model import BlockNo, Code, FragmentState
+from bitdustfs.testing.byzantine import Trick
 from bitdustfs.testing.world import World
 from tests.engine.unneeded import held, stored, until
 
 PATIENCE_S = 10.0
+FIRST_BLOCK = BlockNo(1)
 CONTENT = bytes(range(256)) * 2000
 
 
-def holders(world: World) -> set[int]:
-    return {int(row.supplier) for row in world.catalog.fragments(BlockNo(1)) if row.state is FragmentState.HELD}
+def holders(world: World, block: BlockNo = FIRST_BLOCK) -> set[int]:
+    return {int(row.supplier) for row in world.catalog.fragments(block) if row.state is FragmentState.HELD}
 
 
 async def with_one_back(world: World) -> None:
@@ -40,6 +42,38 @@ async def test_fragment_that_is_held_twice_is_let_go_after_a_while(autojump_cloc
         assert stored(world) == held(world.catalog)
         await world.node.drop_cache()
         assert await world.read("letter") == CONTENT
+
+
+@pytest.mark.slow
+async def test_supplier_that_never_answers_is_asked_once_a_walk(autojump_clock: MockClock) -> None:
+    asked: list[bytes] = []
+
+    def note(name: bytes) -> bool:
+        asked.append(name)
+        return True
+
+    world = World(suppliers=3, candidates=1, code=Code(2, 3), patience=Patience.of(PATIENCE_S), audits_a_day=1)
+    async with world.running():
+        for number in range(6):
+            await world.write(f"letter {number}", bytes([number]) + CONTENT[:100_000])
+            await world.sync()
+        blocks = [row.block for row in world.catalog.blocks()]
+        assert len(blocks) == 6
+        world.swarm.suppliers[0].kill()
+        await until(lambda: all(holders(world, each) == {2, 3, 4} for each in blocks), most_s=900)
+        world.swarm.suppliers[0].start()
+        await until(lambda: all(holders(world, each) == {1, 2, 3, 4} for each in blocks))
+        for number in (0, 3):  # one of the two is to show each block, before the other one lets it go
+            conduct = world.swarm.suppliers[number].conduct
+            conduct.tricks, conduct.touches = {Trick.STALL}, note
+        await trio.sleep(PATIENCE_S)  # until they are counted on
+        asked.clear()
+        await world.node.trimmer.walk()
+        assert 1 <= len(asked) < len(blocks)
+        assert all(holders(world, each) == {1, 2, 3, 4} for each in blocks)
+        for number in (0, 3):
+            world.swarm.suppliers[number].conduct.reform()
+        await until(lambda: all(len(holders(world, each)) == 3 for each in blocks))
 
 
 @pytest.mark.slow
