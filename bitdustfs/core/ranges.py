@@ -155,6 +155,11 @@ class Extents:
         """
         if extent.start >= extent.end:
             return []
+        place = bisect_right(self._starts, extent.start) - 1
+        if place >= 0:
+            around = self._items[place]
+            if around.start < extent.start and extent.end < around.end and not _continues(around, extent):
+                return self._lay_within(place, around, extent)
         garbage = [r for r in self.cut(extent.start, extent.end) if not _refers(extent, r)]
         if extent.hold is Hold.DIRTY:
             self._dirty_bytes += extent.end - extent.start
@@ -171,6 +176,18 @@ class Extents:
         self._items[low:high] = [extent]
         self._starts[low:high] = [extent.start]
         return garbage
+
+    def _lay_within(self, place: int, around: Extent, extent: Extent) -> list[Region]:
+        """The same inside one extent that stays on both sides: what a write at random mostly finds."""
+        start, end, at, hold = around
+        is_zero = hold is Hold.ZERO
+        rest = Extent(extent.end, end, 0 if is_zero else at + extent.end - start, hold)
+        self._items[place : place + 1] = [Extent(start, extent.start, at, hold), extent, rest]
+        self._starts[place + 1 : place + 1] = [extent.start, extent.end]
+        self._touched.update((start, extent.start, extent.end))
+        length = extent.end - extent.start
+        self._dirty_bytes += ((extent.hold is Hold.DIRTY) - (hold is Hold.DIRTY)) * length
+        return [] if is_zero else [Region(at + extent.start - start, length)]
 
     def cut(self, start: int, end: int) -> list[Region]:
         """Take [start, end) out. Returns the spool regions that nothing refers to any more."""
@@ -233,6 +250,13 @@ def clip(extent: Extent, start: int, end: int) -> Extent:
 def _refers(extent: Extent, region: Region) -> bool:
     # a spool position is written for one place of the file only: a region lies in the extent whole or not at all
     return extent.hold is not Hold.ZERO and extent.at <= region.at < extent.at + extent.end - extent.start
+
+
+def _continues(around: Extent, extent: Extent) -> bool:
+    """The same spool bytes as they lie there, or zeros in zeros: whatever `hold` says."""
+    if extent.hold is Hold.ZERO or around.hold is Hold.ZERO:
+        return extent.hold is around.hold
+    return extent.at - extent.start == around.at - around.start
 
 
 def _joins(left: Extent, right: Extent) -> bool:
