@@ -577,8 +577,11 @@ class Services:
 
     def _released_until(self) -> int:
         """The last change by which what it made unneeded may go; 0: none."""
-        is_whole = all(each.is_gone for each in self.reporter.aside)  # an older state may need what ours does not
-        return self.replica.safe_change if is_whole else 0
+        if not all(each.is_gone for each in self.reporter.aside):
+            return 0  # an older state may need what ours does not
+        safe = self.replica.safe_change
+        # what was noted for a change that came to be none, of this machine alone, waits for no other one
+        return safe + (safe >= self._catalog.last_change and not self._catalog.pending)
 
     def _may_look_for_orphans(self) -> bool:
         """All that is needed is known here, and nobody else can publish: no older state waits to be put aside."""

@@ -14,7 +14,7 @@ from trio.testing import MockClock
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine import collector, releases
 from bitdustfs.engine.collector import is_kept_back
-from bitdustfs.model import BLOCK_CHUNKS, CHUNK_BYTES, ChunkNo, Code, SupplierNo
+from bitdustfs.model import BLOCK_CHUNKS, CHUNK_BYTES, ChunkNo, Code, FragmentRow, FragmentState, SupplierNo
 from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.swarm import make_identity
 from bitdustfs.testing.world import World
@@ -281,3 +281,20 @@ async def test_what_is_written_again_while_the_maps_are_read_is_no_damage(
         assert await world.read("again") == CONTENT
         delete(world, "again")
         await until(lambda: not world.catalog.count_blocks() and not world.catalog.count_releases())
+
+
+@pytest.mark.slow
+async def test_what_is_let_go_of_the_catalog_waits_for_no_change_that_never_comes(autojump_clock: MockClock) -> None:
+    async with World(suppliers=6, code=Code(3, 5)).running() as world:
+        await world.write("letter", b"of a few bytes")
+        await world.sync()
+        await trio.sleep(600)
+        block = next(iter(world.catalog.local_blocks()))
+        last, busy = world.catalog.last_change, {row.supplier for row in world.catalog.fragments(block.block)}
+        spare = next(row.supplier for row in world.catalog.suppliers() if row.supplier not in busy)
+        twice = FragmentRow(block.block, 0, spare, FragmentState.HELD)
+        with world.node.journal.operation():
+            world.catalog.put_fragment(twice)  # of this machine alone, and pending: so may a change be
+        world.node.releases.forget_fragments(block, [twice])
+        await until(lambda: not world.catalog.count_releases())
+        assert world.catalog.last_change == last
