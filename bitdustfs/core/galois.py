@@ -13,6 +13,8 @@ from typing import Any, Final
 
 from cffi import FFI
 
+from bitdustfs.core.uncleared import uncleared_array
+
 FROM_BYTES: Final = 4096  # (tune) for shorter pieces the call costs more than zfec does
 _LIBRARY: Final = "libisal.so.2"
 _TABLE_BYTES: Final = 32  # for each coefficient
@@ -29,7 +31,6 @@ _ffi.cdef(
                         unsigned char **pieces, unsigned char **sums);
     """
 )
-_unset: Final = _ffi.new_allocator(should_clear_after_alloc=False)  # each byte is written anyway
 
 
 def sums_of_products(rows: Sequence[bytes], pieces: Sequence[bytes | memoryview]) -> tuple[memoryview, ...] | None:
@@ -59,7 +60,7 @@ def _multiplied(
     if any(len(piece) != length for piece in pieces) or any(len(row) != len(pieces) for row in rows):
         raise ValueError("the pieces differ in length, or a row does not have one coefficient for each")
     held = [_ffi.from_buffer("unsigned char[]", piece) for piece in pieces]  # they stay where they are meanwhile
-    sums = [_unset("unsigned char[]", length) for _ in rows]
+    sums = [uncleared_array(length) for _ in rows]
     library.ec_encode_data(
         length,
         len(pieces),

@@ -59,12 +59,13 @@ class Shipment:
     code: Code
     length: int
     roots: tuple[Root, ...]
-    fragments: Sequence[bytes | memoryview]
+    fragments: Sequence[bytes | memoryview]  # until they are sent: each is let go as soon as it is acknowledged
     local: bool = False  # it belongs to the replica: no replicated table may name it
     least: int = 0  # acknowledgements without which it is given up; k are always needed
     block: BlockNo = NO_BLOCK  # its number once it is placed
     acknowledged: dict[int, SupplierNo] = field(default_factory=dict)
     awaited: set[SupplierNo] = field(default_factory=set)  # that fragments are on their way to
+    fragment_bytes: int = 0
     holders: int = 0
     changed: trio.Event = field(default_factory=trio.Event)
     sends: list[trio.CancelScope] = field(default_factory=list)
@@ -166,7 +167,8 @@ class Uploads:
         shipment.awaited = {target.row.supplier for target in targets}
         shipment.holders = len(targets) + 1  # we too: until it is recorded, nobody may take it for given up
         for target in targets:
-            self._nursery.start_soon(self._send, shipment, target)
+            self._nursery.start_soon(self._send, shipment, target, shipment.fragments[target.index])
+        shipment.fragments = ()
         try:
             await self._until_placed(shipment)
             self._record(shipment, targets, record)
@@ -225,7 +227,8 @@ class Uploads:
 
     def _targets(self, shipment: Shipment) -> list[_Target]:
         code = shipment.code
-        chosen = placement.choose(self.candidates(), code.n, fragment_bytes=len(shipment.fragments[0]))
+        shipment.fragment_bytes = len(shipment.fragments[0])
+        chosen = placement.choose(self.candidates(), code.n, fragment_bytes=shipment.fragment_bytes)
         if len(chosen) < code.k:
             raise Unavailable(what=f"only {len(chosen)} of {code.k} needed suppliers answer and have room")
         rows = {row.supplier: row for row in self._catalog.suppliers()}
@@ -234,13 +237,12 @@ class Uploads:
             for index, number in enumerate(chosen)
         ]
 
-    async def _send(self, shipment: Shipment, target: _Target) -> None:
-        content = shipment.fragments[target.index]
+    async def _send(self, shipment: Shipment, target: _Target, content: bytes | memoryview) -> None:
         try:
             with trio.CancelScope() as scope:
                 shipment.sends.append(scope)
                 await self._watch.send(target.row.supplier, target.name, shipment.roots[target.index], content)
-                self._acknowledged(shipment, target, len(content))
+                self._acknowledged(shipment, target)
         except (BitdustError, trio.TooSlowError) as e:
             _log.info(
                 "%s did not take fragment %d of block %s: %s",
@@ -256,16 +258,16 @@ class Uploads:
             shipment.note()
             self._let_go(shipment)
 
-    def _acknowledged(self, shipment: Shipment, target: _Target, length: int) -> None:
+    def _acknowledged(self, shipment: Shipment, target: _Target) -> None:
         shipment.acknowledged[target.index] = target.row.supplier
-        self.sent_bytes += length
+        self.sent_bytes += shipment.fragment_bytes
         if shipment.block:
             with self._journal.operation():
                 self._hold(shipment, target.index, target.row.supplier)
 
     def _hold(self, shipment: Shipment, index: int, supplier: SupplierNo) -> None:
         self._catalog.put_fragment(FragmentRow(shipment.block, index, supplier, FragmentState.HELD))
-        self._catalog.charge_supplier(supplier, len(shipment.fragments[index]), 1)
+        self._catalog.charge_supplier(supplier, shipment.fragment_bytes, 1)
 
     async def _until_placed(self, shipment: Shipment) -> None:
         began = trio.current_time()

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from math import inf
 
 import trio
@@ -199,9 +200,9 @@ class Writer:
                 self._files.changed = trio.Event()
                 await self._yield()
                 looked_at = trio.current_time()
-                batches = list(_batches(self._find_jobs()))
+                jobs = self._find_jobs()
                 took_s = trio.current_time() - looked_at
-                for batch in batches:
+                for batch in _batches(chain.from_iterable(jobs)):
                     await self._window.acquire()
                     nursery.start_soon(self._place, batch)
                     await self._yield()
@@ -229,7 +230,7 @@ class Writer:
 
     # -- finding work --------------------------------------------------------------------------------------
 
-    def _find_jobs(self) -> list[_Job]:
+    def _find_jobs(self) -> list[Iterable[_Job]]:
         answering, self._idle = self._uploads.answering(), False
         if not answering or self._journal.refusal is not None:  # a block leaves only after it was noted durably
             return []
@@ -241,7 +242,7 @@ class Writer:
         # small blocks are dear, and so is publishing many files: while somebody writes more of them, wait for more
         least = BUSY_FREEZE_BYTES if self._files.is_busy() else FREEZE_BYTES
         enough = sum(life.dirty_bytes for life in lives) >= least
-        jobs: list[_Job] = []
+        jobs: list[Iterable[_Job]] = []
         usual = self.code()
         for life in sorted(lives, key=lambda each: each.dirty_at):
             inode = self._catalog.inode(life.ino)
@@ -251,35 +252,40 @@ class Writer:
             age = now - life.dirty_at
             quiet = enough and life.opens <= 0 and age >= QUIET_S
             if self._hurry or self._files.is_pressed() or quiet or age >= max(FREEZE_AFTER_S, life.patience_s):
-                jobs += self._freeze(life, code)
+                jobs.append(self._freeze(life, code))
             elif life.inline is None and life.extents.dirty_bytes() >= FREEZE_BYTES and now >= life.stream_at:
                 life.stream_at = now + STREAM_EVERY_S
-                jobs += self._stream(life, code)
+                jobs.append(self._stream(life, code))
         return jobs
 
-    def _freeze(self, life: FileLife, code: Code) -> list[_Job]:
+    def _freeze(self, life: FileLife, code: Code) -> Iterable[_Job]:
         going, life.going_ahead = life.going_ahead, {}
         frozen = self._files.freeze(life)
         version = _Version(frozen, dict(frozen.placed))
-        jobs = []
+        left = []
         for index in frozen.changed:
             if index in frozen.placed:
                 continue
+            version.waiting += 1
             under_way = going.get(index)
             if isinstance(under_way, _Job):  # the same bytes: nobody wrote there since
                 under_way.version = version
-                version.waiting += 1
-                continue
-            chunk = frozen.chunk(index)
-            if chunk.is_zero:
-                version.refs[index] = HOLE
             else:
-                jobs.append(_Job(life, chunk, code, version))
+                left.append(index)
         self._versions.add(version)
-        version.waiting += len(jobs)
         if not version.waiting:
             self._finish(version)
-        return jobs
+        return self._jobs_of(version, left, code)
+
+    def _jobs_of(self, version: _Version, indexes: Iterable[int], code: Code) -> Iterator[_Job]:
+        """Jobs of a version, made when it is their turn: of a large file all at once take a KiB for each chunk."""
+        frozen = version.frozen
+        for index in indexes:
+            job = _Job(frozen.life, frozen.chunk(index), code, version)
+            if job.chunk.is_zero:
+                self._done(job, HOLE)
+            else:
+                yield job
 
     def _stream(self, life: FileLife, code: Code) -> list[_Job]:
         """Chunks of an open file that are whole and behind its write front, as many as fill blocks."""
@@ -452,6 +458,7 @@ class Writer:
         length, places, fragments, roots = await self._crunch.run(build)
         prints = [job.print for job in jobs]
         shipment = Shipment(block_id, scope, self._suite, code, length, roots, fragments)
+        del fragments  # each goes when it is acknowledged
         rows: dict[Fingerprint, ChunkNo] = {}
 
         def record() -> None:
@@ -566,7 +573,7 @@ async def _breathe(turn: int) -> None:
         await trio.lowlevel.checkpoint()
 
 
-def _batches(jobs: Sequence[_Job]) -> Iterator[list[_Job]]:
+def _batches(jobs: Iterable[_Job]) -> Iterator[list[_Job]]:
     """Pack chunks into blocks: same code, in order, full when nothing more fits."""
     by_code: dict[Code, list[_Job]] = {}
     lengths: dict[Code, list[int]] = {}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import random
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -12,8 +14,20 @@ import trio
 from trio.testing import MockClock
 
 from bitdustfs.engine.filestate import FileLife
-from bitdustfs.engine.writer import HOT_MOST_S, _Job
-from bitdustfs.model import BLOCK_BYTES, BLOCK_CHUNKS, CHUNK_BYTES, HOLE, Code, FileState, FragmentState, Ino
+from bitdustfs.engine.writer import HOT_MOST_S, WINDOW, _Job
+from bitdustfs.model import (
+    BLOCK_BYTES,
+    BLOCK_CHUNKS,
+    CHUNK_BYTES,
+    HOLE,
+    Code,
+    FileState,
+    FragmentName,
+    FragmentState,
+    Ino,
+    Root,
+    SupplierNo,
+)
 from tests.engine.volume import Volume
 
 DICE = random.Random(3)
@@ -65,7 +79,7 @@ async def test_nothing_is_looked_for_while_nothing_is_dirty(autojump_clock: Mock
     volume, looks = Volume(), 0
     look = volume.writer._find_jobs
 
-    def counted() -> list[_Job]:
+    def counted() -> list[Iterable[_Job]]:
         nonlocal looks
         looks += 1
         return look()
@@ -286,6 +300,44 @@ async def test_version_whose_chunks_went_ahead_in_vain_is_sent_anew(autojump_clo
         assert volume.files.state(ino) is FileState.PLACED
         await volume.forget()
         assert await volume.files.read(ino, 0, len(content)) == content
+
+
+@pytest.mark.slow
+async def test_large_version_is_not_in_memory_as_jobs_before_their_turn(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    chunks = 10 * (WINDOW + 2) * BLOCK_CHUNKS
+    async with volume.running():
+        ino = volume.create()
+        for index in range(chunks):
+            await volume.files.write(ino, index * CHUNK_BYTES, b"a byte makes a chunk")
+        volume.remote.silent = {1, 2, 3, 4, 5}
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(volume.writer.flush)
+            await trio.sleep(5)
+            assert len(volume.catalog.uploads()) == WINDOW
+            jobs = [each for each in gc.get_objects() if isinstance(each, _Job)]
+            assert WINDOW * BLOCK_CHUNKS <= len(jobs) <= (WINDOW + 2) * BLOCK_CHUNKS
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.slow
+async def test_fragment_is_let_go_when_it_is_acknowledged_though_others_are_on_their_way(
+    autojump_clock: MockClock,
+) -> None:
+    volume, sent = Volume(), {}
+    put = volume.remote.put
+
+    async def noted(supplier: SupplierNo, name: FragmentName, root: Root, body: bytes | memoryview) -> None:
+        sent[int(supplier)] = weakref.ref(body)
+        await put(supplier, name, root, body)
+
+    volume.remote.put = noted  # type: ignore[method-assign]
+    volume.remote.silent = {2, 4}
+    async with volume.running():
+        await volume.write_all(DICE.randbytes(CHUNK_BYTES))
+        await trio.sleep(20)
+        assert len(sent) == 5 and len(volume.catalog.uploads()) == 1
+        assert [number for number, body in sorted(sent.items()) if body() is not None] == [2, 4]
 
 
 async def going_ahead(volume: Volume, content: bytes) -> Ino:
