@@ -67,12 +67,13 @@ class SqliteChanges:
 
     def deeds(self, change_sets: Sequence[bytes]) -> Deeds:
         """Say what change sets, oldest first, did to the tree. Raises BadFormat: one of them is none."""
-        created, rewritten, altered, named = set[Ino](), set[Ino](), set[Ino](), set[Ino]()
+        created, rewritten, altered = set[Ino](), set[Ino](), set[Ino]()
         removed = set[Ino]()
         closed = dict[Ino, Ino]()  # a snapshot has what they were: what they are now is a row of its own
         unnamed: dict[tuple[Ino, int], tuple[Ino, bytes, Ino]] = {}
         unnamed_then: dict[tuple[Ino, int], Ino] = {}
         placed = set[tuple[Ino, int]]()
+        named: dict[tuple[Ino, int], tuple[bytes | None, Ino]] = {}  # None: as before
         hired: list[str] = []
         kept: list[str] = []
         for change in self._each(self.merge(change_sets)):
@@ -103,8 +104,10 @@ class SqliteChanges:
                     parent, cookie = _ino(old[_PARENT]), _ino(old[_COOKIE])
                     unnamed_then[parent, cookie] = at(_ino(new[died]) - 1, parent)
                 case "r_name" if _has(new, _SHOWN):
-                    named.add(_ino(new[_SHOWN]))
-                    placed |= {(_ino(new[_PARENT]), _ino(new[_COOKIE]))} if change.op == "INSERT" else set()
+                    row, is_whole = (new, True) if change.op == "INSERT" else (old, False)
+                    place = _ino(row[_PARENT]), _ino(row[_COOKIE])
+                    named[place] = _bytes(new[_NAME]) if is_whole else None, _ino(new[_SHOWN])
+                    placed |= {place} if is_whole else set()
                 case "r_supplier" if change.op == "INSERT":
                     hired.append(str(new[_LABEL]))
                 case "r_snapshot" if (
@@ -113,7 +116,8 @@ class SqliteChanges:
                     kept.append(str(new[_SNAPSHOT]))
         rewritten |= created & (closed.keys() | removed)  # perhaps: who asks compares what they have
         created -= closed.keys() | removed
-        inos = (frozenset(created), frozenset(rewritten), frozenset(altered), frozenset(named))
+        other = {ino for place, (name, ino) in named.items() if unnamed.get(place, ())[1:] != (name, ino)}
+        inos = (frozenset(created), frozenset(rewritten), frozenset(altered), frozenset(other))
         went = [(then, Cookie(place[1])) for place, then in unnamed_then.items() if place not in placed]
         lost = tuple(name for place, name in unnamed.items() if place not in placed)  # others are of now only, since
         return Deeds(*inos, lost, tuple(hired), frozenset(closed.values()), tuple(went), tuple(kept))

@@ -10,7 +10,11 @@ seen until that is done, nothing is let go anywhere (`has_everything`). A head t
 yet: another machine goes on from here, or could not go far. Killed on the way, it begins again: a half of a tree is
 shown by nobody, and goes as a deleted snapshot does.
 
-A line that goes on is brought in again, and takes the place of what there was of it.
+A line that goes on is brought in again, and takes the place of what there was of it. Of one that several suppliers
+hold, each up to another head, the newest is shown.
+
+What cannot be read, because its catalog is lost, holds up all that is to be let go. It is shown as such, and a person
+may let it be: the next head goes over it too, and what only it had is given up.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
@@ -38,7 +43,7 @@ from bitdustfs.engine.publisher import Foreign, Line, Publisher
 from bitdustfs.engine.recovery import Recovery
 from bitdustfs.engine.releases import Releases
 from bitdustfs.engine.view import Following
-from bitdustfs.errors import BitdustError, NotFound, Unavailable
+from bitdustfs.errors import BitdustError, NotFound, ReadOnly, Unavailable
 from bitdustfs.model import BlockNo, FragmentState, NodeId, Snapshot, SnapshotKind, SupplierNo, short
 from bitdustfs.ports import Catalog, Crunch, Entropy
 
@@ -63,6 +68,16 @@ class Fork(Struct, array_like=True, frozen=True):
     is_resolved: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A head beside ours that was not brought in when it was tried last."""
+
+    found: Foreign
+    links: bytes  # as `Fork` has them; b"": the supplier did not show them
+    why: str  # ""; nothing is wrong with it
+    at: float  # trio time
+
+
 _decoder = msgspec.msgpack.Decoder(list[Fork])
 
 
@@ -73,7 +88,7 @@ class Forks:
         following: whom to ask, and where a catalog is made beside ours; None: nowhere, and forks are not brought in.
 
     Attributes:
-        trouble: why one cannot be brought in; "" if nothing is wrong.
+        is_writer: whether this machine writes the volume. Who follows changes nothing of it, this neither.
     """
 
     def __init__(
@@ -101,8 +116,9 @@ class Forks:
         self._secrets = secrets
         self.own_node = own_node
         self._looks = Looks(journal.bell, LOOK_S)
-        self._failed_at: dict[bytes, float] = {}  # by digest
-        self.trouble = ""
+        self._unread: dict[bytes, Unread] = {}  # by digest
+        self._is_coming = False  # one is being brought in
+        self.is_writer: Callable[[], bool] = lambda: True
         self.stopped: Callable[[], BitdustError | None] = lambda: (
             None
         )  # why a writer that a fork stopped does nothing
@@ -111,9 +127,13 @@ class Forks:
 
     @property
     def has_everything(self) -> bool:
-        """All heads beside ours that suppliers show are kept here too."""
-        known = {each.digest for each in kept_forks(self._catalog)}
-        return all(each.head.digest in known for each in self._publisher.others.values())
+        """All heads beside ours that suppliers show are kept here too, and none is on its way."""
+        return not self._is_coming and all(self._is_kept(each.head) for each in self._publisher.others.values())
+
+    @property
+    def trouble(self) -> str:
+        """Why one cannot be brought in; "" if nothing is wrong."""
+        return next((told_of(each) for each in self._unread.values() if each.why), "")
 
     def all(self) -> list[tuple[Snapshot, Fork]]:
         """Those that nobody has chosen about, and what shows them."""
@@ -131,14 +151,24 @@ class Forks:
                 return snapshot, fork
         raise NotFound(what=f"there is no fork {name!r}; `bitdustfs resolve` shows all")
 
+    def unreadable(self) -> dict[str, Unread]:
+        """What cannot be shown now, and may be for ever, by the names that it would have."""
+        named: dict[str, Unread] = {}
+        for each in self._unread.values():
+            if each.why and each.links and not self._is_kept(each.found.head):
+                named[self._name(each.found, named)] = each
+        return named
+
     def lines(self) -> list[str]:
         """What to say of them to a person."""
+        writes = self.is_writer()
+        where = "" if writes else ", on the machine that writes"
         told = [
             f"another state of this volume, version {fork.version} by node {short(NodeId(fork.node))}, lies beside "
-            f"this one, in .forks/{snapshot.name}: compare and choose with `bitdustfs resolve`"
+            f"this one, in .forks/{snapshot.name}: compare and choose with `bitdustfs resolve`{where}"
             for snapshot, fork in self.all()
         ]
-        if not self.has_everything:
+        if writes and not self.has_everything:
             why = self.trouble or "a supplier holds a state of this volume that is not known here, and it is fetched"
             told.append(f"{why}; nothing is let go at suppliers meanwhile")
         return told
@@ -159,66 +189,120 @@ class Forks:
             NotFound, DiskFull, DiskFault. ReadOnly: another machine writes, and has to choose.
         """
         snapshot, fork = self.find(name)
-        refusal = self._journal.refusal
-        if refusal is not None and refusal is not self.stopped():
-            raise refusal.with_traceback(None)
+        refusal = self._may_choose()
         with self._journal.operation(admitted=True):
             others = [each for each in kept_forks(self._catalog) if each.digest != fork.digest]
             keep_forks(self._catalog, [*others, msgspec.structs.replace(fork, generation=0, is_resolved=True)])
             self._catalog.change_snapshot(snapshot.generation, snapshot.name, SnapshotKind.BY_PERSON)
-        await self._journal.durable()
-        if refusal is not None:
-            self._journal.permit(refusal)  # where another line still holds a quorum it is forbidden again
-        self._publisher.look_again()
-        self._journal.bell.ring()
+        await self._go_on(refusal)
         return snapshot
+
+    async def let_be(self, name: str) -> None:
+        """Give up what cannot be read: the next head goes over that line too. What only it had is lost.
+
+        Durable when this returns; suppliers have it later.
+
+        Raises:
+            NotFound: or it can be read by now. DiskFull, DiskFault, ReadOnly: as `resolve`.
+        """
+        unread = self.unreadable().get(name)
+        if unread is None:
+            raise NotFound(what=f"there is nothing unreadable called {name!r}; `bitdustfs resolve` shows all")
+        refusal = self._may_choose()
+        with self._journal.operation(admitted=True):
+            gone = msgspec.structs.replace(_fork(unread.found, 0, unread.links), is_resolved=True)
+            keep_forks(self._catalog, [*kept_forks(self._catalog), gone])
+        _log.warning("version %d of another line is given up: %s", gone.version, unread.why)
+        await self._go_on(refusal)
 
     async def run(self) -> None:
         """Bring in what suppliers show, until cancelled."""
         self._forget_halves()
         while True:
-            for supplier, found in list(self._publisher.others.items()):
+            shown = sorted(self._publisher.others.items(), key=lambda each: _rank(each[1]), reverse=True)
+            digests = {found.head.digest for _supplier, found in shown}
+            self._unread = {digest: each for digest, each in self._unread.items() if digest in digests}
+            for supplier, found in shown:
                 if self._is_due(found.head):
-                    try:
-                        await self._bring_in(supplier, found)
-                        self.trouble = ""
-                    except (BitdustError, trio.TooSlowError) as error:
-                        self._failed_at[found.head.digest] = trio.current_time()
-                        self.trouble = f"version {found.head.version} of another line cannot be shown yet: {error}"
-                        _log.warning("%s", self.trouble)
-                    finally:
-                        self._forget_halves()
-            await self._looks.next(within_s=AGAIN_S if self._failed_at else LOOK_S)
+                    await self._try(supplier, found)
+            await self._looks.next(within_s=AGAIN_S if self._unread else LOOK_S)
 
     # -- private ---------------------------------------------------------------------------------------------
 
+    def _is_kept(self, head: Head) -> bool:
+        """What it names is kept here: it is the head of a fork, or one that such a head goes back to."""
+        return any(head.link in heads.split_links(fork.links) for fork in kept_forks(self._catalog))
+
+    def _may_choose(self) -> BitdustError | None:
+        """Why nothing is changed here, if that ends when a person has chosen. Raises why nothing can be chosen."""
+        refusal = self._journal.refusal
+        if refusal is not None and refusal is not self.stopped():
+            raise refusal.with_traceback(None)
+        self._admit()
+        return refusal
+
+    async def _go_on(self, refusal: BitdustError | None) -> None:
+        """A person has chosen ours."""
+        await self._journal.durable()
+        if refusal is not None:
+            self._journal.permit(refusal)  # where another line still holds a quorum it is forbidden again
+        self._publisher.look_again()
+        self._journal.bell.ring()
+
+    def _admit(self) -> None:
+        """Raise why nothing may be added to the catalog, which may be also where people may change nothing."""
+        if not self.is_writer():
+            raise ReadOnly(what="another machine of this owner writes this volume: choose there")
+        if not self._journal.keeps:
+            self._journal.admit()
+
     def _is_due(self, head: Head) -> bool:
-        failed_at = self._failed_at.get(head.digest)
-        if self._following is None or head.digest in {each.digest for each in kept_forks(self._catalog)}:
+        if self._following is None or not self._journal.keeps or not self.is_writer() or self._is_kept(head):
             return False
-        return self._journal.keeps and (failed_at is None or trio.current_time() - failed_at >= AGAIN_S)
+        unread = self._unread.get(head.digest)
+        return unread is None or trio.current_time() - unread.at >= AGAIN_S
 
     def _forget_halves(self) -> None:
         """Let what came half be gone."""
         halves = [each for each in self._catalog.snapshots() if each.kind is SnapshotKind.COMING and not each.is_gone]
-        if halves and self._journal.keeps:
+        if halves and self._journal.keeps and self.is_writer():
             with self._journal.operation(admitted=True):
                 for each in halves:
                     self._catalog.end_snapshot(each.generation)
 
-    async def _bring_in(self, supplier: SupplierNo, found: Foreign) -> None:
+    async def _try(self, supplier: SupplierNo, found: Foreign) -> None:
+        """Bring one in, or note why not."""
+        links, why, adopted = b"", "", list[BlockNo]()
+        self._is_coming = True
+        try:
+            links = await self._links(supplier, found)
+            if not self._is_ahead(found.head, links):
+                adopted = await self._bring_in(found, links)
+        except (BitdustError, trio.TooSlowError) as error:
+            why = str(error) or "no answer in time"
+        finally:
+            self._is_coming = False
+            self._forget_halves()
+        if self._is_kept(found.head):
+            self._unread.pop(found.head.digest, None)
+            await self._prove(adopted)
+        elif self.is_writer():  # one that is ahead is looked at again too: ours may go on beside it
+            unread = self._unread[found.head.digest] = Unread(found, links, why, trio.current_time())
+            _log.log(logging.WARNING if why else logging.DEBUG, "%s", told_of(unread))
+
+    async def _links(self, supplier: SupplierNo, found: Foreign) -> bytes:
+        """The newest links of the line that a supplier shows, its own the last."""
         assert self._following is not None
-        suppliers, workshop = self._following.suppliers, self._following.workshop
         with trio.fail_after(ASK_S):
-            raw, behind = await suppliers.head_with_links(supplier)
+            raw, behind = await self._following.suppliers.head_with_links(supplier)
         if raw != found.head.raw:
             raise Unavailable(what="the supplier shows another head meanwhile")
-        links = heads.genuine_links(found.head, behind) + found.head.link
-        if self._is_ahead(found.head, links):
-            self._failed_at[found.head.digest] = (
-                trio.current_time()
-            )  # it is looked at again: ours may go on beside it
-            return
+        return heads.genuine_links(found.head, behind) + found.head.link
+
+    async def _bring_in(self, found: Foreign, links: bytes) -> list[BlockNo]:
+        """Have it shown. Returns the blocks that our catalog did not have."""
+        assert self._following is not None
+        suppliers, workshop = self._following.suppliers, self._following.workshop
         recovery = Recovery(
             Found(found.head, found.content, {}),
             suppliers,
@@ -232,12 +316,13 @@ class Forks:
         try:
             await recovery.fetch(beside.restore, _say_nothing, is_connected=True)
             with closing(await self._crunch.run(beside.catalog, found.content.change)) as theirs:
+                await self._releases.at_rest()
                 self.on_step("grafting")
                 generation = self._begin(found)
-                grafting = Grafting(self._catalog, theirs, self._journal, self._releases, generation)
+                grafting = Grafting(self._catalog, theirs, self._journal, self._releases, generation, self._admit)
                 await grafting.run()
         finally:
-            await self._crunch.run(beside.close)
+            beside.close()
         self.on_step("keeping")
         self._keep(found, generation, links)
         await self._journal.durable()
@@ -246,7 +331,7 @@ class Forks:
             found.head.version,
             short(found.head.signer.node),
         )
-        await self._prove(grafting.adopted)
+        return grafting.adopted
 
     def _is_ahead(self, head: Head, links: bytes) -> bool:
         """Whether a head goes back to our newest: somebody else goes on from here, and there is one line."""
@@ -256,6 +341,7 @@ class Forks:
 
     def _begin(self, found: Foreign) -> int:
         """A generation for it that shows what is here now."""
+        self._admit()
         made = self._catalog.make_snapshot(
             f"coming {found.head.digest.hex()[:16]}", found.content.time_s * 1_000_000_000, SnapshotKind.COMING
         )
@@ -264,29 +350,22 @@ class Forks:
 
     def _keep(self, found: Foreign, generation: int, links: bytes) -> None:
         """Show it, in the place of what was shown of its line."""
-        head = found.head
+        self._admit()
         before = kept_forks(self._catalog)
         line = {heads.digest_of(link) for link in heads.split_links(links)}
         with self._journal.operation(admitted=True):
             for each in before:
                 if each.digest in line and each.generation:
                     self._catalog.end_snapshot(each.generation)
-            made = Fork(
-                generation,
-                head.version,
-                head.digest,
-                bytes(head.signer.node),
-                found.content.time_s,
-                links[-LINKS_KEPT * heads.LINK_BYTES :],
-            )
+            made = _fork(found, generation, links)
             keep_forks(self._catalog, [*(each for each in before if each.digest not in line), made])
             self._catalog.change_snapshot(generation, self._name(found), SnapshotKind.FORK)
 
-    def _name(self, found: Foreign) -> str:
+    def _name(self, found: Foreign, others: Iterable[str] = ()) -> str:
         """A name for it that none has."""
         date = datetime.fromtimestamp(found.content.time_s, UTC).astimezone()
         plain = name = date.strftime(f"%Y-%m-%d %H.%M of {short(found.head.signer.node)}")
-        taken = {each.name for each in self._catalog.snapshots() if not each.is_gone}
+        taken = {each.name for each in self._catalog.snapshots() if not each.is_gone}.union(others)
         number = 1
         while name in taken:
             number += 1
@@ -303,6 +382,11 @@ class Forks:
                 if row is not None and each.state is FragmentState.HELD and each.supplier in suppliers.online():
                     with trio.move_on_after(ASK_S):
                         await self._leaves.proves(each.supplier, row, each.index)
+
+
+def told_of(unread: Unread) -> str:
+    """Why a head beside ours is not shown, for a person."""
+    return f"version {unread.found.head.version} of another line cannot be shown yet: {unread.why}"
 
 
 def kept_forks(catalog: Catalog) -> list[Fork]:
@@ -326,6 +410,16 @@ def keep_forks(catalog: Catalog, forks: Iterable[Fork]) -> None:
     resolved = [each for each in every if each.is_resolved][-RESOLVED_KEPT:]
     left = [each for each in every if not each.is_resolved or each in resolved]
     catalog.put_value(_KEY, msgspec.msgpack.encode(left))
+
+
+def _fork(found: Foreign, generation: int, links: bytes) -> Fork:
+    head = found.head
+    newest = links[-LINKS_KEPT * heads.LINK_BYTES :]
+    return Fork(generation, head.version, head.digest, bytes(head.signer.node), found.content.time_s, newest)
+
+
+def _rank(found: Foreign) -> tuple[int, int]:
+    return found.head.epoch, found.head.version
 
 
 async def _say_nothing(_done: int, _total: int) -> None:

@@ -10,6 +10,7 @@ Each name is one operation, so this takes its time and holds nobody up. Nothing 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -46,14 +47,24 @@ class Grafting:
 
     Args:
         generation: is kept, and shown by nobody yet.
+        admit: raises why nothing more may be added to our catalog.
     """
 
-    def __init__(self, ours: Catalog, theirs: Catalog, journal: Journal, releases: Releases, generation: int) -> None:
+    def __init__(
+        self,
+        ours: Catalog,
+        theirs: Catalog,
+        journal: Journal,
+        releases: Releases,
+        generation: int,
+        admit: Callable[[], None],
+    ) -> None:
         self._ours = ours
         self._theirs = theirs
         self._journal = journal
         self._releases = releases
         self._generation = generation
+        self._admit = admit
         self._numbers: dict[Ino, Ino] = {}  # of their inodes, with us
         self._taken: set[Ino] = set()  # those of ours
         self._chunks: dict[ChunkNo, ChunkNo] = {}
@@ -62,7 +73,7 @@ class Grafting:
         self.adopted: list[BlockNo] = []  # blocks that our catalog did not have
 
     async def run(self) -> None:
-        """Bring everything in. Raises DiskFull, DiskFault: some of it is in."""
+        """Bring everything in. Raises DiskFull, DiskFault, and what `admit` does: some of it is in."""
         root = self._theirs.inode(ROOT_INO)
         assert root is not None, "each volume has a root"
         await self._number(root, self._ours.inode(at(self._generation, ROOT_INO)))
@@ -220,7 +231,6 @@ class Grafting:
         return found
 
     def _operation(self) -> Operation:
-        """Also where people may change nothing, for another machine writes: this adds to what is kept."""
-        if not self._journal.keeps:
-            self._journal.admit()
+        """Also where people may change nothing, for another line holds a quorum: this adds to what is kept."""
+        self._admit()
         return self._journal.operation(admitted=True)

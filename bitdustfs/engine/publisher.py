@@ -155,8 +155,9 @@ class Publisher:
 
     @property
     def others(self) -> Mapping[SupplierNo, Foreign]:
-        """The heads that are not ours and that suppliers show now."""
-        return self._others
+        """The heads that are not ours and that suppliers show now. Of who was given up none counts."""
+        counted = self._hired() if self._others else ()
+        return {supplier: found for supplier, found in self._others.items() if supplier in counted}
 
     @property
     def confirmed(self) -> bool:

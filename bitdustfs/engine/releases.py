@@ -129,6 +129,11 @@ class Releases:
                 failed_at = min((at for who, at in self._failed_at.items() if who in online), default=inf)
                 await self._looks.next(within_s=failed_at + AGAIN_S - trio.current_time())
 
+    async def at_rest(self) -> None:
+        """Return when no supplier is being told to let go of anything. The caller sees to it that none is next."""
+        while self._at_work:
+            await trio.sleep(LOOK_EVERY_S)
+
     def _is_due(self, supplier: SupplierNo) -> bool:
         failed_at = self._failed_at.get(supplier)
         if failed_at is not None and trio.current_time() - failed_at < AGAIN_S:

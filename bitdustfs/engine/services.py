@@ -408,6 +408,7 @@ class Services:
             secrets=self._secrets,
         )
         self.forks.stopped = lambda: self.replica.stopped
+        self.forks.is_writer = lambda: not self.is_reader and not self.holding.has_let_go
         self.orphans = Orphans(
             catalog=self._catalog,
             journal=self.journal,

@@ -29,6 +29,7 @@ CONTENT = HeadContent(
     suppliers=tuple(SupplierEntry(number + 1, node, node, "s", "a:1") for number, node in enumerate(NODES)),
 )
 LIFE = chain(6)
+MERGED = heads.sign(WRITER, handle=HANDLE, version=9, previous=LIFE[5].digest, sealed=b"", also=LIFE[3].digest)
 FORK = chain(2, after=LIFE[2], sealed=b"of another life")
 
 
@@ -82,6 +83,9 @@ def test_newest_head_of_the_same_epoch_is_adopted_and_no_fork_that_does_not_coun
         (LIFE[3], found(FORK[1], [*LIFE[:3], FORK[0]]), Descent.FORKED),
         (LIFE[3], found(FORK[0], LIFE[:3]), Descent.FORKED),
         (FORK[0], found(LIFE[4]), Descent.FORKED),
+        (LIFE[3], found(MERGED), Descent.PROVEN),  # it goes over that line too
+        (LIFE[5], found(MERGED), Descent.PROVEN),
+        (LIFE[4], found(MERGED), Descent.UNKNOWN),
     ],
 )
 def test_links_tell_whether_a_head_goes_back_to_ours(own: Head | None, seen: Found, how: Descent) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 import stat
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from shutil import copyfile
 
 import pytest
 import trio
@@ -18,7 +19,7 @@ from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.node import Node
 from bitdustfs.engine.orphans import leave_orphans
 from bitdustfs.errors import FileError, ReadOnly
-from bitdustfs.model import ROOT_INO, Cookie, short
+from bitdustfs.model import ROOT_INO, Cookie, Ino, SnapshotKind, short
 from bitdustfs.testing.world import CALLER, World, read_whole
 from tests.engine.machines import CONTENT, DESKTOP, LAPTOP, LEASE_S, Machine, two, until
 from tests.engine.recovered import recover
@@ -26,8 +27,16 @@ from tests.engine.setback import fetch, look
 
 LAPTOPS = random.Random(3).randbytes(200_000)
 DESKTOPS = random.Random(4).randbytes(100_000)
-DESKTOPS_TREE = {"file": CONTENT, "both": b"of the desktop", "the desktop's": DESKTOPS}
-LAPTOPS_TREE = {"file": CONTENT, "both": b"of the laptop", "the laptop's": LAPTOPS}
+OLD_TREE = {"file": CONTENT, "old": b"old", "both": b"as it was"}
+DESKTOPS_TREE = {
+    **OLD_TREE,
+    "both": b"of the desktop",
+    "the desktop's": DESKTOPS,
+    "link to file": CONTENT,
+    "a link to old": b"old",  # is looked at before "old" itself
+}
+LAPTOPS_TREE = {**OLD_TREE, "both": b"of the laptop", "the laptop's": LAPTOPS}
+LAST_TREE = {**LAPTOPS_TREE, "the last": b"of the laptop"}
 
 
 @pytest.fixture
@@ -42,8 +51,9 @@ async def brought_in(machine: Machine) -> int:
 
 
 async def tree_of(node: Node, generation: int) -> dict[str, bytes]:
-    """The files of the root directory of a generation, with their contents."""
+    """The files of the root directory of a generation, with their contents; none is there twice."""
     names = node.past.listing(at(generation, ROOT_INO), Cookie(0), 1000)
+    assert len(names) == len({name.name for name, _inode in names})
     return {name.name.decode(): await node.past.read(inode.ino, 0, inode.size) for name, inode in names}
 
 
@@ -59,14 +69,20 @@ def versions(world: World) -> list[int]:
 
 
 @asynccontextmanager
-async def forked(directory: Path, *, strays: int = 1) -> AsyncIterator[tuple[World, Machine, Machine]]:
+async def forked(
+    directory: Path, *, strays: int = 1, goes_on: bool = False, is_lost: bool = False
+) -> AsyncIterator[tuple[World, Machine, Machine]]:
     """A volume of which some suppliers hold a head of the laptop, and the others one of the desktop.
 
     The laptop could bring its last head to the first suppliers only. It is gone, and so are those at first; the
     desktop took over, and is mounted when it gets to see them.
+
+    Args:
+        goes_on: the laptop brought another head, to all of these but the first.
+        is_lost: of what it brought at last nothing is left but the head.
     """
     async with two(directory) as (world, laptop, desktop):
-        await fork(world, laptop, desktop, strays)
+        await fork(world, laptop, desktop, strays, goes_on=goes_on, is_lost=is_lost)
         yield world, laptop, desktop
 
 
@@ -78,26 +94,68 @@ async def learn_beside(world: World, machine: Machine) -> None:
         catalog.commit()
 
 
-async def fork(world: World, laptop: Machine, desktop: Machine, strays: int) -> None:
+async def brought_to(world: World, machine: Machine, numbers: Sequence[int]) -> None:
+    """Wait until these suppliers hold a head of all that is written now."""
+    node = machine.node
+    await until(lambda: not node.files.dirty_lives())
+    node.journal.commit()
+    change = machine.catalog.last_change
+
+    def is_there() -> bool:
+        newest, content = node.publisher.version, node.publisher.content
+        is_all = content is not None and content.change >= change
+        return is_all and all(versions(world)[number - 1] == newest for number in numbers)
+
+    await until(is_there)
+
+
+def ino_of(node: Node, name: bytes) -> Ino:
+    inode = node.tree.lookup(ROOT_INO, name)
+    assert inode is not None
+    return inode.ino
+
+
+def fragments(world: World) -> set[tuple[int, bytes, bytes]]:
+    """What suppliers hold: number, owner and name."""
+    owner = world.swarm.identity.owner
+    return {
+        (number, bytes(owner), bytes(name))
+        for number, each in enumerate(world.swarm.suppliers)
+        for name, _length in each.memory_shelf.names(owner, b"", 10_000)
+    }
+
+
+async def fork(
+    world: World, laptop: Machine, desktop: Machine, strays: int, *, goes_on: bool = False, is_lost: bool = False
+) -> None:
     numbers = range(1, strays + 1)
     async with laptop.mounted() as node:
         await laptop.write("file", CONTENT)
+        await laptop.write("old", b"old")
         await laptop.write("both", b"as it was")
         assert await laptop.sync() == "safe"
-        before = versions(world)
+        before, held = versions(world), fragments(world)
         for each in world.swarm.suppliers[strays:]:
             each.mute.refuses_heads = True
         await laptop.write("the laptop's", LAPTOPS)
         await laptop.write("both", b"of the laptop")
-        await until(lambda: versions(world)[:strays] > before[:strays] and not node.files.dirty_lives())
-        await until(lambda: len(set(versions(world)[:strays])) == 1)
+        await brought_to(world, laptop, numbers)
+        if goes_on:
+            first = versions(world)[0]
+            world.swarm.suppliers[0].mute.refuses_heads = True
+            await laptop.write("the last", b"of the laptop")
+            await brought_to(world, laptop, numbers[1:])
+            assert versions(world)[0] == first
         assert versions(world)[strays:] == before[strays:]
         await node.journal.durable()
         node.holding.has_let_go = True  # it dies, and tells nobody
         laptop.cut()
     laptop.heal()
-    for each in world.swarm.suppliers[strays:]:
+    for each in world.swarm.suppliers:
         each.mute.refuses_heads = False
+    if is_lost:
+        for number, owner, name in fragments(world) - held:
+            world.swarm.suppliers[number].conduct.dropped.add((owner, name))
     for number in numbers:
         world.swarm.cut(number)
     await learn_beside(world, desktop)
@@ -105,7 +163,9 @@ async def fork(world: World, laptop: Machine, desktop: Machine, strays: int) -> 
     async with desktop.mounted(wait=False):
         await desktop.write("the desktop's", DESKTOPS)
         await desktop.write("both", b"of the desktop")
-        assert await desktop.sync() == "safe"
+        desktop.node.tree.link(ino_of(desktop.node, b"file"), ROOT_INO, b"link to file")
+        desktop.node.tree.link(ino_of(desktop.node, b"old"), ROOT_INO, b"a link to old")
+        assert await desktop.sync() == ("safe" if strays == 1 else "degraded")
     desktop.takes_over = False
     for number in numbers:
         world.swarm.heal(number)
@@ -219,19 +279,73 @@ async def test_machine_that_was_refused_goes_on_when_a_person_chooses_it(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", ["fetching", "grafting", "keeping"])
-async def test_fork_that_came_half_is_shown_by_nobody_and_comes_whole_later(
+async def test_fork_that_did_not_come_leaves_nothing_and_comes_whole_later(
     autojump_clock: MockClock, tmp_path: Path, step: str
 ) -> None:
     async with forked(tmp_path) as (_world, _laptop, desktop):
         async with desktop.mounted() as node:
             reached = trio.Event()
-            node.forks.on_step = lambda at: reached.set() if at == step else None
+
+            def on_step(at: str) -> None:
+                if at == step:
+                    node.writing.cancel()
+                    reached.set()
+
+            node.forks.on_step = on_step
             await reached.wait()
+            await trio.sleep(1)
+            assert list(tmp_path.glob("desktop.beside*")) == []
+            assert SnapshotKind.COMING not in kinds(desktop.catalog)
+        await comes_whole(desktop)
+
+
+async def comes_whole(machine: Machine) -> None:
+    async with machine.mounted() as node:
+        generation = await brought_in(machine)
+        assert await tree_of(node, generation) == LAPTOPS_TREE
+        await until(lambda: len(machine.catalog.snapshots()) == 1)
+        assert not broken(machine.catalog)
+
+
+def kinds(catalog: SqliteCatalog) -> list[SnapshotKind]:
+    """Of all snapshots that are not gone."""
+    return [each.kind for each in catalog.snapshots() if not each.is_gone]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.5, 1])
+async def test_fork_of_which_a_crash_left_a_half_is_shown_by_nobody_and_comes_whole_later(
+    autojump_clock: MockClock, tmp_path: Path, share: float
+) -> None:
+    """Before each operation from the first to the last one the disk is looked at; it is killed at some of them."""
+    async with forked(tmp_path) as (world, _laptop, desktop):
+        disks: list[Path] = []
+
+        def is_writer() -> bool:
+            if SnapshotKind.COMING in kinds(desktop.catalog):
+                desktop.cut()
+                node.holding.has_let_go = True  # it dies, and tells nobody
+                node.journal.commit_now()
+                disks.append(tmp_path / f"disk {len(disks)}")
+                for tail in ("", "-wal"):
+                    copyfile(f"{desktop.path}{tail}", f"{disks[-1]}{tail}")
+            return True
+
         async with desktop.mounted() as node:
-            generation = await brought_in(desktop)
-            assert await tree_of(node, generation) == LAPTOPS_TREE
-            await until(lambda: len(desktop.catalog.snapshots()) == 1)
-            assert not broken(desktop.catalog)
+            node.forks.is_writer = is_writer
+            await until(node.forks.all)
+        desktop.heal()
+        assert len(disks) > 5
+        for each in disks:
+            with closing(SqliteCatalog(each)) as catalog:
+                assert kinds(catalog) == [SnapshotKind.COMING]
+                assert not broken(catalog)
+        desktop.path = disks[round(share * (len(disks) - 1))]
+        world.swarm.cut(1)
+        async with desktop.mounted(wait=False):
+            await until(lambda: kinds(desktop.catalog) == [])
+        world.swarm.heal(1)
+        await comes_whole(desktop)
 
 
 @pytest.mark.slow

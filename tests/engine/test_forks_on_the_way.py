@@ -1,0 +1,178 @@
+"""Forks while they come in, those that do not come, and machines that have no say in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from bitdustfs.errors import NotFound, ReadOnly
+from bitdustfs.model import SnapshotKind, Standing
+from bitdustfs.testing.swarm import make_identity
+from tests.engine.machines import LEASE_S, Machine, until
+from tests.engine.test_forks import (
+    LAPTOPS_TREE,
+    LAST_TREE,
+    brought_in,
+    forked,
+    kinds,
+    learn_beside,
+    resolved,
+    tree_of,
+    versions,
+)
+
+THIRD = make_identity("third", owner="customer")
+
+
+@pytest.fixture
+def autojump_clock() -> Iterator[MockClock]:
+    yield MockClock(autojump_threshold=0)
+
+
+def give_up_first(machine: Machine) -> None:
+    """Fire the first supplier, as `fire` does."""
+    (row,) = (each for each in machine.catalog.suppliers() if each.supplier == 1)
+    machine.catalog.put_supplier(replace(row, standing=Standing.FIRED))
+    machine.node.journal.note()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("late", [(), (1,), (2,)])
+async def test_heads_of_one_line_at_two_suppliers_are_one_fork_and_the_newest_is_shown(
+    autojump_clock: MockClock, tmp_path: Path, late: tuple[int, ...]
+) -> None:
+    async with forked(tmp_path, strays=2, goes_on=True) as (world, _laptop, desktop):
+        for number in late:
+            world.swarm.cut(number)
+        async with desktop.mounted(wait=False) as node:
+            await brought_in(desktop)
+            for number in late:
+                world.swarm.heal(number)
+            await until(lambda: len(node.publisher.others) == 2 and node.forks.has_everything)
+            await trio.sleep(LEASE_S)
+            ((snapshot, _fork),) = node.forks.all()
+            assert await tree_of(node, snapshot.generation) == LAST_TREE
+            await resolved(world, desktop)
+
+
+@pytest.mark.slow
+async def test_nothing_is_let_go_while_a_fork_comes_in_although_nobody_shows_it_any_more(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with forked(tmp_path) as (_world, _laptop, desktop), desktop.mounted() as node:
+        told: dict[str, bool] = {}
+
+        def on_step(step: str) -> None:
+            if step == "fetching":
+                give_up_first(desktop)
+            told[step] = node.releases.may_release()
+
+        node.forks.on_step = on_step
+        generation = await brought_in(desktop)
+        assert told == {"fetching": False, "grafting": False, "keeping": False}
+        assert await tree_of(node, generation) == LAPTOPS_TREE
+        await until(node.releases.may_release)
+
+
+@pytest.mark.slow
+async def test_head_of_a_supplier_who_was_given_up_holds_nothing_up(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with forked(tmp_path, is_lost=True) as (_world, _laptop, desktop), desktop.mounted() as node:
+        await until(lambda: node.forks.trouble)
+        assert any("nothing is let go" in line for line in node.forks.lines())
+        await trio.sleep(LEASE_S)
+        assert not node.releases.may_release()
+        give_up_first(desktop)
+        await until(node.releases.may_release)
+        await until(lambda: not node.forks.trouble)
+        assert node.forks.lines() == []
+
+
+@pytest.mark.slow
+async def test_fork_that_cannot_be_read_is_let_be_when_a_person_says_so(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with forked(tmp_path, is_lost=True) as (world, _laptop, desktop):
+        async with desktop.mounted() as node:
+            await until(node.forks.unreadable)
+            ((name, unread),) = node.forks.unreadable().items()
+            assert unread.why in node.forks.trouble
+            assert node.forks.all() == []
+            assert not node.releases.may_release()
+            with pytest.raises(NotFound):
+                await node.forks.resolve(name)
+            with pytest.raises(NotFound):
+                await node.forks.let_be(name + "?")
+            await node.forks.let_be(name)
+            assert node.forks.unreadable() == {}
+            await desktop.write("after it", b"after it")
+            await until(lambda: set(versions(world)) == {node.publisher.version})
+            assert await desktop.sync() == "safe"
+            assert node.releases.may_release()
+        async with desktop.mounted() as node:
+            await until(node.releases.may_release)
+            assert not node.publisher.others
+            assert node.forks.lines() == []
+
+
+@pytest.mark.slow
+async def test_fork_that_can_be_read_is_nothing_to_let_be(autojump_clock: MockClock, tmp_path: Path) -> None:
+    async with forked(tmp_path) as (_world, _laptop, desktop), desktop.mounted() as node:
+        generation = await brought_in(desktop)
+        ((snapshot, _fork),) = node.forks.all()
+        assert node.forks.unreadable() == {}
+        with pytest.raises(NotFound):
+            await node.forks.let_be(snapshot.name)
+        assert await tree_of(node, generation) == LAPTOPS_TREE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["fetching", "grafting", "keeping"])
+async def test_machine_that_let_the_volume_go_grafts_nothing(
+    autojump_clock: MockClock, tmp_path: Path, step: str
+) -> None:
+    async with forked(tmp_path) as (_world, _laptop, desktop), desktop.mounted() as node:
+        reached = trio.Event()
+
+        def on_step(at: str) -> None:
+            if at == step:
+                node.holding.has_let_go = True
+                reached.set()
+
+        node.forks.on_step = on_step
+        await reached.wait()
+        await trio.sleep(LEASE_S)
+        assert kinds(desktop.catalog) == ([SnapshotKind.COMING] if step == "keeping" else [])  # a half goes elsewhere
+
+
+@pytest.mark.slow
+async def test_machine_that_follows_shows_a_fork_and_resolves_nothing(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """Another one took over while it was cut off, and has let go since: what it shows is a newer head."""
+    async with forked(tmp_path) as (world, _laptop, desktop), desktop.mounted() as node:
+        await brought_in(desktop)
+        assert await desktop.sync() == "safe"
+        desktop.cut()
+        third = Machine(world, tmp_path / "third", THIRD)
+        third.takes_over = True
+        await learn_beside(world, third)
+        async with third.mounted():
+            await third.write("the third's", b"of the third")
+            assert await third.sync() == "safe"
+        desktop.heal()
+        await until(lambda: desktop.shows("the third's"))
+        ((snapshot, _fork),) = node.forks.all()
+        assert any("on the machine that writes" in line for line in node.forks.lines())
+        before = desktop.catalog.last_change
+        with pytest.raises(ReadOnly):
+            await node.forks.resolve(snapshot.name)
+        node.journal.commit_now()
+        assert desktop.catalog.last_change == before
+        assert kinds(desktop.catalog) == [SnapshotKind.FORK]
