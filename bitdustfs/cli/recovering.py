@@ -111,7 +111,7 @@ async def run_recover(
     write_atomically(home.recovering, b"")
 
     async def fetch(state: Found) -> RestoreReport:
-        if state is not newest_found:
+        if state.head != newest_found.head:
             say(state)
             if not wish.accept:
                 refuse_older(home, state)
@@ -119,7 +119,7 @@ async def run_recover(
 
     newest_found = found
     found, report = await fetch_newest(newest_found, fetch)
-    if found is not newest_found and not wish.accept:
+    if found.head != newest_found.head and not wish.accept:
         may_write, identity = False, certify(seeker.epoch, Role.READER)
     made = NodeKeys(
         seed=node.private_bytes_raw(),

@@ -33,6 +33,7 @@ class Found:
     head: Head
     content: HeadContent
     answers: Mapping[NodeId, Answer]
+    unfetched: tuple[Head, ...] = ()  # newer ones that were tried before, and that nobody could fetch
 
     @property
     def older(self) -> tuple[Found, ...]:

@@ -122,7 +122,9 @@ class Forks:
         self.stopped: Callable[[], BitdustError | None] = lambda: (
             None
         )  # why a writer that a fork stopped does nothing
+        self._kept_change = catalog.last_change  # of the newest that is kept; from before the start: perhaps this
         publisher.lines = lambda: gone_over(catalog)
+        publisher.keeps = self._is_in_our_head
         self.on_step: Callable[[str], None] = lambda _step: None  # is told where it is
 
     @property
@@ -326,6 +328,7 @@ class Forks:
         self.on_step("keeping")
         self._keep(found, generation, links)
         await self._journal.durable()
+        self._kept_change = self._catalog.last_change
         _log.warning(
             "version %d of node %s lies beside ours: it is shown in .forks",
             found.head.version,
@@ -338,6 +341,13 @@ class Forks:
         own = self._publisher.head
         passed = {head.previous, head.also, *(heads.digest_of(link) for link in heads.split_links(links))}
         return own is not None and own.digest in passed
+
+    def _is_in_our_head(self, head: Head) -> bool:
+        """Whether a recovery from our newest head has what this one names: it was kept here before."""
+        content = self._publisher.content
+        if content is None or content.change < self._kept_change:
+            return False
+        return any(head.link in heads.split_links(each.links) for each in kept_forks(self._catalog))
 
     def _begin(self, found: Foreign) -> int:
         """A generation for it that shows what is here now."""

@@ -1,6 +1,6 @@
 """Orphans: fragments of ours at suppliers that nothing names, because the machine that sent them named them nowhere.
 
-    after a recovery or an adoption, once a head of ours is safe:
+    after a recovery or an adoption, once a head of ours is safe and every supplier has shown the one that it holds:
     each supplier -> LIST, page by page -> names that no block of the catalog has -> released
 
 Fragments have keyed names, so the wanted ones are computed: every index of every block, of the replica too. What is

@@ -10,6 +10,10 @@ ours cannot count any more, `foreign` tells of one of them, and from then on thi
 no reason to stop: heads that count are at a quorum, and whoever brought one to less than that was cut off, or has
 lied. They are `others`: nothing is let go that they may need, until what they hold is kept here too (engine/forks).
 
+A head of an epoch before ours is another line too, if ours is not known to go back to it: whoever signed it may have
+told one supplier only, which was away when this machine was recovered. It never counts against us, for the owner's
+word goes over it. Our head goes over it without a chain, but only one that names what is kept here of that line.
+
 The chain of links is kept for so many versions and no more. A supplier that is further behind cannot be shown that
 the newest head descends from the one it has, and takes it from nobody: else it would take a fork. It keeps the old
 one, which no quorum counts, and goes on with fragments, until the owner certifies anew: a head of a new epoch needs
@@ -45,6 +49,7 @@ AGAIN_S = 5.0  # after a supplier did not
 OTHERS_S = 60.0  # (tune) until a supplier with a head that is not ours is asked again what it holds
 _LOOK_EVERY_S = 0.5
 _HEAD = "head"  # in the catalog: the newest head, whole
+_GIVEN_UP = "given up"  # in the catalog: digests of heads that a recovery could not fetch
 _BEFORE = "listed before"  # in the catalog: lists of suppliers, by number; of each the newest head needs a quorum too
 _log = logging.getLogger(__name__)
 
@@ -124,6 +129,7 @@ class Publisher:
         keepers.on_connected = self._connected
         self._busy: set[SupplierNo] = set()
         self._before = _lists_before(catalog)
+        self._let_be = _let_be(catalog)
         self._looks = Looks(journal.bell, _LOOK_EVERY_S)
         self.on_change: Callable[[], None] = lambda: None  # there is another head, or somebody has another one
         self._others: dict[SupplierNo, Foreign] = {}  # heads that are not ours, and where
@@ -131,6 +137,7 @@ class Publisher:
         self._on_line: dict[SupplierNo, Line] = {}  # who holds a head of a line that we go over
         self._merged: dict[bytes, int] = {}  # the version of ours that went over a line, by its digest
         self.lines: Callable[[], Sequence[Line]] = tuple  # that we go over, or went
+        self.keeps: Callable[[Head], bool] = lambda _head: False  # our newest head names what this one does
         self.foreign: Foreign | None = None  # the newest of them, once ours cannot count any more
         self.on_foreign: Callable[[Foreign], None] = lambda _found: None
         # those of some suppliers that are not to get the newest head in place of an older one
@@ -166,6 +173,14 @@ class Publisher:
         Of every list that a head was made by, for each may be somebody's whole knowledge.
         """
         return self.foreign is None and self.is_quorum(self._answered)
+
+    def outranks(self, head: Head) -> bool:
+        """Say whether a head is of before the owner certified us: nobody goes on from it any more."""
+        return head.epoch < self._identity.certificate.epoch
+
+    def have_shown(self, suppliers: Set[SupplierNo]) -> bool:
+        """Say whether these have all shown what they hold since we started."""
+        return suppliers <= self._answered
 
     def is_quorum(self, some: Set[SupplierNo]) -> bool:
         """Say whether these are a quorum of every list that a head was made by."""
@@ -389,7 +404,10 @@ class Publisher:
             self._have.discard(supplier)
             self._on_line[supplier] = line
             return
-        if self._is_far_behind(theirs.version) and theirs.epoch == self._identity.certificate.epoch:
+        if self.outranks(theirs) and self._may_go_over(theirs):
+            self._note_held(supplier, 0)  # without a chain
+            return
+        if self._is_far_behind(theirs.version) and not self.outranks(theirs):
             self._note_held(supplier, theirs.version)  # nobody can tell any more whether it is ours
             if supplier not in self._far_behind:
                 self._far_behind.add(supplier)
@@ -400,9 +418,6 @@ class Publisher:
                     theirs.version,
                     self._links_kept,
                 )
-            return
-        if theirs.epoch < self._identity.certificate.epoch:
-            self._note_held(supplier, 0)  # of before the owner certified us: ours goes over it without a chain
             return
         self._note_other(
             supplier,
@@ -419,8 +434,11 @@ class Publisher:
         before = self._others.get(supplier)
         self._others[supplier], self._others_at[supplier] = found, trio.current_time()
         self._held.pop(supplier, None)
-        self._answered.discard(supplier)
         self._have.discard(supplier)
+        if self.outranks(found.head):
+            self._answered.add(supplier)
+        else:
+            self._answered.discard(supplier)
         if before is None or before.head.digest != found.head.digest:
             _log.error(
                 "supplier %d holds head %d by node %s, which this machine does not know (ours is %d)",
@@ -429,10 +447,17 @@ class Publisher:
                 short(found.head.signer.node),
                 self.version,
             )
-        if self.foreign is None and not self.is_quorum_without(self._others.keys()):
-            self.foreign = max(self._others.values(), key=lambda each: each.head.version)
+        against = {who: each for who, each in self._others.items() if not self.outranks(each.head)}
+        if self.foreign is None and against and not self.is_quorum_without(against.keys()):
+            self.foreign = max(against.values(), key=lambda each: each.head.version)
             self.on_foreign(self.foreign)
         self._note_change()
+
+    def _may_go_over(self, theirs: Head) -> bool:
+        """What a head of an older epoch names is kept here, or was given up."""
+        if theirs.digest.hex() in self._let_be or self.keeps(theirs):
+            return True  # else: do our links reach so far back? If not, nobody can tell whether ours goes back to it
+        return self.head is not None and not self._catalog.links(0, theirs.version + 1)
 
     def _is_known(self, theirs: Head) -> bool:
         """It is ours, or one that ours goes back to."""
@@ -466,6 +491,19 @@ def _lists_before(catalog: Catalog) -> tuple[frozenset[int], ...]:
     if lists is None and raw:
         return (frozenset(int(row.supplier) for row in catalog.suppliers() if row.is_listed),)
     return tuple(frozenset(each) for each in lists or ())
+
+
+def _let_be(catalog: Catalog) -> frozenset[str]:
+    """The digests of heads that the owner gave up, because nobody could fetch what they name."""
+    raw = catalog.local_value(_GIVEN_UP)
+    found = kept(raw, list[str], "heads of before the recovery that cannot be fetched keep what they may need")
+    return frozenset(found or ())
+
+
+def give_up(catalog: Catalog, heads_of_before: Iterable[Head]) -> None:
+    """Note heads that the next one of ours goes over, once it is of a higher epoch. The caller commits."""
+    digests = sorted(each.digest.hex() for each in heads_of_before)
+    catalog.put_local_value(_GIVEN_UP, json.dumps(digests).encode() if digests else b"")
 
 
 def keep_head(catalog: Catalog, raw: bytes) -> None:

@@ -183,8 +183,9 @@ async def fetch_newest(found: Found, fetch: Callable[[Found], Awaitable[Fetched]
     Raises:
         Unavailable: none can be fetched. DiskFull, DiskFault
     """
-    older = found.older
-    for state in (found, *older):
+    older, unfetched = found.older, tuple[Head, ...]()
+    for each in (found, *older):
+        state = replace(each, unfetched=unfetched)
         try:
             return state, await fetch(state)
         except (DiskFull, DiskFault):
@@ -193,6 +194,7 @@ async def fetch_newest(found: Found, fetch: Callable[[Found], Awaitable[Fetched]
             _log.error("version %d cannot be fetched: %s", state.head.version, error)
             if not older:
                 raise
+            unfetched += (state.head,)
     raise Unavailable(what="no version that the suppliers show can be fetched now: the log says why; try again later")
 
 
@@ -288,6 +290,7 @@ class Recovery:
             snapshots.keep_note(catalog, note)
             keep_covered(catalog, self._found.content.change)
             publisher.keep_head(catalog, head.raw)
+            publisher.give_up(catalog, self._found.unfetched)
             expect_orphans(catalog)
             note_clock(catalog, self._found.content.time_s)
             self._note_addresses(catalog)

@@ -585,7 +585,13 @@ class Services:
         return safe + (safe >= self._catalog.last_change and not self._catalog.pending)
 
     def _may_look_for_orphans(self) -> bool:
-        """All that is needed is known here, and nobody else can publish: no older state waits to be put aside."""
+        """All that is needed is known here, and nobody else can publish: no older state waits to be put aside.
+
+        A head that one supplier alone holds may be all that names a state, so each of them must have shown its own.
+        """
+        hired = {row.supplier for row in self._catalog.suppliers() if row.is_listed}
+        if not self.publisher.have_shown(hired):
+            return False
         is_ours = self._may_release() and not self.publisher.is_outdated and not is_kept_back(self._catalog)
         return is_ours and self.replica.is_head_safe() and all(each.is_gone for each in self.reporter.aside)
 

@@ -1,0 +1,121 @@
+"""Heads that a supplier alone holds, and that nobody saw when a machine was recovered: what they name is not lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from bitdustfs.core import head as heads
+from bitdustfs.core import replica
+from bitdustfs.core.replica import HeadContent
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.testing.swarm import make_identity
+from bitdustfs.testing.world import SECRETS, World, read_whole
+from tests.engine.machines import LAPTOP, Machine, until
+from tests.engine.recovered import recover, stocks
+from tests.engine.setback import fetch, look
+from tests.engine.test_forks import DESKTOPS_TREE, LAPTOPS_TREE, brought_in, forked, tree_of, versions
+
+NEXT = make_identity("next machine", owner="customer", epoch=2)
+
+
+@pytest.fixture
+def autojump_clock() -> Iterator[MockClock]:
+    yield MockClock(autojump_threshold=0)
+
+
+def is_swept(machine: Machine) -> bool:
+    """Nothing at suppliers is left that the catalog does not name."""
+    return machine.catalog.local_value("orphans") == b""
+
+
+def newest_at(world: World, number: int) -> HeadContent:
+    """What is sealed in the head that a supplier holds."""
+    raw, _links = heads.split(stocks(world)[number].head)
+    return replica.unseal_head(SECRETS, heads.parse(raw).sealed)
+
+
+async def shown_and_kept(world: World, machine: Machine, generation: int) -> None:
+    """The laptop's line is shown, also after all suppliers were gone through and have our head."""
+    assert await tree_of(machine.node, generation) == LAPTOPS_TREE
+    await machine.write("later", b"later")
+    assert await machine.sync() == "safe"
+    await until(lambda: is_swept(machine))
+    await until(lambda: set(versions(world)) == {machine.node.publisher.version})
+    await trio.sleep(600)
+    assert await tree_of(machine.node, generation) == LAPTOPS_TREE
+    assert machine.node.journal.refusal is None
+
+
+@pytest.mark.slow
+async def test_head_of_before_the_recovery_that_one_supplier_alone_shows_later_is_a_fork_and_lost_by_nobody(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with forked(tmp_path) as (world, _laptop, _desktop):
+        world.swarm.cut(1)
+        machine = Machine(world, tmp_path / "next", NEXT)
+        await recover(world, machine.path, NEXT, friend=5)
+        async with machine.mounted(wait=False) as node:
+            assert await read_whole(node, "both") == DESKTOPS_TREE["both"]
+            await machine.write("meanwhile", b"meanwhile")
+            assert await machine.sync() == "safe"
+            await trio.sleep(600)
+            assert not is_swept(machine)
+            world.swarm.heal(1)
+            await brought_in(machine)
+            kept, stray = machine.catalog.last_change, versions(world)[0]
+            world.swarm.cut(1)
+            await trio.sleep(1)
+            world.swarm.heal(1)  # it is asked anew before there is a head that names what came
+            await until(lambda: versions(world)[0] != stray)
+            assert newest_at(world, 1).change >= kept
+            await shown_and_kept(world, machine, await brought_in(machine))
+
+
+@pytest.mark.slow
+async def test_quorum_that_holds_a_head_of_before_the_recovery_stops_nobody_and_its_state_is_shown(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """The owner accepted what one of five showed. What counted comes back, and is of an epoch before."""
+    async with forked(tmp_path) as (world, _laptop, _desktop):
+        for number in (2, 3, 4, 5):
+            world.swarm.cut(number)
+        machine = Machine(world, tmp_path / "next", NEXT)
+        await recover(world, machine.path, NEXT, friend=1)
+        for number in (2, 3, 4, 5):
+            world.swarm.heal(number)
+        async with machine.mounted() as node:
+            generation = await brought_in(machine)
+            assert await tree_of(node, generation) == DESKTOPS_TREE
+            assert await machine.sync() == "safe"
+            assert await read_whole(node, "both") == LAPTOPS_TREE["both"]
+            await until(lambda: set(versions(world)) == {node.publisher.version} and is_swept(machine))
+            assert await tree_of(node, generation) == DESKTOPS_TREE
+            assert node.journal.refusal is None
+
+
+@pytest.mark.slow
+async def test_stray_head_is_lost_by_no_home_that_came_from_a_copy(autojump_clock: MockClock, tmp_path: Path) -> None:
+    async with forked(tmp_path) as (world, _laptop, _desktop):
+        world.swarm.cut(1)
+        restored = Machine(world, tmp_path / "older", LAPTOP, b"the restored one")
+        restored.hire()
+        with closing(SqliteCatalog(restored.path)) as old:
+            found = await look(world, old, LAPTOP)
+            assert found is not None
+            await fetch(world, old, found, tmp_path / "newer")
+        restored.path = tmp_path / "newer"
+        restored.takes_over = True
+        async with restored.mounted(wait=False):
+            await restored.write("meanwhile", b"meanwhile")
+            assert await restored.sync() == "safe"
+            await trio.sleep(600)
+            assert not is_swept(restored)
+            world.swarm.heal(1)
+            generation = await brought_in(restored)
+            assert await tree_of(restored.node, generation) == LAPTOPS_TREE
