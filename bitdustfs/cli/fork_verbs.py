@@ -11,7 +11,7 @@ from bitdustfs.core.report import ForkReport, ForksReport
 from bitdustfs.edges.control import Args
 from bitdustfs.edges.control_server import Handler, Report
 from bitdustfs.engine.differences import Change
-from bitdustfs.engine.forks import Fork
+from bitdustfs.engine.forks import Fork, Unread
 from bitdustfs.engine.node import Node
 from bitdustfs.model import Snapshot
 
@@ -34,6 +34,21 @@ def fork_verbs(node: Node) -> Mapping[str, Handler]:
             came=counts[Change.CAME],
             went=counts[Change.WENT],
             changed=counts[Change.CONTENT] + counts[Change.ATTRIBUTES],
+            unreadable="",
+        )
+
+    def told_unread(name: str, unread: Unread) -> ForkReport:
+        head = unread.found.head
+        answering, named = node.forks.answering(unread)
+        return ForkReport(
+            name=name,
+            version=head.version,
+            node=head.signer.node.hex(),
+            time_s=unread.found.content.time_s,
+            came=0,
+            went=0,
+            changed=0,
+            unreadable=f"{unread.why} ({answering} of the {named} suppliers that it names answer)",
         )
 
     async def show(_args: Args, _report: Report) -> Mapping[str, object]:
@@ -43,7 +58,10 @@ def fork_verbs(node: Node) -> Mapping[str, Handler]:
                 version=node.publisher.version,
                 node=node.forks.own_node.hex(),
                 time_s=content.time_s if content is not None else 0,
-                forks=[await told(snapshot, fork) for snapshot, fork in node.forks.all()],
+                forks=[
+                    *[await told(snapshot, fork) for snapshot, fork in node.forks.all()],
+                    *[told_unread(*each) for each in node.forks.unreadable().items()],
+                ],
             )
         }
 
@@ -60,12 +78,18 @@ def fork_verbs(node: Node) -> Mapping[str, Handler]:
         await report({"lines": lines})
         return {"count": count}
 
-    async def resolve(args: Args, _report: Report) -> Mapping[str, object]:
-        snapshot = await node.forks.resolve(str(args["name"]))
-        is_safe = False
+    async def is_safe() -> bool:
         with trio.move_on_after(_WAIT_S):
             await node.replica.make_safe()
-            is_safe = True
-        return {"name": snapshot.name, "is_safe": is_safe}
+            return True
+        return False
 
-    return {"forks": show, "fork-diff": diff, "resolve": resolve}
+    async def resolve(args: Args, _report: Report) -> Mapping[str, object]:
+        snapshot = await node.forks.resolve(str(args["name"]))
+        return {"name": snapshot.name, "is_safe": await is_safe()}
+
+    async def let_be(args: Args, _report: Report) -> Mapping[str, object]:
+        await node.forks.let_be(str(args["name"]))
+        return {"name": "", "is_safe": await is_safe()}
+
+    return {"forks": show, "fork-diff": diff, "resolve": resolve, "let-fork-be": let_be}

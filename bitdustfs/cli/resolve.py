@@ -10,7 +10,7 @@ import click
 from bitdustfs.cli.common import Asked, count, show_json, with_common_options, with_json
 from bitdustfs.core.report import ForkReport, ForksReport
 from bitdustfs.edges.control import Args, ask
-from bitdustfs.errors import EXIT, BadRequest, Kind, NotFound
+from bitdustfs.errors import EXIT, BadRequest, Kind, NotFound, Unavailable
 
 _SILENCE_S = 300.0  # comparing looks at both trees
 
@@ -32,6 +32,8 @@ def resolve(context: click.Context, asked: Asked, name: str | None, shows: bool,
     `.snapshots/NAME/`, and suppliers that held it take this one again. To go on with the other one, copy it
     back from there: see the manual page. Ends with 14 if suppliers do not have it yet.
 
+    One that cannot be read any more is told as such. With its NAME it is let be: nothing of it is kept.
+
     \b
     Example:
       bitdustfs resolve
@@ -52,18 +54,28 @@ def resolve(context: click.Context, asked: Asked, name: str | None, shows: bool,
     chosen = next((each for each in report["forks"] if each["name"] == name), None)
     if chosen is None:
         raise NotFound(what=f"nothing called {name!r} lies beside the volume; `bitdustfs resolve` shows what does")
+    is_lost = bool(chosen["unreadable"])
+    if shows and is_lost:
+        raise Unavailable(what=f"{name} cannot be read: {chosen['unreadable']}")
     if shows:
         _show_differences(asked, name)
         return
-    if not yes and not asked.as_json:
+    if is_lost and asked.as_json and not yes:
+        raise BadRequest(what=f"{name} cannot be read: to give up what only it has, say so with --yes")
+    if is_lost or not (yes or asked.as_json):
         for line in lines({**report, "forks": [chosen]}):
             click.echo(line, err=True)
-        click.confirm("Go on with the mounted one, and keep the other one as a snapshot?", abort=True, err=True)
-    answer = ask(home.control, "resolve", {"name": name}, silence_s=_SILENCE_S)
+    if is_lost:
+        click.echo("What was written there, and is not in the mounted one, is given up for good.", err=True)
+    if not yes and not asked.as_json:
+        rest = "give the other one up" if is_lost else "keep the other one as a snapshot"
+        click.confirm(f"Go on with the mounted one, and {rest}?", abort=True, err=True)
+    answer = ask(home.control, "let-fork-be" if is_lost else "resolve", {"name": name}, silence_s=_SILENCE_S)
     if asked.as_json:
         show_json({"snapshot": answer["name"], "is_safe": answer["is_safe"]})
     else:
-        click.echo(f"The mounted state goes on. The other one is the snapshot .snapshots/{answer['name']}.")
+        other = "was given up" if is_lost else f"is the snapshot .snapshots/{answer['name']}"
+        click.echo(f"The mounted state goes on. The other one {other}.")
     if not answer["is_safe"]:
         click.echo("bitdustfs: suppliers do not have that yet; see `bitdustfs status`", err=True)
         context.exit(EXIT[Kind.UNAVAILABLE])
@@ -78,10 +90,10 @@ def lines(report: ForksReport) -> list[str]:
 
 
 def _line(fork: ForkReport) -> str:
-    return (
-        f"{fork['name']}: version {fork['version']} of {_date(fork['time_s'])}, node {fork['node'][:8]}; there "
-        f"{count(fork['came'], 'name')} more, {fork['went']} fewer, {fork['changed']} different"
-    )
+    which = f"{fork['name']}: version {fork['version']} of {_date(fork['time_s'])}, node {fork['node'][:8]}"
+    if fork["unreadable"]:
+        return f"{which}; it cannot be read now: {fork['unreadable']}"
+    return f"{which}; there {count(fork['came'], 'name')} more, {fork['went']} fewer, {fork['changed']} different"
 
 
 def _date(time_s: float) -> str:

@@ -343,6 +343,7 @@ class ForkReport(TypedDict):
     came: int  # names that only it has
     went: int  # names that only the mounted one has
     changed: int  # names that have other content or attributes there
+    unreadable: str  # why it cannot be shown now, and the three numbers are 0; "": it is in .forks
 
 
 class ForksReport(TypedDict):

@@ -161,6 +161,13 @@ class Forks:
                 named[self._name(each.found, named)] = each
         return named
 
+    def answering(self, unread: Unread) -> tuple[int, int]:
+        """How many of the suppliers that it names answer now, and how many it names."""
+        online = self._following.suppliers.online() if self._following is not None else ()
+        nodes = {bytes(row.node) for row in self._catalog.suppliers() if row.supplier in online}
+        named = [bytes(each.node) for each in unread.found.content.suppliers]
+        return sum(node in nodes for node in named), len(named)
+
     def lines(self) -> list[str]:
         """What to say of them to a person."""
         writes = self.is_writer()
@@ -347,7 +354,7 @@ class Forks:
         content = self._publisher.content
         if content is None or content.change < self._kept_change:
             return False
-        return any(head.link in heads.split_links(each.links) for each in kept_forks(self._catalog))
+        return self._is_kept(head)
 
     def _begin(self, found: Foreign) -> int:
         """A generation for it that shows what is here now."""

@@ -103,6 +103,7 @@ async def test_fork_that_cannot_be_read_is_let_be_when_a_person_says_so(
             await until(node.forks.unreadable)
             ((name, unread),) = node.forks.unreadable().items()
             assert unread.why in node.forks.trouble
+            assert node.forks.answering(unread) == (5, 5)
             assert node.forks.all() == []
             assert not node.releases.may_release()
             with pytest.raises(NotFound):

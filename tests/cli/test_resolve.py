@@ -1,0 +1,81 @@
+"""`resolve` against a stand-in for the serving process: what is done with a state that cannot be read any more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from bitdustfs.core.report import ForkReport, ForksReport
+from bitdustfs.edges import control_server
+from bitdustfs.edges.control import Args
+from bitdustfs.edges.control_server import Report
+from bitdustfs.errors import EXIT, Kind
+from tests.cli.conftest import Call
+from tests.cli.test_rebuild import called
+
+LOST = ForkReport(
+    name="2026-01-03 10.00 of 9be01c22",
+    version=6,
+    node="9b" * 32,
+    time_s=0,
+    came=0,
+    went=0,
+    changed=0,
+    unreadable="block 5d1f0a77 is lost (3 of the 5 suppliers that it names answer)",
+)
+WHOLE = ForkReport(**{**LOST, "name": "another", "unreadable": "", "came": 1})
+BOTH = ForksReport(version=7, node="5d" * 32, time_s=0, forks=[WHOLE, LOST])
+
+
+@asynccontextmanager
+async def mounted(home: Path, asked: list[tuple[str, str]]) -> AsyncIterator[None]:
+    """A mount with both of them."""
+
+    async def forks(_args: Args, _report: Report) -> Mapping[str, object]:
+        return {**BOTH}
+
+    async def resolve(args: Args, _report: Report) -> Mapping[str, object]:
+        asked.append(("resolve", str(args["name"])))
+        return {"name": args["name"], "is_safe": True}
+
+    async def let_be(args: Args, _report: Report) -> Mapping[str, object]:
+        asked.append(("let-fork-be", str(args["name"])))
+        return {"name": "", "is_safe": True}
+
+    handlers = {"forks": forks, "resolve": resolve, "let-fork-be": let_be}
+    async with trio.open_nursery() as nursery:
+        await nursery.start(control_server.serve, home / "control.sock", handlers)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def test_state_that_cannot_be_read_is_told_and_given_up_only_with_plain_words(home: Path, call: Call) -> None:
+    asked: list[tuple[str, str]] = []
+    async with mounted(home, asked):
+        shown = await called(call, "--home", home, "resolve")
+        difference = await called(call, "--home", home, "resolve", LOST["name"], "--diff")
+        silent = await called(call, "--home", home, "resolve", LOST["name"], "--json")
+        assert asked == []
+        said = await called(call, "--home", home, "resolve", LOST["name"], "--yes")
+    assert LOST["unreadable"] in shown.out
+    assert "0 fewer" not in shown.out.splitlines()[-1]
+    assert (difference.code, silent.code) == (EXIT[Kind.UNAVAILABLE], EXIT[Kind.USAGE])
+    assert asked == [("let-fork-be", LOST["name"])]
+    assert said.code == 0
+    assert LOST["unreadable"] in said.err
+    assert "is given up for good" in said.err
+    assert said.out == "The mounted state goes on. The other one was given up.\n"
+
+
+async def test_state_that_can_be_read_is_kept_beside_one_that_cannot(home: Path, call: Call) -> None:
+    asked: list[tuple[str, str]] = []
+    async with mounted(home, asked):
+        said = await called(call, "--home", home, "resolve", WHOLE["name"], "--yes")
+        as_json = await called(call, "--home", home, "resolve", WHOLE["name"], "--json")
+    assert asked == [("resolve", WHOLE["name"])] * 2
+    assert said.out == "The mounted state goes on. The other one is the snapshot .snapshots/another.\n"
+    assert json.loads(as_json.out) == {"snapshot": "another", "is_safe": True}
