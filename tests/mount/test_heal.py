@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from bitdustfs.cli.audit import EXIT_FOUND
+from bitdustfs.cli.status import STATE_EXIT
 from bitdustfs.model import LEAF_BYTES
 from tests.mount.practice import Practice, wait_until
 from tests.mount.support import HANGS_S
@@ -18,6 +20,17 @@ pytestmark = pytest.mark.slow
 
 
 COPYING_S = 3  # at least: suppliers die meanwhile
+README = Path(__file__).resolve().parents[2] / "README.md"
+MAY_DIFFER = (  # from what README prints
+    (re.compile(r"\d+(\.\d+)? [KM]iB"), "SIZE"),
+    (re.compile(r"\d+ files and folders"), "N files and folders"),
+    (re.compile(r"blocks +\d+;"), "blocks N;"),
+    (re.compile(r"127\.0\.0\.1:\d+"), "ADDRESS"),
+    (re.compile(r"since \d{4}-\d\d-\d\d \d\d:\d\d"), "since DATE"),
+    (re.compile(r"score \d+"), "score N"),
+    (re.compile(r" +"), " "),
+)
+LEFT_OUT = "..."
 
 
 def size_of(tree: Path) -> int:
@@ -89,3 +102,54 @@ def test_suppliers_that_stop_for_longer_than_a_ping_are_waited_for(tmp_path: Pat
         assert states == ["online"] * 5 + ["candidate"] * 2
         assert is_whole(practice)
         assert [each["rule"] for each in practice.ask("rebuild")["verdicts"]] == ["hire"] * 5
+
+
+def session() -> list[tuple[str, str]]:
+    """The first one of README: each command, and what is printed."""
+    block = README.read_text().split("```")[1]
+    steps = (step.partition("\n") for step in block.strip("\n").removeprefix("$ ").split("\n$ "))
+    return [(command.partition(" #")[0].rstrip(), printed) for command, _, printed in steps]
+
+
+def is_as_printed(said: str, printed: str) -> bool:
+    for pattern, name in MAY_DIFFER:
+        said, printed = pattern.sub(name, said), pattern.sub(name, printed)
+    wanted = [r"(.+\n)*?" if line.strip() == LEFT_OUT else re.escape(line) + "\n" for line in printed.splitlines()]
+    return re.fullmatch("".join(wanted), said) is not None
+
+
+def test_session_in_which_killed_suppliers_are_replaced_is_as_readme_prints_it(tmp_path: Path) -> None:
+    """With a smaller tree; and instead of sleeping it waits, with less patience, until what README prints is so."""
+    source = real_tree(tmp_path / "source", 60)
+    with Practice(tmp_path / "swarm", spares=2) as practice:
+        mount = str(practice.path)
+
+        def do(command: str) -> str:
+            command = command.replace("/usr/share/perl/5.36.0", str(source)).replace("~/BitDust", mount)
+            said = ""
+            for part in command.split("; "):
+                verb, _, rest = part.partition(" | grep ")
+                if verb.startswith("bitdustfs "):
+                    told = practice.run(*verb.split()[1:], ok=(0, *STATE_EXIT.values())).stdout.replace(
+                        mount, ".../BitDust"
+                    )
+                    said += "".join(line for line in told.splitlines(keepends=True) if rest in line)
+                else:
+                    said += run("sh", "-c", part)
+            return said
+
+        (start, _), *steps, (stop, _) = session()
+        assert (start, stop) == ("tools/start ~/BitDust", "tools/start --stop")
+        assert len(steps) > 6
+        for command, printed in steps:
+            if command.startswith("export "):
+                continue
+            if command.startswith("sleep "):
+                practice.run("config", "set", "patience", "2s")
+                practice.remount()
+            command = command.removeprefix("sleep 60; ")
+            if command.startswith("bitdustfs status "):  # which says it a moment later
+                wait_until(f"{command} says {printed}", lambda c=command, p=printed: is_as_printed(do(c), p), HANGS_S)
+            else:
+                said = do(command)
+                assert is_as_printed(said, printed), f"{command}\n{said}"
