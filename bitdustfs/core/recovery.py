@@ -84,6 +84,12 @@ class Found:
         }
 
 
+def links_behind(found: Found) -> bytes:
+    """The longest chain of links that was shown with a head, oldest first, without its own."""
+    chains = (each.links for each in found.answers.values() if each.head is not None and each.head == found.head)
+    return max(chains, key=len, default=b"")
+
+
 def newest(heads: Iterable[Head]) -> Head | None:
     """The head to take: of the highest epoch, and in it of the highest version.
 
@@ -98,12 +104,22 @@ def choose(
 ) -> Head | None:
     """The head to take where suppliers may show several lines: the end of the one that counts, whatever versions say.
 
-    A line counts if a quorum of the suppliers in its list holds heads on it that are on no other line. At most one
-    does. If none is known to, the newest head is taken.
+    If none is known to count, the newest head is taken.
 
     Args:
         seen: all heads that were shown.
         contents: what is sealed in them, by their digests.
+    """
+    return counting(seen, answers, contents) or newest(seen)
+
+
+def counting(
+    seen: Sequence[Head], answers: Mapping[NodeId, Answer], contents: Mapping[bytes, HeadContent]
+) -> Head | None:
+    """The end of the line that counts, of several; None: none is known to, or there is one line only.
+
+    A line counts if a quorum of the suppliers in its list holds heads on it that are on no other line. At most one
+    does.
     """
     newest_head = newest(seen)
     if newest_head is None:
@@ -120,7 +136,7 @@ def choose(
         holding = sum(each is not None and each.head is not None and each.head.digest in own for each in found)
         if holding >= quorum(len(listed)):
             return head
-    return newest_head
+    return None
 
 
 def _behind(shown: Iterable[Head], answers: Mapping[NodeId, Answer]) -> dict[bytes, set[bytes]]:

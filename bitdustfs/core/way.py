@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bitdustfs.core.head import Head
 from bitdustfs.core.replica import DeltaRef, HeadContent
 
 
@@ -50,11 +49,6 @@ def way(here: HeadContent, there: HeadContent, *, base: int | None = None) -> Wa
     same = _same(ours, there.deltas)
     undone = tuple(range(dropped + same, len(here.deltas)))
     return Way(dropped, undone, tuple(range(same, len(there.deltas))))
-
-
-def is_newer(head: Head, than: Head) -> bool:
-    """Say whether a head takes the place of the one that is followed."""
-    return (head.epoch, head.version) > (than.epoch, than.version)
 
 
 def _same(ours: tuple[DeltaRef, ...], theirs: tuple[DeltaRef, ...]) -> int:

@@ -361,11 +361,7 @@ class Recovery:
         return {index: others for index in range(row.code.n) if others and index not in shown}
 
     def _links(self) -> list[bytes]:
-        head = self._found.head
-        answers = (each for each in self._found.answers.values() if each.head is not None)
-        longest = max((each.links for each in answers if each.head == head), key=len, default=b"")
-        whole = longest + head.link
-        return [whole[at : at + heads.LINK_BYTES] for at in range(0, len(whole), heads.LINK_BYTES)]
+        return heads.split_links(recovery.links_behind(self._found) + self._found.head.link)
 
     async def _until_online(self) -> None:
         """Wait until all suppliers that told a head are connected, or for a while."""

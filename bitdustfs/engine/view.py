@@ -1,12 +1,15 @@
 """The view of a reader: which head's tree a machine shows that does not write, and how it comes to the next one.
 
-    a supplier: there is another head -> its head, judged -> the way there (core/way): deltas, or a whole catalog
+    a supplier: there is another head -> its head, judged -> is it on the line that counts? (core/recovery)
+    -> the way there (core/way): deltas, or a whole catalog
     -> fetched, joined to one change set -> copies of what becomes another content are let go of
     -> the change set is made beside everybody who reads (a worker) -> one commit, on the loop: the next view
 
 So a view is always the tree of one head, whole: after a crash as well, for the rows that say which head it is are in
 the same transaction. A step costs what has changed. Each supplier that answers is asked to tell of another head, and
-keeps the question until there is one: at rest nothing happens but that, once a minute.
+keeps the question until there is one: at rest nothing happens but that, once a minute. A head that goes back to the
+one that is shown is followed whoever tells of it. One beside it, whatever its version, is followed only if its line
+is the one that a quorum is seen on, or if it is of a higher epoch.
 
 A reader sends nothing to suppliers but questions; they would refuse it otherwise, by the role in its certificate.
 """
@@ -21,15 +24,16 @@ from typing import Protocol
 import trio
 
 from bitdustfs.core import head as heads
-from bitdustfs.core import replica
+from bitdustfs.core import recovery, replica
+from bitdustfs.core.adoption import Descent, descent
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.head import Head
-from bitdustfs.core.recovery import Found
+from bitdustfs.core.recovery import Answer, Found
 from bitdustfs.core.replica import HeadContent, Manifest, ManifestNote
 from bitdustfs.core.report import ViewReport
 from bitdustfs.core.seal import Kind
 from bitdustfs.core.volume import VolumeSecrets
-from bitdustfs.core.way import Way, has_same_base, is_newer, way
+from bitdustfs.core.way import Way, has_same_base, way
 from bitdustfs.engine import snapshots
 from bitdustfs.engine.fetching import Fetcher
 from bitdustfs.engine.files import Files
@@ -47,6 +51,7 @@ from bitdustfs.model import (
     FragmentRow,
     FragmentState,
     Ino,
+    NodeId,
     Supplier,
     SupplierNo,
     Touches,
@@ -138,6 +143,7 @@ class View:
         self._stepping = trio.Lock()  # held from when a head is looked at until it is shown
         self._shown = trio.Event()
         self._rows = {row.supplier: row for row in catalog.suppliers()}
+        self._answers: dict[NodeId, Answer] = {}  # what each supplier has shown last
         self.trouble = ""  # why the newest head that is known cannot be shown; "" if nothing is wrong
         self.steps = 0  # since the start
         self.prepare: list[Callable[[Touches, Mapping[Ino, Sequence[tuple[int, int]]]], None]] = []
@@ -195,39 +201,65 @@ class View:
 
     async def _watch(self, supplier: SupplierNo) -> None:
         """Let one supplier tell of other heads, for as long as it answers."""
+        known = 0, 0
         while supplier in self._suppliers.online():
             try:
                 soonest = trio.current_time() + AGAIN_S  # for who answers at once, and tells nothing new
                 with trio.fail_after(WATCH_S + SPARE_S):
-                    told = await self._suppliers.watch(supplier, *self._rank())
-                if told > self._rank():
+                    told = await self._suppliers.watch(supplier, *known)
+                if told > known:
                     await self._look(supplier, told)
                 else:
                     await trio.sleep_until(soonest)
+                known = told
             except (BitdustError, trio.TooSlowError) as error:
                 _log.debug("supplier %d tells nothing of heads now: %s", supplier, error or "no answer in time")
                 await trio.sleep(AGAIN_S)
 
-    def _rank(self) -> tuple[int, int]:
-        return (self.head.epoch, self.head.version) if self.head is not None else (0, 0)
-
     async def _look(self, supplier: SupplierNo, told: tuple[int, int]) -> None:
-        """Show what a supplier has told of, unless it is shown by now."""
+        """Ask a supplier for what it has told of, and show what is to be shown by all that is known then."""
+        with trio.fail_after(ASK_S):
+            raw, links = await self._suppliers.head_with_links(supplier)
         async with self._stepping:
-            if told <= self._rank():
+            if supplier not in self._rows:
                 return
-            with trio.fail_after(ASK_S):
-                raw, links = await self._suppliers.head_with_links(supplier)
             try:
                 head, content = self._judged(supplier, raw)
-                if self.head is not None and not is_newer(head, self.head):
+                if (head.epoch, head.version) < told:
                     raise BadFormat(what=f"supplier {supplier} told of a head that it does not show")
-                await self._show(head, content, heads.genuine_links(head, links))
+                answer = Answer(head, heads.genuine_links(head, links), content=content)
+                self._answers[self._rows[supplier].node] = answer
+                found = self._next()
+                if found is not None:
+                    await self._show(found.head, found.content, recovery.links_behind(found))
                 self.trouble = ""
             except BitdustError as error:
                 self.trouble = str(error)
                 _log.warning("version %d cannot be shown yet: %s", told[1], error)
                 raise
+
+    def _next(self) -> Found | None:
+        """The head to show instead of the one that is shown; None: that one, by all that suppliers have shown."""
+        answers = dict(self._answers)
+        if self.head is not None:
+            behind = self._catalog.links(max(0, self.head.version - heads.KEPT_LINKS - 1), self.head.version)
+            answers[self._identity.node] = Answer(
+                self.head, heads.genuine_links(self.head, behind), content=self.content
+            )
+        shown = {each.head.digest: (each.head, each.content) for each in answers.values() if each.head is not None}
+        seen = [head for head, _content in shown.values()]
+        contents = {digest: content for digest, (_head, content) in shown.items() if content is not None}
+        best = recovery.choose(seen, answers, contents)
+        if best is None or (self.head is not None and best.digest == self.head.digest):
+            return None
+        found = Found(best, contents[best.digest], answers)
+        is_beside = (
+            self.head is not None
+            and best.epoch == self.head.epoch
+            and descent(self.head, found) is Descent.FORKED
+            and best != recovery.counting(seen, answers, contents)
+        )
+        return None if is_beside else found
 
     def _judged(self, supplier: SupplierNo, raw: bytes) -> tuple[Head, HeadContent]:
         """Check what a supplier shows before anything of it is used. Raises BadFormat."""

@@ -11,9 +11,11 @@ import trio
 from trio.testing import MockClock
 
 from bitdustfs.core import head as heads
-from bitdustfs.core import replica
+from bitdustfs.core import replica, wire
 from bitdustfs.core.replica import HeadContent
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.model import ROOT_INO
+from bitdustfs.testing.second import SecondMachine
 from bitdustfs.testing.swarm import make_identity
 from bitdustfs.testing.world import SECRETS, World, read_whole
 from tests.engine.machines import LAPTOP, Machine, until
@@ -119,3 +121,62 @@ async def test_stray_head_is_lost_by_no_home_that_came_from_a_copy(autojump_cloc
             world.swarm.heal(1)
             generation = await brought_in(restored)
             assert await tree_of(restored.node, generation) == LAPTOPS_TREE
+
+
+async def go_on(world: World, number: int, heads_more: int) -> None:
+    """The laptop brings more heads to one supplier only, so that its line has the highest version."""
+    supplier = world.swarm.suppliers[number - 1]
+    for _ in range(heads_more):
+        before = heads.parse(heads.split(stocks(world)[number].head)[0])
+        made = heads.sign(
+            LAPTOP,
+            handle=SECRETS.handle,
+            version=before.version + 1,
+            previous=before.digest,
+            sealed=before.sealed,
+            seat=before.seat,
+        )
+        asked = wire.PutHead(len(made.raw), LAPTOP.certificate.epoch)
+        answer, _body = await supplier.keeper.answer(LAPTOP.certificate, asked, made.raw)
+        assert isinstance(answer, wire.Done), answer
+
+
+@pytest.mark.slow
+async def test_reader_follows_no_stray_head_whatever_its_version(autojump_clock: MockClock, tmp_path: Path) -> None:
+    async with forked(tmp_path) as (world, _laptop, _desktop):
+        await go_on(world, 1, 20)
+        world.swarm.cut(1)
+        second = SecondMachine(world, tmp_path / "second")
+        found = await second.recover(friend=5)
+        async with second.running() as node:
+            while len(second.suppliers.online()) < 4:
+                await second.suppliers.wait_for_change()
+            world.swarm.heal(1)
+            while len(second.suppliers.online()) < 5:
+                await second.suppliers.wait_for_change()
+            await trio.sleep(300)
+            assert node.view is not None
+            assert node.view.head is not None
+            assert node.view.head.version == found.head.version < versions(world)[0]
+            assert await second.read("both") == DESKTOPS_TREE["both"]
+
+
+@pytest.mark.slow
+async def test_reader_that_shows_a_stray_head_goes_over_to_the_line_that_a_quorum_is_seen_on(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with forked(tmp_path) as (world, _laptop, _desktop):
+        await go_on(world, 1, 20)
+        for number in (2, 3, 4, 5):
+            world.swarm.cut(number)
+        second = SecondMachine(world, tmp_path / "second")
+        found = await second.recover()
+        assert found.head.version == versions(world)[0]
+        for number in (2, 3, 4, 5):
+            world.swarm.heal(number)
+        async with second.running() as node:
+            await until(lambda: node.view is not None and node.publisher.version == versions(world)[1])
+            await trio.sleep(300)
+            assert node.publisher.version == versions(world)[1]
+            assert {name: await second.read(name) for name in DESKTOPS_TREE} == DESKTOPS_TREE
+            assert node.tree.lookup(ROOT_INO, b"the laptop's") is None
