@@ -1,0 +1,53 @@
+"""Releases at rest: who is about to take over what is being let go waits until the supplier has answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from bitdustfs.engine.releases import Releases
+from bitdustfs.model import FragmentName, SupplierNo
+from bitdustfs.testing.world import SECRETS
+from tests.engine.volume import Volume
+
+
+class SlowToLetGo:
+    """One supplier, which lets go when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked, self.answers = trio.Event(), trio.Event()
+
+    def online(self) -> Sequence[SupplierNo]:
+        return (SupplierNo(1),)
+
+    async def delete(self, supplier: SupplierNo, names: Sequence[FragmentName]) -> None:
+        self.asked.set()
+        await self.answers.wait()
+
+
+async def test_nobody_is_at_rest_before_the_answer_and_nothing_more_is_let_go(autojump_clock: MockClock) -> None:
+    volume, supplier = Volume(), SlowToLetGo()
+    releases = Releases(volume.catalog, volume.journal, supplier, SECRETS)
+    is_coming, rested = False, trio.Event()
+    releases.may_release = lambda: not is_coming
+    with volume.journal.operation():
+        releases.abandon((SupplierNo(1), FragmentName(bytes([number]) * 32)) for number in range(3))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(releases.run)
+        await supplier.asked.wait()
+        is_coming = True
+
+        async def rest() -> None:
+            await releases.at_rest()
+            rested.set()
+
+        nursery.start_soon(rest)
+        await trio.sleep(5)
+        assert not rested.is_set()
+        supplier.answers.set()
+        await rested.wait()
+        await wait_all_tasks_blocked()
+        assert not volume.catalog.releases(SupplierNo(1), 0, 10)
+        nursery.cancel_scope.cancel()
