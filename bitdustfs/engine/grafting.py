@@ -3,7 +3,8 @@
 Both trees are gone through by name, directory by directory. What is the same in both is shared, and costs nothing.
 Other files get numbers of their own. Of their chunks those that are in our catalog are referred to; the others come
 with the blocks that they lie in, for both lines have one volume key: no byte is moved. From then on these blocks are
-ours: they are repaired, and let go only when nothing here names them.
+ours: they are repaired, and let go only when nothing here names them. No block is ours twice: an earlier head of that
+line may have brought it, and to forget the one would let go what the other needs.
 
 Each name is one operation, so this takes its time and holds nobody up. Nothing shows the generation meanwhile.
 """
@@ -24,6 +25,7 @@ from bitdustfs.engine.unsent import prints
 from bitdustfs.model import (
     HOLE,
     ROOT_INO,
+    BlockId,
     BlockNo,
     ChunkNo,
     ChunkRow,
@@ -37,7 +39,7 @@ from bitdustfs.model import (
 )
 from bitdustfs.ports import Catalog
 
-_PAGE: Final = 500  # names in one look
+_PAGE: Final = 500  # names, or blocks, in one look
 _ROWS: Final = 256  # (tune) rows of a map in one operation
 _ALL: Final = (1 << 62) - 1
 
@@ -69,11 +71,13 @@ class Grafting:
         self._taken: set[Ino] = set()  # those of ours
         self._chunks: dict[ChunkNo, ChunkNo] = {}
         self._blocks: dict[BlockNo, BlockNo] = {}
+        self._only_ours: dict[BlockId, BlockNo] = {}
         self._suppliers: dict[SupplierNo, SupplierNo | None] = {}
         self.adopted: list[BlockNo] = []  # blocks that our catalog did not have
 
     async def run(self) -> None:
         """Bring everything in. Raises DiskFull, DiskFault, and what `admit` does: some of it is in."""
+        await self._note_only_ours()
         root = self._theirs.inode(ROOT_INO)
         assert root is not None, "each volume has a root"
         await self._number(root, self._ours.inode(at(self._generation, ROOT_INO)))
@@ -186,9 +190,11 @@ class Grafting:
             return known
         theirs = self._theirs.block(number)
         assert theirs is not None, "a chunk names a block that there is"
-        same = self._ours.block(number)
-        if same is not None and same.block_id == theirs.block_id:  # it is older than the fork
-            return number
+        for same in (number, self._only_ours.get(theirs.block_id)):  # it is older than the fork, or came before
+            row = self._ours.block(same) if same is not None else None
+            if row is not None and row.block_id == theirs.block_id:
+                self._blocks[number] = row.block
+                return row.block
         made = replace(theirs, block=self._ours.new_block_no())
         self._ours.put_block(made)
         length = erasure.fragment_length(made.length, made.code.k)
@@ -205,6 +211,17 @@ class Grafting:
         self._blocks[number] = made.block
         self.adopted.append(made.block)
         return made.block
+
+    async def _note_only_ours(self) -> None:
+        """Note the blocks that the other line does not know by their numbers."""
+        last = BlockNo(0)
+        while page := self._ours.blocks(after=last, limit=_PAGE):
+            for row in page:
+                theirs = self._theirs.block(row.block)
+                if theirs is None or theirs.block_id != row.block_id:
+                    self._only_ours[row.block_id] = row.block
+            last = page[-1].block
+            await trio.lowlevel.checkpoint()
 
     def _supplier(self, number: SupplierNo) -> SupplierNo | None:
         """The number that one of their suppliers has with us. One that only they have hired is hired here too."""

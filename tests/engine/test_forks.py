@@ -70,7 +70,7 @@ def versions(world: World) -> list[int]:
 
 @asynccontextmanager
 async def forked(
-    directory: Path, *, strays: int = 1, goes_on: bool = False, is_lost: bool = False
+    directory: Path, *, strays: int = 1, goes_on: bool = False, lost_at: Sequence[int] = ()
 ) -> AsyncIterator[tuple[World, Machine, Machine]]:
     """A volume of which some suppliers hold a head of the laptop, and the others one of the desktop.
 
@@ -79,10 +79,10 @@ async def forked(
 
     Args:
         goes_on: the laptop brought another head, to all of these but the first.
-        is_lost: of what it brought at last nothing is left but the head.
+        lost_at: suppliers at which of what it brought at last nothing is left but the head.
     """
     async with two(directory) as (world, laptop, desktop):
-        await fork(world, laptop, desktop, strays, goes_on=goes_on, is_lost=is_lost)
+        await fork(world, laptop, desktop, strays, goes_on=goes_on, lost_at=lost_at)
         yield world, laptop, desktop
 
 
@@ -120,13 +120,19 @@ def fragments(world: World) -> set[tuple[int, bytes, bytes]]:
     owner = world.swarm.identity.owner
     return {
         (number, bytes(owner), bytes(name))
-        for number, each in enumerate(world.swarm.suppliers)
+        for number, each in enumerate(world.swarm.suppliers, start=1)
         for name, _length in each.memory_shelf.names(owner, b"", 10_000)
     }
 
 
 async def fork(
-    world: World, laptop: Machine, desktop: Machine, strays: int, *, goes_on: bool = False, is_lost: bool = False
+    world: World,
+    laptop: Machine,
+    desktop: Machine,
+    strays: int,
+    *,
+    goes_on: bool = False,
+    lost_at: Sequence[int] = (),
 ) -> None:
     numbers = range(1, strays + 1)
     async with laptop.mounted() as node:
@@ -153,9 +159,8 @@ async def fork(
     laptop.heal()
     for each in world.swarm.suppliers:
         each.mute.refuses_heads = False
-    if is_lost:
-        for number, owner, name in fragments(world) - held:
-            world.swarm.suppliers[number].conduct.dropped.add((owner, name))
+    for number, owner, name in fragments(world) - held:
+        world.swarm.suppliers[number - 1].conduct.dropped |= {(owner, name)} if number in lost_at else set()
     for number in numbers:
         world.swarm.cut(number)
     await learn_beside(world, desktop)

@@ -11,7 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from bitdustfs.errors import NotFound, ReadOnly
-from bitdustfs.model import SnapshotKind, Standing
+from bitdustfs.model import BlockNo, FragmentState, SnapshotKind, Standing
 from bitdustfs.testing.swarm import make_identity
 from tests.engine.machines import LEASE_S, Machine, until
 from tests.engine.test_forks import (
@@ -41,6 +41,15 @@ def give_up_first(machine: Machine) -> None:
     machine.node.journal.note()
 
 
+def lose_most(machine: Machine) -> None:
+    """All blocks are less well held than they should be."""
+    with machine.node.journal.operation():
+        for block in machine.catalog.blocks(after=BlockNo(0)):
+            for each in machine.catalog.fragments(block.block):
+                if each.supplier > 3:
+                    machine.catalog.put_fragment(replace(each, state=FragmentState.LOST))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("late", [(), (1,), (2,)])
 async def test_heads_of_one_line_at_two_suppliers_are_one_fork_and_the_newest_is_shown(
@@ -58,6 +67,25 @@ async def test_heads_of_one_line_at_two_suppliers_are_one_fork_and_the_newest_is
             ((snapshot, _fork),) = node.forks.all()
             assert await tree_of(node, snapshot.generation) == LAST_TREE
             await resolved(world, desktop)
+
+
+@pytest.mark.slow
+async def test_newer_head_of_a_line_of_which_little_is_left_takes_nothing_of_it_away(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """What of the first one is not needed any more is let go, and the second one needs the same blocks."""
+    async with forked(tmp_path, strays=2, goes_on=True) as (world, _laptop, desktop):
+        world.swarm.cut(2)
+        async with desktop.mounted(wait=False) as node:
+            await brought_in(desktop)
+            node.forks.on_step = lambda step: lose_most(desktop) if step == "grafting" else None
+            world.swarm.heal(2)
+            await until(lambda: len(node.publisher.others) == 2 and node.forks.has_everything)
+            assert await desktop.sync() == "safe"
+            await trio.sleep(1800)
+            await node.drop_cache()
+            ((snapshot, _fork),) = node.forks.all()
+            assert await tree_of(node, snapshot.generation) == LAST_TREE
 
 
 @pytest.mark.slow
@@ -83,7 +111,7 @@ async def test_nothing_is_let_go_while_a_fork_comes_in_although_nobody_shows_it_
 async def test_head_of_a_supplier_who_was_given_up_holds_nothing_up(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    async with forked(tmp_path, is_lost=True) as (_world, _laptop, desktop), desktop.mounted() as node:
+    async with forked(tmp_path, lost_at=range(1, 6)) as (_world, _laptop, desktop), desktop.mounted() as node:
         await until(lambda: node.forks.trouble)
         assert any("nothing is let go" in line for line in node.forks.lines())
         await trio.sleep(LEASE_S)
@@ -98,7 +126,7 @@ async def test_head_of_a_supplier_who_was_given_up_holds_nothing_up(
 async def test_fork_that_cannot_be_read_is_let_be_when_a_person_says_so(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    async with forked(tmp_path, is_lost=True) as (world, _laptop, desktop):
+    async with forked(tmp_path, lost_at=range(1, 6)) as (world, _laptop, desktop):
         async with desktop.mounted() as node:
             await until(node.forks.unreadable)
             ((name, unread),) = node.forks.unreadable().items()
