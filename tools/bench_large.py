@@ -26,7 +26,7 @@ from bench_options import make_temporary, positive, size
 from bench_report import Row, Table, comparison, read_report, report_of, text_of
 from bench_sides import Practice
 from bench_system import COMMAND_S, BenchError, WrongBytes, command, peak_bytes
-from bench_work import Load, Run, timed
+from bench_work import LOOP_STEP, Load, Run, longest_step, timed
 
 SUPPLIERS, CODE = 5, "3/5"
 _STAGE = Path(__file__).with_name("replica_costs_stage.py")
@@ -48,6 +48,7 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         "stream_read_cpu": Row("stream", "  CPU of all daemons", "s/GiB", False),
         "stream_read_memory": Row("stream", "  peak memory, mounting process", "MiB", False),
         "stream_supplier": Row("stream", "  peak memory, largest supplier", "MiB", False),
+        "loop_step": LOOP_STEP,
     }
 )
 
@@ -113,6 +114,7 @@ def _files(options: argparse.Namespace, temporary: Path) -> Iterator[tuple[str, 
         if listed != crowd:
             raise WrongBytes(f"ls lists {listed} names, not {crowd}")
         yield "large_ls_memory", peak_bytes(mounting) / MIB
+        yield from longest_step(side)
         side.abort()  # to send such a catalog first takes longer than all that was measured
 
 
@@ -137,6 +139,7 @@ def _stream(options: argparse.Namespace, temporary: Path) -> Iterator[tuple[str,
         yield "stream_read_cpu", read["read_cpu"]
         yield "stream_read_memory", side.peaks()["mount"] / MIB
         yield "stream_supplier", max(supplier, side.peaks()["supplier"]) / MIB
+        yield from longest_step(side)
 
 
 @contextmanager

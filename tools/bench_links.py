@@ -37,7 +37,6 @@ from bench_work import GIB, Load, Run
 _PORT = 4878
 _PLAIN_S = 3.0
 _GONE_S = 60  # until the mount has seen that a supplier is dead
-_STATUS_EXITS = (0, 30, 31, 32, 33)
 
 ROWS: Mapping[str, Row] = MappingProxyType(
     {
@@ -298,11 +297,7 @@ class Linked(Bitdust):
         return line
 
     def _answering(self) -> dict[str, bool]:
-        words = [self.program, "status", "--json", self.root]
-        done = subprocess.run(words, capture_output=True, timeout=CLOSE_S, check=False)
-        if done.returncode not in _STATUS_EXITS:
-            raise BenchError(f"`status` ended with {done.returncode}: {done.stderr.decode(errors='replace')}")
-        return {row["label"]: row["answers"] for row in json.loads(done.stdout)["suppliers"]}
+        return {row["label"]: row["answers"] for row in self.status()["suppliers"]}
 
 
 def _wire(text: str) -> Wire:

@@ -29,16 +29,17 @@ from bench_options import make_temporary, positive, size
 from bench_report import Row, comparison, read_report, report_of
 from bench_sides import Practice
 from bench_system import COMMAND_S, BenchError, WrongBytes, cpu_seconds
+from bench_work import LOOP_STEP
 
 LOST_S = 120  # from the kill until the supplier is lost, at most
 LOOK_S = 1.0  # each look starts a program, which takes a quarter of a second of a processor from what is measured
-_STATUS_EXITS = (0, 30, 31, 32, 33)
 ROWS: Mapping[str, Row] = MappingProxyType(
     {
         "rebuild_alone": Row("rebuild", "rebuild of what a lost supplier held", "MB/s", True),
         "rebuild_cpu": Row("rebuild", "  CPU of all daemons", "s/GiB", False),
         "rebuild_away": Row("rebuild", "read, cold, one supplier away", "MB/s", True),
         "rebuild_read": Row("rebuild", "  while it is rebuilt", "MB/s", True),
+        "loop_step": LOOP_STEP,
     }
 )
 
@@ -55,6 +56,7 @@ class Rebuilt:
     reads: tuple[float, ...]  # MB/s while it was
     advanced: int  # fragments made again during these reads
     left: int  # when they ended
+    longest_step_s: float  # of the mount's event loop
 
 
 def main(arguments: list[str]) -> int:
@@ -106,7 +108,7 @@ def _measure(side: Practice, options: argparse.Namespace) -> Rebuilt:
     side.settle()
     _say("one supplier is killed; nobody reads")
     side.forget()
-    held = next(each["used_bytes"] for each in _status(side)["suppliers"] if each["label"] == "supplier1")
+    held = next(each["used_bytes"] for each in side.status()["suppliers"] if each["label"] == "supplier1")
     side.kill(1)
     missing = _until_lost(side)
     began, before = time.monotonic(), cpu_seconds(side.daemons().all)
@@ -120,11 +122,13 @@ def _measure(side: Practice, options: argparse.Namespace) -> Rebuilt:
     side.forget()
     most = _until_lost(side)
     reads = []
-    while (left := _status(side)["missing_fragments"]) and len(reads) < 5:
+    while (left := side.status()["missing_fragments"]) and len(reads) < 5:
         reads.append(_read(side, file, content, options.read))
-    left = _status(side)["missing_fragments"]
+    left = side.status()["missing_fragments"]
     _until_full(side)
-    return Rebuilt(missing, alone_s, cpu_s, held, read_before, tuple(reads), most - left, left)
+    return Rebuilt(
+        missing, alone_s, cpu_s, held, read_before, tuple(reads), most - left, left, side.longest_step()[0]
+    )
 
 
 def _write(file: Path, content: Content) -> None:
@@ -147,20 +151,10 @@ def _read(side: Practice, file: Path, content: Content, count: int) -> float:
     return count / 1e6 / took_s
 
 
-def _status(side: Practice) -> dict[str, Any]:
-    done = subprocess.run(
-        [side.program, "status", "--json", side.root], capture_output=True, timeout=COMMAND_S, check=False
-    )
-    if done.returncode not in _STATUS_EXITS:
-        raise BenchError(f"`status` ended with {done.returncode}: {done.stderr.decode(errors='replace')}")
-    told: dict[str, Any] = json.loads(done.stdout)
-    return told
-
-
 def _until_lost(side: Practice) -> int:
     """Wait until fragments are missing. Returns how many at most were seen."""
     until = time.monotonic() + LOST_S
-    while not (missing := int(_status(side)["missing_fragments"])):
+    while not (missing := int(side.status()["missing_fragments"])):
         if time.monotonic() > until:
             raise BenchError("the killed supplier is not lost")
         time.sleep(LOOK_S)
@@ -169,7 +163,7 @@ def _until_lost(side: Practice) -> int:
 
 def _until_full(side: Practice) -> None:
     until = time.monotonic() + COMMAND_S
-    while left := _status(side)["missing_fragments"]:
+    while left := side.status()["missing_fragments"]:
         if time.monotonic() > until:
             raise BenchError(f"{left} fragments are still missing")
         time.sleep(LOOK_S)
@@ -184,6 +178,7 @@ def _report(found: Rebuilt | None, options: argparse.Namespace, failed: str | No
             "rebuild_cpu": [found.cpu_s * 2**30 / found.held_bytes],
             "rebuild_away": [found.read_before],
             "rebuild_read": list(found.reads),
+            "loop_step": [found.longest_step_s * 1e3],
         }
     settings = {"suppliers": options.suppliers, "code": options.code, "held_bytes": options.held}
     return report_of(ROWS, {"bitdustfs": samples}, settings=settings, failed=failed, fill={})

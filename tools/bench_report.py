@@ -180,6 +180,6 @@ def _moved(then: Sequence[float], now: Sequence[float], better: float) -> str:
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What else is not as it was, so that nobody takes that for progress."""
-    told = {"format", "ended", "load_average", "rows", "failed", "runs"}
+    told = {"format", "ended", "load_average", "rows", "failed", "runs", "parts"}
     names = [name for name in {**old, **new} if name not in told and old.get(name) != new.get(name)]
     return [f"  {name}: {old.get(name)} then, {new.get(name)} now" for name in names]

@@ -24,9 +24,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from bench_system import (
     CLOSE_S,
+    COMMAND_S,
     EVERYTHING,
     NAMES,
     PAUSE_S,
@@ -47,6 +49,7 @@ from bench_system import (
 )
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+_STATUS_EXITS = (0, 30, 31, 32, 33)  # of `status`: how safe it is
 _READY_S = 20  # gocryptfs derives its key with scrypt first, about a second on a slow machine
 
 
@@ -108,6 +111,13 @@ class Side:
                 self._peaks[role] = max([self._peaks.get(role, 0), *map(peak_bytes, pids)])
         return dict(self._peaks)
 
+    def longest_step(self) -> tuple[float, str]:
+        """The longest step of the mount's event loop since it began: seconds of processor time, and whose it was.
+
+        0: it tells none.
+        """
+        return 0.0, ""
+
     def _forget(self) -> None:
         for directory, _, names in os.walk(self.root):
             for name in names:
@@ -127,6 +137,19 @@ class Bitdust(Side):
     def settle(self) -> None:
         command([self.program, "sync", self.root])
 
+    def status(self) -> dict[str, Any]:
+        """What `status --json` tells. Raises BenchError."""
+        words = [self.program, "status", "--json", self.root]
+        done = subprocess.run(words, capture_output=True, timeout=COMMAND_S, check=False)
+        if done.returncode not in _STATUS_EXITS:
+            raise BenchError(f"`status` ended with {done.returncode}: {done.stderr.decode(errors='replace')}")
+        told: dict[str, Any] = json.loads(done.stdout)
+        return told
+
+    def longest_step(self) -> tuple[float, str]:
+        told = self.status()["longest_step"]
+        return float(told["cpu_s"]), str(told["task"])
+
     def daemons(self) -> Daemons:
         return daemons_of(self.home)
 
@@ -145,6 +168,7 @@ class Practice(Bitdust):
         self._suppliers, self._code, self._spares = suppliers, code, spares
         self._environment = {**os.environ, "BITDUSTFS_HOME": str(self.home)}
         self._is_up = False
+        self._longest_step = 0.0, ""  # of the processes before the one that serves now
 
     def open(self) -> None:
         self.root.mkdir()
@@ -157,9 +181,13 @@ class Practice(Bitdust):
 
     def remount(self) -> bool:
         self.peaks()  # the next process counts from nothing
+        self._longest_step = self.longest_step()
         command([self.program, "umount", self.root], wait_s=CLOSE_S)
         command([self.program, "--home", self.home, "mount", f"--code={self._code}", "--", self.root], wait_s=CLOSE_S)
         return True
+
+    def longest_step(self) -> tuple[float, str]:
+        return max(self._longest_step, super().longest_step())
 
     def kill(self, number: int) -> None:
         """End the process of one supplier, numbered from 1, as a power loss would."""
@@ -182,8 +210,8 @@ class Practice(Bitdust):
         """Return when so many more suppliers may fail again."""
         end = time.monotonic() + CLOSE_S
         while True:
-            with suppress(BenchError):  # `status` ends by how safe it is
-                if json.loads(command([self.program, "status", "--json", self.root]))["margin"] >= margin:
+            with suppress(BenchError):
+                if self.status()["margin"] >= margin:
                     return
             if time.monotonic() > end:
                 raise BenchError(f"suppliers that were revived do not answer within {CLOSE_S:.0f} s")

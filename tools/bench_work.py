@@ -10,6 +10,7 @@ import os
 import random
 import shutil
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ _FSYNC_SHARE = 20  # and of writes with an fsync each
 
 Samples = Iterator[tuple[str, float]]
 
+LOOP_STEP = Row("loop", "longest step of the mount's event loop", "ms", False)  # of processor time, since it began
 
 ROWS: Mapping[str, Row] = MappingProxyType(
     {
@@ -60,6 +62,7 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         "random_fsync": Row("random", "random 4 KiB write + fsync, each", "ms", False),
         "memory_mount": Row("memory", "peak memory, mounting process", "MiB", False),
         "memory_supplier": Row("memory", "peak memory, largest supplier", "MiB", False),
+        "loop_step": LOOP_STEP,
     }
 )
 STAGES = ("write", "read", "dead", "small", "rsync", "git", "find", "random")
@@ -107,6 +110,7 @@ class Run:
             yield from self._stage("random", self._random)
         for role, peak in self._side.peaks().items():
             yield f"memory_{role}", peak / MIB
+        yield from longest_step(self._side)
 
     def _stage(self, name: str, work: Callable[[], Samples]) -> Samples:
         self._say(f"{self._side.name}: {name}")
@@ -360,6 +364,14 @@ class _Pause:
 
     def __exit__(self, *_: object) -> None:
         self._watch.__enter__()
+
+
+def longest_step(side: Side) -> Samples:
+    """One sample, if the side tells it; and whose step it was, for who looks on."""
+    took_s, task = side.longest_step()
+    if took_s:
+        print(f"bench: the longest step took {took_s * 1e3:.0f} ms: {task}", file=sys.stderr)
+        yield "loop_step", took_s * 1e3
 
 
 class Cpu:

@@ -59,7 +59,7 @@ def test_table_of_goals_has_all_of_them_and_says_what_was_not_measured(goals: Mo
     fill = {"files": 1, "tree": 1}
     part = reports.report_of(rows, table, settings={"runs": 3}, failed=None, fill=fill)
 
-    report = goals.together({"work": part}, ["links: no root"])
+    report = goals.together({"big": part, "links": {**goals._NOTHING, "failed": "no root"}})
     shown = goals.table_of(report)
 
     found = {line.strip().partition("  ")[0]: line.split() for line in shown.splitlines()}
@@ -67,12 +67,62 @@ def test_table_of_goals_has_all_of_them_and_says_what_was_not_measured(goals: Mo
     assert " ".join(found["rm -rf of them"][4:]) == "s ≤ 0.5 0.700 0.700 … 0.700 – NOT MET"
     assert found["rebuild"][-2:] == ["not", "measured"]
     assert len(shown.splitlines()) == len(goals.GOALS) + 3
-    assert report["work_runs"] == 3 and report["failed"] == "links: no root"
+    assert report["big_runs"] == 3 and report["failed"] == "links: no root"
     assert reports.comparison(report, report)  # it can be compared like any other
 
 
+def test_row_that_several_parts_have_is_the_worst_of_them(goals: ModuleType) -> None:
+    reports, work = (importlib.import_module(f"bench_{name}") for name in ("report", "work"))
+    steps, speeds = [3.0, 9.0, 5.0], [300.0, 200.0, 250.0]
+    parts = {
+        name: reports.report_of(
+            work.ROWS,
+            {"bitdustfs": {"loop_step": [step], "read_cold": [speed]}},
+            settings={},
+            failed=None,
+            fill={},
+        )
+        for name, step, speed in zip(goals.PARTS, steps, speeds, strict=False)
+    }
+    found = {row["row"]: row["median"]["bitdustfs"] for row in goals.together(parts)["rows"]}
+    assert found == {"loop_step": 9.0, "read_cold": 200.0}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [["goals", "--runs", "0"], ["large", "--files", "1500"], ["goals", "--only", "x"]])
+def test_parts_that_were_measured_are_kept_and_those_that_failed_or_are_named_are_done_again(
+    goals: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    reports = importlib.import_module("bench_report")
+    done: list[str] = []
+
+    def run(words: list[str], _temporary: Path) -> tuple[dict[str, Any] | None, str]:
+        done.append(words[words.index("--only") + 1] if "--only" in words else words[0])
+        if done[-1] == "git":
+            return None, "git is not what it was"
+        table = {"bitdustfs": {"loop_step": [float(len(done))]}}
+        return reports.report_of(goals_rows, table, settings={}, failed=None, fill={}), ""
+
+    goals_rows = importlib.import_module("bench_work").ROWS
+    monkeypatch.setattr(goals, "_run", run)
+    written = tmp_path / "goals.json"
+    words = ["--no-peer", "--json", str(written), "--add"]
+
+    assert goals.main([*words, "small", "git", "random"]) == 1
+    assert done == ["small", "git", "random"]
+    assert reports.read_report(str(written))["failed"] == "git: git is not what it was"
+    done.clear()
+    assert goals.main([*words, "small", "random"]) == 0
+    assert done == ["small", "random"]
+    done.clear()
+    goals.main(words)
+    assert done[:3] == ["write,read,dead", "rsync,find", "git"] and "small" not in done and "random" not in done
+    assert "rebuild" in done
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words", [["goals", "--runs", "0"], ["large", "--files", "1500"], ["goals", "x"], ["goals", "--add"]]
+)
 def test_bench_of_goals_refuses_what_cannot_work(words: list[str]) -> None:
     done = subprocess.run([sys.executable, TOOLS / "bench", *words], capture_output=True, text=True, check=False)
 
