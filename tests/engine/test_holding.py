@@ -11,10 +11,11 @@ import trio
 from trio.testing import MockClock
 
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.engine.claim import Claimed
 from bitdustfs.errors import ReadOnly
 from bitdustfs.model import ROOT_INO, FileState
 from bitdustfs.testing.spool import MemorySpool
-from tests.engine.machines import CONTENT, COPY, LAPTOP, LEASE_S, Machine, lies, two, until
+from tests.engine.machines import CONTENT, COPY, LAPTOP, LEASE_S, Asking, Machine, lies, two, until
 from tests.engine.setback import FOLDER, Bench, content, fetch, look
 
 
@@ -176,6 +177,29 @@ async def test_killed_writer_goes_on_without_waiting_for_its_own_lease(
             (found,) = (laptop.node.tree.lookup(ROOT_INO, b"later"),)
             assert found is not None
             assert laptop.node.files.state(found.ino) is FileState.SAFE
+
+
+@pytest.mark.slow
+async def test_machine_that_was_killed_between_winning_and_serving_goes_on_at_once_and_others_wait_for_its_lease(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with two(tmp_path) as (_world, laptop, desktop):
+        async with laptop.mounted():
+            await laptop.write("file", CONTENT)
+            assert await laptop.sync() == "safe"
+        await desktop.learn()
+        began = trio.current_time()
+        assert await Asking(desktop).run() is Claimed.HELD  # and it tells nobody that it is gone
+        assert await Asking(laptop, for_s=5).run() is Claimed.OTHERS
+        assert await Asking(desktop).run() is Claimed.HELD
+        async with desktop.mounted():
+            await desktop.write("later", b"later")
+            assert await desktop.sync() == "safe"
+            assert trio.current_time() - began < LEASE_S / 4
+        began = trio.current_time()
+        assert await Asking(desktop).run() is Claimed.HELD
+        assert await Asking(laptop).run() is Claimed.HELD
+        assert LEASE_S * 3 / 4 < trio.current_time() - began < LEASE_S * 5 / 4
 
 
 @pytest.mark.slow
