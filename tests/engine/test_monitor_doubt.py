@@ -6,11 +6,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from bitdustfs.core.grace import Patience
+from bitdustfs.core.grace import DAY_S, Patience
 from bitdustfs.errors import DiskFull
 from bitdustfs.model import ROOT_INO, Code, FileState, FragmentName, OwnerId, Root, Standing
 from bitdustfs.testing.shelf import BentShelf
 from bitdustfs.testing.world import World
+from tests.engine.unneeded import until
 
 PATIENCE_S = 90.0
 PATIENCE = Patience.of(PATIENCE_S)
@@ -127,3 +128,17 @@ async def test_candidate_that_takes_nothing_does_not_keep_the_next_from_being_hi
         await trio.sleep(PATIENCE_S * 3)
         assert standings(world)[5:] == [Standing.HIRED, Standing.HIRED]
         assert not world.catalog.wanting_blocks(1)
+
+
+@pytest.mark.slow
+async def test_machine_that_slept_for_weeks_gives_nobody_up_for_that(autojump_clock: MockClock) -> None:
+    async with World(candidates=1, code=CODE, patience=PATIENCE).running() as world:
+        await world.write("letter", CONTENT)
+        await world.sync()
+        world.swarm.suppliers[0].kill()
+        await trio.sleep(PATIENCE_S / 3)
+        world.swarm.wall.move_s(14 * DAY_S)
+        autojump_clock.jump(14 * DAY_S)
+        await trio.sleep(PATIENCE_S / 3)
+        assert standings(world) == [Standing.HIRED] * 5 + [Standing.CANDIDATE]
+        await until(lambda: standings(world) == [Standing.LOST] + [Standing.HIRED] * 5)  # it is away still

@@ -130,10 +130,9 @@ def test_session_in_which_killed_suppliers_are_replaced_is_as_readme_prints_it(t
             for part in command.split("; "):
                 verb, _, rest = part.partition(" | grep ")
                 if verb.startswith("bitdustfs "):
-                    told = practice.run(*verb.split()[1:], ok=(0, *STATE_EXIT.values())).stdout.replace(
-                        mount, ".../BitDust"
-                    )
-                    said += "".join(line for line in told.splitlines(keepends=True) if rest in line)
+                    told = practice.run(*verb.split()[1:], ok=(0, *STATE_EXIT.values())).stdout
+                    lines = told.replace(mount, ".../BitDust").splitlines(keepends=True)
+                    said += "".join(line for line in lines if rest in line)
                 else:
                     said += run("sh", "-c", part)
             return said
