@@ -1295,7 +1295,7 @@ class Wall(Protocol):
         ...
 
     def awake_s(self) -> float:
-        """Seconds that nobody sets and that go on in suspend (CLOCK_BOOTTIME): for leases only."""
+        """Seconds that nobody sets and that go on in suspend (CLOCK_BOOTTIME): for leases and ages."""
         ...
 
 

@@ -6,7 +6,8 @@
 Rights come from one place: the contract with the owner whose certificate the peer showed. No field of a message is
 ever a claim to rights. What an owner stored is deleted by nobody but that owner (invariant I14), and even then it
 only moves to the shelf's trash, which counts in his quota. What has been there for TRASH_S yields, oldest first, to
-what he himself puts there when his quota is full, and to nobody else.
+what he himself puts there when his quota is full, and to nobody else. A wall clock that jumps while we run makes
+nothing there older (core/age).
 
 A DELETE takes effect on what came before it, whichever connection that took: a fragment under way is refused when its
 body is there, one that is being stored is waited for. And of one owner's, each waits for the one before: what he is
@@ -26,6 +27,7 @@ from typing import Final
 import trio
 
 from bitdustfs.core import wire
+from bitdustfs.core.age import Age
 from bitdustfs.core.certificate import Certificate, Identity
 from bitdustfs.core.contract import LAST_S, Allowance, Contract
 from bitdustfs.core.grace import DAY_S
@@ -128,6 +130,8 @@ class Keeper:
         self._reserved: dict[OwnerId, tuple[int, int]] = {}  # (bytes, fragments) admitted and not stored yet
         self._arrivals: dict[int, _Arrival] = {}  # by `id` of the request, which lives as long
         self._deleting: dict[OwnerId, trio.Lock] = {}  # held while somebody's DELETE is worked off
+        self._trash_age = Age(TRASH_S)
+        self._old_s()  # a jump from here on is one
         self._lost: Counter[OwnerId] = Counter()  # fragments found damaged since we started
 
     def use_shelf(self, shelf: Shelf, crunch: Crunch) -> None:
@@ -279,7 +283,9 @@ class Keeper:
         agreed, used = self._agreed(owner), self._shelf.used(owner)
         held_bytes, held_fragments = self._reserved.get(owner, (0, 0))  # what is coming, this one too
         over = used[0] + held_bytes - agreed.bytes, used[1] + held_fragments - agreed.fragments
-        await self._crunch.run(self._store_fragment, owner, request, body, over, self.endings.yielding())
+        await self._crunch.run(
+            self._store_fragment, owner, request, body, over, self._old_s(), self.endings.yielding()
+        )
 
     async def _get(self, owner: OwnerId, request: wire.Get) -> tuple[wire.Answer, tuple[bytes | memoryview, ...]]:
         leaves = await self._crunch.run(self._read, owner, request)
@@ -295,13 +301,14 @@ class Keeper:
             for arrival in late:
                 if arrival.stored is not None:  # else it will not be
                     await arrival.stored.wait()
+            self._old_s()  # what goes into the trash is dated by a clock that was seen
             return wire.Deleted(await self._crunch.run(self._discard, owner, request.names, self._now_s()))
 
     async def _status(self, owner: OwnerId) -> wire.Status:
         free_bytes = await self._crunch.run(self._free_bytes, self.endings.yielding())
         agreed = self._agreed(owner)
         used_bytes, used_fragments = self._shelf.used(owner)
-        old_bytes, old_fragments = self._shelf.trash(owner, self._now_s() - TRASH_S)  # it yields: that is room
+        old_bytes, old_fragments = self._shelf.trash(owner, self._old_s())  # it yields: that is room
         return wire.Status(
             quota_bytes=agreed.bytes,
             quota_fragments=agreed.fragments,
@@ -390,7 +397,7 @@ class Keeper:
         if agreed.until_s and agreed.until_s <= self._now_s():
             return Refusal(Refused.NO_CONTRACT, "the contract has ended: what is here can still be read")
         used_bytes, used_fragments = self._shelf.used(owner)
-        old_bytes, old_fragments = self._shelf.trash(owner, self._now_s() - TRASH_S)
+        old_bytes, old_fragments = self._shelf.trash(owner, self._old_s())
         held_bytes, held_fragments = self._reserved.get(owner, (0, 0))
         if used_bytes - old_bytes + held_bytes + length > agreed.bytes:
             return Refusal(Refused.QUOTA, f"{used_bytes} of {agreed.bytes} bytes agreed are used")
@@ -410,6 +417,7 @@ class Keeper:
         request: wire.Put,
         body: bytes | memoryview,
         over: tuple[int, int],
+        old_s: int,
         yielding: Sequence[OwnerId],
     ) -> None:
         """Put a fragment; old trash yields to it where the quota is exceeded by so much, or the disk is full.
@@ -418,7 +426,7 @@ class Keeper:
         """
         wanted = max(over[0], len(body) - self._shelf.free_bytes())
         if wanted > 0 or over[1] > 0:
-            self._shelf.empty_trash(owner, wanted, over[1], self._now_s() - TRASH_S)
+            self._shelf.empty_trash(owner, wanted, over[1], old_s)
         for ended in yielding:
             missing = len(body) - self._shelf.free_bytes()
             if missing <= 0:
@@ -432,6 +440,10 @@ class Keeper:
 
     def _discard(self, owner: OwnerId, names: Iterable[bytes], now_s: int) -> int:
         return sum(self._shelf.delete(owner, FragmentName(name), now_s=now_s) for name in names)
+
+    def _old_s(self) -> int:
+        """What was deleted before this date yields."""
+        return self._trash_age.before_s(self._now_s(), self._wall.awake_s())
 
     def _now_s(self) -> int:
         return self._wall.now_ns() // 1_000_000_000

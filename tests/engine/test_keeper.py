@@ -15,6 +15,7 @@ from trio.testing import MockClock
 from bitdustfs.core import contract, fragment, wire
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.contract import NO_CONTRACT, Contract, Party, Terms
+from bitdustfs.core.grace import DAY_S
 from bitdustfs.core.wire import Refused
 from bitdustfs.engine import reception
 from bitdustfs.engine.keeper import TRASH_S, Keeper
@@ -345,12 +346,28 @@ async def test_trash_yields_after_a_week_and_to_its_owner_only(autojump_clock: M
         await customer.request(wire.Put(NAME, fragment.root(body), MIB, 1, 0), wire.Done, body)
         await customer.request(DELETE, wire.Deleted)
         other = wire.Put(b"o" * 32, ROOT, len(CONTENT), 1, 0)
-        w.wall.move_s(TRASH_S - 1)
+        w.wall.suspend_s(TRASH_S - 1)
         await assert_refused(customer, other, Refused.QUOTA, CONTENT)
-        w.wall.move_s(86_401)  # days are counted, not seconds
+        w.wall.suspend_s(86_401)  # days are counted, not seconds
         assert w.shelf.used(CUSTOMER.owner) == (MIB, 1), "nothing goes by itself"
         await customer.request(other, wire.Done, CONTENT)
         assert w.shelf.used(CUSTOMER.owner) == (len(CONTENT), 1)
+
+
+@pytest.mark.parametrize("jump_s", [3650 * DAY_S, -3650 * DAY_S])
+async def test_clock_that_jumps_makes_no_trash_yield_early(autojump_clock: MockClock, jump_s: int) -> None:
+    async with world() as w:
+        customer = await w.customer()
+        body = bytes(MIB)
+        await customer.request(wire.Put(NAME, fragment.root(body), MIB, 1, 0), wire.Done, body)
+        w.wall.move_s(min(0, jump_s))  # it is behind when that is deleted, or ahead later
+        await customer.request(DELETE, wire.Deleted)
+        w.wall.move_s(abs(jump_s))
+        other = wire.Put(b"o" * 32, ROOT, len(CONTENT), 1, 0)
+        await assert_refused(customer, other, Refused.QUOTA, CONTENT)
+        assert w.shelf.used(CUSTOMER.owner) == (MIB, 1)
+        w.wall.suspend_s(TRASH_S + 2 * DAY_S)
+        await customer.request(other, wire.Done, CONTENT)
 
 
 async def test_damaged_fragment_is_said_to_be_gone(
@@ -643,7 +660,7 @@ async def test_trash_that_yields_is_told_as_room(autojump_clock: MockClock) -> N
         await customer.request(DELETE, wire.Deleted)
         status, _ = await customer.request(wire.Stat(), wire.Status)
         assert (status.used_bytes, status.used_fragments, status.free_bytes) == (MIB, 1, 9 * MIB)
-        w.wall.move_s(TRASH_S + 86_401)
+        w.wall.suspend_s(TRASH_S + 86_401)
         status, _ = await customer.request(wire.Stat(), wire.Status)
         assert (status.used_bytes, status.used_fragments, status.free_bytes) == (0, 0, 10 * MIB)
 
@@ -654,7 +671,7 @@ async def test_old_trash_yields_where_the_disk_is_full_too(autojump_clock: MockC
         body = bytes(MIB // 2)
         await customer.request(wire.Put(NAME, fragment.root(body), len(body), 1, 0), wire.Done, body)
         await customer.request(DELETE, wire.Deleted)
-        w.wall.move_s(TRASH_S + 86_401)
+        w.wall.suspend_s(TRASH_S + 86_401)
         w.shelf.donated_bytes = len(body)
         await customer.request(wire.Put(b"o" * 32, ROOT, len(CONTENT), 1, 0), wire.Done, CONTENT)
         assert w.shelf.used(CUSTOMER.owner) == (len(CONTENT), 1)
