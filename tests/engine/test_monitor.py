@@ -179,3 +179,20 @@ async def test_supplier_with_long_absences_is_waited_for_longer(autojump_clock: 
         assert standings(world)[0] is Standing.HIRED
         await trio.sleep(PATIENCE_S)
         assert standings(world)[0] is Standing.LOST
+
+
+@pytest.mark.slow
+async def test_supplier_that_comes_and_goes_is_given_up_once(autojump_clock: MockClock) -> None:
+    async with world_with_a_file(candidates=1) as world:
+        flapping, lost = world.swarm.suppliers[0], 0
+        for _ in range(10):
+            flapping.kill()
+            for _ in range(round(PATIENCE_S * 1.3)):
+                before = standings(world)[0]
+                await trio.sleep(1)
+                lost += before is Standing.HIRED and standings(world)[0] is Standing.LOST
+            flapping.start()
+            await trio.sleep(PATIENCE_S)
+            assert standings(world)[0] is Standing.HIRED
+        assert lost == 1
+        assert blocks_are_full(world.catalog)
