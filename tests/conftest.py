@@ -16,11 +16,15 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests import still_time
+
 # a busy machine is not a failure: no example has a deadline
 settings.register_profile("long", deadline=None)
 settings.register_profile("short", deadline=None, max_examples=30)
 settings.register_profile("fast", deadline=None, max_examples=10)
 settings.load_profile("long")
+
+still_time.install()
 
 gc.set_threshold(20_000, 50, 100)  # whole worlds live in one test: looking through them often costs a twentieth
 
