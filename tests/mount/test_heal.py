@@ -144,7 +144,7 @@ def test_session_in_which_killed_suppliers_are_replaced_is_as_readme_prints_it(t
             if command.startswith("export "):
                 continue
             if command.startswith("sleep "):
-                practice.run("config", "set", "patience", "2s")
+                practice.run("config", "set", "patience", "6s")
                 practice.remount()
             command = command.removeprefix("sleep 60; ")
             if command.startswith("bitdustfs status "):  # which says it a moment later
