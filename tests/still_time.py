@@ -45,4 +45,5 @@ def _still(clock: MockClock) -> Iterator[None]:
 
 def install() -> None:
     """Have `trio.to_thread.run_sync` do so from now on."""
-    trio.to_thread.run_sync = _run_sync
+    module: Any = trio.to_thread
+    module.run_sync = _run_sync
