@@ -93,7 +93,7 @@ def make_plan(
     sets = changes_since(old, sent) if sent is not None else None
     deeds = changes.deeds(sets) if sets is not None else None
     entries = find_entries(old, new, deeds)
-    notes = [*find_notes(old, deeds, entries), *restore_notes(report)]
+    notes = [*find_notes(old, new, deeds, entries), *restore_notes(report)]
     return adoption.make_plan(folder, notes, entries)
 
 

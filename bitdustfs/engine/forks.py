@@ -20,7 +20,7 @@ may let it be: the next head goes over it too, and what only it had is given up.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,6 +31,7 @@ import trio
 from msgspec import Struct
 
 from bitdustfs.core import head as heads
+from bitdustfs.core.adoption import numbered
 from bitdustfs.core.head import Head
 from bitdustfs.core.recovery import Found
 from bitdustfs.core.volume import VolumeSecrets
@@ -327,13 +328,18 @@ class Forks:
             with closing(await self._crunch.run(beside.catalog, found.content.change)) as theirs:
                 await self._releases.at_rest()
                 self.on_step("grafting")
-                generation = self._begin(found)
-                grafting = Grafting(self._catalog, theirs, self._journal, self._releases, generation, self._admit)
-                await grafting.run()
+                grafting = Grafting(self._catalog, theirs, self._journal, self._releases, self._admit)
+                generation = self._begin(found, found.content.time_s * 1_000_000_000)
+                await grafting.run(generation)
+                snapshots = {}
+                for each in self._only_there(theirs):
+                    made = self._begin(found, each.made_ns)
+                    await grafting.run(made, each.generation)
+                    snapshots[made] = each
         finally:
             beside.close()
         self.on_step("keeping")
-        self._keep(found, generation, links)
+        self._keep(found, generation, links, snapshots)
         await self._journal.durable()
         self._kept_change = self._catalog.last_change
         _log.warning(
@@ -356,17 +362,27 @@ class Forks:
             return False
         return self._is_kept(head)
 
-    def _begin(self, found: Foreign) -> int:
-        """A generation for it that shows what is here now."""
+    def _only_there(self, theirs: Catalog) -> list[Snapshot]:
+        """The snapshots that a person made on the other line; one that was deleted here before may be among them."""
+        known = {each.made_ns for each in self._catalog.snapshots() if not each.is_fork}
+        made = [each for each in theirs.snapshots() if each.kind is SnapshotKind.BY_PERSON and not each.is_gone]
+        return [each for each in made if each.made_ns not in known]
+
+    def _begin(self, found: Foreign, made_ns: int) -> int:
+        """A generation for a tree of it that shows what is here now."""
         self._admit()
-        made = self._catalog.make_snapshot(
-            f"coming {found.head.digest.hex()[:16]}", found.content.time_s * 1_000_000_000, SnapshotKind.COMING
-        )
+        number = len(self._catalog.snapshots())
+        name = f"coming {found.head.digest.hex()[:16]} {number}"
+        made = self._catalog.make_snapshot(name, made_ns, SnapshotKind.COMING)
         self._journal.note()
         return made.generation
 
-    def _keep(self, found: Foreign, generation: int, links: bytes) -> None:
-        """Show it, in the place of what was shown of its line."""
+    def _keep(self, found: Foreign, generation: int, links: bytes, snapshots: Mapping[int, Snapshot]) -> None:
+        """Show it, in the place of what was shown of its line.
+
+        Args:
+            snapshots: that were made on it, by our generations.
+        """
         self._admit()
         before = kept_forks(self._catalog)
         line = {heads.digest_of(link) for link in heads.split_links(links)}
@@ -377,17 +393,21 @@ class Forks:
             made = _fork(found, generation, links)
             keep_forks(self._catalog, [*(each for each in before if each.digest not in line), made])
             self._catalog.change_snapshot(generation, self._name(found), SnapshotKind.FORK)
+            for number, snapshot in snapshots.items():
+                self._catalog.change_snapshot(number, self._free(snapshot.name), SnapshotKind.BY_PERSON)
 
     def _name(self, found: Foreign, others: Iterable[str] = ()) -> str:
         """A name for it that none has."""
         date = datetime.fromtimestamp(found.content.time_s, UTC).astimezone()
-        plain = name = date.strftime(f"%Y-%m-%d %H.%M of {short(found.head.signer.node)}")
+        return self._free(date.strftime(f"%Y-%m-%d %H.%M of {short(found.head.signer.node)}"), others)
+
+    def _free(self, name: str, others: Iterable[str] = ()) -> str:
+        """This name, or with the first number that makes it one that none has."""
         taken = {each.name for each in self._catalog.snapshots() if not each.is_gone}.union(others)
         number = 1
-        while name in taken:
+        while (free := numbered(name.encode(), number).decode(errors="ignore")) in taken:
             number += 1
-            name = f"{plain} ({number})"
-        return name
+        return free
 
     async def _prove(self, blocks: Iterable[BlockNo]) -> None:
         """Ask who should have the fragments of what came: before it came, it may have been let go on our line."""

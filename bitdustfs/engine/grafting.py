@@ -1,4 +1,4 @@
-"""Grafting: the tree of another catalog of this volume becomes a generation of ours, which was never current here.
+"""Grafting: a tree of another catalog of this volume becomes a generation of ours, which was never current here.
 
 Both trees are gone through by name, directory by directory. What is the same in both is shared, and costs nothing.
 Other files get numbers of their own. Of their chunks those that are in our catalog are referred to; the others come
@@ -45,10 +45,9 @@ _ALL: Final = (1 << 62) - 1
 
 
 class Grafting:
-    """Make a generation of ours show the live tree of theirs. Worth nothing any more once `run` has failed.
+    """Make generations of ours show trees of theirs. Worth nothing any more once `run` has failed.
 
     Args:
-        generation: is kept, and shown by nobody yet.
         admit: raises why nothing more may be added to our catalog.
     """
 
@@ -58,30 +57,38 @@ class Grafting:
         theirs: Catalog,
         journal: Journal,
         releases: Releases,
-        generation: int,
         admit: Callable[[], None],
     ) -> None:
         self._ours = ours
         self._theirs = theirs
         self._journal = journal
         self._releases = releases
-        self._generation = generation
+        self._generation = 0
         self._admit = admit
         self._numbers: dict[Ino, Ino] = {}  # of their inodes, with us
         self._taken: set[Ino] = set()  # those of ours
         self._chunks: dict[ChunkNo, ChunkNo] = {}
         self._blocks: dict[BlockNo, BlockNo] = {}
-        self._only_ours: dict[BlockId, BlockNo] = {}
+        self._only_ours: dict[BlockId, BlockNo] | None = None  # it was not looked yet
         self._suppliers: dict[SupplierNo, SupplierNo | None] = {}
         self.adopted: list[BlockNo] = []  # blocks that our catalog did not have
 
-    async def run(self) -> None:
-        """Bring everything in. Raises DiskFull, DiskFault, and what `admit` does: some of it is in."""
-        await self._note_only_ours()
-        root = self._theirs.inode(ROOT_INO)
+    async def run(self, generation: int, of: int = 0) -> None:
+        """Bring everything of one tree in.
+
+        Args:
+            generation: of ours; it is kept, and shown by nobody yet.
+            of: theirs; 0: what is there now.
+        Raises:
+            DiskFull, DiskFault, and what `admit` does: some of it is in.
+        """
+        self._generation, self._numbers, self._taken = generation, {}, set()
+        if self._only_ours is None:
+            self._only_ours = await self._blocks_only_ours()
+        root = self._theirs.inode(at(of, ROOT_INO) if of else ROOT_INO)
         assert root is not None, "each volume has a root"
         await self._number(root, self._ours.inode(at(self._generation, ROOT_INO)))
-        pending = [(ROOT_INO, ROOT_INO)]
+        pending = [(root.ino, ROOT_INO)]
         while pending:
             there, here = pending.pop()
             before = await self._names(self._ours, at(self._generation, here))
@@ -190,7 +197,8 @@ class Grafting:
             return known
         theirs = self._theirs.block(number)
         assert theirs is not None, "a chunk names a block that there is"
-        for same in (number, self._only_ours.get(theirs.block_id)):  # it is older than the fork, or came before
+        came = (self._only_ours or {}).get(theirs.block_id)  # with another head of that line
+        for same in (number, came):  # the first: it is older than the fork
             row = self._ours.block(same) if same is not None else None
             if row is not None and row.block_id == theirs.block_id:
                 self._blocks[number] = row.block
@@ -212,16 +220,17 @@ class Grafting:
         self.adopted.append(made.block)
         return made.block
 
-    async def _note_only_ours(self) -> None:
-        """Note the blocks that the other line does not know by their numbers."""
-        last = BlockNo(0)
+    async def _blocks_only_ours(self) -> dict[BlockId, BlockNo]:
+        """The blocks that the other line does not know by their numbers."""
+        last, found = BlockNo(0), dict[BlockId, BlockNo]()
         while page := self._ours.blocks(after=last, limit=_PAGE):
             for row in page:
                 theirs = self._theirs.block(row.block)
                 if theirs is None or theirs.block_id != row.block_id:
-                    self._only_ours[row.block_id] = row.block
+                    found[row.block_id] = row.block
             last = page[-1].block
             await trio.lowlevel.checkpoint()
+        return found
 
     def _supplier(self, number: SupplierNo) -> SupplierNo | None:
         """The number that one of their suppliers has with us. One that only they have hired is hired here too."""

@@ -39,13 +39,15 @@ def find_entries(old: Catalog, new: Catalog, deeds: Deeds | None) -> list[Entry]
     return sorted(found, key=lambda entry: entry.paths)
 
 
-def find_notes(old: Catalog, deeds: Deeds | None, entries: list[Entry]) -> list[str]:
+def find_notes(old: Catalog, new: Catalog, deeds: Deeds | None, entries: list[Entry]) -> list[str]:
     """Lines for a person on what was done to the old state and is not done again."""
     if deeds is None:
         return ["Which changes had been sent could not be told: everything that differed was put aside."]
     aside = {entry.ino for entry in entries}
     notes = [f"hired: {label}; hire it again" for label in deeds.hired]
-    notes += [f"snapshot made: {name}; the newer state does not have it" for name in deeds.kept]
+    there = {each.made_ns for each in new.snapshots() if not each.is_gone}
+    here = {each.name for each in old.snapshots() if each.made_ns in there}  # made there, and came with that fork
+    notes += [f"snapshot made: {name}; the newer state does not have it" for name in deeds.kept if name not in here]
     told: set[Ino] = set()
     for parent, name, ino in (*deeds.unnamed, *_names_then(old, deeds)):
         above = paths_of(old, parent) if parent != ROOT_INO else [b""]

@@ -173,7 +173,7 @@ def test_what_went_or_was_altered_after_a_snapshot_is_told_to_a_person() -> None
 
     def told() -> list[str]:
         deeds = CHANGES.deeds([changes for _, changes in catalog.outbox(before, ALL)])
-        return find_notes(catalog, deeds, [])
+        return find_notes(catalog, SqliteCatalog(":memory:", create=True), deeds, [])
 
     assert told() == ["given other attributes: 11", "removed: 10", "renamed: 12 to twelve"]
     catalog.end_snapshot(kept)

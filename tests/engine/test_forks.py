@@ -70,7 +70,12 @@ def versions(world: World) -> list[int]:
 
 @asynccontextmanager
 async def forked(
-    directory: Path, *, strays: int = 1, goes_on: bool = False, lost_at: Sequence[int] = ()
+    directory: Path,
+    *,
+    strays: int = 1,
+    goes_on: bool = False,
+    lost_at: Sequence[int] = (),
+    snapshots: Sequence[str] = (),
 ) -> AsyncIterator[tuple[World, Machine, Machine]]:
     """A volume of which some suppliers hold a head of the laptop, and the others one of the desktop.
 
@@ -80,9 +85,10 @@ async def forked(
     Args:
         goes_on: the laptop brought another head, to all of these but the first.
         lost_at: suppliers at which of what it brought at last nothing is left but the head.
+        snapshots: that the desktop made, each with a file of this name that is nowhere else; `NAME before` is common.
     """
     async with two(directory) as (world, laptop, desktop):
-        await fork(world, laptop, desktop, strays, goes_on=goes_on, lost_at=lost_at)
+        await fork(world, laptop, desktop, strays, goes_on=goes_on, lost_at=lost_at, snapshots=snapshots)
         yield world, laptop, desktop
 
 
@@ -133,12 +139,15 @@ async def fork(
     *,
     goes_on: bool = False,
     lost_at: Sequence[int] = (),
+    snapshots: Sequence[str] = (),
 ) -> None:
     numbers = range(1, strays + 1)
     async with laptop.mounted() as node:
         await laptop.write("file", CONTENT)
         await laptop.write("old", b"old")
         await laptop.write("both", b"as it was")
+        for wanted in snapshots:
+            await node.snapshots.create(f"{wanted} before", 60)
         assert await laptop.sync() == "safe"
         before, held = versions(world), fragments(world)
         for each in world.swarm.suppliers[strays:]:
@@ -168,6 +177,11 @@ async def fork(
     async with desktop.mounted(wait=False):
         await desktop.write("the desktop's", DESKTOPS)
         await desktop.write("both", b"of the desktop")
+        for wanted in snapshots:
+            desktop.wall.move_s(1)
+            await desktop.write(wanted, b"in a snapshot")
+            await desktop.node.snapshots.create(wanted, 60)
+            desktop.node.tree.unlink(ROOT_INO, wanted.encode())
         desktop.node.tree.link(ino_of(desktop.node, b"file"), ROOT_INO, b"link to file")
         desktop.node.tree.link(ino_of(desktop.node, b"old"), ROOT_INO, b"a link to old")
         assert await desktop.sync() == ("safe" if strays == 1 else "degraded")

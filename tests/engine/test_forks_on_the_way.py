@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +11,17 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.errors import NotFound, ReadOnly
 from bitdustfs.model import BlockNo, FragmentState, SnapshotKind, Standing
 from bitdustfs.testing.swarm import make_identity
-from tests.engine.machines import LEASE_S, Machine, until
+from tests.engine.machines import LAPTOP, LEASE_S, Machine, until
+from tests.engine.setback import fetch, look
 from tests.engine.test_forks import (
+    DESKTOPS_TREE,
     LAPTOPS_TREE,
     LAST_TREE,
+    broken,
     brought_in,
     forked,
     kinds,
@@ -67,6 +72,31 @@ async def test_heads_of_one_line_at_two_suppliers_are_one_fork_and_the_newest_is
             ((snapshot, _fork),) = node.forks.all()
             assert await tree_of(node, snapshot.generation) == LAST_TREE
             await resolved(world, desktop)
+
+
+@pytest.mark.slow
+async def test_snapshots_that_a_person_made_on_the_other_line_are_kept_with_it(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with forked(tmp_path, snapshots=["one", "two"]) as (world, laptop, _desktop):
+        async with laptop.mounted() as node:
+            laptop.wall.move_s(10)
+            await node.snapshots.create("two", 0)
+            generation = await brought_in(laptop)
+            assert await tree_of(node, generation) == DESKTOPS_TREE
+            found = {each.name: await tree_of(node, each.generation) for each in node.snapshots.all()}
+            assert found.keys() == {"one before", "two before", "one", "two", "two (2)"}
+            without_links = {name: content for name, content in DESKTOPS_TREE.items() if "link" not in name}
+            assert found["one"] == {**without_links, "one": b"in a snapshot"}
+            assert found["two (2)"] == {**without_links, "two": b"in a snapshot"}
+            assert not broken(laptop.catalog)
+        with closing(SqliteCatalog(laptop.path)) as old:
+            newer = await look(world, old, LAPTOP)
+            assert newer is not None
+            plan = await fetch(world, old, newer, tmp_path / "new")
+        assert [note for note in plan.notes if "snapshot" in note] == [
+            "snapshot made: two; the newer state does not have it"
+        ]
 
 
 @pytest.mark.slow
