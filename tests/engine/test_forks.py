@@ -237,7 +237,7 @@ async def test_fork_is_shown_whole_and_read_only_and_what_it_had_is_as_safe_as_t
             assert await tree_of(node, generation) == LAPTOPS_TREE
             assert await read_whole(node, "both") == b"of the desktop"
             assert not broken(desktop.catalog)
-            assert node.forks.has_everything
+            await until(lambda: node.forks.has_everything)
             with pytest.raises(FileError):
                 node.tree.mknod(at(generation, ROOT_INO), b"new", stat.S_IFREG | 0o644, CALLER)
             assert await desktop.sync() == "safe"
