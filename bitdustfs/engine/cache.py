@@ -28,7 +28,7 @@ from bitdustfs.ports import Catalog, Spool
 MAKE_WAY_EVERY_S = 0.1  # (tune) how often reads that find the spool full have it make room for later ones
 KEPT_LOOK_S = 5.0  # (tune) until kept copies are looked through again: their blocks may be well held by then
 DROP_FILES = 256  # files looked at in one go when clean bytes are dropped
-_EVERYTHING = 1 << 62
+DROP_BYTES = 64 * 1024 * 1024  # (tune) dropped in one go: some 5 ms of the loop
 _log = logging.getLogger(__name__)
 
 
@@ -109,17 +109,24 @@ class Cache:
                 life.spool_end += len(content)
         self._table.save_later(life)
 
-    async def drop_all(self) -> int:
-        """Forget all clean bytes but those of endangered blocks (engine/endangered). Returns how many."""
+    async def drop_all(self, turn_bytes: int = DROP_BYTES) -> int:
+        """Forget all clean bytes but those of endangered blocks (engine/endangered). Returns how many.
+
+        Args:
+            turn_bytes: after so many the loop gets its turn, within a file too.
+        """
         self._journal.commit()
         dropped, after = 0, NO_INO
         while True:
-            lives, after = self._table.load_some(after, DROP_FILES)
-            dropped += self._drop(lives, _EVERYTHING)
+            lives, last = self._table.load_some(after, DROP_FILES)
+            some = self._drop(lives, turn_bytes)
+            dropped += some
             self._journal.commit()
             await self._room.collect()
-            if after == NO_INO:
-                return dropped
+            if some < turn_bytes:  # else there may be more of the same files, which are loaded anew
+                after = last
+                if after == NO_INO:
+                    return dropped
             await trio.lowlevel.checkpoint()
 
     async def make_room(self, need_bytes: int) -> int:

@@ -40,6 +40,28 @@ async def published(volume: Volume, count: int, size: int = FILE) -> list[Ino]:
     return files
 
 
+async def test_drop_of_a_large_file_gives_others_their_turn_in_between(autojump_clock: MockClock) -> None:
+    volume, chunks = Volume(), 6
+    async with volume.running(), trio.open_nursery() as nursery:
+        await published(volume, 3)
+        (ino,) = await published(volume, 1, chunks * CHUNK_BYTES)
+        await published(volume, 3)
+        here = [chunks]
+
+        async def look() -> None:
+            while True:
+                now = sum(volume.files.cache.has_chunk(ino, index, CHUNK_BYTES) for index in range(chunks))
+                here.extend([now] if now != here[-1] else [])
+                await trio.lowlevel.checkpoint()
+
+        nursery.start_soon(look)
+        dropped = await volume.files.cache.drop_all(2 * CHUNK_BYTES)
+        assert dropped == chunks * CHUNK_BYTES + 6 * FILE
+        await trio.lowlevel.checkpoint()
+        assert here[-1] == 0 and all(before - now <= 2 for before, now in pairwise(here))
+        nursery.cancel_scope.cancel()
+
+
 # -- which bytes go -------------------------------------------------------------------------------------------
 
 
