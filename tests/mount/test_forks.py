@@ -29,6 +29,7 @@ from tests.mount.support import code_of
 
 pytestmark = pytest.mark.slow
 README = Path(__file__).resolve().parents[2] / "README.md"
+MANUAL = README.parent / "man" / "bitdustfs.1"
 LETTER = bytes(i * i % 251 for i in range(300_000))
 
 
@@ -79,6 +80,50 @@ def session_step(swarm: Practice, command: str) -> str:
     command = command.replace("~/BitDust", str(swarm.path))
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True, env={"LC_ALL": "C"})
     return done.stdout.strip("\n")
+
+
+def ways_back(swarm: Practice, name: str) -> list[list[str]]:
+    """What the manual has a person type, after `resolve`, to go on with the other state."""
+    section = MANUAL.read_text().partition("\n.SS resolve\n")[2].partition("\n.EE\n")[0].partition("\n.EX\n")[2]
+    commands = section.replace("\\-", "-").replace("NAME", name).replace("~/BitDust", str(swarm.path)).splitlines()
+    assert len(commands) == 3 and commands[0] == f"bitdustfs resolve {name}"
+    return [shlex.split(command) for command in commands[1:]]
+
+
+def write_twins(directory: Path) -> None:
+    directory.mkdir()
+    for name in ("one", "same size", "only there"):
+        (directory / name).write_bytes(name.encode())
+        os.utime(directory / name, ns=(10**18, 10**18))
+    os.link(directory / "one", directory / "other name of one")
+    os.setxattr(directory / "one", "user.colour", b"red")
+    (directory / "link").symlink_to("one")
+    os.utime(directory / "link", ns=(10**18, 10**18), follow_symlinks=False)
+
+
+def change_twins(directory: Path) -> None:
+    (directory / "same size").write_bytes(b"SAME SIZE")
+    os.utime(directory / "same size", ns=(10**18, 10**18))
+    (directory / "only there").unlink()
+    (directory / "only here").write_bytes(b"here")
+    (directory / "link").unlink()
+    (directory / "other name of one").unlink()
+    (directory / "other name of one").write_bytes(b"one")
+    os.utime(directory / "other name of one", ns=(10**18, 10**18))
+    os.setxattr(directory / "one", "user.colour", b"blue")
+
+
+def looks(directory: Path) -> dict[str, tuple[object, ...]]:
+    """What is in a directory, name by name; hard links of one file have the same first name."""
+    first: dict[int, str] = {}
+    found: dict[str, tuple[object, ...]] = {}
+    for name in sorted(os.listdir(directory)):
+        path = directory / name
+        status = path.lstat()
+        content = os.readlink(path) if path.is_symlink() else path.read_bytes()
+        colours = [] if path.is_symlink() else [os.getxattr(path, each) for each in os.listxattr(path)]
+        found[name] = (first.setdefault(status.st_ino, name), status.st_mode, status.st_mtime_ns, content, colours)
+    return found
 
 
 def plain(text: str) -> str:
@@ -132,3 +177,22 @@ def test_state_of_a_cloned_home_is_shown_beside_ours_and_kept_as_a_snapshot_when
         assert os.listdir(forks) == []
         assert (swarm.path / ".snapshots" / name / "both").read_bytes() == b"as it was"
         wait_until("it is safe", lambda: swarm.status()["state"] == "safe")  # work in the background goes on
+
+
+def test_way_back_of_the_manual_makes_the_volume_as_a_kept_state_was(tmp_path: Path) -> None:
+    with Practice(tmp_path, suppliers=1, code="1/1") as swarm:
+        twins = swarm.path / "twins"
+        write_twins(twins)
+        before = looks(twins)
+        swarm.run("snapshot", "create", "other")
+        change_twins(twins)
+        (swarm.path / "new").write_bytes(b"new")
+        changed = looks(twins)
+        for command in ways_back(swarm, "other"):
+            if command[0] == "bitdustfs":
+                swarm.run(*command[1:])
+            else:
+                subprocess.run(command, check=True, capture_output=True)
+        assert os.listdir(swarm.path) == ["twins"]
+        assert looks(twins) == before == looks(swarm.path / ".snapshots" / "other" / "twins")
+        assert looks(swarm.path / ".snapshots" / "before-going-back" / "twins") == changed
