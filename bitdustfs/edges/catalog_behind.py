@@ -75,7 +75,7 @@ class RowsBehind(Generic[K, V]):
 
 
 class GoneBehind:
-    """Numbers whose rows are to be deleted, in runs. A number that comes back is for the caller to put before."""
+    """Numbers whose rows are to be deleted, in runs: by the caller, before he puts others of such a number."""
 
     def __init__(self) -> None:
         self._numbers: list[int] = []  # in order; those of which the rows were deleted come first

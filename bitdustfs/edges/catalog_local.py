@@ -66,6 +66,7 @@ class LocalTables(Store):
 
     def put_local_file(self, row: LocalFile) -> None:
         """Insert or replace."""
+        self._put_gone_of(row.ino)
         times = (row.mtime_ns, row.ctime_ns, row.spool_end, row.dirty_since_ns)
         self._change(_PUT_FILE, (row.ino, row.size, *times, row.hard_until, row.summed_until, row.hard_size))
 
@@ -91,6 +92,7 @@ class LocalTables(Store):
         self, ino: Ino, layer: Layer, extents: Sequence[Extent], *, gone: Iterable[tuple[int, int]] = ()
     ) -> None:
         """Drop the rows whose start lies in one of the ranges `gone`, then insert or replace `extents`."""
+        self._put_gone_of(ino)
         with self.savepoint():
             for start, end in gone:
                 self._change(_DROP_EXTENTS, (ino, int(layer), start, end))
@@ -104,6 +106,7 @@ class LocalTables(Store):
 
     def put_sums(self, ino: Ino, row: int, sums: bytes) -> None:
         """Insert or replace."""
+        self._put_gone_of(ino)
         self._change(_PUT_SUMS, (ino, row, sums))
 
     def drop_sums(self, ino: Ino, first: int, end: int) -> None:
@@ -118,6 +121,7 @@ class LocalTables(Store):
 
     def put_inline(self, ino: Ino, content: bytes, sum: bytes) -> None:
         """Insert or replace."""
+        self._put_gone_of(ino)
         self._change(_PUT_INLINE, (ino, content, sum))
 
     def inline_bytes(self) -> int:

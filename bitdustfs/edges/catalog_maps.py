@@ -88,6 +88,7 @@ class MapTables(Store):
             is_empty: nothing is there, and it need not be looked for.
         """
         new = list(rows)
+        self._put_gone_of(ino)
         self._touched.add(ino)
         with self.savepoint():
             for old in () if is_empty else self.map_rows(ino, first, last):

@@ -272,6 +272,11 @@ class Store(CatalogFile):
         """`_rows` that belong to one inode."""
         return self._rows(sql, bindings) if ino in self._gone else self._read(sql, bindings)
 
+    def _put_gone_of(self, ino: Ino) -> None:
+        """Before rows of an inode are put: those of the dropped one of that number are deleted now, not after."""
+        if ino in self._gone:
+            self._put_gone()
+
     def _read(self, sql: str, bindings: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """`_rows`, where it makes no difference whether rows of dropped inodes are still there."""
         try:

@@ -109,8 +109,7 @@ class TreeTables(Store):
         old = self.inode(inode.ino)
         if old == inode:
             return
-        if inode.ino in self._gone:
-            self._put_gone()
+        self._put_gone_of(inode.ino)
         self._keep_behind(inode.ino, inode, is_new=old is None)
         self._touched.add(inode.ino)
         self._count("inodes", 1 if old is None else 0)
@@ -216,6 +215,7 @@ class TreeTables(Store):
 
     def put_xattr(self, ino: Ino, name: bytes, value: bytes) -> None:
         """Insert or replace."""
+        self._put_gone_of(ino)
         self._touched.add(ino)
         self.put_live(XATTRS, (ino, name), (value,))
 

@@ -6,7 +6,7 @@ import copy
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,19 @@ import pytest
 from bitdustfs.core.past import at
 from bitdustfs.edges.catalog_behind import GoneBehind, RowsBehind
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
-from bitdustfs.model import ROOT_INO, ChunkNo, Cookie, Ino, Inode, MapRow, SnapshotKind
+from bitdustfs.model import (
+    ROOT_INO,
+    ChunkNo,
+    Cookie,
+    Extent,
+    Hold,
+    Ino,
+    Inode,
+    Layer,
+    LocalFile,
+    MapRow,
+    SnapshotKind,
+)
 from tests.edges.catalog_rows import DIRECTORY, file, rows_of
 
 NUMBERS = tuple(Ino(number) for number in range(2, 8))
@@ -110,6 +122,94 @@ def _over(catalog: SqliteCatalog, story: Story) -> Story:
     again = Story(catalog, 0)
     again.expected, again.attributes = story.expected, story.attributes
     return again
+
+
+class Plain:
+    """Rows of inodes put and deleted at once, in whatever order: an inode needs no row of its own to have others."""
+
+    def __init__(self) -> None:
+        self.rows: dict[Ino, dict[str, object]] = {ino: {} for ino in NUMBERS}
+
+    def change(self, catalog: SqliteCatalog, dice: random.Random) -> None:
+        ino, number = dice.choice(NUMBERS), dice.randrange(1, 100)
+        rows, what = self.rows[ino], dice.choice([*OF_INODES, "drop", "drop", "drop"])
+        if what == "drop":
+            if "r_inode" in rows:
+                catalog.drop_name(ROOT_INO, b"%d" % ino)
+            catalog.drop_inode(ino)
+            rows.clear()
+            return
+        if what == "r_inode":
+            if what not in rows:
+                catalog.put_name(ROOT_INO, b"%d" % ino, ino)
+            rows[what] = inode = file(ino, size=number)
+            catalog.put_inode(inode)
+        elif what == "r_map":
+            catalog.replace_map(ino, [MapRow(0, 1, ChunkNo(number))], first=0, last=0, is_empty=what not in rows)
+            rows[what] = [MapRow(0, 1, ChunkNo(number))]
+        elif what == "r_xattr":
+            rows[what] = value = b"%d" % number
+            catalog.put_xattr(ino, b"user.a", value)
+        elif what == "l_file":
+            rows[what] = local = LocalFile(ino, number, 1, 1, 0, 0)
+            catalog.put_local_file(local)
+        elif what == "l_extent":
+            rows[what] = extents = [Extent(0, number, 0, Hold.DIRTY)]
+            catalog.put_extents(ino, Layer.LIVE, extents)
+        elif what == "l_sum":
+            rows[what] = sums = b"%d" % number
+            catalog.put_sums(ino, 0, sums)
+        else:
+            rows[what] = content = (b"%d" % number, b"sum")
+            catalog.put_inline(ino, *content)
+
+    def check(self, catalog: SqliteCatalog) -> None:
+        for ino, rows in self.rows.items():
+            assert catalog.inode(ino) == rows.get("r_inode")
+            assert catalog.map_rows(ino, 0, 0) == rows.get("r_map", [])
+            assert catalog.xattr(ino, b"user.a") == rows.get("r_xattr")
+            assert catalog.local_file(ino) == rows.get("l_file")
+            assert catalog.extents(ino, Layer.LIVE) == rows.get("l_extent", [])
+            assert catalog.sums(ino, 0) == rows.get("l_sum", b"")
+            assert catalog.inline(ino) == rows.get("l_inline")
+
+
+@pytest.mark.parametrize("seed", [0, 7, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(8, 60))])
+def test_what_is_put_for_a_number_after_its_inode_went_stays_in_whatever_order(tmp_path: Path, seed: int) -> None:
+    dice, plain = random.Random(seed), Plain()
+    SqliteCatalog(tmp_path / "c", create=True).close()
+    for _ in range(6):  # the process ends, or is killed, and comes back
+        catalog = SqliteCatalog(tmp_path / "c")
+        plain.check(catalog)
+        for _ in range(dice.randrange(4)):
+            before = copy.deepcopy(plain.rows)
+            with suppress(Stop), catalog.savepoint():
+                for _ in range(dice.randrange(12)):
+                    plain.change(catalog, dice)
+                if dice.random() < 0.3:
+                    plain.rows = before
+                    raise Stop
+            if dice.random() < 0.3:
+                plain.check(catalog)
+            if dice.random() < 0.3:
+                catalog.commit()
+        if dice.random() < 0.5:
+            plain.check(catalog)
+        catalog.commit()
+        committed = copy.deepcopy(plain.rows)
+        for _ in range(dice.randrange(6)):
+            plain.change(catalog, dice)
+        if dice.random() < 0.5:
+            plain.rows = committed
+            abandon(catalog)
+        else:
+            catalog.close()
+
+
+def abandon(catalog: SqliteCatalog) -> None:
+    """Let go of the file as a killed process does: without the end of the open transaction."""
+    catalog._connection.close()
+    catalog._let_go()
 
 
 @pytest.fixture
