@@ -33,7 +33,7 @@ from tests.edges.catalog_rows import DIRECTORY, file, rows_of
 
 NUMBERS = tuple(Ino(number) for number in range(2, 8))
 ALL = 1000
-OF_INODES = ("r_inode", "r_map", "r_xattr", "l_file", "l_extent", "l_sum", "l_inline")
+OF_INODES = ("r_inode", "r_map", "r_xattr", "l_file", "l_extent", "l_sum", "l_logged", "l_inline")
 
 
 class Stop(Exception):
