@@ -378,4 +378,4 @@ async def test_nothing_is_lost_and_never_two_are_accepted_whatever_happens_to_tw
             except BaseException:
                 print("\n".join(story.passed))
                 raise
-            assert len(story.accepted) >= steps / 10, "a story in which nobody brings anything shows nothing"
+            assert len(story.accepted) > 3, "a story in which nobody brings anything shows nothing"
