@@ -196,3 +196,55 @@ def test_way_back_of_the_manual_makes_the_volume_as_a_kept_state_was(tmp_path: P
         assert os.listdir(swarm.path) == ["twins"]
         assert looks(twins) == before == looks(swarm.path / ".snapshots" / "other" / "twins")
         assert looks(swarm.path / ".snapshots" / "before-going-back" / "twins") == changed
+
+
+def copied(swarm: Practice, directory: Path) -> Path:
+    """A copy of the home, as somebody makes one who wants it on another machine too."""
+    target = directory / "copy"
+    target.mkdir(mode=0o700)
+    for each in swarm.home.iterdir():
+        if each.name != "demo":  # the suppliers are not in it but for a practice swarm
+            subprocess.run(["cp", "-a", str(each), str(target)], check=True)
+    return target
+
+
+def test_copied_home_and_its_original_write_while_cut_from_each_other_and_nothing_of_both_is_lost(
+    tmp_path: Path,
+) -> None:
+    """F37: a head needs more than half of the suppliers, so what fewer let one of the two write is never sent."""
+    with Practice(tmp_path, suppliers=5, code="1/3") as swarm:
+        (swarm.path / "letter").write_bytes(LETTER)
+        swarm.sync()
+        swarm.umount()
+        there, path = copied(swarm, tmp_path), tmp_path / "there"
+        path.mkdir()
+        swarm.mount()
+        for number in (3, 4, 5):
+            swarm.kill_supplier(number)
+        (swarm.path / "of the first").write_bytes(LETTER[:100_000])
+        assert "placed" in swarm.run("sync", str(swarm.path), "--timeout", "3", ok=(34,)).stdout
+        swarm.kill_mount()
+
+        for number in (1, 2):
+            swarm.kill_supplier(number)
+        for number in (3, 4, 5):
+            swarm.run("demo", "revive", str(number))
+        swarm.run("mount", "--take-over", str(path), home=there)
+        assert os.listdir(path) == ["letter"]
+        (path / "of the second").write_bytes(LETTER[:50_000])
+        swarm.run("sync", str(path), home=there)
+        for number in (1, 2):
+            swarm.run("demo", "revive", str(number))
+        swarm.wait_for_suppliers(there)
+        swarm.run("sync", str(path), home=there)
+        assert os.listdir(path / ".forks") == []
+
+        swarm.mount()
+        (aside,) = swarm.path.glob("Put aside *")
+        assert sorted(os.listdir(swarm.path)) == [aside.name, "letter", "of the second"]
+        assert (aside / "of the first").read_bytes() == LETTER[:100_000]
+        assert (swarm.path / "of the second").read_bytes() == LETTER[:50_000]
+        assert (swarm.path / "letter").read_bytes() == LETTER
+        assert code_of((path / "never").touch) == errno.EROFS
+        swarm.run("umount", str(path), home=there)
+        swarm.sync()
