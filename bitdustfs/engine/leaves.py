@@ -35,6 +35,7 @@ from bitdustfs.ports import Catalog, Crunch, Entropy, Leaves
 
 SMALL_LEAVES = 2  # reads up to this many leaves keep them: the next small file of the block lies there too
 LEAF_MEMORY = 1024  # leaves kept, 16 MiB: two blocks of small files that are read in whatever order
+LEAVES_FADE_S = 300.0  # (tune) since any was kept or used: then all are dropped
 HASH_MEMORY = 1024  # hash lists kept, about 3 KiB each for a full block
 THREAD_BYTES = 128 * 1024  # below this a hop into a worker costs more than the work
 _log = logging.getLogger(__name__)
@@ -68,6 +69,8 @@ class LeafReader:
         # by root: a number may stand for another block by the time an answer comes (forget_all)
         self._hashes: OrderedDict[Root, bytes] = OrderedDict()
         self._leaves: OrderedDict[tuple[Root, int], bytes] = OrderedDict()
+        self._leaves_used_at = 0.0
+        self._has_leaves = trio.Event()
         self._given_up: set[SupplierNo] = set()  # said so in the log, until they answer again
         self._rows: dict[SupplierNo, Supplier] = {}
         self.on_denied: Callable[[BlockRow, int, SupplierNo], None] = lambda _block, _index, _supplier: None
@@ -83,7 +86,10 @@ class LeafReader:
         if count > SMALL_LEAVES:
             return None
         known = [self._leaves.get((block.roots[index], first + i)) for i in range(count)]
-        return b"".join(leaf for leaf in known if leaf is not None) if None not in known else None
+        if None in known:
+            return None
+        self._leaves_used_at = trio.current_time()
+        return b"".join(leaf for leaf in known if leaf is not None)
 
     def remembers(self, block: BlockRow, index: int, leaf: int) -> bool:
         """Whether a leaf is remembered."""
@@ -151,6 +157,8 @@ class LeafReader:
             for i in range(count):
                 leaf = bytes(leaves.content[i * LEAF_BYTES : (i + 1) * LEAF_BYTES])
                 put_bounded(self._leaves, (block.roots[index], first + i), leaf, LEAF_MEMORY)
+            self._leaves_used_at = trio.current_time()
+            self._has_leaves.set()
         return leaves.content
 
     async def whole(self, block: BlockRow, index: int, supplier: SupplierNo) -> bytes | memoryview | None:
@@ -184,6 +192,20 @@ class LeafReader:
     def refusals(self, held: FragmentRow) -> int:
         """How often in a row its supplier has neither shown nor denied it."""
         return self._refusals.times((held.block, held.index, held.supplier))
+
+    @property
+    def kept(self) -> int:
+        """How many leaves are remembered."""
+        return len(self._leaves)
+
+    async def fade(self) -> None:
+        """Drop the leaves each time nobody has wanted any for a while, until cancelled."""
+        while True:
+            await self._has_leaves.wait()
+            while (left_s := self._leaves_used_at + LEAVES_FADE_S - trio.current_time()) > 0:
+                await trio.sleep(left_s)
+            self._has_leaves = trio.Event()
+            self.forget()
 
     def forget(self) -> None:
         """Drop every remembered leaf."""

@@ -105,6 +105,7 @@ class Reader:
         """Fetches live as long as this context."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            nursery.start_soon(self._fragments.leaves.fade)
             try:
                 yield
             finally:

@@ -14,6 +14,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from bitdustfs.core import erasure
+from bitdustfs.engine.leaves import LEAVES_FADE_S
 from bitdustfs.errors import BlockLost, TooFewFragments
 from bitdustfs.model import CHUNK_BYTES, FragmentState, Ino
 from tests.engine.volume import Volume
@@ -130,6 +131,22 @@ async def test_small_file_whose_leaf_came_with_another_is_read_without_waiting(a
         await volume.files.read(inos[0], 0, 4096)
         with trio.testing.assert_no_checkpoints():
             assert await volume.files.read(inos[1], 0, 4096) == contents[1]
+
+
+@pytest.mark.slow
+async def test_leaves_fade_when_nobody_wants_any_and_not_before(autojump_clock: MockClock) -> None:
+    volume = Volume()
+    async with volume.running():
+        inos, contents = await many_small(volume)
+        await volume.files.read(inos[0], 0, 4096)
+        for number in (1, 2):
+            await trio.sleep(LEAVES_FADE_S - 10)
+            assert volume.fragments.leaves.kept
+            assert await volume.files.read(inos[number], 0, 4096) == contents[number]
+
+        await trio.sleep(LEAVES_FADE_S + 1)
+        assert volume.fragments.leaves.kept == 0
+        assert await volume.files.read(inos[0], 0, 4096) == contents[0]
 
 
 @pytest.mark.slow
