@@ -123,6 +123,7 @@ class LocalTables(Store):
 
     def put_logged(self, ino: Ino, at: int, content: bytes) -> None:
         """Insert. There is none at this position."""
+        self._put_gone_of(ino)
         self._change(_PUT_LOGGED, (ino, at, content))
 
     def drop_logged(self, ino: Ino) -> None:

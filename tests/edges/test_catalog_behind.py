@@ -159,6 +159,10 @@ class Plain:
         elif what == "l_sum":
             rows[what] = sums = b"%d" % number
             catalog.put_sums(ino, 0, sums)
+        elif what == "l_logged":
+            rows[what] = logged = (ino, number, b"%d" % number)
+            catalog.drop_logged(ino)
+            catalog.put_logged(*logged)
         else:
             rows[what] = content = (b"%d" % number, b"sum")
             catalog.put_inline(ino, *content)
@@ -172,6 +176,7 @@ class Plain:
             assert catalog.extents(ino, Layer.LIVE) == rows.get("l_extent", [])
             assert catalog.sums(ino, 0) == rows.get("l_sum", b"")
             assert catalog.inline(ino) == rows.get("l_inline")
+        assert catalog.logged() == [rows["l_logged"] for rows in self.rows.values() if "l_logged" in rows]
 
 
 @pytest.mark.parametrize("seed", [0, 7, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(8, 60))])
