@@ -240,6 +240,7 @@ def test_copied_home_and_its_original_write_while_cut_from_each_other_and_nothin
         assert os.listdir(path / ".forks") == []
 
         swarm.mount()
+        wait_until("it is put aside", lambda: list(swarm.path.glob("Put aside */of the first")))  # suppliers have it
         (aside,) = swarm.path.glob("Put aside *")
         assert sorted(os.listdir(swarm.path)) == [aside.name, "letter", "of the second"]
         assert (aside / "of the first").read_bytes() == LETTER[:100_000]
