@@ -137,6 +137,7 @@ def test_state_of_a_cloned_home_is_shown_beside_ours_and_kept_as_a_snapshot_when
     with Practice(tmp_path, suppliers=3, code="1/3") as swarm:
         (swarm.path / "letter").write_bytes(LETTER)
         (swarm.path / "both").write_bytes(b"as it was")
+        swarm.run("snapshot", "create", "of before")  # what README has a person type is meant for the other one
         swarm.sync()
         swarm.umount()
         before = newest(swarm)

@@ -132,6 +132,7 @@ def test_session_about_yesterday_is_as_readme_prints_it(usual: Practice) -> None
     """Run in a volume with a letter; how many snapshots were made by themselves, and when, may differ."""
     (usual.path / "letters").mkdir(exist_ok=True)
     (usual.path / "letters" / "anna.txt").write_text("Dear Anna\n")
+    before = tree_of(usual.path / "letters")
     usual.sync()
     usual.run("config", "set", "snapshots.hourly", "24")
     usual.remount()
@@ -147,3 +148,4 @@ def test_session_about_yesterday_is_as_readme_prints_it(usual: Practice) -> None
         else:
             said = subprocess.run(words, check=True, text=True, capture_output=True).stdout
         assert BY_ITSELF.sub("AUTO\n", said) == BY_ITSELF.sub("AUTO\n", printed + "\n" * bool(printed)), command
+    assert tree_of(usual.path / "letters") == before
