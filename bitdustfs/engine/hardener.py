@@ -214,9 +214,10 @@ class Hardener:
             # no await from here on: hard in memory is hard in the next commit
             if not life.dead and life.spool_files == files:
                 self._journal.admit()
+                soft = self._logged.soft(life, end) if log else b""  # may fail: not between a sum and its row
                 self._spooled.note(life, start, sums, end)
                 if log:
-                    self._logged.put(life, end)
+                    self._logged.put(life, soft)
                 elif failure is None:
                     self._logged.drop(life)
                 if failure is None:

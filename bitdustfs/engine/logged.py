@@ -47,11 +47,15 @@ class Logged:
             self._files = {ino: each for ino, each in self._files.items() if not each.dead}
         return life.ino in self._files or len(self._files) < FILES_MOST
 
-    def put(self, life: FileLife, end: int) -> None:
-        """Log the soft bytes below `end`, in the transaction that makes them hard. Raises DiskFault."""
+    def soft(self, life: FileLife, end: int) -> bytes:
+        """The soft bytes below `end`, for `put`; zeros where a power loss left the file shorter. Raises DiskFault."""
         at = life.hard.until
-        self._catalog.put_logged(life.ino, at, self._spool.read(life.ino, at, end - at))
-        life.logged_bytes += end - at
+        return self._spool.read(life.ino, at, 0, extra=end - at).ljust(end - at, b"\0")
+
+    def put(self, life: FileLife, soft: bytes) -> None:
+        """Log soft bytes in the transaction that makes them hard."""
+        self._catalog.put_logged(life.ino, life.hard.until, soft)
+        life.logged_bytes += len(soft)
         self._files[life.ino] = life
 
     def drop(self, life: FileLife) -> None:
