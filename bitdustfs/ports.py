@@ -67,9 +67,9 @@ class Catalog(Protocol):
     """The customer's database. Changes go into one open transaction until `commit`.
 
     `savepoint` makes a group of changes all or nothing inside it. Reads see uncommitted changes.
-    Replicated: inode, name, xattr, map, chunk, block, fragment, supplier, counter. Local: local_file, extent, logged,
-    inline, upload, loose chunk, release, what suppliers hold, outbox, local block, delta, image chunk, link. Ids and
-    cookies come from replicated counters and are never used twice.
+    Replicated: inode, name, xattr, map, chunk, block, fragment, supplier, counter. Local: local_file, extent, inline,
+    upload, loose chunk, release, what suppliers hold, outbox, local block, delta, image chunk, link. Ids and cookies
+    come from replicated counters and are never used twice.
 
     *Local blocks* have negative numbers. Everything that takes a block number takes theirs, and whatever speaks of
     all blocks speaks of them too, unless it says otherwise.
@@ -570,16 +570,6 @@ class Catalog(Protocol):
     def drop_sums(self, ino: Ino, first: int, end: int) -> None:
         """Forget rows [first, end)."""
         ...
-
-    def logged(self) -> Sequence[tuple[Ino, int, bytes]]:
-        """(inode, position in its spool file, bytes) of what is hard only here; in order."""
-        ...
-
-    def put_logged(self, ino: Ino, at: int, content: bytes) -> None:
-        """Insert. There is none at this position."""
-        ...
-
-    def drop_logged(self, ino: Ino) -> None: ...
 
     def inline(self, ino: Ino) -> tuple[bytes, bytes] | None:
         """The whole content of a small file and its sum, if it is kept in the catalog."""

@@ -15,7 +15,7 @@ import apsw
 from bitdustfs.errors import AlreadyThere, BadFormat, CatalogDamaged, NotFound
 
 APPLICATION_ID = 0x42446673  # "BDfs" in the file's header
-FORMAT_VERSION = 9
+FORMAT_VERSION = 8
 BUSY_MS = 5000  # another process may hold a lock only while it opens or closes the catalog
 _STATEMENTS = 256  # more than we have: each is compiled once
 

@@ -35,9 +35,6 @@ _PUT_SUMS = (
     "INSERT INTO l_sum (ino, row, sums) VALUES (?, ?, ?) ON CONFLICT (ino, row) DO UPDATE SET sums = excluded.sums"
 )
 _DROP_SUMS = "DELETE FROM l_sum WHERE ino = ? AND row >= ? AND row < ?"
-_LOGGED = "SELECT ino, at, content FROM l_logged ORDER BY ino, at"
-_PUT_LOGGED = "INSERT INTO l_logged (ino, at, content) VALUES (?, ?, ?)"
-_DROP_LOGGED = "DELETE FROM l_logged WHERE ino = ?"
 _INLINE = "SELECT content, sum FROM l_inline WHERE ino = ?"
 _PUT_INLINE = """
     INSERT INTO l_inline (ino, content, sum) VALUES (?, ?, ?)
@@ -45,7 +42,7 @@ _PUT_INLINE = """
 """
 _INLINE_BYTES = "SELECT coalesce(sum(length(content)), 0) FROM l_inline"
 _DROP_INLINE = "DELETE FROM l_inline WHERE ino = ?"
-_OF_FILES = ("l_file", "l_extent", "l_sum", "l_logged", "l_inline")
+_OF_FILES = ("l_file", "l_extent", "l_sum", "l_inline")
 _DROP_ALL = tuple(f"DELETE FROM {table} WHERE ino BETWEEN ? AND ?" for table in _OF_FILES)
 _PUT_UPLOAD = "INSERT INTO l_upload (block_id, place, supplier, name) VALUES (?, ?, ?, ?)"
 _DROP_UPLOAD = "DELETE FROM l_upload WHERE block_id = ?"
@@ -115,20 +112,6 @@ class LocalTables(Store):
     def drop_sums(self, ino: Ino, first: int, end: int) -> None:
         """Forget rows [first, end): their bytes were given back."""
         self._change(_DROP_SUMS, (ino, first, end))
-
-    # -- logged bytes ------------------------------------------------------------------------------------
-    def logged(self) -> Sequence[tuple[Ino, int, bytes]]:
-        """(inode, position in its spool file, bytes) of all rows."""
-        return self._rows(_LOGGED)
-
-    def put_logged(self, ino: Ino, at: int, content: bytes) -> None:
-        """Insert. There is none at this position."""
-        self._put_gone_of(ino)
-        self._change(_PUT_LOGGED, (ino, at, content))
-
-    def drop_logged(self, ino: Ino) -> None:
-        """Forget all rows of a file."""
-        self._change(_DROP_LOGGED, (ino,))
 
     # -- inline contents ---------------------------------------------------------------------------------
     def inline(self, ino: Ino) -> tuple[bytes, bytes] | None:

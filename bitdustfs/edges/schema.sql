@@ -1,4 +1,4 @@
--- The catalog, format 9: every table and column with meaning, unit and invariant.
+-- The catalog, format 8: every table and column with meaning, unit and invariant.
 --
 -- r_… tables are replicated: their rows go to the suppliers as deltas and snapshots, and come back on recovery.
 -- l_… tables are local: they speak of this machine's spool, and of how the replicated tables get to the suppliers.
@@ -17,7 +17,7 @@
 -- Booleans do not occur; times are nanoseconds since 1970 UTC; ids are positive and never used twice.
 
 PRAGMA application_id = 0x42446673; -- "BDfs"
-PRAGMA user_version = 9;
+PRAGMA user_version = 8;
 
 -- Counters and sums.
 CREATE TABLE r_counter (
@@ -180,7 +180,7 @@ CREATE TABLE l_file (
     ctime_ns       INTEGER NOT NULL, -- live
     spool_end      INTEGER NOT NULL, -- bytes; positions of the spool file from here on are free. 0: no spool file
     dirty_since_ns INTEGER NOT NULL, -- wall time of the oldest unpublished change; 0: none
-    hard_until     INTEGER NOT NULL, -- spool bytes below were synced, or are in l_logged: they survive a power loss
+    hard_until     INTEGER NOT NULL, -- spool bytes below were synced: they survive a power loss
     summed_until   INTEGER NOT NULL, -- spool bytes below have sums in l_sum; hard_until <= summed_until <= spool_end
     hard_size      INTEGER NOT NULL  -- bytes: the size of the file after a power loss that takes what is not hard
 ) STRICT;
@@ -203,15 +203,6 @@ CREATE TABLE l_sum (
     sums BLOB    NOT NULL, -- 8 bytes for each unit; of a unit that summed_until cuts: of its bytes below
     PRIMARY KEY (ino, row)
 ) WITHOUT ROWID, STRICT;
-
--- Few spool bytes that an fsync made hard here and not in the spool. Each start writes them into the spool again; once
--- that is synced, and before positions of its spool file are used anew, the rows of an inode go.
-CREATE TABLE l_logged (
-    ino     INTEGER NOT NULL,
-    at      INTEGER NOT NULL, -- position in the inode's spool file; at + length of content <= hard_until
-    content BLOB    NOT NULL, -- 1 byte ... 32 KiB
-    PRIMARY KEY (ino, at)
-) STRICT;
 
 -- The whole content of small files, so that one commit makes data and name durable.
 CREATE TABLE l_inline (

@@ -25,7 +25,6 @@ from bitdustfs.engine.filestate import FileLife, Frozen, freeze
 from bitdustfs.engine.filetable import FileTable
 from bitdustfs.engine.hardener import Hardener
 from bitdustfs.engine.journal import Journal
-from bitdustfs.engine.logged import Logged
 from bitdustfs.engine.room import Room
 from bitdustfs.engine.spooled import Spooled, Unchecked
 from bitdustfs.errors import FileError, NotFound, SpoolDamaged
@@ -52,9 +51,8 @@ class Files:
         self._going: dict[Ino, int] = {}  # files that the next view does not have -> bytes of them in the catalog
         self._table = FileTable(catalog, journal)
         self._spooled = Spooled(catalog, spool)
-        logged = Logged(catalog, spool, self._table)
-        self._hardener = Hardener(catalog, journal, spool, self._table, self._spooled, logged)
-        self._room = Room(spool, self._spooled, logged, journal, self._table, spool_limit)
+        self._hardener = Hardener(catalog, journal, spool, self._table, self._spooled)
+        self._room = Room(spool, self._spooled, journal, self._table, spool_limit)
         self.cache = Cache(
             catalog, spool, journal, self._table, self._spooled, self._room, lambda: self.changed.set()
         )

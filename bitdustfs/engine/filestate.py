@@ -38,8 +38,6 @@ class FileLife:
     spool_end: int = 0
     soft_from: int = 0  # spool bytes below are never written again: hardened, summed, being so, or frozen
     hard: Hardness = field(default_factory=Hardness)
-    logged_bytes: int = 0  # hard by rows of the catalog, and not synced in the spool yet: see `logged`
-    sync_failed: bool = False  # of its spool file, in this process
     damaged: bool = False  # its inline content is not what was stored: only writing it anew helps
     spool_files: int = 0  # how often its spool file was removed, and positions started anew
     dirty: bool = False
@@ -98,9 +96,7 @@ class FileLife:
         """Nobody needs this in memory."""
         if self.opens > 0 or self.dirty or self.frozen is not None:
             return False
-        if self.garbage or self.logged_bytes:
-            return False
-        return self.hard.summed >= self.spool_end and not self.is_empty
+        return not self.garbage and self.hard.summed >= self.spool_end and not self.is_empty
 
     @property
     def is_empty(self) -> bool:
@@ -110,9 +106,7 @@ class FileLife:
     @property
     def is_spent(self) -> bool:
         """Its spool file holds nothing that anything refers to."""
-        if self.frozen is not None or self.going_ahead or self.hard.turn.locked() or self.logged_bytes:
-            return False
-        return self.is_empty
+        return self.frozen is None and not self.going_ahead and not self.hard.turn.locked() and self.is_empty
 
     @property
     def next_position(self) -> int:

@@ -25,7 +25,6 @@ from bitdustfs.core.sums import unit_floor
 from bitdustfs.engine.filestate import FileLife
 from bitdustfs.engine.filetable import FileTable
 from bitdustfs.engine.journal import Journal
-from bitdustfs.engine.logged import Logged
 from bitdustfs.engine.spooled import Spooled
 from bitdustfs.errors import BitdustError, DiskFault, SpoolDamaged
 from bitdustfs.model import INLINE_BYTES, Extent, Hold, Ino, short
@@ -44,21 +43,12 @@ _log = logging.getLogger(__name__)
 class Hardener:
     """Sums and syncs the spool bytes of files."""
 
-    def __init__(
-        self,
-        catalog: Catalog,
-        journal: Journal,
-        spool: Spool,
-        table: FileTable,
-        spooled: Spooled,
-        logged: Logged,
-    ) -> None:
+    def __init__(self, catalog: Catalog, journal: Journal, spool: Spool, table: FileTable, spooled: Spooled) -> None:
         self._catalog = catalog
         self._journal = journal
         self._spool = spool
         self._table = table
         self._spooled = spooled
-        self._logged = logged
         self._long: dict[Ino, FileLife] = {}  # with EARLY_BYTES that are soft
         self._is_long = trio.Event()
         self._failed = False  # something in this round
@@ -75,7 +65,6 @@ class Hardener:
         before = self._catalog.local_value(_BOOT)
         power_lost = before is not None and (before != boot or not boot)
         reverted = 0
-        self._logged.start()
         for turn, row in enumerate(self._catalog.unsure_files(), start=1):
             life = self._table.life(row.ino)
             self._doubt(life, power_lost=power_lost)
@@ -105,7 +94,7 @@ class Hardener:
             return
         async with _Turn(life, self._table):
             if _is_soft(life):
-                await self._harden_or_forget(life, may_log=True)
+                await self._harden_or_forget(life)
 
     async def settle_all(self) -> None:
         """Make everything hard and summed, as far as the disk does it. The caller sets the deadline."""
@@ -157,7 +146,7 @@ class Hardener:
         if life.dead or (life.hard.turn.locked() and not at_once):
             return
         old = at_once or trio.current_time() - life.soft_at >= HARDEN_AFTER_S
-        harden = old and (life.logged_bytes > 0 or (life.dirty and _is_soft(life)))
+        harden = life.dirty and old and _is_soft(life)
         if not harden and (life.dirty or life.hard.summed >= life.spool_end):
             return  # of dirty bytes only hard ones are summed: a sum of both is of no use when soft ones are lost
         with self._told(f"inode {life.ino}"):
@@ -179,10 +168,10 @@ class Hardener:
             self._said.add(sentence)
             _log.warning("%s", sentence)
 
-    async def _harden_or_forget(self, life: FileLife, *, may_log: bool = False) -> None:
+    async def _harden_or_forget(self, life: FileLife) -> None:
         """Harden; what fails and are only copies of what suppliers have is forgotten."""
         try:
-            await self._harden(life, may_log=may_log)
+            await self._harden(life)
         except (SpoolDamaged, DiskFault) as e:
             if Hold.DIRTY in life.holds(0, life.spool_end):
                 raise
@@ -196,36 +185,21 @@ class Hardener:
         life.drop_clean(_FOREVER)
         self._table.save(life)
 
-    async def _harden(self, life: FileLife, *, may_log: bool) -> None:
-        """Make hard what is there now.
-
-        Args:
-            may_log: somebody waits for it, and for the catalog's log right after: it may go there if it is little.
-        """
-        log = may_log and self._logged.may_take(life)
+    async def _harden(self, life: FileLife) -> None:
         end, files, began = life.spool_end, life.spool_files, trio.current_time()
         life.soft_from = end  # before the wait: what is being hardened is not written again
         life.hard.begin(end, life.size, life.change)
         try:
-            if log:
-                (start, sums), failure = await self._spooled.sum(life, end), None
-            else:
-                start, sums, failure = await self._sum_and_sync(life, end)
+            start, sums, failure = await self._sum_and_sync(life, end)
             # no await from here on: hard in memory is hard in the next commit
             if not life.dead and life.spool_files == files:
                 self._journal.admit()
-                soft = self._logged.soft(life, end) if log else b""  # may fail: not between a sum and its row
                 self._spooled.note(life, start, sums, end)
-                if log:
-                    self._logged.put(life, soft)
-                elif failure is None:
-                    self._logged.drop(life)
                 if failure is None:
                     life.drop_regions(life.hard.complete())
                     life.soft_at = began
                 self._table.save(life)
             if failure is not None:
-                life.sync_failed = True
                 raise failure
         finally:
             life.drop_regions(life.hard.give_up())

@@ -1,11 +1,10 @@
 """Hardness: what of one file survives a power loss, and what a power loss would make of the file.
 
-Spool bytes below `until` were synced, or are in the catalog's log (see `logged`); those from there on are *soft*.
-When soft bytes are laid over hard ones, the catalog's last commit names the soft ones; a power loss may take them and
-keep that commit. So the hard bytes stay in the spool and are kept in a second map, `beneath`, until what covers them
-is hard as well. After a power loss soft bytes are cut out of the live map and `beneath` is laid back: the file is as
-it was when it was hardened last, or published if that was later. Zeros laid by a truncation are hard at once: they
-have no bytes in the spool.
+Spool bytes below `until` were synced, those from there on are *soft*. When soft bytes are laid over hard ones, the
+catalog's last commit names the soft ones; a power loss may take them and keep that commit. So the hard bytes stay in
+the spool and are kept in a second map, `beneath`, until what covers them is hard as well. After a power loss soft
+bytes are cut out of the live map and `beneath` is laid back: the file is as it was when it was hardened last, or
+published if that was later. Zeros laid by a truncation are hard at once: they have no bytes in the spool.
 
 While a sync runs, the state that it will make hard is fixed and writing goes on: `_next` collects what will be
 beneath when it succeeds.

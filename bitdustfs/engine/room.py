@@ -17,7 +17,6 @@ import trio
 from bitdustfs.engine.filestate import FileLife, Garbage
 from bitdustfs.engine.filetable import FileTable
 from bitdustfs.engine.journal import Journal
-from bitdustfs.engine.logged import Logged
 from bitdustfs.engine.spooled import Spooled
 from bitdustfs.errors import BitdustError, ContractsFull, DiskFull, SpoolFull
 from bitdustfs.model import Ino
@@ -32,12 +31,9 @@ _STEP = 16  # a sixteenth of the spool is made free at a time, so that not every
 class Room:
     """The space of one spool."""
 
-    def __init__(
-        self, spool: Spool, spooled: Spooled, logged: Logged, journal: Journal, table: FileTable, limit: int
-    ) -> None:
+    def __init__(self, spool: Spool, spooled: Spooled, journal: Journal, table: FileTable, limit: int) -> None:
         self._spool = spool
         self._spooled = spooled
-        self._logged = logged
         self._journal = journal
         self._table = table
         self._limit = limit
@@ -115,8 +111,6 @@ class Room:
                     garbage.append((life, entries))
                 else:
                     self._table.let_go(life)  # what fills no unit is no reason to stay
-            if self._journal.keeps:
-                self._logged.drop_unneeded()
             spent = [(life, life.spool_end) for life in self._table if life.is_spent]
             if not doomed and not spent and not garbage:
                 return

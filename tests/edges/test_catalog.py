@@ -457,18 +457,6 @@ def test_sums_come_back_by_row(catalog: Catalog) -> None:
     assert catalog.sums(Ino(8), 1) == b"other"
 
 
-def test_logged_bytes_come_back_in_order_until_they_are_dropped(catalog: Catalog) -> None:
-    catalog.put_logged(Ino(8), 0, b"other")
-    catalog.put_logged(Ino(7), 4096, b"second")
-    catalog.put_logged(Ino(7), 0, b"first")
-    assert catalog.logged() == [(7, 0, b"first"), (7, 4096, b"second"), (8, 0, b"other")]
-    catalog.drop_logged(Ino(7))
-    catalog.drop_local_rows(Ino(9))
-    assert catalog.logged() == [(8, 0, b"other")]
-    catalog.drop_local_rows(Ino(8))
-    assert catalog.logged() == []
-
-
 def test_inline_content_comes_back(catalog: Catalog) -> None:
     catalog.put_inline(Ino(7), b"", b"")
     catalog.put_inline(Ino(8), bytes(range(256)) * 64, b"a sum")

@@ -33,7 +33,7 @@ from tests.edges.catalog_rows import DIRECTORY, file, rows_of
 
 NUMBERS = tuple(Ino(number) for number in range(2, 8))
 ALL = 1000
-OF_INODES = ("r_inode", "r_map", "r_xattr", "l_file", "l_extent", "l_sum", "l_logged", "l_inline")
+OF_INODES = ("r_inode", "r_map", "r_xattr", "l_file", "l_extent", "l_sum", "l_inline")
 
 
 class Stop(Exception):
@@ -159,10 +159,6 @@ class Plain:
         elif what == "l_sum":
             rows[what] = sums = b"%d" % number
             catalog.put_sums(ino, 0, sums)
-        elif what == "l_logged":
-            rows[what] = logged = (ino, number, b"%d" % number)
-            catalog.drop_logged(ino)
-            catalog.put_logged(*logged)
         else:
             rows[what] = content = (b"%d" % number, b"sum")
             catalog.put_inline(ino, *content)
@@ -176,7 +172,6 @@ class Plain:
             assert catalog.extents(ino, Layer.LIVE) == rows.get("l_extent", [])
             assert catalog.sums(ino, 0) == rows.get("l_sum", b"")
             assert catalog.inline(ino) == rows.get("l_inline")
-        assert catalog.logged() == [rows["l_logged"] for rows in self.rows.values() if "l_logged" in rows]
 
 
 @pytest.mark.parametrize("seed", [0, 7, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(8, 60))])

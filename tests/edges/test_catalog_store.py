@@ -358,7 +358,6 @@ MAY_READ_A_WHOLE_TABLE = {
     "_DELTAS",
     "_IMAGE_BLOCKS",
     "_INLINE_BYTES",
-    "_LOGGED",
     "_SUPPLIERS",
     "_UPLOADS",
     "_UNSURE_FILES",
