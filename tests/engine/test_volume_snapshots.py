@@ -227,7 +227,7 @@ async def test_full_volume_says_which_snapshots_to_delete_and_that_makes_room(
         await trio.sleep(300)
         assert (await world.status())["files_local"]  # what they let go of lies in the trash
         assert len(re.findall("chunks could not be placed now", caplog.text)) < 40
-        world.swarm.wall.move_s(8 * 86_400)
+        world.swarm.wall.suspend_s(8 * 86_400)
         await trio.sleep(300)
         assert await world.sync() == "safe"
         await world.node.drop_cache()
