@@ -272,13 +272,13 @@ class Giving:
         """Serve until cancelled."""
         async with trio.open_nursery() as self._nursery:
             for name, service in self._services.items():
-                self._nursery.start_soon(_keep_running, name, service)
+                self._nursery.start_soon(_keep_running, name, service, name=f"service {name}")
 
     def _serve(self, name: str, service: Callable[[], Awaitable[None]]) -> None:
         """Run a service as long as this runs."""
         self._services[name] = service
         if self._nursery is not None:
-            self._nursery.start_soon(_keep_running, name, service)
+            self._nursery.start_soon(_keep_running, name, service, name=f"service {name}")
 
     def heed(self) -> None:
         """Take from the settings now what will be taken from them within a second anyway. Raises BadFormat …"""

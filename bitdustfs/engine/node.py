@@ -63,7 +63,7 @@ class Node(Services):
             await stack.enter_async_context(self.reader.running())
             for name, service in self.services.items():
                 if name in (_READING if readable_only else OF_READERS):
-                    nursery.start_soon(self._keep_running, name, service)
+                    nursery.start_soon(self._keep_running, name, service, name=f"service {name}")
             if not readable_only:
                 nursery.start_soon(self._write_then_follow)
             try:
@@ -229,7 +229,7 @@ class Node(Services):
             async with trio.open_nursery() as nursery:
                 for name, service in self.services.items():
                     if name not in OF_READERS:
-                        nursery.start_soon(self._keep_running, name, service)
+                        nursery.start_soon(self._keep_running, name, service, name=f"service {name}")
         if self.view is not None:
             await self.forget_pages()
             await self._keep_running("view", self.view.run)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,6 +80,24 @@ def test_any_changed_byte_spoils_a_certificate(at: int) -> None:
     raw[at] ^= 0x10
     with pytest.raises(BadFormat):
         parse(bytes(raw))
+
+
+def test_same_bytes_are_verified_once_and_bad_ones_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = certify(OWNER, public_bytes(NODE), Role.READER, epoch=9).raw  # which is parsed there
+    verified: list[bytes] = []
+
+    class Counted:
+        @staticmethod
+        def from_public_bytes(data: bytes) -> Ed25519PublicKey:
+            verified.append(data)
+            return Ed25519PublicKey.from_public_bytes(data)
+
+    monkeypatch.setattr(certificate, "Ed25519PublicKey", Counted)
+    assert parse(raw) is parse(bytes(bytearray(raw))) and not verified
+    for _ in range(2):
+        with pytest.raises(BadFormat, match="not signed"):
+            parse(raw[:-1] + bytes([raw[-1] ^ 1]))
+    assert len(verified) == 2
 
 
 def test_unknown_version_is_refused_by_name() -> None:
