@@ -110,7 +110,7 @@ async def test_who_may_store_and_how_much_follows_the_file(tmp_path: Path) -> No
                     await side.hire(where, BORIS.node, MIB)
                 except PeerFull:
                     break
-                await trio.sleep(0.1)
+                await trio.sleep(1)  # the file is looked at each second, and few contracts in a row are signed
             nursery.cancel_scope.cancel()
 
 
