@@ -16,6 +16,7 @@ from trio.testing import MockClock
 from bitdustfs.core.past import at
 from bitdustfs.edges.catalog_rules import RULES
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.engine.attributes import Changes
 from bitdustfs.engine.node import Node
 from bitdustfs.engine.orphans import leave_orphans
 from bitdustfs.errors import FileError, ReadOnly
@@ -85,7 +86,8 @@ async def forked(
     Args:
         goes_on: the laptop brought another head, to all of these but the first.
         lost_at: suppliers at which of what it brought at last nothing is left but the head.
-        snapshots: that the desktop made, each with a file of this name that is nowhere else; `NAME before` is common.
+        snapshots: that the desktop made, each with a file of this name that is nowhere else, the last change before
+            each was to `dress`; `NAME before` is common.
     """
     async with two(directory) as (world, laptop, desktop):
         await fork(world, laptop, desktop, strays, goes_on=goes_on, lost_at=lost_at, snapshots=snapshots)
@@ -119,6 +121,20 @@ def ino_of(node: Node, name: bytes) -> Ino:
     inode = node.tree.lookup(ROOT_INO, name)
     assert inode is not None
     return inode.ino
+
+
+async def dress(node: Node, name: str) -> None:
+    """Give the root of the volume and a file attributes that go by a name."""
+    for ino, mode in ((ROOT_INO, 0o700), (ino_of(node, b"file"), 0o600)):
+        await node.attributes.set(ino, Changes(mode=mode | len(name)))
+        node.attributes.set_xattr(ino, b"user.dressed", name.encode())
+
+
+def dress_of(node: Node, generation: int) -> list[tuple[int, bytes | None]]:
+    """Mode and attribute of what `dress` dresses, as a generation has it."""
+    file = node.past.lookup(at(generation, ROOT_INO), b"file")
+    inodes = [node.past.attributes(at(generation, ROOT_INO)), file]
+    return [(inode.mode & 0o7777, dict(node.past.xattrs(inode.ino)).get(b"user.dressed")) for inode in inodes]
 
 
 def fragments(world: World) -> set[tuple[int, bytes, bytes]]:
@@ -180,6 +196,7 @@ async def fork(
         for wanted in snapshots:
             desktop.wall.move_s(1)
             await desktop.write(wanted, b"in a snapshot")
+            await dress(desktop.node, wanted)
             await desktop.node.snapshots.create(wanted, 60)
             desktop.node.tree.unlink(ROOT_INO, wanted.encode())
         desktop.node.tree.link(ino_of(desktop.node, b"file"), ROOT_INO, b"link to file")

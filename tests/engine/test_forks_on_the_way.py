@@ -23,6 +23,7 @@ from tests.engine.test_forks import (
     LAST_TREE,
     broken,
     brought_in,
+    dress_of,
     forked,
     kinds,
     learn_beside,
@@ -97,6 +98,19 @@ async def test_snapshots_that_a_person_made_on_the_other_line_are_kept_with_it(
         assert [note for note in plan.notes if "snapshot" in note] == [
             "snapshot made: two; the newer state does not have it"
         ]
+
+
+@pytest.mark.slow
+async def test_each_tree_of_a_fork_has_the_attributes_that_it_had_there(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """Also of the root, and of a file that all of them have: each tree is brought in as if it were the first."""
+    async with forked(tmp_path, snapshots=["1", "of 2"]) as (_world, laptop, _desktop), laptop.mounted() as node:
+        generation = await brought_in(laptop)
+        found = {each.name: dress_of(node, each.generation) for each in node.snapshots.all()}
+        assert found["1"] == [(0o701, b"1"), (0o601, b"1")]
+        assert found["of 2"] == dress_of(node, generation) == [(0o704, b"of 2"), (0o604, b"of 2")]
+        assert found["1 before"] == found["of 2 before"]
 
 
 @pytest.mark.slow
