@@ -11,6 +11,7 @@ pyfuse3 takes its lock from what its own name `trio` stands for, which its async
 
 from __future__ import annotations
 
+import os
 import select
 import time
 from collections import deque
@@ -23,6 +24,7 @@ import trio
 
 from bitdustfs.edges.fuse_greeting import Greeting
 
+LOOKS = 40  # (tune) awake, 30 us in all: whoever was answered mostly asks again within them
 LINGER_S = 0.00005  # (tune) of the loop, asleep; a pass of it costs about as much, of the processor
 PASS_EVERY_S = 0.002  # (tune) all other tasks wait that long at most while requests come one after another
 VAIN_MOST = 8  # (tune) lingering that often is left out after it was in vain
@@ -69,19 +71,29 @@ class Waiting:
     """How the task that has the turn waits for the next request.
 
     A pass of trio's loop costs more than most answers. Whoever was answered mostly asks again within microseconds:
-    so we linger that long, asleep, before the loop has its pass; but not for longer than `PASS_EVERY_S`
-    without one, and not for a while after it was for nothing.
+    so we linger that long before the loop has its pass; but not for longer than `PASS_EVERY_S` without one, and not
+    for a while after it was for nothing. First awake, for on a virtual machine a processor that fell asleep takes
+    longer to wake up than the answer took; then asleep. With one processor whoever asks needs ours: only asleep.
 
     Args:
         greet: makes the exchange in which libfuse is to read its first request, from a descriptor.
         now_s: the clock by which the loop has its passes, seconds from anywhere.
+        is_readable: says whether a descriptor is, or becomes it within so many seconds.
+        looks: how often it is looked at, awake.
     """
 
     def __init__(
-        self, greet: Callable[[int], Greeting] | None = None, now_s: Callable[[], float] = time.perf_counter
+        self,
+        greet: Callable[[int], Greeting] | None = None,
+        now_s: Callable[[], float] = time.perf_counter,
+        *,
+        is_readable: Callable[[int, float], bool] | None = None,
+        looks: int | None = None,
     ) -> None:
         self._greet = greet
         self._now_s = now_s
+        self._is_readable = is_readable or _is_readable
+        self._looks = looks if looks is not None else looks_of(len(os.sched_getaffinity(0)))
         self._greeting: Greeting | None = None
         self._pass_at = 0.0  # when the loop had its last pass, by now_s
         self._vain = 0  # so many times we do not linger
@@ -110,11 +122,23 @@ class Waiting:
         if descriptor >= _SELECTABLE:
             return False
         linger = not self._vain
-        if select.select((descriptor,), (), (), LINGER_S if linger else 0)[0]:
-            self._vain = 0
+        for _ in range(self._looks if linger else 1):
+            if self._is_readable(descriptor, 0):
+                self._vain = 0
+                return True
+        if linger and self._is_readable(descriptor, LINGER_S):
             return True
         self._vain = VAIN_MOST if linger else self._vain - 1
         return False
+
+
+def looks_of(processors: int) -> int:
+    """How often to look while awake, where we may use so many processors."""
+    return LOOKS if processors > 1 else 1
+
+
+def _is_readable(descriptor: int, wait_s: float) -> bool:
+    return bool(select.select((descriptor,), (), (), wait_s)[0])
 
 
 class _Lowlevel:

@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from bitdustfs.edges.fuse_turn import Turn, Waiting, taking_turns
+from bitdustfs.edges.fuse_turn import LINGER_S, LOOKS, VAIN_MOST, Turn, Waiting, looks_of, taking_turns
 
 WORKERS = 5
 
@@ -177,6 +177,52 @@ async def test_others_run_though_requests_come_without_a_pause() -> None:
 
 async def _set(event: trio.Event) -> None:
     event.set()
+
+
+class Looks:
+    """Looks at a descriptor, and what each finds; what is not said finds nothing."""
+
+    def __init__(self, *found: bool) -> None:
+        self._found = iter(found)
+        self.waits_s: list[float] = []  # how long each may have waited
+
+    def __call__(self, _descriptor: int, wait_s: float) -> bool:
+        self.waits_s.append(wait_s)
+        return next(self._found, False)
+
+
+async def waited(waiting: Waiting, looks: Looks, descriptor: int) -> list[float]:
+    """How long each look may have waited, while a request was waited for that trio would find at once."""
+    looks.waits_s.clear()
+    await waiting.wait_readable(descriptor)
+    return looks.waits_s.copy()
+
+
+async def test_request_that_comes_within_microseconds_is_not_slept_for() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.send(b"1")
+        looks = Looks(False, False, True)
+        waiting = Waiting(now_s=lambda: 0.001, is_readable=looks, looks=10)
+        assert await waited(waiting, looks, ours.fileno()) == [0, 0, 0]
+
+
+async def test_one_asleep_follows_the_looks_awake_and_after_both_in_vain_the_next_times_only_look_once() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.send(b"1")
+        looks = Looks()
+        waiting = Waiting(now_s=lambda: 0.001, is_readable=looks, looks=3)
+        awake_then_asleep = [0, 0, 0, LINGER_S]
+        assert await waited(waiting, looks, ours.fileno()) == awake_then_asleep
+        for _ in range(VAIN_MOST):
+            assert await waited(waiting, looks, ours.fileno()) == [0]
+        assert await waited(waiting, looks, ours.fileno()) == awake_then_asleep
+
+
+def test_with_one_processor_nobody_is_kept_from_it() -> None:
+    assert looks_of(1) == 1
+    assert looks_of(2) == LOOKS
 
 
 async def test_request_that_comes_late_is_waited_for() -> None:
