@@ -43,6 +43,7 @@ from bitdustfs.engine.leaves import LeafReader
 from bitdustfs.engine.publisher import Foreign, Line, Publisher
 from bitdustfs.engine.recovery import Recovery
 from bitdustfs.engine.releases import Releases
+from bitdustfs.engine.renumbered import Renumbered
 from bitdustfs.engine.view import Following
 from bitdustfs.errors import BitdustError, NotFound, ReadOnly, Unavailable
 from bitdustfs.model import BlockNo, FragmentState, NodeId, Snapshot, SnapshotKind, SupplierNo, short
@@ -312,10 +313,10 @@ class Forks:
     async def _bring_in(self, found: Foreign, links: bytes) -> list[BlockNo]:
         """Have it shown. Returns the blocks that our catalog did not have."""
         assert self._following is not None
-        suppliers, workshop = self._following.suppliers, self._following.workshop
+        workshop, there = self._following.workshop, Found(found.head, found.content, {})
         recovery = Recovery(
-            Found(found.head, found.content, {}),
-            suppliers,
+            there,
+            Renumbered(self._following.suppliers, self._catalog.suppliers(), there.suppliers),
             self._secrets,
             self._crunch,
             self._entropy,

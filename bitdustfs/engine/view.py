@@ -42,6 +42,7 @@ from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.publisher import Publisher, keep_head
 from bitdustfs.engine.reader import Reader
 from bitdustfs.engine.recovery import Connected, Recovery
+from bitdustfs.engine.renumbered import Renumbered
 from bitdustfs.engine.replica import keep_covered, keep_safe
 from bitdustfs.errors import BadFormat, BitdustError, SealBroken
 from bitdustfs.model import (
@@ -296,13 +297,9 @@ class View:
                 await self._crunch.run(following.beside.close)
 
     async def _fetched(self, head: Head, content: HeadContent, links: bytes) -> _Next:
-        fetcher = Fetcher(
-            self._workshop.scratch(),
-            [entry.row() for entry in content.suppliers],
-            self._suppliers,
-            self._crunch,
-            self._secrets,
-        )
+        rows = [entry.row() for entry in content.suppliers]
+        suppliers = Renumbered(self._suppliers, self._rows.values(), rows)
+        fetcher = Fetcher(self._workshop.scratch(), rows, suppliers, self._crunch, self._secrets)
         failed: BitdustError | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(fetcher.look)
@@ -354,9 +351,8 @@ class View:
         """The whole catalog that a head names."""
         _log.info("version %d is fetched whole: no deltas lead there", head.version)
         found = Found(head, content, {})
-        recovery = Recovery(
-            found, self._suppliers, self._secrets, self._crunch, self._entropy, self._workshop.scratch()
-        )
+        suppliers = Renumbered(self._suppliers, self._rows.values(), found.suppliers)
+        recovery = Recovery(found, suppliers, self._secrets, self._crunch, self._entropy, self._workshop.scratch())
         beside = await self._crunch.run(self._workshop.beside)
         try:
             await recovery.fetch(beside.restore, _say_nothing, is_connected=True)
