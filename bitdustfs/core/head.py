@@ -26,7 +26,7 @@ signatures of their own: who signs the last one vouches for all.
           356           sealed part
 
 A head that goes over another line as well ends a fork: it follows the heads of both. Its version is higher than
-theirs, so it may skip some.
+theirs, so it may skip some, but not so many that versions could come to their end.
 
 Numbers are big-endian. A `Head` exists only if all of this fits together: parsing is verifying. Whether the signer
 acts for the right owner, and whether the version is the newest, is for those who know the owner.
@@ -59,7 +59,10 @@ MAX_SEALED_BYTES: Final = MAX_HEAD_BYTES - _SEALED_AT
 KEPT_LINKS: Final = 256  # (tune) that a supplier keeps behind a head: who recovers can bring laggards on with them
 RUN_LINKS: Final = 1 << 16  # (tune) that a writer keeps: 10 MB, for three weeks with a head each half minute
 MAX_KEPT_BYTES: Final = MAX_HEAD_BYTES + KEPT_LINKS * LINK_BYTES
-_LATE: Final = 1 << 63  # versions are below: they must fit the catalog's integers
+SKIPPED_MOST: Final = (
+    1 << 20
+)  # (tune) versions, by a head that goes over another line: a year with one each half minute
+_LATE: Final = 1 << 62  # versions are below: they and the next must fit the catalog's integers
 _PURPOSE = "head"
 _DIGEST_KEY = blake3(b"bitdustfs 1 head digest").digest()
 
@@ -192,7 +195,7 @@ def descends(head: Head, links: bytes | memoryview, ancestor: bytes) -> bool:
         )
         if (form, handle) != (VERSION, head.handle) or expected not in (previous, also) or expected == NO_HEAD:
             return False
-        if version and (of_version <= version or (of_version > version + 1 and also == NO_HEAD)):
+        if version and not _is_after(of_version, version, also):
             return False
         expected, version = _digest(link), of_version
     return True
@@ -212,8 +215,13 @@ def follows(head: Head, links: bytes | memoryview, older: Head) -> bool:
     """Say whether a head comes after another one of the same volume, by a chain without gaps (see `descends`)."""
     first = bytes(links[:LINK_BYTES]) if len(links) >= LINK_BYTES else head.link
     version, also = _LINK.unpack(first)[2], _LINK.unpack(first)[10]
-    is_next = version == older.version + 1 or (also != NO_HEAD and version > older.version)
+    is_next = _is_after(version, older.version, also)
     return head.handle == older.handle and is_next and descends(head, links, older.digest)
+
+
+def _is_after(version: int, before: int, also: bytes) -> bool:
+    """Whether a version may come next; `also` as the link has it."""
+    return before < version <= before + (1 if also == NO_HEAD else SKIPPED_MOST)
 
 
 class Verdict(Enum):

@@ -203,6 +203,11 @@ class Publisher:
         """The owner has certified his machines anew, and not this one. One supplier that can prove it is enough."""
         return bool(self._disowning)
 
+    @property
+    def has_lines_left(self) -> bool:
+        """There is a line that no head goes over yet: the next one is to, although nothing changed."""
+        return self._to_go_over() is not None
+
     def holders(self) -> Holders:
         """Who has the newest head."""
         return Holders(self._listed, self._before, frozenset(self._have), self._given_up(self._hired()))
@@ -219,8 +224,7 @@ class Publisher:
             DiskFull, DiskFault: nothing has left.
         """
         assert self.confirmed, "a head is made only when the suppliers are known to have no newer one"
-        before = self.head
-        over = next((line for line in self.lines() if self._merged_at(line) is None), None)
+        before, over = self.head, self._to_go_over()
         sealed = replica.seal_head(self._secrets, content, BlockId(self._entropy.bytes(32)), self._suite)
         made = heads.sign(
             self._identity,
@@ -271,6 +275,16 @@ class Publisher:
         self._looks.now()
 
     # -- private ---------------------------------------------------------------------------------------------
+
+    def _to_go_over(self) -> Line | None:
+        """A line that no head of ours goes over yet; one head goes over one."""
+        return next(
+            (each for each in self.lines() if self._merged_at(each) is None and self._is_in_reach(each)), None
+        )
+
+    def _is_in_reach(self, line: Line) -> bool:
+        """A head of ours can go over it. One with a version that nobody came to by writing would end all versions."""
+        return line.version < self.version + heads.SKIPPED_MOST
 
     def _merged_at(self, line: Line) -> int | None:
         """The version of ours that goes over a line; None: there is none yet."""
@@ -399,7 +413,7 @@ class Publisher:
             self._note_held(supplier, theirs.version)
             return
         line = next((each for each in self.lines() if theirs.link in heads.split_links(each.links)), None)
-        if line is not None:
+        if line is not None and (self._is_in_reach(line) or not self.outranks(theirs)):
             self._note_held(supplier, theirs.version)
             self._have.discard(supplier)
             self._on_line[supplier] = line

@@ -331,7 +331,7 @@ class Replica:
 
     def _needs_head(self) -> bool:
         """A new head is due although nothing changed."""
-        return self._needed.is_base_new() or self._publisher.is_outdated
+        return self._needed.is_base_new() or self._publisher.is_outdated or self._publisher.has_lines_left
 
     async def _publish(self) -> None:
         newest = self._snapshots.newest

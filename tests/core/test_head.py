@@ -89,10 +89,10 @@ def test_handle_of_a_volume_says_nothing_of_its_id() -> None:
 
 
 def test_parsing_gives_back_what_was_signed() -> None:
-    made = heads.sign(WRITER, handle=HANDLE, version=2**63 - 1, previous=b"p" * 32, sealed=SEALED)
+    made = heads.sign(WRITER, handle=HANDLE, version=2**62 - 1, previous=b"p" * 32, sealed=SEALED)
     read = heads.parse(memoryview(made.raw))
     assert read == made
-    assert (read.handle, read.version, read.epoch, read.previous) == (HANDLE, 2**63 - 1, 3, b"p" * 32)
+    assert (read.handle, read.version, read.epoch, read.previous) == (HANDLE, 2**62 - 1, 3, b"p" * 32)
     assert (read.signer, read.sealed, read.link) == (WRITER.certificate, SEALED, made.raw[:LINK_BYTES])
 
 
@@ -119,7 +119,7 @@ def test_only_a_writer_signs_heads(role: Role) -> None:
     [
         (0, HANDLE, NO_HEAD),
         (-1, HANDLE, NO_HEAD),
-        (2**63, HANDLE, b"p" * 32),
+        (2**62, HANDLE, b"p" * 32),
         (2**64, HANDLE, b"p" * 32),
         (1, HANDLE, b"p" * 32),
         (2, HANDLE, NO_HEAD),
@@ -137,7 +137,7 @@ def test_head_that_makes_no_sense_is_not_signed(version: int, handle: bytes, pre
     [
         link_of(form=1),
         link_of(version=0),
-        link_of(version=2**63),
+        link_of(version=2**62),
         link_of(version=2**64 - 1),
         link_of(version=1),
         link_of(previous=NO_HEAD),
@@ -275,6 +275,16 @@ def test_head_that_ends_a_fork_is_newer_than_both_lines_and_follows_no_third() -
     assert not heads.follows(joined(CHAIN, MIXED[:4], version=6), b"", CHAIN[-1])
     assert not heads.follows(joined(MIXED[:4], CHAIN, version=6), b"", CHAIN[-1])
     assert heads.judge(joined(CHAIN, MIXED[:4], version=7), b"", FORK[3]) is Verdict.FORKED
+
+
+def test_head_that_ends_a_fork_brings_versions_to_no_end() -> None:
+    last = CHAIN[-1].version + heads.SKIPPED_MOST
+    far, too_far = joined(CHAIN, MIXED[:4], version=last), joined(CHAIN, MIXED[:4], version=last + 1)
+    assert heads.follows(far, b"", CHAIN[-1])
+    assert heads.judge(too_far, b"", CHAIN[-1]) is Verdict.FORKED
+    assert heads.judge(chain(1, too_far)[0], too_far.link, CHAIN[-1]) is Verdict.FORKED
+    assert heads.descends(chain(1, far)[0], links(CHAIN[1:]) + far.link, CHAIN[0].digest)
+    assert not heads.descends(chain(1, too_far)[0], links(CHAIN[1:]) + too_far.link, CHAIN[0].digest)
 
 
 @given(st.lists(st.sampled_from([*CHAIN, *MIXED]), max_size=4), st.sampled_from([*CHAIN, *MIXED, *FORK]))

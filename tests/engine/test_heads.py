@@ -333,7 +333,7 @@ def forged(*, version: int = 2, sealed: bytes = b"sealed", said: bytes = b"seale
         LINE[1].raw[:LINK_BYTES],
         LINE[1].raw[:250] + bytes([LINE[1].raw[250] ^ 1]) + LINE[1].raw[251:],
         forged(version=2**64 - 1),
-        forged(version=2**63),
+        forged(version=2**62),
         forged(version=0),
         forged(said=b"others"),
     ],
