@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,7 +106,7 @@ def _alone(order: Order) -> str | BitdustError:
         )
     assert process.stdout is not None
     try:
-        with process.stdout as said:
+        with _told_to_end(), process.stdout as said:
             line = said.readline().strip()
     except KeyboardInterrupt:  # who waits for it gives up: it must not serve later
         process.terminate()
@@ -115,6 +116,16 @@ def _alone(order: Order) -> str | BitdustError:
         process.returncode = 0  # it is not ours to wait for: no warning when this object goes
         return line
     return said_by(_complaint(order, ""), process.wait())
+
+
+@contextmanager
+def _told_to_end() -> Iterator[None]:
+    """Take SIGTERM for Ctrl-C: who sends it does not want either what we wait for."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _together(orders: Sequence[Order]) -> list[str | BitdustError]:

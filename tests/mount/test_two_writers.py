@@ -102,7 +102,8 @@ def test_volume_goes_to_the_other_machine_and_back_and_what_was_never_sent_is_pu
             write_durably(swarm.path / "unsent", b"unsent")
             swarm.kill_mount()
 
-        interrupted(swarm, second)
+        interrupted(swarm, second, signal.SIGTERM)
+        interrupted(swarm, second, signal.SIGINT)
         said = second.mount("--take-over")
         assert "What that one had not sent is put into a folder" in said.stdout
         assert sorted(os.listdir(second.path)) == ["last", "letter", "there"]
@@ -129,8 +130,8 @@ def write_durably(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def interrupted(swarm: Practice, second: Second) -> None:
-    """Try to mount while the other machine is dead and keeps the volume, and give up with Ctrl-C."""
+def interrupted(swarm: Practice, second: Second, number: signal.Signals) -> None:
+    """Try to mount while the other machine is dead and keeps the volume, and give up with a signal."""
     command = [*PROGRAM, "--home", str(second.home), "mount", str(second.path)]
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background may have it ignored
     try:
@@ -141,7 +142,7 @@ def interrupted(swarm: Practice, second: Second) -> None:
         assert process.stderr is not None
         line = process.stderr.readline()
         assert line.startswith("Waiting for another machine of yours"), line
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         assert process.wait(HANGS_S) == 130
     assert holder(Home(second.home)) is None, "its daemon waits on"
     assert mounts.mounted_at(str(second.path), mounts.read_mounts()) is None
