@@ -97,11 +97,13 @@ async def claim_volume(
     until_s = began_s + most_s
     news: list[str] = []
     last: list[Holds] = []
+    is_copy = False  # of this home, who holds it
 
     def waits(told: Holds) -> bool:
-        if told.node == identity.node:
+        nonlocal said_s, is_copy
+        is_copy = told.node == identity.node
+        if is_copy:
             return False  # a copy of this home does not answer to us
-        nonlocal said_s
         now_s = trio.current_time()
         if told.node is not None and not last:
             _log.warning("node %s writes this volume, and is asked to let it go", short(told.node))
@@ -130,6 +132,12 @@ async def claim_volume(
         nursery.cancel_scope.cancel()
     if ended is None:
         raise KeyboardInterrupt
+    if ended is Claimed.OTHERS and is_copy:
+        return [
+            "A copy of this home, which has the same node key, writes the volume, or did until not long ago: this "
+            "one is read-only. To write here, unmount it there, and mount this one again, or mount this one with "
+            "--take-over."
+        ]
     if ended is Claimed.OTHERS and last and last[0].node is not None:
         raise InUse(
             what=f"another machine of yours (node {short(last[0].node)}) writes this volume, and does not let it go: "

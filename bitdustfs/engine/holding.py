@@ -48,6 +48,7 @@ class Holding:
     Args:
         is_quorum: whether heads count that these suppliers have.
         is_quorum_without: whether heads could count that none of these suppliers have.
+        node: of this machine. What a copy of this home wishes, which has the same, is not heard.
         seat: of the home, 16 bytes.
         lease_s: that is asked for.
         takes_over: whoever holds it.
@@ -61,6 +62,7 @@ class Holding:
         *,
         is_quorum: Callable[[Set[SupplierNo]], bool],
         is_quorum_without: Callable[[Set[SupplierNo]], bool],
+        node: NodeId,
         seat: bytes,
         lease_s: int = LEASE_S,
         takes_over: bool = False,
@@ -70,6 +72,7 @@ class Holding:
         self._wall = wall
         self._is_quorum = is_quorum
         self._is_quorum_without = is_quorum_without
+        self._node = node
         self._seat = seat
         self._lease_s = lease_s
         self._takes_over = takes_over
@@ -182,7 +185,7 @@ class Holding:
             self._until_s.pop(supplier, None)
             if not takes_over:  # else it lies: whoever takes over is let
                 self._others[supplier] = NodeId(told.node)
-        if told.wished_by and told.is_yours:
+        if told.wished_by and told.wished_by != self._node and told.is_yours:
             self._wishes[supplier] = NodeId(told.wished_by)
         else:
             self._wishes.pop(supplier, None)

@@ -362,6 +362,7 @@ class Services:
             self._wall,
             is_quorum=self.publisher.is_quorum,
             is_quorum_without=self.publisher.is_quorum_without,
+            node=self._identity.node,
             seat=self._options.seat,
             lease_s=self._options.lease_s,
             takes_over=self._options.takes_over,
@@ -551,13 +552,15 @@ class Services:
         self.holding.has_let_go = True
         is_all_there = self._is_nothing_only_here()
         if holder == self._identity.node:
-            who = "a copy of this home, which has the same node key"
+            who = "a copy of this home, which has the same node key,"
+            again = "To write here, unmount it there, and mount this one again, or mount this one with --take-over"
         else:
             who = f"another machine of this owner (node {short(holder)})"
+            again = "To ask that machine to let go, unmount this one and mount it again"
         self.journal.forbid(
             ReadOnly(
-                what=f"{who}, writes this volume: nothing is changed here now. Mount it again to "
-                "ask that machine to let go; what was never sent from here is then put into a folder 'Put aside …'"
+                what=f"{who} writes this volume. {again}; what was never sent from here is then put into a folder "
+                "'Put aside …'"
             )
         )
         if is_all_there:

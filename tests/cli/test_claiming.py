@@ -19,7 +19,7 @@ from bitdustfs.engine.errand import ask_once
 from bitdustfs.errors import InUse
 from bitdustfs.model import NodeId
 from bitdustfs.testing.world import World
-from tests.engine.machines import CODE, DESKTOP, LAPTOP, LEASE_S, SEAT
+from tests.engine.machines import CODE, COPY, DESKTOP, LAPTOP, LEASE_S, SEAT
 
 MOST_S = 3.5 * SAY_S
 SHOWN_S = 60.0
@@ -65,6 +65,16 @@ async def test_who_waits_is_told_at_once_and_again_what_for_and_how_long(autojum
         assert all(line.startswith(WAITING) and "--take-over" in line for _, line in said)
         assert f"{MOST_S:.0f} s at most" in said[0][1]
         assert "suppliers keep the volume for it" in said[1][1]
+
+
+async def test_copy_of_the_home_of_who_writes_is_told_so_and_leaves_no_wish(autojump_clock: MockClock) -> None:
+    async with World(code=CODE).hired() as world:
+        await held_by_the_laptop(world)
+        dialer = world.swarm.network.dialer(LAPTOP.node)
+        (told,) = await claim_volume(LAPTOP, world.catalog, COPY, takes_over=False, dialer=dialer)
+        assert "A copy of this home" in told
+        assert "is read-only" in told
+        assert await wishes(world) == {b""}
 
 
 async def test_signal_ends_the_waiting_and_the_wish(autojump_clock: MockClock) -> None:

@@ -64,6 +64,18 @@ async def test_copy_of_a_home_is_read_only_while_the_first_one_writes(
 
 
 @pytest.mark.slow
+async def test_first_one_does_not_let_go_for_a_copy_of_its_home(autojump_clock: MockClock, tmp_path: Path) -> None:
+    async with two(tmp_path) as (world, laptop, _desktop), laptop.mounted() as node:
+        await laptop.write("file", CONTENT)
+        assert await laptop.sync() == "safe"
+        copy = Machine(world, tmp_path / "copy", LAPTOP, COPY)
+        assert await Asking(copy, for_s=LEASE_S).run() is Claimed.OTHERS
+        assert node.holding.is_held
+        await laptop.write("later", b"later")
+        assert await laptop.sync() == "safe"
+
+
+@pytest.mark.slow
 async def test_volume_that_was_let_go_is_written_elsewhere_at_once(autojump_clock: MockClock, tmp_path: Path) -> None:
     async with two(tmp_path) as (_world, laptop, desktop):
         async with laptop.mounted():
