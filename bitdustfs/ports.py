@@ -167,6 +167,10 @@ class Catalog(Protocol):
         """The rows that touch chunk indexes first … last, in order. Hole runs come whole."""
         ...
 
+    def map_end(self, ino: Ino) -> int:
+        """The index behind the last row of now; 0: there is none."""
+        ...
+
     def replace_map(self, ino: Ino, rows: Iterable[MapRow], *, first: int, last: int, is_empty: bool = False) -> None:
         """Put `rows` in place of everything at indexes first … last; hole runs that stick out are cut.
 
@@ -405,6 +409,10 @@ class Catalog(Protocol):
 
     def held(self, block: BlockNo) -> int:
         """How many different fragments of the block are HELD."""
+        ...
+
+    def are_held(self, least: Mapping[BlockNo, int]) -> bool:
+        """Whether there are all these blocks of files, each with at least so many different fragments HELD."""
         ...
 
     def wanting_blocks(self, limit: int, after: Wanting | None = None) -> Sequence[Wanting]:

@@ -11,6 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from bitdustfs.core.laid import Laid
 from bitdustfs.model import CHUNK_BYTES, HOLE, ChunkNo, Extent, Hold, MapRow
 
 
@@ -55,24 +56,33 @@ def chunk_count(size: int) -> int:
     return -(-size // CHUNK_BYTES)
 
 
-def map_runs(refs: Mapping[int, ChunkNo], *, published: int, count: int) -> Iterator[list[MapRow]]:
+def map_runs(
+    refs: Mapping[int, ChunkNo], *, published: int, count: int, laid: Laid | None = None
+) -> Iterator[list[MapRow]]:
     """The map rows that turn a published file into its next version, in runs without a gap.
 
     Args:
         refs: changed chunk index -> chunk or HOLE, all below `count`.
         published: how many chunks the published version has. count: how many the next one has.
+        laid: chunks of the next version that need no row any more; none of them is in `refs`.
     Returns:
         Runs of rows in order. Indexes from `published` to `count` that are not in `refs` become holes.
     """
+    gaps = (laid or Laid()).gaps
     rows: list[MapRow] = []
     grown = published  # from here on every index needs a row
     for index in sorted(refs):
         if index > grown:
-            rows.append(MapRow(grown, index - grown, HOLE))
+            rows.extend(MapRow(first, end - first, HOLE) for first, end in gaps(grown, index))
         rows.append(MapRow(index, 1, refs[index]))
         grown = max(grown, index + 1)
     if grown < count:
-        rows.append(MapRow(grown, count - grown, HOLE))
+        rows.extend(MapRow(first, end - first, HOLE) for first, end in gaps(grown, count))
+    return joined(rows)
+
+
+def joined(rows: Iterable[MapRow]) -> Iterator[list[MapRow]]:
+    """Rows in order as runs without a gap, holes that follow one another as one."""
     run: list[MapRow] = []
     for row in rows:
         if run and run[-1].index + run[-1].count != row.index:

@@ -115,6 +115,10 @@ _FILE_BYTES_IN = f"""
     SELECT coalesce(sum(c.length), 0) FROM json_each(?) AS a JOIN r_chunk AS c ON c.block = a.value
     JOIN r_map AS m ON m.chunk = c.chunk AND m.chunk <> 0 AND m.died = {LIVE}
 """
+_ENOUGH_HELD = """
+    SELECT count(*) FROM json_each(?) AS a JOIN r_block AS b ON b.block = json_extract(a.value, '$[0]')
+    WHERE b.held >= json_extract(a.value, '$[1]')
+"""
 _UNMARK = "DELETE FROM l_recode WHERE block = ?"
 _BLOCKS = f"SELECT {_BLOCK_COLUMNS} FROM r_block WHERE block > ? ORDER BY block LIMIT ?"
 _LOCAL_BLOCKS = f"SELECT {_BLOCK_COLUMNS} FROM l_block ORDER BY block DESC"
@@ -312,6 +316,11 @@ class BlockTables(Store):
         """How many different fragments of the block are HELD."""
         count: int = self._rows(_pair(block).held, (block,))[0][0]
         return count
+
+    def are_held(self, least: Mapping[BlockNo, int]) -> bool:
+        """Whether there are all these blocks of files, each with at least so many different fragments HELD."""
+        pairs = json.dumps([(int(block), count) for block, count in least.items()])
+        return bool(self._rows(_ENOUGH_HELD, (pairs,))[0][0] == len(least)) if least else True
 
     def fragments_at(
         self, supplier: SupplierNo, state: FragmentState, limit: int, start: BlockNo | None = None

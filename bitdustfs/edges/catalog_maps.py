@@ -32,6 +32,7 @@ _MAP_ROWS_AFTER_AT = """
     SELECT idx, count, chunk FROM r_map WHERE ino = ?1 AND idx > ?2 AND idx <= ?3 AND born <= ?4 AND died > ?4
     ORDER BY idx
 """
+_MAP_END = f"SELECT idx + count FROM r_map WHERE ino = ? AND died = {LIVE} ORDER BY idx DESC LIMIT 1"
 _CHUNK_COLUMNS = "chunk, fingerprint, block, slot, at, length"
 _CHUNK = f"SELECT {_CHUNK_COLUMNS} FROM r_chunk WHERE chunk = ?"
 _PLACED = f"""
@@ -101,6 +102,11 @@ class MapTables(Store):
                     new.append(replace(old, index=last + 1, count=old.index + old.count - 1 - last))
             for row in new:
                 self.put_live(MAP, (ino, row.index), (row.count, row.chunk), is_new=True)  # all that was here went
+
+    def map_end(self, ino: Ino) -> int:
+        """The index behind the last row of now; 0: there is none."""
+        rows = self._rows_of(ino, _MAP_END, (ino,))
+        return int(rows[0][0]) if rows else 0
 
     # -- chunks ------------------------------------------------------------------------------------------
     def new_chunk_no(self) -> ChunkNo:

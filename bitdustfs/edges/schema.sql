@@ -105,6 +105,7 @@ CREATE INDEX r_xattr_dead ON r_xattr (died) WHERE died <> 9223372036854775807; -
 
 -- The chunk map of published versions. Live rows of one inode never overlap. A missing index below the size is an
 -- error of the catalog, never a hole.
+-- Rows behind the size are of a version to come, which may never be published (core/laid.py): nobody reads them.
 CREATE TABLE r_map (
     ino   INTEGER NOT NULL,
     idx   INTEGER NOT NULL, -- first chunk index of the row, from 0, in units of CHUNK_BYTES of the file

@@ -210,7 +210,7 @@ class Aside:
         other = find(self._catalog, path)
         if other is None or not other.is_file or other.size != inode.size or not other.version:
             return False
-        theirs, ours = prints(self._catalog, other.ino), prints(self._old.catalog, inode.ino)
+        theirs, ours = prints(self._catalog, other), prints(self._old.catalog, inode)
         dirty = self._dirty_chunks(inode)
         if any(
             theirs.get(index) != ours.get(index) for index in range(chunk_count(inode.size)) if index not in dirty

@@ -13,12 +13,13 @@ file may change freely: what was frozen is pinned in the spool.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
 import trio
 
 from bitdustfs.core.health import block_state, worst
-from bitdustfs.core.ranges import Piece, Region, chunk_count, map_runs
+from bitdustfs.core.laid import LAID_MOST, Laid
+from bitdustfs.core.ranges import Piece, Region, chunk_count, joined, map_runs
 from bitdustfs.engine.cache import Cache
 from bitdustfs.engine.fileread import Fetch, FileReader
 from bitdustfs.engine.filestate import FileLife, Frozen, freeze
@@ -28,7 +29,7 @@ from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.room import Room
 from bitdustfs.engine.spooled import Spooled, Unchecked
 from bitdustfs.errors import FileError, NotFound, SpoolDamaged
-from bitdustfs.model import CHUNK_BYTES, INLINE_BYTES, ChunkNo, Extent, FileState, Hold, Ino, Inode
+from bitdustfs.model import CHUNK_BYTES, INLINE_BYTES, ChunkNo, Extent, FileState, Hold, Ino, Inode, MapRow
 from bitdustfs.ports import Catalog, Spool, Wall
 
 MAX_FILE_BYTES = 1 << 44  # 16 TiB: keeps chunk indexes and offsets far from every integer limit
@@ -289,11 +290,41 @@ class Files:
         """Give a version up: the file stays dirty."""
         frozen.life.frozen = None
 
+    def lay(self, life: FileLife, laid: Laid, refs: Mapping[int, ChunkNo], known: Container[ChunkNo]) -> list[int]:
+        """Put rows of the next version into the map already, as far as they lie behind the published end.
+
+        Args:
+            laid: of that version, or of the one to come.
+            refs: chunk index -> placed chunk.
+            known: those of the chunks that were found placed.
+        Returns:
+            The indexes that were laid.
+        Raises:
+            DiskFull, DiskFault, ReadOnly: none was.
+        """
+        if life.dead or self._catalog.inode(life.ino) is None:
+            return []
+        places = {index: self._catalog.place_of(refs[index]) for index in sorted(refs)}
+        first = chunk_count(life.published_size)
+        rows = [MapRow(i, 1, refs[i]) for i, place in places.items() if place and first <= i < LAID_MOST]
+        with self._journal.operation():
+            for run in joined(rows):
+                is_empty = life.version == 0 and run[0].index >= life.mapped_until
+                self._catalog.replace_map(life.ino, run, first=run[0].index, last=run[-1].index, is_empty=is_empty)
+        for row in rows:
+            place = places[row.index]
+            assert place is not None
+            least = place.code.quorum if row.chunk in known else place.code.k
+            laid.blocks[place.block] = max(least, laid.blocks.get(place.block, 0))
+            laid.add(row.index)
+            life.mapped_until = max(life.mapped_until, row.index + 1)
+        return [row.index for row in rows]
+
     def publish(self, frozen: Frozen, refs: dict[int, ChunkNo]) -> bool:
         """Make a frozen version the published one, in one operation. False if the file is gone.
 
         Args:
-            refs: chunk index -> placed chunk or HOLE, for exactly the chunks of `frozen`.
+            refs: chunk index -> placed chunk or HOLE, for exactly the changed chunks that are not laid.
         """
         life = frozen.life
         inode = self._catalog.inode(life.ino)
@@ -312,6 +343,7 @@ class Files:
             )
             self.on_published(life.ino)
         life.frozen = None
+        life.mapped_until = 0
         life.version = inode.version + 1
         life.published_size = frozen.size
         life.absorb(frozen)
@@ -427,11 +459,12 @@ class Files:
 
     def _put_map(self, frozen: Frozen, refs: dict[int, ChunkNo]) -> None:
         """Replace the rows of changed chunks, add holes where the file grew, drop rows behind its end."""
-        ino, count = frozen.life.ino, chunk_count(frozen.size)
-        published = chunk_count(frozen.life.published_size)
-        for run in map_runs(refs, published=published, count=count):
+        life, count = frozen.life, chunk_count(frozen.size)
+        published = chunk_count(life.published_size)
+        for run in map_runs(refs, published=published, count=count, laid=frozen.laid):
             last = run[-1].index + run[-1].count - 1
-            is_empty = frozen.life.version == 0
-            self._catalog.replace_map(ino, run, first=run[0].index, last=last, is_empty=is_empty)
-        if published > count:
-            self._catalog.replace_map(ino, (), first=count, last=published - 1)
+            is_empty = life.version == 0 and run[0].index >= life.mapped_until
+            self._catalog.replace_map(life.ino, run, first=run[0].index, last=last, is_empty=is_empty)
+        end = max(published, life.mapped_until)
+        if end > count:
+            self._catalog.replace_map(life.ino, (), first=count, last=end - 1)

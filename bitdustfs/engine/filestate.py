@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from bitdustfs.core.laid import Laid
 from bitdustfs.core.ranges import Extents, Piece, Region, chunk_count, chunk_parts, clip
 from bitdustfs.core.sums import ROW_BYTES, ROW_SUMS, unit_ceil, unit_floor
 from bitdustfs.engine.endangered import Needed
@@ -58,6 +59,8 @@ class FileLife:
     patience_s: float = 0.0  # how long a change waits before it is uploaded; grows while the file is hot
     placed_ahead: dict[int, ChunkNo] = field(default_factory=dict)  # chunks of the next version, placed already
     going_ahead: dict[int, object] = field(default_factory=dict)  # chunk index -> its upload, the writer's
+    laid: Laid = field(default_factory=Laid)  # those of them that are in the map already
+    mapped_until: int = 0  # chunk index below which the map may have rows of versions that are not published
     stream_at: float = 0.0  # trio time before which no more chunks are taken ahead
     last_chunk: int = -1  # written last: may be written again at once
     next_offset: int = 0  # where a sequential reader reads next
@@ -137,6 +140,7 @@ class FileLife:
             else:
                 for index in [i for i in pending if first <= i <= last]:
                     del pending[index]
+        self.laid.discard(first, last)
         self.last_chunk = last
 
     def drop_regions(self, regions: Iterable[Region]) -> None:
@@ -314,8 +318,9 @@ class Frozen:
     code: Code | None  # of its inode; None: the volume's
     extents: Extents
     inline: bytes | None
-    changed: tuple[int, ...]  # indexes of the chunks that differ from the published version
+    changed: tuple[int, ...]  # indexes of the chunks that differ from the published version, and were not laid then
     placed: dict[int, ChunkNo]  # those of them that were placed ahead
+    laid: Laid  # chunks that the map has already
 
     def chunk(self, index: int) -> FrozenChunk:
         """One changed chunk of this version."""
@@ -336,7 +341,7 @@ def freeze(life: FileLife, code: Code | None) -> Frozen:
         changed: tuple[int, ...] = (0,) if life.inline else ()
     else:
         count = chunk_count(life.size)
-        changed = tuple(i for i in life.extents.dirty_chunks() if i < count)
+        changed = tuple(i for i in life.laid.others(life.extents.dirty_chunks()) if i < count)
     life.frozen = Frozen(
         life=life,
         number=life.freezes,
@@ -349,8 +354,9 @@ def freeze(life: FileLife, code: Code | None) -> Frozen:
         inline=life.inline,
         changed=changed,
         placed={i: life.placed_ahead[i] for i in changed if i in life.placed_ahead},
+        laid=life.laid,
     )
-    life.placed_ahead = {}
+    life.placed_ahead, life.laid = {}, Laid()
     return life.frozen
 
 

@@ -177,6 +177,8 @@ class FileTable:
             change=int(dirty),
         )
         life.hard.size = life.published_size
+        if dirty or not inode.version:
+            life.mapped_until = self._catalog.map_end(ino)
         if row is not None:
             life.spool_end = life.soft_from = row.spool_end
             life.dirty_since_ns = row.dirty_since_ns

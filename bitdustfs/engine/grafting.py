@@ -143,7 +143,7 @@ class Grafting:
         if theirs.mode >> 12 != was.mode >> 12:
             return False
         if theirs.is_file:
-            return theirs.size == was.size and prints(self._theirs, theirs.ino) == prints(self._ours, was.ino)
+            return theirs.size == was.size and prints(self._theirs, theirs) == prints(self._ours, was)
         return theirs.is_dir or (theirs.target, theirs.rdev) == (was.target, was.rdev)
 
     def _looks_same(self, wanted: Inode, theirs: Inode, was: Inode) -> bool:

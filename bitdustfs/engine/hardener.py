@@ -21,6 +21,7 @@ from types import TracebackType
 
 import trio
 
+from bitdustfs.core.ranges import chunk_count
 from bitdustfs.core.sums import unit_floor
 from bitdustfs.engine.filestate import FileLife
 from bitdustfs.engine.filetable import FileTable
@@ -77,11 +78,20 @@ class Hardener:
                 self._journal.commit()
         for life in self._table:  # what was garbage when the last process ended
             life.reclaim()
+            self._take_back_laid(life)
         if before != boot:
             _log.debug("this is boot %s", short(boot))
             with self._journal.operation():
                 self._catalog.put_local_value(_BOOT, boot)
         return reverted
+
+    def _take_back_laid(self, life: FileLife) -> None:
+        """At a start: of versions that were not published nobody knows which rows are right."""
+        first, end = chunk_count(life.published_size), life.mapped_until
+        if first < end:
+            with self._journal.operation():
+                self._catalog.replace_map(life.ino, (), first=first, last=end - 1)
+        life.mapped_until = 0
 
     async def settle(self, ino: Ino) -> None:
         """Make the file's bytes survive a power loss, so that a name committed later never shows less.

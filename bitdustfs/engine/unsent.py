@@ -13,11 +13,11 @@ from collections.abc import Iterator
 
 from bitdustfs.core.adoption import Entry
 from bitdustfs.core.past import split
+from bitdustfs.core.ranges import chunk_count
 from bitdustfs.model import HOLE, NO_INO, ROOT_INO, Cookie, Deeds, Fingerprint, Ino, Inode, Name, RestoreReport
 from bitdustfs.ports import Catalog
 
 _PAGE = 1000
-_ALL = (1 << 62) - 1
 
 
 def find_entries(old: Catalog, new: Catalog, deeds: Deeds | None) -> list[Entry]:
@@ -97,14 +97,15 @@ def is_same(old: Catalog, inode: Inode, new: Catalog, other: Inode | None) -> bo
     if other is None or inode.mode >> 12 != other.mode >> 12:
         return False
     if inode.is_file:
-        return inode.size == other.size and prints(old, inode.ino) == prints(new, other.ino)
+        return inode.size == other.size and prints(old, inode) == prints(new, other)
     return (inode.target, inode.rdev) == (other.target, other.rdev)
 
 
-def prints(catalog: Catalog, ino: Ino) -> dict[int, Fingerprint]:
+def prints(catalog: Catalog, inode: Inode) -> dict[int, Fingerprint]:
     """The fingerprints of a published file's chunks, by index, without holes."""
     found: dict[int, Fingerprint] = {}
-    for row in catalog.map_rows(ino, 0, _ALL):
+    count = chunk_count(inode.size)  # rows behind the end are of a version that is not published
+    for row in catalog.map_rows(inode.ino, 0, count - 1) if count else ():
         chunk = catalog.chunk(row.chunk) if row.chunk != HOLE else None
         if chunk is not None:
             found[row.index] = chunk.fingerprint

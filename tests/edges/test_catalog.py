@@ -234,6 +234,7 @@ def test_map_rows_are_those_that_touch_the_range(catalog: Catalog) -> None:
     assert catalog.map_rows(FILE.ino, 8, 8) == []
     assert catalog.map_rows(FILE.ino, 8, 9) == [hole(9, 2)]
     assert catalog.map_rows(Ino(8), 0, 100) == []
+    assert (catalog.map_end(FILE.ino), catalog.map_end(Ino(8))) == (11, 0)
 
 
 def test_replaced_map_cuts_a_hole_run_at_both_ends(catalog: Catalog) -> None:
@@ -335,6 +336,17 @@ def test_held_counts_different_held_fragments(catalog: Catalog) -> None:
         catalog.put_fragment(row)
     assert catalog.held(BlockNo(1)) == 2
     assert catalog.held(BlockNo(2)) == 0
+
+
+def test_blocks_are_held_if_all_are_there_with_as_many_fragments_as_asked(catalog: Catalog) -> None:
+    for number, held in ((1, 4), (2, 2)):
+        catalog.put_block(block(number, Code(3, 5)))
+        for index in range(held):
+            catalog.put_fragment(fragment(number, index, index + 1))
+    assert catalog.are_held({})
+    assert catalog.are_held({BlockNo(1): 4, BlockNo(2): 2})
+    assert not catalog.are_held({BlockNo(1): 4, BlockNo(2): 3})
+    assert not catalog.are_held({BlockNo(1): 4, BlockNo(3): 0})
 
 
 def test_wanting_blocks_come_with_the_fewest_above_k_first(catalog: Catalog) -> None:

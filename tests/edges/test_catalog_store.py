@@ -346,6 +346,7 @@ MAY_READ_A_WHOLE_TABLE = {
     "REPLICATED.holding",  # the same
     "LOCAL.shortfall",
     "LOCAL.holding",
+    "_ENOUGH_HELD",  # the same
     "_FILE_BYTES_IN",  # the same
     "_BLOCKS_OF_CHUNKS",  # the same
     "REPLICATED.least_margin",

@@ -264,7 +264,8 @@ async def test_block_with_files_of_two_wishes_has_the_greater_n(autojump_clock: 
         assert codes(world) == {Code(3, 6)}
 
 
-async def test_version_on_its_way_keeps_the_n_that_it_wishes(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("is_laid", [True, False])
+async def test_version_on_its_way_keeps_the_n_that_it_wishes(is_laid: bool, autojump_clock: MockClock) -> None:
     content = random.Random(9).randbytes(BLOCK_CHUNKS * CHUNK_BYTES)
     async with World(code=Code(3, 4), suppliers=6).running() as world:
         tree, attributes = world.node.tree, world.node.attributes
@@ -274,8 +275,12 @@ async def test_version_on_its_way_keeps_the_n_that_it_wishes(autojump_clock: Moc
         second = tree.mknod(ROOT_INO, b"second", stat.S_IFREG | 0o644, CALLER).ino
         attributes.set_xattr(second, CODE_XATTR, b"3/6")
         tree.lives.opened(second)
+        if not is_laid:  # inside what is published no rows are
+            await world.node.files.truncate(second, len(content))
+            assert await world.sync() == "safe"
         await world.node.files.write(second, 0, content + b"and the end of it")
-        await until(lambda: bool(world.node.writer.chunks_in_use()))
+        in_use = world.node.writer.chunks_in_use
+        await until(lambda: bool(world.catalog.blocks_of(second) if is_laid else in_use()))
         for supplier in range(1, 7):
             world.swarm.cut(supplier)  # so its end is not placed, and nothing tells yet what it wishes
         attributes.set_xattr(first, CODE_XATTR, b"3/4")
