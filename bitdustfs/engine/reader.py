@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from math import inf
 
 import trio
 
@@ -44,6 +45,7 @@ AHEAD_MOST = 4 * BLOCK_CHUNKS  # chunks fetched ahead at one time, over all file
 AHEAD_CHUNKS = 2 * BLOCK_CHUNKS  # of one file: one block is fetched while one is read
 AHEAD_SLOWLY_CHUNKS = 3 * BLOCK_CHUNKS  # with fewer blocks under way, slow lines have nothing to do at times
 SLOWLY_S = 0.1  # (tune) what a fragment of a full block takes then
+PACED_S = 0.05  # (tune) how long the same number of chunks is fetched ahead
 FAILED_S = 2.0  # (tune) how long a chunk that failed is not tried again
 FAILED_MEMORY = 4096  # chunks that failed lately
 SEAL_MEMORY = 64  # (tune) blocks whose row and key are kept: small files of one block are read after each other
@@ -97,6 +99,7 @@ class Reader:
         self._used = _Chunks(USED_BYTES)
         self._coming: dict[ChunkNo, Coming] = {}
         self._failed: OrderedDict[ChunkNo, _Failed] = OrderedDict()
+        self._ahead_chunks, self._paced_until = AHEAD_CHUNKS, -inf
         self._era = 0  # what was begun in an older one is told to who waits for it, and not remembered
         self._seals: OrderedDict[BlockNo, tuple[BlockRow, BlockSeal]] = OrderedDict()  # of a number they never change
 
@@ -213,8 +216,11 @@ class Reader:
     @property
     def ahead_chunks(self) -> int:
         """How many chunks to fetch ahead of who reads a file in sequence."""
-        is_slow = self._fragments.asks.speeds.typical_s(_FRAGMENT_BYTES) > SLOWLY_S
-        return AHEAD_SLOWLY_CHUNKS if is_slow else AHEAD_CHUNKS
+        if (now := trio.current_time()) >= self._paced_until:  # each read asks, and speeds do not change so fast
+            is_slow = self._fragments.asks.speeds.typical_s(_FRAGMENT_BYTES) > SLOWLY_S
+            self._ahead_chunks = AHEAD_SLOWLY_CHUNKS if is_slow else AHEAD_CHUNKS
+            self._paced_until = now + PACED_S
+        return self._ahead_chunks
 
     def forget(self) -> None:
         """Drop every remembered chunk and leaf, so that the next read comes from suppliers."""
