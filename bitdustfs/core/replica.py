@@ -59,6 +59,7 @@ _IMAGE_COMPRESSION = 1  # 100 MB/s and more; the gain above is small
 U8: TypeAlias = Annotated[int, Meta(ge=0, le=255)]
 U32: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
 U63: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Seconds: TypeAlias = Annotated[int, Meta(ge=0, le=((1 << 63) - 1) // 1_000_000_000)]  # nanoseconds fit the catalog
 Bytes32: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Text: TypeAlias = Annotated[str, Meta(max_length=1024)]
 
@@ -127,7 +128,7 @@ class HeadContent(_Part, frozen=True):
     """What is sealed inside a head."""
 
     version: U8
-    time_s: U63  # wall time, for people only
+    time_s: Seconds  # wall time, for people only
     change: U63  # the last change of the catalog that it brings back
     manifest: tuple[ObjectRef, ...]  # the parts of the manifest, in order
     deltas: tuple[DeltaRef, ...]  # in order

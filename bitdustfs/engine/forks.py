@@ -53,7 +53,9 @@ AGAIN_S: Final = 60.0  # (tune) after one could not be brought in
 LOOK_S: Final = 30.0
 ASK_S: Final = 15.0  # for one supplier to show its head, or a leaf
 LINKS_KEPT: Final = 64  # (tune) of each line: a supplier that is further behind is another fork
+FORKS_MOST: Final = 16  # (tune) that nobody has chosen about; more hold up what is to be let go, and are told
 RESOLVED_KEPT: Final = 16  # (tune) lines that were gone over, whose suppliers may have been away
+_NO_CHANGE: Final = 1 << 63  # no head names so much
 _KEY: Final = "forks"  # in the catalog: msgpack of a list of `Fork`
 _log = logging.getLogger(__name__)
 
@@ -313,6 +315,7 @@ class Forks:
     async def _bring_in(self, found: Foreign, links: bytes) -> list[BlockNo]:
         """Have it shown. Returns the blocks that our catalog did not have."""
         assert self._following is not None
+        self._admit_one(links)
         workshop, there = self._following.workshop, Found(found.head, found.content, {})
         recovery = Recovery(
             there,
@@ -329,7 +332,8 @@ class Forks:
             with closing(await self._crunch.run(beside.catalog, found.content.change)) as theirs:
                 await self._releases.at_rest()
                 self.on_step("grafting")
-                grafting = Grafting(self._catalog, theirs, self._journal, self._releases, self._admit)
+                is_ours = not self._publisher.outranks(found.head)
+                grafting = Grafting(self._catalog, theirs, self._journal, self._releases, self._admit, hires=is_ours)
                 generation = self._begin(found, found.content.time_s * 1_000_000_000)
                 await grafting.run(generation)
                 snapshots = {}
@@ -340,9 +344,12 @@ class Forks:
         finally:
             beside.close()
         self.on_step("keeping")
-        self._keep(found, generation, links, snapshots)
-        await self._journal.durable()
-        self._kept_change = self._catalog.last_change
+        self._kept_change = _NO_CHANGE  # our newest head is not brought over it before one names what came
+        try:
+            self._keep(found, generation, links, snapshots)
+            await self._journal.durable()
+        finally:
+            self._kept_change = self._catalog.last_change
         _log.warning(
             "version %d of node %s lies beside ours: it is shown in .forks",
             found.head.version,
@@ -368,6 +375,13 @@ class Forks:
         known = {each.made_ns for each in self._catalog.snapshots() if not each.is_fork}
         made = [each for each in theirs.snapshots() if each.kind is SnapshotKind.BY_PERSON and not each.is_gone]
         return [each for each in made if each.made_ns not in known]
+
+    def _admit_one(self, links: bytes) -> None:
+        """Raise Unavailable: there are as many already, all of other lines."""
+        line = {heads.digest_of(link) for link in heads.split_links(links)}
+        others = sum(fork.digest not in line for _snapshot, fork in self.all())
+        if others >= FORKS_MOST:
+            raise Unavailable(what=f"{others} others wait to be chosen about, with `bitdustfs resolve`")
 
     def _begin(self, found: Foreign, made_ns: int) -> int:
         """A generation for a tree of it that shows what is here now."""

@@ -49,6 +49,9 @@ class Grafting:
 
     Args:
         admit: raises why nothing more may be added to our catalog.
+        hires: a supplier that only they have hired is hired here too. Who signed their head may be a machine that
+            the owner has put out: it has no say in whom our heads count on, and what only such suppliers hold does
+            not count.
     """
 
     def __init__(
@@ -58,6 +61,8 @@ class Grafting:
         journal: Journal,
         releases: Releases,
         admit: Callable[[], None],
+        *,
+        hires: bool = True,
     ) -> None:
         self._ours = ours
         self._theirs = theirs
@@ -65,6 +70,7 @@ class Grafting:
         self._releases = releases
         self._generation = 0
         self._admit = admit
+        self._hires = hires
         self._numbers: dict[Ino, Ino] = {}  # of their inodes, with us
         self._taken: set[Ino] = set()  # those of ours
         self._chunks: dict[ChunkNo, ChunkNo] = {}
@@ -233,13 +239,13 @@ class Grafting:
         return found
 
     def _supplier(self, number: SupplierNo) -> SupplierNo | None:
-        """The number that one of their suppliers has with us. One that only they have hired is hired here too."""
+        """The number that one of their suppliers has with us. One that only they have may be hired here too."""
         if number not in self._suppliers:
             theirs = next((row for row in self._theirs.suppliers() if row.supplier == number), None)
             if theirs is None:
                 return None
             ours = next((row for row in self._ours.suppliers() if row.node == theirs.node), None)
-            if ours is None and theirs.standing is Standing.FIRED:
+            if ours is None and (theirs.standing is Standing.FIRED or not self._hires):
                 return None
             if ours is None:
                 self._ours.put_supplier(replace(theirs, supplier=SupplierNo(0), used_bytes=0, used_fragments=0))

@@ -80,6 +80,29 @@ async def test_head_of_before_the_recovery_that_one_supplier_alone_shows_later_i
 
 
 @pytest.mark.slow
+async def test_head_of_before_is_not_gone_over_while_what_came_is_made_durable(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with forked(tmp_path) as (world, _laptop, _desktop):
+        world.swarm.cut(1)
+        machine = Machine(world, tmp_path / "next", NEXT)
+        await recover(world, machine.path, NEXT, friend=5)
+        async with machine.mounted(wait=False) as node:
+            await machine.write("meanwhile", b"meanwhile")
+            assert await machine.sync() == "safe"
+            keeping = trio.Event()
+            node.forks.on_step = lambda step: keeping.set() if step == "keeping" else None
+            world.swarm.heal(1)
+            await keeping.wait()
+            while not node.forks.all():
+                await trio.lowlevel.checkpoint()
+            (stray,) = (each.head for each in node.publisher.others.values())
+            assert not node.publisher.keeps(stray)
+            assert await machine.sync() == "safe"
+            await until(lambda: node.publisher.keeps(stray))
+
+
+@pytest.mark.slow
 async def test_quorum_that_holds_a_head_of_before_the_recovery_stops_nobody_and_its_state_is_shown(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:

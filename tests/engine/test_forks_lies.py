@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
 
 from bitdustfs.core import head as heads
+from bitdustfs.core import replica
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.head import Head
+from bitdustfs.engine.forks import FORKS_MOST
+from bitdustfs.engine.node import Node
+from bitdustfs.model import BlockId, Suite
 from bitdustfs.testing.swarm import make_identity
 from bitdustfs.testing.world import SECRETS, World
 from tests.engine.machines import LAPTOP, LEASE_S, Machine, until
@@ -28,11 +33,18 @@ def autojump_clock() -> Iterator[MockClock]:
     yield MockClock(autojump_threshold=0)
 
 
-def beside(world: World, who: Identity, **other: int) -> Head:
-    """What the first supplier holds, as another machine may have signed it."""
+def beside(world: World, who: Identity, *, version: int = 0, time_s: int = 0) -> Head:
+    """What the first supplier holds, as another machine may have signed it; 0: as it is there."""
     before = heads.parse(heads.split(stocks(world)[1].head)[0])
-    version = other.get("version", before.version)
-    return heads.sign(who, handle=SECRETS.handle, version=version, previous=before.previous, sealed=before.sealed)
+    content = replica.unseal_head(SECRETS, before.sealed)
+    told = msgspec.structs.replace(content, time_s=time_s or content.time_s)
+    return heads.sign(
+        who,
+        handle=SECRETS.handle,
+        version=version or before.version,
+        previous=before.previous,
+        sealed=replica.seal_head(SECRETS, told, BlockId(who.node), Suite.AES_256_GCM),
+    )
 
 
 def hold(world: World, number: int, head: Head) -> None:
@@ -84,3 +96,36 @@ async def test_line_with_the_last_version_ends_no_volume_when_it_is_gone_over(
             await until(node.releases.may_release)
             if is_revoked:
                 await until(lambda: set(versions(world)) == {node.publisher.version})
+
+
+@pytest.mark.slow
+async def test_head_of_a_time_that_has_no_date_is_no_head(autojump_clock: MockClock, tmp_path: Path) -> None:
+    async with forked(tmp_path) as (world, _laptop, desktop):
+        hold(world, 1, beside(world, LAPTOP, time_s=(1 << 63) - 1))
+        async with desktop.mounted() as node:
+            await desktop.write("later", b"later")
+            assert await desktop.sync() == "safe"
+            await trio.sleep(LEASE_S)
+            assert not node.publisher.others
+            assert node.releases.may_release()
+
+
+@pytest.mark.slow
+async def test_supplier_that_shows_ever_more_lines_fills_nothing(autojump_clock: MockClock, tmp_path: Path) -> None:
+    async with forked(tmp_path) as (world, _laptop, desktop), desktop.mounted() as node:
+        await brought_in(desktop)
+        for number in range(FORKS_MOST):
+            hold(world, 1, made := beside(world, make_identity(f"machine {number}", owner="customer")))
+            await until(lambda made=made: made.digest in shown(node))  # type: ignore[misc]
+            await until(lambda: node.forks.has_everything or node.forks.trouble)
+        assert len(node.forks.all()) == FORKS_MOST
+        assert not node.releases.may_release()
+        assert "wait to be chosen about" in node.forks.lines()[-1]
+        await node.forks.resolve(node.forks.all()[0][0].name)
+        await until(lambda: node.forks.has_everything)
+        assert len(node.forks.all()) == FORKS_MOST
+
+
+def shown(node: Node) -> set[bytes]:
+    """The digests of the heads beside ours that suppliers show."""
+    return {each.head.digest for each in node.publisher.others.values()}
