@@ -181,7 +181,9 @@ async def _mount(
                     speak_for(record_key, partial(_keepers_of, catalog, node))
                     writing.callback(speak_for, b"", lambda: None)
             news = [*news, *given.greeting()]
-            await Mounted(home, wish, node, suppliers, catalog, identity, news, given).run(ready)
+            mounted = Mounted(home, wish, node, suppliers, catalog, identity, news, given)
+            mounted.copy_writes = claim.copy_writes
+            await mounted.run(ready)
 
 
 async def _learn_contracts(clerk: Clerk, catalog: SqliteCatalog) -> None:

@@ -24,6 +24,10 @@ from bitdustfs.ports import Catalog, Dialer
 
 MOST_S: Final = LEASE_S + 60.0  # that is waited for another machine: one that is gone holds the volume no longer
 SAY_S: Final = 10.0  # (tune) between two lines that say what is waited for
+COPY_WRITES: Final = (
+    "A copy of this home, which has the same node key, writes the volume, or did until not long ago: this one is "
+    "read-only. To write here, unmount it there, and mount this one again, or mount this one with --take-over."
+)
 _log = logging.getLogger(__name__)
 
 
@@ -32,6 +36,7 @@ class Claim:
 
     Attributes:
         is_over: whether the node holds the volume, and lets it go, by itself.
+        copy_writes: a copy of this home holds the volume, and was left it.
     """
 
     def __init__(self, identity: Identity, seat: bytes, *, dialer: Dialer | None = None) -> None:
@@ -40,11 +45,14 @@ class Claim:
         self._dialer = dialer or TcpDialer(identity.key)
         self._asked: Sequence[Supplier] = ()
         self.is_over: Callable[[], bool] = lambda: False
+        self.copy_writes = False
 
     async def make(self, catalog: Catalog, *, takes_over: bool) -> Sequence[str]:
         """Ask, and wait. Returns and raises what `claim_volume` does."""
         self._asked = [row for row in catalog.suppliers() if row.is_listed]
-        return await claim_volume(self._identity, catalog, self._seat, takes_over=takes_over, dialer=self._dialer)
+        news = await claim_volume(self._identity, catalog, self._seat, takes_over=takes_over, dialer=self._dialer)
+        self.copy_writes = COPY_WRITES in news
+        return news
 
     async def end(self) -> None:
         """Let go what was got, unless that is over: else everybody else would wait for a lease of nobody."""
@@ -133,11 +141,7 @@ async def claim_volume(
     if ended is None:
         raise KeyboardInterrupt
     if ended is Claimed.OTHERS and is_copy:
-        return [
-            "A copy of this home, which has the same node key, writes the volume, or did until not long ago: this "
-            "one is read-only. To write here, unmount it there, and mount this one again, or mount this one with "
-            "--take-over."
-        ]
+        return [COPY_WRITES]
     if ended is Claimed.OTHERS and last and last[0].node is not None:
         raise InUse(
             what=f"another machine of yours (node {short(last[0].node)}) writes this volume, and does not let it go: "

@@ -59,8 +59,10 @@ class Mounted:
         self._node = node
         self._suppliers = suppliers
         self._catalog = catalog
+        self._identity = identity
         self._role = identity.certificate.role
         self._news = news
+        self.copy_writes = False  # a copy of this home does: nothing is to be changed here at any moment
         self._given = given
         self._friends = Friends(
             home,
@@ -129,6 +131,8 @@ class Mounted:
             if not self._wish.read_only:
                 await self._friends.make_up()
                 self._given.on_joined = self._friends.joined
+            if self.copy_writes:
+                self._node.holding.on_lost(self._identity.node)
             with self._scope, self._steps.watching():
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(cancel_on_signal, self._scope)
@@ -166,7 +170,7 @@ class Mounted:
             lines.append("One supplier is hired: if it goes, and this machine goes, everything is gone.")
         if self._catalog.failure is not None:
             lines.append("The catalog is damaged: what can be read can be copied out; nothing is sent or repaired.")
-        elif self._node.journal.refusal is not None:
+        elif self._node.journal.refusal is not None and not self.copy_writes:  # which the news say
             lines.append(f"Read-only: {self._node.journal.refusal}.")
         return lines
 

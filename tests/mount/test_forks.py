@@ -240,6 +240,10 @@ def test_copied_home_and_its_original_write_while_cut_from_each_other_and_nothin
         swarm.run("sync", str(path), home=there)
         assert os.listdir(path / ".forks") == []
 
+        assert "A copy of this home" in swarm.run("mount", str(swarm.path)).stdout
+        assert code_of((swarm.path / "never").touch) == errno.EROFS  # from the first moment on
+        swarm.umount()
+        swarm.run("umount", str(path), home=there)
         swarm.mount()
         wait_until("it is put aside", lambda: list(swarm.path.glob("Put aside */of the first")))  # suppliers have it
         (aside,) = swarm.path.glob("Put aside *")
@@ -247,6 +251,4 @@ def test_copied_home_and_its_original_write_while_cut_from_each_other_and_nothin
         assert (aside / "of the first").read_bytes() == LETTER[:100_000]
         assert (swarm.path / "of the second").read_bytes() == LETTER[:50_000]
         assert (swarm.path / "letter").read_bytes() == LETTER
-        assert code_of((path / "never").touch) == errno.EROFS
-        swarm.run("umount", str(path), home=there)
         swarm.sync()
