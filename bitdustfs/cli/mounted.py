@@ -87,6 +87,7 @@ class Mounted:
             past=node.past,
             view=node.view_tree,
         )
+        node.files.is_asked = self._operations.rush.is_on
         if node.view is not None:
             node.view.settle.append(self._operations.forget_stale)
         node.on_follow.append(self._follow)

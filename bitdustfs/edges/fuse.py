@@ -39,7 +39,7 @@ from bitdustfs.edges.fuse_greeting import Greeting
 from bitdustfs.edges.fuse_pages import Pages
 from bitdustfs.edges.fuse_past import PastOperations
 from bitdustfs.edges.fuse_tuning import MAX_BACKGROUND, MountOptions, prove
-from bitdustfs.edges.fuse_turn import taking_turns
+from bitdustfs.edges.fuse_turn import Rush, taking_turns
 from bitdustfs.edges.fuse_view import ViewOperations
 from bitdustfs.engine.attributes import Attributes, Changes
 from bitdustfs.engine.files import Files
@@ -156,6 +156,7 @@ class Operations(pyfuse3.Operations):
             PastOperations(past, _entry, reply=pyfuse3.readdir_reply, opened=_opened) if past is not None else None
         )
         self.view = self._viewed(view) if view is not None else None
+        self.rush = Rush()
         self.pages = Pages(pyfuse3.invalidate_inode, pyfuse3.invalidate_entry)
 
     # -- names -----------------------------------------------------------------------------------------------
@@ -484,7 +485,8 @@ async def serve(
     async def answer() -> None:
         with loop:
             try:
-                with taking_turns(pyfuse3, greet=partial(Greeting, max_background=options.max_background)):
+                greet = partial(Greeting, max_background=options.max_background)
+                with taking_turns(pyfuse3, greet=greet, rush=ops.rush):
                     await pyfuse3.main(min_tasks=IDLE_TASKS, max_tasks=MOST_TASKS)
             finally:
                 ended.set()

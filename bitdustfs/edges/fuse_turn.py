@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import inf
 from types import ModuleType, TracebackType
 from typing import Any
 
@@ -27,6 +28,8 @@ from bitdustfs.edges.fuse_greeting import Greeting
 LOOKS = 40  # (tune) awake, 30 us in all: whoever was answered mostly asks again within them
 LINGER_S = 0.00005  # (tune) of the loop, asleep; a pass of it costs about as much, of the processor
 PASS_EVERY_S = 0.002  # (tune) all other tasks wait that long at most while requests come one after another
+RUSH_S = 0.05  # (tune) after a request of a rush: more are probably coming
+RUSH_REQUESTS = 32  # (tune) within RUSH_S: more than who looks from time to time makes, less than any program at work
 VAIN_MOST = 8  # (tune) lingering that often is left out after it was in vain
 _SELECTABLE = 1024  # FD_SETSIZE
 
@@ -67,6 +70,32 @@ class Turn(trio.abc.Instrument):
         self._is_waking = False
 
 
+class Rush:
+    """Whether somebody makes one request after another right now, and so waits for each answer of ours.
+
+    Args:
+        now_s: seconds from anywhere.
+    """
+
+    def __init__(self, now_s: Callable[[], float] = time.perf_counter) -> None:
+        self._now_s = now_s
+        self._began_at = -inf  # of those that are counted
+        self._count = 0
+        self._last_at = -inf  # of a rush
+
+    def came(self, at_s: float) -> None:
+        """A request came right after an answer."""
+        if at_s - self._began_at > RUSH_S:
+            self._began_at, self._count = at_s, 0
+        self._count += 1
+        if self._count >= RUSH_REQUESTS:
+            self._last_at = at_s
+
+    def is_on(self) -> bool:
+        """Whether there is one."""
+        return self._now_s() - self._last_at < RUSH_S
+
+
 class Waiting:
     """How the task that has the turn waits for the next request.
 
@@ -80,6 +109,7 @@ class Waiting:
         now_s: the clock by which the loop has its passes, seconds from anywhere.
         is_readable: says whether a descriptor is, or becomes it within so many seconds.
         looks: how often it is looked at, awake.
+        rush: is told, by the same clock, of each request that came at once.
     """
 
     def __init__(
@@ -89,11 +119,13 @@ class Waiting:
         *,
         is_readable: Callable[[int, float], bool] | None = None,
         looks: int | None = None,
+        rush: Rush | None = None,
     ) -> None:
         self._greet = greet
         self._now_s = now_s
         self._is_readable = is_readable or _is_readable
         self._looks = looks if looks is not None else looks_of(len(os.sched_getaffinity(0)))
+        self._rush = rush or Rush()
         self._greeting: Greeting | None = None
         self._pass_at = 0.0  # when the loop had its last pass, by now_s
         self._vain = 0  # so many times we do not linger
@@ -108,7 +140,9 @@ class Waiting:
             greeting, self._greet = self._greet(descriptor), None
             self._greeting = greeting if greeting.begin() else None
             return
-        if self._now_s() - self._pass_at < PASS_EVERY_S and self._comes(descriptor):
+        now_s = self._now_s()
+        if now_s - self._pass_at < PASS_EVERY_S and self._comes(descriptor):
+            self._rush.came(now_s)
             return
         await trio.lowlevel.wait_readable(descriptor)
         self._pass_at = self._now_s()
@@ -166,14 +200,16 @@ class _Trio:
 
 
 @contextmanager
-def taking_turns(pyfuse3: ModuleType, *, greet: Callable[[int], Greeting] | None = None) -> Iterator[None]:
+def taking_turns(
+    pyfuse3: ModuleType, *, greet: Callable[[int], Greeting] | None = None, rush: Rush | None = None
+) -> Iterator[None]:
     """Let pyfuse3's main loop, started inside, use a turn, and linger.
 
     Args:
-        greet: see `Waiting`.
+        greet, rush: see `Waiting`.
     """
     before = getattr(pyfuse3, "trio", None)
-    turn, waiting = Turn(), Waiting(greet)
+    turn, waiting = Turn(), Waiting(greet, rush=rush)
     setattr(pyfuse3, "trio", _Trio(turn, waiting))  # noqa: B010 - its stub does not name it
     trio.lowlevel.add_instrument(turn)
     try:

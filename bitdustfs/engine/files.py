@@ -59,6 +59,7 @@ class Files:
         )
         self._reader = FileReader(self._table, self._spooled, self.cache, fetch)
         self.changed = trio.Event()  # set when there may be work for the writer
+        self.is_asked: Callable[[], bool] = lambda: False  # somebody waits for one answer after another
         self.out_of_quota: Callable[[], str] = lambda: ""  # what to do if uploads wait for room at suppliers
         self.on_published: Callable[[Ino], None] = lambda ino: None  # in the operation that publishes it
         self.is_unsure: Callable[[], bool] = lambda: False  # whether suppliers still hold what they took
@@ -265,9 +266,13 @@ class Files:
         """A write waits until something that is dirty now was published."""
         return self._room.waiting > 0
 
-    def is_busy(self) -> bool:
+    def is_written(self) -> bool:
         """Somebody is writing right now, and the spool has room for much more."""
         return trio.current_time() - self._written_at < BUSY_S and self._room.is_ample()
+
+    def is_busy(self) -> bool:
+        """The same, or somebody waits for one answer after another: uploads can wait, he cannot."""
+        return self.is_written() or (self.is_asked() and self._room.is_ample())
 
     # -- versions: what the writer asks ----------------------------------------------------------------------
 

@@ -237,7 +237,7 @@ class Services:
             secrets=self._secrets,
             suite=self._options.suite,
             is_needed_elsewhere=lambda: (
-                self.files.is_busy() or bool(self.files.dirty_totals()[0]) or self.reads.is_busy()
+                self.files.is_written() or bool(self.files.dirty_totals()[0]) or self.reads.is_busy()
             ),
         )
         self.compactor = Compactor(self._catalog, self.journal, self.rewriter)

@@ -12,7 +12,18 @@ import pytest
 import trio
 import trio.testing
 
-from bitdustfs.edges.fuse_turn import LINGER_S, LOOKS, VAIN_MOST, Turn, Waiting, looks_of, taking_turns
+from bitdustfs.edges.fuse_turn import (
+    LINGER_S,
+    LOOKS,
+    RUSH_REQUESTS,
+    RUSH_S,
+    VAIN_MOST,
+    Rush,
+    Turn,
+    Waiting,
+    looks_of,
+    taking_turns,
+)
 
 WORKERS = 5
 
@@ -223,6 +234,40 @@ async def test_one_asleep_follows_the_looks_awake_and_after_both_in_vain_the_nex
 def test_with_one_processor_nobody_is_kept_from_it() -> None:
     assert looks_of(1) == 1
     assert looks_of(2) == LOOKS
+
+
+def test_many_requests_in_a_short_time_are_a_rush_and_soon_after_the_last_it_is_over() -> None:
+    now_s = 100.0
+    rush = Rush(lambda: now_s)
+    for _ in range(RUSH_REQUESTS - 1):
+        rush.came(now_s)
+    assert not rush.is_on()
+    rush.came(now_s)
+    assert rush.is_on()
+    now_s += RUSH_S * 1.01
+    assert not rush.is_on()
+
+
+def test_requests_from_time_to_time_are_no_rush() -> None:
+    now_s = 100.0
+    rush = Rush(lambda: now_s)
+    for _ in range(RUSH_REQUESTS * 10):
+        rush.came(now_s)
+        assert not rush.is_on()
+        now_s += RUSH_S * 1.5 / RUSH_REQUESTS
+
+
+async def test_requests_that_come_right_after_an_answer_are_a_rush_and_others_are_not() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.send(b"1")
+        for found in (True, False):
+            rush = Rush(lambda: 0.001)
+            looks = Looks(*[found] * RUSH_REQUESTS)
+            waiting = Waiting(now_s=lambda: 0.001, is_readable=looks, looks=1, rush=rush)
+            for _ in range(RUSH_REQUESTS):
+                await waited(waiting, looks, ours.fileno())
+            assert rush.is_on() is found
 
 
 async def test_request_that_comes_late_is_waited_for() -> None:

@@ -14,7 +14,7 @@ import trio
 from trio.testing import MockClock
 
 from bitdustfs.engine.filestate import FileLife
-from bitdustfs.engine.writer import HOT_MOST_S, WINDOW, _Job
+from bitdustfs.engine.writer import HOT_MOST_S, WINDOW, YIELD_S, _Job
 from bitdustfs.model import (
     BLOCK_BYTES,
     BLOCK_CHUNKS,
@@ -251,6 +251,33 @@ async def test_long_stream_is_uploaded_while_it_is_written(autojump_clock: MockC
         await volume.flush()
         assert volume.files.state(ino) is FileState.PLACED
         assert volume.catalog.count_blocks() <= 6
+
+
+@pytest.mark.slow
+async def test_blocks_leave_one_by_one_while_somebody_waits_for_one_answer_after_another(
+    autojump_clock: MockClock,
+) -> None:
+    volume, blocks = Volume(spool_limit=16 * BLOCK_BYTES), 3
+    async with volume.running(upload=False):
+        for _ in range(blocks):
+            await volume.write_all(DICE.randbytes(BLOCK_BYTES))
+        await trio.sleep(1)
+    volume.files.is_asked = lambda: True
+    async with volume.running():
+        began = trio.current_time()
+        while volume.files.dirty_totals()[0]:
+            await trio.sleep(0.01)
+        assert trio.current_time() - began >= YIELD_S * blocks
+
+
+@pytest.mark.slow
+async def test_full_spool_is_emptied_though_somebody_waits_for_one_answer_after_another(
+    autojump_clock: MockClock,
+) -> None:
+    volume = Volume(spool_limit=BLOCK_BYTES)
+    volume.files.is_asked = lambda: True
+    await volume.write_all(DICE.randbytes(BLOCK_BYTES * 3 // 4))
+    assert not volume.files.is_busy()
 
 
 @pytest.mark.slow
