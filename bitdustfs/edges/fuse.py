@@ -214,7 +214,7 @@ class Operations(pyfuse3.Operations):
     async def rmdir(self, parent_inode: int, name: bytes, ctx: Context) -> None:
         self._tree.rmdir(Ino(parent_inode), name)
 
-    @_answered("sync_s")
+    @_answered()
     async def rename(
         self,
         parent_inode_old: int,
@@ -224,7 +224,12 @@ class Operations(pyfuse3.Operations):
         flags: int,
         ctx: Context,
     ) -> None:
-        await self._tree.rename(Ino(parent_inode_old), name_old, Ino(parent_inode_new), name_new, flags)
+        old, new = Ino(parent_inode_old), Ino(parent_inode_new)
+        if not self._tree.shows(new, name_new):  # it does not wait, and a deadline costs as much as the rename
+            await self._tree.rename(old, name_old, new, name_new, flags)
+            return
+        with trio.fail_after(self.deadlines.sync_s):
+            await self._tree.rename(old, name_old, new, name_new, flags)
 
     @_answered()
     async def opendir(self, inode: int, ctx: Context) -> int:

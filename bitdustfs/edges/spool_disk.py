@@ -16,7 +16,8 @@ import errno
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 
 import trio
@@ -70,6 +71,7 @@ class DiskSpool:
         sync: Callable[[int], None] = os.fdatasync,
     ) -> None:
         self._root = root
+        self._root_path = str(root)
         self._reserve_bytes = reserve_bytes
         self._unlooked = 0  # bytes that may be written before the disk is looked at again
         self._most_open = open_files
@@ -109,7 +111,7 @@ class DiskSpool:
             while len(content) < length:
                 more = os.pread(descriptor, length + extra - len(content), at + len(content))
                 if not more:
-                    raise DiskFault(path=str(self._path(ino)), why=f"it ends before byte {at + length}")
+                    raise DiskFault(path=self._path(ino), why=f"it ends before byte {at + length}")
                 content += more
         except OSError as e:
             raise self._translated(e) from e
@@ -135,7 +137,7 @@ class DiskSpool:
 
     def distrust(self, ino: Ino) -> None:
         """Have each `harden` fail until the file was removed: one did in an earlier process."""
-        self._failures[ino] = DiskFault(path=str(self._path(ino)), why="an earlier sync of it failed")
+        self._failures[ino] = DiskFault(path=self._path(ino), why="an earlier sync of it failed")
 
     async def sums(self, ino: Ino, start: int, end: int) -> bytes:
         """The check sums of [start, end); `start` begins a unit, given-back bytes are zeros. Raises DiskFault."""
@@ -166,7 +168,8 @@ class DiskSpool:
             return
         self._let_go(ino)
         try:
-            self._path(ino).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(self._path(ino))
         except OSError as e:
             raise self._translated(e) from e
         self._total_blocks -= self._blocks.pop(ino)
@@ -200,8 +203,11 @@ class DiskSpool:
             self._let_go(ino)
 
     # -- private -----------------------------------------------------------------------------------------
-    def _path(self, ino: Ino) -> Path:
-        return self._root / f"{_folder(ino):02x}" / f"{ino:x}"
+    def _path(self, ino: Ino) -> str:  # a Path takes as long as to open it
+        return f"{self._root_path}/{_folder(ino):02x}/{ino:x}"
+
+    def _folder_path(self, ino: Ino) -> Path:
+        return self._root / f"{_folder(ino):02x}"
 
     def _file(self, ino: Ino, *, create: bool) -> _OpenFile:
         file = self._open.get(ino)
@@ -225,7 +231,7 @@ class DiskSpool:
         return file
 
     def _make_folder(self, ino: Ino) -> None:
-        self._path(ino).parent.mkdir(mode=0o700)
+        self._folder_path(ino).mkdir(mode=0o700)
         self._folders.add(_folder(ino))
         self._loose.add(_folder(ino))
 
@@ -239,11 +245,12 @@ class DiskSpool:
         return os.open(self._path(ino), flags, 0o600)
 
     def _close_oldest(self, *, leave: int) -> None:
-        if len(self._open) <= leave:
+        surplus = len(self._open) - leave
+        if surplus <= 0:
             return
         # a write error that nobody saw yet is kept by the kernel and told to the next descriptor's fsync (Linux 4.16)
-        idle = [ino for ino, file in self._open.items() if file.users == 0]
-        for ino in idle[: len(self._open) - leave]:
+        idle = (ino for ino, file in self._open.items() if file.users == 0)
+        for ino in list(islice(idle, surplus)):
             self._let_go(ino)
 
     def _let_go(self, ino: Ino) -> None:
@@ -266,7 +273,7 @@ class DiskSpool:
         """In a worker."""
         self._sync(descriptor)
         if ino in self._unnamed:
-            sync_directory(self._path(ino).parent)
+            sync_directory(self._folder_path(ino))
             loose = self._loose.copy()
             if _folder(ino) in loose:
                 sync_directory(self._root)

@@ -44,6 +44,9 @@ class Changes:
     mtime_ns: int | None = None
 
 
+_NOTHING = Changes()
+
+
 class Attributes:
     """Setting attributes of inodes.
 
@@ -78,13 +81,12 @@ class Attributes:
         now = self._wall.now_ns()
         with self._journal.operation():
             self._catalog.put_inode(
-                replace(
-                    inode,
+                inode.changed(
                     mode=mode,
-                    uid=inode.uid if changes.uid is None else changes.uid,
-                    gid=inode.gid if changes.gid is None else changes.gid,
-                    atime_ns=inode.atime_ns if atime_ns is None else atime_ns,
-                    mtime_ns=inode.mtime_ns if mtime_ns is None or inode.is_file else mtime_ns,
+                    uid=changes.uid,
+                    gid=changes.gid,
+                    atime_ns=atime_ns,
+                    mtime_ns=None if inode.is_file else mtime_ns,
                     ctime_ns=now,
                 )
             )
@@ -189,7 +191,7 @@ def _new_mode(inode: Inode, changes: Changes, *, by_root: bool) -> int:
         return stat.S_IFMT(inode.mode) | changes.mode & _PERMISSIONS
     given_away = changes.uid is not None or changes.gid is not None
     truncated = changes.size is not None and not by_root
-    if not inode.is_dir and (given_away or truncated or changes == Changes()):
+    if not inode.is_dir and (given_away or truncated or changes == _NOTHING):
         return _without_set_id(inode.mode)
     return inode.mode
 

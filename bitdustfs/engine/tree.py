@@ -77,6 +77,10 @@ class Tree:
         self._directory(parent)
         return None
 
+    def shows(self, parent: Ino, name: bytes) -> bool:
+        """Whether a name in a directory shows anything."""
+        return self._catalog.name(parent, name) is not None
+
     def attributes(self, ino: Ino) -> Inode:
         """An inode as it is now. Raises NotFound."""
         return self.lives.shown(self._files.attributes(ino))

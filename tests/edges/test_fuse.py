@@ -273,7 +273,10 @@ class _Broken:
 
 
 class _Waiting:
-    """A part that never ends what may wait: each coroutine of `real`. There is no room in its spool, and no byte."""
+    """A part that never ends what may wait: each coroutine of `real`.
+
+    There is no room in its spool, no byte, and no name is free.
+    """
 
     def __init__(self, real: object) -> None:
         self._real = real
@@ -283,6 +286,9 @@ class _Waiting:
 
     def read_here(self, _ino: Ino, _offset: int, _length: int) -> None:
         return None
+
+    def shows(self, _parent: Ino, _name: bytes) -> bool:
+        return True
 
     def __getattr__(self, name: str) -> object:
         found = getattr(self._real, name)
@@ -377,7 +383,7 @@ async def test_what_may_wait_has_a_deadline(
     assert Ino(2) not in ops._lives._opens
 
 
-@pytest.mark.parametrize("handler", [*sorted(set(REQUESTS) - MAY_WAIT), "write", "read"])
+@pytest.mark.parametrize("handler", [*sorted(set(REQUESTS) - MAY_WAIT), "write", "read", "rename"])
 async def test_what_has_no_deadline_never_waits(names: Names, handler: str) -> None:
     assert names.file(b"f") == 2
     asked = request(operations(names), handler, REQUESTS[handler])
