@@ -4,7 +4,7 @@ Run as `python -m tests.mount.standin MOUNTPOINT STATE [OPTION…]`. Prints `rea
 the kernel and `edges.fuse` do together; everything that needs a network is tested with the real command line.
 
 Reading a file that begins with `fault: HOW` fails in that way. SIGUSR1 drops the kernel's pages; SIGUSR2 prints how
-many reads arrived, and how often an extended attribute was asked for.
+many reads arrived, how often an extended attribute was asked for, and how often what `stat` tells.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from bitdustfs.engine.files import Files
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.tree import Caller, Tree
 from bitdustfs.errors import BlockLost, TooFewFragments
-from bitdustfs.model import Code, Ino, Space
+from bitdustfs.model import Code, Ino, Inode, Space
 
 
 class _Nowhere:
@@ -78,6 +78,16 @@ class _Counting(Attributes):
         return super().xattr(ino, name)
 
 
+class _CountingTree(Tree):
+    """A tree that counts how often the kernel asks for a name or for attributes."""
+
+    asked = 0
+
+    def attributes(self, ino: Ino) -> Inode:
+        self.asked += 1
+        return super().attributes(ino)
+
+
 async def _fail(how: str) -> None:
     match how:
         case "bug":
@@ -99,7 +109,7 @@ async def main(mountpoint: str, state: Path, words: Iterable[str]) -> None:
     catalog = SqliteCatalog(state / "catalog", create=not (state / "catalog").exists())
     journal = Journal(catalog)
     files = _Faulty(catalog, DiskSpool(state / "spool"), journal, _Wall(), _Nowhere(), spool_limit=8 << 30)
-    tree = Tree(catalog, journal, files, _Wall())
+    tree = _CountingTree(catalog, journal, files, _Wall())
     files.on_published = tree.published
     tree.plant(Code(1, 1), Caller(uid=0, gid=0))
     tree.lives.start()
@@ -125,7 +135,7 @@ async def main(mountpoint: str, state: Path, words: Iterable[str]) -> None:
                 if number == signal.SIGTERM:
                     nursery.cancel_scope.cancel()
                 elif number == signal.SIGUSR2:
-                    print(files.reads, attributes.asked, flush=True)
+                    print(files.reads, attributes.asked, tree.asked, flush=True)
                 else:
                     print("invalidated", await ops.invalidate_pages(), flush=True)
     catalog.close()

@@ -167,6 +167,10 @@ class Standin(Mount):
         """How often the kernel asked for an extended attribute so far."""
         return self._counts()[1]
 
+    def stats_asked(self) -> int:
+        """How often the kernel asked for what `stat` tells so far."""
+        return self._counts()[2]
+
     def _counts(self) -> list[int]:
         self.process.send_signal(signal.SIGUSR2)
         return [int(word) for word in self.said().split()]

@@ -107,6 +107,23 @@ def test_only_the_first_write_to_a_file_asks_for_an_attribute(own: Standin) -> N
     assert own.xattrs_asked() == before
 
 
+def test_who_looks_at_a_tree_again_is_answered_by_the_kernel(own: Standin) -> None:
+    paths = [own.path / f"file{number}" for number in range(20)]
+    for path in paths:  # as rsync makes them
+        made = path.with_suffix(".made")
+        made.write_bytes(b"x")
+        os.utime(made, (1, 1))
+        made.rename(path)
+    before = own.stats_asked()
+    for path in paths:
+        path.stat()
+    once = own.stats_asked()
+    assert 0 < once - before <= len(paths) + 1  # after a rename it asks for each file and for the directory
+    for path in paths:
+        path.stat()
+    assert own.stats_asked() == once
+
+
 def test_each_change_of_mode_is_looked_at_by_the_next_write(own: Standin) -> None:
     path = own.path / "file"
     path.write_bytes(b"first")
