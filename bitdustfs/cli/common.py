@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 TO_WRITE = (  # what is done about a state that is perhaps not the newest
-    "run `bitdustfs recover` again: when more suppliers answer, with --wait until they do, or with --accept to go on "
-    "from this state; and with --beside if your other machine is to go on, too"
+    "run `bitdustfs recover` again, with --beside if your other machine is to go on, too; if too few suppliers "
+    "answer for that, --wait waits for more, and --accept goes on from this state"
 )
 
 
@@ -169,6 +169,18 @@ def refuse_mounted(home: Home) -> None:
         if mount is None:
             raise
         raise InUse(what=f"the volume is mounted: run `bitdustfs umount {mount.mountpoint}` first") from busy
+
+
+def legible(name: str) -> str:
+    """Write the name of a file on one line: a line end as `\\n`, an escape as `\\x1b`, a backslash as two.
+
+    Bytes that are no UTF-8, which Python keeps as lone surrogates, stay as they are.
+    """
+    return "".join(c if _is_shown(c) else c.encode("unicode_escape").decode() for c in name)
+
+
+def _is_shown(character: str) -> bool:
+    return character != "\\" and (character.isprintable() or "\udc80" <= character <= "\udcff")
 
 
 def only_here(report: StopReport) -> str:

@@ -7,7 +7,7 @@ from typing import cast
 
 import click
 
-from bitdustfs.cli.common import Asked, count, show_json, with_common_options, with_json
+from bitdustfs.cli.common import Asked, count, legible, show_json, with_common_options, with_json
 from bitdustfs.core.report import ForkReport, ForksReport
 from bitdustfs.edges.control import Args, ask
 from bitdustfs.errors import EXIT, BadRequest, Kind, NotFound, Unavailable
@@ -108,7 +108,7 @@ def _show_differences(asked: Asked, name: str) -> None:
             found.extend(step["lines"])
             return
         for line in step["lines"]:
-            click.echo(line)
+            click.echo(legible(line))
 
     ask(asked.home_of(None)[0].control, "fork-diff", {"name": name}, silence_s=_SILENCE_S, progress=show)
     if asked.as_json:

@@ -7,7 +7,7 @@ from typing import cast
 
 import click
 
-from bitdustfs.cli.common import Asked, Seconds, count, show_json, with_common_options, with_json
+from bitdustfs.cli.common import Asked, Seconds, count, legible, show_json, with_common_options, with_json
 from bitdustfs.core.report import SnapshotMade, SnapshotsReport
 from bitdustfs.core.units import format_size
 from bitdustfs.edges.control import Args, ask
@@ -111,7 +111,9 @@ def delete(asked: Asked, names: tuple[str, ...], to: str | None) -> None:
 def diff(asked: Asked, one: str, two: str) -> None:
     """Show what is different from A to B: names of snapshots, or `now`, which is B when it is left out.
 
-    Each line is one name: + it came, - it went, M it has other content, A other attributes. Directories end in /.
+    Each line is one name: + it came, - it went, M it was written anew, perhaps the same, or is another file now,
+    A it has another mode, owner or extended attributes. Directories end in /. A line end in a name is written as \\n,
+    other control characters like \\x1b, and a backslash as two; --json has the name itself.
     """
     home, _, _ = asked.home_of(None)
     found: list[str] = []
@@ -121,7 +123,7 @@ def diff(asked: Asked, one: str, two: str) -> None:
             found.extend(step["lines"])
             return
         for line in step["lines"]:
-            click.echo(line)
+            click.echo(legible(line))
 
     ask(home.control, "snapshot-diff", {"one": one, "two": two}, silence_s=_SILENCE_S, progress=show)
     if asked.as_json:

@@ -44,6 +44,7 @@ _MEANING: Mapping[FileState, str] = MappingProxyType(
     }
 )
 
+_READ_HERE = "survives the loss of suppliers; the machine that writes knows whether more"
 _IN_PRACTICE = "would survive the loss of this machine, were the suppliers not on it"
 
 
@@ -148,6 +149,8 @@ def lines(report: StatusReport, place: str) -> list[str]:
     """Write a report for a person."""
     state = FileState(report["state"])
     meaning = _IN_PRACTICE if report["practice"] and state is FileState.SAFE else _MEANING[state]
+    if "view" in report and state is FileState.PLACED:
+        meaning = _READ_HERE  # in the state that it shows, what was brought last is not told yet
     shown = [f"{place}{report['path'] if report['path'] != '/' else ''}: {state.value} - {meaning}"]
     if report["practice"]:
         shown.append(PRACTICE_BANNER)
@@ -218,6 +221,8 @@ def _repair(report: StatusReport) -> str:
         told.append(f"{format_size(round(report['repair_bytes_per_s']))} a second so far")
     if report["repair_eta_s"] >= 0:
         told.append(f"about {format_eta(report['repair_eta_s'])} left")
+    elif "view" in report:
+        told.append("the machine that writes makes them, if it has not")
     elif not report["repairing"]:
         told.append("`bitdustfs rebuild --dry-run` says why it waits")
     return "; ".join(told)

@@ -200,11 +200,11 @@ class VolumeSnapshots:
         try:
             check_name(name.encode())
         except (FileError, UnicodeEncodeError) as bad:
-            raise BadRequest(what=f"{name!r} is no name for a snapshot: it becomes the name of a directory") from bad
-        if name == "now" or not name.isprintable():
-            raise BadRequest(
-                what=f"{name!r} is no name for a snapshot: `now` means what there is, and it must be printable"
-            )
+            raise BadRequest(what=f"{name!r} is no name for a snapshot: no directory can be called that") from bad
+        if name == "now":
+            raise BadRequest(what="'now' is no name for a snapshot: `snapshot diff` takes it for what there is now")
+        if not name.isprintable():
+            raise BadRequest(what=f"{name!r} is no name for a snapshot: something in it cannot be printed")
         if any(each.name == name and not each.is_gone for each in self._catalog.snapshots()):
             raise AlreadyThere(what=f"there is a snapshot {name!r} already")
 

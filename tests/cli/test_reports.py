@@ -14,7 +14,7 @@ import trio
 from bitdustfs.cli.common import moment
 from bitdustfs.cli.status import STATE_EXIT, lines, supplier_line
 from bitdustfs.cli.sync import EXIT_INCOMPLETE, Pace, exit_code, sentence
-from bitdustfs.core.report import StatusReport, SupplierReport, SyncProgress, SyncReport, WithoutReport
+from bitdustfs.core.report import StatusReport, SupplierReport, SyncProgress, SyncReport, ViewReport, WithoutReport
 from bitdustfs.edges import control_server
 from bitdustfs.edges.control import Args
 from bitdustfs.edges.control_server import Handler, Report
@@ -180,6 +180,16 @@ def test_bytes_are_told_by_how_safe_they_are() -> None:
 )
 def test_repair_is_told_with_its_speed_and_what_is_left(changes: Mapping[str, object], words: str) -> None:
     assert shown(missing_fragments=2, missing_bytes=3 << 20, **changes)["repair"] == words
+
+
+def test_machine_that_reads_is_not_told_that_its_loss_would_lose_something() -> None:
+    report = status_report(FileState.PLACED, missing_fragments=2, missing_bytes=3 << 20, repair_eta_s=-1)
+    report["view"] = ViewReport(version=5, time_s=0, writer="ec" * 32, answering=5, needed=3)
+    told = lines(report, "/mnt")
+    assert told[0] == "/mnt: placed - survives the loss of suppliers; the machine that writes knows whether more"
+    assert (
+        "  repair     2 fragments to make again (3.00 MiB); the machine that writes makes them, if it has not" in told
+    )
 
 
 def test_supplier_is_told_with_since_when_it_is_as_it_is() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import trio
 
+from bitdustfs.cli.common import legible
 from bitdustfs.core.report import ForkReport, ForksReport
 from bitdustfs.edges import control_server
 from bitdustfs.edges.control import Args
@@ -30,6 +31,8 @@ LOST = ForkReport(
 WHOLE = ForkReport(**{**LOST, "name": "another", "unreadable": "", "came": 1})
 BOTH = ForksReport(version=7, node="5d" * 32, time_s=0, forks=[WHOLE, LOST])
 
+ODD = ["+ two\nlines", "- a\x1b[31mred", "M back\\slash", "A über"]
+
 
 @asynccontextmanager
 async def mounted(home: Path, asked: list[tuple[str, str]]) -> AsyncIterator[None]:
@@ -46,7 +49,17 @@ async def mounted(home: Path, asked: list[tuple[str, str]]) -> AsyncIterator[Non
         asked.append(("let-fork-be", str(args["name"])))
         return {"name": "", "is_safe": True}
 
-    handlers = {"forks": forks, "resolve": resolve, "let-fork-be": let_be}
+    async def diff(_args: Args, report: Report) -> Mapping[str, object]:
+        await report({"lines": ODD})
+        return {"count": len(ODD)}
+
+    handlers = {
+        "forks": forks,
+        "resolve": resolve,
+        "let-fork-be": let_be,
+        "fork-diff": diff,
+        "snapshot-diff": diff,
+    }
     async with trio.open_nursery() as nursery:
         await nursery.start(control_server.serve, home / "control.sock", handlers)
         yield
@@ -79,3 +92,14 @@ async def test_state_that_can_be_read_is_kept_beside_one_that_cannot(home: Path,
     assert asked == [("resolve", WHOLE["name"])] * 2
     assert said.out == "The mounted state goes on. The other one is the snapshot .snapshots/another.\n"
     assert json.loads(as_json.out) == {"snapshot": "another", "is_safe": True}
+
+
+async def test_each_name_that_is_different_is_one_line_and_moves_no_cursor(home: Path, call: Call) -> None:
+    assert legible("\udcff") == "\udcff"  # a byte that is no UTF-8 goes out as it came
+    async with mounted(home, []):
+        for words in (["resolve", WHOLE["name"], "--diff"], ["snapshot", "diff", "a", "b"]):
+            told = await called(call, "--home", home, *words)
+            as_json = await called(call, "--home", home, *words, "--json")
+            *lines, _last = told.out.split("\n")
+            assert lines == ["+ two\\nlines", "- a\\x1b[31mred", "M back\\\\slash", "A über"]
+            assert [f"{each['change']} {each['path']}" for each in json.loads(as_json.out)["changes"]] == ODD
