@@ -93,6 +93,8 @@ class Forks:
 
     Attributes:
         is_writer: whether this machine writes the volume. Who follows changes nothing of it, this neither.
+        waits_for: the change that a safe head has to hold before anything is let go: until then the heads of other
+            lines alone name what came, and the catalogs that lead there must stay.
     """
 
     def __init__(
@@ -127,6 +129,8 @@ class Forks:
             None
         )  # why a writer that a fork stopped does nothing
         self._kept_change = catalog.last_change  # of the newest that is kept; from before the start: perhaps this
+        is_open = any(not each.is_resolved for each in kept_forks(catalog))
+        self.waits_for = self._kept_change if is_open else 0  # see above
         publisher.lines = lambda: gone_over(catalog)
         publisher.keeps = self._is_in_our_head
         self.on_step: Callable[[str], None] = lambda _step: None  # is told where it is
@@ -344,12 +348,14 @@ class Forks:
         finally:
             beside.close()
         self.on_step("keeping")
-        self._kept_change = _NO_CHANGE  # our newest head is not brought over it before one names what came
+        self._kept_change = self.waits_for = (
+            _NO_CHANGE  # our newest head is not brought over it before one names what came
+        )
         try:
             self._keep(found, generation, links, snapshots)
             await self._journal.durable()
         finally:
-            self._kept_change = self._catalog.last_change
+            self._kept_change = self.waits_for = self._catalog.last_change
         _log.warning(
             "version %d of node %s lies beside ours: it is shown in .forks",
             found.head.version,

@@ -577,7 +577,8 @@ class Services:
 
     def _may_release(self) -> bool:
         """Nobody knows more than we do, and nothing needs more than what is known here."""
-        return self.publisher.confirmed and self.forks.has_everything and self.journal.refusal is None
+        has_all = self.forks.has_everything and self.replica.safe_change >= self.forks.waits_for
+        return self.publisher.confirmed and has_all and self.journal.refusal is None
 
     def _released_until(self) -> int:
         """The last change by which what it made unneeded may go; 0: none."""

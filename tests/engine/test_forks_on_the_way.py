@@ -152,6 +152,32 @@ async def test_nothing_is_let_go_while_a_fork_comes_in_although_nobody_shows_it_
 
 
 @pytest.mark.slow
+async def test_nothing_is_let_go_before_a_safe_head_names_what_came(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """If this machine died, the head of the other line and its catalog would be all that there is of it."""
+    async with forked(tmp_path) as (world, _laptop, desktop):
+        async with desktop.mounted() as node:
+            keeping = trio.Event()
+            node.forks.on_step = lambda step: keeping.set() if step == "keeping" else None
+            await keeping.wait()
+            while not node.forks.all():
+                await trio.lowlevel.checkpoint()
+            for each in world.swarm.suppliers:
+                each.mute.refuses_heads = True
+            await trio.sleep(LEASE_S)
+            assert node.forks.has_everything
+            assert not node.releases.may_release()
+            waits_for = node.forks.waits_for
+        async with desktop.mounted() as node:
+            assert node.forks.waits_for >= waits_for
+            for each in world.swarm.suppliers:
+                each.mute.refuses_heads = False
+            await until(node.releases.may_release)
+            assert set(versions(world)[1:]) == {node.publisher.version}
+
+
+@pytest.mark.slow
 async def test_head_of_a_supplier_who_was_given_up_holds_nothing_up(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
