@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -32,8 +32,14 @@ class Difference:
     path: bytes  # from the root of the volume; of a directory with "/" at its end
 
 
-async def differences(catalog: Catalog, one: int, two: int) -> AsyncIterator[Difference]:
-    """Compare two generations; 0 is now. In the order of the tree."""
+async def differences(
+    catalog: Catalog, one: int, two: int, *, is_unsent: Callable[[Ino], bool]
+) -> AsyncIterator[Difference]:
+    """Compare two generations; 0 is now. In the order of the tree.
+
+    Args:
+        is_unsent: whether a file of now was written and has no version for that yet; a snapshot has only versions.
+    """
     pending: list[tuple[bytes, Ino | None, Ino | None]] = [(b"", _root(one), _root(two))]
     while pending:
         path, left, right = pending.pop()
@@ -43,7 +49,7 @@ async def differences(catalog: Catalog, one: int, two: int) -> AsyncIterator[Dif
             was, now = before.get(name), after.get(name)
             is_dir = (now or was or _NEVER).is_dir
             here = path + name + (b"/" if is_dir else b"")
-            change = _change(catalog, was, now)
+            change = _change(catalog, was, now, is_unsent)
             if change is not None:
                 yield Difference(change, here)
             dirs = [each.ino if each is not None and each.is_dir else None for each in (was, now)]
@@ -66,13 +72,16 @@ async def _names(catalog: Catalog, directory: Ino | None) -> dict[bytes, Inode]:
     return found
 
 
-def _change(catalog: Catalog, was: Inode | None, now: Inode | None) -> Change | None:
+def _change(
+    catalog: Catalog, was: Inode | None, now: Inode | None, is_unsent: Callable[[Ino], bool]
+) -> Change | None:
     if was is None or now is None:
         return Change.CAME if was is None else Change.WENT
     same = split(was.ino)[1] == split(now.ino)[1]
     if was.mode >> 12 != now.mode >> 12 or (was.target, was.rdev) != (now.target, now.rdev):
         return Change.CONTENT
-    if was.is_file and (not same or was.version != now.version):
+    is_dirty = any(not split(each.ino)[0] and is_unsent(each.ino) for each in (was, now))
+    if was.is_file and (not same or was.version != now.version or is_dirty):
         return Change.CONTENT
     if (was.mode, was.uid, was.gid) != (now.mode, now.uid, now.gid):
         return Change.ATTRIBUTES

@@ -130,8 +130,7 @@ class Files:
 
     def state(self, ino: Ino) -> FileState:
         """How safe a file is now."""
-        life = self._table.loaded(ino)
-        if life is not None and life.dirty:
+        if self.is_dirty(ino):
             return FileState.LOCAL
         found = self.published_state(ino)
         return FileState.LOCAL if found is FileState.LOST and self.is_whole_here(ino) else found
@@ -279,6 +278,11 @@ class Files:
     def dirty_lives(self) -> Sequence[FileLife]:
         """All files with something unpublished."""
         return [life for life in self._table if life.dirty]
+
+    def is_dirty(self, ino: Ino) -> bool:
+        """Whether something of a file is unpublished."""
+        life = self._table.loaded(ino)
+        return life is not None and life.dirty
 
     def dirty_totals(self) -> tuple[int, int]:
         """(files, bytes) that exist only here."""

@@ -46,7 +46,7 @@ from bitdustfs.engine.releases import Releases
 from bitdustfs.engine.renumbered import Renumbered
 from bitdustfs.engine.view import Following
 from bitdustfs.errors import BitdustError, NotFound, ReadOnly, Unavailable
-from bitdustfs.model import BlockNo, FragmentState, NodeId, Snapshot, SnapshotKind, SupplierNo, short
+from bitdustfs.model import BlockNo, FragmentState, Ino, NodeId, Snapshot, SnapshotKind, SupplierNo, short
 from bitdustfs.ports import Catalog, Crunch, Entropy
 
 AGAIN_S: Final = 60.0  # (tune) after one could not be brought in
@@ -125,6 +125,7 @@ class Forks:
         self._unread: dict[bytes, Unread] = {}  # by digest
         self._is_coming = False  # one is being brought in
         self.is_writer: Callable[[], bool] = lambda: True
+        self.is_unsent: Callable[[Ino], bool] = lambda _ino: False  # as `differences` wants it
         self.stopped: Callable[[], BitdustError | None] = lambda: (
             None
         )  # why a writer that a fork stopped does nothing
@@ -192,7 +193,7 @@ class Forks:
 
     async def differences(self, snapshot: Snapshot) -> AsyncIterator[Difference]:
         """What is different there from what is here. Raises NotFound: somebody has chosen meanwhile."""
-        async for found in differences(self._catalog, 0, snapshot.generation):
+        async for found in differences(self._catalog, 0, snapshot.generation, is_unsent=self.is_unsent):
             if all(each.generation != snapshot.generation for each, _fork in self.all()):
                 raise NotFound(what=f"the fork {snapshot.name!r} is not there any more")
             yield found

@@ -342,6 +342,7 @@ class Services:
             self._catalog, self.journal, self.writer, self._wall, self._options.snapshots
         )
         self.snapshots.lack_of_room = self.lack_of_room
+        self.snapshots.is_unsent = self.files.is_dirty
 
     def _make_replica(self) -> None:
         """Make what brings the catalog to suppliers."""
@@ -408,6 +409,7 @@ class Services:
             entropy=self._entropy,
             secrets=self._secrets,
         )
+        self.forks.is_unsent = self.files.is_dirty
         self.forks.stopped = lambda: self.replica.stopped
         self.forks.is_writer = lambda: not self.is_reader and not self.holding.has_let_go
         self.orphans = Orphans(

@@ -25,7 +25,7 @@ from bitdustfs.engine.differences import Difference, differences
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.writer import Writer
 from bitdustfs.errors import AlreadyThere, BadRequest, BitdustError, FileError, NotFound, Unavailable
-from bitdustfs.model import DeadKey, Snapshot, SnapshotKind
+from bitdustfs.model import DeadKey, Ino, Snapshot, SnapshotKind
 from bitdustfs.ports import Catalog, Wall
 
 LOOK_EVERY_S = 30.0  # for an hour that has begun, and for what deleting left
@@ -58,6 +58,7 @@ class VolumeSnapshots:
         self._is_full = False  # there was no room at suppliers at the last look
         self.held = Held()
         self.lack_of_room: Callable[[], str] = lambda: ""  # see `Services.lack_of_room`
+        self.is_unsent: Callable[[Ino], bool] = lambda _ino: False  # as `differences` wants it
 
     # -- what a person asks --------------------------------------------------------------------------------
 
@@ -182,7 +183,7 @@ class VolumeSnapshots:
 
     async def _differences(self, one: Snapshot | None, two: Snapshot | None) -> AsyncIterator[Difference]:
         generations = [each.generation if each is not None else 0 for each in (one, two)]
-        async for found in differences(self._catalog, *generations):
+        async for found in differences(self._catalog, *generations, is_unsent=self.is_unsent):
             self._check_kept(one, two)  # of a deleted one rows are taken away: all that it had would seem to be gone
             yield found
         self._check_kept(one, two)

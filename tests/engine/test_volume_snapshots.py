@@ -65,6 +65,12 @@ async def create(world: World, name: str, *, wait_s: float = 60.0) -> int:
     return (await world.node.snapshots.create(name, wait_s))[1]
 
 
+async def told(world: World, one: str | None, two: str | None) -> list[str]:
+    """What is different, as `diff` prints it."""
+    found = world.node.snapshots.differences(one, two)
+    return [f"{each.change.value} {each.path.decode()}" async for each in found]
+
+
 async def settle(world: World) -> None:
     """Let everything happen that happens by itself."""
     await world.sync()
@@ -307,14 +313,23 @@ async def test_differences_are_told_name_by_name(autojump_clock: MockClock) -> N
         remove(world, "same")
         await world.sync()
 
-        async def told(one: str | None, two: str | None) -> list[str]:
-            found = world.node.snapshots.differences(one, two)
-            return [f"{each.change.value} {each.path.decode()}" async for each in found]
+        assert await told(world, "one", "two") == ["M changed", "- gone", "A mode", "+ d/e/"]
+        assert await told(world, "two", "one") == ["M changed", "+ gone", "A mode", "- d/e/"]
+        assert await told(world, "two", None) == ["- same"]
+        assert await told(world, "one", "one") == []
 
-        assert await told("one", "two") == ["M changed", "- gone", "A mode", "+ d/e/"]
-        assert await told("two", "one") == ["M changed", "+ gone", "A mode", "- d/e/"]
-        assert await told("two", None) == ["- same"]
-        assert await told("one", "one") == []
+
+async def test_what_was_written_and_not_sent_yet_is_told_as_different(autojump_clock: MockClock) -> None:
+    async with World(code=CODE).running() as world:
+        await world.write("old", b"first")
+        await world.write("same", b"same")
+        await create(world, "s")
+        for supplier in world.swarm.suppliers[:4]:
+            supplier.kill()
+        await world.write("old", b"second")
+        assert await told(world, "s", None) == ["M old"]
+        assert await told(world, None, "s") == ["M old"]
+        assert await told(world, "s", "s") == []
 
 
 def thinned(keeping: Keeping) -> World:
