@@ -476,7 +476,8 @@ class Deeds:
     # What a snapshot has is closed, and its row tells nothing but its place: numbers of the past (core/past).
     inodes_then: frozenset[Ino] = frozenset()  # inodes as they were before the first change to them
     unnamed_then: tuple[tuple[Ino, Cookie], ...] = ()  # names that went: directory, cookie
-    kept: tuple[str, ...] = ()  # names of snapshots that somebody made
+    kept: tuple[str, ...] = ()  # names of snapshots that were made, by a person or by themselves
+    first_block: BlockNo | None = None  # of the blocks of files that were made; None: none was
 
 
 @dataclass(frozen=True, slots=True)

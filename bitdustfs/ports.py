@@ -343,6 +343,19 @@ class Catalog(Protocol):
         """
         ...
 
+    def only_then(
+        self, generation: int, after: DeadKey | None, limit: int
+    ) -> tuple[Sequence[tuple[Ino, int]], DeadKey | None]:
+        """What a snapshot shows and now nothing does, among the next `limit` inodes that were changed since.
+
+        Where newer bytes are dirty, or a newer file is not published, what was published is taken as shown.
+
+        Returns:
+            Inodes by their numbers of now, each with its version then. And the last row that was looked at, for the
+            next call; None: that was all.
+        """
+        ...
+
     def is_changed_since_snapshot(self) -> bool:
         """Whether anything of the tree may be different from the newest snapshot."""
         ...

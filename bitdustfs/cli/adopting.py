@@ -93,7 +93,7 @@ async def _fetch(
         newer.commit()
         await newer.harden()
         folder = datetime.now(UTC).astimezone().strftime(f"Put aside {_machine()} %Y-%m-%d %H.%M")
-        plan = make_plan(catalog, newer, found, secrets, SqliteChanges(), report, folder=folder)
+        plan = await make_plan(catalog, newer, found, secrets, SqliteChanges(), report, folder=folder)
     old_states.write_plan(home, adoption.encode(plan))
     writer = found.head.signer.node
     by = writer if writer != identity.node else None

@@ -11,7 +11,7 @@ to be sent is put aside, rather once too often.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Final
 
@@ -20,11 +20,13 @@ from msgspec import Struct
 
 from bitdustfs.core import head as heads
 from bitdustfs.core.head import Head
+from bitdustfs.core.past import split
 from bitdustfs.core.recovery import Found
 from bitdustfs.core.replica import quorum
 from bitdustfs.errors import BadFormat
+from bitdustfs.model import Ino
 
-_PLAN_VERSION: Final = 1
+_PLAN_VERSION: Final = 2  # 1: without snapshots
 LETTER: Final = b"What was put aside.txt"
 
 
@@ -101,8 +103,9 @@ def contained(own_change: int, safe_change: int | None, how: Descent) -> int | N
 class Entry(Struct, array_like=True, frozen=True):
     """Something to put aside."""
 
-    ino: int  # in the old state
+    ino: int  # in the old state; of what a snapshot has a number of the past (core/past)
     paths: tuple[bytes, ...]  # all its names there, from the root of the volume
+    was_sent: bool = False  # so the newer state may have let it go: nothing is kept if it cannot be read
 
 
 class Plan(Struct, array_like=True, frozen=True):
@@ -112,6 +115,8 @@ class Plan(Struct, array_like=True, frozen=True):
     folder: str  # how the folder is called if there is none of that name
     notes: tuple[str, ...]  # lines for the person
     entries: tuple[Entry, ...]
+    # where in the folder that goes which snapshots have: generation, and name of a directory
+    snapshots: tuple[tuple[int, str], ...] = ()
 
 
 class Progress(Struct, array_like=True, frozen=True):
@@ -159,9 +164,15 @@ _progresses = msgspec.msgpack.Decoder(Progress)
 _encoder = msgspec.msgpack.Encoder()
 
 
-def make_plan(folder: str, notes: Sequence[str], entries: Sequence[Entry]) -> Plan:
-    """A plan of this version of bitdustfs."""
-    return Plan(_PLAN_VERSION, folder, tuple(notes), tuple(entries))
+def make_plan(
+    folder: str, notes: Sequence[str], entries: Sequence[Entry], snapshots: Mapping[int, str] | None = None
+) -> Plan:
+    """A plan of this version of bitdustfs.
+
+    Args:
+        snapshots: for the generation of each entry of the past the directory in the folder where it goes.
+    """
+    return Plan(_PLAN_VERSION, folder, tuple(notes), tuple(entries), tuple((snapshots or {}).items()))
 
 
 def encode(value: Plan | Progress) -> bytes:
@@ -175,8 +186,10 @@ def decode_plan(content: bytes) -> Plan:
         plan = _plans.decode(content)
     except (msgspec.MsgspecError, RecursionError) as bad:
         raise BadFormat(what=f"the list of what is to be put aside cannot be read: {bad}") from bad
-    if plan.version != _PLAN_VERSION:
+    if plan.version not in (1, _PLAN_VERSION):
         raise BadFormat(what=f"a list of what is to be put aside has version {plan.version}")
+    if {split(Ino(entry.ino))[0] for entry in plan.entries} - {0, *dict(plan.snapshots)}:
+        raise BadFormat(what="a list of what is to be put aside names a snapshot that it does not have")
     return plan
 
 
@@ -202,16 +215,19 @@ def letter(plan: Plan, put: Sequence[bytes], failed: Sequence[tuple[bytes, str]]
     Args:
         put: paths below the folder.
         failed: paths in the old state, and why each cannot be read.
-        kept_in: where the old state is; it stays there if anything failed.
+        kept_in: where the old state is, if it stays there because anything failed; "": it does not.
     """
     lines = [
         "This machine's disk was older than what the suppliers hold of this volume, so the newer state was taken.",
         "What was changed on the older disk and had never been sent lies in this folder.",
     ]
+    if plan.snapshots:
+        lines += ["What only its snapshots still had lies in folders of their names, each version of a file once."]
     if put:
         lines += ["", "Put aside:", *(f"  {_shown(path)}" for path in put)]
     if failed:
-        lines += ["", f"Not put aside, because it cannot be read; what is left of it is kept in {kept_in}:"]
+        kept = f"what is left of it is kept in {kept_in}" if kept_in else "it was sent, and has been let go since"
+        lines += ["", f"Not put aside, because it cannot be read; {kept}:"]
         lines += [f"  {_shown(path)}: {why}" for path, why in failed]
     if plan.notes:
         lines += ["", "Not done again in the newer state:", *(f"  {note}" for note in plan.notes)]

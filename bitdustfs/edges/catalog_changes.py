@@ -13,7 +13,7 @@ import apsw
 from bitdustfs.core.past import at
 from bitdustfs.edges.catalog_versioned import LIVE
 from bitdustfs.errors import BadFormat
-from bitdustfs.model import ChunkNo, Cookie, Deeds, Ino, SnapshotKind, Touches
+from bitdustfs.model import BlockNo, ChunkNo, Cookie, Deeds, Ino, SnapshotKind, Touches
 
 _PARENT, _COOKIE, _NAME, _SHOWN = 0, 1, 4, 5  # columns of r_name
 _DIED = {"r_inode": 2, "r_name": 3, "r_xattr": 3, "r_map": 3}
@@ -25,6 +25,7 @@ _ATTRIBUTES, _SIZE, _VERSION = (
 _COUNT = 4  # column of r_map
 _FINGERPRINT = 1  # column of r_chunk
 _LABEL = 3  # column of r_supplier
+_MADE = (SnapshotKind.BY_PERSON, SnapshotKind.BY_ITSELF)
 _SNAPSHOT, _KIND, _GONE = 1, 3, 4  # columns of r_snapshot: name, who made it, whether it was deleted
 
 
@@ -76,6 +77,7 @@ class SqliteChanges:
         named: dict[tuple[Ino, int], tuple[bytes | None, Ino]] = {}  # None: as before
         hired: list[str] = []
         kept: list[str] = []
+        first_block: BlockNo | None = None
         for change in self._each(self.merge(change_sets)):
             old, new = change.old or (), change.new or ()
             died = _DIED.get(change.name)
@@ -110,9 +112,9 @@ class SqliteChanges:
                     placed |= {place} if is_whole else set()
                 case "r_supplier" if change.op == "INSERT":
                     hired.append(str(new[_LABEL]))
-                case "r_snapshot" if (
-                    change.op == "INSERT" and new[_KIND] == SnapshotKind.BY_PERSON and not new[_GONE]
-                ):
+                case "r_counter" if old and old[0] == "block":
+                    first_block = BlockNo(_ino(old[1]))
+                case "r_snapshot" if change.op == "INSERT" and new[_KIND] in _MADE and not new[_GONE]:
                     kept.append(str(new[_SNAPSHOT]))
         rewritten |= created & (closed.keys() | removed)  # perhaps: who asks compares what they have
         created -= closed.keys() | removed
@@ -120,7 +122,7 @@ class SqliteChanges:
         inos = (frozenset(created), frozenset(rewritten), frozenset(altered), frozenset(other))
         went = [(then, Cookie(place[1])) for place, then in unnamed_then.items() if place not in placed]
         lost = tuple(name for place, name in unnamed.items() if place not in placed)  # others are of now only, since
-        return Deeds(*inos, lost, tuple(hired), frozenset(closed.values()), tuple(went), tuple(kept))
+        return Deeds(*inos, lost, tuple(hired), frozenset(closed.values()), tuple(went), tuple(kept), first_block)
 
     def between(self, undone: Sequence[bytes], done: Sequence[bytes]) -> bytes:
         """Join what takes change sets back and then makes others.

@@ -7,6 +7,7 @@ last, so that what was begun goes on after a restart, and after a recovery.
 
 from __future__ import annotations
 
+import stat
 from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any, Final
@@ -15,7 +16,7 @@ from bitdustfs.edges.catalog_maps import MAP
 from bitdustfs.edges.catalog_store import Store
 from bitdustfs.edges.catalog_tree import INODES, NAMES, XATTRS
 from bitdustfs.edges.catalog_versioned import FIRST_GENERATION, LIVE, Versioned
-from bitdustfs.model import HOLE, DeadKey, Snapshot, SnapshotKind
+from bitdustfs.model import HOLE, ROOT_INO, DeadKey, Ino, Snapshot, SnapshotKind
 
 _COLUMNS = "generation, name, made_ns, kind, gone"
 _SNAPSHOTS = f"SELECT {_COLUMNS} FROM r_snapshot ORDER BY generation"
@@ -56,6 +57,20 @@ _HELD = f"""
         OR (m.died, m.ino, m.idx, m.born) < (page.died, page.ino, page.idx, page.born))
     ) THEN page.chunk ELSE {HOLE} END
     FROM page ORDER BY died, ino, idx, born
+"""
+# closed inodes in one page, each with whether a generation shows it, and now nothing with its content is shown
+_ONLY_THEN = f"""
+    WITH page AS (
+        SELECT died, ino, born FROM r_inode INDEXED BY r_inode_dead
+        WHERE died <> {LIVE} AND died > ?1 AND (died, ino, born) > (?3, ?4, ?5) ORDER BY died, ino, born LIMIT ?2
+    )
+    SELECT page.died, page.ino, page.born, was.version,
+        page.born <= ?1 AND page.ino <> {ROOT_INO} AND (was.mode & 0xF000 <> {stat.S_IFREG} OR was.version > 0)
+        AND (now.version IS NOT was.version
+            OR NOT EXISTS (SELECT 1 FROM r_name AS n WHERE n.ino = page.ino AND n.died = {LIVE}))
+    FROM page JOIN r_inode AS was ON was.ino = page.ino AND was.born = page.born
+    LEFT JOIN r_inode AS now ON now.ino = page.ino AND now.died = {LIVE}
+    ORDER BY page.died, page.ino, page.born
 """
 _SPANS = f"SELECT born, died FROM r_map WHERE chunk = ? AND chunk <> {HOLE}"
 _LENGTH = "SELECT length FROM r_chunk WHERE chunk = ?"
@@ -128,6 +143,20 @@ class SnapshotTables(Store):
             if chunk != HOLE and (run := self._held_by(chunk, kept)) is not None:
                 found.append((*run, sum(length for (length,) in self._rows(_LENGTH, (chunk,)))))
         return found, (len(_TABLES) - 1, rows[-1][:4]) if rows else None
+
+    def only_then(
+        self, generation: int, after: DeadKey | None, limit: int
+    ) -> tuple[Sequence[tuple[Ino, int]], DeadKey | None]:
+        """What a snapshot shows and now nothing does, among the next `limit` inodes that were changed since.
+
+        Returns:
+            Inodes by their numbers of now, each with its version then. And the last row that was looked at, for the
+            next call; None: that was all.
+        """
+        self._put_behind()
+        key = after[1] if after is not None else (-1, -1, -1)
+        rows = self._rows(_ONLY_THEN, (generation, limit, *key))
+        return [(Ino(row[1]), row[3]) for row in rows if row[4]], (0, rows[-1][:3]) if rows else None
 
     def is_changed_since_snapshot(self) -> bool:
         """Whether anything of the tree may be different from the newest snapshot."""

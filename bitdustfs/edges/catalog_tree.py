@@ -66,7 +66,10 @@ _NAMES_AT = f"""
     SELECT name, ino, cookie, superseded FROM r_name
     WHERE parent = ?1 AND {_THEN.format(2)} AND cookie > ?3 ORDER BY cookie LIMIT ?4
 """
-_NAMES_OF_AT = f"SELECT parent, name, cookie FROM r_name WHERE ino = ?1 AND {_THEN.format(2)} ORDER BY parent, cookie"
+_NAMES_OF_AT = f"""
+    SELECT parent, name, ino, cookie, superseded FROM r_name
+    WHERE (ino = ?1 OR (superseded = ?1 AND superseded <> 0)) AND {_THEN.format(2)} ORDER BY parent, cookie
+"""
 _XATTRS_AT = f"SELECT name, value FROM r_xattr WHERE ino = ?1 AND {_THEN.format(2)} ORDER BY name"
 _XATTR = f"SELECT value FROM r_xattr WHERE ino = ? AND name = ? AND died = {LIVE}"
 _XATTRS = f"SELECT name, value FROM r_xattr WHERE ino = ? AND died = {LIVE} ORDER BY name"
@@ -195,10 +198,9 @@ class TreeTables(Store):
         """All names that show this inode."""
         if ino >= FIRST_PAST:
             generation, then = split(ino)
-            return [
-                Name(at(generation, above), name, ino, cookie)
-                for above, name, cookie in self._rows(_NAMES_OF_AT, (then, generation))
-            ]
+            rows = self._rows(_NAMES_OF_AT, (then, generation))
+            names = (self._as_it_was(generation, at(generation, above), *row) for above, *row in rows)
+            return [name for name in names if name is not None and name.ino == ino]
         return [Name(*row) for row in self._read(_NAMES_OF, (ino,))]
 
     def superseding(self, ino: Ino) -> Sequence[Name]:

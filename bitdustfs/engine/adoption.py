@@ -23,6 +23,7 @@ from bitdustfs.core.head import Head
 from bitdustfs.core.recovery import Found
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.forks import gone_over
+from bitdustfs.engine.only_kept import find_only_kept
 from bitdustfs.engine.publisher import kept_head
 from bitdustfs.engine.recovery import Seeker, fetch_head
 from bitdustfs.engine.replica import changes_since, kept_safe
@@ -69,7 +70,7 @@ async def find_newer(dialer: Dialer, identity: Identity, secrets: VolumeSecrets,
     return found
 
 
-def make_plan(
+async def make_plan(
     old: Catalog,
     new: Catalog,
     found: Found,
@@ -79,7 +80,7 @@ def make_plan(
     *,
     folder: str,
 ) -> Plan:
-    """Say what of an old state is put aside. Nothing is changed.
+    """Say what of an old state is put aside. Nothing is changed, and meanwhile nothing may be.
 
     Args:
         report: of the restore that made the new catalog.
@@ -93,8 +94,9 @@ def make_plan(
     sets = changes_since(old, sent) if sent is not None else None
     deeds = changes.deeds(sets) if sets is not None else None
     entries = find_entries(old, new, deeds)
-    notes = [*find_notes(old, new, deeds, entries), *restore_notes(report)]
-    return adoption.make_plan(folder, notes, entries)
+    kept = await find_only_kept(old, new, deeds, entries)
+    notes = [*find_notes(old, deeds, entries), *kept.notes, *restore_notes(report)]
+    return adoption.make_plan(folder, notes, [*entries, *kept.entries], kept.folders)
 
 
 def _own_head(catalog: Catalog) -> Head | None:

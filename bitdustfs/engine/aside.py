@@ -20,12 +20,15 @@ import trio
 
 from bitdustfs.core import adoption
 from bitdustfs.core.adoption import LETTER, Entry, Plan, Progress
+from bitdustfs.core.past import at, split
 from bitdustfs.core.ranges import chunk_count, chunk_parts
 from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.engine.copies import Copies
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.node import Node
+from bitdustfs.engine.past_tree import PastTree
 from bitdustfs.engine.reader import Reader
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.tree import Caller
@@ -86,11 +89,14 @@ class Aside:
         self._secrets = secrets
         self._key = f"aside {old.key}"
         self._progress = adoption.decode_progress(catalog.local_value(self._key))
+        self._snapshots = {generation: name.encode() for generation, name in old.plan.snapshots}
         journal = Journal(old.catalog)
         self._old_journal = journal
         self._fragments = Fragments(old.catalog, journal, old.suppliers, crunch, secrets)
         self._reader = Reader(old.catalog, self._fragments, crunch, secrets)
         self._old_files = Files(old.catalog, old.spool, journal, wall, self._reader, spool_limit=0)
+        copies = Copies(old.catalog, self._old_files, crunch, secrets)
+        self._past = PastTree(old.catalog, self._reader, copies.plaintext)
         self.trouble = ""  # why something waits; "" if nothing is wrong
         self.is_gone = False  # the old state, and with it all that it needs at suppliers
 
@@ -108,10 +114,14 @@ class Aside:
                 while not await self._is_ended():
                     await trio.sleep(AGAIN_S)
         await self._journal.durable()
-        if not self._progress.failed:
+        if not self._stays():
             await self._old.let_go()
             self.is_gone = True
             self._journal.bell.ring()  # what it needed may be released
+
+    def _stays(self) -> bool:
+        """Whether the old state is kept, because only it may have something that could not be read."""
+        return any(not self._old.plan.entries[index].was_sent for index, _why in self._progress.failed)
 
     async def _is_ended(self) -> bool:
         """Do what can be done now. Says whether that was all."""
@@ -161,7 +171,7 @@ class Aside:
     # -- one entry -------------------------------------------------------------------------------------------
 
     async def _put(self, index: int, entry: Entry) -> None:
-        inode = self._old_files.attributes(Ino(entry.ino))
+        inode = self._inode(Ino(entry.ino))
         if inode.is_file:
             await self._put_file(index, entry, inode)
             return
@@ -179,7 +189,7 @@ class Aside:
             await self._copy(inode, made.ino)
             await self._files.settle(made.ino)  # the bytes are durable before the name
             with self._journal.operation():
-                first, *others = [self._place(path) for path in entry.paths]
+                first, *others = [self._place(path, inode.ino) for path in entry.paths]
                 self._tree.give_name(made.ino, *first)
                 for parent, name in others:
                     self._tree.link(made.ino, parent, name)
@@ -199,7 +209,8 @@ class Aside:
 
     async def _read(self, inode: Inode, index: int) -> bytes:
         try:
-            return await self._old_files.read(inode.ino, index * CHUNK_BYTES, CHUNK_BYTES)
+            files = self._past if _generation(inode.ino) else self._old_files
+            return await files.read(inode.ino, index * CHUNK_BYTES, CHUNK_BYTES)
         except BitdustError as error:
             if error.kind is Kind.LOST:
                 raise _GoneForGood(str(error)) from error
@@ -224,7 +235,9 @@ class Aside:
         return True
 
     def _dirty_chunks(self, inode: Inode) -> Set[int]:
-        """The chunks of an old file that no published version has."""
+        """The chunks of an old file that no published version has; in a snapshot there are none."""
+        if _generation(inode.ino):
+            return set()
         if self._old.catalog.inline(inode.ino) is not None:
             return {0}
         extents = self._old.catalog.extents(inode.ino, Layer.LIVE)
@@ -235,9 +248,9 @@ class Aside:
         """Something that is no regular file."""
         parts = path.split(b"/")
         if inode.is_dir:
-            self._directory(parts)
+            self._directory(parts, _generation(inode.ino))
             return
-        parent, name = self._place(path)
+        parent, name = self._place(path, inode.ino)
         caller = Caller(inode.uid, inode.gid)
         if inode.is_symlink:
             made = self._tree.symlink(parent, name, inode.target, caller)
@@ -245,29 +258,40 @@ class Aside:
             made = self._tree.mknod(parent, name, inode.mode, caller, rdev=inode.rdev)
         self._copy_xattrs(inode.ino, made.ino)
 
+    def _inode(self, ino: Ino) -> Inode:
+        """An inode of the old state, or of a snapshot in it."""
+        return self._past.attributes(ino) if _generation(ino) else self._old_files.attributes(ino)
+
     # -- where it goes -----------------------------------------------------------------------------------------
 
-    def _place(self, path: bytes) -> tuple[Ino, bytes]:
-        """The directory and the free name for a path of the old state. In an operation."""
+    def _place(self, path: bytes, ino: Ino) -> tuple[Ino, bytes]:
+        """The directory and the free name for a path of an inode of the old state. In an operation."""
         *above, name = path.split(b"/")
-        parent = self._directory(above)
+        parent = self._directory(above, _generation(ino))
         return parent, self._free_name(parent, name)
 
-    def _directory(self, parts: list[bytes]) -> Ino:
-        """The directory in the folder that stands for one of the old state, made like that one."""
+    def _directory(self, parts: list[bytes], generation: int) -> Ino:
+        """The directory in the folder that stands for one of the old state, or of a snapshot, made like that one."""
         here, there = self._folder(), ROOT_INO
+        if generation:
+            there = at(generation, ROOT_INO)
+            here = self._made_like(there, here, self._snapshots[generation])
         for part in parts:
             shown = self._old.catalog.name(there, part)
             there = shown.ino if shown is not None else there
-            name = self._free_name(here, part, directory=True)
-            found = self._tree.lookup(here, name)
-            if found is None:
-                like = self._old.catalog.inode(there)
-                assert like is not None, "it was found by its name"
-                found = self._tree.mkdir(here, name, like.mode, Caller(like.uid, like.gid))
-                self._copy_xattrs(there, found.ino)
-            here = found.ino
+            here = self._made_like(there, here, part)
         return here
+
+    def _made_like(self, there: Ino, parent: Ino, wanted: bytes) -> Ino:
+        """The directory of a name, or with a number if something else has it; made like one of the old state."""
+        name = self._free_name(parent, wanted, directory=True)
+        found = self._tree.lookup(parent, name)
+        if found is None:
+            like = self._old.catalog.inode(there)
+            assert like is not None, "it was found by its name"
+            found = self._tree.mkdir(parent, name, like.mode, Caller(like.uid, like.gid))
+            self._copy_xattrs(there, found.ino)
+        return found.ino
 
     def _folder(self) -> Ino:
         """The folder, made at first, and again if somebody removed it meanwhile."""
@@ -313,15 +337,17 @@ class Aside:
     async def _end(self) -> None:
         """Say in the folder what lies there and what does not. Without anything to say there is no folder."""
         plan, failed = self._old.plan, dict(self._progress.failed)
-        put = [path for index, entry in enumerate(plan.entries) if index not in failed for path in entry.paths]
-        put = [path for path in put if self._progress.folder and self._shows(path)]
-        unreadable = [(plan.entries[index].paths[0], why) for index, why in failed.items()]
+        put = await self._paths_put()
+        unreadable = [
+            (self._below(plan.entries[index]) + plan.entries[index].paths[0], why) for index, why in failed.items()
+        ]
         if not put and not unreadable and not plan.notes:
             self._note_alone(self._progress.ended())
             return
         made = self._tree.make_nameless(replace(self._tree.attributes(ROOT_INO), mode=stat.S_IFREG | 0o644))
         try:
-            await self._files.write(made.ino, 0, adoption.letter(plan, put, unreadable, self._old.place))
+            kept_in = self._old.place if self._stays() else ""
+            await self._files.write(made.ino, 0, adoption.letter(plan, put, unreadable, kept_in))
             await self._files.settle(made.ino)
             with self._journal.operation():
                 folder = self._folder()
@@ -329,6 +355,21 @@ class Aside:
                 self._note(self._progress.ended())
         finally:
             self._tree.lives.closed(made.ino)
+
+    async def _paths_put(self) -> list[bytes]:
+        """What lies in the folder now of what was put there."""
+        put, failed = list[bytes](), {index for index, _why in self._progress.failed}
+        for index, entry in enumerate(self._old.plan.entries if self._progress.folder else ()):
+            below = self._below(entry)
+            if index not in failed:
+                put += [below + path for path in entry.paths if self._shows(below + path)]
+            await trio.lowlevel.checkpoint()
+        return put
+
+    def _below(self, entry: Entry) -> bytes:
+        """What comes before the paths of an entry in the folder."""
+        generation = _generation(Ino(entry.ino))
+        return self._snapshots[generation] + b"/" if generation else b""
 
     def _shows(self, path: bytes) -> bool:
         """Whether something lies at this path below the folder."""
@@ -339,3 +380,7 @@ class Aside:
                 return False
             ino = name.ino
         return True
+
+
+def _generation(ino: Ino) -> int:
+    return split(ino)[0]

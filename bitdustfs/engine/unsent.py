@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from bitdustfs.core.adoption import Entry
 from bitdustfs.core.past import split
 from bitdustfs.core.ranges import chunk_count
-from bitdustfs.model import HOLE, NO_INO, ROOT_INO, Cookie, Deeds, Fingerprint, Ino, Inode, Name, RestoreReport
+from bitdustfs.model import NO_INO, ROOT_INO, Cookie, Deeds, Fingerprint, Ino, Inode, Name, RestoreReport
 from bitdustfs.ports import Catalog
 
 _PAGE = 1000
@@ -39,15 +39,12 @@ def find_entries(old: Catalog, new: Catalog, deeds: Deeds | None) -> list[Entry]
     return sorted(found, key=lambda entry: entry.paths)
 
 
-def find_notes(old: Catalog, new: Catalog, deeds: Deeds | None, entries: list[Entry]) -> list[str]:
-    """Lines for a person on what was done to the old state and is not done again."""
+def find_notes(old: Catalog, deeds: Deeds | None, entries: list[Entry]) -> list[str]:
+    """Lines for a person on what was done to the old state and is not done again; of snapshots see `only_kept`."""
     if deeds is None:
         return ["Which changes had been sent could not be told: everything that differed was put aside."]
     aside = {entry.ino for entry in entries}
     notes = [f"hired: {label}; hire it again" for label in deeds.hired]
-    there = {each.made_ns for each in new.snapshots() if not each.is_gone}
-    here = {each.name for each in old.snapshots() if each.made_ns in there}  # made there, and came with that fork
-    notes += [f"snapshot made: {name}; the newer state does not have it" for name in deeds.kept if name not in here]
     told: set[Ino] = set()
     for parent, name, ino in (*deeds.unnamed, *_names_then(old, deeds)):
         above = paths_of(old, parent) if parent != ROOT_INO else [b""]
@@ -103,13 +100,8 @@ def is_same(old: Catalog, inode: Inode, new: Catalog, other: Inode | None) -> bo
 
 def prints(catalog: Catalog, inode: Inode) -> dict[int, Fingerprint]:
     """The fingerprints of a published file's chunks, by index, without holes."""
-    found: dict[int, Fingerprint] = {}
-    count = chunk_count(inode.size)  # rows behind the end are of a version that is not published
-    for row in catalog.map_rows(inode.ino, 0, count - 1) if count else ():
-        chunk = catalog.chunk(row.chunk) if row.chunk != HOLE else None
-        if chunk is not None:
-            found[row.index] = chunk.fingerprint
-    return found
+    last = chunk_count(inode.size) - 1  # rows behind the end are of a version that is not published
+    return {index: chunk.fingerprint for index, chunk in catalog.placed(inode.ino, 0, last)}
 
 
 def find(catalog: Catalog, path: bytes) -> Inode | None:

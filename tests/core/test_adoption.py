@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
 from bitdustfs.core import adoption
@@ -12,10 +13,11 @@ from bitdustfs.core.adoption import Descent, Entry, Progress, Verdict, contained
 from bitdustfs.core.certificate import Identity, certify
 from bitdustfs.core.head import Head
 from bitdustfs.core.keys import public_bytes
+from bitdustfs.core.past import at
 from bitdustfs.core.recovery import Answer, Found, choose
 from bitdustfs.core.replica import HeadContent, SupplierEntry
 from bitdustfs.errors import BadFormat
-from bitdustfs.model import NodeId, Role
+from bitdustfs.model import Ino, NodeId, Role
 from tests.core.test_head import HANDLE, NODE, OWNER, WRITER, chain, links
 
 EPOCH = WRITER.certificate.epoch
@@ -101,7 +103,12 @@ def test_what_was_sent_is_what_our_head_says_if_the_newer_one_goes_back_to_it_an
 def test_plan_is_read_as_it_was_written_and_nothing_else_is_one() -> None:
     plan = adoption.make_plan("folder", ["note"], [Entry(3, (b"a/\xff", b"b"))])
     assert adoption.decode_plan(adoption.encode(plan)) == plan
-    for bad in (b"", b"\x80", adoption.encode(plan)[:-1], adoption.encode(plan) + b"x"):
+    of_past = adoption.make_plan("folder", [], [Entry(at(2, Ino(3)), (b"a",), True)], {2: "Snapshot s"})
+    assert adoption.decode_plan(adoption.encode(of_past)) == of_past
+    first = adoption.encode(msgspec.structs.replace(plan, version=1))[:-1]  # of before there were snapshots in it
+    assert adoption.decode_plan(b"\x94" + first[1:]).entries == plan.entries
+    homeless = adoption.encode(msgspec.structs.replace(of_past, snapshots=()))
+    for bad in (homeless, b"", b"\x80", adoption.encode(plan)[:-1], adoption.encode(plan) + b"x"):
         with pytest.raises(BadFormat):
             adoption.decode_plan(bad)
 
@@ -128,6 +135,11 @@ def test_letter_says_what_lies_there_what_does_not_and_why() -> None:
     said = adoption.letter(plan, [b"a/\xff"], [(b"bad", "damaged")], "/home/aside/1").decode().splitlines()
     assert "  a/\\xff" in said and "  bad: damaged" in said and "  removed: x" in said
     assert any("/home/aside/1" in line for line in said)
+    assert not any("folders of their names" in line for line in said)
+    plan = adoption.make_plan("folder", [], [], {2: "Snapshot s"})
+    said = adoption.letter(plan, [], [(b"bad", "gone")], "").decode().splitlines()
+    assert "  bad: gone" in said and any("has been let go since" in line for line in said)
+    assert any("folders of their names" in line for line in said)
 
 
 @pytest.mark.parametrize(("at_fork", "taken"), [(3, FORK[1]), (2, LIFE[5])])

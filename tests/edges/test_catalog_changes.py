@@ -124,7 +124,7 @@ def test_deeds_of_change_sets_are_told_by_inode() -> None:
     assert CHANGES.deeds([]) == Deeds(inos(), inos(), inos(), inos(), (), ())
 
 
-def test_deeds_tell_the_snapshots_that_somebody_made_and_did_not_delete() -> None:
+def test_deeds_tell_the_snapshots_that_were_made_and_not_deleted() -> None:
     with closing(SqliteCatalog(":memory:")) as catalog:
         catalog.put_inode(Inode(ROOT_INO, 0o40755, 0, 0, 2, 0, 1, 1, 1))
         catalog.commit()
@@ -133,7 +133,23 @@ def test_deeds_tell_the_snapshots_that_somebody_made_and_did_not_delete() -> Non
         catalog.make_snapshot("by itself", 2, SnapshotKind.BY_ITSELF)
         catalog.end_snapshot(catalog.make_snapshot("goes", 3, SnapshotKind.BY_PERSON).generation)
         catalog.commit()
-        assert CHANGES.deeds([changes for _, changes in catalog.outbox(before, ALL)]).kept == ("stays",)
+        assert CHANGES.deeds([changes for _, changes in catalog.outbox(before, ALL)]).kept == (
+            "stays",
+            "by itself",
+        )
+
+
+def test_deeds_tell_from_which_block_on_blocks_were_made() -> None:
+    with closing(SqliteCatalog(":memory:")) as catalog:
+        catalog.new_block_no()
+        catalog.commit()
+        before = catalog.last_change
+        assert CHANGES.deeds([changes for _, changes in catalog.outbox(before, ALL)]).first_block is None
+        first = catalog.new_block_no()
+        catalog.commit()
+        catalog.new_block_no()
+        catalog.commit()
+        assert CHANGES.deeds([changes for _, changes in catalog.outbox(before, ALL)]).first_block == first
 
 
 def test_what_goes_on_after_a_snapshot_was_not_created_by_it() -> None:
@@ -173,7 +189,7 @@ def test_what_went_or_was_altered_after_a_snapshot_is_told_to_a_person() -> None
 
     def told() -> list[str]:
         deeds = CHANGES.deeds([changes for _, changes in catalog.outbox(before, ALL)])
-        return find_notes(catalog, SqliteCatalog(":memory:", create=True), deeds, [])
+        return find_notes(catalog, deeds, [])
 
     assert told() == ["given other attributes: 11", "removed: 10", "renamed: 12 to twelve"]
     catalog.end_snapshot(kept)

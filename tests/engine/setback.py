@@ -44,7 +44,7 @@ async def fetch(world: World, old: SqliteCatalog, found: Found, path: Path) -> P
     with closing(SqliteCatalog(path)) as catalog:
         recovery.note(catalog)
         catalog.commit()
-        return make_plan(old, catalog, found, SECRETS, SqliteChanges(), report, folder=FOLDER)
+        return await make_plan(old, catalog, found, SECRETS, SqliteChanges(), report, folder=FOLDER)
 
 
 class Bench:

@@ -73,6 +73,17 @@ class Setback:
                 yield catalog
 
     @asynccontextmanager
+    async def unheard(self) -> AsyncIterator[SqliteCatalog]:
+        """The old disk at work with suppliers that take everything but heads."""
+        with closing(SqliteCatalog(self.old)) as catalog:
+            for supplier in self.world.swarm.suppliers:
+                supplier.mute.refuses_heads = True
+            async with self.world.machine(catalog, self.old_spool):
+                yield catalog
+            for supplier in self.world.swarm.suppliers:
+                supplier.mute.refuses_heads = False
+
+    @asynccontextmanager
     async def adopted(self) -> AsyncIterator[tuple[Bench, SqliteCatalog]]:
         """The newer state in the place of the old one, at work; not yet the job of putting aside."""
         with closing(SqliteCatalog(self.old)) as old:
