@@ -288,6 +288,16 @@ def genuine_links(head: Head, links: bytes | memoryview) -> bytes:
     return bytes(links[start:end])
 
 
+def count_own(head: Head, links: bytes) -> int:
+    """How many of the links that lead up to a head are of its own line, and of none that was gone over."""
+    expected, count = head.previous, 0
+    for link in reversed(split_links(links)):
+        if _digest(link) != expected:
+            break
+        expected, count = _LINK.unpack(link)[4], count + 1
+    return count
+
+
 def version_of(link: bytes) -> int:
     """The version that a link is of."""
     version: int = _LINK.unpack(link)[2]

@@ -85,9 +85,12 @@ class Found:
 
 
 def links_behind(found: Found) -> bytes:
-    """The longest chain of links that was shown with a head, oldest first, without its own."""
+    """The chain of links, oldest first, that was shown with a head, without its own: the longest on its own line.
+
+    A supplier that held a line which was gone over shows that one's links.
+    """
     chains = (each.links for each in found.answers.values() if each.head is not None and each.head == found.head)
-    return max(chains, key=len, default=b"")
+    return max(chains, key=lambda each: (heads.count_own(found.head, each), len(each)), default=b"")
 
 
 def newest(heads: Iterable[Head]) -> Head | None:

@@ -203,3 +203,27 @@ async def test_reader_that_shows_a_stray_head_goes_over_to_the_line_that_a_quoru
             assert node.publisher.version == versions(world)[1]
             assert {name: await second.read(name) for name in DESKTOPS_TREE} == DESKTOPS_TREE
             assert node.tree.lookup(ROOT_INO, b"the laptop's") is None
+
+
+@pytest.mark.slow
+async def test_supplier_that_was_away_since_before_a_line_was_gone_over_holds_no_fork(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """Who held that line shows its links, which are more than ours; a machine that recovers goes by ours."""
+    async with forked(tmp_path) as (world, _laptop, desktop):
+        await go_on(world, 1, 20)
+        world.swarm.cut(5)
+        async with desktop.mounted(wait=False) as node:
+            await desktop.write("later", b"later")
+            assert await desktop.sync() == "degraded"
+            await brought_in(desktop)
+            await node.forks.resolve(node.forks.all()[0][0].name)
+            await until(lambda: set(versions(world)[:4]) == {node.publisher.version})
+        other = Machine(world, tmp_path / "other", desktop.identity)
+        await recover(world, other.path, other.identity)
+        other.takes_over = True
+        world.swarm.heal(5)
+        async with other.mounted() as node:
+            await until(lambda: len(set(versions(world))) == 1)
+            assert not node.publisher.others
+            assert not node.forks.all()
