@@ -35,6 +35,13 @@ def find_entries(old: Catalog, new: Catalog, deeds: Deeds | None) -> list[Entry]
             continue  # without a name it was needed by who had it open
         if ino not in dirty and is_same(old, inode, new, find(new, paths[0])):
             continue
+        if (
+            ino not in dirty
+            and deeds is not None
+            and ino not in deeds.created
+            and _is_named_elsewhere(old, inode, new)
+        ):
+            continue  # only its name or its attributes are others: after a snapshot that looks as if it was written
         found.append(Entry(ino, tuple(paths)))
     return sorted(found, key=lambda entry: entry.paths)
 
@@ -96,6 +103,11 @@ def is_same(old: Catalog, inode: Inode, new: Catalog, other: Inode | None) -> bo
     if inode.is_file:
         return inode.size == other.size and prints(old, inode) == prints(new, other)
     return (inode.target, inode.rdev) == (other.target, other.rdev)
+
+
+def _is_named_elsewhere(old: Catalog, inode: Inode, new: Catalog) -> bool:
+    """Whether another state has the same inode, which both had from before, and shows it under some name."""
+    return is_same(old, inode, new, new.inode(inode.ino)) and bool(paths_of(new, inode.ino))
 
 
 def prints(catalog: Catalog, inode: Inode) -> dict[int, Fingerprint]:

@@ -161,6 +161,38 @@ async def test_old_disk_takes_the_newer_state_and_puts_aside_what_was_never_sent
 
 
 @pytest.mark.slow
+async def test_what_was_only_renamed_after_a_snapshot_is_told_and_not_put_aside(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with setback(tmp_path) as case:
+        world = case.world
+        await case.life({"before": LONG, "changed too": LONG})
+        async with case.living():
+            world.node.tree.mkdir(ROOT_INO, b"directory", 0o750, CALLER)
+            await world.node.snapshots.create("s", 60.0)
+            await world.sync()
+        case.copy()
+        async with case.living():
+            await world.write("later", b"later")
+            await world.sync()
+        world.swarm.wall.move_s(60)  # else a rename changes no time of an inode, and the snapshot has it as it is
+        async with case.set_back():
+            for was, now in ((b"before", b"behind"), (b"directory", b"folder"), (b"changed too", b"changed")):
+                await world.node.tree.rename(ROOT_INO, was, ROOT_INO, now)
+            await world.write("changed", b"CHANGED")
+        async with case.adopted() as (bench, catalog):
+            await bench.job(world.node, catalog).run()
+            stays = ["before", "changed too", "directory", "later"]
+            assert tree(catalog) == sorted([*stays, FOLDER, f"{FOLDER}/changed"])
+            assert await content(world, catalog, f"{FOLDER}/changed") == b"CHANGED" + LONG[7:]
+            said = letter(await content(world, catalog, f"{FOLDER}/{LETTER.decode()}"))
+            assert [line for line in said if line.startswith("renamed")] == [
+                "renamed: before to behind",
+                "renamed: directory to folder",
+            ]
+
+
+@pytest.mark.slow
 async def test_old_disk_without_unsent_changes_leaves_no_folder(autojump_clock: MockClock, tmp_path: Path) -> None:
     async with setback(tmp_path) as case:
         async with case.living():
