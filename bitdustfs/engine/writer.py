@@ -61,6 +61,7 @@ YIELD_S = 0.2  # (tune) 40 MB/s leave this machine even while somebody writes as
 YIELD_MOST_S = 10.0  # (tune) between two blocks while somebody reads
 _BUSY_LOOK_S = 0.02
 BREATHE = 16  # files published in one turn of the loop: a few milliseconds
+BREATHE_BYTES = 1024 * 1024  # (tune) read from the spool in one turn of the loop: up to 3 ms where memory is fresh
 STREAM_EVERY_S = 0.1  # looking through the extents of a file takes time if there are many
 FULL_PAUSE_S = 20.0  # (tune) after suppliers took nothing, as long as they say that they have no room
 _TICK_S = 0.25  # while something is dirty: it becomes due with time, and suppliers come and go
@@ -359,9 +360,14 @@ class Writer:
     async def _collect(
         self, batch: list[_Job], jobs: Sequence[_Job], spooled: Callable[[FileLife, Piece], Unchecked]
     ) -> None:
+        read_bytes = 0
         for job in jobs:
+            if read_bytes >= BREATHE_BYTES:
+                await trio.lowlevel.checkpoint()
+                read_bytes = 0
             try:
                 job.plaintext = await self._plaintext(job, spooled)
+                read_bytes += len(job.plaintext)
             except BitdustError as e:
                 _log.warning("chunk %d of inode %d cannot be read: %s", job.chunk.index, job.life.ino, e)
                 batch.remove(job)

@@ -8,13 +8,14 @@ import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from bitdustfs.engine.filestate import FileLife
-from bitdustfs.engine.writer import HOT_MOST_S, WINDOW, YIELD_S, _Job
+from bitdustfs.engine.writer import BREATHE_BYTES, HOT_MOST_S, WINDOW, YIELD_S, _Job
 from bitdustfs.model import (
     BLOCK_BYTES,
     BLOCK_CHUNKS,
@@ -28,6 +29,7 @@ from bitdustfs.model import (
     Root,
     SupplierNo,
 )
+from bitdustfs.ports import Spool
 from tests.engine.volume import Volume
 
 DICE = random.Random(3)
@@ -483,3 +485,43 @@ async def test_files_that_are_deleted_before_their_turn_are_no_damage(
         await volume.flush()
         await trio.sleep(60)
     assert caplog.text == ""
+
+
+@pytest.mark.slow
+async def test_block_is_read_from_the_spool_in_several_steps(autojump_clock: MockClock) -> None:
+    reads = Reads()
+    volume = Volume(coat=reads.over)
+    async with volume.running(upload=False):
+        await volume.write_all(DICE.randbytes(BLOCK_CHUNKS * CHUNK_BYTES))
+        await volume.files.settle_all()
+    async with volume.running():
+        trio.lowlevel.add_instrument(reads)
+        await volume.flush()
+        trio.lowlevel.remove_instrument(reads)
+    assert CHUNK_BYTES <= reads.most_bytes <= 2 * BREATHE_BYTES
+
+
+class Reads(trio.abc.Instrument):
+    """A spool, and a count of the bytes that are read from it on the loop in each step."""
+
+    def __init__(self) -> None:
+        self.spool: Any = None
+        self.bytes = self.most_bytes = 0
+
+    def over(self, spool: Spool) -> Spool:
+        self.spool = spool
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.spool, name)
+
+    def read(self, ino: Ino, at: int, length: int, *, extra: int = 0) -> bytes:
+        self.bytes += length
+        found: bytes = self.spool.read(ino, at, length, extra=extra)
+        return found
+
+    def before_task_step(self, _task: trio.lowlevel.Task) -> None:
+        self.bytes = 0
+
+    def after_task_step(self, _task: trio.lowlevel.Task) -> None:
+        self.most_bytes = max(self.most_bytes, self.bytes)
