@@ -225,6 +225,10 @@ class Catalog(Protocol):
         """The blocks that a published file's chunks lie in, each once."""
         ...
 
+    def held_of(self, ino: Ino) -> Sequence[tuple[Code, int] | None]:
+        """Each code with each count of held fragments among the same blocks, once; None: one is not there."""
+        ...
+
     def places_of(self, chunk: ChunkNo) -> Sequence[tuple[Ino, int]]:
         """Some of the places (inode, chunk index) in published files where a chunk is."""
         ...

@@ -65,6 +65,9 @@ _BLOCKS_OF = f"""
     SELECT DISTINCT c.block FROM r_map AS m CROSS JOIN r_chunk AS c ON c.chunk = m.chunk
     WHERE m.ino = ? AND m.died = {LIVE} AND m.chunk <> {HOLE}
 """
+_HELD_OF = f"""
+    SELECT DISTINCT b.k, b.n, b.held FROM ({_BLOCKS_OF}) AS a LEFT JOIN r_block AS b ON b.block = a.block
+"""
 
 
 class MapTables(Store):
@@ -148,6 +151,11 @@ class MapTables(Store):
     def blocks_of(self, ino: Ino) -> Sequence[BlockNo]:
         """The blocks that a published file's chunks lie in, each once."""
         return [row[0] for row in self._rows(_BLOCKS_OF, (ino,))]
+
+    def held_of(self, ino: Ino) -> Sequence[tuple[Code, int] | None]:
+        """Each code with each count of held fragments among the same blocks, once; None: one is not there."""
+        rows = self._rows(_HELD_OF, (ino,))
+        return [(Code(k, n), held) if k is not None else None for k, n, held in rows]
 
     def places_of(self, chunk: ChunkNo) -> Sequence[tuple[Ino, int]]:
         """Some of the places (inode, chunk index) where a chunk is, at most PLACES_MOST."""

@@ -137,12 +137,8 @@ class Files:
 
     def published_state(self, ino: Ino) -> FileState:
         """How safe the newest published version of a file is at suppliers."""
-        states = []
-        for number in self._catalog.blocks_of(ino):
-            block = self._catalog.block(number)
-            held = self._catalog.held(number)
-            states.append(block_state(block.code, held, local_copy=False) if block else FileState.LOST)
-        found = worst(states)
+        held = self._catalog.held_of(ino)
+        found = worst([block_state(*each, local_copy=False) if each else FileState.LOST for each in held])
         if self.is_unsure() and found is FileState.PLACED:
             return FileState.DEGRADED
         return FileState.SAFE if found is FileState.PLACED and self.is_safe(ino) else found

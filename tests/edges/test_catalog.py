@@ -319,6 +319,12 @@ def test_blocks_of_a_file_are_named_once_and_holes_are_in_none(catalog: Catalog)
     rows = [MapRow(0, 1, ChunkNo(1)), MapRow(1, 1, ChunkNo(2)), hole(2, 7), MapRow(9, 1, ChunkNo(3))]
     catalog.replace_map(FILE.ino, rows, first=0, last=9)
     assert sorted(catalog.blocks_of(FILE.ino)) == [4, 5]
+    assert catalog.held_of(FILE.ino) == [None], "of none of them there is a row"
+    for number, held in ((4, 2), (5, 3)):
+        catalog.put_block(block(number, Code(3, 5)))
+        for index in range(held):
+            catalog.put_fragment(fragment(number, index, index + 1))
+    assert sorted(each or (Code(1, 1), 0) for each in catalog.held_of(FILE.ino)) == [(Code(3, 5), 2), (Code(3, 5), 3)]
 
 
 def test_fragments_are_kept_by_block_index_and_supplier(catalog: Catalog) -> None:

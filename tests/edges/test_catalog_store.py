@@ -347,6 +347,7 @@ MAY_READ_A_WHOLE_TABLE = {
     "LOCAL.shortfall",
     "LOCAL.holding",
     "_ENOUGH_HELD",  # the same
+    "_HELD_OF",  # the blocks of a file
     "_FILE_BYTES_IN",  # the same
     "_BLOCKS_OF_CHUNKS",  # the same
     "REPLICATED.least_margin",

@@ -12,6 +12,7 @@ import pytest
 from trio.testing import MockClock
 
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.model import BLOCK_BYTES, FileState
 from tests.engine.names import Names
 from tests.engine.volume import Volume
 
@@ -91,6 +92,20 @@ async def test_small_files_are_published_by_few_statements(statements: list[str]
         await volume.flush()
         volume.journal.commit()
     assert len(statements) <= A_VERSION * FILES, Counter(statements).most_common(16)
+
+
+async def test_state_of_a_file_is_one_question_however_many_blocks_it_has(
+    statements: list[str], autojump_clock: MockClock
+) -> None:
+    volume = Volume()
+    async with volume.running():
+        ino = volume.create()
+        await volume.files.write(ino, 0, random.Random(1).randbytes(3 * BLOCK_BYTES))
+        await volume.flush()
+        assert len(volume.catalog.blocks_of(ino)) > 2
+        statements.clear()
+        assert volume.files.state(ino) is FileState.PLACED
+        assert len(statements) == 1
 
 
 async def test_without_superseded_files_nobody_asks_whether_one_is(statements: list[str]) -> None:
