@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import Any, NamedTuple, NewType
 
@@ -469,7 +469,7 @@ class Deeds:
 
     created: frozenset[Ino]
     rewritten: frozenset[Ino]  # files with another published version
-    altered: frozenset[Ino]  # mode, owner, extended attributes
+    altered: frozenset[Ino]  # mode, owner
     named: frozenset[Ino]  # got a name
     unnamed: tuple[tuple[Ino, bytes, Ino], ...]  # names that went: directory, name, what they showed
     hired: tuple[str, ...]  # labels of new suppliers
@@ -477,6 +477,11 @@ class Deeds:
     inodes_then: frozenset[Ino] = frozenset()  # inodes as they were before the first change to them
     unnamed_then: tuple[tuple[Ino, Cookie], ...] = ()  # names that went: directory, cookie
     kept: tuple[str, ...] = ()  # names of snapshots that were made, by a person or by themselves
+    # mode, owner and group before, of those of `inodes_then` of which the snapshot has another one; None: it has it
+    before: Mapping[Ino, tuple[int | None, int | None, int | None]] = field(default_factory=dict)
+    # inode and name of each extended attribute that was touched: what it was (None: not set), or the inode of the
+    # past that has it
+    xattrs: Mapping[tuple[Ino, bytes], bytes | Ino | None] = field(default_factory=dict)
     first_block: BlockNo | None = None  # of the blocks of files that were made; None: none was
 
 

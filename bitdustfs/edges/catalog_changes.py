@@ -22,6 +22,7 @@ _ATTRIBUTES, _SIZE, _VERSION = (
     7,
     13,
 )  # columns of r_inode: mode, owner, group; how often published
+_VALUE = 4  # column of r_xattr
 _COUNT = 4  # column of r_map
 _FINGERPRINT = 1  # column of r_chunk
 _LABEL = 3  # column of r_supplier
@@ -78,6 +79,8 @@ class SqliteChanges:
         hired: list[str] = []
         kept: list[str] = []
         first_block: BlockNo | None = None
+        before: dict[Ino, tuple[int | None, int | None, int | None]] = {}
+        xattrs: dict[tuple[Ino, bytes], bytes | Ino | None] = {}
         for change in self._each(self.merge(change_sets)):
             old, new = change.old or (), change.new or ()
             died = _DIED.get(change.name)
@@ -92,13 +95,19 @@ class SqliteChanges:
                     removed.add(_ino(old[0]))
                 case "r_inode" if died is not None and _has(new, died):
                     closed[_ino(old[0])] = at(_ino(new[died]) - 1, _ino(old[0]))
+                    mode, uid, gid = (_ino(old[column]) if _has(new, column) else None for column in _ATTRIBUTES)
+                    before |= {_ino(old[0]): (mode, uid, gid)} if (mode, uid, gid) != (None, None, None) else {}
                 case "r_inode" if change.op == "UPDATE":
                     rewritten |= {_ino(old[0])} if _has(new, _VERSION) else set()
                     altered |= {_ino(old[0])} if any(_has(new, column) for column in _ATTRIBUTES) else set()
                 case "r_map":
                     rewritten.add(_ino((old or new)[0]))
-                case "r_xattr":
-                    altered.add(_ino((old or new)[0]))
+                case "r_xattr" if change.op == "INSERT":
+                    xattrs.setdefault((_ino(new[0]), _bytes(new[1])), None)
+                case "r_xattr" if change.op == "DELETE" or _has(new, _VALUE):
+                    xattrs[_ino(old[0]), _bytes(old[1])] = _bytes(old[_VALUE])
+                case "r_xattr" if died is not None:
+                    xattrs[_ino(old[0]), _bytes(old[1])] = at(_ino(new[died]) - 1, _ino(old[0]))
                 case "r_name" if change.op == "DELETE":
                     parent, cookie = _ino(old[_PARENT]), _ino(old[_COOKIE])
                     unnamed[parent, cookie] = parent, _bytes(old[_NAME]), _ino(old[_SHOWN])
@@ -122,7 +131,17 @@ class SqliteChanges:
         inos = (frozenset(created), frozenset(rewritten), frozenset(altered), frozenset(other))
         went = [(then, Cookie(place[1])) for place, then in unnamed_then.items() if place not in placed]
         lost = tuple(name for place, name in unnamed.items() if place not in placed)  # others are of now only, since
-        return Deeds(*inos, lost, tuple(hired), frozenset(closed.values()), tuple(went), tuple(kept), first_block)
+        return Deeds(
+            *inos,
+            lost,
+            tuple(hired),
+            inodes_then=frozenset(closed.values()),
+            unnamed_then=tuple(went),
+            kept=tuple(kept),
+            before=before,
+            xattrs=xattrs,
+            first_block=first_block,
+        )
 
     def between(self, undone: Sequence[bytes], done: Sequence[bytes]) -> bytes:
         """Join what takes change sets back and then makes others.

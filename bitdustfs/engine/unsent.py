@@ -46,7 +46,7 @@ def find_entries(old: Catalog, new: Catalog, deeds: Deeds | None) -> list[Entry]
     return sorted(found, key=lambda entry: entry.paths)
 
 
-def find_notes(old: Catalog, deeds: Deeds | None, entries: list[Entry]) -> list[str]:
+def find_notes(old: Catalog, new: Catalog, deeds: Deeds | None, entries: list[Entry]) -> list[str]:
     """Lines for a person on what was done to the old state and is not done again; of snapshots see `only_kept`."""
     if deeds is None:
         return ["Which changes had been sent could not be told: everything that differed was put aside."]
@@ -65,8 +65,9 @@ def find_notes(old: Catalog, deeds: Deeds | None, entries: list[Entry]) -> list[
         told.add(ino)
     for ino in sorted(deeds.named - told - aside - deeds.created):
         notes.append(f"given a further name: {', '.join(map(_shown, paths_of(old, ino)))}")
-    for ino in sorted((deeds.altered | _altered_since(old, deeds)) - aside - deeds.created):
-        if paths := paths_of(old, ino):
+    for ino in sorted((deeds.altered | _altered_since(old, deeds) | _marked(old, deeds)) - aside - deeds.created):
+        paths = paths_of(old, ino)
+        if paths and not _looks_same(old, ino, new, find(new, paths[0])):
             notes.append(f"given other attributes: {_shown(paths[0])}")
     return sorted(notes)
 
@@ -80,13 +81,36 @@ def _names_then(old: Catalog, deeds: Deeds) -> Iterator[tuple[Ino, bytes, Ino]]:
 
 
 def _altered_since(old: Catalog, deeds: Deeds) -> set[Ino]:
-    """Inodes with another mode or owner than a snapshot has, if it is still there."""
+    """Inodes with another mode or owner than before the first snapshot, if what it has is still there."""
     found = set()
     for then in deeds.inodes_then:
         was, now = old.inode(then), old.inode(split(then)[1])
-        if was is not None and now is not None and (was.mode, was.uid, was.gid) != (now.mode, now.uid, now.gid):
+        if was is None or now is None:
+            continue
+        before = deeds.before.get(now.ino, (None, None, None))
+        pairs = zip(before, (was.mode, was.uid, was.gid), strict=True)
+        if [there if known is None else known for known, there in pairs] != [now.mode, now.uid, now.gid]:
             found.add(now.ino)
     return found
+
+
+def _marked(old: Catalog, deeds: Deeds) -> set[Ino]:
+    """Inodes that have an extended attribute with another value than before, or no longer, or anew."""
+    found = set()
+    for (ino, name), was in deeds.xattrs.items():
+        before = old.xattr(Ino(was), name) if isinstance(was, int) else was
+        if old.xattr(ino, name) != before:
+            found.add(ino)
+    return found
+
+
+def _looks_same(old: Catalog, ino: Ino, new: Catalog, other: Inode | None) -> bool:
+    """Whether another state shows the same mode, owner and extended attributes."""
+    inode = old.inode(ino)
+    if inode is None or other is None:
+        return False
+    one, two = ((each.mode, each.uid, each.gid) for each in (inode, other))
+    return one == two and list(old.xattrs(ino)) == list(new.xattrs(other.ino))
 
 
 def restore_notes(report: RestoreReport) -> list[str]:

@@ -116,10 +116,11 @@ def test_deeds_of_change_sets_are_told_by_inode() -> None:
     assert deeds == Deeds(
         created=inos(14),
         rewritten=inos(10),
-        altered=inos(11, 13),
+        altered=inos(11),
         named=inos(12, 14),
         unnamed=((ROOT_INO, b"12", Ino(12)),),
         hired=(),
+        xattrs={(Ino(13), b"user.x"): None},
     )
     assert CHANGES.deeds([]) == Deeds(inos(), inos(), inos(), inos(), (), ())
 
@@ -189,7 +190,7 @@ def test_what_went_or_was_altered_after_a_snapshot_is_told_to_a_person() -> None
 
     def told() -> list[str]:
         deeds = CHANGES.deeds([changes for _, changes in catalog.outbox(before, ALL)])
-        return find_notes(catalog, deeds, [])
+        return find_notes(catalog, SqliteCatalog(":memory:", create=True), deeds, [])
 
     assert told() == ["given other attributes: 11", "removed: 10", "renamed: 12 to twelve"]
     catalog.end_snapshot(kept)
@@ -198,6 +199,63 @@ def test_what_went_or_was_altered_after_a_snapshot_is_told_to_a_person() -> None
         pass
     catalog.commit()
     assert told() == ["removed: 10", "renamed: 12 to twelve"]  # and not what went long before, with the snapshot
+
+
+MODES = (0o100644, 0o100600)
+
+
+def change_mode(catalog: SqliteCatalog, mode: int) -> None:
+    catalog.put_inode(Inode(Ino(10), mode, 0, 0, 1, 0, 1, 1, catalog.last_change, version=1))
+    catalog.commit()
+
+
+def change_xattr(catalog: SqliteCatalog, value: bytes) -> None:
+    catalog.put_xattr(Ino(10), b"user.x", value) if value else catalog.drop_xattr(Ino(10), b"user.x")
+    catalog.commit()
+
+
+def marked(steps: str, newer: bytes = b"1", newer_mode: int = MODES[0]) -> list[str]:
+    """What is told of a file after steps: `s` a snapshot; a digit sets an attribute, `-` drops it; m, M are modes."""
+    with closing(SqliteCatalog(":memory:")) as old, closing(SqliteCatalog(":memory:")) as new:
+        for catalog, value, mode in ((old, b"1", MODES[0]), (new, newer, newer_mode)):
+            catalog.put_inode(Inode(ROOT_INO, 0o40755, 0, 0, 2, 0, 1, 1, 1))
+            catalog.put_name(ROOT_INO, b"f", Ino(10))
+            change_mode(catalog, mode)
+            change_xattr(catalog, value)
+        if steps.startswith("s"):
+            keep_generation(old)
+            old.commit()
+            steps = steps[1:]
+        before = old.last_change
+        for step in steps:
+            if step == "s":
+                keep_generation(old)
+                old.commit()
+            elif step in "mM":
+                change_mode(old, MODES["mM".index(step)])
+            else:
+                change_xattr(old, step.encode().replace(b"-", b""))
+        deeds = CHANGES.deeds([changes for _, changes in old.outbox(before, ALL)])
+        return find_notes(old, new, deeds, [])
+
+
+@pytest.mark.parametrize("steps", ["M", "sM", "MsM", "MsmsM", "2", "s2", "2s3", "-", "s-", "-s2", "s2s3"])
+def test_file_that_has_other_attributes_than_before_is_told(steps: str) -> None:
+    assert marked(steps) == ["given other attributes: f"]
+
+
+@pytest.mark.parametrize(
+    "steps",
+    ["Mm", "sMm", "Msm", "MsMsm", "21", "s21", "2s1", "2s3s1", "-1", "s-1", "-s1", "s2s1", "s-s2s1"],
+)
+def test_file_that_has_the_attributes_again_that_it_had_is_not_told(steps: str) -> None:
+    assert marked(steps, newer=b"9", newer_mode=0o100640) == []
+
+
+@pytest.mark.parametrize("steps", ["M2", "sM2", "M2s"])
+def test_attributes_that_the_newer_state_has_too_are_not_told(steps: str) -> None:
+    assert marked(steps, newer=b"2", newer_mode=MODES[1]) == []
+    assert marked(steps, newer=b"2") == marked(steps, newer_mode=MODES[1]) == ["given other attributes: f"]
 
 
 def inos(*numbers: int) -> frozenset[Ino]:
