@@ -54,7 +54,8 @@ LOOK_S: Final = 30.0
 ASK_S: Final = 15.0  # for one supplier to show its head, or a leaf
 LINKS_KEPT: Final = 64  # (tune) of each line: a supplier that is further behind is another fork
 FORKS_MOST: Final = 16  # (tune) that nobody has chosen about; more hold up what is to be let go, and are told
-RESOLVED_KEPT: Final = 16  # (tune) lines that were gone over, whose suppliers may have been away
+WHOLE_KEPT: Final = 16  # (tune) of the lines that were gone over: with all their links, 10 KB each
+RESOLVED_KEPT: Final = 64  # (tune) lines that were gone over, whose suppliers may have been away: 300 bytes each
 _NO_CHANGE: Final = 1 << 63  # no head names so much
 _KEY: Final = "forks"  # in the catalog: msgpack of a list of `Fork`
 _log = logging.getLogger(__name__)
@@ -464,10 +465,11 @@ def gone_over(catalog: Catalog) -> list[Line]:
 
 
 def keep_forks(catalog: Catalog, forks: Iterable[Fork]) -> None:
-    """Note them. The caller commits."""
+    """Note them. Of those that were gone over long ago their last head alone, and not all. The caller commits."""
     every = list(forks)
     resolved = [each for each in every if each.is_resolved][-RESOLVED_KEPT:]
-    left = [each for each in every if not each.is_resolved or each in resolved]
+    thin = [msgspec.structs.replace(each, links=each.links[-heads.LINK_BYTES :]) for each in resolved[:-WHOLE_KEPT]]
+    left = [*(each for each in every if not each.is_resolved), *thin, *resolved[-WHOLE_KEPT:]]
     catalog.put_value(_KEY, msgspec.msgpack.encode(left))
 
 

@@ -136,6 +136,7 @@ class Publisher:
         self._others_at: dict[SupplierNo, float] = {}  # trio time when it was shown
         self._on_line: dict[SupplierNo, Line] = {}  # who holds a head of a line that we go over
         self._merged: dict[bytes, int] = {}  # the version of ours that went over a line, by its digest
+        self._looked: dict[bytes, int] = {}  # up to which version of ours none went over a line, by its digest
         self.lines: Callable[[], Sequence[Line]] = tuple  # that we go over, or went
         self.keeps: Callable[[Head], bool] = lambda _head: False  # our newest head names what this one does
         self.foreign: Foreign | None = None  # the newest of them, once ours cannot count any more
@@ -289,9 +290,11 @@ class Publisher:
     def _merged_at(self, line: Line) -> int | None:
         """The version of ours that goes over a line; None: there is none yet."""
         if line.digest not in self._merged:
-            for link in heads.split_links(self._catalog.links(line.version, self.version + 1)):
+            looked = max(line.version, self._looked.get(line.digest, 0))
+            for link in heads.split_links(self._catalog.links(looked, self.version + 1)):
                 if heads.also_of(link) == line.digest:
                     self._merged[line.digest] = heads.version_of(link)
+            self._looked[line.digest] = self.version
         return self._merged.get(line.digest)
 
     def _links_from(self, supplier: SupplierNo) -> bytes:

@@ -14,7 +14,7 @@ from bitdustfs.core import head as heads
 from bitdustfs.core import replica
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.head import Head
-from bitdustfs.engine.forks import FORKS_MOST
+from bitdustfs.engine.forks import FORKS_MOST, RESOLVED_KEPT, WHOLE_KEPT, Fork, gone_over, keep_forks, kept_forks
 from bitdustfs.engine.node import Node
 from bitdustfs.model import BlockId, Suite
 from bitdustfs.testing.swarm import make_identity
@@ -70,6 +70,44 @@ async def test_lines_that_are_chosen_about_at_once_are_all_gone_over(
             await trio.sleep(LEASE_S)
             assert node.publisher.version == last
             assert node.releases.may_release()
+
+
+def chosen_about(number: int) -> Fork:
+    """A line that was gone over, somewhere."""
+    digest = number.to_bytes(32)
+    return Fork(0, LAST, digest, bytes(THIRD.node), 0, digest * heads.LINK_BYTES, is_resolved=True)
+
+
+@pytest.mark.slow
+async def test_supplier_that_was_away_while_many_lines_were_gone_over_is_no_fork_again(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with forked(tmp_path) as (world, _laptop, desktop), desktop.mounted() as node:
+        await brought_in(desktop)
+        world.swarm.cut(1)
+        await node.forks.resolve(node.forks.all()[0][0].name)
+        await until(lambda: not node.publisher.has_lines_left)
+        for number in range(1, RESOLVED_KEPT):
+            with node.journal.operation():
+                keep_forks(desktop.catalog, [*kept_forks(desktop.catalog), chosen_about(number)])
+        assert await desktop.sync() == "safe"
+        world.swarm.heal(1)
+        await until(lambda: versions(world)[0] == node.publisher.version)
+        assert node.forks.all() == []
+        assert len(desktop.catalog.snapshots()) == 1
+
+
+@pytest.mark.slow
+async def test_lines_that_were_gone_over_fill_nothing(autojump_clock: MockClock, tmp_path: Path) -> None:
+    async with forked(tmp_path) as (_world, _laptop, desktop), desktop.mounted():
+        await brought_in(desktop)
+        (open_one,) = kept_forks(desktop.catalog)
+        keep_forks(desktop.catalog, [open_one, *(chosen_about(number) for number in range(RESOLVED_KEPT + 1))])
+        lines = gone_over(desktop.catalog)
+        assert open_one in kept_forks(desktop.catalog)
+        assert [each.digest for each in lines] == [number.to_bytes(32) for number in range(1, RESOLVED_KEPT + 1)]
+        assert {len(each.links) for each in lines[:-WHOLE_KEPT]} == {heads.LINK_BYTES}
+        assert {len(each.links) for each in lines[-WHOLE_KEPT:]} == {32 * heads.LINK_BYTES}
 
 
 @pytest.mark.slow
