@@ -1329,6 +1329,11 @@ class Entropy(Protocol):
 
 
 class Crunch(Protocol):
+    @property
+    def threads(self) -> int:
+        """How many pieces of work run at once, at least 1."""
+        ...
+
     async def run(self, work: Callable[..., T], *args: object) -> T:
         """Do blocking or CPU-heavy work off the loop: a worker thread, or inline in tests."""
         ...

@@ -114,5 +114,9 @@ class ThreadCrunch:
     def __init__(self, threads: int | None = None) -> None:
         self._limiter = trio.CapacityLimiter(threads or max(2, os.cpu_count() or 1))
 
+    @property
+    def threads(self) -> int:
+        return int(self._limiter.total_tokens)
+
     async def run(self, work: Callable[..., T], *args: object) -> T:
         return await trio.to_thread.run_sync(partial(work, *args), limiter=self._limiter)

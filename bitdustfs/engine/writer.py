@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from math import inf
@@ -130,6 +131,7 @@ class Writer:
         self._placed_at = -inf
         self._refused_at = -inf  # when a block was refused last
         self._window = trio.Semaphore(WINDOW)
+        self._plaintexts = trio.Semaphore(min(WINDOW, crunch.threads))  # more blocks of them would only lie in memory
         self._versions: set[_Version] = set()  # on their way
         self._fresh: set[ChunkNo] = set()  # placed a moment ago, and in no version yet
         self._idle = False  # nothing was dirty when we looked last: `changed` tells when something is
@@ -316,11 +318,13 @@ class Writer:
         began = trio.current_time()
         rows: dict[Fingerprint, ChunkNo] = {}
         try:
-            await self._read(batch)
-            new, old, answered = await self._known([job for job in batch if job.plaintext])
-            for job in set(batch).difference(new):
-                job.plaintext = b""
-            rows = await self._upload(new, old) if new else {}
+            async with self._plaintexts if all(_is_here(job) for job in batch) else nullcontext():
+                await self._read(batch)
+                new, old, answered = await self._known([job for job in batch if job.plaintext])
+                for job in set(batch).difference(new):
+                    job.plaintext = b""
+                built = await self._build(new) if new else None
+            rows = await self._send(new, old, *built) if built else {}
             for turn, job in enumerate(batch):
                 if not job.print:
                     self._done(job, HOLE)
@@ -448,8 +452,8 @@ class Writer:
         survives = block.code.n - block.code.k >= code.n - code.k
         return redundant and survives and self._catalog.held(row.block) >= block.code.quorum
 
-    async def _upload(self, jobs: Sequence[_Job], old: dict[Fingerprint, ChunkRow]) -> dict[Fingerprint, ChunkNo]:
-        """Seal, code and send one block; record it when it is placed."""
+    async def _build(self, jobs: Sequence[_Job]) -> tuple[Shipment, tuple[blocks.Placed, ...]]:
+        """Seal and code one block. The plaintexts of its jobs are gone then."""
         code, scope = jobs[0].code, self._secrets.scope
         block_id = BlockId(self._entropy.bytes(32))
         seal = self._secrets.seal_of(block_id, scope, self._suite)
@@ -465,9 +469,17 @@ class Writer:
             return length, places, fragments, tuple(fragment.root(f) for f in fragments)
 
         length, places, fragments, roots = await self._crunch.run(build)
+        return Shipment(block_id, scope, self._suite, code, length, roots, fragments), places
+
+    async def _send(
+        self,
+        jobs: Sequence[_Job],
+        old: dict[Fingerprint, ChunkRow],
+        shipment: Shipment,
+        places: Sequence[blocks.Placed],
+    ) -> dict[Fingerprint, ChunkNo]:
+        """Send one block; record it when it is placed."""
         prints = [job.print for job in jobs]
-        shipment = Shipment(block_id, scope, self._suite, code, length, roots, fragments)
-        del fragments  # each goes when it is acknowledged
         rows: dict[Fingerprint, ChunkNo] = {}
 
         def record() -> None:
@@ -579,6 +591,11 @@ class Writer:
 def _refs(life: FileLife, version: _Version | None) -> dict[int, ChunkNo]:
     """The chunks that are placed, of a version or ahead of one, and not laid."""
     return life.placed_ahead if version is None else version.refs
+
+
+def _is_here(job: _Job) -> bool:
+    """The spool has all of its chunk that is not zeros; else suppliers are asked, and may be slow."""
+    return all(p.extent is not None or p.start >= job.life.published_size for p in job.chunk.pieces)
 
 
 def _or_published(spooled: Callable[[FileLife, Piece], Unchecked], life: FileLife, piece: Piece) -> Unchecked | None:

@@ -55,6 +55,8 @@ class RunningWall(FakeWall):
 class InlineCrunch:
     """A ports.Crunch that works on the loop."""
 
+    threads = 1
+
     async def run(self, work: Callable[..., T], *args: object) -> T:
         await trio.lowlevel.checkpoint()
         return work(*args)
@@ -62,6 +64,8 @@ class InlineCrunch:
 
 class InstantCrunch:
     """A ports.Crunch that works on the loop and lets nobody else run: for what is called a million times."""
+
+    threads = 1
 
     async def run(self, work: Callable[..., T], *args: object) -> T:
         return work(*args)

@@ -89,6 +89,8 @@ def links(some: list[Head]) -> bytes:
 class SlowCrunch:
     """A ports.Crunch that lets others run before and after the work."""
 
+    threads = 1
+
     async def run(self, work: Callable[..., T], *args: object) -> T:
         await trio.sleep(0)
         done = work(*args)

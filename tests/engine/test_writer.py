@@ -5,9 +5,10 @@ from __future__ import annotations
 import gc
 import random
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any
 
 import pytest
@@ -501,12 +502,38 @@ async def test_block_is_read_from_the_spool_in_several_steps(autojump_clock: Moc
     assert CHUNK_BYTES <= reads.most_bytes <= 2 * BREATHE_BYTES
 
 
+@pytest.mark.slow
+async def test_plaintexts_in_memory_are_of_as_many_blocks_as_are_worked_on(autojump_clock: MockClock) -> None:
+    reads = Reads()
+    volume = Volume(coat=reads.over)
+    async with volume.running(upload=False):
+        await volume.write_all(DICE.randbytes(WINDOW * BLOCK_CHUNKS * CHUNK_BYTES))
+    async with volume.running():
+        with reads.counting_plaintexts():
+            await volume.flush()
+    assert BLOCK_CHUNKS * CHUNK_BYTES // 2 <= reads.most_plaintext <= BLOCK_CHUNKS * CHUNK_BYTES
+
+
 class Reads(trio.abc.Instrument):
     """A spool, and a count of the bytes that are read from it on the loop in each step."""
 
     def __init__(self) -> None:
         self.spool: Any = None
-        self.bytes = self.most_bytes = 0
+        self.bytes = self.most_bytes = self.most_plaintext = 0
+        self.at_read: Callable[[], None] = lambda: None
+
+    @contextmanager
+    def counting_plaintexts(self) -> Iterator[None]:
+        """Count those of the writer, at each eighth read."""
+        turn = count(1)
+
+        def look() -> None:
+            if next(turn) % 8 == 0:
+                jobs = [each for each in gc.get_objects() if isinstance(each, _Job)]
+                self.most_plaintext = max(self.most_plaintext, sum(len(job.plaintext) for job in jobs))
+
+        self.at_read = look
+        yield
 
     def over(self, spool: Spool) -> Spool:
         self.spool = spool
@@ -517,6 +544,7 @@ class Reads(trio.abc.Instrument):
 
     def read(self, ino: Ino, at: int, length: int, *, extra: int = 0) -> bytes:
         self.bytes += length
+        self.at_read()
         found: bytes = self.spool.read(ino, at, length, extra=extra)
         return found
 
