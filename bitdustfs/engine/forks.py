@@ -299,6 +299,9 @@ class Forks:
                 adopted = await self._bring_in(found, links)
         except (BitdustError, trio.TooSlowError) as error:
             why = str(error) or "no answer in time"
+        except Exception as error:  # noqa: BLE001 - a catalog that somebody made up costs its line, and no other one
+            _log.exception("version %d of another line could not be brought in", found.head.version)
+            why = f"its catalog is none that can be gone through ({type(error).__name__}; the log says where)"
         finally:
             self._is_coming = False
             self._forget_halves()

@@ -22,6 +22,7 @@ from bitdustfs.core.past import at, split
 from bitdustfs.engine.journal import Journal, Operation
 from bitdustfs.engine.releases import Releases
 from bitdustfs.engine.unsent import prints
+from bitdustfs.errors import BadFormat
 from bitdustfs.model import (
     HOLE,
     ROOT_INO,
@@ -86,7 +87,8 @@ class Grafting:
             generation: of ours; it is kept, and shown by nobody yet.
             of: theirs; 0: what is there now.
         Raises:
-            DiskFull, DiskFault, and what `admit` does: some of it is in.
+            BadFormat: a directory of theirs is at two places. DiskFull, DiskFault, and what `admit` does.
+            Some of it is in.
         """
         self._generation, self._numbers, self._taken = generation, {}, set()
         if self._only_ours is None:
@@ -94,7 +96,7 @@ class Grafting:
         root = self._theirs.inode(at(of, ROOT_INO) if of else ROOT_INO)
         assert root is not None, "each volume has a root"
         await self._number(root, self._ours.inode(at(self._generation, ROOT_INO)))
-        pending = [(root.ino, ROOT_INO)]
+        pending, directories = [(root.ino, ROOT_INO)], {root.ino}
         while pending:
             there, here = pending.pop()
             before = await self._names(self._ours, at(self._generation, here))
@@ -113,6 +115,9 @@ class Grafting:
                     with self._operation():
                         self._ours.drop_name_then(self._generation, here, was[0].cookie)
                 if to_be is not None and number is not None and to_be[1].is_dir:
+                    if to_be[1].ino in directories:  # perhaps in itself: that would have no end
+                        raise BadFormat(what="its catalog has one directory at two places")
+                    directories.add(to_be[1].ino)
                     pending.append((to_be[1].ino, number))
                 await trio.lowlevel.checkpoint()
 

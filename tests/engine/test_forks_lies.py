@@ -19,9 +19,9 @@ from bitdustfs.engine.node import Node
 from bitdustfs.model import BlockId, Suite
 from bitdustfs.testing.swarm import make_identity
 from bitdustfs.testing.world import SECRETS, World
-from tests.engine.machines import LAPTOP, LEASE_S, Machine, until
+from tests.engine.machines import LAPTOP, LEASE_S, Machine, two, until
 from tests.engine.recovered import recover, stocks
-from tests.engine.test_forks import LAPTOPS_TREE, brought_in, forked, tree_of, versions
+from tests.engine.test_forks import LAPTOPS_TREE, brought_in, fork, forked, tree_of, versions
 from tests.engine.test_forks_and_epochs import NEXT
 
 THIRD = make_identity("third", owner="customer")
@@ -167,3 +167,41 @@ async def test_supplier_that_shows_ever_more_lines_fills_nothing(autojump_clock:
 def shown(node: Node) -> set[bytes]:
     """The digests of the heads beside ours that suppliers show."""
     return {each.head.digest for each in node.publisher.others.values()}
+
+
+class Forging(Machine):
+    """A machine that puts something into its catalog that no catalog has, before it writes last."""
+
+    forges = ""
+
+    async def write(self, name: str, content: bytes) -> None:
+        if content == b"of the laptop":
+            await until(lambda: not self.node.files.dirty_lives())
+            with self.node.journal.operation():
+                self.catalog._change(self.forges)
+                self.node.journal.note()
+        await super().write(name, content)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "forges",
+    [
+        "INSERT INTO r_name SELECT parent, cookie + 1000, born, died, CAST('loop' AS BLOB), 1, 0 FROM r_name LIMIT 1",
+        "DELETE FROM r_chunk WHERE chunk = (SELECT max(chunk) FROM r_chunk)",
+    ],
+)
+async def test_catalog_that_somebody_made_up_can_be_let_be_and_holds_up_no_other_line(
+    autojump_clock: MockClock, tmp_path: Path, forges: str
+) -> None:
+    async with two(tmp_path) as (world, laptop, desktop):
+        forging = Forging(world, laptop.path)
+        forging.forges = forges
+        await fork(world, forging, desktop, 1)
+        async with desktop.mounted() as node:
+            await until(node.forks.unreadable)
+            ((name, _unread),) = node.forks.unreadable().items()
+            await node.forks.let_be(name)
+            await until(lambda: set(versions(world)) == {node.publisher.version})
+            assert await desktop.sync() == "safe"
+            await until(node.releases.may_release)
