@@ -6,6 +6,9 @@ with the blocks that they lie in, for both lines have one volume key: no byte is
 ours: they are repaired, and let go only when nothing here names them. No block is ours twice: an earlier head of that
 line may have brought it, and to forget the one would let go what the other needs.
 
+What is the same in both may be held by too few with us, and well with them, who wrote it anew: then it is not shared,
+and comes as what is different does. Our own tree is left as it is: nobody's word but ours says where its chunks lie.
+
 Each name is one operation, so this takes its time and holds nobody up. Nothing shows the generation meanwhile.
 """
 
@@ -19,6 +22,7 @@ import trio
 
 from bitdustfs.core import erasure
 from bitdustfs.core.past import at, split
+from bitdustfs.core.ranges import chunk_count
 from bitdustfs.engine.journal import Journal, Operation
 from bitdustfs.engine.releases import Releases
 from bitdustfs.engine.unsent import prints
@@ -77,6 +81,7 @@ class Grafting:
         self._chunks: dict[ChunkNo, ChunkNo] = {}
         self._blocks: dict[BlockNo, BlockNo] = {}
         self._only_ours: dict[BlockId, BlockNo] | None = None  # it was not looked yet
+        self._poor: set[BlockNo] = set()  # blocks of ours that too few hold
         self._suppliers: dict[SupplierNo, SupplierNo | None] = {}
         self.adopted: list[BlockNo] = []  # blocks that our catalog did not have
 
@@ -93,6 +98,7 @@ class Grafting:
         self._generation, self._numbers, self._taken = generation, {}, set()
         if self._only_ours is None:
             self._only_ours = await self._blocks_only_ours()
+            self._poor = await self._poor_blocks()
         root = self._theirs.inode(at(of, ROOT_INO) if of else ROOT_INO)
         assert root is not None, "each volume has a root"
         await self._number(root, self._ours.inode(at(self._generation, ROOT_INO)))
@@ -154,7 +160,8 @@ class Grafting:
         if theirs.mode >> 12 != was.mode >> 12:
             return False
         if theirs.is_file:
-            return theirs.size == was.size and prints(self._theirs, theirs) == prints(self._ours, was)
+            is_alike = theirs.size == was.size and prints(self._theirs, theirs) == prints(self._ours, was)
+            return is_alike and not (self._poor and self._is_better_there(theirs, was))
         return theirs.is_dir or (theirs.target, theirs.rdev) == (was.target, was.rdev)
 
     def _looks_same(self, wanted: Inode, theirs: Inode, was: Inode) -> bool:
@@ -162,6 +169,13 @@ class Grafting:
         if wanted != replace(was, ino=wanted.ino, atime_ns=wanted.atime_ns):
             return False
         return list(self._theirs.xattrs(theirs.ino)) == list(self._ours.xattrs(was.ino))
+
+    def _is_better_there(self, theirs: Inode, was: Inode) -> bool:
+        """Whether some of a file that is the same in both is better held with them, in another block."""
+        last = chunk_count(theirs.size) - 1
+        here = dict(self._ours.placed(was.ino, 0, last))
+        there = self._theirs.placed(theirs.ino, 0, last)
+        return any(self._lies_better(chunk.block, here[index].block) for index, chunk in there)
 
     # -- content -----------------------------------------------------------------------------------------------
 
@@ -194,12 +208,25 @@ class Grafting:
         """A chunk of ours with this content that is as well held as it should be, or lies in the same block."""
         same = self._ours.chunk(theirs.chunk)
         if same is not None and same.fingerprint == theirs.fingerprint:  # it is older than the fork
-            return same
+            return None if self._lies_better(theirs.block, same.block) else same
         other = self._ours.chunk_by_fingerprint(theirs.fingerprint)
         if other is None or other.length != theirs.length:
             return None
         block = self._ours.block(other.block)
         return other if block is not None and self._ours.held(other.block) >= block.code.quorum else None
+
+    def _lies_better(self, there: BlockNo, here: BlockNo) -> bool:
+        """Whether one of our blocks is held by too few, and another one of theirs by more."""
+        ours, theirs = self._ours.block(here), self._theirs.block(there)
+        if ours is None or theirs is None or ours.block_id == theirs.block_id:
+            return False
+        held = self._ours.held(here)
+        return held < ours.code.quorum and held < self._held_there(there)
+
+    def _held_there(self, number: BlockNo) -> int:
+        """How many fragments of one of their blocks would be held with us."""
+        rows = (each for each in self._theirs.fragments(number) if each.state is FragmentState.HELD)
+        return len({each.index for each in rows if self._counts(each.supplier)})
 
     def _block(self, number: BlockNo) -> BlockNo:
         """The number that one of their blocks has with us; it is ours from now on."""
@@ -243,15 +270,33 @@ class Grafting:
             await trio.lowlevel.checkpoint()
         return found
 
+    async def _poor_blocks(self) -> set[BlockNo]:
+        """Those of our blocks that fewer hold than make a block placed."""
+        found, after = set[BlockNo](), None
+        while page := self._ours.wanting_blocks(_PAGE, after):
+            for each in page:
+                row = self._ours.block(each.block)
+                if row is not None and row.code.k + each.spare < row.code.quorum:
+                    found.add(each.block)
+            after = page[-1]
+            await trio.lowlevel.checkpoint()
+        return found
+
+    def _counts(self, number: SupplierNo) -> bool:
+        """Whether what one of their suppliers holds would count with us."""
+        theirs = next((row for row in self._theirs.suppliers() if row.supplier == number), None)
+        if theirs is None:
+            return False
+        is_ours = any(row.node == theirs.node for row in self._ours.suppliers())
+        return is_ours or (self._hires and theirs.standing is not Standing.FIRED)
+
     def _supplier(self, number: SupplierNo) -> SupplierNo | None:
         """The number that one of their suppliers has with us. One that only they have may be hired here too."""
         if number not in self._suppliers:
-            theirs = next((row for row in self._theirs.suppliers() if row.supplier == number), None)
-            if theirs is None:
+            if not self._counts(number):
                 return None
+            theirs = next(row for row in self._theirs.suppliers() if row.supplier == number)
             ours = next((row for row in self._ours.suppliers() if row.node == theirs.node), None)
-            if ours is None and (theirs.standing is Standing.FIRED or not self._hires):
-                return None
             if ours is None:
                 self._ours.put_supplier(replace(theirs, supplier=SupplierNo(0), used_bytes=0, used_fragments=0))
                 ours = next(row for row in self._ours.suppliers() if row.node == theirs.node)

@@ -1,0 +1,74 @@
+"""What is the same on both lines of a fork, and held worse with us than with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from trio.testing import MockClock
+
+from bitdustfs.core.past import at
+from bitdustfs.model import ROOT_INO, BlockNo, FragmentState, Inode
+from tests.engine.machines import CODE, CONTENT, Machine, two, until
+from tests.engine.test_forks import broken, brought_in, fork
+
+
+@pytest.fixture
+def autojump_clock() -> Iterator[MockClock]:
+    yield MockClock(autojump_threshold=0)
+
+
+FIRST = BlockNo(1)  # is older than the fork
+LEFT = 2  # suppliers, too few to read it
+
+
+def lose(machine: Machine) -> None:
+    """The first block is lost but for what the first suppliers hold, and this machine knows it."""
+    row = machine.catalog.block(FIRST)
+    assert row is not None
+    with machine.node.journal.operation():
+        for each in machine.catalog.fragments(FIRST):
+            if each.supplier > LEFT:
+                name = machine.node.releases.name(row, each.index, each.supplier)
+                conduct = machine.world.swarm.suppliers[each.supplier - 1].conduct
+                conduct.dropped |= {(bytes(machine.identity.owner), bytes(name))}
+                machine.catalog.put_fragment(replace(each, state=FragmentState.LOST))
+
+
+def least_held(machine: Machine, inode: Inode) -> int:
+    """Of the blocks in which the chunks of a file lie."""
+    return min(machine.catalog.held(chunk.block) for _index, chunk in machine.catalog.placed(inode.ino, 0, 100))
+
+
+class Mending(Machine):
+    """A machine that lost what it had stored, and writes a file of that anew, before it writes last."""
+
+    async def write(self, name: str, content: bytes) -> None:
+        if name == "the laptop's":
+            await self.node.drop_cache()
+            lose(self)
+            await super().write("file again", CONTENT)
+            await until(lambda: not self.node.files.dirty_lives())
+        await super().write(name, content)
+
+
+@pytest.mark.slow
+async def test_what_both_have_and_only_the_other_line_holds_well_comes_with_it(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with two(tmp_path) as (world, laptop, desktop):
+        await fork(world, Mending(world, laptop.path), desktop, 1)
+        async with desktop.mounted() as node:
+            node.forks.on_step = lambda step: lose(desktop) if step == "grafting" else None
+            there = at(await brought_in(desktop), ROOT_INO)
+            await node.drop_cache()
+            for name in (b"file", b"file again"):
+                inode = node.past.lookup(there, name)
+                assert least_held(desktop, inode) >= CODE.quorum
+                assert await node.past.read(inode.ino, 0, inode.size) == CONTENT
+            ours = node.tree.lookup(ROOT_INO, b"file")
+            assert ours is not None
+            assert least_held(desktop, ours) == LEFT
+            assert not broken(desktop.catalog)
