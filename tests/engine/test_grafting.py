@@ -32,6 +32,7 @@ def lose(machine: Machine) -> None:
         for each in machine.catalog.fragments(FIRST):
             if each.supplier > LEFT:
                 name = machine.node.releases.name(row, each.index, each.supplier)
+                assert name is not None
                 conduct = machine.world.swarm.suppliers[each.supplier - 1].conduct
                 conduct.dropped |= {(bytes(machine.identity.owner), bytes(name))}
                 machine.catalog.put_fragment(replace(each, state=FragmentState.LOST))
