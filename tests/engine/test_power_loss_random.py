@@ -144,12 +144,14 @@ class History:
 class Story:
     """One volume, two files, and what they should be."""
 
+    spool_limit = 8 << 20
+
     def __init__(self, seed: int, *, faults: bool) -> None:
         self.dice = random.Random(seed)
         self.faults = faults
         self.catalog = CutCatalog(self.dice)
         self.spool = CutSpool(self.dice)
-        self.volume = Volume(spool_limit=8 << 20, catalog=self.catalog, spool=self.spool, coat=self._coat)
+        self.volume = Volume(spool_limit=self.spool_limit, catalog=self.catalog, spool=self.spool, coat=self._coat)
         self.histories = {self.volume.create(): History() for _ in range(2)}
         self.volume.journal.commit()
         self.catalog.make_durable()
@@ -332,8 +334,11 @@ class Story:
                 self.volume.files.close(ino)
             await self.volume.forget()
             await trio.sleep(30)
-            assert self.spool.inos() == []
-            assert list(self.volume.files._table) == []
+            self.check_dropped()
+
+    def check_dropped(self) -> None:
+        assert self.spool.inos() == []
+        assert list(self.volume.files._table) == []
 
 
 @pytest.fixture(autouse=True)
