@@ -135,6 +135,7 @@ class Forks:
         self.waits_for = self._kept_change if is_open else 0  # see above
         publisher.lines = lambda: gone_over(catalog)
         publisher.keeps = self._is_in_our_head
+        publisher.on_other = self._looks.now
         self.on_step: Callable[[str], None] = lambda _step: None  # is told where it is
 
     @property

@@ -141,6 +141,7 @@ class Publisher:
         self.keeps: Callable[[Head], bool] = lambda _head: False  # our newest head names what this one does
         self.foreign: Foreign | None = None  # the newest of them, once ours cannot count any more
         self.on_foreign: Callable[[Foreign], None] = lambda _found: None
+        self.on_other: Callable[[], None] = lambda: None  # somebody shows another one that is not ours
         # those of some suppliers that are not to get the newest head in place of an older one
         self.withheld_from: Callable[[Iterable[SupplierNo]], Set[SupplierNo]] = lambda _suppliers: frozenset()
         self.content: HeadContent | None = None
@@ -464,6 +465,7 @@ class Publisher:
                 short(found.head.signer.node),
                 self.version,
             )
+            self.on_other()
         against = {who: each for who, each in self._others.items() if not self.outranks(each.head)}
         if self.foreign is None and against and not self.is_quorum_without(against.keys()):
             self.foreign = max(against.values(), key=lambda each: each.head.version)

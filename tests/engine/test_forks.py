@@ -17,6 +17,7 @@ from bitdustfs.core.past import at
 from bitdustfs.edges.catalog_rules import RULES
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.attributes import Changes
+from bitdustfs.engine.forks import LOOK_S
 from bitdustfs.engine.node import Node
 from bitdustfs.engine.orphans import leave_orphans
 from bitdustfs.errors import FileError, ReadOnly
@@ -242,6 +243,20 @@ async def test_nothing_is_let_go_while_another_line_may_need_it(autojump_clock: 
         await trio.sleep(300)
         now = [each.shelf.used(world.swarm.identity.owner) for each in world.swarm.suppliers]
         assert all(after >= before for before, after in zip(held, now, strict=True))
+
+
+@pytest.mark.slow
+async def test_fork_is_brought_in_as_soon_as_a_supplier_shows_it(autojump_clock: MockClock, tmp_path: Path) -> None:
+    async with forked(tmp_path) as (world, _laptop, desktop):
+        world.swarm.cut(1)
+        async with desktop.mounted(wait=False) as node:
+            await trio.sleep(LOOK_S + 3)  # a look that was just before comes again late
+            assert node.forks.all() == []
+            world.swarm.heal(1)
+            await until(lambda: node.publisher.others)
+            began = trio.current_time()
+            await until(node.forks.all)
+            assert trio.current_time() - began < 5
 
 
 @pytest.mark.slow
