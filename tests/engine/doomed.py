@@ -19,7 +19,17 @@ import trio
 from bitdustfs.core import replica
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.suppliers import Suppliers
-from bitdustfs.model import BlockNo, BlockRow, DeltaRow, FragmentName, ImageChunk, Root, SupplierNo
+from bitdustfs.model import (
+    BlockNo,
+    BlockRow,
+    DeltaRow,
+    FragmentName,
+    ImageChunk,
+    Root,
+    Snapshot,
+    SnapshotKind,
+    SupplierNo,
+)
 from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.world import SECRETS
 
@@ -178,6 +188,16 @@ class NotingCatalog(SqliteCatalog):
         if key == "manifest":
             for block, _ in replica.decode_note(value).blocks:
                 self._is("manifest", block)
+
+    def put_value(self, key: str, value: bytes) -> None:
+        super().put_value(key, value)
+        if key == "forks":
+            self._notes.add("forks")
+
+    def make_snapshot(self, name: str, made_ns: int, kind: SnapshotKind) -> Snapshot:
+        if kind is SnapshotKind.COMING:
+            self._notes.add("fork coming")
+        return super().make_snapshot(name, made_ns, kind)
 
     def drop_outbox(self, until: int) -> None:
         super().drop_outbox(until)

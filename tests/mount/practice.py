@@ -29,7 +29,7 @@ from bitdustfs.edges.control import Args, ask
 from bitdustfs.edges.home import Home, holder
 from bitdustfs.edges.keys_disk import identity_of, read_keys
 from tests import traces
-from tests.children import start, starter
+from tests.children import Child, start, starter
 from tests.mount.support import HANGS_S
 from tests.traces import MARK
 
@@ -157,6 +157,32 @@ class Practice:
         self.run("mount", f"--code={self.code}", *words, "--", str(self.path))
         if wait:
             self.wait_for_suppliers()
+
+    @contextmanager
+    def doomed(self, order: Path) -> Iterator[Child]:
+        """It is mounted by a process that dies where the file `order` says: see `tests.mount.doomed`.
+
+        It has ended afterwards.
+        """
+        words = ["--home", str(self.home), "mount", "-f", f"--code={self.code}", "--", str(self.path)]
+        said = order.with_name(f"{order.name}.log")
+        with said.open("ab") as log:
+            process = start(
+                "tests.mount.doomed",
+                order,
+                *words,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                environment=self.environment(),
+            )
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline(), f"it did not mount:\n{said.read_text()}"
+            yield process
+        finally:
+            process.terminate()
+            process.wait()
+            process.stdout.close()
 
     def umount(self) -> None:
         self.run("umount", str(self.path))

@@ -65,6 +65,26 @@ def put_beside(swarm: Practice, number: int, before: Head) -> None:
     trio.run(put)
 
 
+def write_two_states(swarm: Practice) -> None:
+    """Have a supplier of three hold another state than the home and the other two. It is not mounted afterwards."""
+    (swarm.path / "letter").write_bytes(LETTER)
+    (swarm.path / "both").write_bytes(b"as it was")
+    swarm.run("snapshot", "create", "of before")  # what README has a person type is meant for the other one
+    swarm.sync()
+    swarm.umount()
+    before = newest(swarm)
+    swarm.kill_supplier(1)
+    swarm.mount()
+    (swarm.path / "both").write_bytes(b"of this machine")
+    (swarm.path / "later").write_bytes(b"later")
+    (swarm.path / "letter").unlink()
+    wait_until("two suppliers hold it", lambda: swarm.run("sync", str(swarm.path), "--timeout", "3", ok=(0, 34)))
+    swarm.umount()
+    assert newest(swarm).version > before.version
+    swarm.run("demo", "revive", "1")
+    put_beside(swarm, 1, before)
+
+
 def readme_steps(name: str) -> list[tuple[str, str]]:
     """What README has a person type, for this fork, and what is printed then."""
     section = README.read_text().partition("\n## When two of them wrote at once\n")[2].partition("\n## ")[0]
@@ -135,21 +155,7 @@ def plain(text: str) -> str:
 def test_state_of_a_cloned_home_is_shown_beside_ours_and_kept_as_a_snapshot_when_ours_goes_on(tmp_path: Path) -> None:
     """F37."""
     with Practice(tmp_path, suppliers=3, code="1/3") as swarm:
-        (swarm.path / "letter").write_bytes(LETTER)
-        (swarm.path / "both").write_bytes(b"as it was")
-        swarm.run("snapshot", "create", "of before")  # what README has a person type is meant for the other one
-        swarm.sync()
-        swarm.umount()
-        before = newest(swarm)
-        swarm.kill_supplier(1)
-        swarm.mount()
-        (swarm.path / "both").write_bytes(b"of this machine")
-        (swarm.path / "later").write_bytes(b"later")
-        (swarm.path / "letter").unlink()
-        wait_until("two suppliers hold it", lambda: swarm.run("sync", str(swarm.path), ok=(0, 34)))
-        swarm.umount()
-        swarm.run("demo", "revive", "1")
-        put_beside(swarm, 1, before)
+        write_two_states(swarm)
 
         swarm.mount()
         forks = swarm.path / ".forks"

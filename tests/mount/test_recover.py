@@ -18,7 +18,7 @@ import pytest
 
 from bitdustfs.edges.home import Home, holder
 from bitdustfs.errors import BitdustError
-from tests.children import Child, start
+from tests.children import Child
 from tests.engine.doomed import POINTS
 from tests.mount.practice import Practice, wait_until
 from tests.mount.trees import real_tree, run
@@ -130,32 +130,15 @@ class Doomed:
     def __init__(self, practice: Practice, directory: Path) -> None:
         self._practice = practice
         self._order = directory / "order"
-        self._log = directory / "log"
         self._directory = practice.path / "doomed"
         self._states: list[Shown] = [{}]  # from the last one that was said to be safe to the newest
 
     @contextmanager
     def mounted(self) -> Iterator[Child]:
         """The volume is mounted by a process that takes orders. It has ended afterwards."""
-        words = ["--home", str(self._practice.home), "mount", "-f", f"--code={CODE}", "--", str(self._practice.path)]
-        with self._log.open("ab") as log:
-            process = start(
-                "tests.mount.doomed",
-                self._order,
-                *words,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                environment=self._practice.environment(),
-            )
-        assert process.stdout is not None
-        try:
-            assert process.stdout.readline(), f"it did not mount:\n{self._log.read_text()}"
+        with self._practice.doomed(self._order) as process:
             self._practice.wait_for_suppliers()
             yield process
-        finally:
-            process.terminate()
-            process.wait()
-            process.stdout.close()
 
     def change(self) -> None:
         """Change names, contents and metadata, durably here; so much that a snapshot is due."""
