@@ -22,6 +22,7 @@ from bitdustfs.core.certificate import Identity
 from bitdustfs.core.head import Head
 from bitdustfs.core.recovery import Found
 from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.engine import ancestors
 from bitdustfs.engine.forks import gone_over
 from bitdustfs.engine.only_kept import find_only_kept
 from bitdustfs.engine.publisher import kept_head
@@ -144,8 +145,8 @@ def _is_newer(
 
 
 def _is_known(theirs: Head, own: Head, catalog: Catalog) -> bool:
-    """Whether ours goes back to a head, or is to go over it, as far as links are kept."""
-    if theirs.digest == own.digest or theirs.version < own.version - heads.RUN_LINKS:
+    """Whether ours goes back to a head, or is to go over it, as far as links and marks are kept."""
+    if theirs.digest == own.digest or ancestors.is_ancestor(catalog, theirs):
         return True
     lines = (heads.split_links(line.links) for line in gone_over(catalog))
     return catalog.links(theirs.version - 1, theirs.version + 1) == theirs.link or any(

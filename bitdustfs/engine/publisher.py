@@ -17,7 +17,8 @@ word goes over it. Our head goes over it without a chain, but only one that name
 The chain of links is kept for so many versions and no more. A supplier that is further behind cannot be shown that
 the newest head descends from the one it has, and takes it from nobody: else it would take a fork. It keeps the old
 one, which no quorum counts, and goes on with fragments, until the owner certifies anew: a head of a new epoch needs
-no chain.
+no chain. Marks, which last longer than links, tell whether such a head is ours at all (engine/ancestors). One without
+is another line, however old it is: nothing shows that ours goes back to it.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from bitdustfs.core.certificate import Identity
 from bitdustfs.core.head import Head
 from bitdustfs.core.replica import HeadContent, Holders
 from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.engine import ancestors
 from bitdustfs.engine.bell import Looks
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.kept import kept
@@ -103,7 +105,7 @@ class Publisher:
         entropy: Entropy,
         secrets: VolumeSecrets,
         suite: Suite,
-        links_kept: int = heads.RUN_LINKS,
+        links_kept: int = heads.RUN_LINKS,  # at least a page (engine/ancestors)
         seat: bytes = heads.NO_SEAT,
         lease_s: int = 0,
     ) -> None:
@@ -119,6 +121,7 @@ class Publisher:
         self.lease_s = lease_s  # of the next head; 0: it lets the volume go
         self.takes_over = False  # the next head does
         self.may_publish: Callable[[], bool] = lambda: True  # whether we hold the volume (engine/holding)
+        self._next_page = 0  # of marks: those before are noted, as far as links are kept
         self._far_behind: set[SupplierNo] = set()  # was said of them
         self._held: dict[SupplierNo, int] = {}  # version that a supplier showed on this connection; 0: none
         self._answered: set[SupplierNo] = set()  # have shown what they hold since we started
@@ -240,11 +243,13 @@ class Publisher:
             also=over.digest if over is not None else heads.NO_HEAD,
         )
         listed_before = self.holders().listed_before
+        first = max(0, self.version - self._links_kept) // ancestors.PAGE
         with self._journal.operation():
             keep_head(self._catalog, made.raw)
             self._catalog.put_local_value(_BEFORE, json.dumps([sorted(each) for each in listed_before]).encode())
             self._catalog.put_link(made.version, made.link)
-            self._catalog.drop_links(self._oldest_for(made))
+            self._next_page = ancestors.note(self._catalog, max(self._next_page, first), made.version)
+            self._catalog.drop_links(made.version - self._links_kept)
         await self._journal.durable()
         self.head, self.content, self._before = made, content, listed_before
         self.takes_over = False
@@ -342,13 +347,9 @@ class Publisher:
             return self._merged_at(self._on_line[supplier]) is not None and not self.is_outdated
         return held is None or not (held == self.version or self.is_outdated or self._is_far_behind(held))
 
-    def _oldest_for(self, newest: Head) -> int:
-        """The oldest version from which links lead to this head."""
-        return newest.version - self._links_kept
-
     def _is_far_behind(self, version: int) -> bool:
-        """No links lead from there to our head any more."""
-        return self.head is not None and 0 < version < self._oldest_for(self.head)
+        """No links lead from that version of our line to our head any more."""
+        return version > 0 and not self._catalog.links(version - 1, version + 1)
 
     def _is_due(self, supplier: SupplierNo) -> bool:
         failed_at = self._failed_at.get(supplier)
@@ -414,7 +415,7 @@ class Publisher:
         except SealBroken as bad:
             raise BadFormat(what=f"supplier {supplier} shows a head that cannot be opened") from bad
         if self._is_known(theirs):
-            self._note_held(supplier, theirs.version)
+            self._note_ours(supplier, theirs)
             return
         line = next((each for each in self.lines() if theirs.link in heads.split_links(each.links)), None)
         if line is not None and (self._is_in_reach(line) or not self.outranks(theirs)):
@@ -425,18 +426,6 @@ class Publisher:
         if self.outranks(theirs) and self._may_go_over(theirs):
             self._note_held(supplier, 0)  # without a chain
             return
-        if self._is_far_behind(theirs.version) and not self.outranks(theirs):
-            self._note_held(supplier, theirs.version)  # nobody can tell any more whether it is ours
-            if supplier not in self._far_behind:
-                self._far_behind.add(supplier)
-                _log.warning(
-                    "supplier %d holds head %d, and links are kept for %d versions only: "
-                    "it gets no newer one until `bitdustfs revoke` or `recover` begins a new epoch",
-                    supplier,
-                    theirs.version,
-                    self._links_kept,
-                )
-            return
         self._note_other(
             supplier,
             Foreign(
@@ -446,6 +435,25 @@ class Publisher:
                 is_ours=theirs.signer.node == self._identity.node,
             ),
         )
+
+    def _note_ours(self, supplier: SupplierNo, theirs: Head) -> None:
+        """Note a head that ours goes back to; perhaps from further back than can be shown to its supplier."""
+        if not self._is_far_behind(theirs.version):
+            self._note_held(supplier, theirs.version)
+            return
+        if self.outranks(theirs):
+            self._note_held(supplier, 0)  # without a chain
+            return
+        self._note_held(supplier, theirs.version)
+        if supplier not in self._far_behind:
+            self._far_behind.add(supplier)
+            _log.warning(
+                "supplier %d holds head %d, and links are kept for %d versions only: "
+                "it gets no newer one until `bitdustfs revoke` or `recover` begins a new epoch",
+                supplier,
+                theirs.version,
+                self._links_kept,
+            )
 
     def _note_other(self, supplier: SupplierNo, found: Foreign) -> None:
         """Note a head that is not ours. Where it is with so many that ours cannot count, we are not the writer."""
@@ -474,9 +482,7 @@ class Publisher:
 
     def _may_go_over(self, theirs: Head) -> bool:
         """What a head of an older epoch names is kept here, or was given up."""
-        if theirs.digest.hex() in self._let_be or self.keeps(theirs):
-            return True  # else: do our links reach so far back? If not, nobody can tell whether ours goes back to it
-        return self.head is not None and not self._catalog.links(0, theirs.version + 1)
+        return theirs.digest.hex() in self._let_be or self.keeps(theirs)
 
     def _is_known(self, theirs: Head) -> bool:
         """It is ours, or one that ours goes back to."""
@@ -484,7 +490,8 @@ class Publisher:
             return False
         if theirs.version == self.head.version:
             return theirs.digest == self.head.digest
-        return self._catalog.links(theirs.version - 1, theirs.version + 1) == theirs.link
+        link = self._catalog.links(theirs.version - 1, theirs.version + 1)
+        return link == theirs.link or (not link and ancestors.is_ancestor(self._catalog, theirs))
 
     def _note_held(self, supplier: SupplierNo, version: int) -> None:
         self._held[supplier] = version

@@ -14,11 +14,12 @@ from bitdustfs.core import head as heads
 from bitdustfs.core import replica, wire
 from bitdustfs.core.replica import HeadContent
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.engine.ancestors import PAGE
 from bitdustfs.model import ROOT_INO
 from bitdustfs.testing.second import SecondMachine
 from bitdustfs.testing.swarm import make_identity
 from bitdustfs.testing.world import SECRETS, World, read_whole
-from tests.engine.machines import LAPTOP, Machine, until
+from tests.engine.machines import CONTENT, LAPTOP, Machine, two, until
 from tests.engine.recovered import recover, stocks
 from tests.engine.setback import fetch, look
 from tests.engine.test_forks import DESKTOPS_TREE, LAPTOPS_TREE, brought_in, forked, tree_of, versions
@@ -227,3 +228,63 @@ async def test_supplier_that_was_away_since_before_a_line_was_gone_over_holds_no
             await until(lambda: len(set(versions(world))) == 1)
             assert not node.publisher.others
             assert not node.forks.all()
+
+
+async def many_heads(machine: Machine, count: int) -> None:
+    """Make heads that name nothing new."""
+    content = machine.node.publisher.content
+    assert content is not None
+    for _ in range(count):
+        await machine.node.publisher.publish(content)
+
+
+@pytest.mark.slow
+async def test_head_of_before_the_recovery_that_no_link_and_no_mark_leads_to_is_a_fork_however_old_it_is(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with forked(tmp_path) as (world, _laptop, _desktop):
+        world.swarm.cut(1)
+        machine = Machine(world, tmp_path / "next", NEXT)
+        await recover(world, machine.path, NEXT, friend=5)
+        async with machine.mounted(wait=False) as node:
+            assert await machine.sync() == "safe"
+            await many_heads(machine, 2 * PAGE)
+            assert await machine.sync() == "safe"
+            await node.journal.durable()
+        with closing(SqliteCatalog(machine.path)) as catalog:
+            catalog.drop_links(node.publisher.version)  # as after a recovery, or very long
+            catalog.commit()
+        async with machine.mounted(wait=False):
+            world.swarm.heal(1)
+            await shown_and_kept(world, machine, await brought_in(machine))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_revoked", [False, True])
+async def test_supplier_that_was_away_for_longer_than_links_last_holds_no_fork(
+    autojump_clock: MockClock, tmp_path: Path, is_revoked: bool
+) -> None:
+    async with two(tmp_path) as (world, laptop, desktop):
+        async with laptop.mounted():
+            await laptop.write("file", CONTENT)
+            assert await laptop.sync() == "safe"
+            world.swarm.cut(5)
+            await many_heads(laptop, heads.KEPT_LINKS + PAGE)
+            await laptop.write("later", b"later")
+            assert await laptop.sync() == "safe"
+            laptop.cut()
+        stray = versions(world)[4]
+        machine = Machine(world, tmp_path / "next", NEXT) if is_revoked else desktop
+        await recover(world, machine.path, machine.identity)
+        machine.takes_over = True
+        async with machine.mounted(wait=False) as node:
+            await machine.write("meanwhile", b"meanwhile")
+            assert await machine.sync() == "safe"
+            assert not machine.catalog.links(0, stray + 1)
+            world.swarm.heal(5)
+            await until(lambda: len(node.suppliers.online()) == 5)
+            await trio.sleep(600)
+            assert not node.publisher.others
+            assert not node.forks.all()
+            assert node.releases.may_release()
+            assert versions(world)[4] == (node.publisher.version if is_revoked else stray)

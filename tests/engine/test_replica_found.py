@@ -18,6 +18,7 @@ from bitdustfs.core.seal import Kind
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.edges.catalog_changes import SqliteChanges
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.engine import ancestors
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.objects import Objects, Record
 from bitdustfs.engine.publisher import Publisher
@@ -25,7 +26,7 @@ from bitdustfs.engine.releases import Releases
 from bitdustfs.engine.replica import THIN_S, Replica
 from bitdustfs.engine.snapshots import Snapshots
 from bitdustfs.engine.uploads import Uploads
-from bitdustfs.model import ROOT_INO, BlockNo, Code, FragmentName, FragmentState, Suite, SupplierNo
+from bitdustfs.model import ROOT_INO, BlockId, BlockNo, Code, FragmentName, FragmentState, Suite, SupplierNo
 from bitdustfs.ports import Image
 from bitdustfs.testing.clock import InlineCrunch
 from bitdustfs.testing.images import image_of
@@ -35,7 +36,7 @@ from tests.engine.volume import Volume
 
 CODE = Code(3, 5)
 DICE = random.Random(8)
-LINKS_KEPT = 5
+LINKS_KEPT = ancestors.PAGE
 
 
 @pytest.fixture
@@ -277,7 +278,7 @@ async def test_head_goes_to_nobody_without_his_copy_while_copies_are_few(autojum
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("missed", [LINKS_KEPT, LINKS_KEPT + 1])
+@pytest.mark.parametrize("missed", [LINKS_KEPT - 2, LINKS_KEPT + 1])
 async def test_supplier_gets_the_newest_head_as_long_as_links_lead_to_it(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, missed: int
 ) -> None:
@@ -286,19 +287,49 @@ async def test_supplier_gets_the_newest_head_as_long_as_links_lead_to_it(
         await rig.replica.make_safe()
         first = rig.publisher.version
         rig.remote.gone = {5}
-        for _ in range(missed):
-            rig.change(10)
-            await rig.replica.make_safe()
-        assert rig.publisher.version == first + missed
-        assert len(rig.catalog.links(0, 10**6)) == heads.LINK_BYTES * min(first + missed, LINKS_KEPT + 1)
+        content = rig.publisher.content
+        assert content is not None
+        while rig.publisher.version < first + missed:
+            await rig.publisher.publish(content)
+        assert len(rig.catalog.links(0, 10**6)) == heads.LINK_BYTES * min(rig.publisher.version, LINKS_KEPT + 1)
         rig.remote.gone = set()
         await trio.sleep(60)
         assert rig.publisher.foreign is None
         is_near = missed <= LINKS_KEPT
-        assert rig.held_version(5) == (first + missed if is_near else first)
+        assert rig.held_version(5) == (rig.publisher.version if is_near else first)
+        assert rig.publisher.confirmed
+        assert not rig.publisher.others
         assert [record.levelname for record in caplog.records] == ([] if is_near else ["WARNING"])
         rig.change(10)
         await rig.replica.make_safe()  # the others are enough
+
+
+@pytest.mark.slow
+async def test_head_of_another_line_is_not_taken_for_ours_because_it_is_old(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Rig().running() as rig:
+        rig.change(10)
+        await rig.replica.make_safe()
+        content = rig.publisher.content
+        assert content is not None
+        rig.remote.gone = {5}
+        while rig.publisher.version < 2 * LINKS_KEPT:
+            await rig.publisher.publish(content)
+        secrets = VolumeSecrets(b"v" * 32)
+        stray = heads.sign(
+            make_identity("customer"),
+            handle=secrets.handle,
+            version=1,
+            previous=heads.NO_HEAD,
+            sealed=objects_of.seal_head(secrets, content, BlockId(b"another line".ljust(32)), Suite.AES_256_GCM),
+        )
+        rig.remote.heads[SupplierNo(5)] = stray.raw
+        rig.remote.gone = set()
+        await trio.sleep(60)
+        assert rig.publisher.others[SupplierNo(5)].head == stray
+        assert rig.publisher.foreign is None
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
 class WatchedJournal(Journal):
