@@ -425,6 +425,7 @@ class Operations(pyfuse3.Operations):
             opened=_opened,
             top=self._past.top if self._past is not None else None,
             open_before={handle: directory for handle, (directory, _) in self._listings.items()},
+            handles=self._handles,
         )
 
     def _told(self, inode: Inode) -> Entry:

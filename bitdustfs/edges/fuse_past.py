@@ -54,7 +54,7 @@ class PastOperations(ReadingOperations):
             entry.attr_timeout = 0
         return entry
 
-    def _told_in(self, directory: Ino, inode: Inode) -> Entry:
+    def _told_in(self, directory: int, inode: Inode) -> Entry:
         entry = self._told(inode)
         if directory in TOPS:
             entry.entry_timeout = 0

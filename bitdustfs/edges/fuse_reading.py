@@ -17,7 +17,7 @@ Entry = Any  # pyfuse3's attributes of an entry; only `edges.fuse` knows pyfuse3
 Context = Any
 Reply = Callable[[Any, bytes, Entry, int], bool]  # adds an entry to a listing, and says whether it had room
 _DOTS: Final = 2  # offsets of a listing before the first cookie
-_PAGE: Final = 24
+PAGE: Final = 24
 
 
 class ReadTree(Protocol):
@@ -63,14 +63,14 @@ class ReadingOperations:
         return inode
 
     async def readdir(self, fh: int, start_id: int, token: Any) -> None:
-        directory = Ino(fh)
+        directory = self._directory(fh)
         for offset, name, ino in ((1, b".", directory), (2, b"..", self._above(directory))):
             if offset > start_id and not self._reply(token, name, self._told(self._shown.attributes(ino)), offset):
                 return
         after = Cookie(max(0, start_id - _DOTS))
-        while page := self._shown.listing(directory, after, _PAGE):
+        while page := self._page(fh, after):
             for found, inode in page:
-                if not self._reply(token, found.name, self._told_in(directory, inode), found.cookie + _DOTS):
+                if not self._reply(token, found.name, self._told_in(fh, inode), found.cookie + _DOTS):
                     return
                 self._listed(inode)
                 after = found.cookie
@@ -95,9 +95,17 @@ class ReadingOperations:
     def _told(self, inode: Inode) -> Entry:
         return self._entry(inode)
 
-    def _told_in(self, _directory: Ino, inode: Inode) -> Entry:
-        """The same of what was found in a directory."""
+    def _told_in(self, _fh: int, inode: Inode) -> Entry:
+        """The same of what was found in an open directory."""
         return self._told(inode)
+
+    def _directory(self, fh: int) -> Ino:
+        """The directory that was opened."""
+        return Ino(fh)
+
+    def _page(self, fh: int, after: Cookie) -> Sequence[tuple[Name, Inode]]:
+        """Names of an open directory after a cookie."""
+        return self._shown.listing(Ino(fh), after, PAGE)
 
     def _above(self, directory: Ino) -> Ino:
         """What `..` shows there."""

@@ -6,7 +6,8 @@ A file that was never published has no content at the suppliers: its name shows 
 When a step makes another content of a file that is open, the number that the kernel has for it goes on to stand for
 the old one (a *pinned* version), and whoever looks the file up from then on is told another number. Of a pinned
 version the chunks are remembered, and copies of what changed, as far as they are here and few. The others are fetched
-as long as the catalog still knows them; what the writer has let go of can be read nowhere any more (ESTALE).
+as long as the catalog still knows them; what the writer has let go of can be read nowhere any more (ESTALE). Open
+directories keep their names: see `engine/view_listings`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from bitdustfs.engine.files import Files
 from bitdustfs.engine.reader import Reader
 from bitdustfs.engine.tree import Tree
 from bitdustfs.engine.view import View
+from bitdustfs.engine.view_listings import Listings
 from bitdustfs.errors import FileError
 from bitdustfs.model import NO_INO, ROOT_INO, ChunkRow, Cookie, Ino, Inode, Name, Touches
 from bitdustfs.ports import Catalog
@@ -61,6 +63,7 @@ class ViewTree:
         self._ready: dict[Ino, Pinned] = {}  # by number: to be pinned with the step that is being made
         self._names: set[tuple[Ino, bytes]] = set()  # directory and name: of what the kernel may know otherwise
         self._stale: set[Ino] = set()  # numbers of which the kernel may have other pages and attributes
+        self.listings = Listings(catalog, self)
         view.prepare.append(self._prepare)
         view.before.append(self._before)
         view.after.append(self._after)
@@ -140,6 +143,17 @@ class ViewTree:
             found = [(name, inode) for name, inode in shown if inode is not None]
         return found
 
+    def at(self, directory: Ino, cookie: Cookie) -> tuple[Name, Inode] | None:
+        """What is shown at a place of a directory, with the catalog's inode; None: nothing."""
+        for name, _ in self._catalog.names(directory, Cookie(cookie - 1), 1):
+            inode = self._shown(name) if name.cookie == cookie else None
+            return (name, replace(inode, ino=self._ino(inode.ino))) if inode is not None else None
+        return None
+
+    def number_of(self, ino: Ino) -> Ino:
+        """The kernel's number for an inode of the catalog."""
+        return self._numbers.get(ino, ino)
+
     def parent_of(self, directory: Ino) -> Ino:
         """The directory that a directory is in; the root is in itself."""
         return self._tree.parent_of(directory)
@@ -194,6 +208,7 @@ class ViewTree:
     def _before(self, touches: Touches) -> None:
         """Just before the commit: those that were opened since, too; and the names that are shown now."""
         self._make_ready(touches)
+        self.listings.before(touches)
         self._note_names(touches)
 
     def _after(self, touches: Touches) -> None:

@@ -103,6 +103,28 @@ def test_what_one_machine_writes_is_seen_on_the_other_and_open_files_keep_their_
             assert report["view"]["version"] > version
 
 
+def test_listing_on_the_other_machine_goes_on_with_the_names_that_it_began_with(tmp_path: Path) -> None:
+    home, place = tmp_path / "second", tmp_path / "there"
+    before, after = ({f"{number} {word}" for number in range(200)} for word in ("before", "after"))
+    with Practice(tmp_path, suppliers=1, code="1/1") as swarm:
+        (swarm.path / "folder").mkdir()
+        for name in before:
+            (swarm.path / "folder" / name).write_bytes(b"content")
+        swarm.sync()
+        with reader(swarm, home, place):
+            with os.scandir(place / "folder") as held:
+                names = [next(held).name]  # the kernel asks for a part of it
+                for name in before:
+                    (swarm.path / "folder" / name).rename(swarm.path / "folder" / name.replace("before", "after"))
+                swarm.sync()
+                until(lambda: set(os.listdir(place / "folder")) == after)
+                names += [each.name for each in held]
+            assert sorted(names) == sorted(before)
+            for name in after:
+                assert (place / "folder" / name).read_bytes() == b"content"
+            until(lambda: not any((place / "folder" / name).exists() for name in before))
+
+
 def mount_pid(directory: Path, place: Path) -> int:
     """The process that serves a mount."""
     return next(pid for pid, words in traces.processes([directory]) if "mount" in words and str(place) in words)
