@@ -7,8 +7,9 @@
 
 What a fork had is in our catalog then, and as safe as everything else in it; from the moment in which another head is
 seen until that is done, nothing is let go anywhere (`has_everything`). A head that goes back to our newest is no fork
-yet: another machine goes on from here, or could not go far. Killed on the way, it begins again: a half of a tree is
-shown by nobody, and goes as a deleted snapshot does.
+yet: another machine goes on from here, or could not go far. What only a supplier shows that was given up is tried
+before anything is let go, for it may be all that is left of what somebody wrote, and waited for no longer. Killed on
+the way, it begins again: a half of a tree is shown by nobody, and goes as a deleted snapshot does.
 
 A line that goes on is brought in again, and takes the place of what there was of it. Of one that several suppliers
 hold, each up to another head, the newest is shown.
@@ -140,13 +141,21 @@ class Forks:
 
     @property
     def has_everything(self) -> bool:
-        """All heads beside ours that suppliers show are kept here too, and none is on its way."""
-        return not self._is_coming and all(self._is_kept(each.head) for each in self._publisher.others.values())
+        """All heads beside ours that suppliers show are kept here too, and none is on its way.
+
+        Of those that only suppliers show who do not count, each was tried at least.
+        """
+        return (
+            not self._is_coming
+            and all(self._is_kept(each.head) for each in self._publisher.others.values())
+            and not any(self._is_untried(each.head) for each in self._publisher.others_uncounted.values())
+        )
 
     @property
     def trouble(self) -> str:
-        """Why one cannot be brought in; "" if nothing is wrong."""
-        return next((told_of(each) for each in self._unread.values() if each.why), "")
+        """Why one cannot be brought in that holds up what is to be let go; "" if nothing is wrong."""
+        uncounted = self._only_uncounted()
+        return next((told_of(each) for each in self._unread.values() if each.why and each not in uncounted), "")
 
     def all(self) -> list[tuple[Snapshot, Fork]]:
         """Those that nobody has chosen about, and what shows them."""
@@ -191,6 +200,11 @@ class Forks:
         if writes and not self.has_everything:
             why = self.trouble or "a supplier holds a state of this volume that is not known here, and it is fetched"
             told.append(f"{why}; nothing is let go at suppliers meanwhile")
+        if writes:
+            told += [
+                f"{told_of(each)}; only a supplier shows it that was given up or is not hired: nothing waits for it"
+                for each in self._only_uncounted()
+            ]
         return told
 
     async def differences(self, snapshot: Snapshot) -> AsyncIterator[Difference]:
@@ -239,7 +253,8 @@ class Forks:
         """Bring in what suppliers show, until cancelled."""
         self._forget_halves()
         while True:
-            shown = sorted(self._publisher.others.items(), key=lambda each: _rank(each[1]), reverse=True)
+            every = {**self._publisher.others_uncounted, **self._publisher.others}
+            shown = sorted(every.items(), key=lambda each: _rank(each[1]), reverse=True)
             digests = {found.head.digest for _supplier, found in shown}
             self._unread = {digest: each for digest, each in self._unread.items() if digest in digests}
             for supplier, found in shown:
@@ -281,6 +296,14 @@ class Forks:
             return False
         unread = self._unread.get(head.digest)
         return unread is None or trio.current_time() - unread.at >= AGAIN_S
+
+    def _is_untried(self, head: Head) -> bool:
+        return head.digest not in self._unread and self._is_due(head)
+
+    def _only_uncounted(self) -> list[Unread]:
+        """What could not be brought in, and is shown by no supplier that counts."""
+        counted = {each.head.digest for each in self._publisher.others.values()}
+        return [each for digest, each in self._unread.items() if each.why and digest not in counted]
 
     def _forget_halves(self) -> None:
         """Let what came half be gone."""

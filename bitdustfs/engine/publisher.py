@@ -172,6 +172,12 @@ class Publisher:
         return {supplier: found for supplier, found in self._others.items() if supplier in counted}
 
     @property
+    def others_uncounted(self) -> Mapping[SupplierNo, Foreign]:
+        """Those that are shown by who was given up, or is not hired yet: they are looked at, and hold nothing up."""
+        counted = self._hired() if self._others else ()
+        return {supplier: found for supplier, found in self._others.items() if supplier not in counted}
+
+    @property
     def confirmed(self) -> bool:
         """A quorum of the suppliers has answered since we started, and none of these knows more than we do.
 

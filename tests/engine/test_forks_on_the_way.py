@@ -189,7 +189,31 @@ async def test_head_of_a_supplier_who_was_given_up_holds_nothing_up(
         give_up_first(desktop)
         await until(node.releases.may_release)
         await until(lambda: not node.forks.trouble)
-        assert node.forks.lines() == []
+        (line,) = node.forks.lines()
+        assert "was given up" in line
+        assert "nothing waits for it" in line
+
+
+@pytest.mark.slow
+async def test_head_that_only_a_supplier_shows_who_was_given_up_is_brought_in(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """It was given up while it was away, and comes back to let go what it still has."""
+    async with forked(tmp_path) as (world, _laptop, desktop):
+        world.swarm.cut(1)
+        async with desktop.mounted(wait=False) as node:
+            give_up_first(desktop)
+            assert await desktop.sync() == "safe"
+            await until(node.releases.may_release)
+            world.swarm.heal(1)
+            told: list[bool] = []
+            node.forks.on_step = lambda _step: told.append(node.releases.may_release())
+            generation = await brought_in(desktop)
+            assert told
+            assert not any(told)
+            assert await tree_of(node, generation) == LAPTOPS_TREE
+            assert not node.publisher.others
+            await until(node.releases.may_release)
 
 
 @pytest.mark.slow
