@@ -4,7 +4,8 @@
     a step changes names of the directory meanwhile -> how they were before is kept with the handle
 
 So each listing shows the names of one head: of a file that was renamed neither both names nor none. What is kept is
-what steps have changed, not what is listed. Of more than KEPT_NAMES a listing cannot go on, and begins anew (ESTALE).
+what steps have changed, not what is listed, and nothing once it came to its end: programs keep directories open for
+long. Of more than KEPT_NAMES a listing cannot go on, and begins anew (ESTALE).
 
 Names are those of then; attributes are those of now, for the kernel knows them by inode: what it has of one must be
 the newest, whatever name led to it.
@@ -44,6 +45,7 @@ class _Listing:
     directory: Ino
     is_begun: bool = False
     is_stale: bool = False
+    end: Cookie | None = None  # it came to its end there
     then: dict[Cookie, Entry | None] = field(default_factory=dict)  # with the catalog's inode; None: there was none
     order: list[Cookie] = field(default_factory=list)  # of these, rising
 
@@ -88,16 +90,20 @@ class Listings:
             FileError: ESTALE, too much was changed since the listing began.
         """
         listing = self._open[handle]
+        if listing.end is not None and after >= listing.end:
+            return ()
         if listing.is_stale:
             raise FileError(errno=errno.ESTALE, what="most of this directory has changed: list it from its start")
-        while True:
-            now = self._tree.listing(listing.directory, after, limit)
-            end = now[-1][0].cookie if now else None
+        last: Cookie | None = after
+        while last is not None:
+            now, first = self._tree.listing(listing.directory, last, limit), last
+            last = now[-1][0].cookie if now else None
             page = [entry for entry in now if entry[0].cookie not in listing.then]
-            page += self._then(listing, after, end)
-            if page or end is None:
+            page += self._then(listing, first, last)
+            if page:
                 return sorted(page, key=lambda entry: entry[0].cookie)
-            after = end
+        self._open[handle] = _Listing(listing.directory, end=after)
+        return ()
 
     def before(self, touches: Touches) -> None:
         """Just before a step: keep how names are that it may change."""

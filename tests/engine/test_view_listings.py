@@ -222,6 +222,23 @@ async def test_listing_of_which_too_much_was_changed_is_stale_until_it_begins_an
         assert sorted(await kernel.rest(handle, 0)) == DOTS + names_of(4)
 
 
+async def test_listing_that_came_to_its_end_keeps_nothing_and_shows_no_more(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with followed(tmp_path) as (folder, kernel, world):
+        kernel.tree.listings.most_kept = 3 * FILES
+        ended, other = await kernel.open(), await kernel.open()
+        last = (await kernel.page(ended, 0)).after
+        while (page := await kernel.page(ended, last)).names:
+            last = page.after
+        first = await kernel.page(other, 0)
+        await brought(folder, kernel, world)
+        assert await kernel.rest(ended, last) == []
+        assert not kernel.tree.listings.is_behind(ended)
+        assert sorted(first.names + await kernel.rest(other, first.after)) == DOTS + names_of(0)
+        assert sorted(await kernel.rest(ended, 0)) == DOTS + names_of(1)
+
+
 async def test_file_that_is_published_during_a_listing_is_not_in_it(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
