@@ -4,9 +4,9 @@ A link proves to a supplier that one head follows another. To tell for ourselves
 back to, a mark of 8 bytes is enough: the first of its digest. The marks are in the replicated catalog, so whoever
 recovers has them too, and 256 links behind the newest head at suppliers lead up to where they end.
 
-They are noted by the page, once all heads of a page are made: a note is a change, which wants a head itself. A head
-costs 8 bytes so, and each 128th costs one head more. No more pages are kept than fill 8 MB: after a million heads
-the oldest give way. What has no mark is not known to be ours, and is kept like another line (engine/forks).
+They are noted by the page, once all heads of a page are made, just before the next head is, which names the note with
+whatever else has changed: a head costs 8 bytes so. No more pages are kept than fill 8 MB: after a million heads the
+oldest give way. What has no mark is not known to be ours, and is kept like another line (engine/forks).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def note(catalog: Catalog, start: int, version: int) -> int:
 
     Args:
         start: the page from which on some may not be noted yet.
-        version: of our newest head.
+        version: of our next head.
     Returns:
         The page to start with next time; a few are noted at once.
     """

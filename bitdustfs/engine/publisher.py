@@ -249,19 +249,28 @@ class Publisher:
             also=over.digest if over is not None else heads.NO_HEAD,
         )
         listed_before = self.holders().listed_before
-        first = max(0, self.version - self._links_kept) // ancestors.PAGE
         with self._journal.operation():
             keep_head(self._catalog, made.raw)
             self._catalog.put_local_value(_BEFORE, json.dumps([sorted(each) for each in listed_before]).encode())
             self._catalog.put_link(made.version, made.link)
-            self._next_page = ancestors.note(self._catalog, max(self._next_page, first), made.version)
-            self._catalog.drop_links(made.version - self._links_kept)
+            self._catalog.drop_links(min(made.version - self._links_kept, self._next_page * ancestors.PAGE))
         await self._journal.durable()
         self.head, self.content, self._before = made, content, listed_before
         self.takes_over = False
         self._have.clear()
         self._keepers.head_version = made.version
         self._note_change()
+
+    def note_ancestors(self) -> None:
+        """Note marks of our heads, if some are due: a change, which the next head is to name. The caller commits.
+
+        Raises:
+            DiskFull, DiskFault, ReadOnly.
+        """
+        start = max(self._next_page, (self.version - self._links_kept) // ancestors.PAGE)
+        if start < (self.version + 1) // ancestors.PAGE:
+            with self._journal.operation():
+                self._next_page = ancestors.note(self._catalog, start, self.version + 1)
 
     async def run(self) -> None:
         """Ask and bring until cancelled."""

@@ -194,6 +194,7 @@ class Replica:
 
     async def _round(self, nursery: trio.Nursery) -> None:
         """Bring what is committed now to suppliers, and a head that names it."""
+        self._publisher.note_ancestors()
         self._journal.commit()
         until = self._catalog.last_change
         while self._lacks_base() and self._snapshots.cut is not None:

@@ -290,6 +290,7 @@ async def test_supplier_gets_the_newest_head_as_long_as_links_lead_to_it(
         content = rig.publisher.content
         assert content is not None
         while rig.publisher.version < first + missed:
+            rig.publisher.note_ancestors()
             await rig.publisher.publish(content)
         assert len(rig.catalog.links(0, 10**6)) == heads.LINK_BYTES * min(rig.publisher.version, LINKS_KEPT + 1)
         rig.remote.gone = set()
@@ -305,6 +306,24 @@ async def test_supplier_gets_the_newest_head_as_long_as_links_lead_to_it(
 
 
 @pytest.mark.slow
+async def test_marks_of_heads_go_with_the_next_head_and_want_none_of_their_own(autojump_clock: MockClock) -> None:
+    async with Rig().running() as rig:
+        rig.change(10)
+        await rig.replica.make_safe()
+        content = rig.publisher.content
+        assert content is not None
+        while rig.publisher.version < ancestors.PAGE - 1:
+            await rig.publisher.publish(content)
+        rig.change(10)
+        await rig.replica.make_safe()
+        assert rig.replica.is_current
+        first = heads.parse(rig.remote.heads[SupplierNo(1)])
+        assert rig.catalog.value("heads 0") is not None
+        await trio.sleep(120)
+        assert rig.publisher.version == first.version == ancestors.PAGE
+
+
+@pytest.mark.slow
 async def test_head_of_another_line_is_not_taken_for_ours_because_it_is_old(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -315,6 +334,7 @@ async def test_head_of_another_line_is_not_taken_for_ours_because_it_is_old(
         assert content is not None
         rig.remote.gone = {5}
         while rig.publisher.version < 2 * LINKS_KEPT:
+            rig.publisher.note_ancestors()
             await rig.publisher.publish(content)
         secrets = VolumeSecrets(b"v" * 32)
         stray = heads.sign(
