@@ -8,13 +8,14 @@ line may have brought it, and to forget the one would let go what the other need
 
 What is the same in both may be held by too few with us, and well with them, who wrote it anew: then it is not shared,
 and comes as what is different does. Our own tree is left as it is: nobody's word but ours says where its chunks lie.
+If it is the same block, and they made fragments of it that we do not know, these are noted, and count.
 
 Each name is one operation, so this takes its time and holds nobody up. Nothing shows the generation meanwhile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -32,13 +33,16 @@ from bitdustfs.model import (
     ROOT_INO,
     BlockId,
     BlockNo,
+    BlockRow,
     ChunkNo,
     ChunkRow,
     Cookie,
+    FragmentRow,
     FragmentState,
     Ino,
     Inode,
     Name,
+    NodeId,
     Standing,
     SupplierNo,
 )
@@ -99,6 +103,7 @@ class Grafting:
         if self._only_ours is None:
             self._only_ours = await self._blocks_only_ours()
             self._poor = await self._poor_blocks()
+            await self._learn()
         root = self._theirs.inode(at(of, ROOT_INO) if of else ROOT_INO)
         assert root is not None, "each volume has a root"
         await self._number(root, self._ours.inode(at(self._generation, ROOT_INO)))
@@ -243,20 +248,45 @@ class Grafting:
                 return row.block
         made = replace(theirs, block=self._ours.new_block_no())
         self._ours.put_block(made)
-        length = erasure.fragment_length(made.length, made.code.k)
-        for each in self._theirs.fragments(number):
-            supplier = self._supplier(each.supplier)
-            if supplier is None:
-                continue
-            self._ours.put_fragment(replace(each, block=made.block, supplier=supplier))
-            if each.state is FragmentState.HELD:
-                self._ours.charge_supplier(supplier, length, 1)
-            name = self._releases.name(made, each.index, supplier)
-            if name is not None and self._ours.is_releasing(supplier, name):
-                self._ours.drop_releases(supplier, [name])
+        self._bring_fragments(made, self._theirs.fragments(number))
         self._blocks[number] = made.block
         self.adopted.append(made.block)
         return made.block
+
+    def _bring_fragments(self, block: BlockRow, rows: Iterable[FragmentRow]) -> bool:
+        """Note of a block of ours what they know of its fragments. Returns whether any counts with us."""
+        length, counts = erasure.fragment_length(block.length, block.code.k), False
+        for each in rows:
+            supplier = self._supplier(each.supplier)
+            if supplier is None:
+                continue
+            counts = True
+            self._ours.put_fragment(replace(each, block=block.block, supplier=supplier))
+            if each.state is FragmentState.HELD:
+                self._ours.charge_supplier(supplier, length, 1)
+            name = self._releases.name(block, each.index, supplier)
+            if name is not None and self._ours.is_releasing(supplier, name):
+                self._ours.drop_releases(supplier, [name])
+        return counts
+
+    async def _learn(self) -> None:
+        """Note fragments that they made of blocks of ours which too few hold. Who was put out has no say in it."""
+        for number in sorted(self._poor) if self._hires else ():
+            ours, theirs = self._ours.block(number), self._theirs.block(number)
+            if ours is None or theirs is None or ours.block_id != theirs.block_id:
+                continue
+            known = {(each.index, self._node_of(self._ours, each.supplier)) for each in self._ours.fragments(number)}
+            new = [
+                each
+                for each in self._theirs.fragments(number)
+                if each.state is FragmentState.HELD
+                and (each.index, self._node_of(self._theirs, each.supplier)) not in known
+            ]
+            if new:
+                with self._operation():
+                    if self._bring_fragments(ours, new):
+                        self.adopted.append(number)
+            await trio.lowlevel.checkpoint()
 
     async def _blocks_only_ours(self) -> dict[BlockId, BlockNo]:
         """The blocks that the other line does not know by their numbers."""
@@ -281,6 +311,10 @@ class Grafting:
             after = page[-1]
             await trio.lowlevel.checkpoint()
         return found
+
+    @staticmethod
+    def _node_of(catalog: Catalog, number: SupplierNo) -> NodeId | None:
+        return next((row.node for row in catalog.suppliers() if row.supplier == number), None)
 
     def _counts(self, number: SupplierNo) -> bool:
         """Whether what one of their suppliers holds would count with us."""

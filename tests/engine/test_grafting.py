@@ -11,6 +11,7 @@ from trio.testing import MockClock
 
 from bitdustfs.core.past import at
 from bitdustfs.model import ROOT_INO, BlockNo, FragmentState, Inode
+from bitdustfs.testing.world import read_whole
 from tests.engine.machines import CODE, CONTENT, Machine, two, until
 from tests.engine.test_forks import broken, brought_in, fork
 
@@ -72,4 +73,27 @@ async def test_what_both_have_and_only_the_other_line_holds_well_comes_with_it(
             ours = node.tree.lookup(ROOT_INO, b"file")
             assert ours is not None
             assert least_held(desktop, ours) == LEFT
+            assert not broken(desktop.catalog)
+
+
+def forget(machine: Machine) -> None:
+    """This machine does not know of what others made again: of the first block it knows two fragments."""
+    with machine.node.journal.operation():
+        for each in machine.catalog.fragments(FIRST):
+            if each.supplier > LEFT:
+                machine.catalog.drop_fragment(FIRST, each.index, each.supplier)
+
+
+@pytest.mark.slow
+async def test_fragments_that_the_other_line_made_of_a_block_that_few_hold_count(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with two(tmp_path) as (world, laptop, desktop):
+        await fork(world, laptop, desktop, 1)
+        async with desktop.mounted() as node:
+            node.forks.on_step = lambda step: forget(desktop) if step == "grafting" else None
+            await brought_in(desktop)
+            assert desktop.catalog.held(FIRST) == CODE.n
+            await node.drop_cache()
+            assert await read_whole(node, "file") == CONTENT
             assert not broken(desktop.catalog)
