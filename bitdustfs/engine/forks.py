@@ -298,7 +298,10 @@ class Forks:
         return unread is None or trio.current_time() - unread.at >= AGAIN_S
 
     def _is_untried(self, head: Head) -> bool:
-        return head.digest not in self._unread and self._is_due(head)
+        unread = self._unread.get(head.digest)
+        if unread is None:
+            return self._is_due(head)
+        return not unread.why and not self._is_ahead(head, unread.links)  # ours has gone on beside it since
 
     def _only_uncounted(self) -> list[Unread]:
         """What could not be brought in, and is shown by no supplier that counts."""

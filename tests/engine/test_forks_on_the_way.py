@@ -15,7 +15,7 @@ from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.errors import NotFound, ReadOnly
 from bitdustfs.model import BlockNo, FragmentState, SnapshotKind, Standing
 from bitdustfs.testing.swarm import make_identity
-from tests.engine.machines import LAPTOP, LEASE_S, Machine, until
+from tests.engine.machines import LAPTOP, LEASE_S, Machine, two, until
 from tests.engine.setback import fetch, look
 from tests.engine.test_forks import (
     DESKTOPS_TREE,
@@ -23,6 +23,7 @@ from tests.engine.test_forks import (
     LAST_TREE,
     broken,
     brought_in,
+    brought_to,
     dress_of,
     forked,
     kinds,
@@ -192,6 +193,41 @@ async def test_head_of_a_supplier_who_was_given_up_holds_nothing_up(
         (line,) = node.forks.lines()
         assert "was given up" in line
         assert "nothing waits for it" in line
+
+
+@pytest.mark.slow
+async def test_nothing_is_let_go_once_ours_goes_on_beside_a_head_that_was_ahead_at_who_was_given_up(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """When it was looked at, it went back to our newest, and was not brought in."""
+    async with two(tmp_path) as (world, laptop, desktop):
+        async with laptop.mounted() as node:
+            await laptop.write("file", b"common")
+            assert await laptop.sync() == "safe"
+            for each in world.swarm.suppliers[1:]:
+                each.mute.refuses_heads = True
+            await laptop.write("last", b"of the laptop")
+            await brought_to(world, laptop, [1])
+            node.holding.has_let_go = True  # it dies, and tells nobody
+            laptop.cut()
+        for each in world.swarm.suppliers[1:]:
+            each.mute.refuses_heads = False
+        world.swarm.cut(1)
+        await learn_beside(world, desktop)
+        desktop.takes_over = True
+        async with desktop.mounted(wait=False) as node:
+            node.publisher.may_publish = lambda: False
+            give_up_first(desktop)
+            world.swarm.heal(1)
+            await until(lambda: bool(node.publisher.others_uncounted))
+            await until(lambda: node.forks.has_everything)
+            assert not node.forks.all()
+            before = node.publisher.version
+            node.publisher.may_publish = lambda: True
+            await until(lambda: node.publisher.version > before)
+            assert node.forks.all() or not node.releases.may_release()
+            assert b"of the laptop" in (await tree_of(node, await brought_in(desktop))).values()
+            await until(node.releases.may_release)
 
 
 @pytest.mark.slow
