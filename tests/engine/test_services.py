@@ -117,7 +117,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[World], Any]]] = {
     "register": ("suppliers", "binding", do_nothing),
     "holding": ("suppliers", "hold", do_nothing),
     "publisher": ("suppliers", "revoked_in", do_nothing),
-    "forks": ("heads of others", "items", do_nothing),
+    "forks": ("heads of others", "keys", do_nothing),
     "replica": ("catalog", "outbox", write_something),
     "orphans": ("suppliers", "names", recover_here),
     "volume snapshots": ("catalog", "snapshots", do_nothing),
