@@ -29,6 +29,7 @@ Cookie = NewType("Cookie", int)  # position of a name in its directory; grows, n
 NO_INO = Ino(0)
 ROOT_INO = Ino(1)
 HOLE = ChunkNo(0)
+FIRST_BROUGHT = ChunkNo(1 << 62)  # from here on they came with another line: what they are is its word
 NO_BLOCK = BlockNo(0)
 
 CHUNK_BYTES = 256 * 1024  # (tune) unit of deduplication and sealing; a power of two

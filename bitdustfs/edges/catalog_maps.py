@@ -12,7 +12,18 @@ from dataclasses import replace
 from bitdustfs.core.past import FIRST_PAST, split
 from bitdustfs.edges.catalog_store import Store
 from bitdustfs.edges.catalog_versioned import LIVE, Versioned
-from bitdustfs.model import HOLE, BlockNo, ChunkNo, ChunkPlace, ChunkRow, Code, Fingerprint, Ino, MapRow
+from bitdustfs.model import (
+    FIRST_BROUGHT,
+    HOLE,
+    BlockNo,
+    ChunkNo,
+    ChunkPlace,
+    ChunkRow,
+    Code,
+    Fingerprint,
+    Ino,
+    MapRow,
+)
 
 PLACES_MOST = 16  # of one chunk that are told: many files may have it
 MAP = Versioned("r_map", ("ino", "idx"), ("count", "chunk"))
@@ -41,9 +52,9 @@ _PLACED = f"""
     WHERE m.ino = ?1 AND m.idx BETWEEN ?2 AND ?3 AND m.died = {LIVE} AND m.chunk <> {HOLE} ORDER BY m.idx
 """
 _PLACED_AT = _PLACED.replace(f"m.died = {LIVE}", "m.born <= ?4 AND m.died > ?4")
-_CHUNK_BY_FINGERPRINT = (
-    f"SELECT {_CHUNK_COLUMNS} FROM r_chunk WHERE fingerprint = ? ORDER BY chunk DESC LIMIT 1"
-)  # fmt: skip
+_CHUNK_BY_FINGERPRINT = f"""
+    SELECT {_CHUNK_COLUMNS} FROM r_chunk WHERE fingerprint = ? AND chunk < {FIRST_BROUGHT} ORDER BY chunk DESC LIMIT 1
+"""
 _CHUNKS_OF_BLOCK = f"SELECT {_CHUNK_COLUMNS} FROM r_chunk WHERE block = ? ORDER BY slot, chunk"
 _PUT_CHUNK = f"""
     INSERT INTO r_chunk ({_CHUNK_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (chunk) DO UPDATE SET
@@ -112,9 +123,9 @@ class MapTables(Store):
         return int(rows[0][0]) if rows else 0
 
     # -- chunks ------------------------------------------------------------------------------------------
-    def new_chunk_no(self) -> ChunkNo:
-        """Take a chunk number that was never given out."""
-        return ChunkNo(self._take("chunk"))
+    def new_chunk_no(self, *, is_brought: bool = False) -> ChunkNo:
+        """Take a chunk number that was never given out; from FIRST_BROUGHT on for one that another line wrote."""
+        return ChunkNo(self._take("chunk") + (FIRST_BROUGHT if is_brought else 0))
 
     def chunk(self, chunk: ChunkNo) -> ChunkRow | None:
         """Where a chunk lies."""
@@ -131,7 +142,7 @@ class MapTables(Store):
         return [(row[0], ChunkRow(*row[1:])) for row in rows]
 
     def chunk_by_fingerprint(self, fingerprint: Fingerprint) -> ChunkRow | None:
-        """The newest chunk with this content."""
+        """The newest chunk with this content that was sealed on this line: of others somebody else says so."""
         rows = self._rows(_CHUNK_BY_FINGERPRINT, (fingerprint,))
         return ChunkRow(*rows[0]) if rows else None
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bitdustfs.edges.catalog_versioned import LIVE
-from bitdustfs.model import CHUNK_BYTES, ROOT_INO, FragmentState, Standing
+from bitdustfs.model import CHUNK_BYTES, FIRST_BROUGHT, ROOT_INO, FragmentState, Standing
 
 STATES = ", ".join(str(int(state)) for state in FragmentState)
 STANDINGS = ", ".join(str(int(standing)) for standing in Standing)
@@ -47,7 +47,8 @@ MAPPED = f"SELECT ino FROM r_map WHERE died = {LIVE}"
 COUNTERS = {
     "ino": "SELECT coalesce(max(ino), 0) + 1 FROM r_inode",
     "cookie": "SELECT max(16, coalesce(max(cookie), 0) + 1) FROM r_name",
-    "chunk": "SELECT coalesce(max(chunk), 0) + 1 FROM r_chunk",
+    "chunk": f"""SELECT max(coalesce((SELECT max(chunk) FROM r_chunk WHERE chunk < {FIRST_BROUGHT}), 0),
+        coalesce((SELECT max(chunk) - {FIRST_BROUGHT} FROM r_chunk WHERE chunk >= {FIRST_BROUGHT}), 0)) + 1""",
     "block": "SELECT coalesce(max(block), 0) + 1 FROM r_block",
     "supplier": "SELECT coalesce(max(supplier), 0) + 1 FROM r_supplier",
     "generation": "SELECT coalesce(max(generation), 0) + 1 FROM r_snapshot",

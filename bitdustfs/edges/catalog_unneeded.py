@@ -11,12 +11,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence, Set
 
 from bitdustfs.edges.catalog_store import Store
-from bitdustfs.model import HOLE, BlockNo, ChunkNo, Code, FragmentName, Sparse, SupplierNo
+from bitdustfs.model import FIRST_BROUGHT, HOLE, BlockNo, ChunkNo, Code, FragmentName, Sparse, SupplierNo
 
 _IS_NEEDED = f"EXISTS (SELECT 1 FROM r_map AS m WHERE m.chunk = c.chunk AND m.chunk <> {HOLE})"
 _NOTE_NEW = f"""
     INSERT OR IGNORE INTO l_loose (chunk)
-    SELECT c.chunk FROM r_chunk AS c WHERE c.chunk > ?1 AND c.chunk <= ?2 AND NOT {_IS_NEEDED}
+    SELECT c.chunk FROM r_chunk AS c WHERE c.chunk > ?1 AND c.chunk <= ?2 AND NOT {_IS_NEEDED} UNION ALL
+    SELECT c.chunk FROM r_chunk AS c WHERE c.chunk > ?1 + {FIRST_BROUGHT} AND c.chunk <= ?2 + {FIRST_BROUGHT}
+    AND NOT {_IS_NEEDED}
 """
 _LOOSE = f"SELECT c.chunk, {_IS_NEEDED} FROM l_loose AS c WHERE c.chunk > ? ORDER BY c.chunk LIMIT ?"
 _SETTLE = "DELETE FROM l_loose WHERE chunk IN (SELECT value FROM json_each(?))"
@@ -52,11 +54,11 @@ class UnneededTables(Store):
 
     # -- chunks ------------------------------------------------------------------------------------------
     def last_chunk_no(self) -> ChunkNo:
-        """The chunk number that was given out last."""
+        """The chunk number that was given out last, without what marks those that came with another line."""
         return ChunkNo(self._counters["chunk"] - 1)
 
     def note_loose_chunks(self, after: ChunkNo, until: ChunkNo) -> None:
-        """Note those of the chunks with these numbers that no map names."""
+        """Note those of the chunks with these numbers that no map names, whichever line they came with."""
         self._change(_NOTE_NEW, (after, until))
 
     def loose_chunks(self, after: ChunkNo, limit: int) -> Sequence[tuple[ChunkNo, bool]]:

@@ -120,7 +120,7 @@ CREATE INDEX r_map_dead ON r_map (died) WHERE died <> 9223372036854775807; -- wh
 
 -- Chunks: the level between maps and blocks, so that compaction and re-encoding change one row for all generations.
 CREATE TABLE r_chunk (
-    chunk       INTEGER NOT NULL PRIMARY KEY,
+    chunk       INTEGER NOT NULL PRIMARY KEY, -- 2^62 and above: it came with another line, and deduplication never meets it
     fingerprint BLOB    NOT NULL, -- 32 bytes: keyed BLAKE3 of the plaintext
     block       INTEGER NOT NULL, -- r_block.block
     slot        INTEGER NOT NULL, -- place in the block, from 0; the nonce

@@ -87,9 +87,10 @@ class Compactor:
         found = []
         for each in sparse:
             row = self._catalog.block(each.block)
-            slots = {chunk.slot: chunk for chunk in self._catalog.chunks_of_block(each.block)}
+            chunks = self._catalog.chunks_of_block(each.block)
+            slots = {chunk.slot: chunk for chunk in reversed(chunks)}  # of a slot the oldest: no other line named it
             if row is not None and slots and self._rewriter.is_free(each.block):
-                found.append(Old(row, list(slots.values())))
+                found.append(Old(row, list(reversed(slots.values()))))
         return found
 
     # -- writing -----------------------------------------------------------------------------------------------

@@ -10,6 +10,9 @@ What is the same in both may be held by too few with us, and well with them, who
 and comes as what is different does. Our own tree is left as it is: nobody's word but ours says where its chunks lie.
 If it is the same block, and they made fragments of it that we do not know, these are noted, and count.
 
+What a chunk is said to be is the word of whoever signed that line, perhaps on a machine that was stolen. So chunks
+that came are marked by their numbers, and nothing that is written here is ever taken to be there already in them.
+
 Each name is one operation, so this takes its time and holds nobody up. Nothing shows the generation meanwhile.
 """
 
@@ -29,6 +32,7 @@ from bitdustfs.engine.releases import Releases
 from bitdustfs.engine.unsent import prints
 from bitdustfs.errors import BadFormat
 from bitdustfs.model import (
+    FIRST_BROUGHT,
     HOLE,
     ROOT_INO,
     BlockId,
@@ -203,11 +207,18 @@ class Grafting:
             theirs = self._theirs.chunk(number)
             assert theirs is not None, "a map names chunks that there are"
             found = self._found(theirs)
-            if found is None:
-                found = replace(theirs, chunk=self._ours.new_chunk_no(), block=self._block(theirs.block))
-                self._ours.put_chunks([found])
-            known = self._chunks[number] = found.chunk
+            known = self._chunks[number] = found.chunk if found is not None else self._bring_chunk(theirs)
         return known
+
+    def _bring_chunk(self, theirs: ChunkRow) -> ChunkNo:
+        """The number with us of a chunk that is theirs alone. Whether it is what they say, nobody has looked."""
+        block = self._block(theirs.block)
+        for each in self._ours.chunks_of_block(block):  # with another head of that line
+            if each.chunk >= FIRST_BROUGHT and each == replace(theirs, chunk=each.chunk, block=block):
+                return each.chunk
+        made = replace(theirs, chunk=self._ours.new_chunk_no(is_brought=True), block=block)
+        self._ours.put_chunks([made])
+        return made.chunk
 
     def _found(self, theirs: ChunkRow) -> ChunkRow | None:
         """A chunk of ours with this content that is as well held as it should be, or lies in the same block."""

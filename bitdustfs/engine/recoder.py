@@ -177,7 +177,7 @@ class Recoder:
         slots: dict[int, ChunkRow] = {}
         codes: dict[int, set[Code | None]] = {}
         for chunk in self._catalog.chunks_of_block(row.block):  # several may lie in one slot
-            slots[chunk.slot] = chunk
+            slots.setdefault(chunk.slot, chunk)  # the oldest: no other line named it
             codes.setdefault(chunk.slot, set()).update(wishes.get(chunk.chunk, ()))
         moves: dict[Code, list[ChunkRow]] = {}
         for slot, chunk in slots.items():

@@ -93,7 +93,7 @@ class Rewriter:
     async def read(self, old: Old) -> list[bytes]:
         """The plaintexts of the chunks of a block: those that are here, and one request for others side by side.
 
-        Raises what reading does.
+        Raises what reading does. Unavailable: one is not what the catalog says.
         """
         here = {chunk.slot: self._copies.plaintext(chunk) for chunk in old.chunks}
         missing = [chunk for chunk in old.chunks if not self._is_genuine(chunk, here[chunk.slot])]
@@ -104,7 +104,10 @@ class Rewriter:
 
             def unseal(run: Sequence[ChunkRow] = run, sealed: memoryview = sealed) -> list[bytes]:
                 at = [(chunk, chunk.offset - run[0].offset) for chunk in run]
-                return [seal.unseal(chunk.slot, sealed[low : low + chunk.length + SEAL_BYTES]) for chunk, low in at]
+                return [
+                    self._checked(chunk, seal.unseal(chunk.slot, sealed[low : low + chunk.length + SEAL_BYTES]))
+                    for chunk, low in at
+                ]
 
             for chunk, plaintext in zip(run, await self._crunch.run(unseal), strict=True):
                 here[chunk.slot] = plaintext
@@ -132,9 +135,6 @@ class Rewriter:
         seal = self._secrets.seal_of(block_id, self._secrets.scope, self._suite)
 
         def build() -> tuple[tuple[blocks.Placed, ...], tuple[bytes | memoryview, ...], tuple[Root, ...]]:
-            for chunk, plaintext in zip(chunks, content, strict=True):
-                if self._secrets.fingerprint(plaintext) != chunk.fingerprint:
-                    raise Unavailable(what=f"chunk {chunk.chunk} is not what its fingerprint says")
             sealed, places = blocks.build(seal, content, k=code.k)
             fragments = erasure.encode(sealed, code)
             return places, fragments, tuple(fragment.root(each) for each in fragments)
@@ -162,6 +162,11 @@ class Rewriter:
         """How many fragments of the new block must be held before chunks move there (I9)."""
         margins = [self._catalog.held(each.row.block) - each.row.code.k for each in old]
         return min(code.n, max(code.quorum, code.k + max(margins)))
+
+    def _checked(self, chunk: ChunkRow, plaintext: bytes) -> bytes:
+        if not self._is_genuine(chunk, plaintext):
+            raise Unavailable(what=f"chunk {chunk.chunk} is not what its fingerprint says")
+        return plaintext
 
     def _is_genuine(self, chunk: ChunkRow, plaintext: bytes | None) -> bool:
         return plaintext is not None and self._secrets.fingerprint(plaintext) == chunk.fingerprint

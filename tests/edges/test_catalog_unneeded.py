@@ -8,7 +8,19 @@ import pytest
 
 from bitdustfs.edges.catalog_fsck import CheckedCatalog
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
-from bitdustfs.model import HOLE, BlockNo, ChunkNo, FragmentName, Ino, MapRow, Sparse, SupplierNo
+from bitdustfs.model import (
+    FIRST_BROUGHT,
+    HOLE,
+    BlockNo,
+    ChunkNo,
+    ChunkRow,
+    Fingerprint,
+    FragmentName,
+    Ino,
+    MapRow,
+    Sparse,
+    SupplierNo,
+)
 from tests.edges.catalog_rows import CODE, FILE, block, chunk, keep_generation
 
 FIRST = ChunkNo(0)
@@ -42,6 +54,14 @@ def test_chunk_that_no_map_ever_named_is_found_among_the_new_ones(catalog: Sqlit
     assert catalog.loose_chunks(FIRST, 9) == []
     catalog.note_loose_chunks(ChunkNo(2), ChunkNo(3))
     assert catalog.loose_chunks(FIRST, 9) == [(3, False)]
+
+
+def test_chunk_that_came_with_another_line_is_found_among_the_new_ones(catalog: SqliteCatalog) -> None:
+    brought = catalog.new_chunk_no(is_brought=True)
+    catalog.put_chunks([ChunkRow(brought, Fingerprint(b"b" * 32), BlockNo(1), 4, 0, 1)])
+    catalog.note_loose_chunks(ChunkNo(3), catalog.last_chunk_no())
+    assert catalog.loose_chunks(ChunkNo(3), 9) == [(brought, False)]
+    assert brought == FIRST_BROUGHT + catalog.last_chunk_no()
 
 
 def test_chunk_that_is_overwritten_or_dropped_with_its_file_is_loose(catalog: SqliteCatalog) -> None:

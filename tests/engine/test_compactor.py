@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from bitdustfs.core.compaction import MERGE_RUN
 from bitdustfs.engine.compactor import UNREADABLE_S
 from bitdustfs.engine.rewriter import Old
 from bitdustfs.errors import BlockLost
-from bitdustfs.model import ROOT_INO, BlockNo, ChunkNo, Code
+from bitdustfs.model import ROOT_INO, BlockNo, ChunkNo, Code, Fingerprint
 from bitdustfs.testing.world import World
 from tests.engine.recovered import Survivors, stocks
 from tests.engine.unneeded import delete, held, stored, stored_bytes, until
@@ -126,6 +127,27 @@ async def test_block_that_cannot_be_read_keeps_no_other_from_being_compacted(aut
         assert block_of(world, 6) == 1
         world.node.rewriter.read = read  # type: ignore[method-assign]
         await until(lambda: block_of(world, 6) != 1, most_s=2 * UNREADABLE_S)
+
+
+@pytest.mark.slow
+async def test_block_with_another_content_than_its_catalog_says_keeps_no_other_from_being_compacted(
+    autojump_clock: MockClock,
+) -> None:
+    """Another line may have named it, and lied."""
+    async with World(code=CODE).running() as world:
+        await packed(world)
+        for name, content in PARTS.items():
+            await world.write(f"other {name}", content[::-1])
+        await world.sync()
+        wrong = world.catalog.chunk(ChunkNo(6))
+        assert wrong is not None
+        with world.node.journal.operation():
+            world.catalog.put_chunks([replace(wrong, fingerprint=Fingerprint(b"f" * 32))])
+        await world.node.drop_cache()
+        for name in list(PARTS)[1:]:
+            delete(world, f"other {name}")
+        await until(lambda: block_of(world, 9) != 2)
+        assert block_of(world, 6) == 1
 
 
 @pytest.mark.slow

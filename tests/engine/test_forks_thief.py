@@ -1,0 +1,50 @@
+"""A stolen machine has the volume key, and its line may say what is not so: that counts for this line alone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from trio.testing import MockClock
+
+from bitdustfs.testing.world import SECRETS, read_whole
+from tests.engine.machines import Machine, two, until
+from tests.engine.test_forks import LAPTOPS, brought_in, fork
+
+WANTED = random.Random(5).randbytes(len(LAPTOPS))  # the thief knows what will be written
+
+
+@pytest.fixture
+def autojump_clock() -> Iterator[MockClock]:
+    yield MockClock(autojump_threshold=0)
+
+
+class Lying(Machine):
+    """A machine that says of a chunk of its own that it is another content, before it writes last."""
+
+    async def write(self, name: str, content: bytes) -> None:
+        if content == b"of the laptop":
+            await until(lambda: not self.node.files.dirty_lives())
+            with self.node.journal.operation():
+                self.catalog._change(
+                    "UPDATE r_chunk SET fingerprint = ? WHERE fingerprint = ?",
+                    (SECRETS.fingerprint(WANTED), SECRETS.fingerprint(LAPTOPS)),
+                )
+                self.node.journal.note()
+        await super().write(name, content)
+
+
+@pytest.mark.slow
+async def test_what_is_written_here_never_lies_in_a_chunk_that_another_line_called_the_same(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with two(tmp_path) as (world, laptop, desktop):
+        await fork(world, Lying(world, laptop.path), desktop, 1)
+        async with desktop.mounted() as node:
+            await brought_in(desktop)
+            await desktop.write("wanted", WANTED)
+            assert await desktop.sync() == "safe"
+            await node.drop_cache()
+            assert await read_whole(node, "wanted") == WANTED
