@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.edges import old_states
-from bitdustfs.edges.catalog_restore import without_unborn_files
+from bitdustfs.edges.catalog_restore import only_published
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.durable import move_durably, translated
 from bitdustfs.edges.home import Home
@@ -50,7 +50,7 @@ def make_own(catalog: SqliteCatalog) -> None:
     Before that nothing in it is of this machine, so that a newer state takes its place and nothing is put aside.
     """
     if catalog.local_value(VERBATIM):
-        without_unborn_files(catalog)
+        only_published(catalog)
         catalog.put_local_value(VERBATIM, b"")
         catalog.commit()
 

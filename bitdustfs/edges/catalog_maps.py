@@ -6,6 +6,7 @@ Only maps carry generations: chunks are the same for all of them.
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from bitdustfs.core.past import FIRST_PAST, split
 from bitdustfs.edges.catalog_store import Store
 from bitdustfs.edges.catalog_versioned import LIVE, Versioned
 from bitdustfs.model import (
+    CHUNK_BYTES,
     FIRST_BROUGHT,
     HOLE,
     BlockNo,
@@ -44,6 +46,15 @@ _MAP_ROWS_AFTER_AT = """
     ORDER BY idx
 """
 _MAP_END = f"SELECT idx + count FROM r_map WHERE ino = ? AND died = {LIVE} ORDER BY idx DESC LIMIT 1"
+# the last row of each file alone is looked at: most have few, but some have very many
+_OVERHANGS = f"""
+    SELECT * FROM (
+        SELECT i.ino, (i.size + {CHUNK_BYTES - 1}) / {CHUNK_BYTES} AS shown, (
+            SELECT m.idx + m.count FROM r_map AS m WHERE m.ino = i.ino AND m.died = {LIVE} ORDER BY m.idx DESC LIMIT 1
+        ) AS until
+        FROM r_inode AS i WHERE i.died = {LIVE} AND i.mode & 0xF000 = {stat.S_IFREG}
+    ) WHERE until > shown ORDER BY ino
+"""
 _CHUNK_COLUMNS = "chunk, fingerprint, block, slot, at, length"
 _CHUNK = f"SELECT {_CHUNK_COLUMNS} FROM r_chunk WHERE chunk = ?"
 _PLACED = f"""
@@ -121,6 +132,14 @@ class MapTables(Store):
         """The index behind the last row of now; 0: there is none."""
         rows = self._rows_of(ino, _MAP_END, (ino,))
         return int(rows[0][0]) if rows else 0
+
+    def overhangs(self) -> Sequence[tuple[Ino, int, int]]:
+        """Files with rows behind their published size: each with its chunks, and the index behind its last row.
+
+        Looks at every file: once, at a recovery.
+        """
+        self._put_behind()
+        return [(Ino(ino), shown, until) for ino, shown, until in self._rows(_OVERHANGS)]
 
     # -- chunks ------------------------------------------------------------------------------------------
     def new_chunk_no(self, *, is_brought: bool = False) -> ChunkNo:

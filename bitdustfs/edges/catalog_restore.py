@@ -7,9 +7,9 @@ makes it does so beside the place of the catalog.
 meets the rows that it was made from. Where it does not, because the image holds it already, the change wins, so that
 the last change of every row is what is there in the end.
 
-**Unborn files.** A file that was never published has no content at the suppliers. A name that shows one shows what it
-superseded instead, or goes. These are ordinary changes in the outbox of the new catalog: who has the image and all
-change sets, and these, has this catalog.
+**What was not published.** A file that was never published has no content at the suppliers. A name that shows one
+shows what it superseded instead, or goes. So do map rows of a version that was to come (`core/laid`). These are
+ordinary changes in the outbox of the new catalog: who has the image and all change sets, and these, has this catalog.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from bitdustfs.model import IMAGE_CHUNK_BYTES, ROOT_INO, FragmentState, Name, Re
 
 _log = logging.getLogger(__name__)
 _COMMIT_AFTER = 500  # names that are changed in one transaction
+_INDEXES = 4096  # of a map, of which rows are taken away in one transaction: each is in memory until it ends
 _TABLES = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB ?"
 _PUT_USAGE = f"""
     INSERT INTO l_usage (supplier, bytes, fragments)
@@ -126,7 +127,7 @@ class Restore:
             raise self._translated(e) from e
         self._close_connection()
         with closing(SqliteCatalog(self._path)) as catalog:
-            report = RestoreReport((), ()) if verbatim else without_unborn_files(catalog)
+            report = RestoreReport((), ()) if verbatim else only_published(catalog)
         if self._path.with_name(self._path.name + "-wal").exists():
             raise DiskFault(path=self._path, why="its write-ahead log could not be copied into it")
         self._sync()
@@ -202,8 +203,17 @@ class Restore:
             self._path.with_name(self._path.name + tail).unlink(missing_ok=True)
 
 
-def without_unborn_files(catalog: SqliteCatalog) -> RestoreReport:
-    """Let every name show a published file, or take it away: nobody here has the content of another."""
+def only_published(catalog: SqliteCatalog) -> RestoreReport:
+    """Take away what was not published: nobody here has its content. Every name shows a published file then."""
+    report = _without_unborn_files(catalog)
+    for ino, count, end in catalog.overhangs():
+        for first in range(count, end, _INDEXES):
+            catalog.replace_map(ino, (), first=first, last=min(first + _INDEXES, end) - 1)
+            catalog.commit()
+    return report
+
+
+def _without_unborn_files(catalog: SqliteCatalog) -> RestoreReport:
     removed: list[bytes] = []
     reverted: list[bytes] = []
     for ino in catalog.unborn_files():

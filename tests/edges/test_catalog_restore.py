@@ -23,12 +23,17 @@ from bitdustfs.model import (
     IMAGE_CHUNK_BYTES,
     NO_INO,
     ROOT_INO,
+    BlockNo,
+    ChunkNo,
+    ChunkRow,
     Code,
+    Fingerprint,
     FragmentState,
     Ino,
     Inode,
     MapRow,
     RestoreReport,
+    SnapshotKind,
     SupplierNo,
 )
 from bitdustfs.ports import Restore as RestorePort
@@ -303,6 +308,31 @@ def test_counts_are_right_after_any_mix_of_unborn_files(seed: int, original: Sql
         assert_consistent(restored)
         assert not [inode for inode in files_of(restored) if inode.is_file and not inode.version]
         assert restored.orphans() == []
+
+
+@pytest.mark.parametrize("is_snapshot", [False, True])
+def test_map_rows_of_a_version_that_was_to_come_are_gone(
+    is_snapshot: bool, original: SqliteCatalog, path: Path
+) -> None:
+    garden = Garden(original)
+    grown, whole = (garden.file(ROOT_INO, name, version=1) for name in (b"grown", b"whole"))
+    chunks = [original.new_chunk_no() for _ in range(4)]
+    original.put_block(block(1, Code(3, 5)))
+    original.put_chunks([ChunkRow(chunk, Fingerprint(bytes(32)), BlockNo(1), 0, 0, 9) for chunk in chunks])
+    for ino in (grown, whole):
+        original.replace_map(ino, [MapRow(0, 1, chunks[0])], first=0, last=0)
+    if is_snapshot:
+        original.make_snapshot("then", 0, SnapshotKind.BY_PERSON)
+    for first, chunk in ((1, chunks[1]), (2, chunks[2]), (40_000, chunks[3])):
+        original.replace_map(grown, [MapRow(first, 1, chunk)], first=first, last=first)
+    restored_from(original, path)
+    with closing(SqliteCatalog(path)) as restored:
+        for ino in (grown, whole):
+            assert restored.map_rows(ino, 0, 1 << 40) == [MapRow(0, 1, chunks[0])]
+        assert restored.overhangs() == []
+        assert restored.loose_chunks(ChunkNo(0), 9) == [(each, False) for each in chunks[1:]], (
+            "and their chunks can be given back"
+        )
 
 
 def test_what_was_changed_at_the_end_goes_on_the_old_numbers(original: SqliteCatalog, path: Path) -> None:

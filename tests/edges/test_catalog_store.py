@@ -339,6 +339,7 @@ def test_replicated_tables_have_neither_triggers_nor_foreign_keys_nor_nullable_k
 MAY_READ_A_WHOLE_TABLE = {
     "_ORPHANS",
     "_UNBORN",
+    "_OVERHANGS",
     "REPLICATED.histogram",
     "REPLICATED.missing",
     "REPLICATED.takeable",  # of a list that is given
