@@ -31,7 +31,6 @@ from bitdustfs.edges.tcp import TcpDialer
 from bitdustfs.engine.adoption import find_newer, make_plan
 from bitdustfs.engine.aside import Aside, OldState, Unreadable
 from bitdustfs.engine.node import Node
-from bitdustfs.engine.orphans import leave_orphans
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.errors import BitdustError
 from bitdustfs.model import NodeId, Standing, short
@@ -88,8 +87,6 @@ async def _fetch(
 ) -> Adopted:
     new = old_states.begin(home)
     async with fetched_catalog(identity, secrets, found, new, lambda _done, _total: None) as (newer, report):
-        if found.head.signer.node != identity.node:
-            leave_orphans(newer)  # that machine finds them when it puts aside what it had not sent
         newer.commit()
         await newer.harden()
         folder = datetime.now(UTC).astimezone().strftime(f"Put aside {_machine()} %Y-%m-%d %H.%M")

@@ -52,6 +52,7 @@ from bitdustfs.engine.holdings import keep_ledger
 from bitdustfs.engine.kept import VERBATIM
 from bitdustfs.engine.ledger import holds_nothing
 from bitdustfs.engine.node import Node
+from bitdustfs.engine.orphans import leave_orphans
 from bitdustfs.engine.services import NodeOptions
 from bitdustfs.engine.suppliers import PING_S, Suppliers
 from bitdustfs.engine.tree import Caller
@@ -212,6 +213,9 @@ async def _newest_catalog(
         return catalog, code, ()
     old_states.tidy(home)
     news = await claim.make(catalog, takes_over=wish.takes_over)
+    if news:  # another machine writes, or did
+        leave_orphans(catalog)
+        catalog.commit()
     adopted = await fetch_newer(home, identity, secrets, catalog)
     if adopted is None:
         make_own(catalog)

@@ -27,7 +27,7 @@ from bitdustfs.edges.keys_disk import write_keys
 from bitdustfs.edges.system import SystemEntropy, SystemWall, ThreadCrunch
 from bitdustfs.edges.tcp import TcpDialer
 from bitdustfs.engine.kept import VERBATIM
-from bitdustfs.engine.orphans import leave_orphans
+from bitdustfs.engine.orphans import expect_orphans
 from bitdustfs.engine.publisher import kept_head
 from bitdustfs.engine.recovery import Recovery, Seeker, fetch_newest
 from bitdustfs.engine.reporter import note_checked
@@ -219,8 +219,9 @@ async def _restore(
     verbatim = beside or identity.certificate.role is Role.READER
     async with fetched_catalog(identity, secrets, found, new, progress, verbatim=verbatim) as (catalog, report):
         if beside:
-            leave_orphans(catalog)  # they may be all that another machine has of what it has not named yet
             catalog.put_local_value(VERBATIM, b"1")
+        elif not verbatim:
+            expect_orphans(catalog)
         note_checked(catalog, SystemWall().now_ns() // 1_000_000_000)
         catalog.commit()
     _forget(home)

@@ -1,7 +1,13 @@
 """Orphans: fragments of ours at suppliers that nothing names, because the machine that sent them named them nowhere.
 
-    after a recovery or an adoption, once a head of ours is safe and every supplier has shown the one that it holds:
+    after a recovery, once a head of ours is safe and every supplier has shown the one that it holds:
     each supplier -> LIST, page by page -> names that no block of the catalog has -> released
+
+Only the owner's words make sure that nobody else needs them: a recovery puts out all machines that were. Without
+it, what nothing names here may be all that another machine has of what it never published. So after an adoption it
+stays, also where the head that was adopted is our own: another machine may have held the volume since, and have
+published nothing. The same goes once another machine is met before all suppliers were gone through. The next recovery
+finds what is left.
 
 Fragments have keyed names, so the wanted ones are computed: every index of every block, of the replica too. What is
 on its way while a supplier is asked is wanted: its rows were there before its first byte left, and what became a
@@ -48,7 +54,7 @@ class Shelves(Protocol):
 
 
 class Orphans:
-    """Finds orphans, once after each recovery or adoption."""
+    """Finds orphans, once after each recovery."""
 
     def __init__(
         self,
@@ -163,10 +169,11 @@ class Orphans:
 
 
 def expect_orphans(catalog: Catalog) -> None:
-    """Note that suppliers may hold what this catalog does not know. The caller commits."""
+    """Note that suppliers may hold what no machine needs that was not put out. The caller commits."""
     catalog.put_local_value(_DUE, b"[]")
 
 
 def leave_orphans(catalog: Catalog) -> None:
-    """Have none looked for: what nobody names may be all that another machine has of what it never published."""
-    catalog.put_local_value(_DUE, b"")
+    """Have none looked for any more, for another machine writes this volume too. The caller commits."""
+    if catalog.local_value(_DUE):
+        catalog.put_local_value(_DUE, b"")

@@ -36,7 +36,6 @@ from bitdustfs.engine import publisher, snapshots
 from bitdustfs.engine.asks import FragmentSource
 from bitdustfs.engine.errand import ask_once
 from bitdustfs.engine.fetching import Fetcher
-from bitdustfs.engine.orphans import expect_orphans
 from bitdustfs.engine.replica import keep_covered
 from bitdustfs.engine.settling import note_clock
 from bitdustfs.errors import BitdustError, DiskFault, DiskFull, NodeRevoked, NotFound, Unavailable
@@ -291,7 +290,6 @@ class Recovery:
             keep_covered(catalog, self._found.content.change)
             publisher.keep_head(catalog, head.raw)
             publisher.give_up(catalog, self._found.unfetched)
-            expect_orphans(catalog)
             note_clock(catalog, self._found.content.time_s)
             self._note_addresses(catalog)
             for link in self._links():

@@ -40,7 +40,7 @@ from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.kept import VERBATIM
 from bitdustfs.engine.monitor import TICK_S, Monitor
 from bitdustfs.engine.objects import Objects
-from bitdustfs.engine.orphans import Orphans
+from bitdustfs.engine.orphans import Orphans, leave_orphans
 from bitdustfs.engine.outlook import Outlook
 from bitdustfs.engine.past_tree import PastTree
 from bitdustfs.engine.publisher import Foreign, Publisher
@@ -532,6 +532,7 @@ class Services:
         self.replica.trouble = ""
         self.fragments.note_no_strays()
         self._catalog.put_local_value(VERBATIM, b"1")
+        leave_orphans(self._catalog)
         with suppress(BitdustError):  # the next mount finds out by itself
             self.journal.commit()
         self._show(self._following)
@@ -552,6 +553,8 @@ class Services:
     def _stop_writing(self, holder: NodeId) -> None:
         """Others hold the volume: nothing is changed here any more, until the next mount."""
         self.holding.has_let_go = True
+        with suppress(BitdustError):  # the disk takes nothing: then nothing is looked for either
+            leave_orphans(self._catalog)
         is_all_there = self._is_nothing_only_here()
         if holder == self._identity.node:
             who = "a copy of this home, which has the same node key,"

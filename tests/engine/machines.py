@@ -57,7 +57,7 @@ class Machine:
 
     async def learn(self) -> None:
         """Give it the newest state that suppliers have."""
-        await recover(self.world, self.path, self.identity)
+        await recover(self.world, self.path, self.identity, beside=True)
 
     @asynccontextmanager
     async def mounted(self, *, wait: bool = True) -> AsyncIterator[Node]:

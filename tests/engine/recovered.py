@@ -18,6 +18,7 @@ from bitdustfs.edges.catalog_restore import Restore
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.orphans import expect_orphans
 from bitdustfs.engine.reader import Reader
 from bitdustfs.engine.recovery import Recovery, Seeker
 from bitdustfs.engine.suppliers import Suppliers
@@ -31,13 +32,21 @@ from bitdustfs.testing.world import SECRETS, World
 _MOST_NAMES = 10_000
 
 
-async def recover(world: World, path: Path, identity: Identity, *, friend: int = 1) -> Found:
-    """Make a catalog at `path`, knowing the keys and one supplier."""
+async def recover(world: World, path: Path, identity: Identity, *, friend: int = 1, beside: bool = False) -> Found:
+    """Make a catalog at `path`, knowing the keys and one supplier.
+
+    Args:
+        beside: no other machine is put out by it.
+    """
     seeker = Seeker(world.swarm.network.dialer(identity.node), lambda _epoch: identity, SECRETS, identity.owner)
     first = world.swarm.suppliers[friend - 1]
     found = await seeker.find([(first.node, first.address)])
     side = world.swarm.customer_side(list(found.suppliers), identity)
     await _fetch(found, side, path)
+    if not beside:
+        with closing(SqliteCatalog(path)) as catalog:
+            expect_orphans(catalog)
+            catalog.commit()
     return found
 
 

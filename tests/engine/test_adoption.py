@@ -468,11 +468,11 @@ async def test_volume_is_not_safe_before_all_is_put_aside(autojump_clock: MockCl
             assert await world.sync() == "local"
             assert "1 files of this machine's older state" in " ".join((await world.status())["trouble"])
             await trio.sleep(300)
-            assert catalog.local_value("orphans") == b"[]"  # the older state may need what nothing here names
+            assert not catalog.local_value("orphans")  # other machines may need what nothing here names
             await job.run()
             assert await world.sync() == "safe"
             await trio.sleep(300)
-            assert catalog.local_value("orphans") == b""
+            assert not catalog.local_value("orphans")
 
 
 def copied(spool: MemorySpool) -> MemorySpool:

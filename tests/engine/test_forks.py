@@ -19,7 +19,6 @@ from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.attributes import Changes
 from bitdustfs.engine.forks import LOOK_S
 from bitdustfs.engine.node import Node
-from bitdustfs.engine.orphans import leave_orphans
 from bitdustfs.errors import FileError, ReadOnly
 from bitdustfs.model import ROOT_INO, Cookie, Ino, SnapshotKind, short
 from bitdustfs.testing.world import CALLER, World, read_whole
@@ -97,10 +96,7 @@ async def forked(
 
 async def learn_beside(world: World, machine: Machine) -> None:
     """What `recover --beside` does."""
-    await recover(world, machine.path, machine.identity, friend=5)
-    with closing(SqliteCatalog(machine.path)) as catalog:
-        leave_orphans(catalog)
-        catalog.commit()
+    await recover(world, machine.path, machine.identity, friend=5, beside=True)
 
 
 async def brought_to(world: World, machine: Machine, numbers: Sequence[int]) -> None:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from trio.testing import MockClock
 
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.attributes import CODE_XATTR
+from bitdustfs.engine.claim import Claimed
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.orphans import Orphans, expect_orphans
 from bitdustfs.engine.releases import Releases
@@ -35,7 +37,9 @@ from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.suppliers import MemorySuppliers
 from bitdustfs.testing.swarm import make_identity
 from bitdustfs.testing.world import SECRETS, World
+from tests.engine.machines import Asking, Machine, two, until
 from tests.engine.recovered import recover
+from tests.engine.setback import fetch, look
 
 CODE = Code(3, 5)
 SECOND = make_identity("second machine", owner="customer", epoch=2)
@@ -114,6 +118,76 @@ async def test_what_the_lost_machine_never_named_is_released_after_a_recovery(
                 assert await world.read("file") == LONG[:300_000]
                 assert await world.sync() == "safe"
                 assert catalog.local_value("orphans") == b""
+
+
+@pytest.mark.slow
+async def test_what_another_machine_never_named_stays_where_an_old_disk_takes_its_own_head_and_goes_after_a_recovery(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with two(tmp_path) as (world, laptop, desktop):
+        async with laptop.mounted():
+            await laptop.write("file", LONG[:300_000])
+            assert await laptop.sync() == "safe"
+        old = copyfile(laptop.path, tmp_path / "old")
+        async with laptop.mounted():
+            await laptop.write("later", b"later")
+            assert await laptop.sync() == "safe"
+        await desktop.learn()
+        named = stored(world)
+        for supplier in world.swarm.suppliers:
+            supplier.mute.refuses_heads = True
+        async with desktop.mounted() as node:
+            await desktop.write("never named", LONG[300_000:])
+            await node.writer.flush()
+            await trio.sleep(20)  # the rest of its fragments
+        for supplier in world.swarm.suppliers:
+            supplier.mute.refuses_heads = False
+        left = [after - before for before, after in zip(named, stored(world), strict=True)]
+        assert all(left)
+
+        with closing(SqliteCatalog(old)) as catalog:
+            found = await look(world, catalog)
+            assert found is not None
+            assert found.head.signer.node == laptop.identity.node
+            await fetch(world, catalog, found, tmp_path / "adopted")
+        laptop = Machine(world, tmp_path / "adopted")
+        async with laptop.mounted():
+            await laptop.write("goes on", b"goes on")
+            assert await laptop.sync() == "safe"
+            await trio.sleep(600)
+            assert all(names <= now for names, now in zip(left, stored(world), strict=True))
+        last = Machine(world, tmp_path / "last", SECOND)
+        await recover(world, last.path, SECOND)
+        async with last.mounted():
+            assert await last.sync() == "safe"
+            await until(lambda: last.catalog.local_value("orphans") == b"")
+            await until(lambda: not any(names & now for names, now in zip(left, stored(world), strict=True)))
+            assert last.shows("goes on")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_asked", [True, False], ids=["hands over", "is taken over"])
+async def test_machine_that_met_another_one_looks_for_no_orphans_any_more(
+    autojump_clock: MockClock, tmp_path: Path, is_asked: bool
+) -> None:
+    async with two(tmp_path) as (world, laptop, desktop):
+        async with laptop.mounted() as node:
+            await laptop.write("file", LONG[:300_000])
+            assert await laptop.sync() == "safe"
+            world.swarm.suppliers[4].kill()  # not gone through yet
+            with node.journal.operation():
+                expect_orphans(laptop.catalog)
+            await trio.sleep(60)
+            assert laptop.catalog.local_value("orphans")
+            if not is_asked:
+                for supplier in world.swarm.suppliers:
+                    supplier.mute.refuses_heads = True
+                await laptop.write("unsent", b"unsent")
+            desktop.takes_over = not is_asked
+            assert await Asking(desktop).run() is Claimed.HELD
+            await until(lambda: node.journal.refusal is not None)
+        with closing(SqliteCatalog(laptop.path)) as catalog:
+            assert not catalog.local_value("orphans")
 
 
 @pytest.mark.slow

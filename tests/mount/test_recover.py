@@ -10,12 +10,13 @@ import random
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.home import Home, holder
 from bitdustfs.errors import BitdustError
 from tests.children import Child
@@ -72,6 +73,8 @@ def test_tree_comes_back_from_the_words_and_one_address_when_the_margin_is_dead_
     (swarm.home / "recovering").touch()  # as a recovery leaves it that was killed before it wrote the keys
     (swarm.home / "catalog.db").write_bytes(b"of that one")
     assert "confirmed by 3 of 6 suppliers" in swarm.recover(3)
+    with closing(SqliteCatalog(swarm.home / "catalog.db")) as catalog:  # what nothing names is found, and let go
+        assert catalog.local_value("orphans") == b"[]"
     swarm.run("mount", "--", str(swarm.path))
     assert differences(tree, swarm.path / "tree") == ""
     assert swarm.status()["code"] == CODE  # it is the volume's; six suppliers alone would make it 2/6
