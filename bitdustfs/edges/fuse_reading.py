@@ -20,6 +20,11 @@ _DOTS: Final = 2  # offsets of a listing before the first cookie
 PAGE: Final = 24
 
 
+def cookie_of(offset: int) -> Cookie:
+    """The cookie of the last name before an offset of a listing; 0: there is none."""
+    return Cookie(max(0, offset - _DOTS))
+
+
 class ReadTree(Protocol):
     """What is needed of a tree."""
 
@@ -67,7 +72,7 @@ class ReadingOperations:
         for offset, name, ino in ((1, b".", directory), (2, b"..", self._above(directory))):
             if offset > start_id and not self._reply(token, name, self._told(self._shown.attributes(ino)), offset):
                 return
-        after = Cookie(max(0, start_id - _DOTS))
+        after = cookie_of(start_id)
         while page := self._page(fh, after):
             for found, inode in page:
                 if not self._reply(token, found.name, self._told_in(fh, inode), found.cookie + _DOTS):

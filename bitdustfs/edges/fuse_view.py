@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from bitdustfs.edges.fuse_reading import PAGE, Context, Entry, ReadingOperations, Reply
+from bitdustfs.edges.fuse_reading import PAGE, Context, Entry, ReadingOperations, Reply, cookie_of
 from bitdustfs.engine.attributes import Attributes
 from bitdustfs.engine.view_tree import ViewTree
 from bitdustfs.model import ROOT_INO, Cookie, Ino, Inode, Name
@@ -73,6 +73,7 @@ class ViewOperations(ReadingOperations):
     async def readdir(self, fh: int, start_id: int, token: Any) -> None:
         if start_id == 0:  # also after rewinddir, which wants to see what is shown by now
             self.tree.listings.begin(fh)
+        self.tree.listings.asked(fh, cookie_of(start_id))
         await super().readdir(fh, start_id, token)
 
     async def releasedir(self, fh: int) -> None:

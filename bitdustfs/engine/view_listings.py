@@ -45,6 +45,7 @@ class _Listing:
     directory: Ino
     is_begun: bool = False
     is_stale: bool = False
+    asked: Cookie | None = None  # up to there whoever lists has all
     end: Cookie | None = None  # it came to its end there
     then: dict[Cookie, Entry | None] = field(default_factory=dict)  # with the catalog's inode; None: there was none
     order: list[Cookie] = field(default_factory=list)  # of these, rising
@@ -79,12 +80,18 @@ class Listings:
         """From here on it is listed as it is shown now."""
         self._open[handle] = _Listing(self._open[handle].directory, is_begun=True)
 
+    def asked(self, handle: int, after: Cookie) -> None:
+        """Names above `after` are asked for: all others were taken, and not only told."""
+        self._open[handle].asked = after
+
     def is_behind(self, handle: int) -> bool:
         """Whether there are other names in the directory by now."""
         return bool(self._open[handle].then)
 
     def page(self, handle: int, after: Cookie, limit: int) -> Sequence[Entry]:
         """Names with cookies above `after`, in their order, about `limit` of them; none: there are no more.
+
+        Where all before was taken that is the end of the listing.
 
         Raises:
             FileError: ESTALE, too much was changed since the listing began.
@@ -102,7 +109,8 @@ class Listings:
             page += self._then(listing, first, last)
             if page:
                 return sorted(page, key=lambda entry: entry[0].cookie)
-        self._open[handle] = _Listing(listing.directory, end=after)
+        if after == listing.asked:  # else some that were told may be asked for again: the kernel has little room
+            self._open[handle] = _Listing(listing.directory, end=after)
         return ()
 
     def before(self, touches: Touches) -> None:

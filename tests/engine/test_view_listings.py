@@ -80,15 +80,20 @@ class Reply:
 
     names: list[bytes] = field(default_factory=list)
     entries: list[Any] = field(default_factory=list)
-    after: int = 0
+    offsets: list[int] = field(default_factory=list)
+    room: int = REPLY
+
+    @property
+    def after(self) -> int:
+        return self.offsets[-1]
 
     @staticmethod
     def add(reply: Reply, name: bytes, entry: Any, offset: int) -> bool:
-        if len(reply.names) == REPLY:
+        if len(reply.names) == reply.room:
             return False
         reply.names.append(name)
         reply.entries.append(entry)
-        reply.after = offset
+        reply.offsets.append(offset)
         return True
 
 
@@ -237,6 +242,18 @@ async def test_listing_that_came_to_its_end_keeps_nothing_and_shows_no_more(
         assert not kernel.tree.listings.is_behind(ended)
         assert sorted(first.names + await kernel.rest(other, first.after)) == DOTS + names_of(0)
         assert sorted(await kernel.rest(ended, 0)) == DOTS + names_of(1)
+
+
+async def test_listing_whose_end_the_kernel_got_but_nobody_took_goes_on_as_it_began(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with followed(tmp_path) as (folder, kernel, world):
+        handle, whole = await kernel.open(), Reply(room=2 * FILES)
+        await kernel.ops.readdir(handle, 0, whole)
+        assert len(whole.names) == FILES + len(DOTS)
+        await brought(folder, kernel, world)  # of what it got the kernel has handed over what fitted, and asks again
+        taken = whole.names[:10]
+        assert sorted(taken + await kernel.rest(handle, whole.offsets[len(taken) - 1])) == DOTS + names_of(0)
 
 
 async def test_file_that_is_published_during_a_listing_is_not_in_it(

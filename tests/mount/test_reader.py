@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -123,6 +125,44 @@ def test_listing_on_the_other_machine_goes_on_with_the_names_that_it_began_with(
             for name in after:
                 assert (place / "folder" / name).read_bytes() == b"content"
             until(lambda: not any((place / "folder" / name).exists() for name in before))
+
+
+def test_who_takes_few_names_at_a_time_sees_those_of_one_head_too(tmp_path: Path) -> None:
+    home, place = tmp_path / "second", tmp_path / "there"
+    before, after = ({f"{number} {word}" for number in range(20)} for word in ("before", "after"))
+    with Practice(tmp_path, suppliers=1, code="1/1") as swarm:
+        (swarm.path / "folder").mkdir()
+        for name in before:
+            (swarm.path / "folder" / name).write_bytes(b"content")
+        swarm.sync()
+        with reader(swarm, home, place):
+            held = os.open(place / "folder", os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                names = some_names(held)
+                assert 0 < len(names) < len(before)
+                for name in before:
+                    (swarm.path / "folder" / name).rename(swarm.path / "folder" / name.replace("before", "after"))
+                swarm.sync()
+                until(lambda: set(os.listdir(place / "folder")) == after)
+                while more := some_names(held):
+                    names += more
+            finally:
+                os.close(held)
+            assert sorted(names) == sorted([".", "..", *before])
+
+
+def some_names(directory: int) -> list[str]:
+    """As many names as fit into a small buffer; none at the end."""
+    room = ctypes.create_string_buffer(280)
+    libc = ctypes.CDLL(None, use_errno=True)
+    length = libc.getdents64(directory, room, len(room))
+    assert length >= 0, os.strerror(ctypes.get_errno())
+    names, at = [], 0
+    while at < length:
+        (record,) = struct.unpack_from("=H", room, at + 16)
+        names.append(room.raw[at + 19 : at + record].partition(b"\0")[0].decode())
+        at += record
+    return names
 
 
 def mount_pid(directory: Path, place: Path) -> int:
