@@ -13,9 +13,11 @@ interrupted.) Source: the SQLite file format, "The Write-Ahead Log" and "WAL-Ind
 from __future__ import annotations
 
 import os
+import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping
 from enum import Enum
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from bitdustfs.errors import CatalogDamaged, LogDamaged
 
 WHOLE_BYTES = 64 * 1024 * 1024  # (tune) of a file that is checked whole: 0.15 s of a processor
 _ENDS = 100  # rows at both ends of each table of a larger one
+_COMMENT = re.compile("--[^\n]*")
 _LOG_HEADER = struct.Struct(">8I")  # magic, version, page bytes, sequence, two salts, two check sums
 _FRAME_HEADER = struct.Struct(">6I")  # page number, pages after a commit or 0, two salts, two check sums
 _LOG_MAGIC = (0x377F0682, 0x377F0683)  # check sums of words in little and in big endian
@@ -44,20 +47,29 @@ def check_file(connection: apsw.Connection, path: str, *, size_bytes: int) -> No
     Raises:
         CatalogDamaged: what SQLite found, or which table is not what it should be. apsw.Error.
     """
-    want, have = _shape_wanted(), _shape(connection)
-    for name in sorted(want.keys() | have.keys()):
-        if want.get(name) != have.get(name):
-            raise CatalogDamaged(path=path, why=f"its table or index {name} is not as it should be")
+    check_shape(connection, path)
     if size_bytes <= WHOLE_BYTES:
         found = connection.execute("PRAGMA quick_check(1)").fetchall()[0][0]
         if found != "ok":
             raise CatalogDamaged(path=path, why=" ".join(str(found).split()))
         connection.pragma("shrink_memory")  # what is in the cache now is not what will be needed
         return
-    for name, columns in want.items():
-        if columns:
-            for order in ("ASC", "DESC"):
-                connection.execute(f"SELECT * FROM {name} ORDER BY {columns[0]} {order} LIMIT {_ENDS}").fetchall()
+    for name in _tables(connection):
+        key = connection.execute(f"SELECT name FROM pragma_table_info('{name}') WHERE pk = 1").fetchall()[0][0]
+        for order in ("ASC", "DESC"):
+            connection.execute(f"SELECT * FROM {name} ORDER BY {key} {order} LIMIT {_ENDS}").fetchall()
+
+
+def check_shape(connection: apsw.Connection, path: str) -> None:
+    """See that a file has our tables and indexes and nothing else: no name in it may be used before.
+
+    Raises:
+        CatalogDamaged: which of them is not what it should be. apsw.Error.
+    """
+    want, have = _shape_wanted(), _shape(connection)
+    for name in sorted(want.keys() | have.keys()):
+        if want.get(name) != have.get(name):
+            raise CatalogDamaged(path=path, why=f"its table or index {name!r} is not as it should be")
 
 
 def log_gap(path: str, *, index_descriptor: int, log_changed_s: float) -> LogGap | None:
@@ -115,7 +127,8 @@ def _started_s() -> float:
     return float("inf")
 
 
-def _shape_wanted() -> dict[str, Sequence[str]]:
+@cache
+def _shape_wanted() -> Mapping[str, object]:
     made = apsw.Connection(":memory:")
     try:
         made.execute(resources.files("bitdustfs.edges").joinpath("schema.sql").read_text())
@@ -124,14 +137,12 @@ def _shape_wanted() -> dict[str, Sequence[str]]:
         made.close()
 
 
-def _shape(connection: apsw.Connection) -> dict[str, Sequence[str]]:
-    """Each table with its columns, first those of its key; each index of ours with none."""
-    shape: dict[str, Sequence[str]] = {}
-    rows = connection.execute("SELECT type, name FROM sqlite_schema").fetchall()
-    for kind, name in ((str(kind), str(name)) for kind, name in rows):
-        if kind == "table" and not name.startswith("sqlite_"):
-            columns = connection.execute(f"PRAGMA table_info({name})").fetchall()
-            shape[name] = [str(c[1]) for c in sorted(columns, key=lambda c: (not c[5], c[5], c[0]))]
-        elif not name.startswith("sqlite_"):
-            shape[name] = ()
-    return shape
+def _shape(connection: apsw.Connection) -> Mapping[str, object]:
+    """Everything that a file has, by its name: what it is, of which table, and how it was made, but for comments."""
+    rows = connection.execute("SELECT name, type, tbl_name, sql FROM sqlite_schema").fetchall()
+    return {str(name): (*what, " ".join(_COMMENT.sub("", str(sql)).split())) for name, *what, sql in rows}
+
+
+def _tables(connection: apsw.Connection) -> list[str]:
+    rows = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
+    return [str(name) for (name,) in rows]

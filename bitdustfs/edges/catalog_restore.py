@@ -22,6 +22,7 @@ from pathlib import Path
 
 import apsw
 
+from bitdustfs.edges.catalog_check import check_shape
 from bitdustfs.edges.catalog_errors import from_sqlite
 from bitdustfs.edges.catalog_format import check_or_make, connect
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
@@ -150,7 +151,9 @@ class Restore:
                 self._connection.pragma("journal_mode", "memory")
                 self._connection.pragma("synchronous", 0)
                 self._connection.pragma("cell_size_check", 1)
+                self._connection.pragma("trusted_schema", 0)
                 check_or_make(self._connection, str(self._path), create=True)
+                check_shape(self._connection, str(self._path))  # suppliers sent it, and it may be of a stolen machine
                 for (table,) in self._connection.execute(_TABLES, ("r_*",)).fetchall():
                     columns = self._connection.execute(f"PRAGMA table_info({table})").fetchall()
                     self._columns[str(table)] = len(columns)

@@ -419,6 +419,42 @@ def test_image_that_is_no_catalog_is_refused(restore: RestorePort, path: Path) -
     assert not path.exists()
 
 
+FOREIGN = (
+    "CREATE TABLE r_new (a INTEGER NOT NULL PRIMARY KEY) STRICT",
+    "CREATE TABLE \"r_x); ATTACH '{stolen}' AS y; CREATE TABLE y.t (a); --\" (a)",
+    "CREATE TABLE \"l_x; COMMIT; ATTACH '{stolen}' AS y; CREATE TABLE y.t (a)\" (a)",
+    "CREATE VIEW l_view AS SELECT 1",
+    "CREATE VIRTUAL TABLE l_virtual USING fts5 (a)",
+    "CREATE TRIGGER extra AFTER DELETE ON l_file BEGIN DELETE FROM r_inode; END",
+    "DROP INDEX r_name_by_ino; CREATE TRIGGER r_name_by_ino AFTER DELETE ON l_value BEGIN DELETE FROM r_inode; END",
+    "DROP TABLE r_value; CREATE VIEW r_value (key, value) AS SELECT 1, 2",
+    "DROP TABLE r_value; CREATE TABLE r_value (key TEXT PRIMARY KEY, value BLOB)",
+    "DROP TABLE r_value; CREATE TABLE r_value (key TEXT NOT NULL PRIMARY KEY, value BLOB NOT NULL GENERATED ALWAYS AS"
+    " (zeroblob(1000000000))) STRICT",
+    "DROP INDEX r_name_by_ino; CREATE INDEX r_name_by_ino ON r_name (ino COLLATE nocase)",
+    "ANALYZE",
+)
+
+
+@pytest.mark.parametrize("statements", FOREIGN)
+def test_image_with_anything_but_our_tables_is_refused_before_a_name_in_it_is_used(
+    statements: str, original: SqliteCatalog, tmp_path: Path, restore: RestorePort
+) -> None:
+    stolen, image = tmp_path / "elsewhere", tmp_path / "image"
+    original.put_inode(DIRECTORY)
+    original.commit()
+    image.write_bytes(b"".join(image_of(original, tmp_path / "copy")))
+    with closing(apsw.Connection(str(image))) as hostile:
+        hostile.execute(statements.replace("{stolen}", str(stolen)))
+    content = image.read_bytes()
+    content += bytes(-len(content) % IMAGE_CHUNK_BYTES)
+    for at in range(0, len(content), IMAGE_CHUNK_BYTES):
+        restore.write(at // IMAGE_CHUNK_BYTES, content[at : at + IMAGE_CHUNK_BYTES])
+    with pytest.raises(CatalogDamaged, match="is not as it should be"):
+        restore.finish()
+    assert not stolen.exists()
+
+
 @pytest.mark.parametrize("more", [-1, 1])
 def test_image_with_a_chunk_too_few_or_too_many_is_refused(
     more: int, original: SqliteCatalog, restore: RestorePort, path: Path
