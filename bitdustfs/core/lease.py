@@ -18,6 +18,7 @@ heads of one of them are refused by a quorum, and he stops.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -108,3 +109,9 @@ def counts_until_s(sent_s: float, lease_s: int) -> float:
         sent_s: seconds of his CLOCK_BOOTTIME, before it left.
     """
     return sent_s + lease_s - max(0.0, MARGIN_S * lease_s / LEASE_S)
+
+
+def most_named(nodes: Iterable[NodeId]) -> NodeId:
+    """The node that most suppliers name, of at least one; of several the one that was named first."""
+    told = list(nodes)
+    return max(told, key=told.count)

@@ -4,8 +4,9 @@
                                                        -> somebody else holds it -> wait for him, or for his lease
                                                        -> too few answer -> go on here, and see
 
-Who holds it hears of the wish through any supplier that both of us reach (engine/handover). Who gave up waiting lets
-go what he got, and so does who ends before he serves.
+Who holds it hears of the wish through suppliers that both of us reach, and believes it once so many tell of it that
+his heads could not count without any of them (engine/holding). Who gave up waiting lets go what he got, and so does
+who ends before he serves.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Final
 
 import trio
 
+from bitdustfs.core import lease as leases
 from bitdustfs.core import replica, wire
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.lease import LEASE_S
@@ -113,7 +115,10 @@ async def give_up(dialer: Dialer, identity: Identity, suppliers: Sequence[Suppli
 
 
 async def _ask_all(dialer: Dialer, identity: Identity, suppliers: Sequence[Supplier], request: wire.Hold) -> Holds:
-    """Ask all at once, until so many have answered or failed that the rest decide nothing, or for ROUND_S."""
+    """Ask all at once, until so many let us or failed that the rest decide nothing, or for ROUND_S.
+
+    While somebody else holds it each is to hear the wish: who holds it does not believe a few of them.
+    """
     answers: dict[SupplierNo, wire.Holds | None] = {}
     needed, decided = replica.quorum(len(suppliers)), trio.Event()
 
@@ -125,7 +130,8 @@ async def _ask_all(dialer: Dialer, identity: Identity, suppliers: Sequence[Suppl
             _log.debug("%s did not say who holds the volume: %s", row.label, error)
             answers[row.supplier] = None
         yes = sum(told is not None and told.is_yours for told in answers.values())
-        if yes >= needed or len(answers) - yes > len(suppliers) - needed:
+        failed = sum(told is None for told in answers.values())
+        if yes >= needed or failed > len(suppliers) - needed or len(answers) == len(suppliers):
             decided.set()
 
     with trio.move_on_after(ROUND_S) as scope:
@@ -141,6 +147,6 @@ async def _ask_all(dialer: Dialer, identity: Identity, suppliers: Sequence[Suppl
         ours=len(given) - len(others),
         others=len(others),
         silent=(len(suppliers) if scope.cancelled_caught else len(answers)) - len(given),
-        node=NodeId(others[0].node) if others else None,
+        node=leases.most_named([NodeId(told.node) for told in others]) if others else None,
         left_s=max((told.left_s for told in others), default=0),
     )

@@ -98,13 +98,18 @@ class Holding:
 
     @property
     def wished_by(self) -> NodeId | None:
-        """The node that wishes to write, as some supplier told us last."""
-        return next(iter(self._wishes.values()), None)
+        """The node that wishes to write, by so many suppliers that our heads could not count without any of them.
+
+        A few may lie: they could make every writer let go, for nobody.
+        """
+        if not self._wishes or self._is_quorum_without(self._wishes.keys()):
+            return None
+        return leases.most_named(self._wishes.values())
 
     @property
     def holder(self) -> NodeId | None:
         """Another node that holds the volume somewhere; None: nobody that we know of."""
-        return next(iter(self._others.values()), None)
+        return leases.most_named(self._others.values()) if self._others else None
 
     async def run(self) -> None:
         """Hold it until cancelled."""
@@ -214,6 +219,6 @@ class Holding:
         if (wished_by := self.wished_by) is not None and is_held:
             self.on_wish(wished_by)
         if self._others and not is_held and not self._is_quorum_without(self._others.keys()):  # a few may lie
-            holder = next(iter(self._others.values()))
+            holder = leases.most_named(self._others.values())
             _log.warning("node %s holds the volume", short(holder))
             self.on_lost(holder)

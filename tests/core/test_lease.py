@@ -239,3 +239,9 @@ def test_never_two_take_themselves_for_the_holder(
             until_s[who].pop(at, None)
         holders = [sum(true_s * paces[3 + each] < end_s for end_s in until_s[each].values()) >= 2 for each in (0, 1)]
         assert not all(holders)
+
+
+def test_liar_that_answers_first_names_nobody_whom_more_do_not_name() -> None:
+    liar, told = NodeId(b"l" * 32), NodeId(b"t" * 32)
+    assert leases.most_named([liar, told, told]) == told
+    assert leases.most_named([liar]) == liar

@@ -110,6 +110,16 @@ async def two(directory: Path) -> AsyncIterator[tuple[World, Machine, Machine]]:
 
 def lies(world: World, number: int) -> None:
     """Have a supplier say to everybody that another node holds the volume."""
+    _answers_holds(world, number, lambda _caller: wire.Holds(False, b"n" * 32, left_s=600, wished_by=b""))
+
+
+def makes_wishes_up(world: World, number: int) -> None:
+    """Have a supplier say to everybody that another node wishes to write."""
+    _answers_holds(world, number, lambda caller: wire.Holds(True, bytes(caller.node), 600, wished_by=b"n" * 32))
+
+
+def _answers_holds(world: World, number: int, holds: Callable[[Certificate], wire.Holds]) -> None:
+    """Have a supplier say that to who asks to hold the volume."""
     mute = world.swarm.suppliers[number - 1].mute
     true = mute.answer
 
@@ -117,7 +127,21 @@ def lies(world: World, number: int) -> None:
         caller: Certificate, request: wire.Request, body: bytes | memoryview
     ) -> tuple[wire.Answer, tuple[bytes | memoryview, ...]]:
         if isinstance(request, wire.Hold):
-            return wire.Holds(is_yours=False, node=b"n" * 32, left_s=600, wished_by=b""), ()
+            return holds(caller), ()
+        return await true(caller, request, body)
+
+    mute.answer = answer  # type: ignore[method-assign]
+
+
+def takes_its_time(world: World, number: int, seconds: float) -> None:
+    """Have a supplier that long be busy with something else before it does what it is asked."""
+    mute = world.swarm.suppliers[number - 1].mute
+    true = mute.answer
+
+    async def answer(
+        caller: Certificate, request: wire.Request, body: bytes | memoryview
+    ) -> tuple[wire.Answer, tuple[bytes | memoryview, ...]]:
+        await trio.sleep(seconds)
         return await true(caller, request, body)
 
     mute.answer = answer  # type: ignore[method-assign]

@@ -14,7 +14,18 @@ from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.claim import Claimed
 from bitdustfs.errors import DiskFull, ReadOnly
 from bitdustfs.model import SupplierNo
-from tests.engine.machines import ALL, CONTENT, LEASE_S, Asking, Machine, lies, two, until
+from tests.engine.machines import (
+    ALL,
+    CONTENT,
+    LEASE_S,
+    Asking,
+    Machine,
+    lies,
+    makes_wishes_up,
+    takes_its_time,
+    two,
+    until,
+)
 
 STEPS = ("bringing", "closing", "letting go", "let go")
 
@@ -183,6 +194,37 @@ async def test_supplier_that_lets_nobody_take_over_is_not_waited_for(
         laptop.takes_over = True
         began = trio.current_time()
         assert await Asking(laptop).run() is Claimed.UNREACHED
+        assert trio.current_time() - began < LEASE_S / 4
+
+
+@pytest.mark.slow
+async def test_supplier_that_makes_a_wish_up_has_nobody_let_go(autojump_clock: MockClock, tmp_path: Path) -> None:
+    """What one of five said was enough: the writer let go, for nobody, after each mount."""
+    async with two(tmp_path) as (world, laptop, desktop):
+        makes_wishes_up(world, 3)
+        async with laptop.mounted() as node:
+            await laptop.write("file", CONTENT)
+            assert await laptop.sync() == "safe"
+            await trio.sleep(LEASE_S)
+            node.journal.admit_request()
+            await laptop.write("later", b"later")
+            assert await laptop.sync() == "safe"
+            world.swarm.cut(5)
+            assert await Asking(desktop).run() is Claimed.HELD  # and for who does wish it, it does
+
+
+@pytest.mark.slow
+async def test_wish_is_said_to_slow_suppliers_too(autojump_clock: MockClock, tmp_path: Path) -> None:
+    """Two were gone, one said that it is held, and the other two were not waited for: these were never told."""
+    async with two(tmp_path) as (world, laptop, desktop), laptop.mounted():
+        await laptop.write("file", CONTENT)
+        assert await laptop.sync() == "safe"
+        for number in (2, 3):
+            takes_its_time(world, number, 1.0)
+        for number in (4, 5):
+            world.swarm.cut(number)
+        began = trio.current_time()
+        assert await Asking(desktop).run() is Claimed.HELD
         assert trio.current_time() - began < LEASE_S / 4
 
 
