@@ -31,6 +31,7 @@ from bitdustfs.edges.tcp import TcpDialer
 from bitdustfs.engine.adoption import find_newer, make_plan
 from bitdustfs.engine.aside import Aside, OldState, Unreadable
 from bitdustfs.engine.node import Node
+from bitdustfs.engine.sightings import carry_over
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.errors import BitdustError
 from bitdustfs.model import NodeId, Standing, short
@@ -87,6 +88,7 @@ async def _fetch(
 ) -> Adopted:
     new = old_states.begin(home)
     async with fetched_catalog(identity, secrets, found, new, lambda _done, _total: None) as (newer, report):
+        carry_over(catalog, newer)
         newer.commit()
         await newer.harden()
         folder = datetime.now(UTC).astimezone().strftime(f"Put aside {_machine()} %Y-%m-%d %H.%M")

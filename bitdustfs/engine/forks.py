@@ -137,6 +137,7 @@ class Forks:
         publisher.lines = lambda: gone_over(catalog)
         publisher.keeps = self._is_in_our_head
         publisher.on_other = self._looks.now
+        publisher.recall(self._is_kept)
         self.on_step: Callable[[str], None] = lambda _step: None  # is told where it is
 
     @property
@@ -260,6 +261,8 @@ class Forks:
             for supplier, found in shown:
                 if self._is_due(found.head):
                     await self._try(supplier, found)
+            if self._journal.keeps:
+                self._publisher.forget_settled(self._is_kept)
             await self._looks.next(within_s=AGAIN_S if self._unread else LOOK_S)
 
     # -- private ---------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 from typing import Protocol
@@ -38,7 +39,7 @@ from bitdustfs.core.certificate import Identity
 from bitdustfs.core.head import Head
 from bitdustfs.core.replica import HeadContent, Holders
 from bitdustfs.core.volume import VolumeSecrets
-from bitdustfs.engine import ancestors
+from bitdustfs.engine import ancestors, sightings
 from bitdustfs.engine.bell import Looks
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.kept import kept
@@ -290,6 +291,21 @@ class Publisher:
                 again_at = min((at + OTHERS_S for at in self._others_at.values()), default=inf)
                 await self._looks.next(within_s=min(failed_at + AGAIN_S, again_at) - trio.current_time())
 
+    def recall(self, is_kept: Callable[[Head], bool]) -> None:
+        """Know again what heads beside ours suppliers showed before the start, until they show what they hold now."""
+        for supplier, theirs in sightings.seen(self._catalog).items():
+            if not self._is_known(theirs) and not is_kept(theirs):
+                with suppress(SealBroken):
+                    self._others[supplier] = self._beside(theirs)
+
+    def forget_settled(self, is_kept: Callable[[Head], bool]) -> None:
+        """Note no longer what heads suppliers showed, where those are kept here by now, or these were given up."""
+        done = sightings.settled(self._catalog, is_kept)
+        if done:
+            with self._journal.operation(admitted=True):
+                for supplier in done:
+                    sightings.note(self._catalog, supplier, None)
+
     def look_again(self) -> None:
         """Ask those who hold a head that is not ours what they hold: it may be known now what that is."""
         self.foreign = None
@@ -405,8 +421,9 @@ class Publisher:
             if not self.confirmed or self.head is None or self.is_outdated or self.withheld_from([supplier]):
                 raise
             await self._heal(supplier, self.head)
-            return
-        self._judge(supplier, raw)
+        else:
+            self._judge(supplier, raw)
+        await self._note_seen(supplier)
 
     async def _heal(self, supplier: SupplierNo, newest: Head) -> None:
         """Bring the newest head to a supplier whose own is damaged. The others have shown nothing newer."""
@@ -426,7 +443,7 @@ class Publisher:
         if theirs.signer.owner != self._identity.owner or theirs.handle != self._secrets.handle:
             raise BadFormat(what=f"supplier {supplier} shows the head of another volume")
         try:
-            content = replica.unseal_head(self._secrets, theirs.sealed)
+            found = self._beside(theirs)
         except SealBroken as bad:
             raise BadFormat(what=f"supplier {supplier} shows a head that cannot be opened") from bad
         if self._is_known(theirs):
@@ -441,15 +458,23 @@ class Publisher:
         if self.outranks(theirs) and self._may_go_over(theirs):
             self._note_held(supplier, 0)  # without a chain
             return
-        self._note_other(
-            supplier,
-            Foreign(
-                theirs,
-                content,
-                is_newer=theirs.version > self.version,
-                is_ours=theirs.signer.node == self._identity.node,
-            ),
-        )
+        self._note_other(supplier, found)
+
+    def _beside(self, theirs: Head) -> Foreign:
+        """A head as one that does not come from what we know. Raises SealBroken."""
+        content = replica.unseal_head(self._secrets, theirs.sealed)
+        is_ours = theirs.signer.node == self._identity.node
+        return Foreign(theirs, content, is_newer=theirs.version > self.version, is_ours=is_ours)
+
+    async def _note_seen(self, supplier: SupplierNo) -> None:
+        """Have a restart know what a supplier showed, if that is no head of ours, before anything is let go again."""
+        found = self._others.get(supplier)
+        shown = found.head if found is not None and not self.keeps(found.head) else None
+        if not self._journal.keeps or sightings.is_noted(self._catalog, supplier, shown):
+            return
+        with self._journal.operation(admitted=True):
+            sightings.note(self._catalog, supplier, shown)
+        await self._journal.durable()
 
     def _note_ours(self, supplier: SupplierNo, theirs: Head) -> None:
         """Note a head that ours goes back to; perhaps from further back than can be shown to its supplier."""
