@@ -47,6 +47,11 @@ class Speed:
         if size_bytes >= LONG_BYTES:
             self.owed_bytes -= size_bytes
 
+    def forget(self) -> None:
+        """Nothing is known of how fast it answers any more."""
+        self._busy_s = self._bytes = 0.0
+        self._short_s = None
+
     def note(self, asked_at: float, size_bytes: int, *, now: float, way_s: float, came: bool = True) -> None:
         """An answer came, or was given up because it took too long.
 

@@ -187,6 +187,11 @@ class Asks:
         """Note that a supplier answered in time: it is not asked last any more."""
         self._slow_until.pop(supplier, None)
 
+    def reconnected(self, supplier: SupplierNo) -> None:
+        """Forget how slow a supplier was: requests take another connection, perhaps over another line."""
+        self._slow_until.pop(supplier, None)
+        self.speeds.forget(supplier)
+
     def is_best(self, supplier: SupplierNo) -> bool:
         """Say whether a supplier answers, and was not late lately."""
         return self._answers(supplier) and not self._is_slow(supplier)

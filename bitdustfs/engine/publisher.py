@@ -61,7 +61,7 @@ class HeadKeepers(Protocol):
     """What is needed of the suppliers."""
 
     head_version: int  # said with whatever changes something there
-    on_connected: Callable[[SupplierNo], None]  # requests take another connection with it now
+    on_connected: list[Callable[[SupplierNo], None]]  # requests take another connection with it now
 
     def online(self) -> Sequence[SupplierNo]: ...
 
@@ -130,7 +130,7 @@ class Publisher:
         self._disowning: Set[SupplierNo] = frozenset()
         self._failed_at: dict[SupplierNo, float] = {}
         self._connections: dict[SupplierNo, int] = {}  # how many new ones there were
-        keepers.on_connected = self._connected
+        keepers.on_connected.append(self._connected)
         self._busy: set[SupplierNo] = set()
         self._before = _lists_before(catalog)
         self._let_be = _let_be(catalog)

@@ -189,6 +189,7 @@ class Services:
             None if self.is_reader else self._entropy,  # what a reader finds is not his to note
         )
         self.fragments.newcomers = self.suppliers
+        self.suppliers.on_connected.append(self.fragments.asks.reconnected)
         self.reader = Reader(self._catalog, self.fragments, self._crunch, self._secrets)
         self.reads = Reads(self.reader, self.fragments)
         self.files = Files(

@@ -70,6 +70,10 @@ class Speeds:
             asked.at, asked.size_bytes, now=trio.current_time(), way_s=self._way_s(asked.supplier), came=came
         )
 
+    def forget(self, supplier: SupplierNo) -> None:
+        """Forget what it has shown; what it owes stays."""
+        self._of(supplier).forget()
+
     def expect_s(self, supplier: SupplierNo, size_bytes: int) -> float:
         """How long a supplier would take for an answer if it were asked now."""
         queue_bytes = self._of(supplier).owed_bytes + size_bytes

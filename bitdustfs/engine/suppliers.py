@@ -98,7 +98,7 @@ class Suppliers:
         self._relations = {row.supplier: Relation(row) for row in suppliers}
         self.on_lost: Callable[[SupplierNo], None] = lambda _supplier: None  # it found some of ours damaged
         self.on_address: Callable[[SupplierNo, str], None] = lambda _supplier, _address: None  # it answers there now
-        self.on_connected: Callable[[SupplierNo], None] = lambda _supplier: None  # requests take another connection
+        self.on_connected: list[Callable[[SupplierNo], None]] = []  # requests take another connection
         self.on_change: Callable[[], None] = lambda: None  # a supplier came, went, or tells of something else
         self._nursery: trio.Nursery | None = None
         self._changed = trio.Event()
@@ -505,7 +505,8 @@ class Suppliers:
         """Say whether another connection took over."""
         peer, was_online = carrier.peer, relation.peer is not None
         relation.carrier, relation.looked_for = carrier, True
-        self.on_connected(relation.row.supplier)
+        for tell in self.on_connected:
+            tell(relation.row.supplier)
         self._check_address(relation, peer)
         relation.patience.cancel()  # of the one that was used so far
         since, is_alive, full_s = trio.current_time(), True, FULL_S

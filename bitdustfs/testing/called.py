@@ -157,7 +157,7 @@ class CalledSuppliers:
         self.pacer = Pacer()
         self.head_version = 0
         self.on_lost: Callable[[SupplierNo], None] = lambda _supplier: None  # nobody scrubs here
-        self.on_connected: Callable[[SupplierNo], None] = lambda _supplier: None
+        self.on_connected: list[Callable[[SupplierNo], None]] = []
         self.on_change: Callable[[], None] = lambda: None
         self.on_address: Callable[[SupplierNo, str], None] = lambda _supplier, _address: None  # nobody moves
         self.sent_bytes = 0  # of fragments
@@ -311,7 +311,8 @@ class CalledSuppliers:
             self._free[supplier] = free
         if was_online != (free is not None):
             if free is not None:
-                self.on_connected(supplier)
+                for tell in self.on_connected:
+                    tell(supplier)
             self._changed.set()
             self._changed = trio.Event()
         self.on_change()

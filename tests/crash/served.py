@@ -91,7 +91,7 @@ class WatchedSuppliers(MemorySuppliers):
     def __init__(self, count: int, stored: Stored | None) -> None:
         super().__init__(count, delay_s=0, stored=stored)
         self.on_lost: Callable[[SupplierNo], None] = lambda _supplier: None
-        self.on_connected: Callable[[SupplierNo], None] = lambda _supplier: None
+        self.on_connected: list[Callable[[SupplierNo], None]] = []
         self.on_change: Callable[[], None] = lambda: None
         self.on_address: Callable[[SupplierNo, str], None] = lambda _supplier, _address: None
 

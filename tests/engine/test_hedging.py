@@ -59,6 +59,14 @@ def sent_bytes(world: World) -> int:
     return sum(link.sent_bytes for link in world.swarm.network.links())
 
 
+async def share_of_first(world: World) -> float:
+    """What part of all that moves for a cold read moves between us and the first supplier."""
+    first = [link for link in world.swarm.network.links() if link.joins(world.swarm.suppliers[0].node, None)]
+    before, before_first = sent_bytes(world), sum(link.sent_bytes for link in first)
+    await cold_read_s(world)
+    return (sum(link.sent_bytes for link in first) - before_first) / (sent_bytes(world) - before)
+
+
 @pytest.mark.slow
 async def test_slow_supplier_costs_a_cold_read_little(autojump_clock: MockClock) -> None:
     async with World(code=Code(3, 5)).running() as world:
@@ -77,6 +85,28 @@ async def test_slow_supplier_costs_a_cold_read_little(autojump_clock: MockClock)
         with_s = min((await cold_read_s(world))[-1], (await cold_read_s(world))[-1])
         assert found_s <= without_s + 1
         assert with_s * SHARE <= without_s
+
+
+@pytest.mark.slow
+async def test_supplier_that_was_slow_is_used_when_it_has_connected_again(autojump_clock: MockClock) -> None:
+    async with World(code=Code(3, 5)).running() as world:
+        await world.write("file", CONTENT)
+        await world.sync()
+        set_lines(world, [QUICK] * 5)
+        usual = await share_of_first(world)
+        assert usual > 0.05
+        set_lines(world, [SLOW, *[QUICK] * 4])
+        await cold_read_s(world)
+        await cold_read_s(world)
+        assert await share_of_first(world) < usual / 3  # it is left alone while it is known to be slow
+        world.swarm.cut(1)
+        await trio.sleep(1)
+        set_lines(world, [QUICK] * 5)
+        world.swarm.heal(1)
+        while len(world.suppliers.online()) < 5:
+            await world.suppliers.wait_for_change()
+        await cold_read_s(world)
+        assert await share_of_first(world) > usual * SHARE
 
 
 @pytest.mark.slow
