@@ -369,6 +369,9 @@ class Writer:
             if read_bytes >= BREATHE_BYTES:
                 await trio.lowlevel.checkpoint()
                 read_bytes = 0
+            if not _is_wanted(job):  # nothing keeps its bytes in the spool
+                batch.remove(job)
+                continue
             try:
                 job.plaintext = await self._plaintext(job, spooled)
                 read_bytes += len(job.plaintext)
@@ -591,6 +594,11 @@ class Writer:
 def _refs(life: FileLife, version: _Version | None) -> dict[int, ChunkNo]:
     """The chunks that are placed, of a version or ahead of one, and not laid."""
     return life.placed_ahead if version is None else version.refs
+
+
+def _is_wanted(job: _Job) -> bool:
+    """Nobody wrote there since, or a version keeps what was there."""
+    return job.version is not None or job.life.going_ahead.get(job.chunk.index) is job
 
 
 def _is_here(job: _Job) -> bool:

@@ -514,6 +514,27 @@ async def test_plaintexts_in_memory_are_of_as_many_blocks_as_are_worked_on(autoj
     assert BLOCK_CHUNKS * CHUNK_BYTES // 2 <= reads.most_plaintext <= BLOCK_CHUNKS * CHUNK_BYTES
 
 
+@pytest.mark.slow
+async def test_file_that_is_emptied_while_a_block_of_it_is_read_is_no_damage(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    reads, begun = Reads(), trio.Event()
+    reads.at_read = begun.set
+    volume = Volume(coat=reads.over)
+    async with volume.running():
+        ino = volume.create()
+        await volume.files.write(ino, 0, DICE.randbytes(2 * BLOCK_CHUNKS * CHUNK_BYTES))
+        await begun.wait()  # of what is placed ahead of its version nothing is pinned
+        await volume.files.truncate(ino, 0)
+        await volume.files.collect()
+        assert volume.spool.inos() == []
+        await volume.files.write(ino, 0, b"anew" * CHUNK_BYTES)
+        await volume.flush()
+        await volume.forget()
+        assert await volume.files.read(ino, 0, 5 * CHUNK_BYTES) == b"anew" * CHUNK_BYTES
+    assert caplog.text == ""
+
+
 class Reads(trio.abc.Instrument):
     """A spool, and a count of the bytes that are read from it on the loop in each step."""
 
