@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trio
 from trio.testing import MockClock
 
-from bitdustfs.cli.assemble import _keeping, _refuse_more_than_hired, _volume_code
+from bitdustfs.cli.assemble import _keeping, _newest_catalog, _refuse_more_than_hired, _volume_code
+from bitdustfs.cli.claiming import Claim
 from bitdustfs.cli.hiring import HireWish, agree
 from bitdustfs.cli.home_catalog import open_catalog
 from bitdustfs.cli.mount_options import mount_options, wanted_code
@@ -19,8 +22,11 @@ from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.config import Settings
 from bitdustfs.edges.home import Home
 from bitdustfs.engine.codes import keep_code
+from bitdustfs.engine.orphans import expect_orphans
 from bitdustfs.errors import BadFormat, BadRequest
 from bitdustfs.model import Code, Standing
+from bitdustfs.ports import Catalog
+from bitdustfs.testing.swarm import make_identity
 from bitdustfs.testing.world import World
 
 SECRETS = VolumeSecrets(b"v" * 32)
@@ -54,6 +60,33 @@ def test_a_catalog_of_another_volume_is_refused_and_kept(tmp_path: Path) -> None
     with pytest.raises(BadFormat, match="does not belong to the keys"):
         opened(tmp_path, VolumeSecrets(b"w" * 32))
     assert (tmp_path / "catalog.db").read_bytes() == before
+
+
+class Told(Claim):
+    """A claim of which it is known what suppliers tell."""
+
+    def __init__(self, news: Sequence[str]) -> None:
+        super().__init__(make_identity("customer"), b"")
+        self.news = news
+
+    async def make(self, catalog: Catalog, *, takes_over: bool) -> Sequence[str]:
+        await trio.lowlevel.checkpoint()
+        return self.news
+
+
+@pytest.mark.parametrize(("news", "orphans"), [(["Another machine has let it go."], b""), ([], b"[]")])
+async def test_orphans_are_looked_for_no_more_once_a_mount_heard_of_another_machine(
+    tmp_path: Path, news: list[str], orphans: bytes
+) -> None:
+    opened(tmp_path)
+    with closing(SqliteCatalog(tmp_path / "catalog.db")) as catalog:
+        expect_orphans(catalog)
+        catalog.commit()
+    wish, who = mount_options("/m", None, (), Settings()), make_identity("customer")
+    with ExitStack() as stack:
+        await _newest_catalog(Home(tmp_path), wish, who, SECRETS, stack, Told(news))
+    with closing(SqliteCatalog(tmp_path / "catalog.db")) as catalog:
+        assert catalog.local_value("orphans") == orphans
 
 
 def mounted_code(catalog: SqliteCatalog, code: str | None, *words: str, config: str = "") -> Code | None:
