@@ -328,6 +328,10 @@ class Catalog(Protocol):
         """Have it not show the name at this place of a directory."""
         ...
 
+    def leave_out(self, generation: int, ino: Ino, first: int, last: int) -> None:
+        """Have map rows of now at indexes first … last that a snapshot has, and no snapshot shows, be of after it."""
+        ...
+
     def end_snapshot(self, generation: int) -> None:
         """Let a snapshot be gone: nothing is kept for it any more."""
         ...

@@ -16,7 +16,7 @@ from bitdustfs.edges.catalog_maps import MAP
 from bitdustfs.edges.catalog_store import Store
 from bitdustfs.edges.catalog_tree import INODES, NAMES, XATTRS
 from bitdustfs.edges.catalog_versioned import FIRST_GENERATION, LIVE, Versioned
-from bitdustfs.model import HOLE, ROOT_INO, DeadKey, Ino, Snapshot, SnapshotKind
+from bitdustfs.model import CHUNK_BYTES, HOLE, ROOT_INO, DeadKey, Ino, Snapshot, SnapshotKind
 
 _COLUMNS = "generation, name, made_ns, kind, gone"
 _SNAPSHOTS = f"SELECT {_COLUMNS} FROM r_snapshot ORDER BY generation"
@@ -28,6 +28,13 @@ _LOOSEN = f"""
     AND chunk <> {HOLE}
 """
 _CHANGED = f"SELECT 1 FROM r_inode INDEXED BY r_inode_dead WHERE died <> {LIVE} AND died = ? LIMIT 1"
+# of a file all that any snapshot up to generation ?2 may show lies below the largest size that it had by then
+_LEAVE_OUT = f"""
+    UPDATE r_map SET born = ?2 + 1 WHERE ino = ?1 AND idx BETWEEN ?3 AND ?4 AND died = {LIVE} AND born <= ?2
+    AND idx >= coalesce((
+        SELECT max((size + {CHUNK_BYTES - 1}) / {CHUNK_BYTES}) FROM r_inode
+        WHERE ino = ?1 AND born <= ?2 AND version > 0), 0)
+"""
 _TABLES: Final = (INODES, NAMES, XATTRS, MAP)
 
 
@@ -98,6 +105,11 @@ class SnapshotTables(Store):
         self._change(_PUT, (made.generation, name, made_ns, int(kind)))
         self._kept, self._snapshots = made.generation, None
         return made
+
+    def leave_out(self, generation: int, ino: Ino, first: int, last: int) -> None:
+        """Have map rows at indexes first … last that a snapshot has, and no snapshot shows, be of after it."""
+        self._put_gone_of(ino)
+        self._change(_LEAVE_OUT, (ino, generation, first, last))
 
     def end_snapshot(self, generation: int) -> None:
         """Let a snapshot be gone: nothing is kept for it any more."""

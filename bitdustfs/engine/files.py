@@ -325,6 +325,11 @@ class Files:
             life.mapped_until = max(life.mapped_until, row.index + 1)
         return [row.index for row in rows]
 
+    def laid(self) -> list[tuple[Ino, int, int]]:
+        """Files that have rows behind their published end: the first and the last index where some may be."""
+        ends = [(life, chunk_count(life.published_size)) for life in self._table if life.mapped_until]
+        return [(life.ino, end, life.mapped_until - 1) for life, end in ends if end < life.mapped_until]
+
     def publish(self, frozen: Frozen, refs: dict[int, ChunkNo]) -> bool:
         """Make a frozen version the published one, in one operation. False if the file is gone.
 

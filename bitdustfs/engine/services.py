@@ -344,6 +344,7 @@ class Services:
         )
         self.snapshots.lack_of_room = self.lack_of_room
         self.snapshots.is_unsent = self.files.is_dirty
+        self.snapshots.laid = self.files.laid
 
     def _make_replica(self) -> None:
         """Make what brings the catalog to suppliers."""

@@ -2,8 +2,10 @@
 
 A snapshot is one row and a new generation (`catalog_snapshots`): at once, whatever there is. It shows each file as it
 was published last. So who makes one by hand has what is dirty published first, as far as that can be;
-one that is made by itself takes what there is. A deleted one is gone at once; what only it has is taken out of the
-catalog in small steps, and blocks that nobody needs then go as always (`engine.collector`).
+one that is made by itself takes what there is. Map rows of versions to come (`core/laid`) are left out of it, in
+small steps: else it would hold, for as long as it is kept, what it never shows. A deleted one is gone at once; what
+only it has is taken out of the catalog in small steps, and blocks that nobody needs then go as always
+(`engine.collector`).
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from bitdustfs.model import DeadKey, Ino, Snapshot, SnapshotKind
 from bitdustfs.ports import Catalog, Wall
 
 LOOK_EVERY_S = 30.0  # for an hour that has begun, and for what deleting left
+INDEXES = 1000  # (tune) of a map, looked through in one step for what is left out: about as long
 PAGE = 200  # (tune) rows in one step: a few milliseconds
 MEASURE_SHARE = 100  # (tune) of the time at most this part goes into counting what snapshots hold
 _KEEPING = "snapshots"  # in the catalog: how many are kept, as text; none: nobody chose
@@ -56,8 +59,10 @@ class VolumeSnapshots:
         self._measure_at = 0.0  # when it may be counted again what they hold
         self._measured_change = -1  # the catalog's change when it was counted last
         self._is_full = False  # there was no room at suppliers at the last look
+        self._left_out: list[tuple[int, Ino, int, int]] = []  # generation, file, first and last index: still to be
         self.held = Held()
         self.lack_of_room: Callable[[], str] = lambda: ""  # see `Services.lack_of_room`
+        self.laid: Callable[[], Sequence[tuple[Ino, int, int]]] = lambda: ()  # see `Files.laid`
         self.is_unsent: Callable[[Ino], bool] = lambda _ino: False  # as `differences` wants it
 
     # -- what a person asks --------------------------------------------------------------------------------
@@ -93,6 +98,7 @@ class VolumeSnapshots:
         self._check_new(name)
         left = self._writer.count_waiting(awaited)
         made = self._make(name or "", SnapshotKind.BY_PERSON)
+        self._wake.set()
         await self._journal.durable()
         return made, left
 
@@ -164,6 +170,7 @@ class VolumeSnapshots:
             if self._journal.refusal is None:
                 try:
                     self._make_due()
+                    await self._leave_out()
                     await self._free_gone()
                 except BitdustError as error:
                     _log.info("snapshots are left as they are for now: %s", error)
@@ -223,6 +230,7 @@ class VolumeSnapshots:
         if newest >= GENERATIONS_MOST - 2:
             raise Unavailable(what="this volume had four million snapshots: it takes no more")
         made = self._catalog.make_snapshot(name, now_ns, kind)
+        self._left_out += [(made.generation, *each) for each in self.laid()]
         self._journal.note()
         return made
 
@@ -250,6 +258,15 @@ class VolumeSnapshots:
             if place not in stay:
                 self._end(each)
                 _log.debug("the snapshot %s is one of too many, and goes", each.name)
+
+    async def _leave_out(self) -> None:
+        while self._left_out:
+            generation, ino, first, last = self._left_out[-1]
+            for at in range(first, last + 1, INDEXES):
+                with self._journal.operation():
+                    self._catalog.leave_out(generation, ino, at, min(at + INDEXES - 1, last))
+                await trio.lowlevel.checkpoint()
+            self._left_out.pop()
 
     async def _free_gone(self) -> None:
         for each in self._catalog.snapshots():

@@ -15,7 +15,7 @@ from bitdustfs.core.holding import Held
 from bitdustfs.core.past import at
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.catalog_versioned import LIVE
-from bitdustfs.model import HOLE, ROOT_INO, ChunkNo, Cookie, DeadKey, Ino, Inode, MapRow, SnapshotKind
+from bitdustfs.model import CHUNK_BYTES, HOLE, ROOT_INO, ChunkNo, Cookie, DeadKey, Ino, Inode, MapRow, SnapshotKind
 from tests.edges.catalog_rows import DIRECTORY, FILE, block, chunk, file, keep_generation, replicated_rows
 
 VERSIONED = ("r_inode", "r_name", "r_xattr", "r_map")
@@ -93,6 +93,22 @@ def needed_rows(catalog: SqliteCatalog) -> int:
     """How many of them some snapshot that is not gone has."""
     kept = "SELECT 1 FROM r_snapshot WHERE NOT gone AND born <= generation AND generation < died"
     return closed_rows(catalog, f"EXISTS ({kept})")
+
+
+def test_rows_of_a_version_to_come_are_left_out_and_what_is_shown_is_not(catalog: SqliteCatalog) -> None:
+    catalog.put_inode(replace(FILE, size=CHUNK_BYTES + 1, version=1))
+    catalog.replace_map(FILE.ino, [MapRow(index, 1, ChunkNo(index + 1)) for index in range(4)], first=0, last=3)
+    older = keep_generation(catalog)
+    catalog.put_inode(replace(FILE, size=2 * CHUNK_BYTES, version=2))
+    newer = keep_generation(catalog)
+    delete(catalog, newer)
+    catalog.leave_out(newer, FILE.ino, 0, 99)
+    assert [row.index for row in catalog.map_rows(at(older, FILE.ino), 0, 99)] == [0, 1]
+    assert [row.index for row in catalog.map_rows(FILE.ino, 0, 99)] == [0, 1, 2, 3]
+    catalog.drop_name(ROOT_INO, b"a")
+    catalog.drop_inode(FILE.ino)
+    lengths = [row.length for number in (1, 2) if (row := catalog.chunk(ChunkNo(number))) is not None]
+    assert held(catalog, None) == sum(lengths)
 
 
 def test_chunk_that_came_back_is_held_from_the_oldest_to_the_newest_snapshot_that_has_it(

@@ -22,7 +22,7 @@ from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.past_tree import SNAPSHOTS_NAME
 from bitdustfs.engine.tree import EXCHANGE
 from bitdustfs.errors import AlreadyThere, BadRequest, ContractsFull, FileError, NotFound
-from bitdustfs.model import ROOT_INO, Code, Cookie, Ino, Inode, SnapshotKind
+from bitdustfs.model import BLOCK_CHUNKS, CHUNK_BYTES, ROOT_INO, Code, Cookie, Ino, Inode, SnapshotKind
 from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.swarm import make_identity
 from bitdustfs.testing.world import CALLER, World
@@ -187,6 +187,33 @@ async def test_deleted_snapshot_is_stale_at_once_and_its_blocks_are_let_go(autoj
         assert list(world.catalog.snapshots()) == []
         assert world.node.snapshots.held.total == 0
         assert world.catalog.count_blocks() == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_published", [False, True])
+async def test_snapshot_holds_nothing_of_a_version_that_was_still_to_come(
+    is_published: bool, autojump_clock: MockClock
+) -> None:
+    dice = random.Random(4)
+    first = dice.randbytes(300_000) if is_published else b""
+    async with World(code=CODE, suppliers=4).running() as world:
+        files, ino = world.node.files, world.node.tree.mknod(ROOT_INO, b"stream", 0o100644, CALLER).ino
+        world.node.tree.lives.opened(ino)
+        if is_published:
+            await files.write(ino, 0, first)
+            assert await world.sync() == "safe"
+        await files.write(ino, 2 * CHUNK_BYTES, dice.randbytes(2 * BLOCK_CHUNKS * CHUNK_BYTES))
+        while world.catalog.map_end(ino) < BLOCK_CHUNKS:
+            await trio.sleep(0.01)
+        assert await create(world, "s", wait_s=0) == 1
+        assert await world.sync() == "safe"
+        world.node.tree.lives.closed(ino)
+        remove(world, "stream")
+        if is_published:
+            assert await content(world, "s", "stream") == first
+        else:
+            assert listed(world, under(world, "s").ino) == []
+        assert (await world.node.snapshots.measure()).total == len(first)
 
 
 async def test_what_snapshots_hold_is_told_and_counts_as_used(autojump_clock: MockClock) -> None:
