@@ -172,18 +172,26 @@ class Heads:
         """Verify the head in the body of a PUT_HEAD. Raises BadFormat."""
         return await self._crunch.run(heads.parse, memoryview(body)[: request.head_bytes])
 
-    async def put(self, head: Head, links: bytes | memoryview) -> wire.Answer:
-        """Keep a head of its signer's owner if it is newer than the one that is held. The caller has the lock."""
+    async def put(self, head: Head, links: bytes | memoryview, bringer: NodeId) -> wire.Answer:
+        """Keep a head of its signer's owner if it is newer than the one that is held. The caller has the lock.
+
+        Args:
+            bringer: the node that brings it. Who holds the volume brings the head of another one after he took that
+                state on: he goes on holding it.
+        """
         owner = head.signer.owner
         held = self._held.get(owner) or self._damaged.get(owner)
         lease, now_s = self._lease(owner), self._wall.awake_s()
-        verdict, kept = await self._crunch.run(self._judge_and_save, owner, head, links, held, lease, now_s)
+        holder = lease.holder.node if lease is not None and now_s < lease.until_s else None
+        is_passed_on = bringer == holder != head.signer.node
+        binding = None if is_passed_on else lease
+        verdict, kept = await self._crunch.run(self._judge_and_save, owner, head, links, held, binding, now_s)
         if verdict is Verdict.NEWER:
             self._held[owner], self._links[owner] = head, kept
             self._damaged.pop(owner, None)
             if (changed := self._changed.pop(owner, None)) is not None:
                 changed.set()
-            if self._leases.get(owner) == lease:  # else somebody was told meanwhile that he holds it
+            if self._leases.get(owner) == lease and not is_passed_on:  # else somebody was told that he holds it
                 self._leases[owner] = leases.of_head(head, now_s=self._wall.awake_s())
                 if head.signer.node != (lease.holder.node if lease is not None else b""):
                     self._tell(owner)

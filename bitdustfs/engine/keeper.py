@@ -334,7 +334,7 @@ class Keeper:
                 return refusal
             if self.is_revoked(head.signer) and not self._heads.holds(head):
                 return Refusal(Refused.NOT_ALLOWED, "the head is signed by a node that was revoked since")
-            return await self._heads.put(head, memoryview(body)[request.head_bytes :])
+            return await self._heads.put(head, memoryview(body)[request.head_bytes :], caller.node)
 
     async def _get_head(self, owner: OwnerId) -> tuple[wire.Answer, tuple[bytes, ...]]:
         """Tell the head. Once a node of a new epoch was told one, no revoked node changes it any more."""

@@ -142,6 +142,18 @@ async def test_head_that_takes_over_needs_no_word_before() -> None:
     assert not (await hold(kept, LAPTOP)).is_yours
 
 
+@pytest.mark.parametrize("takes_over", [True, False])
+async def test_holder_that_brings_the_head_of_another_one_goes_on_holding_the_volume(takes_over: bool) -> None:
+    """The other one is gone, and could not bring it here himself."""
+    kept = Kept()
+    await kept.put(FIRST)
+    assert (await hold(kept, LAPTOP)).is_yours
+    others = head(2, FIRST, by=DESKTOP, takes_over=takes_over)
+    assert await kept.put(others, by=LAPTOP) == wire.Done()
+    assert (await hold(kept, LAPTOP)).is_yours
+    assert await is_leased(kept, head(3, others, by=DESKTOP), DESKTOP)
+
+
 async def test_new_epoch_holds_the_volume_whoever_held_it() -> None:
     kept = Kept()
     await kept.put(FIRST)
