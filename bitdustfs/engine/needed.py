@@ -3,6 +3,9 @@
 **Letting go.** A block of the replica is released when the newest head is safe, and neither it nor what the next head
 will name needs that block. A quorum alone is not enough: the suppliers that have the newest head may be fewer than a
 file survives the loss of, and then the one before is what comes back.
+
+**What is lost.** Another machine, which did not know of our newest head, may have let go what it names. All of it is
+in our catalog: a new base takes its place.
 """
 
 from __future__ import annotations
@@ -73,6 +76,13 @@ class Needed:
         if self._publisher.content is None:
             return []  # anything is more than nothing
         return self._objects.thin(self.by_next() - (self.named() or set()))
+
+    def is_any_lost(self) -> bool:
+        """Suppliers cannot give back some block that the next head would name, perhaps let go on another line."""
+        worst = self._catalog.wanting_blocks(1)
+        if not worst or worst[0].spare >= 0:
+            return False  # of all blocks, so that mostly none is looked at
+        return any(self._objects.is_lost(number) for number in self.by_next())
 
     def withheld_from(self, suppliers: Iterable[SupplierNo]) -> set[SupplierNo]:
         """Those to which the newest head is not brought in place of an older one."""

@@ -104,6 +104,10 @@ class Objects:
         enough = self._enough()
         return all(self._catalog.held(each) >= enough(self._row(each).code) for each in numbers)
 
+    def is_lost(self, number: BlockNo) -> bool:
+        """Whether suppliers cannot give a block back. Raises NotFound."""
+        return self._catalog.held(number) < self._row(number).code.k
+
     def thin(self, numbers: Iterable[BlockNo]) -> list[BlockNo]:
         """Those that are cut into pieces, and of which too few are held to survive what any file survives."""
         rows = [self._row(each) for each in numbers]

@@ -291,7 +291,8 @@ class Replica:
     def _lacks_base(self) -> bool:
         raw = self._catalog.local_value(_GAP)
         newest = self._snapshots.newest
-        return newest is None or newest.change < (int.from_bytes(raw, "big") if raw else 0)
+        is_short = newest is None or newest.change < (int.from_bytes(raw, "big") if raw else 0)
+        return is_short or self._needed.is_any_lost()
 
     def _wants_snapshot(self) -> bool:
         newest = self._snapshots.newest
@@ -332,7 +333,12 @@ class Replica:
 
     def _needs_head(self) -> bool:
         """A new head is due although nothing changed."""
-        return self._needed.is_base_new() or self._publisher.is_outdated or self._publisher.has_lines_left
+        return (
+            self._needed.is_base_new()
+            or self._needed.is_any_lost()
+            or self._publisher.is_outdated
+            or self._publisher.has_lines_left
+        )
 
     async def _publish(self) -> None:
         newest = self._snapshots.newest

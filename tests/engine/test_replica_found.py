@@ -24,7 +24,7 @@ from bitdustfs.engine.objects import Objects, Record
 from bitdustfs.engine.publisher import Publisher
 from bitdustfs.engine.releases import Releases
 from bitdustfs.engine.replica import THIN_S, Replica
-from bitdustfs.engine.snapshots import Snapshots
+from bitdustfs.engine.snapshots import Snapshots, kept_note
 from bitdustfs.engine.uploads import Uploads
 from bitdustfs.model import ROOT_INO, BlockId, BlockNo, Code, FragmentName, FragmentState, Suite, SupplierNo
 from bitdustfs.ports import Image
@@ -275,6 +275,34 @@ async def test_head_goes_to_nobody_without_his_copy_while_copies_are_few(autojum
         rig.remote.full = set()
         await rig.replica.make_safe()
         assert [rig.held_version(number) for number in (1, 2, 3)] == [safe + 1] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["deltas", "manifest", "image"])
+async def test_part_of_the_catalog_that_suppliers_cannot_give_back_is_sent_anew(
+    autojump_clock: MockClock, part: str
+) -> None:
+    async with Rig().running() as rig:
+        rig.change(10)
+        await rig.replica.make_safe()
+        rig.change(10)
+        await rig.replica.make_safe()
+        newest = kept_note(rig.catalog)
+        assert newest is not None
+        lost = {
+            "deltas": [row.block for row in rig.catalog.deltas()],
+            "manifest": [number for number, _size in newest.blocks],
+            "image": newest.image_blocks,
+        }[part]
+        assert lost
+        rig.remote.stored.clear()
+        for row in [row for number in lost for row in rig.catalog.fragments(number)]:
+            rig.catalog.put_fragment(replace(row, state=FragmentState.LOST))
+        assert not rig.replica.is_head_safe()
+        await trio.sleep(100)
+        assert rig.replica.is_head_safe()
+        assert rig.replica.is_current
+        assert not any(rig.catalog.block(number) for number in lost)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.node import DURABLE_S, SETTLE_S
 from bitdustfs.engine.orphans import expect_orphans
 from bitdustfs.engine.publisher import Publisher
-from bitdustfs.model import ROOT_INO, Code, Ino
+from bitdustfs.model import ROOT_INO, BlockNo, Code, FragmentState, Ino
 from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.world import World
 
@@ -90,6 +91,12 @@ async def lose_a_supplier_for_a_while(world: World) -> None:
     world.swarm.suppliers[0].start()
 
 
+async def lose_a_fragment(world: World) -> None:
+    (block,) = world.catalog.blocks(after=BlockNo(0), limit=1)
+    row = world.catalog.fragments(block.block)[0]
+    world.catalog.put_fragment(replace(row, state=FragmentState.LOST))
+
+
 async def do_nothing(_world: World) -> None:
     return
 
@@ -111,7 +118,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[World], Any]]] = {
     "monitor": ("suppliers", "take_speeds", do_nothing),
     "auditor": ("catalog", "audits", do_nothing),
     "returns": ("suppliers", "names", lose_a_supplier_for_a_while),
-    "rebuilder": ("catalog", "wanting_blocks", do_nothing),
+    "rebuilder": ("catalog", "blocks_for", lose_a_fragment),
     "trimmer": ("catalog", "crowded_blocks", do_nothing),
     "drainer": ("suppliers", "get", let_one_leave),
     "register": ("suppliers", "binding", do_nothing),
