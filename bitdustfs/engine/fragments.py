@@ -89,11 +89,11 @@ class Fragments:
         length = erasure.fragment_length(block.length, block.code.k)
         first, last = start // length, (end - 1) // length
         parts = _parts_of(block, start, end)
-        got = await self._quickest(block, parts)
-        failed: dict[tuple[int, int], None] = {(p.start, p.end): None for p in parts if p not in got}
-        for low, high in failed:
+        got, failed = await self._quickest(block, parts)
+        avoid = {p.index for p in failed}  # and not the primary ones that others were asked in place of
+        missing: dict[tuple[int, int], None] = {(p.start, p.end): None for p in parts if p not in got}
+        for low, high in missing:
             at_hand = {p.index: content for p, content in got.items() if (p.start, p.end) == (low, high)}
-            avoid = {p.index for p in parts if p not in got}
             primaries = await self._decoded(block, low, high, at_hand, avoid)
             for part in parts:
                 if (part.start, part.end) == (low, high):
@@ -130,8 +130,14 @@ class Fragments:
 
     # -- private ---------------------------------------------------------------------------------------------
 
-    async def _quickest(self, block: BlockRow, parts: Sequence[_Part]) -> dict[_Part, bytes | memoryview]:
-        """Fetch parts of primary fragments, or in the place of slow ones the same columns of others."""
+    async def _quickest(
+        self, block: BlockRow, parts: Sequence[_Part]
+    ) -> tuple[dict[_Part, bytes | memoryview], list[_Part]]:
+        """Fetch parts of primary fragments, or in the place of slow ones the same columns of others.
+
+        Returns:
+            What came, and what was asked for and did not come.
+        """
         held = self._holders(block.block)
         columns: dict[tuple[int, int], list[int]] = {}
         for part in parts:
@@ -143,7 +149,8 @@ class Fragments:
             asked += [_Part(index, low, high) for index in chosen]
         for part in asked:
             self.asks.speeds.plan(held.get(part.index, ()), part.end - part.start)
-        return await self._parts(block, asked, only_best=True, planned=held)
+        got = await self._parts(block, asked, only_best=True, planned=held)
+        return got, [part for part in asked if part not in got]
 
     async def _parts(
         self,

@@ -9,7 +9,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from bitdustfs.model import ROOT_INO, Code
+from bitdustfs.engine.speeds import Asked
+from bitdustfs.model import ROOT_INO, Code, SupplierNo
 from bitdustfs.testing.network import Line
 from bitdustfs.testing.world import World
 
@@ -158,3 +159,32 @@ async def test_no_read_fails_because_all_are_slower_than_anybody_knew(autojump_c
             assert await world.read("file") == LARGE[:100_000]
             nursery.cancel_scope.cancel()
         assert asks.hedged_times > 0
+
+
+async def test_who_was_hedged_is_not_asked_again_while_others_were_not_asked(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with World(code=Code(3, 5)).running() as world:
+        await world.write("file", LARGE[:3_000_000])
+        await world.sync()
+        await world.node.drop_cache()
+        fragments = world.node.fragments
+        asks, begin = fragments.asks, fragments.asks.speeds.begin
+        asked: list[SupplierNo] = []
+
+        def note(supplier: SupplierNo, size_bytes: int) -> Asked:
+            asked.append(supplier)
+            return begin(supplier, size_bytes)
+
+        monkeypatch.setattr(asks.speeds, "begin", note)
+        block = next(row for row in world.catalog.blocks() if row.length > 1_000_000)
+        holder = {row.index: row.supplier for row in world.catalog.fragments(block.block)}
+        monkeypatch.setattr(asks, "expect_s", lambda holders, _size_bytes: 9.0 if holders[0] == holder[0] else 0.1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fragments.block_range, block, 0, block.length)
+            while not any(ask.supplier not in (holder[1], holder[2]) for ask in asks._asks.get(block.block, [])):
+                await trio.sleep(0)
+            (spare,) = [ask for ask in asks._asks[block.block] if ask.supplier not in (holder[1], holder[2])]
+            assert spare.supplier != holder[0]
+            asks._hedge(spare)
+        assert asked.count(spare.supplier) == 1
