@@ -8,7 +8,8 @@ in another place: so the copy of a home, which has the same node key, is another
 Everybody counts from what he himself saw, by CLOCK_BOOTTIME: wall clocks are set, the monotonic clock stops in
 suspend. A supplier counts from when the word came, a holder from before he sent it, and he counts fewer seconds. So
 he never takes himself for the holder when a supplier that he counts on does not any more. A supplier that was
-started again has forgotten when it heard of its holder, and counts from when it is asked.
+started again has forgotten when it heard of its holder, and counts from when it is asked. Who that is it keeps on its
+disk, and that nobody is: else it would take the signer of its head for it, who may have let go long ago.
 
 **What this is for.** Leases keep two machines of one owner from hurting each other by accident. They are not what
 makes two accepted writers impossible: that is the chain of heads and the quorum (engine/heads), and needs no clock.
@@ -18,19 +19,23 @@ heads of one of them are refused by a quorum, and he stops.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
 from bitdustfs.core import head as heads
-from bitdustfs.core.head import Head
+from bitdustfs.core.head import LINK_BYTES, MAX_KEPT_BYTES, MAX_LEASE_S, SEAT_BYTES, Head
 from bitdustfs.model import NodeId
 
 LEASE_S: Final = 600  # (tune) how long a writer that is not heard of keeps others from writing
 RENEW_S: Final = LEASE_S / 4  # (tune) three words in a row may get lost
 MARGIN_S: Final = LEASE_S / 10  # by which a holder counts less than suppliers, whose clocks may run faster
 WISH_S: Final = 60.0  # (tune) that a wish is told to the holder after it was said last: who wishes it may be gone
+_NOTE: Final = struct.Struct(f">32s{SEAT_BYTES}sI")
+NOTE_BYTES: Final = _NOTE.size
+MAX_STORED_BYTES: Final = MAX_KEPT_BYTES + NOTE_BYTES  # of what a supplier keeps for one owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,26 @@ class Lease:
 def of_head(head: Head, *, now_s: float) -> Lease | None:
     """The lease that a head gives its writer, seen now; None: it lets the volume go."""
     return Lease(Holder(head.signer.node, head.seat), now_s + head.lease_s) if head.lease_s else None
+
+
+def note(lease: Lease | None, *, now_s: float) -> bytes:
+    """What a supplier keeps behind a head and its links, NOTE_BYTES, if somebody else holds the volume, or nobody."""
+    if lease is None:
+        return bytes(NOTE_BYTES)
+    left_s = min(MAX_LEASE_S, max(1, round(lease.until_s - now_s)))
+    return _NOTE.pack(lease.holder.node, lease.holder.seat, left_s)
+
+
+def split_note(behind: bytes) -> tuple[bytes, bytes]:
+    """Cut what is kept behind a head into links and the note; b"": there is none. Nothing is verified."""
+    end = len(behind) - (NOTE_BYTES if len(behind) % LINK_BYTES == NOTE_BYTES else 0)
+    return behind[:end], behind[end:]
+
+
+def of_note(noted: bytes, *, now_s: float) -> Lease | None:
+    """The lease that was noted, counted anew; None: nobody holds the volume, or the note is damaged."""
+    node, seat, lease_s = _NOTE.unpack(noted)
+    return Lease(Holder(NodeId(node), seat), now_s + lease_s) if 0 < lease_s <= MAX_LEASE_S else None
 
 
 def may_follow(head: Head, links: bytes | memoryview, held: Head, lease: Lease | None, *, now_s: float) -> bool:

@@ -5,7 +5,7 @@
     <owner>.floor       the least serial of ours that may still come into force: a version byte, 1, and 8 bytes
     <owner>.ended       when it was first seen that the contract had ended, and for how long we have run since
     <owner>.epoch       the newest epoch of his certificates
-    <owner>.head        his head, with links behind it
+    <owner>.head        his head, with links behind it, and who holds the volume
     <owner>.taken       the page of the ledger for what he keeps for us (core/ledger)
     <owner>.given       the same for what we keep for him
 
@@ -26,7 +26,7 @@ from pathlib import Path
 from bitdustfs.core.agreement import MAX_HELD
 from bitdustfs.core.certificate import CERTIFICATE_BYTES
 from bitdustfs.core.contract import CONTRACT_BYTES, PROPOSAL_BYTES
-from bitdustfs.core.head import MAX_KEPT_BYTES
+from bitdustfs.core.lease import MAX_STORED_BYTES
 from bitdustfs.core.ledger import MAX_PAGE_BYTES
 from bitdustfs.edges.durable import NO_DESCRIPTORS, translated
 from bitdustfs.edges.folder import make_folder, put_file, remove_file
@@ -103,7 +103,7 @@ class DiskContracts:
         self._save(owner, ".epoch", _EPOCH.pack(_EPOCH_VERSION, epoch) + proof)
 
     def heads(self) -> Mapping[OwnerId, bytes]:
-        return {owner: self._as_it_is(path, MAX_KEPT_BYTES) for owner, path in self._files(".head")}
+        return {owner: self._as_it_is(path, MAX_STORED_BYTES) for owner, path in self._files(".head")}
 
     def save_head(self, owner: OwnerId, head: bytes) -> None:
         self._save(owner, ".head", head)

@@ -10,9 +10,11 @@ the damaged one can still be read, that head must be the same or follow it, as e
 node of the newest epoch signed: then this supplier does not protect him from being set back, and the quorum of the
 others does, which his machine asks before it puts one.
 
-Who may put the next one, core/lease decides; leases are in memory only. That there are never two writers whose heads
-count does not rest on them, but on this: a held head of an epoch gives way only to one that goes back to it, so that
-any two heads of an epoch that a quorum ever held lie on one line, for some supplier held both.
+Who may put the next one, core/lease decides. Leases are in memory; who holds a volume is on the disk too, in a note
+behind the head where that does not say it, so that after a start nobody is taken for the holder who has let go. That
+there are never two writers whose heads count does not rest on them, but on this: a held head of an epoch gives way
+only to one that goes back to it, so that any two heads of an epoch that a quorum ever held lie on one line, for some
+supplier held both.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from bitdustfs.core.certificate import Certificate
 from bitdustfs.core.head import Head, Verdict
 from bitdustfs.core.lease import Holder, Lease
 from bitdustfs.core.wire import Refusal, Refused
-from bitdustfs.errors import BadFormat
+from bitdustfs.errors import BadFormat, DiskFault, DiskFull
 from bitdustfs.model import NodeId, OwnerId, short
 from bitdustfs.ports import ContractStore, Crunch, Wall
 
@@ -57,14 +59,19 @@ class Heads:
         self._told: dict[OwnerId, trio.Event] = {}  # who holds a volume waits for it
         self._held: dict[OwnerId, Head] = {}
         self._links: dict[OwnerId, bytes] = {}  # of heads before it
+        self._notes: dict[OwnerId, bytes] = {}  # of who holds a volume when we started, if it is not the signer
+        self._found: dict[OwnerId, Holder | None] = {}  # whom the next start finds; without: that is not known
         self._damaged: dict[OwnerId, Head | None] = {}  # what can still be read of it
         self._changed: dict[OwnerId, trio.Event] = {}  # somebody waits for another head
         self._locks: defaultdict[OwnerId, trio.Lock] = defaultdict(trio.Lock)
         for owner, raw in store.heads().items():
             try:
-                head, links = heads.split(raw)
+                head, behind = heads.split(raw)
                 self._held[owner] = heads.parse(head)
+                links, noted = leases.split_note(behind)
                 self._links[owner] = heads.genuine_links(self._held[owner], links)
+                self._notes[owner] = noted
+                self._found[owner] = _holder(self._at_start(owner))
             except BadFormat as bad:
                 left = heads.salvage(raw)
                 self._damaged[owner] = left if left is not None and left.signer.owner == owner else None
@@ -133,7 +140,8 @@ class Heads:
         elif request.wishes and not is_his:
             self._wishes[owner] = asker, now_s + leases.WISH_S
             self._tell(owner)
-        if request.waits and is_his and not self._wish(owner):
+        await self._note_holder(owner)
+        if request.waits and self._holds(owner, asker).is_yours and not self._wish(owner):
             with trio.move_on_after(WAIT_S):
                 await self._told.setdefault(owner, trio.Event()).wait()
         return self._holds(owner, asker)
@@ -164,9 +172,29 @@ class Heads:
     def _lease(self, owner: OwnerId) -> Lease | None:
         """Who holds the volume of an owner; one that nothing is remembered of is counted from now."""
         if owner not in self._leases:
-            held = self._held.get(owner) or self._damaged.get(owner)
-            self._leases[owner] = leases.of_head(held, now_s=self._wall.awake_s()) if held is not None else None
+            self._leases[owner] = self._at_start(owner)
         return self._leases[owner]
+
+    def _at_start(self, owner: OwnerId) -> Lease | None:
+        """The lease by what was on the disk when we started."""
+        held, now_s = self._held.get(owner) or self._damaged.get(owner), self._wall.awake_s()
+        if noted := self._notes.get(owner):
+            return leases.of_note(noted, now_s=now_s)
+        return leases.of_head(held, now_s=now_s) if held is not None else None
+
+    async def _note_holder(self, owner: OwnerId) -> None:
+        """Store who holds a volume, if a start would find somebody else. Nothing fails if that cannot be stored."""
+        async with self._locks[owner]:
+            held, lease = self._held.get(owner), self._lease(owner)
+            if held is None or (owner in self._found and self._found[owner] == _holder(lease)):
+                return
+            self._found.pop(owner, None)
+            raw = held.raw + self._links[owner] + leases.note(lease, now_s=self._wall.awake_s())
+            try:
+                await self._crunch.run(self._store.save_head, owner, raw)
+                self._found[owner] = _holder(lease)
+            except (DiskFull, DiskFault) as error:
+                log.warning("who holds the volume of owner %s could not be stored: %s", short(owner), error)
 
     async def read(self, request: wire.PutHead, body: bytes | memoryview) -> Head:
         """Verify the head in the body of a PUT_HEAD. Raises BadFormat."""
@@ -189,6 +217,7 @@ class Heads:
         if verdict is Verdict.NEWER:
             self._held[owner], self._links[owner] = head, kept
             self._damaged.pop(owner, None)
+            self._found[owner] = _holder(leases.of_head(head, now_s=now_s))
             if (changed := self._changed.pop(owner, None)) is not None:
                 changed.set()
             if self._leases.get(owner) == lease and not is_passed_on:  # else somebody was told that he holds it
@@ -234,6 +263,10 @@ class Heads:
 
 def _behind(held: Head) -> Refusal:
     return Refusal(Refused.BEHIND, f"version {held.version} of the head is known here", held.version)
+
+
+def _holder(lease: Lease | None) -> Holder | None:
+    return lease.holder if lease is not None else None
 
 
 def _leased(lease: Lease, now_s: float) -> Refusal:

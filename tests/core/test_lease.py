@@ -245,3 +245,19 @@ def test_liar_that_answers_first_names_nobody_whom_more_do_not_name() -> None:
     liar, told = NodeId(b"l" * 32), NodeId(b"t" * 32)
     assert leases.most_named([liar, told, told]) == told
     assert leases.most_named([liar]) == liar
+
+
+@pytest.mark.parametrize("links", [b"", b"l" * heads.LINK_BYTES, b"l" * heads.LINK_BYTES * heads.KEPT_LINKS])
+def test_note_of_the_holder_comes_back_from_behind_the_links(links: bytes) -> None:
+    assert leases.split_note(links) == (links, b"")
+    for lease in (None, Lease(HOLDERS[0], 100.0), Lease(HOLDERS[3], 100.0)):
+        kept, noted = leases.split_note(links + leases.note(lease, now_s=90.0))
+        assert kept == links
+        again = leases.of_note(noted, now_s=1000.0)
+        assert again == (None if lease is None else Lease(lease.holder, 1010.0))
+
+
+def test_note_that_is_damaged_names_nobody() -> None:
+    noted = bytearray(leases.note(Lease(HOLDERS[0], 100.0), now_s=90.0))
+    noted[-4] = 255
+    assert leases.of_note(bytes(noted), now_s=0.0) is None

@@ -17,7 +17,7 @@ from blake3 import blake3
 
 from bitdustfs.core import fragment
 from bitdustfs.core.grace import DAY_S
-from bitdustfs.core.head import MAX_KEPT_BYTES
+from bitdustfs.core.lease import MAX_STORED_BYTES
 from bitdustfs.core.ledger import MAX_PAGE_BYTES
 from bitdustfs.edges.contracts_disk import DiskContracts
 from bitdustfs.edges.durable import translated
@@ -574,7 +574,7 @@ def test_giant_file_in_place_of_a_head_is_not_read_whole(tmp_path: Path) -> None
     store = DiskContracts(tmp_path / "contracts")
     with (tmp_path / "contracts" / f"{OWNER.hex()}.head").open("wb") as file:
         file.truncate(1 << 40)
-    assert len(store.heads()[OWNER]) == MAX_KEPT_BYTES + 1
+    assert len(store.heads()[OWNER]) == MAX_STORED_BYTES + 1
 
 
 def test_epoch_of_another_version_is_refused(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import cast
 import trio
 
 from bitdustfs.core import head as heads
+from bitdustfs.core import lease as leases
 from bitdustfs.core import recovery, replica
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.recovery import Answer, Found
@@ -89,8 +90,8 @@ class Survivors:
         """The newest head that they have. Raises NotFound: none has any."""
         answers = {}
         for each in self._stocks.values():
-            raw, links = heads.split(each.head) if each.head else (b"", b"")
-            answers[each.node] = Answer(heads.parse(raw) if raw else None, links)
+            raw, behind = heads.split(each.head) if each.head else (b"", b"")
+            answers[each.node] = Answer(heads.parse(raw) if raw else None, leases.split_note(behind)[0])
         best = recovery.newest(each.head for each in answers.values() if each.head is not None)
         if best is None:
             raise NotFound(what="no survivor has a head")

@@ -15,7 +15,8 @@ from bitdustfs.engine.claim import Claimed
 from bitdustfs.errors import ReadOnly
 from bitdustfs.model import ROOT_INO, FileState
 from bitdustfs.testing.spool import MemorySpool
-from tests.engine.machines import CONTENT, COPY, LAPTOP, LEASE_S, Asking, Machine, lies, two, until
+from bitdustfs.testing.world import World
+from tests.engine.machines import ALL, CONTENT, COPY, LAPTOP, LEASE_S, Asking, Machine, lies, two, until
 from tests.engine.setback import FOLDER, Bench, content, fetch, look
 
 
@@ -235,3 +236,39 @@ async def test_one_supplier_that_lies_stops_nobody_from_writing(
             world.swarm.heal(4)
             await until(lambda: node.holding.is_held)
             assert await laptop.sync() == "safe"
+
+
+def start_again(world: World) -> None:
+    for supplier in world.swarm.suppliers:
+        supplier.kill()
+        supplier.start()
+
+
+@pytest.mark.slow
+async def test_writer_that_has_written_nothing_yet_is_the_holder_for_suppliers_that_start_again(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """They took the signer of their head for the holder, and this machine changed nothing any more."""
+    async with two(tmp_path) as (world, laptop, desktop):
+        async with laptop.mounted():
+            await laptop.write("file", CONTENT)
+            assert await laptop.sync() == "safe"
+        await desktop.learn()
+        async with desktop.mounted() as node:
+            await until(lambda: len(node.holding._until_s) == len(ALL))
+            start_again(world)
+            await trio.sleep(2 * LEASE_S)
+            await desktop.write("later", b"later")
+            assert await desktop.sync() == "safe"
+
+
+@pytest.mark.slow
+async def test_machine_that_was_unmounted_is_waited_for_by_nobody_after_suppliers_start_again(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with two(tmp_path) as (world, laptop, desktop):
+        async with laptop.mounted():
+            await laptop.write("file", CONTENT)
+            assert await laptop.sync() == "safe"
+        start_again(world)
+        assert await Asking(desktop, for_s=5).run() is Claimed.HELD

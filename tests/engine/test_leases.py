@@ -14,7 +14,8 @@ from bitdustfs.core.head import Head
 from bitdustfs.core.lease import LEASE_S, WISH_S
 from bitdustfs.core.wire import Refusal, Refused
 from bitdustfs.engine.heads import WAIT_S
-from bitdustfs.model import Role
+from bitdustfs.errors import DiskFull
+from bitdustfs.model import OwnerId, Role
 from bitdustfs.testing.swarm import make_identity
 from tests.core.leased import COPY, SEAT, head_of
 from tests.engine.test_heads import DESKTOP, HANDLE, LAPTOP, NEW_LAPTOP, Kept, SlowCrunch
@@ -120,6 +121,88 @@ async def test_restarted_supplier_counts_a_whole_lease_anew() -> None:
     assert await is_leased(kept, head(2, FIRST, by=DESKTOP), DESKTOP)
     kept.wall.suspend_s(LEASE_S - 1)
     assert await is_leased(kept, head(2, FIRST, by=DESKTOP), DESKTOP)
+
+
+async def test_restarted_supplier_takes_nobody_for_the_holder_who_has_let_go() -> None:
+    """It went by its head, so who had let go long ago held the volume from when somebody else asked."""
+    kept = Kept()
+    await kept.put(FIRST)
+    await hold(kept, LAPTOP)
+    await hold(kept, LAPTOP, lease_s=0)
+    kept.start()
+    assert (await hold(kept, DESKTOP)).is_yours
+    assert await is_leased(kept, head(2, FIRST), LAPTOP)
+
+
+async def test_restarted_supplier_knows_who_holds_the_volume_and_has_put_no_head() -> None:
+    kept = Kept()
+    await kept.put(FIRST)
+    await hold(kept, LAPTOP, lease_s=0)
+    await hold(kept, DESKTOP)
+    kept.start()
+    kept.wall.suspend_s(LEASE_S)  # counted from when it is asked
+    told = await hold(kept, LAPTOP)
+    assert (told.is_yours, told.node) == (False, DESKTOP.node)
+    kept.wall.suspend_s(LEASE_S - 1)
+    assert not (await hold(kept, LAPTOP)).is_yours
+    kept.wall.suspend_s(2)
+    assert (await hold(kept, LAPTOP)).is_yours
+
+
+async def test_head_says_who_holds_the_volume_whatever_was_noted_before() -> None:
+    kept = Kept()
+    await kept.put(FIRST)
+    await hold(kept, LAPTOP, lease_s=0)
+    await hold(kept, DESKTOP)
+    second = head(2, FIRST, by=DESKTOP)
+    await kept.put(second, by=DESKTOP)
+    assert kept.store.heads() == {LAPTOP.owner: second.raw + FIRST.link}
+    await hold(kept, DESKTOP, lease_s=0)
+    await hold(kept, LAPTOP)
+    kept.start()
+    assert await kept.held() == second.raw
+    assert await kept.put(head(3, second)) == wire.Done()
+
+
+@pytest.mark.parametrize("crunch", [None, SlowCrunch()])
+async def test_who_holds_the_volume_is_stored_when_it_is_another_one(crunch: SlowCrunch | None) -> None:
+    kept = Kept(crunch=crunch)
+    await kept.put(FIRST)
+    stored: list[bytes] = []
+    save = kept.store.save_head
+
+    def save_head(owner: OwnerId, head: bytes) -> None:
+        stored.append(head)
+        save(owner, head)
+
+    kept.store.save_head = save_head  # type: ignore[method-assign]
+    for _ in range(3):
+        await hold(kept, LAPTOP)
+        await hold(kept, DESKTOP, wishes=True)
+    assert not stored
+    for _ in range(3):
+        await hold(kept, LAPTOP, lease_s=0)
+    assert len(stored) == 1
+
+
+async def test_full_disk_of_a_supplier_keeps_nobody_from_holding_the_volume(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    kept = Kept()
+    await kept.put(FIRST)
+    save = kept.store.save_head
+
+    def full(owner: OwnerId, head: bytes) -> None:
+        raise DiskFull(path="the shelf")
+
+    kept.store.save_head = full  # type: ignore[method-assign]
+    await hold(kept, LAPTOP, lease_s=0)
+    assert "could not be stored" in caplog.text
+    assert (await hold(kept, DESKTOP)).is_yours
+    kept.store.save_head = save  # type: ignore[method-assign]
+    await hold(kept, DESKTOP)
+    kept.start()
+    assert not (await hold(kept, LAPTOP)).is_yours
 
 
 async def test_who_takes_over_is_taken_at_once_and_the_old_writer_is_refused() -> None:
