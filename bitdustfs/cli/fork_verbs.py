@@ -34,6 +34,8 @@ def fork_verbs(node: Node) -> Mapping[str, Handler]:
             came=counts[Change.CAME],
             went=counts[Change.WENT],
             changed=counts[Change.CONTENT] + counts[Change.ATTRIBUTES],
+            shown_by=[row.label for row in node.forks.shown_by(fork.links)],
+            answers=node.forks.is_answering(node.forks.shown_by(fork.links)),
             unreadable="",
         )
 
@@ -48,6 +50,8 @@ def fork_verbs(node: Node) -> Mapping[str, Handler]:
             came=0,
             went=0,
             changed=0,
+            shown_by=[row.label for row in node.forks.shown_by(head.link)],
+            answers=node.forks.is_answering(node.forks.shown_by(head.link)),
             unreadable=f"{unread.why} ({answering} of the {named} suppliers that it names answer)",
         )
 

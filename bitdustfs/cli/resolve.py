@@ -32,7 +32,8 @@ def resolve(context: click.Context, asked: Asked, name: str | None, shows: bool,
     `.snapshots/NAME/`, and suppliers that held it take this one again. To go on with the other one, copy it
     back from there: see the manual page. Ends with 14 if suppliers do not have it yet.
 
-    One that cannot be read any more is told as such. With its NAME it is let be: nothing of it is kept.
+    One that cannot be read any more, or that only a supplier showed which does not answer, is told as such. With its
+    NAME it is let be: nothing of it is kept.
 
     \b
     Example:
@@ -65,6 +66,12 @@ def resolve(context: click.Context, asked: Asked, name: str | None, shows: bool,
     if is_lost or not (yes or asked.as_json):
         for line in lines({**report, "forks": [chosen]}):
             click.echo(line, err=True)
+    if is_lost and not chosen["answers"]:
+        click.echo(
+            f"It is known from {', '.join(chosen['shown_by']) or 'a supplier'} alone, which does not answer now. "
+            "When it answers again, the state may still be fetched, and kept: give it up only if it never will.",
+            err=True,
+        )
     if is_lost:
         click.echo("What was written there, and is not in the mounted one, is given up for good.", err=True)
     if not yes and not asked.as_json:

@@ -90,9 +90,21 @@ class StatusReport(TypedDict):
     recovery_checked_s: int  # when `recover --check` succeeded last, in seconds since 1970; 0: never here
     suppliers: list[SupplierReport]
     fairness: list[FairnessReport]  # friends with whom anything was counted, by name
+    waits_for: list[WaitReport]  # before anything is let go at suppliers
     trouble: list[str]  # sentences, newest first
     view: NotRequired[ViewReport]  # of a machine that only reads
     longest_step: NotRequired[StepReport]  # of a mount
+
+
+class WaitReport(TypedDict):
+    """A supplier that it waits for before something is let go at suppliers."""
+
+    what: str  # "releases": anything; "orphans": what nothing names, after a recovery
+    supplier: str  # label
+    answers: bool
+    version: int  # of the head beside ours that it showed last; 0: it has shown none since the mount
+    node: str  # that signed it, in hex; "": it has shown none
+    name: str  # by which `bitdustfs resolve` lets a person choose about it; "": there is nothing to choose
 
 
 class StepReport(TypedDict):
@@ -343,6 +355,8 @@ class ForkReport(TypedDict):
     came: int  # names that only it has
     went: int  # names that only the mounted one has
     changed: int  # names that have other content or attributes there
+    shown_by: list[str]  # labels of suppliers that hold a head of it, as far as is known
+    answers: bool  # one of these does, now
     unreadable: str  # why it cannot be shown now, and the three numbers are 0; "": it is in .forks
 
 

@@ -14,8 +14,8 @@ the way, it begins again: a half of a tree is shown by nobody, and goes as a del
 A line that goes on is brought in again, and takes the place of what there was of it. Of one that several suppliers
 hold, each up to another head, the newest is shown.
 
-What cannot be read, because its catalog is lost, holds up all that is to be let go. It is shown as such, and a person
-may let it be: the next head goes over it too, and what only it had is given up.
+What cannot be read, because its catalog is lost, or because who showed it went away, holds up all that is to be let
+go. It is shown as such, and a person may let it be: the next head goes over it too, and what only it had is given up.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from bitdustfs.engine.releases import Releases
 from bitdustfs.engine.renumbered import Renumbered
 from bitdustfs.engine.view import Following
 from bitdustfs.errors import BitdustError, NotFound, ReadOnly, Unavailable
-from bitdustfs.model import BlockNo, FragmentState, Ino, NodeId, Snapshot, SnapshotKind, SupplierNo, short
+from bitdustfs.model import BlockNo, FragmentState, Ino, NodeId, Snapshot, SnapshotKind, Supplier, SupplierNo, short
 from bitdustfs.ports import Catalog, Crunch, Entropy
 
 AGAIN_S: Final = 60.0  # (tune) after one could not be brought in
@@ -57,6 +57,7 @@ LINKS_KEPT: Final = 64  # (tune) of each line: a supplier that is further behind
 FORKS_MOST: Final = 16  # (tune) that nobody has chosen about; more hold up what is to be let go, and are told
 WHOLE_KEPT: Final = 16  # (tune) of the lines that were gone over: with all their links, 10 KB each
 RESOLVED_KEPT: Final = 64  # (tune) lines that were gone over, whose suppliers may have been away: 300 bytes each
+_COMING: Final = "a state of this volume that lies beside this one is fetched"
 _NO_CHANGE: Final = 1 << 63  # no head names so much
 _KEY: Final = "forks"  # in the catalog: msgpack of a list of `Fork`
 _log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class Unread:
     """A head beside ours that was not brought in when it was tried last."""
 
     found: Foreign
-    links: bytes  # as `Fork` has them; b"": the supplier did not show them
+    links: bytes  # as `Fork` has them; its own alone: the supplier did not show others
     why: str  # ""; nothing is wrong with it
     at: float  # trio time
 
@@ -146,11 +147,14 @@ class Forks:
 
         Of those that only suppliers show who do not count, each was tried at least.
         """
-        return (
-            not self._is_coming
-            and all(self._is_kept(each.head) for each in self._publisher.others.values())
-            and not any(self._is_untried(each.head) for each in self._publisher.others_uncounted.values())
-        )
+        return not self._is_coming and not self.missing
+
+    @property
+    def missing(self) -> Mapping[SupplierNo, Foreign]:
+        """Who shows, or showed last, a head beside ours that is to be kept here before anything is let go."""
+        counted = ((who, each) for who, each in self._publisher.others.items() if not self._is_kept(each.head))
+        others = self._publisher.others_uncounted.items()
+        return dict([*counted, *((who, each) for who, each in others if self._is_untried(each.head))])
 
     @property
     def trouble(self) -> str:
@@ -178,9 +182,30 @@ class Forks:
         """What cannot be shown now, and may be for ever, by the names that it would have."""
         named: dict[str, Unread] = {}
         for each in self._unread.values():
-            if each.why and each.links and not self._is_kept(each.found.head):
+            if each.why and not self._is_kept(each.found.head):
                 named[self._name(each.found, named)] = each
         return named
+
+    def name_of(self, head: Head) -> str:
+        """What is to be chosen about for a head beside ours; "": nothing."""
+        unread = [name for name, each in self.unreadable().items() if each.found.head.digest == head.digest]
+        shown = [snapshot.name for snapshot, fork in self.all() if head.link in heads.split_links(fork.links)]
+        return next(iter(unread + shown), "")
+
+    def shown_by(self, links: bytes) -> list[Supplier]:
+        """Whose newest head, as far as is known, is one of these."""
+        every = {**self._publisher.others_uncounted, **self._publisher.others}
+        known = set(heads.split_links(links))
+        return [
+            row
+            for row in self._catalog.suppliers()
+            if row.supplier in every and every[row.supplier].head.link in known
+        ]
+
+    def is_answering(self, some: Iterable[Supplier]) -> bool:
+        """Whether one of these answers now."""
+        online = self._following.suppliers.online() if self._following is not None else ()
+        return any(row.supplier in online for row in some)
 
     def answering(self, unread: Unread) -> tuple[int, int]:
         """How many of the suppliers that it names answer now, and how many it names."""
@@ -199,8 +224,9 @@ class Forks:
             for snapshot, fork in self.all()
         ]
         if writes and not self.has_everything:
-            why = self.trouble or "a supplier holds a state of this volume that is not known here, and it is fetched"
-            told.append(f"{why}; nothing is let go at suppliers meanwhile")
+            missing = {each.head.digest: each.head for each in self.missing.values()}
+            why = [self._told_of_missing(each) for each in missing.values()]
+            told += [f"{each}; nothing is let go at suppliers meanwhile" for each in why or [_COMING]]
         if writes:
             told += [
                 f"{told_of(each)}; only a supplier shows it that was given up or is not hired: nothing waits for it"
@@ -247,6 +273,7 @@ class Forks:
         with self._journal.operation(admitted=True):
             gone = msgspec.structs.replace(_fork(unread.found, 0, unread.links), is_resolved=True)
             keep_forks(self._catalog, [*kept_forks(self._catalog), gone])
+        self._unread.pop(gone.digest, None)
         _log.warning("version %d of another line is given up: %s", gone.version, unread.why)
         await self._go_on(refusal)
 
@@ -287,6 +314,21 @@ class Forks:
         self._publisher.look_again()
         self._journal.bell.ring()
 
+    def _told_of_missing(self, head: Head) -> str:
+        """What keeps one from being kept here, for a person."""
+        unread = self._unread.get(head.digest)
+        who = self.shown_by(head.link)
+        labels = ", ".join(row.label for row in who)
+        which = f"version {head.version} of another line, by node {short(head.signer.node)}"
+        if unread is not None and unread.why and not self.is_answering(who):
+            return (
+                f"{which}, is known from {labels}, which does not answer: it is fetched when that answers again, and "
+                f"if that never comes back, `bitdustfs resolve '{self.name_of(head)}'` gives the line up"
+            )
+        if unread is not None and unread.why:
+            return f"{labels} holds {which}, and it cannot be shown yet: {unread.why}"
+        return f"{labels} holds {which}, and it is fetched"
+
     def _admit(self) -> None:
         """Raise why nothing may be added to the catalog, which may be also where people may change nothing."""
         if not self.is_writer():
@@ -321,7 +363,7 @@ class Forks:
 
     async def _try(self, supplier: SupplierNo, found: Foreign) -> None:
         """Bring one in, or note why not."""
-        links, why, adopted = b"", "", list[BlockNo]()
+        links, why, adopted = found.head.link, "", list[BlockNo]()
         self._is_coming = True
         try:
             links = await self._links(supplier, found)

@@ -75,6 +75,11 @@ class Orphans:
         self._looks = Looks(journal.bell, LOOK_EVERY_S)
         self.may_look: Callable[[], bool] = lambda: False  # a head that is safe names all that is wanted
 
+    @property
+    def are_due(self) -> bool:
+        """There are suppliers that are to be gone through."""
+        return self._swept() is not None
+
     async def run(self) -> None:
         """Go through all suppliers when it is due, each when it is there; for ever."""
         while True:

@@ -10,7 +10,7 @@ from typing import Protocol
 import trio
 
 from bitdustfs.core import health
-from bitdustfs.core.report import FairnessReport, StatusReport, SupplierReport, ViewReport
+from bitdustfs.core.report import FairnessReport, StatusReport, SupplierReport, ViewReport, WaitReport
 from bitdustfs.core.units import format_day, format_eta, format_size
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.fragments import Fragments
@@ -124,6 +124,8 @@ class Reporter:
         self._trouble: list[str] = []
         self.waiting_to_leave: Callable[[], Mapping[SupplierNo, int]] = dict  # see `Drainer.waiting`
         self.forks: Callable[[], list[str]] = list  # what to say of states beside this one
+        self.waits_for: Callable[[], Sequence[WaitReport]] = tuple  # see `Waiting`
+        self.trouble_waiting: Callable[[], Sequence[str]] = tuple
         self.lack_of_room: Callable[[], str] = str  # see `Services.lack_of_room`
         self.snapshots: Callable[[], tuple[int, int]] = lambda: (0, 0)  # how many, and bytes that only they have
         self.is_unlike: Callable[[BlockRow], bool] = lambda _row: False  # see `Follower`
@@ -207,6 +209,7 @@ class Reporter:
             recovery_checked_s=checked_s(self._catalog),
             suppliers=self._supplier_reports(online),
             fairness=list(self.fairness()),
+            waits_for=list(self.waits_for()),
             trouble=self._troubles(online),
         )
         shown = self.view(len(online))
@@ -360,6 +363,7 @@ class Reporter:
         if self.snapshots()[0] and self._catalog.name(ROOT_INO, SNAPSHOTS_NAME) is not None:
             found.append("something of yours at the top is called .snapshots and hides the snapshots: rename it")
         found += self.forks()
+        found += self.trouble_waiting()
         if (why := self.trouble_recoding()) and self._catalog.count_marked()[0]:
             found.append(f"coding anew waits: {why}")
         if self._monitor.is_unsure:

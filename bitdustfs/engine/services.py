@@ -64,6 +64,7 @@ from bitdustfs.engine.uploads import Uploads
 from bitdustfs.engine.view import Following, View
 from bitdustfs.engine.view_tree import ViewTree
 from bitdustfs.engine.volume_snapshots import VolumeSnapshots
+from bitdustfs.engine.waiting import Waiting
 from bitdustfs.engine.writer import Writer
 from bitdustfs.errors import BitdustError, ReadOnly
 from bitdustfs.model import Code, NodeId, Role, Suite, short
@@ -475,6 +476,9 @@ class Services:
         )
         self.reporter.lack_of_room = self.lack_of_room
         self.reporter.forks = self.forks.lines
+        waiting = Waiting(self._catalog, self.publisher, self.forks, self.orphans)
+        self.reporter.waits_for = waiting.reports
+        self.reporter.trouble_waiting = waiting.lines
         self.reporter.snapshots = lambda: (len(self.snapshots.all()), self.snapshots.held.total)
         self.reporter.view = lambda answering: self.view.report(answering) if self.view is not None else None
         self.reporter.view_trouble = lambda: self.view.trouble if self.view is not None else ""

@@ -75,6 +75,7 @@ def status_report(state: FileState, *, margin: int = 2, practice: bool = False, 
             )
         ],
         fairness=[],
+        waits_for=[],
         trouble=["no answer from anna"],
     )
     report.update(changes)  # type: ignore[typeddict-item]

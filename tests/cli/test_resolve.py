@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 import trio
 
 from bitdustfs.cli.common import legible
@@ -26,6 +27,8 @@ LOST = ForkReport(
     came=0,
     went=0,
     changed=0,
+    shown_by=["anna"],
+    answers=True,
     unreadable="block 5d1f0a77 is lost (3 of the 5 suppliers that it names answer)",
 )
 WHOLE = ForkReport(**{**LOST, "name": "another", "unreadable": "", "came": 1})
@@ -103,3 +106,15 @@ async def test_each_name_that_is_different_is_one_line_and_moves_no_cursor(home:
             *lines, _last = told.out.split("\n")
             assert lines == ["+ two\\nlines", "- a\\x1b[31mred", "M back\\\\slash", "A über"]
             assert [f"{each['change']} {each['path']}" for each in json.loads(as_json.out)["changes"]] == ODD
+
+
+async def test_state_that_a_silent_supplier_alone_showed_is_given_up_only_after_its_name_was_told(
+    home: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+    monkeypatch.setitem(LOST, "answers", False)
+    async with mounted(home, asked):
+        said = await called(call, "--home", home, "resolve", LOST["name"], "--yes")
+    assert "It is known from anna alone, which does not answer now" in said.err
+    assert "is given up for good" in said.err
+    assert asked == [("let-fork-be", LOST["name"])]

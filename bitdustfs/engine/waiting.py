@@ -1,0 +1,73 @@
+"""Waiting: for which suppliers it waits that anything is let go.
+
+A head beside ours may be all that names what somebody wrote, so nothing is let go before what it names is kept here
+(engine/forks), and no orphans before each supplier has shown which head it holds (engine/orphans). One that goes away
+before holds that up until it is given up. So a person is told who it is, and what may be done.
+"""
+
+from __future__ import annotations
+
+from bitdustfs.core.report import WaitReport
+from bitdustfs.engine.forks import Forks
+from bitdustfs.engine.orphans import Orphans
+from bitdustfs.engine.publisher import Foreign, Publisher
+from bitdustfs.model import Supplier
+from bitdustfs.ports import Catalog
+
+
+class Waiting:
+    """Tells who is waited for."""
+
+    def __init__(self, catalog: Catalog, publisher: Publisher, forks: Forks, orphans: Orphans) -> None:
+        self._catalog = catalog
+        self._publisher = publisher
+        self._forks = forks
+        self._orphans = orphans
+
+    def reports(self) -> list[WaitReport]:
+        """Each supplier for which something waits, once."""
+        if not self._forks.is_writer():
+            return []
+        missing = self._forks.missing
+        found = [
+            self._report("releases", row, missing[row.supplier])
+            for row in self._catalog.suppliers()
+            if row.supplier in missing
+        ]
+        others = self._publisher.others
+        return found + [
+            self._report("orphans", row, others.get(row.supplier))
+            for row in self._unshown()
+            if row.supplier not in missing
+        ]
+
+    def lines(self) -> list[str]:
+        """What to say to a person of those that orphans wait for; `Forks.lines` tells of the others."""
+        if not self._forks.is_writer():
+            return []
+        silent = [row.label for row in self._unshown() if not self._forks.is_answering([row])]
+        if not silent:
+            return []
+        return [
+            f"{', '.join(silent)} has not shown which state of this volume it holds, and does not answer: what "
+            "suppliers keep from before the recovery, and nothing needs, is let go after that, or once it is given up"
+        ]
+
+    # -- private ---------------------------------------------------------------------------------------------
+
+    def _unshown(self) -> list[Supplier]:
+        """Those that orphans wait for."""
+        if not self._orphans.are_due:
+            return []
+        listed = [row for row in self._catalog.suppliers() if row.is_listed]
+        return [row for row in listed if not self._publisher.have_shown({row.supplier})]
+
+    def _report(self, what: str, row: Supplier, found: Foreign | None) -> WaitReport:
+        return WaitReport(
+            what=what,
+            supplier=row.label,
+            answers=self._forks.is_answering([row]),
+            version=found.head.version if found is not None else 0,
+            node=found.head.signer.node.hex() if found is not None else "",
+            name=self._forks.name_of(found.head) if found is not None else "",
+        )
