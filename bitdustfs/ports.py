@@ -966,12 +966,20 @@ class Spool(Protocol):
         """
         ...
 
-    def punch(self, ino: Ino, at: int, length: int) -> None:
-        """Give the space of a range back."""
+    async def punch(self, ino: Ino, ranges: Sequence[tuple[int, int]]) -> None:
+        """Give the space of ranges (position, length) back, which nobody writes or needs meanwhile.
+
+        Raises:
+            DiskFull, DiskFault: any of them may have been given back.
+        """
         ...
 
     def remove(self, ino: Ino) -> None:
-        """Forget the inode's file; not an error if there is none."""
+        """Forget the inode's file; not an error if there is none. Its space may come only with `settle`."""
+        ...
+
+    async def settle(self) -> None:
+        """Give the space of removed files back."""
         ...
 
     def used_bytes(self) -> int:

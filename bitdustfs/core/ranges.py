@@ -146,6 +146,13 @@ class Extents:
         low, high = self._span(start, end)
         return self._items[low:high]
 
+    def some(self, start: int, most: int) -> Sequence[Extent]:
+        """The first so many extents that end behind `start`, whole."""
+        low = max(0, bisect_right(self._starts, start) - 1)
+        if low < len(self._items) and self._items[low].end <= start:
+            low += 1
+        return self._items[low : low + most]
+
     def pieces(self, start: int, end: int) -> Iterator[Piece]:
         """Cover [start, end) without gaps: clipped extents, and None where there is none."""
         at = start

@@ -1,8 +1,9 @@
 """The spool on disk: one sparse file per inode, `SPOOL/<low byte of ino>/<ino>`, both in hex; folders are made when
 they are needed.
 
-Reading, writing and punching go through the page cache and are done on the loop; only fsync waits for the disk, and
-that happens in a worker. Up to `OPEN_FILES` descriptors are kept. One that a worker syncs is never closed meanwhile.
+Reading and writing go through the page cache and are done on the loop. Syncing waits for the disk, and giving space
+back takes long where there are many pages, so that happens in workers. Up to `OPEN_FILES` descriptors are kept. One
+that a worker uses is never closed meanwhile.
 
 After a failed fsync the kernel may have dropped what it could not write, and a second fsync would succeed: so that
 inode never becomes durable again until its file was removed and written anew. What was written before a `kill -9`
@@ -32,6 +33,8 @@ OPEN_FILES = 256  # (tune) a quarter of the usual limit of 1024 descriptors
 RESERVE_BYTES = 16 * 1024 * 1024  # (tune) of the disk, for the catalog: with it a full disk can be tidied up
 LOOK_BYTES = 1024 * 1024  # (tune) written between two looks at the disk, as long as it has plenty
 THREAD_BYTES = 256 * 1024  # below this a hop into a worker costs more than summing
+PUNCH_BYTES = 8 * 1024 * 1024  # (tune) given back by one call: who writes to the same file waits for it
+LEAVING_MOST = 32  # descriptors of removed files that `settle` has to close
 _STEP_BYTES = 64 * SUM_UNIT_BYTES  # read at once for summing
 _FOLDERS = 256
 _STAT_BLOCK_BYTES = 512  # unit of st_blocks, whatever the file system
@@ -79,6 +82,7 @@ class DiskSpool:
         self._open: OrderedDict[Ino, _OpenFile] = OrderedDict()
         self._failures: dict[Ino, BitdustError] = {}  # of inodes whose fsync failed
         self._blocks: dict[Ino, int] = {}  # disk blocks of each file
+        self._leaving: list[int] = []  # descriptors of removed files: closing the last one gives their space back
         self._total_blocks = 0
         self._folders: set[int] = set()
         try:
@@ -151,21 +155,32 @@ class DiskSpool:
         except OSError as e:
             raise self._translated(e) from e
 
-    def punch(self, ino: Ino, at: int, length: int) -> None:
-        """Give the space of a range back, as far as the file system can. Nothing if there is no file."""
-        if ino not in self._blocks or length <= 0:
+    async def punch(self, ino: Ino, ranges: Sequence[tuple[int, int]]) -> None:
+        """Give the space of ranges back, as far as the file system can. Nothing if there is no file."""
+        await trio.lowlevel.checkpoint()
+        wanted = [(at, length) for at, length in ranges if length > 0]
+        if ino not in self._blocks or not wanted:
             return
         try:
-            descriptor = self._file(ino, create=False).descriptor
-            _punch(descriptor, at, length)
+            file = self._file(ino, create=False)
+            with self._in_use(ino, file):
+                try:
+                    has_holes = await trio.to_thread.run_sync(_punch_all, file.descriptor, wanted)
+                finally:
+                    self._measure(ino)
+                if not has_holes:  # here, where nobody writes at the end between the look and the cut
+                    _cut_end(file.descriptor, wanted)
+                    self._measure(ino)
         except OSError as e:
             raise self._translated(e) from e
-        self._measure(ino)
 
     def remove(self, ino: Ino) -> None:
-        """Forget the inode's file; not an error if there is none."""
+        """Forget the inode's file; not an error if there is none. What is large stays until `settle`."""
         if ino not in self._blocks:
             return
+        if self._blocks[ino] * _STAT_BLOCK_BYTES >= THREAD_BYTES and len(self._leaving) < LEAVING_MOST:
+            with suppress(OSError):  # then removing it takes longer, and that is all
+                self._leaving.append(os.open(self._path(ino), os.O_RDONLY | os.O_CLOEXEC))
         self._let_go(ino)
         try:
             with suppress(FileNotFoundError):
@@ -175,6 +190,14 @@ class DiskSpool:
         self._total_blocks -= self._blocks.pop(ino)
         self._failures.pop(ino, None)
         self._unnamed.discard(ino)
+
+    async def settle(self) -> None:
+        """Give the space of removed files back."""
+        await trio.lowlevel.checkpoint()
+        leaving, self._leaving = self._leaving, []
+        if leaving:
+            with trio.CancelScope(shield=True):  # nobody else knows of them now
+                await trio.to_thread.run_sync(_close_all, leaving)
 
     def used_bytes(self) -> int:
         """Disk space that the spool takes."""
@@ -201,6 +224,7 @@ class DiskSpool:
         """Let go of all descriptors."""
         for ino in list(self._open):
             self._let_go(ino)
+        self._close_leaving()
 
     # -- private -----------------------------------------------------------------------------------------
     def _path(self, ino: Ino) -> str:  # a Path takes as long as to open it
@@ -239,9 +263,10 @@ class DiskSpool:
         try:
             return os.open(self._path(ino), flags, 0o600)
         except OSError as e:
-            if e.errno not in NO_DESCRIPTORS or not self._open:
+            if e.errno not in NO_DESCRIPTORS or not (self._open or self._leaving):
                 raise
         self._close_oldest(leave=0)  # others need them more
+        self._close_leaving()
         return os.open(self._path(ino), flags, 0o600)
 
     def _close_oldest(self, *, leave: int) -> None:
@@ -257,6 +282,10 @@ class DiskSpool:
         file = self._open.pop(ino, None)
         if file is not None and file.users == 0:
             os.close(file.descriptor)
+
+    def _close_leaving(self) -> None:
+        leaving, self._leaving = self._leaving, []
+        _close_all(leaving)
 
     @contextmanager
     def _in_use(self, ino: Ino, file: _OpenFile) -> Iterator[None]:
@@ -326,11 +355,30 @@ def _sums(descriptor: int, start: int, end: int) -> bytes:
     return b"".join(parts)
 
 
-def _punch(descriptor: int, at: int, length: int) -> None:
-    if _libc.fallocate(descriptor, _KEEP_SIZE | _PUNCH_HOLE, at, length) == 0:
-        return
-    code = ctypes.get_errno()
-    if code not in (errno.EOPNOTSUPP, errno.ENOSYS):
-        raise OSError(code, os.strerror(code))
-    if at + length >= os.fstat(descriptor).st_size:
-        os.ftruncate(descriptor, at)  # no holes here, but an end that nobody needs can go
+def _punch_all(descriptor: int, ranges: Sequence[tuple[int, int]]) -> bool:
+    """In a worker. Says whether there can be holes."""
+    for start, whole in ranges:
+        for at in range(start, start + whole, PUNCH_BYTES):
+            length = min(PUNCH_BYTES, start + whole - at)
+            if _libc.fallocate(descriptor, _KEEP_SIZE | _PUNCH_HOLE, at, length) != 0:
+                code = ctypes.get_errno()
+                if code in (errno.EOPNOTSUPP, errno.ENOSYS):
+                    return False
+                raise OSError(code, os.strerror(code))
+    return True
+
+
+def _cut_end(descriptor: int, ranges: Sequence[tuple[int, int]]) -> None:
+    """There are no holes here, but an end that nobody needs can go."""
+    size = end = os.fstat(descriptor).st_size
+    for at, length in sorted(ranges, reverse=True):
+        if at < end <= at + length:
+            end = at
+    if end < size:
+        os.ftruncate(descriptor, end)
+
+
+def _close_all(descriptors: Sequence[int]) -> None:
+    """Maybe in a worker."""
+    for descriptor in descriptors:
+        os.close(descriptor)

@@ -28,7 +28,8 @@ from bitdustfs.ports import Catalog, Spool
 MAKE_WAY_EVERY_S = 0.1  # (tune) how often reads that find the spool full have it make room for later ones
 KEPT_LOOK_S = 5.0  # (tune) until kept copies are looked through again: their blocks may be well held by then
 DROP_FILES = 256  # files looked at in one go when clean bytes are dropped
-DROP_BYTES = 64 * 1024 * 1024  # (tune) dropped in one go: some 5 ms of the loop
+DROP_BYTES = 64 * 1024 * 1024  # (tune) dropped in one go
+DROP_EXTENTS = 256  # (tune) of one file looked at in one go: some 5 ms of the loop
 _log = logging.getLogger(__name__)
 
 
@@ -118,15 +119,18 @@ class Cache:
         self._journal.commit()
         dropped, after = 0, NO_INO
         while True:
-            lives, last = self._table.load_some(after, DROP_FILES)
-            some = self._drop(lives, turn_bytes)
-            dropped += some
-            self._journal.commit()
+            lives, after = self._table.load_some(after, DROP_FILES)
+            for life in lives:
+                life.opens += 1  # to load a large file anew for each turn takes longer than the turn
+            try:
+                dropped += await self._drop_whole(lives, turn_bytes)
+            finally:
+                for life in lives:
+                    life.opens -= 1
+                    self._table.let_go(life)
             await self._room.collect()
-            if some < turn_bytes:  # else there may be more of the same files, which are loaded anew
-                after = last
-                if after == NO_INO:
-                    return dropped
+            if after == NO_INO:
+                return dropped
             await trio.lowlevel.checkpoint()
 
     async def make_room(self, need_bytes: int) -> int:
@@ -171,6 +175,29 @@ class Cache:
     def _read(self, life: FileLife, piece: Piece) -> bytes:
         assert piece.extent is not None
         return self._spooled.read(life, piece.extent.at, piece.end - piece.start)
+
+    async def _drop_whole(self, lives: Iterable[FileLife], turn_bytes: int) -> int:
+        """Forget all clean bytes of these files, and give others their turn in between."""
+        total = dropped = extents = 0  # the latter two in this turn
+        needed = needed_chunks(self._catalog)
+        for life in lives:
+            start: int | None = 0
+            while start is not None:
+                if dropped >= turn_bytes or extents >= DROP_EXTENTS:
+                    self._journal.commit()
+                    await trio.lowlevel.checkpoint()
+                    dropped = extents = 0
+                    needed = needed_chunks(self._catalog)
+                if life.dead:
+                    break
+                extents += 1 + min(DROP_EXTENTS, len(life.extents))
+                let_go, start = life.drop_clean_from(start, turn_bytes - dropped, DROP_EXTENTS, needed)
+                total += let_go
+                dropped += let_go
+                if let_go:
+                    self._table.save(life)
+        self._journal.commit()
+        return total
 
     async def _drop_until_some(self, need_bytes: int, *, even_needed: bool = False) -> int:
         looked_at = 0

@@ -147,14 +147,22 @@ class FileLife:
         """Take spool bytes that extents let go."""
         self.garbage.extend(Garbage(region, self.freezes) for region in regions)
 
-    def take_garbage(self) -> list[Garbage]:
-        """Take the garbage that the version on its way, if any, does not need, as far as it fills units."""
-        if self.frozen is None:
-            taken, self.garbage = self.garbage, []
-        else:
-            taken = [g for g in self.garbage if g.freeze < self.frozen.number]
-            self.garbage = [g for g in self.garbage if g.freeze >= self.frozen.number]
-        return [Garbage(whole, each.freeze) for each in taken for whole in self._whole_units(each.region)]
+    def take_garbage(self, most: int) -> tuple[list[Garbage], bool]:
+        """Take the garbage that the version on its way, if any, does not need, as far as it fills units.
+
+        Args:
+            most: regions that are looked at; what is behind them is left.
+        Returns:
+            Whole units, and whether all was looked at.
+        """
+        taken, self.garbage = self.garbage[:most], self.garbage[most:]
+        is_all = not self.garbage
+        if self.frozen is not None:
+            needed = [g for g in taken if g.freeze >= self.frozen.number]
+            is_all = is_all or bool(needed)  # what was dropped later is needed too
+            taken = [g for g in taken if g.freeze < self.frozen.number]
+            self.garbage = needed + self.garbage
+        return [Garbage(whole, each.freeze) for each in taken for whole in self._whole_units(each.region)], is_all
 
     def count_dead(self) -> None:
         """After loading: find what is dead beside live bytes in each unit and row. The rest was given back before."""
@@ -164,12 +172,12 @@ class FileLife:
             units[self.spool_end // SUM_UNIT_BYTES] = 0
         for extent in [e for _, layer in self.layers for e in layer if e.hold is not Hold.ZERO]:
             end = extent.at + extent.end - extent.start
-            first, last = unit_ceil(extent.at), unit_floor(end)
-            for start, stop in [(extent.at, first), (last, end)] if first <= last else [(extent.at, end)]:
-                if start < stop:
-                    units[start // SUM_UNIT_BYTES] = units.get(start // SUM_UNIT_BYTES, 0) + stop - start
-            for part in chunk_parts(first, max(0, last - first), ROW_BYTES):
-                rows[part.index] = rows.get(part.index, 0) + (part.end - part.start) // SUM_UNIT_BYTES
+            for start, stop in _edges(extent.at, end, SUM_UNIT_BYTES):
+                unit = start // SUM_UNIT_BYTES
+                units[unit] = units.get(unit, 0) + stop - start
+            for start, stop in _edges(unit_ceil(extent.at), unit_floor(end), ROW_BYTES):  # of others all is kept
+                row = start // ROW_BYTES
+                rows[row] = rows.get(row, 0) + (stop - start) // SUM_UNIT_BYTES
         for unit, live in units.items():
             rows[unit // ROW_SUMS] = rows.get(unit // ROW_SUMS, 0) + 1
             dead = min(SUM_UNIT_BYTES, self.spool_end - unit * SUM_UNIT_BYTES) - live
@@ -198,13 +206,13 @@ class FileLife:
         """The units that are garbage whole now that `region` is. Others are kept: a sum speaks of all of a unit."""
         first, last = unit_ceil(region.at), unit_floor(region.at + region.length)
         whole = [Region(first, last - first)] if first < last else []
-        for part in chunk_parts(region.at, region.length, SUM_UNIT_BYTES):
-            if part.end - part.start < SUM_UNIT_BYTES:
-                dead = self.dead_bytes.pop(part.index, 0) + part.end - part.start
-                if dead < SUM_UNIT_BYTES:
-                    self.dead_bytes[part.index] = dead
-                else:
-                    whole.append(Region(part.index * SUM_UNIT_BYTES, SUM_UNIT_BYTES))
+        for start, stop in _edges(region.at, region.at + region.length, SUM_UNIT_BYTES):
+            unit = start // SUM_UNIT_BYTES
+            dead = self.dead_bytes.pop(unit, 0) + stop - start
+            if dead < SUM_UNIT_BYTES:
+                self.dead_bytes[unit] = dead
+            else:
+                whole.append(Region(unit * SUM_UNIT_BYTES, SUM_UNIT_BYTES))
         return whole
 
     def rewritable(self, offset: int, length: int) -> int | None:
@@ -268,6 +276,36 @@ class FileLife:
                 dropped += self._drop_unneeded(extent, need_bytes - dropped, needed)
         return dropped
 
+    def drop_clean_from(
+        self, start: int, need_bytes: int, most: int, needed: Needed | None = None
+    ) -> tuple[int, int | None]:
+        """Forget clean bytes behind a place in the file, up to about `need_bytes`.
+
+        Args:
+            most: extents that are looked at.
+            needed: chunks of which nothing is forgotten.
+        Returns:
+            How many, and the place to go on from; None: there is nothing more.
+        """
+        if self.inline is not None:
+            return self.drop_clean(need_bytes, needed), None
+        dropped, some = 0, self.extents.some(start, most)
+        for extent in some:
+            if dropped >= need_bytes:
+                return dropped, extent.start
+            if extent.hold is not Hold.CLEAN:
+                continue
+            at = max(start, extent.start)
+            end = min(extent.end, -(-(at + need_bytes - dropped) // CHUNK_BYTES) * CHUNK_BYTES)
+            if needed is None:
+                self.drop_regions(self.extents.cut(at, end))
+                dropped += end - at
+            else:
+                dropped += self._drop_unneeded(clip(extent, at, end), need_bytes - dropped, needed)
+            if end < extent.end:
+                return dropped, end
+        return dropped, some[-1].end if len(some) == most else None
+
     def _drop_unneeded(self, extent: Extent, need_bytes: int, needed: Needed) -> int:
         dropped = 0
         for part in chunk_parts(extent.start, extent.end - extent.start):
@@ -288,6 +326,13 @@ class FileLife:
                 self.extents.cut(same.start, same.end)
             else:
                 self.extents.lay(Extent(same.start, same.end, same.at, Hold.CLEAN))
+
+
+def _edges(start: int, end: int, unit: int) -> list[tuple[int, int]]:
+    """The parts of [start, end) that lie in units that it does not fill."""
+    first, last = -(-start // unit) * unit, end // unit * unit
+    parts = [(start, first), (last, end)] if first <= last else [(start, end)]
+    return [(low, high) for low, high in parts if low < high]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,15 +9,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
+from bitdustfs.core.ranges import Extents
 from bitdustfs.core.sums import sums_of
 from bitdustfs.engine.filestate import FileLife
 from bitdustfs.engine.hardness import Hardness
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.recency import Recency
 from bitdustfs.errors import NotFound
-from bitdustfs.model import NO_INO, Ino, LocalFile
+from bitdustfs.model import NO_INO, Ino, Layer, LocalFile
 from bitdustfs.ports import Catalog
 
+LOAD_EXTENTS = 1024  # (tune) after so many no further file is loaded in one go: 3 ms
 _log = logging.getLogger(__name__)
 
 
@@ -112,14 +114,23 @@ class FileTable:
     def load_some(self, after: Ino, count: int) -> tuple[list[FileLife], Ino]:
         """Load up to `count` files of which the spool holds something, with numbers above `after`.
 
+        They are fewer where some are in many pieces.
+
         Returns:
             The files, and the number to go on after; NO_INO at the end.
         """
         rows = self._catalog.local_files(after=after, limit=count)
+        lives: list[FileLife] = []
+        extents = 0
         for row in rows:
-            if row.ino not in self._lives:
-                self._lives[row.ino] = self._load(row.ino, row)
-        return [self._lives[row.ino] for row in rows], rows[-1].ino if len(rows) == count else NO_INO
+            if extents >= LOAD_EXTENTS:
+                return lives, lives[-1].ino
+            life = self._lives.get(row.ino)
+            if life is None:
+                life = self._lives[row.ino] = self._load(row.ino, row)
+                extents += len(life.extents)
+            lives.append(life)
+        return lives, rows[-1].ino if len(rows) == count else NO_INO
 
     def add(self, life: FileLife) -> None:
         """Take on a new file."""
@@ -185,10 +196,9 @@ class FileTable:
             life.hard = Hardness(
                 until=row.hard_until, summed=row.summed_until, size=row.hard_size, change=life.change
             )
-            for layer, extents in life.layers:
-                for extent in self._catalog.extents(ino, layer):
-                    extents.lay(extent)
-                extents.clean_slate()
+            life.extents, life.hard.beneath = (
+                Extents(self._catalog.extents(ino, layer)) for layer in (Layer.LIVE, Layer.BENEATH)
+            )
             life.count_dead()
             self._load_inline(life)
         return life

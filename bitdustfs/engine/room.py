@@ -14,6 +14,7 @@ from functools import partial
 
 import trio
 
+from bitdustfs.core.ranges import Region
 from bitdustfs.engine.filestate import FileLife, Garbage
 from bitdustfs.engine.filetable import FileTable
 from bitdustfs.engine.journal import Journal
@@ -25,6 +26,9 @@ from bitdustfs.ports import Spool
 PATIENCE_S = 30.0  # (tune) how long a write waits for a full spool when nothing becomes free
 _LOOK_AGAIN_S = 1.0  # clean bytes are looked for a few files at a time
 _KEPT = 2  # (tune) a half
+_TAKE = 1024  # (tune) regions looked at in one go: a few milliseconds of the loop
+_GIVE = 256  # (tune) regions given back in one go
+_GIVE_BYTES = 64 * 1024 * 1024  # (tune) and bytes: sums of 64 rows go with them
 _STEP = 16  # a sixteenth of the spool is made free at a time, so that not every write has to
 
 
@@ -104,35 +108,43 @@ class Room:
     async def collect(self) -> None:
         """Give back what no durable commit and no frozen version needs."""
         async with self._collecting:  # a second collector could punch positions that have started anew
-            doomed, self._doomed = self._doomed, set()
-            garbage = []
-            for life in [life for life in self._table if life.garbage]:
-                if entries := life.take_garbage():
-                    garbage.append((life, entries))
-                else:
-                    self._table.let_go(life)  # what fills no unit is no reason to stay
-            spent = [(life, life.spool_end) for life in self._table if life.is_spent]
-            if not doomed and not spent and not garbage:
-                return
-            held = [life for life, _ in garbage] + [life for life, _ in spent]
-            for life in held:
+            garbage: list[tuple[FileLife, list[Garbage]]] = [
+                (life, []) for life in self._table if life.garbage or life.is_spent
+            ]
+            for life, _ in garbage:
                 life.opens += 1  # a second life of one of them would know nothing of what happens here
+            doomed: set[Ino] = set()
             try:
+                for life, entries in garbage:
+                    await self._take(life, entries)
+                doomed, self._doomed = self._doomed, set()
+                spent = [(life, life.spool_end) for life, _ in garbage if life.is_spent]
+                if not doomed and not spent and not any(entries for _, entries in garbage):
+                    await self._spool.settle()  # what a start removed
+                    return
                 await self._journal.durable()
-                self._destroy(doomed, garbage, spent)
+                await self._destroy(doomed, garbage, spent)
             finally:
                 self._doomed |= doomed  # what is left of them, if something failed
                 for life, entries in garbage:
                     life.garbage.extend(entries)
-                for life in held:
                     life.opens -= 1
                     self._table.let_go(life)
             self.freed()
 
-    def _destroy(
+    async def _take(self, life: FileLife, entries: list[Garbage]) -> None:
+        """Take the garbage of one file that fills units, and give others their turn if there is much."""
+        is_all = False
+        while not is_all:
+            some, is_all = life.take_garbage(_TAKE)
+            entries += some
+            if not is_all:
+                await trio.lowlevel.checkpoint()
+
+    async def _destroy(
         self, doomed: set[Ino], garbage: list[tuple[FileLife, list[Garbage]]], spent: list[tuple[FileLife, int]]
     ) -> None:
-        """Take from each list what is done with. No await: nothing may be written between check and removal.
+        """Take from each list what is done with.
 
         Raises:
             DiskFull, DiskFault: the first failure, after everything else was done.
@@ -141,13 +153,18 @@ class Room:
         entries_of = {life.ino: entries for life, entries in garbage}
         for work in (
             *(partial(self._remove_doomed, ino, doomed) for ino in list(doomed)),
-            *(partial(self._punch, life, entries) for life, entries in garbage),
-            *(partial(self._remove_spent, life, end, entries_of.get(life.ino, [])) for life, end in spent),
+            *(partial(self._remove_spent, life, end, entries_of[life.ino]) for life, end in spent),
         ):
             try:
                 work()
             except BitdustError as e:  # one file that cannot be given back must not keep all others
                 errors.append(e)
+        for life, entries in garbage:
+            try:
+                await self._punch(life, entries)
+            except BitdustError as e:
+                errors.append(e)
+        await self._spool.settle()
         if errors:
             raise errors[0]
 
@@ -155,16 +172,25 @@ class Room:
         self._spool.remove(ino)
         doomed.discard(ino)
 
-    def _punch(self, life: FileLife, entries: list[Garbage]) -> None:
-        while entries:
-            if not life.dead:
-                region = entries[-1].region
-                self._spool.punch(life.ino, region.at, region.length)
-                self._spooled.forget(life, region)
+    async def _punch(self, life: FileLife, entries: list[Garbage]) -> None:
+        """No file is removed meanwhile, so no position begins anew: garbage stays what it is while we wait."""
+        entries.sort(key=lambda each: each.region.at, reverse=True)
+        while entries and not life.dead:
+            some = _taken(entries)
+            try:
+                await self._spool.punch(life.ino, _joined(some))
+            except BaseException:
+                entries += some
+                raise
+            if life.dead:  # its rows are gone, and its number may be given out anew
+                break
+            for each in some:
+                self._spooled.forget(life, each.region)
                 self._journal.note()
-            entries.pop()
+        entries.clear()
 
     def _remove_spent(self, life: FileLife, end: int, entries: list[Garbage]) -> None:
+        # no await: nothing may be written between check and removal;
         # one that was written meanwhile, and emptied again by a change that is not durable, keeps its file
         if life.is_spent and not life.dead and life.spool_end == end:
             self._spool.remove(life.ino)
@@ -180,3 +206,30 @@ class Room:
 
     def _used(self) -> int:
         return self._spool.used_bytes() + self._table.inline_bytes + self._table.coming_bytes
+
+
+def _taken(entries: list[Garbage]) -> list[Garbage]:
+    """Take as much from the end as is given back in one go."""
+    taken: list[Garbage] = []
+    room = _GIVE_BYTES
+    while entries and room > 0 and len(taken) < _GIVE:
+        each = entries.pop()
+        at, length = each.region.at, each.region.length
+        if length > room:
+            entries.append(Garbage(Region(at + room, length - room), each.freeze))
+            each = Garbage(Region(at, room), each.freeze)
+        taken.append(each)
+        room -= length
+    return taken
+
+
+def _joined(entries: list[Garbage]) -> list[tuple[int, int]]:
+    """Their ranges (position, length), those that follow one another as one. They are in order."""
+    ranges: list[tuple[int, int]] = []
+    for each in entries:
+        at, length = each.region.at, each.region.length
+        if ranges and sum(ranges[-1]) == at:
+            ranges[-1] = ranges[-1][0], ranges[-1][1] + length
+        else:
+            ranges.append((at, length))
+    return ranges

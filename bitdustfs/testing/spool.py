@@ -72,21 +72,23 @@ class MemorySpool:
         there = max(start, min(end, file.end))
         return sums_of((self.read(ino, start, there - start) if there > start else b"").ljust(end - start, b"\0"))
 
-    def punch(self, ino: Ino, at: int, length: int) -> None:
-        """Give the space of a range back, here and in what survives."""
+    async def punch(self, ino: Ino, ranges: Sequence[tuple[int, int]]) -> None:
+        """Give the space of ranges back, here and in what survives."""
+        await trio.lowlevel.checkpoint()
         for file in (self._files.get(ino), self._hard.get(ino)):
-            if file is not None and at < file.end:
-                length = min(length, file.end - at)
-                self._patch(file, at, bytes(length))
-                for page in range(at // _PAGE, (at + length - 1) // _PAGE + 1):
-                    if file.pages[page] == _ZEROS:
-                        del file.pages[page]
+            if file is not None:
+                for at, length in ranges:
+                    self._punch(file, at, min(length, file.end - at))
 
     def remove(self, ino: Ino) -> None:
         """Forget the inode's file, also in what survives."""
         self._files.pop(ino, None)
         self._hard.pop(ino, None)
         self._distrusted.discard(ino)
+
+    async def settle(self) -> None:
+        """Nothing is left of a removed file."""
+        await trio.lowlevel.checkpoint()
 
     def used_bytes(self) -> int:
         """Bytes of all pages that hold something."""
@@ -121,6 +123,14 @@ class MemorySpool:
         """Show what was hardened last in place of what came later, as a kernel may after it failed to write that."""
         end, self._files[ino] = self._files[ino].end, self._hard.get(ino, _File()).copy()
         self._files[ino].end = end
+
+    def _punch(self, file: _File, at: int, length: int) -> None:
+        if length <= 0:
+            return
+        self._patch(file, at, bytes(length))
+        for page in range(at // _PAGE, (at + length - 1) // _PAGE + 1):
+            if file.pages[page] == _ZEROS:
+                del file.pages[page]
 
     @staticmethod
     def _patch(file: _File, at: int, content: bytes) -> None:
@@ -169,15 +179,20 @@ class FaultySpool:
         self._step()
         return await self._spool.sums(ino, start, end)
 
-    def punch(self, ino: Ino, at: int, length: int) -> None:
+    async def punch(self, ino: Ino, ranges: Sequence[tuple[int, int]]) -> None:
         """Punch, or fail without having punched."""
+        await trio.lowlevel.checkpoint()
         self._step()
-        self._spool.punch(ino, at, length)
+        await self._spool.punch(ino, ranges)
 
     def remove(self, ino: Ino) -> None:
         """Remove, or fail without having removed."""
         self._step()
         self._spool.remove(ino)
+
+    async def settle(self) -> None:
+        """As the spool does; never fails."""
+        await self._spool.settle()
 
     def used_bytes(self) -> int:
         """As the spool says; never fails."""

@@ -35,3 +35,21 @@ def test_folder_that_was_made_for_a_file_is_durable_with_it(yard: Yard) -> None:
     assert hardened(case, after_a_kill, Ino(1)) == (1, 1), "who knows"
     assert hardened(case, after_a_kill, Ino(2)) == (0, 1), "one sync was for all folders"
     after_a_kill.close()
+
+
+def test_write_behind_an_end_that_is_cut_off_is_kept(yard: Yard) -> None:
+    spool = DiskSpool(yard.disk.case().path / "spool")  # a disk without holes
+
+    async def cut_and_write() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(spool.punch, Ino(1), [(5, 5), (0, 3), (10, 10)])
+            await trio.sleep(0)
+            spool.write(Ino(1), 20, b"later")
+
+    spool.write(Ino(1), 0, b"0123456789" * 2)
+    trio.run(cut_and_write)
+    assert spool.read(Ino(1), 20, 5) == b"later"
+    spool.write(Ino(2), 0, b"0123456789" * 2)
+    trio.run(spool.punch, Ino(2), [(5, 5), (0, 3), (10, 10)])
+    assert spool.read(Ino(2), 0, 0, extra=99) == b"01234"
+    spool.close()

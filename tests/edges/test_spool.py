@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from bitdustfs.core.sums import sums_of
-from bitdustfs.edges.spool_disk import DiskSpool
+from bitdustfs.edges.spool_disk import LEAVING_MOST, DiskSpool
 from bitdustfs.errors import DiskFault, DiskFull
 from bitdustfs.model import SUM_UNIT_BYTES, Ino
 from bitdustfs.ports import Spool
@@ -66,22 +66,47 @@ class SpoolContract:
         assert spool.read(SEVEN, 13, len(content)) == content
         assert spool.read(SEVEN, 13 + 5000, 5000) == content[5000:10000]
 
-    def test_punch_gives_space_back_and_leaves_its_neighbours(self, spool: Spool) -> None:
+    async def test_punch_gives_space_back_and_leaves_its_neighbours(self, spool: Spool) -> None:
         spool.write(SEVEN, 0, b"x" * MIB)
         used = spool.used_bytes()
-        spool.punch(SEVEN, 10_000, MIB - 20_000)
+        await spool.punch(SEVEN, [(10_000, MIB - 20_000)])
         assert used >= MIB
         assert spool.used_bytes() < used // 2
         assert spool.read(SEVEN, 0, 10_000) == b"x" * 10_000
         assert spool.read(SEVEN, MIB - 10_000, 10_000) == b"x" * 10_000
 
-    def test_punch_beyond_the_end_or_of_nothing_changes_nothing(self, spool: Spool) -> None:
+    async def test_punch_beyond_the_end_or_of_nothing_changes_nothing(self, spool: Spool) -> None:
         spool.write(SEVEN, 0, b"hello")
-        spool.punch(SEVEN, 5, 100)
-        spool.punch(SEVEN, 0, 0)
-        spool.punch(EIGHT, 0, 100)
+        await spool.punch(SEVEN, [(5, 100)])
+        await spool.punch(SEVEN, [(0, 0)])
+        await spool.punch(EIGHT, [(0, 100)])
         assert spool.read(SEVEN, 0, 5) == b"hello"
         assert spool.inos() == [SEVEN]
+
+    async def test_many_ranges_are_punched_at_once(self, spool: Spool) -> None:
+        content = random.Random(3).randbytes(MIB)
+        spool.write(SEVEN, 0, content)
+        await spool.punch(SEVEN, [(at, 65536) for at in range(0, MIB, 131072)])
+        assert spool.used_bytes() <= MIB // 2 + 65536
+        for at in range(65536, MIB, 131072):
+            assert spool.read(SEVEN, at, 65536) == content[at : at + 65536]
+
+    async def test_write_at_the_end_while_the_end_is_punched_is_kept(self, spool: Spool) -> None:
+        spool.write(SEVEN, 0, b"x" * MIB)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(spool.punch, SEVEN, [(MIB // 2, MIB // 2)])
+            await trio.lowlevel.checkpoint()
+            spool.write(SEVEN, MIB, b"y" * MIB)
+        assert spool.read(SEVEN, MIB, MIB) == b"y" * MIB
+
+    async def test_space_of_removed_files_is_settled_and_new_ones_are_not_touched(self, spool: Spool) -> None:
+        spool.write(SEVEN, 0, b"x" * MIB)
+        spool.remove(SEVEN)
+        spool.write(SEVEN, 0, b"new")
+        await spool.settle()
+        await spool.settle()
+        assert spool.read(SEVEN, 0, 3) == b"new"
+        assert spool.used_bytes() < MIB
 
     def test_removed_file_is_forgotten_and_may_come_again(self, spool: Spool) -> None:
         spool.write(SEVEN, 0, b"x" * MIB)
@@ -125,7 +150,7 @@ class SpoolContract:
         spool.write(SEVEN, 0, content)
         assert await spool.sums(SEVEN, 0, MIB + 5) == sums_of(content)
         assert await spool.sums(SEVEN, 2 * SUM_UNIT_BYTES, MIB) == sums_of(content[2 * SUM_UNIT_BYTES : MIB])
-        spool.punch(SEVEN, SUM_UNIT_BYTES, SUM_UNIT_BYTES)
+        await spool.punch(SEVEN, [(SUM_UNIT_BYTES, SUM_UNIT_BYTES)])
         holed = content[:SUM_UNIT_BYTES] + bytes(SUM_UNIT_BYTES) + content[2 * SUM_UNIT_BYTES :]
         assert await spool.sums(SEVEN, 0, MIB + 100) == sums_of(holed + bytes(95))
 
@@ -192,7 +217,7 @@ async def test_faulty_spool_fails_by_its_script() -> None:
     assert spool.read(SEVEN, 0, 3) == b"one"
     with pytest.raises(DiskFault):
         spool.write(SEVEN, 0, b"two")
-    spool.punch(SEVEN, 0, 0)
+    await spool.punch(SEVEN, [(0, 0)])
     with pytest.raises(DiskFull):
         await spool.harden(SEVEN)
     assert spool.read(SEVEN, 0, 3) == b"one"
@@ -250,6 +275,24 @@ def test_no_more_descriptors_are_kept_than_allowed(tmp_path: Path) -> None:
         spool.write(Ino(ino), 0, b"%d" % ino)
     assert len(os.listdir("/proc/self/fd")) == before + 4
     assert spool.read(Ino(1), 0, 1) == b"1"
+    spool.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_large_removed_file_leaves_when_it_is_settled_and_not_on_the_loop(tmp_path: Path) -> None:
+    spool = DiskSpool(tmp_path)
+    before = len(os.listdir("/proc/self/fd"))
+    for ino in (SEVEN, EIGHT):
+        spool.write(ino, 0, b"x" * MIB)
+        spool.remove(ino)
+    assert (spool.inos(), spool.used_bytes()) == ([], 0)
+    assert len(os.listdir("/proc/self/fd")) == before + 2
+    await spool.settle()
+    assert len(os.listdir("/proc/self/fd")) == before
+    for number in range(1, 100):
+        spool.write(Ino(number), 0, b"x" * MIB)
+        spool.remove(Ino(number))
+    assert len(os.listdir("/proc/self/fd")) == before + LEAVING_MOST
     spool.close()
     assert len(os.listdir("/proc/self/fd")) == before
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -265,20 +265,26 @@ async def test_spool_file_that_cannot_be_given_back_does_not_keep_others(autojum
     async with volume.running(upload=False):
         first = await synced(volume, DICE.randbytes(LARGE))
         second = await synced(volume, DICE.randbytes(LARGE))
-        await volume.files.truncate(first, 0)
+        await volume.files.truncate(first, LARGE // 2)
         await volume.files.truncate(second, 0)
         real = volume.spool.punch
 
-        def punch(ino: Ino, at: int, length: int) -> None:
+        async def punch(ino: Ino, ranges: Sequence[tuple[int, int]]) -> None:
+            await trio.lowlevel.checkpoint()
             if ino == first:
                 raise DiskFault(path="spool", why="it cannot")
-            real(ino, at, length)
+            await real(ino, ranges)
 
         volume.spool.punch = punch  # type: ignore[method-assign]
         with pytest.raises(DiskFault):
             await volume.files.collect()
         assert second not in volume.spool.inos()
         volume.spool.punch = real  # type: ignore[method-assign]
+        used = volume.spool.used_bytes()
+        await volume.files.collect()
+        assert volume.spool.used_bytes() < used
+        await volume.files.truncate(first, 0)
+        await volume.files.collect()
         content = DICE.randbytes(LARGE)
         await volume.files.write(first, 0, content)
         await volume.files.collect()

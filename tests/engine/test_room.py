@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
 import trio
 from trio.testing import MockClock
 
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.engine.cache import DROP_EXTENTS
+from bitdustfs.engine.hardener import LOOK_EVERY_S
 from bitdustfs.engine.recency import Recency
 from bitdustfs.engine.room import PATIENCE_S
 from bitdustfs.engine.writer import FREEZE_AFTER_S
 from bitdustfs.errors import ContractsFull, DiskFull, ReadOnly, SpoolFull
-from bitdustfs.model import CHUNK_BYTES, Ino
+from bitdustfs.model import CHUNK_BYTES, Ino, Layer
+from bitdustfs.ports import Spool
+from bitdustfs.testing.spool import MemorySpool
+from tests.engine.test_cost_of_writes import Counted
 from tests.engine.volume import Volume
 
 DICE = random.Random(11)
 MIB = 1 << 20
 FILE = 200_000
+PAGE = 4096
 
 
 async def is_here(volume: Volume, ino: Ino) -> bool:
@@ -46,20 +54,117 @@ async def test_drop_of_a_large_file_gives_others_their_turn_in_between(autojump_
         await published(volume, 3)
         (ino,) = await published(volume, 1, chunks * CHUNK_BYTES)
         await published(volume, 3)
-        here = [chunks]
+        here, turns = [chunks], [0]
+
+        def note() -> None:
+            now = sum(volume.files.cache.has_chunk(ino, index, CHUNK_BYTES) for index in range(chunks))
+            here.extend([now] if now != here[-1] else [])
 
         async def look() -> None:
             while True:
-                now = sum(volume.files.cache.has_chunk(ino, index, CHUNK_BYTES) for index in range(chunks))
-                here.extend([now] if now != here[-1] else [])
+                turns.extend([here[-1]] if here[-1] != turns[-1] else [])
                 await trio.lowlevel.checkpoint()
 
+        volume.journal.before_commit(note)  # at the end of each turn
         nursery.start_soon(look)
         dropped = await volume.files.cache.drop_all(2 * CHUNK_BYTES)
         assert dropped == chunks * CHUNK_BYTES + 6 * FILE
         await trio.lowlevel.checkpoint()
         assert here[-1] == 0 and all(before - now <= 2 for before, now in pairwise(here))
+        assert len(turns) > chunks // 4
         nursery.cancel_scope.cancel()
+
+
+async def test_drop_of_a_file_in_many_pieces_loads_it_once_and_takes_few_of_them_in_a_turn(
+    autojump_clock: MockClock,
+) -> None:
+    catalog = Counted(SqliteCatalog(":memory:"))
+    volume, pieces = Volume(catalog=catalog), 4 * DROP_EXTENTS  # type: ignore[arg-type]
+    async with volume.running():
+        ino = await in_pieces(volume, pieces)
+        seen = [len(volume.catalog.extents(ino, Layer.LIVE))]
+        assert seen[0] > 3 * DROP_EXTENTS
+
+        def note() -> None:
+            life = volume.files._table.loaded(ino)
+            seen.extend([len(life.extents)] if life else [])
+
+        catalog.calls.clear()
+        volume.journal.before_commit(note)  # at the end of each turn
+        assert await volume.files.cache.drop_all() == pieces * PAGE
+        assert seen[-1] == 0 and all(before - now <= DROP_EXTENTS for before, now in pairwise(seen))
+        assert catalog.calls["extents"] == 2  # of one file, both layers
+    assert volume.spool.used_bytes() == 0
+
+
+async def test_file_that_is_written_and_one_that_is_removed_while_space_is_given_back(
+    autojump_clock: MockClock,
+) -> None:
+    spool = SlowlyPunched()
+    volume = Volume(spool=spool)
+    async with volume.running(upload=False):
+        ino, other = [await volume.write_all(DICE.randbytes(MIB)) for _ in range(2)]
+        volume.files.open(ino)
+        for each in (ino, other):
+            await volume.files.fsync(each)
+            await volume.files.write(each, 0, bytes(MIB // 2))
+            await volume.files.fsync(each)
+        content, used = DICE.randbytes(MIB), volume.spool.used_bytes()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(volume.files.collect)
+            await spool.punching.wait()
+            await volume.files.write(ino, MIB // 4, content)
+            await volume.files.fsync(ino)
+            with volume.journal.operation():
+                volume.files.dropped(other)
+                volume.catalog.drop_inode(other)
+        assert await volume.files.read(ino, MIB // 4, MIB) == content
+        await volume.files.collect()
+        assert volume.spool.inos() == [ino]
+        assert volume.spool.used_bytes() < used
+    volume.start()
+    assert await volume.files.read(ino, MIB // 4, MIB) == content
+
+
+async def test_space_of_what_a_start_removes_is_given_back(autojump_clock: MockClock) -> None:
+    spools: list[Counted] = []
+
+    def coat(spool: Spool) -> Spool:
+        spools.append(Counted(spool))
+        return spools[-1]
+
+    volume = Volume(coat=coat)
+    volume.spool.write(Ino(99), 0, bytes(MIB))
+    assert volume.files.sweep() == 1
+    await volume.files.collect()
+    assert spools[-1].calls["settle"] == 1
+
+
+class SlowlyPunched(MemorySpool):
+    """Takes a while to give space back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.punching = trio.Event()
+
+    async def punch(self, ino: Ino, ranges: Sequence[tuple[int, int]]) -> None:
+        """After a second."""
+        self.punching.set()
+        await trio.sleep(1)
+        await super().punch(ino, ranges)
+
+
+async def in_pieces(volume: Volume, pieces: int) -> Ino:
+    """A published file of so many pages, closed, that lie in the spool in another order than in the file."""
+    ino = volume.create()
+    for page in random.Random(1).sample(range(pieces), pieces):
+        await volume.files.write(ino, page * PAGE, DICE.randbytes(PAGE))
+    volume.files.close(ino)
+    await volume.flush()
+    await trio.sleep(4 * LOOK_EVERY_S)
+    await volume.files.collect()
+    assert volume.files._table.loaded(ino) is None
+    return ino
 
 
 # -- which bytes go -------------------------------------------------------------------------------------------
