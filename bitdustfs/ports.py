@@ -231,6 +231,10 @@ class Catalog(Protocol):
         """Each code with each count of held fragments among the same blocks, once; None: one is not there."""
         ...
 
+    def held_of_chunks(self, chunks: Collection[ChunkNo]) -> Sequence[tuple[Code, int] | None]:
+        """The same of the blocks of files that these chunks lie in; None: a chunk, or its block, is not there."""
+        ...
+
     def places_of(self, chunk: ChunkNo) -> Sequence[tuple[Ino, int]]:
         """Some of the places (inode, chunk index) in published files where a chunk is."""
         ...

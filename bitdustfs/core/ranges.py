@@ -226,6 +226,35 @@ class Extents:
         self._touched.update(self._starts[low : low + len(kept)])
         return garbage
 
+    def clean(self, published: Extents) -> None:
+        """Take in that suppliers have what a version says: where that still is so, bytes are clean and zeros go."""
+        items = self._items
+        for was in published:
+            if was.hold is Hold.CLEAN:
+                continue
+            place = bisect_left(self._starts, was.start)
+            if was.hold is Hold.ZERO or place == len(items) or items[place] != was:
+                self._clean(was)
+                continue
+            start, end, at, _ = was
+            left, right = items[place - 1], items[(place + 1) % len(items)]
+            if left.at + left.end - left.start == at or at + end - start == right.at:
+                self._clean(was)  # it may become one with a neighbour
+            else:  # writes at random leave thousands of these
+                items[place] = Extent(start, end, at, Hold.CLEAN)
+                self._touched.add(start)
+                self._dirty_bytes -= end - start
+
+    def _clean(self, was: Extent) -> None:
+        for now in list(self.between(was.start, was.end)):
+            same = clip(now, was.start, was.end)
+            if same != clip(was, same.start, same.end):
+                continue
+            if same.hold is Hold.ZERO:
+                self.cut(same.start, same.end)
+            else:
+                self.lay(Extent(same.start, same.end, same.at, Hold.CLEAN))
+
     def is_clean(self, start: int, end: int) -> bool:
         """Say whether nothing in [start, end) is dirty."""
         return all(e.hold is Hold.CLEAN for e in self.between(start, end))

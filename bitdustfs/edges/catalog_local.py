@@ -97,7 +97,8 @@ class LocalTables(Store):
         with self.savepoint():
             for start, end in gone:
                 self._change(_DROP_EXTENTS, (ino, int(layer), start, end))
-            self._change_all(_PUT_EXTENT, [(ino, int(layer), e.start, e.end, e.at, int(e.hold)) for e in extents])
+            place = (ino, int(layer))
+            self._change_all(_PUT_EXTENT, [place + extent for extent in extents])
 
     # -- check sums --------------------------------------------------------------------------------------
     def sums(self, ino: Ino, row: int) -> bytes:

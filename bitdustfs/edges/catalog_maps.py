@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Sequence
 
 from bitdustfs.core.past import FIRST_PAST, split
 from bitdustfs.edges.catalog_store import Store
@@ -90,6 +89,10 @@ _BLOCKS_OF = f"""
 _HELD_OF = f"""
     SELECT DISTINCT b.k, b.n, b.held FROM ({_BLOCKS_OF}) AS a LEFT JOIN r_block AS b ON b.block = a.block
 """
+_HELD_OF_CHUNKS = """
+    SELECT DISTINCT b.k, b.n, b.held FROM json_each(?) AS a
+    LEFT JOIN r_chunk AS c ON c.chunk = a.value LEFT JOIN r_block AS b ON b.block = c.block
+"""
 
 
 class MapTables(Store):
@@ -98,6 +101,10 @@ class MapTables(Store):
     # -- maps --------------------------------------------------------------------------------------------
     def map_rows(self, ino: Ino, first: int, last: int) -> Sequence[MapRow]:
         """The rows that touch chunk indexes first … last, in order. Hole runs come whole."""
+        return [MapRow(*row) for row in self._map_rows(ino, first, last)]
+
+    def _map_rows(self, ino: Ino, first: int, last: int) -> Sequence[tuple[int, int, ChunkNo]]:
+        """The same as (index, count, chunk): `MapRow` takes as long as to read one."""
         if ino >= FIRST_PAST:
             generation, then = split(ino)
             rows = self._rows(_MAP_ROW_BEFORE_AT, (then, first, generation))
@@ -105,7 +112,7 @@ class MapTables(Store):
         else:
             rows = self._rows(_MAP_ROW_BEFORE, (ino, first))
             after = self._rows(_MAP_ROWS_AFTER, (ino, first, last)) if last > first else []
-        return [MapRow(*row) for row in (*(row for row in rows if row[0] + row[1] > first), *after)]
+        return [(index, count, chunk) for index, count, chunk in (*rows, *after) if index + count > first]
 
     def replace_map(self, ino: Ino, rows: Iterable[MapRow], *, first: int, last: int, is_empty: bool = False) -> None:
         """Put `rows` in place of everything at indexes first … last; hole runs that stick out are cut.
@@ -113,20 +120,21 @@ class MapTables(Store):
         Args:
             is_empty: nothing is there, and it need not be looked for.
         """
-        new = list(rows)
+        new = [(row.index, row.count, row.chunk) for row in rows]
         self._put_gone_of(ino)
         self._touched.add(ino)
         with self.savepoint():
-            for old in () if is_empty else self.map_rows(ino, first, last):
-                self.drop_live(MAP, (ino, old.index))
-                if old.chunk != HOLE:
-                    self._change(_LOOSEN, (old.chunk,))
-                if old.index < first:
-                    new.append(replace(old, count=first - old.index))
-                if old.index + old.count - 1 > last:
-                    new.append(replace(old, index=last + 1, count=old.index + old.count - 1 - last))
-            for row in new:
-                self.put_live(MAP, (ino, row.index), (row.count, row.chunk), is_new=True)  # all that was here went
+            old = () if is_empty else self._map_rows(ino, first, last)
+            for index, count, chunk in old:
+                if index < first:
+                    new.append((index, first - index, chunk))
+                if index + count - 1 > last:
+                    new.append((last + 1, index + count - 1 - last, chunk))
+            self._change_all(_LOOSEN, [(chunk,) for _, _, chunk in old if chunk != HOLE])
+            stay = {index for index, _, _ in old}.difference(index for index, _, _ in new)
+            if old and (stay or not self.has_one_generation):
+                self._drop_live_part(MAP, ino, old[0][0], old[-1][0])
+            self._put_live_all(MAP, [((ino, index), (count, chunk)) for index, count, chunk in new])
 
     def map_end(self, ino: Ino) -> int:
         """The index behind the last row of now; 0: there is none."""
@@ -185,6 +193,11 @@ class MapTables(Store):
     def held_of(self, ino: Ino) -> Sequence[tuple[Code, int] | None]:
         """Each code with each count of held fragments among the same blocks, once; None: one is not there."""
         rows = self._rows(_HELD_OF, (ino,))
+        return [(Code(k, n), held) if k is not None else None for k, n, held in rows]
+
+    def held_of_chunks(self, chunks: Collection[ChunkNo]) -> Sequence[tuple[Code, int] | None]:
+        """The same of the blocks of files that these chunks lie in; None: a chunk, or its block, is not there."""
+        rows = self._rows(_HELD_OF_CHUNKS, (json.dumps(list(chunks)),)) if chunks else ()
         return [(Code(k, n), held) if k is not None else None for k, n, held in rows]
 
     def places_of(self, chunk: ChunkNo) -> Sequence[tuple[Ino, int]]:

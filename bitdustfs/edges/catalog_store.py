@@ -22,6 +22,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -194,6 +195,11 @@ class Store(CatalogFile):
         return self._counters["generation"]
 
     @property
+    def has_one_generation(self) -> bool:
+        """There never was a snapshot: no row has to be closed."""
+        return self.generation == FIRST_GENERATION
+
+    @property
     def kept_generation(self) -> int:
         """The newest one that a snapshot keeps; 0: none does. Live rows that it has are not changed, but closed."""
         if self._kept is None:
@@ -245,6 +251,24 @@ class Store(CatalogFile):
         if kept:
             self._change(table.close_span, (first, last, self.generation, kept))
         self._change(table.drop_span, (first, last))
+
+    def _drop_live_part(self, table: Versioned, first_key: int, first: int, last: int) -> None:
+        """The same of all live rows with this first key column, and a second one from `first` to `last`."""
+        kept = 0 if self.has_one_generation else self.kept_generation
+        if kept:
+            self._change(table.close_part, (first_key, first, last, self.generation, kept))
+        self._change(table.drop_part, (first_key, first, last))
+
+    def _put_live_all(self, table: Versioned, rows: Sequence[tuple[Sequence[Any], Sequence[Any]]]) -> None:
+        """Put live rows, each a key and values, where there are none; inside a savepoint.
+
+        While there is one generation only, they take the place of those with the same key.
+        """
+        generation = self.generation
+        self._change_all(table.put, [(*key, generation, LIVE, *values) for key, values in rows])
+        if not self.has_one_generation:
+            for key, _ in rows:
+                self._note_own((table.table, *key))
 
     def _note_own(self, place: tuple[Any, ...]) -> None:
         """From now on, until the next snapshot, no snapshot has a live row with this key."""
@@ -300,12 +324,15 @@ class Store(CatalogFile):
         """The same for many rows, inside a savepoint: if one fails, some of them were changed."""
         if not rows:
             return
+        if self._noting is not None:
+            self._noting.extend(zip(repeat(sql), rows))
+            return
         self._change(sql, rows[0])
         try:
             self._cursor.executemany(sql, rows[1:])
         except apsw.Error as e:
             self._failed(e)
-        self._redo.extend((sql, row) for row in rows[1:])
+        self._redo.extend(zip(repeat(sql), rows[1:]))
 
     def _refuse_if_failed(self) -> None:
         if self._step is not None and self._step.is_open:

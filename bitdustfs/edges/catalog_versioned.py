@@ -14,7 +14,7 @@ class Versioned:
 
     `close[i]`, `drop[i]` and `drop_older[i]` speak of the live rows with the first i key columns given; see
     `Store.put_live` and `Store.drop_live`. `close_span` and `drop_span` speak of those with a first key column
-    from ?1 to ?2.
+    from ?1 to ?2, `close_part` and `drop_part` of those with the first key column ?1 and a second one from ?2 to ?3.
     """
 
     def __init__(self, table: str, key: Sequence[str], values: Sequence[str]) -> None:
@@ -40,4 +40,7 @@ class Versioned:
         ]
         span = f"{key[0]} BETWEEN ?1 AND ?2 AND died = {LIVE}"
         self.close_span = f"UPDATE {table} SET died = ?3 WHERE {span} AND born <= ?4"
+        part = f"{key[0]} = ?1 AND {key[-1]} BETWEEN ?2 AND ?3 AND died = {LIVE}"
+        self.close_part = f"UPDATE {table} SET died = ?4 WHERE {part} AND born <= ?5"
+        self.drop_part = f"DELETE FROM {table} WHERE {part}"
         self.drop_span = f"DELETE FROM {table} WHERE {span}"

@@ -6,12 +6,13 @@ local tables by each commit. `Frozen` is one version on its way to the suppliers
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from bitdustfs.core.laid import Laid
 from bitdustfs.core.ranges import Extents, Piece, Region, chunk_count, chunk_parts, clip
-from bitdustfs.core.sums import ROW_BYTES, ROW_SUMS, unit_ceil, unit_floor
+from bitdustfs.core.sums import ROW_SUMS, unit_ceil, unit_floor
 from bitdustfs.engine.endangered import Needed
 from bitdustfs.engine.hardness import Hardness
 from bitdustfs.model import CHUNK_BYTES, SUM_UNIT_BYTES, ChunkNo, Code, Extent, Hold, Ino, Layer
@@ -166,20 +167,25 @@ class FileLife:
 
     def count_dead(self) -> None:
         """After loading: find what is dead beside live bytes in each unit and row. The rest was given back before."""
-        units: dict[int, int] = {}  # live bytes, where an extent or the file begins or ends inside
-        rows: dict[int, int] = {}  # units that were not given back
+        units: defaultdict[int, int] = defaultdict(int)  # live bytes, where something ends inside
+        rows: defaultdict[int, int] = defaultdict(int)  # units that are kept, where no extent has all
         if self.spool_end % SUM_UNIT_BYTES:
             units[self.spool_end // SUM_UNIT_BYTES] = 0
-        for extent in [e for _, layer in self.layers for e in layer if e.hold is not Hold.ZERO]:
-            end = extent.at + extent.end - extent.start
-            for start, stop in _edges(extent.at, end, SUM_UNIT_BYTES):
-                unit = start // SUM_UNIT_BYTES
-                units[unit] = units.get(unit, 0) + stop - start
-            for start, stop in _edges(unit_ceil(extent.at), unit_floor(end), ROW_BYTES):  # of others all is kept
-                row = start // ROW_BYTES
-                rows[row] = rows.get(row, 0) + (stop - start) // SUM_UNIT_BYTES
+        for start, stop, at, _ in [e for _, layer in self.layers for e in layer if e.hold is not Hold.ZERO]:
+            unit, before = divmod(at, SUM_UNIT_BYTES)  # by hand: files in thousands of pieces are loaded in one go
+            last, behind = divmod(at + stop - start, SUM_UNIT_BYTES)
+            if unit == last:
+                units[unit] += stop - start
+                continue
+            if before:
+                units[unit] += SUM_UNIT_BYTES - before
+                unit += 1
+            if behind:
+                units[last] += behind
+            for low, high in _edges(unit, last, ROW_SUMS) if unit < last else ():
+                rows[low // ROW_SUMS] += high - low
         for unit, live in units.items():
-            rows[unit // ROW_SUMS] = rows.get(unit // ROW_SUMS, 0) + 1
+            rows[unit // ROW_SUMS] += 1
             dead = min(SUM_UNIT_BYTES, self.spool_end - unit * SUM_UNIT_BYTES) - live
             if dead:
                 self.dead_bytes[unit] = dead
@@ -228,9 +234,7 @@ class FileLife:
 
     def absorb(self, frozen: Frozen) -> None:
         """Take in that `frozen` is published: what did not change since is clean now."""
-        for extent in frozen.extents:
-            if extent.hold is not Hold.CLEAN:
-                self._clean(extent)
+        self.extents.clean(frozen.extents)
         self.drop_regions(self.hard.published(frozen.size, frozen.change))
         self.published_change = frozen.change
         if self.change == frozen.change:
@@ -316,16 +320,6 @@ class FileLife:
                 self.drop_regions(self.extents.cut(start, start + part.end - part.start))
                 dropped += part.end - part.start
         return dropped
-
-    def _clean(self, was: Extent) -> None:
-        for now in list(self.extents.between(was.start, was.end)):
-            same = clip(now, was.start, was.end)
-            if same != clip(was, same.start, same.end):
-                continue
-            if same.hold is Hold.ZERO:
-                self.extents.cut(same.start, same.end)
-            else:
-                self.extents.lay(Extent(same.start, same.end, same.at, Hold.CLEAN))
 
 
 def _edges(start: int, end: int, unit: int) -> list[tuple[int, int]]:

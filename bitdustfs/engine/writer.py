@@ -562,13 +562,12 @@ class Writer:
         """Every chunk can be read, and those that were found placed still are: no await until it is published."""
         if not self._catalog.are_held(version.frozen.laid.blocks):
             return False
-        for ref in set(version.refs.values()) - {HOLE}:
-            place = self._catalog.place_of(ref)
-            if place is None:
-                return False
-            if place.held < (place.code.quorum if ref in version.known else place.code.k):
-                return False
-        return True
+        refs = set(version.refs.values()) - {HOLE}
+        found = self._catalog.held_of_chunks(refs - version.known)
+        known = self._catalog.held_of_chunks(refs & version.known)
+        return all(each is not None and each[1] >= each[0].k for each in found) and all(
+            each is not None and each[1] >= each[0].quorum for each in known
+        )
 
     def _publish(self, version: _Version) -> None:
         life = version.frozen.life

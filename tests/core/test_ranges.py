@@ -17,9 +17,8 @@ UNIT = CHUNK_BYTES // 4
 CELLS = 40
 
 ranges = st.tuples(st.integers(0, CELLS), st.integers(0, CELLS)).map(lambda pair: (min(pair), max(pair)))
-steps = st.lists(
-    st.tuples(st.sampled_from(["dirty", "clean", "zero", "cut", "publish", "store"]), ranges), max_size=40
-)  # fmt: skip
+kinds = st.sampled_from(["dirty", "clean", "zero", "cut", "publish", "store", "freeze", "absorb"])
+steps = st.lists(st.tuples(kinds, ranges), max_size=40)
 
 
 @dataclass
@@ -42,12 +41,18 @@ class Run:
     extents: Extents = field(default_factory=Extents)
     model: Model = field(default_factory=Model)
     rows: dict[int, Extent] = field(default_factory=dict)
+    frozen: Extents = field(default_factory=Extents)
+    frozen_cells: list[tuple[Hold, int] | None] = field(default_factory=lambda: [None] * CELLS)
 
     def step(self, what: str, start: int, end: int) -> None:
         if what == "store":
             self.store()
         elif what == "publish":
             self.publish(start, end)
+        elif what == "freeze":
+            self.frozen, self.frozen_cells = Extents(self.extents), self.model.cells.copy()
+        elif what == "absorb":
+            self.absorb()
         elif what == "cut":
             self.give_back(self.extents.cut(start * UNIT, end * UNIT))
             self.model.cells[start:end] = [None] * (end - start)
@@ -68,6 +73,13 @@ class Run:
             if piece.extent is not None and piece.extent.hold is Hold.DIRTY:
                 first, last = piece.start // UNIT, piece.end // UNIT
                 self.lay(first, last, Hold.CLEAN, piece.extent.at // UNIT)
+
+    def absorb(self) -> None:
+        """What was frozen is published: where it is the same still, bytes are clean and zeros are gone."""
+        self.extents.clean(self.frozen)
+        for place, cell in enumerate(self.model.cells):
+            if cell is not None and cell == self.frozen_cells[place] and cell[0] is not Hold.CLEAN:
+                self.model.cells[place] = None if cell[0] is Hold.ZERO else (Hold.CLEAN, cell[1])
 
     def store(self) -> None:
         """Store what changed, as the catalog does."""

@@ -31,7 +31,7 @@ from bitdustfs.edges import (
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.catalog_versioned import LIVE
 from bitdustfs.errors import AlreadyThere, BadFormat, DiskFault, DiskFull, NotFound, ReadOnly
-from bitdustfs.model import HOLE, ROOT_INO, BlockNo, ChunkNo, Code, Cookie, Ino, MapRow
+from bitdustfs.model import HOLE, ROOT_INO, BlockNo, ChunkNo, Code, Cookie, Extent, Hold, Ino, Layer, MapRow
 from tests.edges.catalog_rows import (
     DIRECTORY,
     FILE,
@@ -85,6 +85,14 @@ def test_commit_of_nothing_opens_no_transaction(catalog: SqliteCatalog) -> None:
     catalog.commit()
     assert catalog.pending == 0
     assert not catalog.connection.in_transaction
+
+
+def test_noted_changes_are_all_noted_and_none_is_made(catalog: SqliteCatalog) -> None:
+    extents = [Extent(at, at + 5, at, Hold.CLEAN) for at in (0, 10, 20)]
+    with catalog.noted() as noted:
+        catalog.put_extents(FILE.ino, Layer.LIVE, extents)
+    assert [row[2] for _, row in noted] == [0, 10, 20]
+    assert catalog.extents(FILE.ino, Layer.LIVE) == []
 
 
 def test_pending_counts_outer_savepoints_and_single_changes(catalog: SqliteCatalog) -> None:
@@ -349,6 +357,7 @@ MAY_READ_A_WHOLE_TABLE = {
     "LOCAL.holding",
     "_ENOUGH_HELD",  # the same
     "_HELD_OF",  # the blocks of a file
+    "_HELD_OF_CHUNKS",  # of a list that is given
     "_FILE_BYTES_IN",  # the same
     "_BLOCKS_OF_CHUNKS",  # the same
     "REPLICATED.least_margin",

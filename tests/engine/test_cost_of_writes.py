@@ -12,7 +12,7 @@ import pytest
 from trio.testing import MockClock
 
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
-from bitdustfs.model import BLOCK_BYTES, FileState
+from bitdustfs.model import BLOCK_BYTES, CHUNK_BYTES, FileState
 from tests.engine.names import Names
 from tests.engine.volume import Volume
 
@@ -22,6 +22,8 @@ WRITES = 100
 FILES = 200
 A_WRITE = 4  # SQL statements, where ten share a commit: rows of its extent, of what it cut in two, and of check sums
 A_VERSION = 10  # its chunk, looked for, put, and where it lies; its map; its inode; its own row; change set of three
+A_PUBLISH = 8  # and for a version: its inode, and what there was before
+CHUNKS = 40
 A_SYNC = 8  # with its write: rows of the extent, of the file, of its check sums, and the transaction
 
 
@@ -92,6 +94,30 @@ async def test_small_files_are_published_by_few_statements(statements: list[str]
         await volume.flush()
         volume.journal.commit()
     assert len(statements) <= A_VERSION * FILES, Counter(statements).most_common(16)
+
+
+async def test_version_that_writes_over_many_chunks_is_published_by_two_statements_for_each(
+    statements: list[str], autojump_clock: MockClock
+) -> None:
+    volume, published = Volume(), []
+    async with volume.running():
+        ino = volume.create()
+        await volume.files.write(ino, 0, random.Random(1).randbytes(CHUNKS * CHUNK_BYTES))
+        await volume.flush()
+        real = volume.writer._finish
+
+        def finish(version: Any) -> None:
+            before = len(statements)
+            real(version)
+            published.append((len(version.refs), Counter(statements[before:])))
+
+        volume.writer._finish = finish  # type: ignore[method-assign]
+        for index in range(CHUNKS):
+            await volume.files.write(ino, index * CHUNK_BYTES + index * 100, b"x" * PAGE)
+        await volume.flush()
+        ((chunks, found),) = published
+        assert chunks == CHUNKS
+        assert found.total() <= 2 * CHUNKS + A_PUBLISH, found
 
 
 async def test_state_of_a_file_is_one_question_however_many_blocks_it_has(
