@@ -204,9 +204,12 @@ class Writer:
                 self._files.changed = trio.Event()
                 await self._yield()
                 looked_at = trio.current_time()
-                jobs = self._find_jobs()
+                due = self._find_due()
                 took_s = trio.current_time() - looked_at
-                for batch in _batches(chain.from_iterable(jobs)):
+                for batch in _batches(self._jobs_of_all(due)):
+                    if not batch:
+                        await trio.lowlevel.checkpoint()
+                        continue
                     await self._window.acquire()
                     nursery.start_soon(self._place, batch)
                     await self._yield()
@@ -234,7 +237,8 @@ class Writer:
 
     # -- finding work --------------------------------------------------------------------------------------
 
-    def _find_jobs(self) -> list[Iterable[_Job]]:
+    def _find_due(self) -> list[tuple[FileLife, bool]]:
+        """Files of which something is to be sent, the oldest change first; each with whether all of it is."""
         answering, self._idle = self._uploads.answering(), False
         if not answering or self._journal.refusal is not None:  # a block leaves only after it was noted durably
             return []
@@ -246,21 +250,35 @@ class Writer:
         # small blocks are dear, and so is publishing many files: while somebody writes more of them, wait for more
         least = BUSY_FREEZE_BYTES if self._files.is_busy() else FREEZE_BYTES
         enough = sum(life.dirty_bytes for life in lives) >= least
-        jobs: list[Iterable[_Job]] = []
-        usual = self.code()
+        due: list[tuple[FileLife, bool]] = []
         for life in sorted(lives, key=lambda each: each.dirty_at):
-            inode = self._catalog.inode(life.ino)
-            code = (inode.code if inode else None) or usual
-            if life.frozen is not None or life.damaged or code is None or answering < code.k:
+            if life.frozen is not None or life.damaged:
                 continue
             age = now - life.dirty_at
             quiet = enough and life.opens <= 0 and age >= QUIET_S
             if self._hurry or self._files.is_pressed() or quiet or age >= max(FREEZE_AFTER_S, life.patience_s):
-                jobs.append(self._freeze(life, code))
+                due.append((life, True))
             elif life.inline is None and life.extents.dirty_bytes() >= FREEZE_BYTES and now >= life.stream_at:
-                life.stream_at = now + STREAM_EVERY_S
-                jobs.append(self._stream(life, code))
-        return jobs
+                due.append((life, False))
+        return due
+
+    def _jobs_of_all(self, due: Iterable[tuple[FileLife, bool]]) -> Iterator[_Job | None]:
+        """The jobs of these files as they are when it is their turn. None: others are to get theirs."""
+        for turn, (life, is_whole) in enumerate(due):
+            if turn % BREATHE == 0:
+                yield None
+                answering, usual = self._uploads.answering(), self.code()
+            inode = self._catalog.inode(life.ino)
+            code = (inode.code if inode else None) or usual
+            if code is None or answering < code.k:
+                continue
+            if life.dead or not life.dirty or life.frozen is not None or life.damaged:
+                continue  # by now
+            if is_whole:
+                yield from self._freeze(life, code)
+            else:
+                life.stream_at = trio.current_time() + STREAM_EVERY_S
+                yield from self._stream(life, code)
 
     def _freeze(self, life: FileLife, code: Code) -> Iterable[_Job]:
         going, life.going_ahead = life.going_ahead, {}
@@ -631,11 +649,14 @@ async def _breathe(turn: int) -> None:
         await trio.lowlevel.checkpoint()
 
 
-def _batches(jobs: Iterable[_Job]) -> Iterator[list[_Job]]:
-    """Pack chunks into blocks: same code, in order, full when nothing more fits."""
+def _batches(jobs: Iterable[_Job | None]) -> Iterator[list[_Job]]:
+    """Pack chunks into blocks: same code, in order, full when nothing more fits. Empty where there is a None."""
     by_code: dict[Code, list[_Job]] = {}
     lengths: dict[Code, list[int]] = {}
     for job in jobs:
+        if job is None:
+            yield []
+            continue
         batch = by_code.setdefault(job.code, [])
         if not blocks.fits(lengths.setdefault(job.code, []), job.chunk.length):
             yield batch

@@ -9,10 +9,13 @@ from typing import Any
 
 import apsw
 import pytest
+import trio
 from trio.testing import MockClock
 
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
-from bitdustfs.model import BLOCK_BYTES, CHUNK_BYTES, FileState
+from bitdustfs.engine.filestate import FileLife, Frozen
+from bitdustfs.engine.writer import BREATHE
+from bitdustfs.model import BLOCK_BYTES, CHUNK_BYTES, FileState, Ino
 from tests.engine.names import Names
 from tests.engine.volume import Volume
 
@@ -96,6 +99,26 @@ async def test_small_files_are_published_by_few_statements(statements: list[str]
     assert len(statements) <= A_VERSION * FILES, Counter(statements).most_common(16)
 
 
+async def test_many_files_that_are_due_at_once_are_frozen_a_few_in_each_step(autojump_clock: MockClock) -> None:
+    volume, frozen = Volume(), list[Ino]()
+    freeze, most = volume.files.freeze, MostInAStep(frozen)
+
+    def noted(life: FileLife) -> Frozen:
+        frozen.append(life.ino)
+        return freeze(life)
+
+    volume.files.freeze = noted  # type: ignore[method-assign]
+    async with volume.running(upload=False):
+        for number in range(FILES):
+            await volume.write_all(random.Random(number).randbytes(PAGE))
+    async with volume.running():
+        trio.lowlevel.add_instrument(most)
+        await volume.flush()
+        trio.lowlevel.remove_instrument(most)
+    assert len(frozen) == FILES
+    assert most.count <= BREATHE
+
+
 async def test_version_that_writes_over_many_chunks_is_published_by_two_statements_for_each(
     statements: list[str], autojump_clock: MockClock
 ) -> None:
@@ -140,6 +163,20 @@ async def test_without_superseded_files_nobody_asks_whether_one_is(statements: l
     statements.clear()
     names.tree.published(file)
     assert statements == []
+
+
+class MostInAStep(trio.abc.Instrument):
+    """How much a list grew at most between two waits of a task."""
+
+    def __init__(self, done: list[Any]) -> None:
+        self._done = done
+        self._before = self.count = 0
+
+    def before_task_step(self, _task: trio.lowlevel.Task) -> None:
+        self._before = len(self._done)
+
+    def after_task_step(self, _task: trio.lowlevel.Task) -> None:
+        self.count = max(self.count, len(self._done) - self._before)
 
 
 class Counted:

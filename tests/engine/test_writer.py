@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import random
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count, pairwise
@@ -80,9 +80,9 @@ async def test_dirty_files_are_not_looked_through_while_no_supplier_answers(auto
 @pytest.mark.slow
 async def test_nothing_is_looked_for_while_nothing_is_dirty(autojump_clock: MockClock) -> None:
     volume, looks = Volume(), 0
-    look = volume.writer._find_jobs
+    look = volume.writer._find_due
 
-    def counted() -> list[Iterable[_Job]]:
+    def counted() -> list[tuple[FileLife, bool]]:
         nonlocal looks
         looks += 1
         return look()
@@ -91,7 +91,7 @@ async def test_nothing_is_looked_for_while_nothing_is_dirty(autojump_clock: Mock
         await volume.write_all(b"x")
         await volume.flush()
         await trio.sleep(10)
-        volume.writer._find_jobs = counted  # type: ignore[method-assign]
+        volume.writer._find_due = counted  # type: ignore[method-assign]
         await trio.sleep(120)
         assert looks == 0
         ino = await volume.write_all(b"after a quiet time")
