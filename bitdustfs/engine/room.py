@@ -27,6 +27,7 @@ PATIENCE_S = 30.0  # (tune) how long a write waits for a full spool when nothing
 _LOOK_AGAIN_S = 1.0  # clean bytes are looked for a few files at a time
 _KEPT = 2  # (tune) a half
 _TAKE = 1024  # (tune) regions looked at in one go: a few milliseconds of the loop
+_REMOVE = 64  # (tune) files removed in one go: a millisecond or two
 _GIVE = 256  # (tune) regions given back in one go
 _GIVE_BYTES = 64 * 1024 * 1024  # (tune) and bytes: sums of 64 rows go with them
 _STEP = 16  # a sixteenth of the spool is made free at a time, so that not every write has to
@@ -151,10 +152,13 @@ class Room:
         """
         errors: list[BitdustError] = []
         entries_of = {life.ino: entries for life, entries in garbage}
-        for work in (
+        removals = (
             *(partial(self._remove_doomed, ino, doomed) for ino in list(doomed)),
             *(partial(self._remove_spent, life, end, entries_of[life.ino]) for life, end in spent),
-        ):
+        )
+        for turn, work in enumerate(removals, start=1):
+            if turn % _REMOVE == 0:
+                await trio.lowlevel.checkpoint()
             try:
                 work()
             except BitdustError as e:  # one file that cannot be given back must not keep all others

@@ -17,10 +17,10 @@ from bitdustfs.engine.recency import Recency
 from bitdustfs.engine.room import PATIENCE_S
 from bitdustfs.engine.writer import FREEZE_AFTER_S
 from bitdustfs.errors import ContractsFull, DiskFull, ReadOnly, SpoolFull
-from bitdustfs.model import CHUNK_BYTES, Ino, Layer
+from bitdustfs.model import CHUNK_BYTES, INLINE_BYTES, Ino, Layer
 from bitdustfs.ports import Spool
 from bitdustfs.testing.spool import MemorySpool
-from tests.engine.test_cost_of_writes import Counted
+from tests.engine.test_cost_of_writes import Counted, MostInAStep
 from tests.engine.volume import Volume
 
 DICE = random.Random(11)
@@ -124,6 +124,34 @@ async def test_file_that_is_written_and_one_that_is_removed_while_space_is_given
         assert volume.spool.used_bytes() < used
     volume.start()
     assert await volume.files.read(ino, MIB // 4, MIB) == content
+
+
+async def test_many_removed_files_leave_the_spool_a_few_in_each_step(autojump_clock: MockClock) -> None:
+    removed: list[Ino] = []
+    volume, most = Volume(spool=Removing(removed)), MostInAStep(removed)
+    async with volume.running(upload=False):
+        files = [await volume.write_all(bytes(INLINE_BYTES + 1)) for _ in range(200)]
+        for ino in files:
+            with volume.journal.operation():
+                volume.files.dropped(ino)
+                volume.catalog.drop_inode(ino)
+        trio.lowlevel.add_instrument(most)
+        await volume.files.collect()
+        trio.lowlevel.remove_instrument(most)
+    assert sorted(removed) == files
+    assert most.count <= 64
+
+
+class Removing(MemorySpool):
+    """Tells which files are removed."""
+
+    def __init__(self, removed: list[Ino]) -> None:
+        super().__init__()
+        self._removed = removed
+
+    def remove(self, ino: Ino) -> None:
+        self._removed.append(ino)
+        super().remove(ino)
 
 
 async def test_space_of_what_a_start_removes_is_given_back(autojump_clock: MockClock) -> None:
