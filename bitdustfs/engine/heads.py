@@ -185,16 +185,20 @@ class Heads:
     async def _note_holder(self, owner: OwnerId) -> None:
         """Store who holds a volume, if a start would find somebody else. Nothing fails if that cannot be stored."""
         async with self._locks[owner]:
-            held, lease = self._held.get(owner), self._lease(owner)
-            if held is None or (owner in self._found and self._found[owner] == _holder(lease)):
-                return
-            self._found.pop(owner, None)
-            raw = held.raw + self._links[owner] + leases.note(lease, now_s=self._wall.awake_s())
-            try:
-                await self._crunch.run(self._store.save_head, owner, raw)
-                self._found[owner] = _holder(lease)
-            except (DiskFull, DiskFault) as error:
-                log.warning("who holds the volume of owner %s could not be stored: %s", short(owner), error)
+            await self._store_holder(owner)
+
+    async def _store_holder(self, owner: OwnerId) -> None:
+        """The same; the caller has the lock."""
+        held, lease = self._held.get(owner), self._lease(owner)
+        if held is None or (owner in self._found and self._found[owner] == _holder(lease)):
+            return
+        self._found.pop(owner, None)
+        raw = held.raw + self._links[owner] + leases.note(lease, now_s=self._wall.awake_s())
+        try:
+            await self._crunch.run(self._store.save_head, owner, raw)
+            self._found[owner] = _holder(lease)
+        except (DiskFull, DiskFault) as error:
+            log.warning("who holds the volume of owner %s could not be stored: %s", short(owner), error)
 
     async def read(self, request: wire.PutHead, body: bytes | memoryview) -> Head:
         """Verify the head in the body of a PUT_HEAD. Raises BadFormat."""
@@ -224,6 +228,7 @@ class Heads:
                 self._leases[owner] = leases.of_head(head, now_s=self._wall.awake_s())
                 if head.signer.node != (lease.holder.node if lease is not None else b""):
                     self._tell(owner)
+            await self._store_holder(owner)  # mostly the signer, and the head says so
         if verdict in (Verdict.NEWER, Verdict.SAME):
             return wire.Done()
         assert held is not None, "nothing is behind nothing"

@@ -237,6 +237,17 @@ async def test_holder_that_brings_the_head_of_another_one_goes_on_holding_the_vo
     assert await is_leased(kept, head(3, others, by=DESKTOP), DESKTOP)
 
 
+async def test_holder_that_brings_the_head_of_another_one_holds_the_volume_after_a_start_too() -> None:
+    kept = Kept()
+    await kept.put(FIRST)
+    await hold(kept, LAPTOP)
+    others = head(2, FIRST, by=DESKTOP, takes_over=True)
+    assert await kept.put(others, by=LAPTOP) == wire.Done()
+    kept.start()
+    told = await hold(kept, DESKTOP)
+    assert (told.is_yours, told.node) == (False, LAPTOP.node)
+
+
 async def test_new_epoch_holds_the_volume_whoever_held_it() -> None:
     kept = Kept()
     await kept.put(FIRST)
