@@ -10,10 +10,10 @@ import pytest
 from trio.testing import MockClock
 
 from bitdustfs.core.past import at
-from bitdustfs.model import ROOT_INO, BlockNo, FragmentState, Inode
+from bitdustfs.model import ROOT_INO, BlockNo, FragmentState, Inode, MapRow
 from bitdustfs.testing.world import read_whole
 from tests.engine.machines import CODE, CONTENT, Machine, two, until
-from tests.engine.test_forks import broken, brought_in, fork
+from tests.engine.test_forks import LAPTOPS, broken, brought_in, fork
 
 
 @pytest.fixture
@@ -96,4 +96,32 @@ async def test_fragments_that_the_other_line_made_of_a_block_that_few_hold_count
             assert desktop.catalog.held(FIRST) == CODE.n
             await node.drop_cache()
             assert await read_whole(node, "file") == CONTENT
+            assert not broken(desktop.catalog)
+
+
+class Laying(Machine):
+    """A machine that has rows of the next version of a file in its map (core/laid)."""
+
+    async def write(self, name: str, content: bytes) -> None:
+        await super().write(name, content)
+        if name == "the laptop's":
+            await until(lambda: not self.node.files.dirty_lives())
+            inode = self.node.tree.lookup(ROOT_INO, b"the laptop's")
+            assert inode is not None
+            chunk = self.catalog.placed(inode.ino, 0, 0)[0][1].chunk
+            with self.node.journal.operation():
+                self.catalog.replace_map(inode.ino, [MapRow(40, 1, chunk)], first=40, last=40)
+
+
+@pytest.mark.slow
+async def test_rows_of_a_version_to_come_do_not_come_with_the_other_line(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with two(tmp_path) as (world, laptop, desktop):
+        await fork(world, Laying(world, laptop.path), desktop, 1)
+        async with desktop.mounted() as node:
+            there = at(await brought_in(desktop), ROOT_INO)
+            inode = node.past.lookup(there, b"the laptop's")
+            assert await node.past.read(inode.ino, 0, inode.size) == LAPTOPS
+            assert [row.index for row in desktop.catalog.map_rows(inode.ino, 0, 99)] == [0]
             assert not broken(desktop.catalog)
