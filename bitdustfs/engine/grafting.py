@@ -29,7 +29,6 @@ from bitdustfs.core.past import at, split
 from bitdustfs.core.ranges import chunk_count
 from bitdustfs.engine.journal import Journal, Operation
 from bitdustfs.engine.releases import Releases
-from bitdustfs.engine.unsent import prints
 from bitdustfs.errors import BadFormat
 from bitdustfs.model import (
     FIRST_BROUGHT,
@@ -147,7 +146,7 @@ class Grafting:
         known = self._numbers.get(theirs.ino)
         if known is not None:
             return known
-        same = was is not None and self._is_same(theirs, was)
+        same = was is not None and await self._is_same(theirs, was)
         number = split(was.ino)[1] if was is not None and same else None
         if number is None or number in self._taken:
             number = self._ours.new_ino()
@@ -164,13 +163,12 @@ class Grafting:
         self._taken.add(number)
         return number
 
-    def _is_same(self, theirs: Inode, was: Inode) -> bool:
+    async def _is_same(self, theirs: Inode, was: Inode) -> bool:
         """Whether both are one thing with the same content; of a directory that is another matter."""
         if theirs.mode >> 12 != was.mode >> 12:
             return False
         if theirs.is_file:
-            is_alike = theirs.size == was.size and prints(self._theirs, theirs) == prints(self._ours, was)
-            return is_alike and not (self._poor and self._is_better_there(theirs, was))
+            return theirs.size == was.size and await self._is_as_good_here(theirs, was)
         return theirs.is_dir or (theirs.target, theirs.rdev) == (was.target, was.rdev)
 
     def _looks_same(self, wanted: Inode, theirs: Inode, was: Inode) -> bool:
@@ -179,12 +177,24 @@ class Grafting:
             return False
         return list(self._theirs.xattrs(theirs.ino)) == list(self._ours.xattrs(was.ino))
 
-    def _is_better_there(self, theirs: Inode, was: Inode) -> bool:
-        """Whether some of a file that is the same in both is better held with them, in another block."""
-        last = chunk_count(theirs.size) - 1
-        here = dict(self._ours.placed(was.ino, 0, last))
-        there = self._theirs.placed(theirs.ino, 0, last)
-        return any(self._lies_better(chunk.block, here[index].block) for index, chunk in there)
+    async def _is_as_good_here(self, theirs: Inode, was: Inode) -> bool:
+        """Whether a file has the same content in both, and none of it is better held with them, in another block."""
+        looked_at = set[tuple[BlockNo, BlockNo]]()
+        count = chunk_count(theirs.size)  # rows behind the end are of a version that is not published
+        for first in range(0, count, _ROWS):
+            last = min(first + _ROWS, count) - 1
+            here = dict(self._ours.placed(was.ino, first, last))
+            there = dict(self._theirs.placed(theirs.ino, first, last))
+            if here.keys() != there.keys():
+                return False
+            if any(chunk.fingerprint != here[index].fingerprint for index, chunk in there.items()):
+                return False
+            pairs = {(chunk.block, here[index].block) for index, chunk in there.items()} - looked_at
+            if any(block in self._poor and self._lies_better(other, block) for other, block in pairs):
+                return False
+            looked_at |= pairs
+            await trio.lowlevel.checkpoint()
+        return True
 
     # -- content -----------------------------------------------------------------------------------------------
 
