@@ -19,6 +19,7 @@ TELLING_BYTES: Final = 256 * 1024  # (tune) of shorter ones the way is too large
 FADE: Final = 0.75  # (tune) what older answers still count when one more has come: about four of them matter
 UNSEEN_TIMES: Final = 2.0  # (tune) what was given up would have taken so many times as long as was waited for it
 TRUST_S: Final = 60.0  # (tune) then a supplier of which nothing has come is tried again as if it were like others
+AGAIN_TIMES: Final = 8.0  # (tune) of what it took to learn how slow one is: then it is looked at again
 HEDGE_S: Final = 0.1  # (tune) shorter waits are not worth asking others for: they must send more than is missing
 HEDGE_TIMES: Final = 1.0  # (tune) of what others would take: at worst one waits twice as long as they need
 SWAP_S: Final = 0.05  # (tune) a shorter gain is not worth decoding: a busy processor makes as much difference
@@ -29,12 +30,13 @@ EXTRA_SHARE: Final = 0.3  # (tune) the same where they must send more bytes than
 class Speed:
     """One supplier's. Times are those of one clock."""
 
-    __slots__ = ("_answered_at", "_busy_s", "_bytes", "_short_s", "owed_bytes")
+    __slots__ = ("_answered_at", "_busy_s", "_bytes", "_short_s", "_tried_at", "owed_bytes")
 
     def __init__(self) -> None:
         self._busy_s = self._bytes = 0.0  # of the last long answers, fading
         self._short_s: float | None = None
-        self._answered_at = -inf  # a long one came, or one was given up
+        self._answered_at = -inf  # a long one came, or one that showed it to be slower was given up
+        self._tried_at = -inf  # one came, or one was given up
         self.owed_bytes = 0  # of long answers
 
     def ask(self, size_bytes: int) -> None:
@@ -52,11 +54,14 @@ class Speed:
         self._busy_s = self._bytes = 0.0
         self._short_s = None
 
-    def note(self, asked_at: float, size_bytes: int, *, now: float, way_s: float, came: bool = True) -> None:
+    def note(
+        self, asked_at: float, size_bytes: int, *, now: float, way_s: float, came: bool = True, is_again: bool = False
+    ) -> None:
         """An answer came, or was given up because it took too long.
 
         Args:
             way_s: there and back, at least.
+            is_again: it was asked for to find out whether it is still so slow: what comes now is what counts.
         """
         if size_bytes < LONG_BYTES:
             took_s = now - asked_at
@@ -64,12 +69,13 @@ class Speed:
             self._short_s = took_s if known_s is None else known_s + (took_s - known_s) * (1 - FADE)
             return
         busy_s = self.waited_s(asked_at, now=now, way_s=way_s)
+        self._tried_at = now
         if not came:
             if busy_s > size_bytes * (self.s_per_byte(now) or 0.0):
                 self._busy_s, self._bytes = UNSEEN_TIMES * busy_s, float(size_bytes)
                 self._answered_at = now
             return
-        if now - self._answered_at > TRUST_S:
+        if is_again or now - self._answered_at > TRUST_S:
             self._busy_s = self._bytes = 0.0
         if size_bytes < TELLING_BYTES:
             self._answered_at = now
@@ -77,6 +83,10 @@ class Speed:
         self._busy_s = self._busy_s * FADE + busy_s
         self._bytes = self._bytes * FADE + size_bytes
         self._answered_at = now
+
+    def is_due(self, now: float) -> bool:
+        """Say whether a long answer may show that it is not so slow any more: the slower it is, the more seldom."""
+        return bool(self._bytes) and now - self._tried_at > AGAIN_TIMES * self._busy_s
 
     def waited_s(self, asked_at: float, *, now: float, way_s: float) -> float:
         """How long an answer has been the next that is owed, without the way."""

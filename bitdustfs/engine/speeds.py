@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import trio
 
-from bitdustfs.core.speed import LONG_BYTES, Speed, typical
+from bitdustfs.core.speed import LONG_BYTES, TELLING_BYTES, Speed, typical
 from bitdustfs.model import SupplierNo
 
 
@@ -20,6 +20,7 @@ class Asked:
     at: float
     queue_bytes: int  # that the supplier owed then, with this answer
     expected_s: float | None  # by what was known of it then; None: nothing was
+    is_again: bool = False  # it was slow, and this shows whether it still is
 
     @property
     def is_long(self) -> bool:
@@ -42,14 +43,18 @@ class Speeds:
     def begin(self, supplier: SupplierNo, size_bytes: int) -> Asked:
         """A supplier is asked now."""
         speed = self._of(supplier)
+        hoped = self._hoped(supplier, size_bytes)
         speed.ask(size_bytes)
         known = speed.s_per_byte(trio.current_time()) if size_bytes >= LONG_BYTES else speed.short_s()
+        if is_again := hoped is not None:
+            known = hoped
         asked = Asked(
             supplier,
             size_bytes,
             trio.current_time(),
             speed.owed_bytes,
             None if known is None else self._took_s(supplier, size_bytes, speed.owed_bytes, known),
+            is_again,
         )
         self._under_way.setdefault(supplier, {})[asked] = None
         return asked
@@ -67,7 +72,12 @@ class Speeds:
     def note(self, asked: Asked, *, came: bool = True) -> None:
         """The answer came, or took too long."""
         self._of(asked.supplier).note(
-            asked.at, asked.size_bytes, now=trio.current_time(), way_s=self._way_s(asked.supplier), came=came
+            asked.at,
+            asked.size_bytes,
+            now=trio.current_time(),
+            way_s=self._way_s(asked.supplier),
+            came=came,
+            is_again=asked.is_again,
         )
 
     def forget(self, supplier: SupplierNo) -> None:
@@ -109,8 +119,18 @@ class Speeds:
         return way_s + queue_bytes * (known or 0.0)
 
     def _known(self, supplier: SupplierNo, size_bytes: int) -> float | None:
+        if (hoped := self._hoped(supplier, size_bytes)) is not None:
+            return hoped
         known = self._shown(supplier, size_bytes)
         return self._others(supplier, size_bytes) if known is None else known
+
+    def _hoped(self, supplier: SupplierNo, size_bytes: int) -> float | None:
+        """What others take, for one that was slower and owes nothing: one answer at a time may show that it is not."""
+        speed = self._of(supplier)
+        if size_bytes < TELLING_BYTES or speed.owed_bytes or not speed.is_due(trio.current_time()):
+            return None
+        known, others = self._shown(supplier, size_bytes), self._others(supplier, size_bytes)
+        return others if known is not None and others is not None and others < known else None
 
     def _others(self, supplier: SupplierNo, size_bytes: int) -> float | None:
         return typical(self._shown(each, size_bytes) for each in self._speeds if each != supplier)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
-from bitdustfs.core.speed import HEDGE_S, LONG_BYTES, TRUST_S, Speed, is_overdue, quickest
+from bitdustfs.core.speed import AGAIN_TIMES, HEDGE_S, LONG_BYTES, TRUST_S, Speed, is_overdue, quickest
 
 FRAGMENT = 1 << 20
 
@@ -45,6 +45,24 @@ def test_answer_that_was_given_up_never_makes_a_supplier_look_faster() -> None:
     assert before is not None
     assert after is not None
     assert after > before
+
+
+def test_slow_one_is_looked_at_again_the_later_the_slower_it_was() -> None:
+    slow, slower = noted(Speed(), (0.0, 1.1)), noted(Speed(), (0.0, 2.1))
+    assert not Speed().is_due(1.0)
+    assert not slow.is_due(1.1 + AGAIN_TIMES / 2)
+    assert slow.is_due(1.2 + AGAIN_TIMES)
+    assert not slower.is_due(2.2 + AGAIN_TIMES)
+    slow.note(9.0, FRAGMENT, now=9.3, way_s=0.1, came=False)
+    assert not slow.is_due(9.4)
+
+
+def test_what_is_looked_at_again_counts_alone() -> None:
+    speed = noted(Speed(), (0.0, 4.1))
+    speed.note(40.0, FRAGMENT, now=40.6, way_s=0.1, is_again=True)
+    known = speed.s_per_byte(41.0)
+    assert known is not None
+    assert abs(known * FRAGMENT - 0.5) < 0.01
 
 
 def test_short_answers_say_nothing_of_the_line() -> None:

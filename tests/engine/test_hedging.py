@@ -9,6 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from bitdustfs.core.speed import TRUST_S
 from bitdustfs.engine.speeds import Asked
 from bitdustfs.model import ROOT_INO, Code, SupplierNo
 from bitdustfs.testing.network import Line
@@ -107,6 +108,23 @@ async def test_supplier_that_was_slow_is_used_when_it_has_connected_again(autoju
         while len(world.suppliers.online()) < 5:
             await world.suppliers.wait_for_change()
         await cold_read_s(world)
+        assert await share_of_first(world) > usual * SHARE
+
+
+@pytest.mark.slow
+async def test_supplier_that_was_slow_is_tried_again_before_long(autojump_clock: MockClock) -> None:
+    async with World(code=Code(3, 5)).running() as world:
+        await world.write("file", CONTENT)
+        await world.sync()
+        set_lines(world, [QUICK] * 5)
+        usual = await share_of_first(world)
+        set_lines(world, [SLOW, *[QUICK] * 4])
+        await cold_read_s(world)
+        await cold_read_s(world)
+        assert await share_of_first(world) < usual / 3
+        set_lines(world, [QUICK] * 5)
+        await trio.sleep(TRUST_S * 0.6)
+        assert await share_of_first(world) > usual / 3  # one fragment shows that it is not slow any more
         assert await share_of_first(world) > usual * SHARE
 
 
