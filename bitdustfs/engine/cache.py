@@ -123,7 +123,8 @@ class Cache:
             for life in lives:
                 life.opens += 1  # to load a large file anew for each turn takes longer than the turn
             try:
-                await trio.lowlevel.checkpoint()  # loading took a turn
+                if sum(len(life.extents) for life in lives) >= DROP_EXTENTS:
+                    await trio.lowlevel.checkpoint()  # loading took a turn
                 dropped += await self._drop_whole(lives, turn_bytes)
             finally:
                 for life in lives:
