@@ -142,6 +142,33 @@ async def test_who_takes_over_does_not_wait(autojump_clock: MockClock, tmp_path:
 
 
 @pytest.mark.slow
+async def test_supplier_that_was_away_takes_the_head_of_who_took_over(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """It has heard of the one before only, whose lease runs, and who took over insists no more."""
+    async with two(tmp_path) as (world, laptop, desktop):
+        async with laptop.mounted() as node:
+            await laptop.write("file", CONTENT)
+            assert await laptop.sync() == "safe"
+            node.holding.has_let_go = True  # it dies, and tells nobody
+            laptop.cut()
+        laptop.heal()
+        await desktop.learn()
+        world.swarm.cut(5)
+        desktop.takes_over = True
+        async with desktop.mounted(wait=False):
+            await desktop.write("taken", b"taken")
+            await desktop.node.replica.make_safe()
+        desktop.takes_over = False
+        world.swarm.heal(5)
+        began = trio.current_time()
+        keeper, owner = world.swarm.suppliers[4].keeper, world.swarm.identity.owner
+        async with desktop.mounted() as node:
+            await until(lambda: keeper.head_version(owner) == node.publisher.version)
+        assert trio.current_time() - began < LEASE_S / 2
+
+
+@pytest.mark.slow
 async def test_who_reaches_no_quorum_is_told_so(autojump_clock: MockClock, tmp_path: Path) -> None:
     async with two(tmp_path) as (world, laptop, _desktop):
         for number in (1, 2, 3):
