@@ -33,7 +33,7 @@ def resolve(context: click.Context, asked: Asked, name: str | None, shows: bool,
     back from there: see the manual page. Ends with 14 if suppliers do not have it yet.
 
     One that cannot be read any more, or that only a supplier showed which does not answer, is told as such. With its
-    NAME it is let be: nothing of it is kept.
+    NAME it is let be: nothing of it is kept here.
 
     \b
     Example:
@@ -73,7 +73,11 @@ def resolve(context: click.Context, asked: Asked, name: str | None, shows: bool,
             err=True,
         )
     if is_lost:
-        click.echo("What was written there, and is not in the mounted one, is given up for good.", err=True)
+        click.echo(
+            "What was written there, and is not in the mounted one, is given up for good, but for what the machine "
+            "that wrote it still has itself.",
+            err=True,
+        )
     if not yes and not asked.as_json:
         rest = "give the other one up" if is_lost else "keep the other one as a snapshot"
         click.confirm(f"Go on with the mounted one, and {rest}?", abort=True, err=True)

@@ -23,7 +23,7 @@ from bitdustfs.core.head import Head
 from bitdustfs.core.recovery import Found
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine import ancestors
-from bitdustfs.engine.forks import gone_over
+from bitdustfs.engine.forks import given_up, gone_over
 from bitdustfs.engine.only_kept import find_only_kept
 from bitdustfs.engine.publisher import kept_head
 from bitdustfs.engine.recovery import Seeker, fetch_head
@@ -92,6 +92,8 @@ async def make_plan(
     own = _own_head(old)
     own_change = replica.unseal_head(secrets, own.sealed).change if own is not None else 0
     sent = adoption.contained(own_change, kept_safe(old), adoption.descent(own, found))
+    if own is not None and _is_given_up(own, old, new):
+        sent = None  # nothing of it was taken on, also not of what was safe on its line
     sets = changes_since(old, sent) if sent is not None else None
     deeds = changes.deeds(sets) if sets is not None else None
     entries = find_entries(old, new, deeds)
@@ -103,6 +105,15 @@ async def make_plan(
 def _own_head(catalog: Catalog) -> Head | None:
     raw = kept_head(catalog)
     return heads.parse(raw) if raw is not None else None
+
+
+def _is_given_up(own: Head, old: Catalog, new: Catalog) -> bool:
+    """Whether our newest head is on a line that was gone over and never read, or goes on from one."""
+    for line in given_up(new):
+        links = heads.split_links(line.links)
+        if own.link in links or old.links(line.version - 1, line.version + 1) in links:
+            return True
+    return False
 
 
 async def _shows_newer(

@@ -16,6 +16,8 @@ hold, each up to another head, the newest is shown.
 
 What cannot be read, because its catalog is lost, or because who showed it went away, holds up all that is to be let
 go. It is shown as such, and a person may let it be: the next head goes over it too, and what only it had is given up.
+That is noted: the machine that wrote it may still have all of it, and puts it aside when it takes our line
+(engine/adoption).
 """
 
 from __future__ import annotations
@@ -73,6 +75,7 @@ class Fork(Struct, array_like=True, frozen=True):
     time_s: int  # that it says
     links: bytes  # its newest, oldest first, its own among them
     is_resolved: bool = False
+    is_given_up: bool = False  # nobody could read it: what it alone had is not here
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +274,8 @@ class Forks:
             raise NotFound(what=f"there is nothing unreadable called {name!r}; `bitdustfs resolve` shows all")
         refusal = self._may_choose()
         with self._journal.operation(admitted=True):
-            gone = msgspec.structs.replace(_fork(unread.found, 0, unread.links), is_resolved=True)
+            made = _fork(unread.found, 0, unread.links)
+            gone = msgspec.structs.replace(made, is_resolved=True, is_given_up=True)
             keep_forks(self._catalog, [*kept_forks(self._catalog), gone])
         self._unread.pop(gone.digest, None)
         _log.warning("version %d of another line is given up: %s", gone.version, unread.why)
@@ -537,6 +541,11 @@ def kept_forks(catalog: Catalog) -> list[Fork]:
 def gone_over(catalog: Catalog) -> list[Line]:
     """The lines that our next head goes over, or that one of ours went over."""
     return [Line(each.digest, each.version, each.links) for each in kept_forks(catalog) if each.is_resolved]
+
+
+def given_up(catalog: Catalog) -> list[Line]:
+    """The lines that were gone over, and never read."""
+    return [Line(each.digest, each.version, each.links) for each in kept_forks(catalog) if each.is_given_up]
 
 
 def keep_forks(catalog: Catalog, forks: Iterable[Fork]) -> None:

@@ -153,10 +153,6 @@ class Body:
         await node.journal.durable()
         return "whole"
 
-    def names(self) -> set[str]:
-        """Of all files that it shows, wherever they are, but in forks."""
-        return {name for name, _inode, _is_then in self._files()}
-
     async def shown(self) -> dict[str, bytes]:
         """All files that it shows, wherever they are, by name."""
         node = self.machine.node

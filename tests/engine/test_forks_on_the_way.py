@@ -281,6 +281,26 @@ async def test_fork_that_cannot_be_read_is_let_be_when_a_person_says_so(
 
 
 @pytest.mark.slow
+async def test_machine_puts_aside_what_it_wrote_on_a_line_that_was_let_be(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """No supplier can give it back, but the disk of who wrote it has it yet."""
+    async with forked(tmp_path, lost_at=range(1, 6)) as (world, laptop, desktop):
+        async with desktop.mounted() as node:
+            await until(node.forks.unreadable)
+            (name,) = node.forks.unreadable()
+            await node.forks.let_be(name)
+            await desktop.write("after it", b"after it")
+            await until(lambda: set(versions(world)) == {node.publisher.version})
+            assert await desktop.sync() == "safe"
+        with closing(SqliteCatalog(laptop.path)) as old:
+            found = await look(world, old, LAPTOP)
+            assert found is not None
+            plan = await fetch(world, old, found, tmp_path / "new")
+        assert [entry.paths for entry in plan.entries] == [(b"both",), (b"the laptop's",)]
+
+
+@pytest.mark.slow
 async def test_fork_that_can_be_read_is_nothing_to_let_be(autojump_clock: MockClock, tmp_path: Path) -> None:
     async with forked(tmp_path) as (_world, _laptop, desktop), desktop.mounted() as node:
         generation = await brought_in(desktop)

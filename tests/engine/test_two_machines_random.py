@@ -9,8 +9,7 @@ what they wrote at the same time. Leases let one of them at a time. In half of t
 hold the volume, as if all leases had failed: then both bring heads, and the rule of the heads is all there is.
 
 A person who sees another line chooses, at any time: goes on with what is there, or copies the other one back, or
-gives up what cannot be read. What was written on that line before its head, and is not where the choice was made, may
-be gone then; nothing else.
+gives up what cannot be read: the machine that wrote it has it yet, and puts it aside.
 
 What is within the budget: any number of deaths, power losses, partitions, suspends and jumps of clocks, also while a
 line is brought in, taken or chosen about. Suppliers lose nothing.
@@ -30,7 +29,6 @@ from bitdustfs.core import head as heads
 from bitdustfs.core import wire
 from bitdustfs.core.certificate import Certificate
 from bitdustfs.core.head import Head
-from bitdustfs.engine.forks import Unread
 from bitdustfs.model import OwnerId
 from bitdustfs.testing.network import Break
 from bitdustfs.testing.shelf import MemoryContracts
@@ -97,8 +95,6 @@ class Story:
         self.accepted: list[Head] = []  # that a quorum had, in turn
         self.broken: list[str] = []  # what was never to be
         self.passed: list[str] = []
-        self.given_up: set[str] = set()  # may be gone
-        self._written_before: dict[bytes, set[str]] = {}  # a head, by its digest
         self._files = 0
         self._is_ending = False
         for supplier in world.swarm.suppliers:
@@ -210,7 +206,7 @@ class Story:
     async def _choose(self, body: Body) -> None:
         """What `bitdustfs resolve` does, and who copies the other line back after it."""
         node = body.machine.node
-        readable, unreadable = node.forks.all(), list(node.forks.unreadable().items())
+        readable, unreadable = node.forks.all(), list(node.forks.unreadable())
         goes_back = self.dice.random() < 0.5
         if readable:
             snapshot, _fork = self.dice.choice(readable)
@@ -221,9 +217,9 @@ class Story:
                 self._files += 1
                 self._chosen += f": {await body.go_back(snapshot.generation, f'before going back {self._files}')}"
         elif unreadable:
-            name, unread = self.dice.choice(unreadable)
+            name = self.dice.choice(unreadable)
             self._chosen = f"to let {name} be"
-            await self._let_be(body, name, unread)
+            await node.forks.let_be(name)
         with trio.move_on_after(60):
             await node.replica.make_safe()
 
@@ -238,16 +234,11 @@ class Story:
                 await forks.resolve(snapshot.name)
                 quiet_until = trio.current_time() + 150
             if trio.current_time() > lets_be_at:
-                for name, unread in forks.unreadable().items():
+                for name in forks.unreadable():
                     self.passed.append(f"let {name} be")
-                    await self._let_be(body, name, unread)
+                    await forks.let_be(name)
             assert trio.current_time() < gives_up_at, (forks.lines(), body.machine.node.journal.refusal)
             await trio.sleep(1)
-
-    async def _let_be(self, body: Body, name: str, unread: Unread) -> None:
-        """What was written before that head, and is not here, may be gone then."""
-        self.given_up |= self._written_before[unread.found.head.digest] - body.names()
-        await body.machine.node.forks.let_be(name)
 
     async def _write_and_sync(self, body: Body, content: bytes) -> None:
         self._files += 1
@@ -262,8 +253,6 @@ class Story:
 
         def save_head(owner: OwnerId, head: bytes) -> None:
             save(owner, head)
-            written = {name for body in self.bodies for name in body.written}
-            self._written_before.setdefault(heads.parse(heads.split(head)[0]).digest, written)
             self._look()
 
         contracts.save_head = save_head  # type: ignore[method-assign]
@@ -306,8 +295,7 @@ class Story:
         shown = await last.shown()
         for each in self.bodies:
             for name, content in each.written.items():
-                if name not in self.given_up or name in shown:
-                    assert shown.get(name) == content, f"{name} of {each.machine.identity.node.hex()[:8]} is lost"
+                assert shown.get(name) == content, f"{name} of {each.machine.identity.node.hex()[:8]} is lost"
         await last.umount()
 
 
