@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from bitdustfs.core import head as heads
 from bitdustfs.core.head import Head
+from bitdustfs.core.names import shown
 from bitdustfs.core.past import split
 from bitdustfs.core.recovery import Found
 from bitdustfs.core.replica import quorum
@@ -224,15 +225,11 @@ def letter(plan: Plan, put: Sequence[bytes], failed: Sequence[tuple[bytes, str]]
     if plan.snapshots:
         lines += ["What only its snapshots still had lies in folders of their names, each version of a file once."]
     if put:
-        lines += ["", "Put aside:", *(f"  {_shown(path)}" for path in put)]
+        lines += ["", "Put aside:", *(f"  {shown(path)}" for path in put)]
     if failed:
         kept = f"what is left of it is kept in {kept_in}" if kept_in else "it was sent, and has been let go since"
         lines += ["", f"Not put aside, because it cannot be read; {kept}:"]
-        lines += [f"  {_shown(path)}: {why}" for path, why in failed]
+        lines += [f"  {shown(path)}: {why}" for path, why in failed]
     if plan.notes:
         lines += ["", "Not done again in the newer state:", *(f"  {note}" for note in plan.notes)]
     return ("\n".join(lines) + "\n").encode()
-
-
-def _shown(path: bytes) -> str:
-    return path.decode("utf-8", "backslashreplace")

@@ -11,6 +11,11 @@ NAME_BYTES = 255  # NAME_MAX of Linux
 TARGET_BYTES = 4095  # PATH_MAX of Linux without its NUL
 
 
+def shown(path: bytes) -> str:
+    """Write a path on one line of a text: a line end as `\\n`, what is no UTF-8 as `\\xff`, a backslash as two."""
+    return "".join(_shown(character) for character in path.decode("utf-8", "surrogateescape"))
+
+
 def check_length(name: bytes) -> None:
     """Refuse a name that no directory could have. Raises FileError: ENAMETOOLONG."""
     if len(name) > NAME_BYTES:
@@ -42,3 +47,10 @@ def check_replaceable(replaced: Inode, moved: Inode) -> None:
         raise FileError(errno=errno.EISDIR, what="only a directory can replace a directory")
     if replaced.is_dir and replaced.size:
         raise FileError(errno=errno.ENOTEMPTY, what="the directory to replace has names in it")
+
+
+def _shown(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    is_plain = character != "\\" and character.isprintable()
+    return character if is_plain else character.encode("unicode_escape").decode()

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bitdustfs.core.adoption import Entry
+from bitdustfs.core.names import shown
 from bitdustfs.core.past import split
 from bitdustfs.core.ranges import chunk_count
 from bitdustfs.model import NO_INO, ROOT_INO, Cookie, Deeds, Fingerprint, Ino, Inode, Name, RestoreReport
@@ -59,16 +60,16 @@ def find_notes(old: Catalog, new: Catalog, deeds: Deeds | None, entries: list[En
             continue
         was, now = _join(above[0], name), paths_of(old, ino)
         if now:
-            notes.append(f"renamed: {_shown(was)} to {', '.join(map(_shown, now))}")
+            notes.append(f"renamed: {shown(was)} to {', '.join(map(shown, now))}")
         elif old.name(parent, name) is None:
-            notes.append(f"removed: {_shown(was)}")
+            notes.append(f"removed: {shown(was)}")
         told.add(ino)
     for ino in sorted(deeds.named - told - aside - deeds.created):
-        notes.append(f"given a further name: {', '.join(map(_shown, paths_of(old, ino)))}")
+        notes.append(f"given a further name: {', '.join(map(shown, paths_of(old, ino)))}")
     for ino in sorted((deeds.altered | _altered_since(old, deeds) | _marked(old, deeds)) - aside - deeds.created):
         paths = paths_of(old, ino)
         if paths and not _looks_same(old, ino, new, find(new, paths[0])):
-            notes.append(f"given other attributes: {_shown(paths[0])}")
+            notes.append(f"given other attributes: {shown(paths[0])}")
     return sorted(notes)
 
 
@@ -115,8 +116,8 @@ def _looks_same(old: Catalog, ino: Ino, new: Catalog, other: Inode | None) -> bo
 
 def restore_notes(report: RestoreReport) -> list[str]:
     """Lines on what the newer state lacks, because it was never sent in the life that made it."""
-    lost = [f"named in the newer state, but never sent: {_shown(path)}" for path in report.removed]
-    back = [f"in the newer state in the version before the last: {_shown(path)}" for path in report.reverted]
+    lost = [f"named in the newer state, but never sent: {shown(path)}" for path in report.removed]
+    back = [f"in the newer state in the version before the last: {shown(path)}" for path in report.reverted]
     return lost + back
 
 
@@ -185,7 +186,3 @@ def _all_inos(catalog: Catalog) -> Iterator[Ino]:
 
 def _join(directory: bytes, name: bytes) -> bytes:
     return directory + b"/" + name if directory else name
-
-
-def _shown(path: bytes) -> str:
-    return path.decode("utf-8", "backslashreplace")

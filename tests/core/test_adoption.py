@@ -142,6 +142,15 @@ def test_letter_says_what_lies_there_what_does_not_and_why() -> None:
     assert any("folders of their names" in line for line in said)
 
 
+def test_letter_has_one_line_for_each_name_and_nothing_in_it_that_moves_a_cursor() -> None:
+    odd = b"two\nlines \x1b[31mred back\\slash \xff \xc3\xbc"
+    plan = adoption.make_plan("folder", [], [])
+    said = adoption.letter(plan, [odd], [(odd, "damaged")], "/home/aside/1").decode().split("\n")
+    shown = r"two\nlines \x1b[31mred back\\slash \xff ü"
+    assert f"  {shown}" in said
+    assert f"  {shown}: damaged" in said
+
+
 @pytest.mark.parametrize(("at_fork", "taken"), [(3, FORK[1]), (2, LIFE[5])])
 def test_line_that_counts_is_taken_whatever_versions_say(at_fork: int, taken: Head) -> None:
     """One supplier holds a head of more changes, which no quorum took: what was safe lies on the other line."""
