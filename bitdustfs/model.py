@@ -38,6 +38,10 @@ BLOCK_CHUNKS = 31  # (tune) sealed chunks in a full block: with 32 it would not 
 BLOCK_BYTES = BLOCK_CHUNKS * (CHUNK_BYTES + SEAL_BYTES)  # also the cap of padding
 LEAF_BYTES = 16 * 1024  # (tune) unit of proof inside a fragment
 IMAGE_CHUNK_BYTES = 16 * 1024  # (tune) unit in which a catalog snapshot is sent, and compared with the last one
+MAX_FILE_BYTES = 1 << 44  # 16 TiB: keeps chunk indexes and offsets far from every integer limit
+XATTR_NAME_BYTES = 255  # XATTR_NAME_MAX of Linux
+XATTR_VALUE_BYTES = 64 * 1024  # XATTR_SIZE_MAX of Linux
+XATTR_TOTAL_BYTES = 128 * 1024  # names and values of one inode; every catalog snapshot carries them
 INLINE_BYTES = 16 * 1024  # a file up to this size is kept in the catalog file, not in a spool file
 SUM_UNIT_BYTES = 16 * 1024  # (tune) unit of check sums of spool bytes; a read is checked in units
 

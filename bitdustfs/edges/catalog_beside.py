@@ -12,6 +12,7 @@ from pathlib import Path
 
 import apsw
 
+from bitdustfs.core.brought import VALUE_BYTES
 from bitdustfs.edges.catalog_errors import from_sqlite
 from bitdustfs.edges.catalog_file import MEMORY
 from bitdustfs.edges.catalog_format import connect
@@ -56,7 +57,9 @@ class Beside:
     def catalog(self, change: int) -> SqliteCatalog:
         """End it, and open it. Blocking, for a worker. Raises what `finish` does. The caller closes it."""
         self.restore.finish(last_change=change)
-        return SqliteCatalog(self.path)
+        catalog = SqliteCatalog(self.path)
+        catalog.connection.limit(apsw.SQLITE_LIMIT_LENGTH, VALUE_BYTES)  # whoever wrote it may be no friend
+        return catalog
 
     def close(self) -> None:
         """Remove it."""

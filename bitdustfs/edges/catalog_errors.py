@@ -8,6 +8,7 @@ import apsw
 
 from bitdustfs.edges.durable import NO_DESCRIPTORS
 from bitdustfs.errors import (
+    BadFormat,
     BitdustError,
     CatalogDamaged,
     DiskFault,
@@ -43,4 +44,6 @@ def from_sqlite(error: apsw.Error, path: str, *, system_errno: int) -> BitdustEr
             return InUse(what=f"the catalog {path} is in use by another process")
         case apsw.CantOpenError() | apsw.ReadOnlyError() | apsw.PermissionsError() | apsw.AuthError():
             return Forbidden(what=f"the catalog {path} cannot be opened for writing: {error}")
+        case apsw.TooBigError():
+            return BadFormat(what=f"the catalog {path} has a value that is larger than any that is written")
     return BitdustError(what=f"the catalog {path}: {error!r}")

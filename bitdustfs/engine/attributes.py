@@ -16,13 +16,10 @@ from bitdustfs.core.placement import parse_code
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.lives import Contents
 from bitdustfs.errors import BadRequest, FileError
-from bitdustfs.model import Code, Ino, Inode
+from bitdustfs.model import XATTR_NAME_BYTES, XATTR_TOTAL_BYTES, XATTR_VALUE_BYTES, Code, Ino, Inode
 from bitdustfs.ports import Catalog, Wall
 
-XATTR_NAME_BYTES = 255  # XATTR_NAME_MAX of Linux
-XATTR_VALUE_BYTES = 64 * 1024  # XATTR_SIZE_MAX of Linux
 XATTR_LIST_BYTES = 64 * 1024  # XATTR_LIST_MAX: names that listxattr could not return would be invisible
-XATTR_TOTAL_BYTES = 128 * 1024  # names and values of one inode; every catalog snapshot carries them
 STATE_XATTR = b"user.bitdustfs.state"  # virtual: how safe the file is; never listed, so that nobody copies it
 CODE_XATTR = b"user.bitdustfs.code"  # virtual: K/N that is in force; what is in a directory takes over its code
 _OURS = b"user.bitdustfs."

@@ -29,10 +29,20 @@ from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.room import Room
 from bitdustfs.engine.spooled import Spooled, Unchecked
 from bitdustfs.errors import FileError, NotFound, SpoolDamaged
-from bitdustfs.model import CHUNK_BYTES, INLINE_BYTES, ChunkNo, Extent, FileState, Hold, Ino, Inode, MapRow
+from bitdustfs.model import (
+    CHUNK_BYTES,
+    INLINE_BYTES,
+    MAX_FILE_BYTES,
+    ChunkNo,
+    Extent,
+    FileState,
+    Hold,
+    Ino,
+    Inode,
+    MapRow,
+)
 from bitdustfs.ports import Catalog, Spool, Wall
 
-MAX_FILE_BYTES = 1 << 44  # 16 TiB: keeps chunk indexes and offsets far from every integer limit
 BUSY_S = 0.05  # (tune) a write this short ago means that more are coming
 COLLECT_EVERY_S = 5.0  # how often unneeded spool bytes are given back
 _FOREVER = 1 << 62

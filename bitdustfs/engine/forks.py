@@ -33,6 +33,7 @@ import msgspec
 import trio
 from msgspec import Struct
 
+from bitdustfs.core import brought
 from bitdustfs.core import head as heads
 from bitdustfs.core.adoption import numbered
 from bitdustfs.core.head import Head
@@ -48,7 +49,7 @@ from bitdustfs.engine.recovery import Recovery
 from bitdustfs.engine.releases import Releases
 from bitdustfs.engine.renumbered import Renumbered
 from bitdustfs.engine.view import Following
-from bitdustfs.errors import BitdustError, NotFound, ReadOnly, Unavailable
+from bitdustfs.errors import BadFormat, BitdustError, NotFound, ReadOnly, Unavailable
 from bitdustfs.model import BlockNo, FragmentState, Ino, NodeId, Snapshot, SnapshotKind, Supplier, SupplierNo, short
 from bitdustfs.ports import Catalog, Crunch, Entropy
 
@@ -419,10 +420,11 @@ class Forks:
                 self.on_step("grafting")
                 is_ours = not self._publisher.outranks(found.head)
                 grafting = Grafting(self._catalog, theirs, self._journal, self._releases, self._admit, hires=is_ours)
+                only_there = self._only_there(theirs)
                 generation = self._begin(found, found.content.time_s * 1_000_000_000)
                 await grafting.run(generation)
                 snapshots = {}
-                for each in self._only_there(theirs):
+                for each in only_there:
                     made = self._begin(found, each.made_ns)
                     await grafting.run(made, each.generation)
                     snapshots[made] = each
@@ -461,7 +463,14 @@ class Forks:
         """The snapshots that a person made on the other line; one that was deleted here before may be among them."""
         known = {each.made_ns for each in self._catalog.snapshots() if not each.is_fork}
         made = [each for each in theirs.snapshots() if each.kind is SnapshotKind.BY_PERSON and not each.is_gone]
-        return [each for each in made if each.made_ns not in known]
+        new = [each for each in made if each.made_ns not in known]
+        for each in new:
+            brought.check_snapshot(each)
+        if len(new) > brought.SNAPSHOTS_MOST:
+            raise BadFormat(
+                what=f"its catalog has {len(new)} snapshots that a person made, and ours has none of them"
+            )
+        return new
 
     def _admit_one(self, links: bytes) -> None:
         """Raise Unavailable: there are as many already, all of other lines."""

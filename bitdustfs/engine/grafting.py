@@ -24,7 +24,7 @@ from typing import Final
 
 import trio
 
-from bitdustfs.core import erasure
+from bitdustfs.core import brought, erasure
 from bitdustfs.core.past import at, split
 from bitdustfs.core.ranges import chunk_count
 from bitdustfs.engine.journal import Journal, Operation
@@ -53,7 +53,6 @@ from bitdustfs.ports import Catalog
 
 _PAGE: Final = 500  # names, or blocks, in one look
 _ROWS: Final = 256  # (tune) rows of a map in one operation
-_ALL: Final = (1 << 62) - 1
 
 
 class Grafting:
@@ -99,8 +98,8 @@ class Grafting:
             generation: of ours; it is kept, and shown by nobody yet.
             of: theirs; 0: what is there now.
         Raises:
-            BadFormat: a directory of theirs is at two places. DiskFull, DiskFault, and what `admit` does.
-            Some of it is in.
+            BadFormat: a directory of theirs is at two places, or something is none of what we write (core/brought).
+            DiskFull, DiskFault, and what `admit` does. Some of it is in.
         """
         self._generation, self._numbers, self._taken = generation, {}, set()
         if self._only_ours is None:
@@ -108,13 +107,16 @@ class Grafting:
             self._poor = await self._poor_blocks()
             await self._learn()
         root = self._theirs.inode(at(of, ROOT_INO) if of else ROOT_INO)
-        assert root is not None, "each volume has a root"
+        if root is None or not root.is_dir:
+            raise BadFormat(what="its catalog has no root directory")
         await self._number(root, self._ours.inode(at(self._generation, ROOT_INO)))
         pending, directories = [(root.ino, ROOT_INO)], {root.ino}
         while pending:
             there, here = pending.pop()
             before = await self._names(self._ours, at(self._generation, here))
             after = await self._names(self._theirs, there)
+            for text in after:
+                brought.check_entry(text)
             for text in sorted(before.keys() | after.keys()):
                 was, to_be = before.get(text), after.get(text)
                 number = await self._number(to_be[1], was[1] if was is not None else None) if to_be else None
@@ -146,6 +148,9 @@ class Grafting:
         known = self._numbers.get(theirs.ino)
         if known is not None:
             return known
+        brought.check_inode(theirs)
+        xattrs = self._theirs.xattrs(theirs.ino)
+        brought.check_xattrs(xattrs)
         same = was is not None and await self._is_same(theirs, was)
         number = split(was.ino)[1] if was is not None and same else None
         if number is None or number in self._taken:
@@ -157,7 +162,7 @@ class Grafting:
         if was is None or not self._looks_same(wanted, theirs, was):
             with self._operation():
                 self._ours.put_then(self._generation, wanted)
-                for name, value in self._theirs.xattrs(theirs.ino):
+                for name, value in xattrs:
                     self._ours.put_xattr_then(self._generation, number, name, value)
         self._numbers[theirs.ino] = number
         self._taken.add(number)
@@ -200,14 +205,15 @@ class Grafting:
 
     async def _bring_content(self, theirs: Inode, number: Ino) -> None:
         """Give a file of the generation the chunks that it has with them."""
-        rows = self._theirs.map_rows(theirs.ino, 0, _ALL)
-        for start in range(0, len(rows), _ROWS):
-            with self._operation():
-                part = [
-                    row if row.chunk == HOLE else replace(row, chunk=self._chunk(row.chunk))
-                    for row in rows[start : start + _ROWS]
-                ]
-                self._ours.put_map_then(self._generation, number, part)
+        start = end = 0
+        while start < chunk_count(theirs.size):
+            rows = self._theirs.map_rows(theirs.ino, start, start + _ROWS - 1)
+            end = brought.check_map(rows, end)
+            start = max(start + _ROWS, end)  # no run of holes is met again
+            if rows:
+                with self._operation():
+                    part = [row if row.chunk == HOLE else replace(row, chunk=self._chunk(row.chunk)) for row in rows]
+                    self._ours.put_map_then(self._generation, number, part)
             await trio.lowlevel.checkpoint()
 
     def _chunk(self, number: ChunkNo) -> ChunkNo:
@@ -215,14 +221,15 @@ class Grafting:
         known = self._chunks.get(number)
         if known is None:
             theirs = self._theirs.chunk(number)
-            assert theirs is not None, "a map names chunks that there are"
+            if theirs is None:
+                raise BadFormat(what="its catalog has a map that names a chunk which there is not")
             found = self._found(theirs)
             known = self._chunks[number] = found.chunk if found is not None else self._bring_chunk(theirs)
         return known
 
     def _bring_chunk(self, theirs: ChunkRow) -> ChunkNo:
         """The number with us of a chunk that is theirs alone. Whether it is what they say, nobody has looked."""
-        block = self._block(theirs.block)
+        block = self._block(theirs)
         for each in self._ours.chunks_of_block(block):  # with another head of that line
             if each.chunk >= FIRST_BROUGHT and each == replace(theirs, chunk=each.chunk, block=block):
                 return each.chunk
@@ -254,23 +261,28 @@ class Grafting:
         rows = (each for each in self._theirs.fragments(number) if each.state is FragmentState.HELD)
         return len({each.index for each in rows if self._counts(each.supplier)})
 
-    def _block(self, number: BlockNo) -> BlockNo:
-        """The number that one of their blocks has with us; it is ours from now on."""
-        known = self._blocks.get(number)
+    def _block(self, chunk: ChunkRow) -> BlockNo:
+        """The number with us of the block in which one of their chunks lies; it is ours from now on."""
+        theirs = self._theirs.block(chunk.block)
+        if theirs is None or chunk.block <= 0:
+            raise BadFormat(what="its catalog has a chunk in a block which there is not")
+        brought.check_block(theirs)
+        brought.check_chunk(chunk, theirs)
+        known = self._blocks.get(chunk.block)
         if known is not None:
             return known
-        theirs = self._theirs.block(number)
-        assert theirs is not None, "a chunk names a block that there is"
         came = (self._only_ours or {}).get(theirs.block_id)  # with another head of that line
-        for same in (number, came):  # the first: it is older than the fork
+        for same in (chunk.block, came):  # the first: it is older than the fork
             row = self._ours.block(same) if same is not None else None
             if row is not None and row.block_id == theirs.block_id:
-                self._blocks[number] = row.block
+                if row.length != theirs.length:
+                    raise BadFormat(what="its catalog has a block of another length than it has")
+                self._blocks[chunk.block] = row.block
                 return row.block
         made = replace(theirs, block=self._ours.new_block_no())
         self._ours.put_block(made)
-        self._bring_fragments(made, self._theirs.fragments(number))
-        self._blocks[number] = made.block
+        self._bring_fragments(made, self._theirs.fragments(chunk.block))
+        self._blocks[chunk.block] = made.block
         self.adopted.append(made.block)
         return made.block
 
@@ -281,6 +293,7 @@ class Grafting:
             supplier = self._supplier(each.supplier)
             if supplier is None:
                 continue
+            brought.check_fragment(each, block)
             counts = True
             self._ours.put_fragment(replace(each, block=block.block, supplier=supplier))
             if each.state is FragmentState.HELD:
@@ -353,10 +366,21 @@ class Grafting:
             theirs = next(row for row in self._theirs.suppliers() if row.supplier == number)
             ours = next((row for row in self._ours.suppliers() if row.node == theirs.node), None)
             if ours is None:
-                self._ours.put_supplier(replace(theirs, supplier=SupplierNo(0), used_bytes=0, used_fragments=0))
+                brought.check_supplier(theirs)
+                label = self._free_label(theirs.label)
+                self._ours.put_supplier(
+                    replace(theirs, supplier=SupplierNo(0), label=label, used_bytes=0, used_fragments=0)
+                )
                 ours = next(row for row in self._ours.suppliers() if row.node == theirs.node)
             self._suppliers[number] = ours.supplier
         return self._suppliers[number]
+
+    def _free_label(self, label: str) -> str:
+        """This one, or with the first number that makes it one that no supplier of ours has: they are told by it."""
+        taken, number = {row.label for row in self._ours.suppliers()}, 1
+        while (free := label if number == 1 else f"{label} {number}") in taken:
+            number += 1
+        return free
 
     async def _names(self, catalog: Catalog, directory: Ino) -> dict[bytes, tuple[Name, Inode]]:
         found: dict[bytes, tuple[Name, Inode]] = {}

@@ -65,7 +65,7 @@ class Machine:
         self.world.options = replace(
             usual, seat=self.seat, takes_over=self.takes_over, only_reads=self.only_reads, lease_s=LEASE_S
         )
-        workshop = DiskWorkshop(self.path, self.path.with_name(self.path.name + ".beside"))
+        workshop = self.workshop()
         with closing(SqliteCatalog(self.path)) as self.catalog:
             machine = self.world.machine(
                 self.catalog, self.spool, identity=self.identity, wall=self.wall, workshop=workshop, wait=wait
@@ -73,6 +73,10 @@ class Machine:
             async with machine as self.node:
                 self.world.options = usual
                 yield self.node
+
+    def workshop(self) -> DiskWorkshop:
+        """Where it makes catalogs of others."""
+        return DiskWorkshop(self.path, self.path.with_name(self.path.name + ".beside"))
 
     async def write(self, name: str, content: bytes) -> None:
         self.world.node, before = self.node, self.world.node
