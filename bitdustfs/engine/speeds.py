@@ -125,7 +125,7 @@ class Speeds:
         return self._others(supplier, size_bytes) if known is None else known
 
     def _hoped(self, supplier: SupplierNo, size_bytes: int) -> float | None:
-        """What others take, for one that was slower and owes nothing: one answer at a time may show that it is not."""
+        """What others take, for one that was slower and owes nothing: one answer may show that it is not any more."""
         speed = self._of(supplier)
         if size_bytes < TELLING_BYTES or speed.owed_bytes or not speed.is_due(trio.current_time()):
             return None
