@@ -33,12 +33,13 @@ class Difference:
 
 
 async def differences(
-    catalog: Catalog, one: int, two: int, *, is_unsent: Callable[[Ino], bool]
+    catalog: Catalog, one: int, two: int, *, is_unsent: Callable[[Ino], bool], trusts_ctime: bool = True
 ) -> AsyncIterator[Difference]:
     """Compare two generations; 0 is now. In the order of the tree.
 
     Args:
         is_unsent: whether a file of now was written and has no version for that yet; a snapshot has only versions.
+        trusts_ctime: whoever changed extended attributes changed that too. Nobody can set it, but in a catalog.
     """
     pending: list[tuple[bytes, Ino | None, Ino | None]] = [(b"", _root(one), _root(two))]
     while pending:
@@ -49,7 +50,7 @@ async def differences(
             was, now = before.get(name), after.get(name)
             is_dir = (now or was or _NEVER).is_dir
             here = path + name + (b"/" if is_dir else b"")
-            change = _change(catalog, was, now, is_unsent)
+            change = _change(catalog, was, now, is_unsent, trusts_ctime=trusts_ctime)
             if change is not None:
                 yield Difference(change, here)
             dirs = [each.ino if each is not None and each.is_dir else None for each in (was, now)]
@@ -73,7 +74,7 @@ async def _names(catalog: Catalog, directory: Ino | None) -> dict[bytes, Inode]:
 
 
 def _change(
-    catalog: Catalog, was: Inode | None, now: Inode | None, is_unsent: Callable[[Ino], bool]
+    catalog: Catalog, was: Inode | None, now: Inode | None, is_unsent: Callable[[Ino], bool], *, trusts_ctime: bool
 ) -> Change | None:
     if was is None or now is None:
         return Change.CAME if was is None else Change.WENT
@@ -85,7 +86,7 @@ def _change(
         return Change.CONTENT
     if (was.mode, was.uid, was.gid) != (now.mode, now.uid, now.gid):
         return Change.ATTRIBUTES
-    if was.ctime_ns != now.ctime_ns and catalog.xattrs(was.ino) != catalog.xattrs(now.ino):
+    if (was.ctime_ns != now.ctime_ns or not trusts_ctime) and catalog.xattrs(was.ino) != catalog.xattrs(now.ino):
         return Change.ATTRIBUTES
     return None
 

@@ -240,7 +240,9 @@ class Forks:
 
     async def differences(self, snapshot: Snapshot) -> AsyncIterator[Difference]:
         """What is different there from what is here. Raises NotFound: somebody has chosen meanwhile."""
-        async for found in differences(self._catalog, 0, snapshot.generation, is_unsent=self.is_unsent):
+        async for found in differences(
+            self._catalog, 0, snapshot.generation, is_unsent=self.is_unsent, trusts_ctime=False
+        ):
             if all(each.generation != snapshot.generation for each, _fork in self.all()):
                 raise NotFound(what=f"the fork {snapshot.name!r} is not there any more")
             yield found

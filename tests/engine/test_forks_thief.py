@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from trio.testing import MockClock
 
+from bitdustfs.engine.differences import Change
+from bitdustfs.model import ROOT_INO
 from bitdustfs.testing.world import SECRETS, read_whole
 from tests.engine.machines import Machine, two, until
 from tests.engine.test_forks import LAPTOPS, brought_in, fork
@@ -34,6 +36,30 @@ class Lying(Machine):
                 )
                 self.node.journal.note()
         await super().write(name, content)
+
+
+class Marking(Machine):
+    """A machine that gives a file other extended attributes behind everybody's back, before it writes last."""
+
+    async def write(self, name: str, content: bytes) -> None:
+        if content == b"of the laptop":
+            inode = self.node.tree.lookup(ROOT_INO, b"old")
+            assert inode is not None
+            with self.node.journal.operation():
+                self.catalog.put_xattr(inode.ino, b"user.origin", b"somewhere else")
+                self.node.journal.note()
+        await super().write(name, content)
+
+
+@pytest.mark.slow
+async def test_other_attributes_are_told_though_no_time_shows_them(autojump_clock: MockClock, tmp_path: Path) -> None:
+    async with two(tmp_path) as (world, laptop, desktop):
+        await fork(world, Marking(world, laptop.path), desktop, 1)
+        async with desktop.mounted() as node:
+            await brought_in(desktop)
+            ((snapshot, _),) = node.forks.all()
+            told = {found.path: found.change async for found in node.forks.differences(snapshot)}
+            assert told[b"old"] is Change.ATTRIBUTES
 
 
 @pytest.mark.slow
