@@ -31,6 +31,7 @@ AGAIN_S: Final = 5.0  # (tune) after an answer that does not let us hold it, or 
 ANSWER_S: Final = WAIT_S + 30.0  # for an answer
 LET_GO_S: Final = 3.0  # (tune) for suppliers to hear at the end that we let the volume go
 _LOOK_EVERY_S = 0.5
+_TELL = 2  # suppliers that tell a wish are believed, whoever they are
 _log = logging.getLogger(__name__)
 
 
@@ -98,13 +99,15 @@ class Holding:
 
     @property
     def wished_by(self) -> NodeId | None:
-        """The node that wishes to write, by so many suppliers that our heads could not count without any of them.
+        """The node that wishes to write, by two suppliers, or by one if our heads could not count without that one.
 
-        A few may lie: they could make every writer let go, for nobody.
+        One may lie: it could make every writer let go, for nobody. Who wishes may know few of ours: hired since.
         """
-        if not self._wishes or self._is_quorum_without(self._wishes.keys()):
+        if not self._wishes:
             return None
-        return leases.most_named(self._wishes.values())
+        node = leases.most_named(self._wishes.values())
+        told = {supplier for supplier, each in self._wishes.items() if each == node}
+        return None if len(told) < _TELL and self._is_quorum_without(told) else node
 
     @property
     def holder(self) -> NodeId | None:

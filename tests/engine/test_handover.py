@@ -241,6 +241,17 @@ async def test_supplier_that_makes_a_wish_up_has_nobody_let_go(autojump_clock: M
 
 
 @pytest.mark.slow
+async def test_wish_is_heard_from_who_knows_few_of_the_suppliers(autojump_clock: MockClock, tmp_path: Path) -> None:
+    """It was switched off while the writer hired the other three."""
+    async with two(tmp_path) as (_world, laptop, desktop), laptop.mounted():
+        await laptop.write("file", CONTENT)
+        assert await laptop.sync() == "safe"
+        began = trio.current_time()
+        assert await Asking(desktop, at=frozenset({1, 2})).run() is Claimed.HELD
+        assert trio.current_time() - began < LEASE_S / 4
+
+
+@pytest.mark.slow
 async def test_wish_is_said_to_slow_suppliers_too(autojump_clock: MockClock, tmp_path: Path) -> None:
     """Two were gone, one said that it is held, and the other two were not waited for: these were never told."""
     async with two(tmp_path) as (world, laptop, desktop), laptop.mounted():
