@@ -129,8 +129,14 @@ def check_supplier(row: Supplier) -> None:
     is_node = len(row.node) == _ID_BYTES and len(row.owner) == _ID_BYTES
     if not is_node or not (0 <= row.capacity_bytes <= _U62 and 0 <= row.capacity_fragments <= _U62):
         _refuse("a supplier with an id or a capacity that there is not")
-    if not _is_line(row.label, _LABEL_CHARS) or (row.address and not _is_line(row.address, _LABEL_CHARS)):
-        _refuse("a supplier with a name or an address that cannot be printed")
+    if row.address and not _is_line(row.address, _LABEL_CHARS):
+        _refuse("a supplier with an address that cannot be printed")
+
+
+def label(theirs: str) -> str:
+    """What one of their suppliers is called here: in one line, and no name that nobody could have given."""
+    line = "".join(each if each.isprintable() else " " for each in theirs)[:_LABEL_CHARS]
+    return " ".join(line.split()) or "supplier"
 
 
 def check_snapshot(snapshot: Snapshot) -> None:

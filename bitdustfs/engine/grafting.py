@@ -367,7 +367,7 @@ class Grafting:
             ours = next((row for row in self._ours.suppliers() if row.node == theirs.node), None)
             if ours is None:
                 brought.check_supplier(theirs)
-                label = self._free_label(theirs.label)
+                label = self._free_label(brought.label(theirs.label))
                 self._ours.put_supplier(
                     replace(theirs, supplier=SupplierNo(0), label=label, used_bytes=0, used_fragments=0)
                 )

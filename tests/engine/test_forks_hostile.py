@@ -248,7 +248,7 @@ REFUSED: Final = {
         "snapshot generation": "INSERT INTO r_snapshot VALUES (1 << 60, 'a', 5, 1, 0)",
     },
     "cannot be printed": {
-        "supplier label": supplier("label = 'a' || char(10) || char(27) || '[31m'"),
+        "supplier line": supplier("address = 'a' || char(10) || '192.0.2.1:4878'"),
     },
     "an id or a capacity": {
         "supplier node": supplier("node = x'00'"),
@@ -272,6 +272,9 @@ HARMLESS: Final = {
     "snapshot time": snapshot("'old'", "-9223372036854775808"),
     "snapshot of ours": snapshot("'mine'"),
     "supplier": supplier("label = label"),
+    "supplier label": supplier("label = 'a' || char(10) || char(27) || '[31m'"),
+    "supplier joined": supplier("label = 'a' || char(8205) || 'b' || char(160) || printf('%.*c', 300, 'x')"),
+    "supplier unnamed": supplier("label = ''"),
     "supplier address": supplier("address = 'nowhere'"),
     "supplier contract": supplier("contract = x'00'"),
 }
