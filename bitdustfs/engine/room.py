@@ -27,7 +27,7 @@ PATIENCE_S = 30.0  # (tune) how long a write waits for a full spool when nothing
 _LOOK_AGAIN_S = 1.0  # clean bytes are looked for a few files at a time
 _KEPT = 2  # (tune) a half
 _TAKE = 1024  # (tune) regions looked at in one go: a few milliseconds of the loop
-_REMOVE = 64  # (tune) files removed in one go: a millisecond or two
+_REMOVE = 32  # (tune) files removed in one go: a millisecond or two
 _GIVE = 256  # (tune) regions given back in one go
 _GIVE_BYTES = 64 * 1024 * 1024  # (tune) and bytes: sums of 64 rows go with them
 _STEP = 16  # a sixteenth of the spool is made free at a time, so that not every write has to
@@ -101,7 +101,7 @@ class Room:
                             await freed.wait()
                     finally:
                         self.waiting -= 1
-        if patience.cancelled_caught:
+        if patience.cancelled_caught and not self.has(length):  # it may have waited for who was giving back
             if do := out_of_quota():
                 raise ContractsFull(used=self._used(), do=do)
             raise SpoolFull(used=self._used(), limit=self._limit)
@@ -158,7 +158,7 @@ class Room:
         )
         for turn, work in enumerate(removals, start=1):
             if turn % _REMOVE == 0:
-                await trio.lowlevel.checkpoint()
+                await self._spool.settle()  # it keeps only so many: the space of more would be given back on the loop
             try:
                 work()
             except BitdustError as e:  # one file that cannot be given back must not keep all others
@@ -188,9 +188,13 @@ class Room:
                 raise
             if life.dead:  # its rows are gone, and its number may be given out anew
                 break
-            for each in some:
-                self._spooled.forget(life, each.region)
-                self._journal.note()
+            try:
+                while some:
+                    self._spooled.forget(life, some[-1].region)
+                    some.pop()
+                    self._journal.note()
+            finally:
+                entries += some  # what failed is tried again
         entries.clear()
 
     def _remove_spent(self, life: FileLife, end: int, entries: list[Garbage]) -> None:

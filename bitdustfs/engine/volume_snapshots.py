@@ -261,12 +261,12 @@ class VolumeSnapshots:
 
     async def _leave_out(self) -> None:
         while self._left_out:
-            generation, ino, first, last = self._left_out[-1]
+            generation, ino, first, last = entry = self._left_out[-1]
             for at in range(first, last + 1, INDEXES):
                 with self._journal.operation():
                     self._catalog.leave_out(generation, ino, at, min(at + INDEXES - 1, last))
                 await trio.lowlevel.checkpoint()
-            self._left_out.pop()
+            self._left_out.remove(entry)  # another may have come behind it
 
     async def _free_gone(self) -> None:
         for each in self._catalog.snapshots():

@@ -10,8 +10,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from bitdustfs.core.ranges import Region
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.cache import DROP_EXTENTS
+from bitdustfs.engine.filestate import Garbage
 from bitdustfs.engine.hardener import LOOK_EVERY_S
 from bitdustfs.engine.recency import Recency
 from bitdustfs.engine.room import PATIENCE_S
@@ -269,6 +271,50 @@ async def test_dirty_bytes_are_never_dropped_and_a_write_gives_up_after_its_pati
         volume.remote.full.clear()
         volume.remote.gone.clear()
         await volume.write_all(bytes(200_000))
+
+
+@pytest.mark.slow
+async def test_who_waits_for_another_one_to_give_space_back_gets_it(autojump_clock: MockClock) -> None:
+    volume = Volume(spool_limit=MIB)
+    volume.remote.gone.update(range(1, 6))
+    async with volume.running(), trio.open_nursery() as nursery:
+        room = volume.files._room
+        await volume.write_all(DICE.randbytes(900_000))
+        is_held = trio.Event()
+
+        async def give_back() -> None:
+            async with room._collecting:
+                is_held.set()
+                await trio.sleep(PATIENCE_S / 2)
+                room._limit = 4 * MIB  # as if it were free now
+                await trio.sleep(PATIENCE_S)
+
+        nursery.start_soon(give_back)
+        await is_held.wait()
+        await volume.write_all(bytes(200_000))
+
+
+async def test_space_that_was_given_back_and_could_not_be_noted_is_tried_again(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = Volume()
+    async with volume.running(upload=False):
+        ino = await volume.write_all(DICE.randbytes(10 * CHUNK_BYTES))
+        await volume.files.collect()
+        noted: list[Region] = []
+
+        def forget(_life: object, region: Region) -> None:
+            if len(noted) == 2:
+                raise DiskFull(path="the state directory")
+            noted.append(region)
+
+        monkeypatch.setattr(volume.files._room._spooled, "forget", forget)
+        regions = [Region(index * CHUNK_BYTES, 65536) for index in range(10)]
+        entries = [Garbage(region, 0) for region in regions]
+        with pytest.raises(DiskFull):
+            await volume.files._room._punch(volume.files._table.life(ino), entries)
+        left = [*(each.region for each in entries), *noted]
+        assert sorted(each.at for each in left) == [each.at for each in regions]
 
 
 @pytest.mark.slow

@@ -189,6 +189,25 @@ async def test_deleted_snapshot_is_stale_at_once_and_its_blocks_are_let_go(autoj
         assert world.catalog.count_blocks() == 1
 
 
+async def test_snapshot_that_comes_while_another_leaves_rows_out_leaves_its_own_out_too(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with World(code=CODE, suppliers=4).running() as world, trio.open_nursery() as nursery:
+        told: list[int] = []
+        monkeypatch.setattr(
+            world.catalog, "leave_out", lambda generation, _ino, _first, _last: told.append(generation)
+        )
+        snapshots = world.node.snapshots
+        snapshots._left_out.append((5, Ino(70), 0, 1500))
+        nursery.start_soon(snapshots._leave_out)
+        while not told:
+            await trio.lowlevel.checkpoint()
+        snapshots._left_out.append((6, Ino(70), 0, 1500))
+        while snapshots._left_out:
+            await trio.sleep(1)
+        assert set(told) == {5, 6}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("is_published", [False, True])
 async def test_snapshot_holds_nothing_of_a_version_that_was_still_to_come(
