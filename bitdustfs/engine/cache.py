@@ -83,7 +83,7 @@ class Cache:
         """Put a fetched chunk into the spool as clean, where nothing newer lies. Never makes a read fail."""
         start = index * CHUNK_BYTES
         end = min(start + CHUNK_BYTES, life.published_size)
-        if not plaintext or end <= start or not self._journal.keeps:
+        if not plaintext or end <= start or not self._journal.keeps or self._room.is_doomed(life.ino):
             return
         if index == 0 and end == life.published_size <= INLINE_BYTES and not len(life.extents) and not life.dirty:
             if self._room.has(end):

@@ -61,6 +61,10 @@ class Room:
         """Have the spool file of a dropped inode removed after the next durable commit."""
         self._doomed.add(ino)
 
+    def is_doomed(self, ino: Ino) -> bool:
+        """Whether that is still to be done: whoever has its number now, in another view, can keep nothing there."""
+        return ino in self._doomed
+
     def freed(self) -> None:
         """Say that bytes may have become clean or free."""
         self._freed.set()
@@ -114,11 +118,10 @@ class Room:
             ]
             for life, _ in garbage:
                 life.opens += 1  # a second life of one of them would know nothing of what happens here
-            doomed: set[Ino] = set()
             try:
                 for life, entries in garbage:
                     await self._take(life, entries)
-                doomed, self._doomed = self._doomed, set()
+                doomed = list(self._doomed)
                 spent = [(life, life.spool_end) for life, _ in garbage if life.is_spent]
                 if not doomed and not spent and not any(entries for _, entries in garbage):
                     await self._spool.settle()  # what a start removed
@@ -126,7 +129,6 @@ class Room:
                 await self._journal.durable()
                 await self._destroy(doomed, garbage, spent)
             finally:
-                self._doomed |= doomed  # what is left of them, if something failed
                 for life, entries in garbage:
                     life.garbage.extend(entries)
                     life.opens -= 1
@@ -143,9 +145,9 @@ class Room:
                 await trio.lowlevel.checkpoint()
 
     async def _destroy(
-        self, doomed: set[Ino], garbage: list[tuple[FileLife, list[Garbage]]], spent: list[tuple[FileLife, int]]
+        self, doomed: list[Ino], garbage: list[tuple[FileLife, list[Garbage]]], spent: list[tuple[FileLife, int]]
     ) -> None:
-        """Take from each list what is done with.
+        """Take from each list, and from what is doomed, what is done with.
 
         Raises:
             DiskFull, DiskFault: the first failure, after everything else was done.
@@ -153,7 +155,7 @@ class Room:
         errors: list[BitdustError] = []
         entries_of = {life.ino: entries for life, entries in garbage}
         removals = (
-            *(partial(self._remove_doomed, ino, doomed) for ino in list(doomed)),
+            *(partial(self._remove_doomed, ino) for ino in doomed),
             *(partial(self._remove_spent, life, end, entries_of[life.ino]) for life, end in spent),
         )
         for turn, work in enumerate(removals, start=1):
@@ -172,9 +174,9 @@ class Room:
         if errors:
             raise errors[0]
 
-    def _remove_doomed(self, ino: Ino, doomed: set[Ino]) -> None:
+    def _remove_doomed(self, ino: Ino) -> None:
         self._spool.remove(ino)
-        doomed.discard(ino)
+        self._doomed.discard(ino)
 
     async def _punch(self, life: FileLife, entries: list[Garbage]) -> None:
         """No file is removed meanwhile, so no position begins anew: garbage stays what it is while we wait."""
