@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from functools import partial
 from typing import Final
 
 import trio
@@ -216,19 +217,19 @@ class Heads:
         lease, now_s = self._lease(owner), self._wall.awake_s()
         holder = lease.holder.node if lease is not None and now_s < lease.until_s else None
         is_passed_on = bringer == holder != head.signer.node
-        binding = None if is_passed_on else lease
-        verdict, kept = await self._crunch.run(self._judge_and_save, owner, head, links, held, binding, now_s)
+        save = partial(self._judge_and_save, head, links, held, lease, now_s, is_passed_on=is_passed_on)
+        verdict, kept = await self._crunch.run(save)
         if verdict is Verdict.NEWER:
             self._held[owner], self._links[owner] = head, kept
             self._damaged.pop(owner, None)
-            self._found[owner] = _holder(leases.of_head(head, now_s=now_s))
+            self._found[owner] = _holder(lease if is_passed_on else leases.of_head(head, now_s=now_s))
             if (changed := self._changed.pop(owner, None)) is not None:
                 changed.set()
             if self._leases.get(owner) == lease and not is_passed_on:  # else somebody was told that he holds it
                 self._leases[owner] = leases.of_head(head, now_s=self._wall.awake_s())
                 if head.signer.node != (lease.holder.node if lease is not None else b""):
                     self._tell(owner)
-            await self._store_holder(owner)  # mostly the signer, and the head says so
+            await self._store_holder(owner)  # if it is another one since
         if verdict in (Verdict.NEWER, Verdict.SAME):
             return wire.Done()
         assert held is not None, "nothing is behind nothing"
@@ -245,24 +246,26 @@ class Heads:
 
     def _judge_and_save(
         self,
-        owner: OwnerId,
         head: Head,
         links: bytes | memoryview,
         held: Head | None,
         lease: Lease | None,
         now_s: float,
+        *,
+        is_passed_on: bool,
     ) -> tuple[Verdict, bytes]:
-        """In a worker. Returns the links to keep, too."""
-        verdict = heads.judge(head, links, held)
+        """In a worker. Returns the links to keep, too. Who holds the volume is stored with the head, or not at all."""
+        owner, verdict = head.signer.owner, heads.judge(head, links, held)
         if verdict is Verdict.NEWER and held is not None:
-            is_free = leases.may_follow(head, links, held, lease, now_s=now_s)
+            is_free = is_passed_on or leases.may_follow(head, links, held, lease, now_s=now_s)
             verdict = Verdict.NEWER if is_free else Verdict.LEASED
         if owner in self._damaged and held is not None and head.link == held.link:
             verdict = Verdict.NEWER  # the very one, whole
         if verdict is not Verdict.NEWER:
             return verdict, b""
         kept = heads.kept_links(head, links, held, self._links.get(owner, b""))
-        self._store.save_head(owner, head.raw + kept)
+        noted = leases.note(lease, now_s=now_s) if is_passed_on else b""  # else it is the signer
+        self._store.save_head(owner, head.raw + kept + noted)
         return verdict, kept
 
 

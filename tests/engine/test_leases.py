@@ -248,6 +248,27 @@ async def test_holder_that_brings_the_head_of_another_one_holds_the_volume_after
     assert (told.is_yours, told.node) == (False, LAPTOP.node)
 
 
+async def test_holder_that_brings_the_head_of_another_one_holds_it_wherever_the_supplier_dies() -> None:
+    kept = Kept()
+    await kept.put(FIRST)
+    await hold(kept, LAPTOP)
+    save, states = kept.store.save_head, list[bytes]()
+
+    def save_head(owner: OwnerId, head: bytes) -> None:
+        states.append(head)
+        save(owner, head)
+
+    kept.store.save_head = save_head  # type: ignore[method-assign]
+    others = head(2, FIRST, by=DESKTOP, takes_over=True)
+    assert await kept.put(others, by=LAPTOP) == wire.Done()
+    assert states
+    for state in states:
+        save(LAPTOP.owner, state)
+        kept.start()
+        told = await hold(kept, DESKTOP)
+        assert (told.is_yours, told.node) == (False, LAPTOP.node)
+
+
 async def test_new_epoch_holds_the_volume_whoever_held_it() -> None:
     kept = Kept()
     await kept.put(FIRST)
