@@ -254,7 +254,7 @@ class Heads:
         *,
         is_passed_on: bool,
     ) -> tuple[Verdict, bytes]:
-        """In a worker. Returns the links to keep, too. Who holds the volume is stored with the head, or not at all."""
+        """In a worker. Returns the links to keep, too. The head and who holds the volume are stored in one."""
         owner, verdict = head.signer.owner, heads.judge(head, links, held)
         if verdict is Verdict.NEWER and held is not None:
             is_free = is_passed_on or leases.may_follow(head, links, held, lease, now_s=now_s)
