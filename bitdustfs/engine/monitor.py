@@ -121,9 +121,12 @@ class Monitor:
         self.may_hire: Callable[[SupplierNo], bool] = lambda _supplier: True
         self.is_doubtful = False  # whether it seems that we are the ones who are cut off
 
-    def state(self, supplier: SupplierNo) -> State:
-        """What a supplier is to us now."""
-        return self._states.get(supplier, State.HIRED)
+    def state(self, row: Supplier) -> State:
+        """What a supplier is to us, by its row: the person may have hired it, or given it up, since we looked."""
+        state = self._states.get(row.supplier)
+        if state is None or standing.kept(state) is not row.standing:
+            state = self._states[row.supplier] = standing.at_start(row.standing)
+        return state
 
     @property
     def is_unsure(self) -> bool:
@@ -143,7 +146,7 @@ class Monitor:
         Raises:
             DiskFull, DiskFault, ReadOnly: nothing was changed.
         """
-        before = self._state_of(row)
+        before = self.state(row)
         rule = rule or _RULES.get(standing.after(before, event), {}).get(event)
         is_news = before is not State.FIRED or rule is Rule.RENEWAL
         verdict = self._verdict(row, rule) if rule is not None and is_news else None
@@ -187,7 +190,7 @@ class Monitor:
     async def _look(self, elapsed_s: float) -> None:
         rows = self._catalog.suppliers()
         for row in rows:
-            self._state_of(row)
+            self.state(row)
         online = set(self._suppliers.online())
         expected = {row.supplier for row in rows if self._states[row.supplier] not in _NOWHERE}
         with_candidates = expected | {row.supplier for row in rows if row.standing is Standing.CANDIDATE}
@@ -204,13 +207,6 @@ class Monitor:
         offline = [row for row in rows if self._is_offline(row.supplier)]
         if judged := [row for row in offline if self._is_away(row.supplier, online)]:
             await self._judge(rows, judged, offline)
-
-    def _state_of(self, row: Supplier) -> State:
-        """What a supplier is to us, by its row: the person may have hired it, or given it up, since we looked."""
-        state = self._states.get(row.supplier)
-        if state is None or standing.kept(state) is not row.standing:
-            state = self._states[row.supplier] = standing.at_start(row.standing)
-        return state
 
     def _is_offline(self, supplier: SupplierNo) -> bool:
         state = self._states[supplier]

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import trio
 
-from bitdustfs.core import health
+from bitdustfs.core import health, standing
 from bitdustfs.core.report import FairnessReport, StatusReport, SupplierReport, ViewReport, WaitReport
 from bitdustfs.core.units import format_day, format_eta, format_size
 from bitdustfs.engine.files import Files
@@ -306,15 +306,15 @@ class Reporter:
 
     def _supplier_reports(self, online: Set[SupplierNo]) -> list[SupplierReport]:
         audits, none = self._catalog.audits(), AuditTally()
-        ends = self._register.ends
+        ends, is_watched = self._register.ends, self.view(0) is None  # who only reads knows what heads say
         return [
             SupplierReport(
                 label=row.label,
                 node=row.node.hex(),
                 address=row.address,
                 answers=row.supplier in online,
-                state=self._monitor.state(row.supplier).value,
-                since_s=self._monitor.since_ns(row.supplier) // 1_000_000_000,
+                state=(self._monitor.state(row) if is_watched else standing.at_start(row.standing)).value,
+                since_s=self._monitor.since_ns(row.supplier) // 1_000_000_000 if is_watched else 0,
                 audited_s=audits.get(row.supplier, none).last_ns // 1_000_000_000,
                 score=0 if row.is_lost else self._tracks.score(row.supplier),
                 audits_wrong=audits.get(row.supplier, none).wrong,

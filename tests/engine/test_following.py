@@ -86,7 +86,9 @@ async def test_machine_that_let_go_shows_what_the_other_one_writes_and_gets_the_
                 assert gone.value.errno == errno.ESTALE
                 with pytest.raises(ReadOnly, match="To write here again, unmount and mount"):
                     await laptop.write("never", b"never")
-                assert "view" in await node.status()
+                told = await node.status()
+                assert "view" in told
+                assert {each["state"] for each in told["suppliers"]} == {"hired"}, "nobody watches them any more"
                 await desktop.write("once more", b"once more")
                 await shows_newest(desktop, node)
         assert await Asking(laptop).run() is Claimed.HELD  # and back, with the catalog that it followed with

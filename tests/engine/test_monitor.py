@@ -47,7 +47,7 @@ async def test_supplier_that_is_away_is_offline_and_what_it_holds_counts(autojum
     async with world_with_a_file(candidates=1) as world:
         world.swarm.suppliers[0].kill()
         await trio.sleep(PATIENCE_S * 0.8)
-        assert world.node.monitor.state(SupplierNo(1)) is State.OFFLINE
+        assert world.node.monitor.state(world.catalog.suppliers()[0]) is State.OFFLINE
         assert standings(world)[0] is Standing.HIRED
         assert holders(world) == {1, 2, 3, 4, 5}
 

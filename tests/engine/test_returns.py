@@ -176,7 +176,7 @@ async def test_leaving_supplier_that_was_lost_goes_on_leaving_when_it_is_back(au
         world.node.drainer.leave("s5")
         fifth(world).kill()
         await until(lambda: world.catalog.suppliers()[BACK - 1].standing is Standing.MISSING)
-        assert world.node.monitor.state(BACK) is State.MISSING
+        assert world.node.monitor.state(world.catalog.suppliers()[BACK - 1]) is State.MISSING
         await trio.sleep(2 * PATIENCE_S)
         fifth(world).start()
         standings: set[Standing] = set()

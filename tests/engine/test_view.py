@@ -134,6 +134,17 @@ async def test_reader_puts_nothing_at_suppliers(tmp_path: Path, autojump_clock: 
                 reader.tree.mknod(ROOT_INO, b"mine", 0o100644, CALLER)
 
 
+async def test_reader_says_of_suppliers_what_the_head_says_of_them(tmp_path: Path, autojump_clock: object) -> None:
+    async with World(candidates=1).running() as world:
+        await world.sync()
+        second = SecondMachine(world, tmp_path / "catalog.db")
+        await second.recover()
+        async with second.running() as reader:
+            await shown(world, reader)
+            states = [each["state"] for each in (await reader.status())["suppliers"]]
+            assert states == ["hired"] * 5 + ["candidate"]
+
+
 async def test_catalog_that_deltas_do_not_fit_is_made_whole(tmp_path: Path, autojump_clock: object) -> None:
     async with World().running() as world:
         await world.write("a", b"first")
