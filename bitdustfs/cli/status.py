@@ -133,7 +133,7 @@ def lines_without(report: WithoutReport) -> list[str]:
     if report["wanted"]:
         shown.append(
             f"  blocks     the worst would have {report['held']} of {report['wanted']} fragments, "
-            f"and any {report['needed']} restore it"
+            f"and {_restored(report['needed'])}"
         )
         shown.append(f"  margin     {report['margin']}: {_margin(report['margin'])}")
     if report["fragments"] and not report["blocks_lost"]:
@@ -163,9 +163,10 @@ def lines(report: StatusReport, place: str) -> list[str]:
         shown.append(f"  only here  {waiting}")
     if report["blocks"]:
         full = ", full" if report["held"] >= report["wanted"] else ""
+        is_lost = report["held"] < report["needed"]
         shown.append(
             f"  blocks     {report['blocks']}; the worst has {report['held']} of {report['wanted']} fragments{full}: "
-            f"{_may_fail(report)}"
+            + (f"it needs {report['needed']}, and cannot be read" if is_lost else _restored(report["needed"]))
         )
         shown.append(f"  margin     {report['margin']}: {_margin(report['margin'])}")
     if report["missing_fragments"]:
@@ -199,14 +200,9 @@ def _shares(report: StatusReport) -> str:
     return shown + ("; the newest state of the catalog is not safe yet" if is_behind else "")
 
 
-def _may_fail(report: StatusReport) -> str:
-    """What the worst block can bear, in words."""
-    spare = report["held"] - report["needed"]
-    if spare < 0:
-        return f"it needs {report['needed']}, and cannot be read"
-    if spare == 0:
-        return "none of these suppliers may fail" if report["held"] > 1 else "this supplier may not fail"
-    return f"any {spare} of these {report['held']} suppliers may fail"
+def _restored(needed: int) -> str:
+    """How many fragments a block is made of, in words; what may fail is the margin, for holders may be silent."""
+    return f"any {needed} {'restores' if needed == 1 else 'restore'} it"
 
 
 def _repair(report: StatusReport) -> str:

@@ -144,16 +144,22 @@ def shown(**changes: object) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("held", "words"),
+    ("held", "needed", "words"),
     [
-        (5, "5 of 5 fragments, full: any 2 of these 5 suppliers may fail"),
-        (4, "4 of 5 fragments: any 1 of these 4 suppliers may fail"),
-        (3, "3 of 5 fragments: none of these suppliers may fail"),
-        (2, "2 of 5 fragments: it needs 3, and cannot be read"),
+        (5, 3, "5 of 5 fragments, full: any 3 restore it"),
+        (4, 3, "4 of 5 fragments: any 3 restore it"),
+        (3, 1, "3 of 5 fragments: any 1 restores it"),  # copies, of the catalog: not three pieces that are all needed
+        (2, 3, "2 of 5 fragments: it needs 3, and cannot be read"),
     ],
 )
-def test_what_the_worst_block_can_bear_is_told_in_words(held: int, words: str) -> None:
-    assert shown(held=held)["blocks"] == f"1; the worst has {words}"
+def test_what_the_worst_block_can_bear_is_told_in_words(held: int, needed: int, words: str) -> None:
+    assert shown(held=held, needed=needed)["blocks"] == f"1; the worst has {words}"
+
+
+@pytest.mark.parametrize("margin", [2, 1, 0, -1])
+def test_only_the_margin_says_how_many_suppliers_may_fail(margin: int) -> None:
+    promises = [words for words in shown(margin=margin).values() if "may fail" in words]
+    assert len(promises) == (margin > 0)  # not what is held: some of these suppliers may not answer now
 
 
 def test_bytes_are_told_by_how_safe_they_are() -> None:
