@@ -75,7 +75,7 @@ async def run_mount(home: Home, wish: MountWish, ready: Ready) -> None:
     if identity.certificate.role is Role.READER:
         wish = replace(wish, read_only=True)
     open_files, pacer = min(OPEN_FILES, allow_open_files() // 4), pacer_of(wish.settings)
-    claim = Claim(identity, seat_of(home.path, SystemEntropy()))
+    claim = Claim(identity, secrets, seat_of(home.path, SystemEntropy()))
     async with giving(home, _giving_wish(home, wish, identity), identity, pacer) as given:
         try:
             await until_told_to_end(lambda: _mount(home, wish, identity, secrets, given, open_files, ready, claim))

@@ -16,7 +16,9 @@ from bitdustfs.cli.assemble_supplier import cancel_on_signal
 from bitdustfs.cli.waiting import WAITING
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.lease import LEASE_S
+from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.edges.tcp import TcpDialer
+from bitdustfs.engine.adoption import find_listed
 from bitdustfs.engine.claim import Claimed, Holds, claim, give_up
 from bitdustfs.errors import InUse
 from bitdustfs.model import Supplier, short
@@ -39,8 +41,11 @@ class Claim:
         copy_writes: a copy of this home holds the volume, and was left it.
     """
 
-    def __init__(self, identity: Identity, seat: bytes, *, dialer: Dialer | None = None) -> None:
+    def __init__(
+        self, identity: Identity, secrets: VolumeSecrets, seat: bytes, *, dialer: Dialer | None = None
+    ) -> None:
         self._identity = identity
+        self._secrets = secrets
         self._seat = seat
         self._dialer = dialer or TcpDialer(identity.key)
         self._asked: Sequence[Supplier] = ()
@@ -49,8 +54,8 @@ class Claim:
 
     async def make(self, catalog: Catalog, *, takes_over: bool) -> Sequence[str]:
         """Ask, and wait. Returns and raises what `claim_volume` does."""
-        self._asked = [row for row in catalog.suppliers() if row.is_listed]
-        news = await claim_volume(self._identity, catalog, self._seat, takes_over=takes_over, dialer=self._dialer)
+        self._asked = await find_listed(self._dialer, self._identity, self._secrets, catalog)
+        news = await claim_volume(self._identity, self._asked, self._seat, takes_over=takes_over, dialer=self._dialer)
         self.copy_writes = COPY_WRITES in news
         return news
 
@@ -80,7 +85,7 @@ async def until_told_to_end(work: Callable[[], Awaitable[None]]) -> None:
 
 async def claim_volume(
     identity: Identity,
-    catalog: Catalog,
+    suppliers: Sequence[Supplier],
     seat: bytes,
     *,
     takes_over: bool,
@@ -100,7 +105,6 @@ async def claim_volume(
         InUse: another machine writes the volume, and does not let it go.
         KeyboardInterrupt: a signal ended the waiting; the other machine is not asked any more.
     """
-    listed: list[Supplier] = [row for row in catalog.suppliers() if row.is_listed]
     began_s = said_s = trio.current_time()
     until_s = began_s + most_s
     news: list[str] = []
@@ -136,7 +140,7 @@ async def claim_volume(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(cancel_on_signal, nursery.cancel_scope)
         dialer = dialer or TcpDialer(identity.key)
-        ended = await claim(dialer, identity, listed, seat=seat, takes_over=takes_over, waits=waits)
+        ended = await claim(dialer, identity, suppliers, seat=seat, takes_over=takes_over, waits=waits)
         nursery.cancel_scope.cancel()
     if ended is None:
         raise KeyboardInterrupt

@@ -29,7 +29,7 @@ from bitdustfs.engine.publisher import kept_head
 from bitdustfs.engine.recovery import Seeker, fetch_head
 from bitdustfs.engine.replica import changes_since, kept_safe
 from bitdustfs.engine.unsent import find_entries, find_notes, restore_notes
-from bitdustfs.errors import BitdustError
+from bitdustfs.errors import BadFormat, BitdustError, SealBroken
 from bitdustfs.model import RestoreReport, Supplier
 from bitdustfs.ports import Catalog, Changes, Dialer
 
@@ -44,18 +44,18 @@ class _Poll:
     asked: int
     same: int = 0  # show our head or an older one
     failed: int = 0
-    is_newer: bool = False
+    newer: Head | None = None
 
     @property
     def is_decided(self) -> bool:
         enough = replica.quorum(self.asked)
-        return self.is_newer or self.same >= enough or self.failed > self.asked - enough
+        return self.newer is not None or self.same >= enough or self.failed > self.asked - enough
 
 
 async def find_newer(dialer: Dialer, identity: Identity, secrets: VolumeSecrets, catalog: Catalog) -> Found | None:
     """Ask the hired suppliers whether they hold a state to adopt; None: none is known now."""
-    own, suppliers = _own_head(catalog), [row for row in catalog.suppliers() if row.is_listed]
-    if not suppliers or not await _shows_newer(dialer, identity, secrets, catalog, suppliers):
+    own, suppliers = _own_head(catalog), _hired(catalog)
+    if await _newer_shown(dialer, identity, secrets, catalog, suppliers) is None:
         return None
     seeker = Seeker(dialer, lambda _epoch: identity, secrets, identity.owner)
     try:
@@ -69,6 +69,21 @@ async def find_newer(dialer: Dialer, identity: Identity, secrets: VolumeSecrets,
         _log.warning("suppliers show version %d of this volume: %s", found.head.version, verdict.value)
         return None
     return found
+
+
+async def find_listed(
+    dialer: Dialer, identity: Identity, secrets: VolumeSecrets, catalog: Catalog
+) -> Sequence[Supplier]:
+    """Say whom the newest head lists that the hired suppliers show: who writes may have hired others since."""
+    suppliers = _hired(catalog)
+    head = await _newer_shown(dialer, identity, secrets, catalog, suppliers)
+    if head is None:
+        return suppliers
+    try:
+        return [entry.row() for entry in replica.unseal_head(secrets, head.sealed).suppliers]
+    except (BadFormat, SealBroken) as bad:
+        _log.warning("version %d of this volume cannot be opened: %s", head.version, bad)
+        return suppliers
 
 
 async def make_plan(
@@ -116,18 +131,25 @@ def _is_given_up(own: Head, old: Catalog, new: Catalog) -> bool:
     return False
 
 
-async def _shows_newer(
+def _hired(catalog: Catalog) -> list[Supplier]:
+    return [row for row in catalog.suppliers() if row.is_listed]
+
+
+async def _newer_shown(
     dialer: Dialer, identity: Identity, secrets: VolumeSecrets, catalog: Catalog, suppliers: Sequence[Supplier]
-) -> bool:
-    """Whether one of the suppliers shows a head that ours does not go back to, as far as that can be told now."""
+) -> Head | None:
+    """The first head that one of the suppliers shows and ours does not go back to; None: there is none now."""
+    if not suppliers:
+        return None
     own = _own_head(catalog)
     poll, heard = _Poll(len(suppliers)), trio.Event()
 
     async def ask(row: Supplier) -> None:
         try:
             raw, _links = await fetch_head(dialer, identity, row.node, row.address)
-            if _is_newer(heads.parse(raw) if raw else None, own, catalog, identity, secrets):
-                poll.is_newer = True
+            head = heads.parse(raw) if raw else None
+            if _is_newer(head, own, catalog, identity, secrets):
+                poll.newer = head
             else:
                 poll.same += 1
         except BitdustError as error:
@@ -142,7 +164,7 @@ async def _shows_newer(
                 nursery.start_soon(ask, row)
             await heard.wait()
             nursery.cancel_scope.cancel()
-    return poll.is_newer
+    return poll.newer
 
 
 def _is_newer(

@@ -4,8 +4,8 @@
                                                        -> somebody else holds it -> wait for him, or for his lease
                                                        -> too few answer -> go on here, and see
 
-Who holds it hears of the wish through suppliers that both of us reach, and believes it once so many tell of it that
-his heads could not count without any of them (engine/holding). Who gave up waiting lets go what he got, and so does
+Who holds it hears of the wish through suppliers that both of us reach, and believes it once two tell of it, or one
+without which his heads could not count (engine/holding). Who gave up waiting lets go what he got, and so does
 who ends before he serves.
 """
 

@@ -66,7 +66,7 @@ class Told(Claim):
     """A claim of which it is known what suppliers tell."""
 
     def __init__(self, news: Sequence[str]) -> None:
-        super().__init__(make_identity("customer"), b"")
+        super().__init__(make_identity("customer"), VolumeSecrets(b"v" * 32), b"")
         self.news = news
 
     async def make(self, catalog: Catalog, *, takes_over: bool) -> Sequence[str]:
