@@ -481,6 +481,7 @@ class Deeds:
     # What a snapshot has is closed, and its row tells nothing but its place: numbers of the past (core/past).
     inodes_then: frozenset[Ino] = frozenset()  # inodes as they were before the first change to them
     unnamed_then: tuple[tuple[Ino, Cookie], ...] = ()  # names that went: directory, cookie
+    named_then: tuple[tuple[Ino, Cookie, Ino], ...] = ()  # names that are there anew, and what they show now
     kept: tuple[str, ...] = ()  # names of snapshots that were made, by a person or by themselves
     # mode, owner and group before, of those of `inodes_then` of which the snapshot has another one; None: it has it
     before: Mapping[Ino, tuple[int | None, int | None, int | None]] = field(default_factory=dict)

@@ -127,9 +127,14 @@ class SqliteChanges:
                     kept.append(str(new[_SNAPSHOT]))
         rewritten |= created & (closed.keys() | removed)  # perhaps: who asks compares what they have
         created -= closed.keys() | removed
-        other = {ino for place, (name, ino) in named.items() if unnamed.get(place, ())[1:] != (name, ino)}
+        other = {
+            ino
+            for place, (name, ino) in named.items()
+            if unnamed.get(place, ())[1:] != (name, ino) and place not in unnamed_then
+        }
         inos = (frozenset(created), frozenset(rewritten), frozenset(altered), frozenset(other))
         went = [(then, Cookie(place[1])) for place, then in unnamed_then.items() if place not in placed]
+        anew = [(then, Cookie(place[1]), named[place][1]) for place, then in unnamed_then.items() if place in placed]
         lost = tuple(name for place, name in unnamed.items() if place not in placed)  # others are of now only, since
         return Deeds(
             *inos,
@@ -137,6 +142,7 @@ class SqliteChanges:
             tuple(hired),
             inodes_then=frozenset(closed.values()),
             unnamed_then=tuple(went),
+            named_then=tuple(anew),
             kept=tuple(kept),
             before=before,
             xattrs=xattrs,

@@ -64,7 +64,7 @@ def find_notes(old: Catalog, new: Catalog, deeds: Deeds | None, entries: list[En
         elif old.name(parent, name) is None:
             notes.append(f"removed: {shown(was)}")
         told.add(ino)
-    for ino in sorted(deeds.named - told - aside - deeds.created):
+    for ino in sorted((deeds.named | _named_since(old, deeds)) - told - aside - deeds.created):
         notes.append(f"given a further name: {', '.join(map(shown, paths_of(old, ino)))}")
     for ino in sorted((deeds.altered | _altered_since(old, deeds) | _marked(old, deeds)) - aside - deeds.created):
         paths = paths_of(old, ino)
@@ -76,9 +76,24 @@ def find_notes(old: Catalog, new: Catalog, deeds: Deeds | None, entries: list[En
 def _names_then(old: Catalog, deeds: Deeds) -> Iterator[tuple[Ino, bytes, Ino]]:
     """Names that went and that a snapshot has, if it is still there."""
     for directory, cookie in deeds.unnamed_then:
-        for name, _inode in old.names(directory, Cookie(cookie - 1), 1):
-            if name.cookie == cookie:
-                yield split(directory)[1], name.name, split(name.ino)[1]
+        for name in _names_at(old, directory, cookie):
+            yield split(directory)[1], name.name, split(name.ino)[1]
+
+
+def _named_since(old: Catalog, deeds: Deeds) -> set[Ino]:
+    """Inodes with a name that showed another one before; where a fork shows another one, nobody gave a name here."""
+    return {
+        ino
+        for directory, cookie, ino in deeds.named_then
+        if all(split(name.ino)[1] != ino for name in _names_at(old, directory, cookie))
+    }
+
+
+def _names_at(old: Catalog, directory: Ino, cookie: Cookie) -> Iterator[Name]:
+    """The name at this place of a directory; nothing if it is not there any more."""
+    for name, _inode in old.names(directory, Cookie(cookie - 1), 1):
+        if name.cookie == cookie:
+            yield name
 
 
 def _altered_since(old: Catalog, deeds: Deeds) -> set[Ino]:

@@ -201,6 +201,30 @@ def test_what_went_or_was_altered_after_a_snapshot_is_told_to_a_person() -> None
     assert told() == ["removed: 10", "renamed: 12 to twelve"]  # and not what went long before, with the snapshot
 
 
+def test_name_that_another_generation_does_not_show_is_not_told_as_given() -> None:
+    with closing(SqliteCatalog(":memory:")) as catalog:
+        catalog.put_inode(Inode(ROOT_INO, 0o40755, 0, 0, 2, 0, 1, 1, 1))
+        for number in (10, 11):
+            catalog.put_inode(Inode(Ino(number), 0o100644, 0, 0, 1, 0, 1, 1, 1, version=1))
+            catalog.put_name(ROOT_INO, b"%d" % number, Ino(number))
+        keep_generation(catalog)
+        catalog.commit()
+        before = catalog.last_change
+
+        def told() -> list[str]:
+            deeds = CHANGES.deeds([changes for _, changes in catalog.outbox(before, ALL)])
+            return find_notes(catalog, SqliteCatalog(":memory:", create=True), deeds, [])
+
+        name = catalog.name(ROOT_INO, b"10")
+        assert name is not None
+        catalog.drop_name_then(keep_generation(catalog), ROOT_INO, name.cookie)
+        catalog.commit()
+        assert told() == []
+        catalog.put_name(ROOT_INO, b"10", Ino(11))
+        catalog.commit()
+        assert told() == ["given a further name: 10, 11"]
+
+
 MODES = (0o100644, 0o100600)
 
 
