@@ -56,10 +56,12 @@ class Adopted:
             said = [f"Version {self.version} of {date}, by node {short(self.by)}, is the newest, and is taken."]
         else:
             said = [
-                f"This machine's disk was set back: the suppliers' version {self.version} of {date} is taken instead."
+                f"This machine's disk was set back, or a copy of this home wrote: the suppliers' version "
+                f"{self.version} of {date} is taken instead."
             ]
         if self.put_aside:
-            said.append(f"Never sent from here: {count(self.put_aside, 'file')}, put into a folder 'Put aside …'.")
+            files = count(self.put_aside, "file")
+            said.append(f"Not in it: {files} of this machine, put into a folder 'Put aside …'.")
         return said
 
 

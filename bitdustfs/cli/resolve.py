@@ -97,11 +97,13 @@ def lines(report: ForksReport) -> list[str]:
     if not report["forks"]:
         return ["There is one state of this volume: nothing is to be chosen."]
     mine = f"mounted: version {report['version']} of {_date(report['time_s'])}, this machine ({report['node'][:8]})"
-    return [mine, *(_line(each) for each in report["forks"])]
+    return [mine, *(_line(each, report["node"]) for each in report["forks"])]
 
 
-def _line(fork: ForkReport) -> str:
-    which = f"{fork['name']}: version {fork['version']} of {_date(fork['time_s'])}, node {fork['node'][:8]}"
+def _line(fork: ForkReport, own: str) -> str:
+    is_own = fork["node"] == own
+    who = "by a copy of this home, or before this disk was set back" if is_own else f"node {fork['node'][:8]}"
+    which = f"{fork['name']}: version {fork['version']} of {_date(fork['time_s'])}, {who}"
     if fork["unreadable"]:
         return f"{which}; it cannot be read now: {fork['unreadable']}"
     return f"{which}; there {count(fork['came'], 'name')} more, {fork['went']} fewer, {fork['changed']} different"

@@ -86,7 +86,7 @@ def sentence(report: SyncReport) -> str:
         words.append(f"{count(report['missing_fragments'], 'fragment')} missing")
     if report["missing"]:
         words.append(f"no answer from {', '.join(report['missing'])}")
-    return "; ".join(words) + "."
+    return "\n".join(["; ".join(words) + ".", *(f"trouble: {each}" for each in report["why"])])
 
 
 @contextmanager

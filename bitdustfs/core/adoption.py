@@ -219,8 +219,8 @@ def letter(plan: Plan, put: Sequence[bytes], failed: Sequence[tuple[bytes, str]]
         kept_in: where the old state is, if it stays there because anything failed; "": it does not.
     """
     lines = [
-        "This machine's disk was older than what the suppliers hold of this volume, so the newer state was taken.",
-        "What was changed on the older disk and had never been sent lies in this folder.",
+        "The suppliers held another state of this volume than this machine's disk, and it was taken: the disk was an",
+        "older copy, or another machine wrote. What was changed here and is not in that state lies in this folder.",
     ]
     if plan.snapshots:
         lines += ["What only its snapshots still had lies in folders of their names, each version of a file once."]
@@ -231,5 +231,5 @@ def letter(plan: Plan, put: Sequence[bytes], failed: Sequence[tuple[bytes, str]]
         lines += ["", f"Not put aside, because it cannot be read; {kept}:"]
         lines += [f"  {shown(path)}: {why}" for path, why in failed]
     if plan.notes:
-        lines += ["", "Not done again in the newer state:", *(f"  {note}" for note in plan.notes)]
+        lines += ["", "Not done again in the state that was taken:", *(f"  {note}" for note in plan.notes)]
     return ("\n".join(lines) + "\n").encode()

@@ -238,6 +238,7 @@ class SyncReport(TypedDict):
     missing_fragments: int  # that no supplier holds
     files_local: int
     bytes_local: int
+    why: list[str]  # not everything was reached, where no waiting helps: sentences
 
 
 class StopReport(TypedDict):

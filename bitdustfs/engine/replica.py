@@ -457,14 +457,11 @@ def keep_covered(catalog: Catalog, change: int) -> None:
 
 
 def _foreign_error(found: Foreign) -> ReadOnly:
-    who = "this machine, before its disk was set back" if found.is_ours else f"node {short(found.head.signer.node)}"
-    if found.is_newer:
-        return ReadOnly(
-            what=f"the suppliers hold a newer state of this volume (version {found.head.version}), written by {who}: "
-            "nothing is changed here now. Unmount it and mount it again: the next mount takes the newer state, and "
-            "puts what was never sent from here into a folder 'Put aside …' in it"
-        )
+    own = "this machine, before its disk was set back, or by a copy of its home"
+    who = own if found.is_ours else f"node {short(found.head.signer.node)}"
+    which = "a newer state" if found.is_newer else "another state, which counts,"
     return ReadOnly(
-        what=f"a supplier holds another state of this volume (version {found.head.version}), written by {who}: "
-        "two machines have written to it; run `bitdustfs recover` on the one that is to go on"
+        what=f"the suppliers hold {which} of this volume (version {found.head.version}), written by {who}: "
+        "nothing is changed here now. Unmount it and mount it again: the next mount takes that state, and "
+        "puts what only this machine has into a folder 'Put aside …' in it"
     )

@@ -146,6 +146,12 @@ class Reporter:
         """Fragments that no supplier holds, over all blocks."""
         return sum((code.n - held) * count for code, held, count in self._catalog.held_histogram() if held < code.n)
 
+    def stuck(self) -> list[str]:
+        """Why something does not come to suppliers, however long it is waited for: a person is to do something."""
+        refusal = self._journal.refusal
+        told = [f"nothing can be changed now: {refusal}"] if refusal is not None and self.view(0) is None else []
+        return [*told, *self.forks()]
+
     def files_aside(self) -> int:
         """How many files are only in older states of this machine."""
         return sum(each.left for each in self.aside)

@@ -82,7 +82,7 @@ class Sync:
         is_sure = not self._reporter.is_unsure
         if is_sure and wanted.is_full and wanted.change is not None and self._replica.safe_change >= wanted.change:
             return SyncReport(
-                state=FileState.SAFE.value, missing=[], missing_fragments=0, files_local=0, bytes_local=0
+                state=FileState.SAFE.value, missing=[], missing_fragments=0, files_local=0, bytes_local=0, why=[]
             )
         files_local, bytes_local = self._files.dirty_totals()
         state = self._reporter.state()
@@ -94,6 +94,7 @@ class Sync:
             missing_fragments=self._reporter.missing_fragments(),
             files_local=files_local,
             bytes_local=bytes_local,
+            why=self._reporter.stuck(),
         )
 
     async def make_safe(self, ino: Ino | None) -> None:

@@ -233,6 +233,7 @@ async def test_sync_ends_with_a_code_of_its_own_when_suppliers_are_missing(
             "missing_fragments": len(missing),
             "files_local": 0,
             "bytes_local": 0,
+            "why": [],
         }
 
     async with served(home, {"sync": sync}):
@@ -244,10 +245,13 @@ async def test_sync_ends_with_a_code_of_its_own_when_suppliers_are_missing(
 
 
 def test_a_sync_that_ended_early_says_what_is_only_here() -> None:
-    report = SyncReport(state="local", missing=["anna", "ben"], missing_fragments=2, files_local=1, bytes_local=1024)
+    missing = ["anna", "ben"]
+    report = SyncReport(
+        state="local", missing=missing, missing_fragments=2, files_local=1, bytes_local=1024, why=["read-only"]
+    )
     assert exit_code(report) == EXIT_INCOMPLETE
     told = "Ended as local; 1 file (1.00 KiB) only here; 2 fragments missing; no answer from anna, ben."
-    assert sentence(report) == told
+    assert sentence(report) == f"{told}\ntrouble: read-only"
 
 
 def test_the_progress_shows_bytes_rate_and_remaining_time() -> None:

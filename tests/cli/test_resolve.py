@@ -97,6 +97,16 @@ async def test_state_that_can_be_read_is_kept_beside_one_that_cannot(home: Path,
     assert json.loads(as_json.out) == {"snapshot": "another", "is_safe": True}
 
 
+async def test_state_of_a_copy_of_this_home_is_told_as_such(
+    home: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(WHOLE, "node", BOTH["node"])
+    async with mounted(home, []):
+        said = await called(call, "--home", home, "resolve")
+    (line,) = (each for each in said.out.splitlines() if each.startswith("another:"))
+    assert "by a copy of this home, or before this disk was set back" in line
+
+
 async def test_each_name_that_is_different_is_one_line_and_moves_no_cursor(home: Path, call: Call) -> None:
     assert legible("\udcff") == "\udcff"  # a byte that is no UTF-8 goes out as it came
     async with mounted(home, []):
