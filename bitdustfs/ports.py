@@ -521,8 +521,8 @@ class Catalog(Protocol):
         """How many blocks have each code, local blocks apart."""
         ...
 
-    def held_histogram(self) -> Sequence[tuple[Code, int, int]]:
-        """(code, held, how many blocks) over all blocks, worst first."""
+    def held_histogram(self, *, of_files: bool = False) -> Sequence[tuple[Code, int, int]]:
+        """(code, held, how many blocks) over all blocks, or over those of files only, worst first."""
         ...
 
     def shortfalls(self, blocks: Iterable[BlockNo]) -> Sequence[Shortfall]:

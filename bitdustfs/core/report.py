@@ -54,7 +54,7 @@ class FairnessReport(TypedDict):
 
 
 class StatusReport(TypedDict):
-    """How safe the volume, or what lies at one path, is."""
+    """How safe the volume, or what lies at one path, is. On a machine that only reads: by blocks of files alone."""
 
     state: str  # of the worst file; a word of model.FileState
     path: str  # inside the volume, from "/"

@@ -244,10 +244,10 @@ class BlockTables(Store):
         rows = self._rows("SELECT k, n, count(*) FROM r_block GROUP BY k, n ORDER BY k, n")
         return {Code(k, n): count for k, n, count in rows}
 
-    def held_histogram(self) -> Sequence[tuple[Code, int, int]]:
-        """(code, held, how many blocks) over all blocks, worst first."""
+    def held_histogram(self, *, of_files: bool = False) -> Sequence[tuple[Code, int, int]]:
+        """(code, held, how many blocks) over all blocks, or over those of files only, worst first."""
         counts: Counter[tuple[int, int, int, int]] = Counter()
-        for pair in (LOCAL, REPLICATED):
+        for pair in (REPLICATED,) if of_files else (LOCAL, REPLICATED):
             for k, n, held, count in self._rows(pair.histogram):
                 counts[held - k, held - n, k, n] += count
         return [(Code(k, n), margin + k, count) for (margin, _, k, n), count in sorted(counts.items())]

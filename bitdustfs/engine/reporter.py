@@ -144,7 +144,7 @@ class Reporter:
 
     def missing_fragments(self) -> int:
         """Fragments that no supplier holds, over all blocks."""
-        return sum((code.n - held) * count for code, held, count in self._catalog.held_histogram() if held < code.n)
+        return sum((code.n - held) * count for code, held, count in self._held() if held < code.n)
 
     def stuck(self) -> list[str]:
         """Why something does not come to suppliers, however long it is waited for: a person is to do something."""
@@ -160,8 +160,7 @@ class Reporter:
         """The state of the worst file."""
         if self._files.dirty_totals()[0] or self.files_aside():
             return FileState.LOCAL
-        histogram = self._catalog.held_histogram()
-        found = health.worst([health.block_state(code, held, local_copy=False) for code, held, _ in histogram])
+        found = health.worst([health.block_state(code, held, local_copy=False) for code, held, _ in self._held()])
         if found is FileState.PLACED and self.is_unsure:
             return FileState.DEGRADED  # nobody knows whether they are held
         return FileState.SAFE if found is FileState.PLACED and self._replica.is_all_safe else found
@@ -172,10 +171,10 @@ class Reporter:
         Raises:
             NotFound: nothing is at the path.
         """
-        online = self._fragments.asks.reachable()
         whole = path in (None, "", "/")
         ino = ROOT_INO if whole else self.find(path or "")
-        lacking = await lacks(self._catalog)
+        lacking = await lacks(self._catalog, of_files=self._only_reads)
+        online = self._fragments.asks.reachable()
         found = await self._volume(online, lacking) if whole else await self._below(ino, online)
         code = self._writer.code() if whole else self._tree.attributes(ino).code or self._writer.code()
         recode_blocks, recode_bytes = self._catalog.count_marked()
@@ -225,11 +224,14 @@ class Reporter:
 
     async def _volume(self, online: Set[SupplierNo], lacking: Lacks) -> _Found:
         unsafe = await unsafe_bytes(self._catalog, self._replica.safe_change)
+        margin = await least_margin(self._catalog, online, of_files=self._only_reads)
         files_local, bytes_local = self._files.dirty_totals()
         published, inodes = self._catalog.file_bytes()
         total = published + self._files.unpublished_growth()
-        histogram = self._catalog.held_histogram()
+        histogram = self._held()
         code, held = histogram[0][:2] if histogram else (None, 0)
+        if code is not None and margin is not None:
+            margin = min(margin, health.margin(code, held))  # less may be held than when it was counted
         return _Found(
             state=self.state(),
             files=max(0, inodes - 1),
@@ -240,7 +242,7 @@ class Reporter:
             held=held,
             needed=code.k if code else 0,
             wanted=code.n if code else 0,
-            margin=await least_margin(self._catalog, online),
+            margin=margin,
             missing=self.missing_fragments(),
             unlike=self.count_unlike(),
             codes=Counter(self._catalog.count_codes()),
@@ -306,13 +308,23 @@ class Reporter:
         return ino
 
     @property
+    def _only_reads(self) -> bool:
+        """Another machine writes. Of the catalog's own blocks only that one knows who holds them now: a head says
+        who did when it was made, and a manifest the same of its own time. What is shown here needs none of them."""
+        return self.view(0) is not None
+
+    def _held(self) -> Sequence[tuple[Code, int, int]]:
+        """(code, held, how many blocks) over all blocks that count here, worst first."""
+        return self._catalog.held_histogram(of_files=self._only_reads)
+
+    @property
     def is_unsure(self) -> bool:
         """What counts as held may be gone."""
         return self._monitor.is_unsure or self._register.is_unsure
 
     def _supplier_reports(self, online: Set[SupplierNo]) -> list[SupplierReport]:
         audits, none = self._catalog.audits(), AuditTally()
-        ends, is_watched = self._register.ends, self.view(0) is None  # who only reads knows what heads say
+        ends, is_watched = self._register.ends, not self._only_reads  # who only reads knows what heads say
         return [
             SupplierReport(
                 label=row.label,
@@ -340,7 +352,7 @@ class Reporter:
         code = self._writer.code()
         if code is None:
             found.insert(0, "no supplier is hired: everything exists only on this machine")
-        elif self.view(0) is not None:
+        elif self._only_reads:
             if not online:
                 found.insert(
                     0, "no supplier answers: what was read before can be read, and nothing newer is heard of"
@@ -358,11 +370,11 @@ class Reporter:
         if why := self.view_trouble():
             found.insert(0, f"a newer state is known, and cannot be shown yet: {why}")
         refusal = self._journal.refusal
-        if refusal is not None and self.view(0) is None:
+        if refusal is not None and not self._only_reads:
             found.insert(0, f"nothing can be changed now: {refusal}")
         if silent:
             found.append(f"no answer from {', '.join(silent)}")
-        if lost:
+        if lost and self.missing_fragments():
             found.append(f"lost, so what they held is made again elsewhere: {', '.join(lost)}")
         found += self._leaving(rows)
         found += self._ending(rows)

@@ -70,13 +70,13 @@ class Lacks:
     gone: list[BlockNo] = field(default_factory=list)
 
 
-async def lacks(catalog: Catalog) -> Lacks:
-    """Go through all blocks that lack fragments."""
+async def lacks(catalog: Catalog, *, of_files: bool = False) -> Lacks:
+    """Go through all blocks that lack fragments, or those of files only."""
     found = Lacks()
     at: Wanting | None = None
     while page := catalog.wanting_blocks(STEP, at):
         at = page[-1]
-        for each in catalog.shortfalls([wanting.block for wanting in page]):
+        for each in catalog.shortfalls([wanting.block for wanting in page if wanting.block > 0 or not of_files]):
             found.missing_bytes += erasure.fragment_length(each.length, each.code.k) * (each.code.n - each.held)
             state = health.block_state(each.code, each.held, local_copy=False)
             if each.block > 0 and state is not FileState.PLACED:
