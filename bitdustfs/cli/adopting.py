@@ -19,12 +19,14 @@ from bitdustfs.cli.common import count
 from bitdustfs.cli.recovering import fetched_catalog
 from bitdustfs.core import adoption
 from bitdustfs.core.certificate import Identity
+from bitdustfs.core.lease import Holder
 from bitdustfs.core.recovery import Found
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.edges import old_states
 from bitdustfs.edges.catalog_changes import SqliteChanges
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.home import Home
+from bitdustfs.edges.seat import seat_of
 from bitdustfs.edges.spool_disk import DiskSpool
 from bitdustfs.edges.system import SystemEntropy, SystemWall, ThreadCrunch, boot_id
 from bitdustfs.edges.tcp import TcpDialer
@@ -34,7 +36,7 @@ from bitdustfs.engine.node import Node
 from bitdustfs.engine.sightings import carry_over
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.errors import BitdustError
-from bitdustfs.model import NodeId, Standing, short
+from bitdustfs.model import Standing
 
 _OPEN_FILES = 16  # of an old spool: it is read file by file
 _log = logging.getLogger(__name__)
@@ -47,18 +49,12 @@ class Adopted:
     version: int
     time_s: int
     put_aside: int  # files and others that only the old state has
-    by: NodeId | None = None  # another node that wrote the newer state; None: this one did
+    by: str  # who wrote the newer state, in words
 
     def lines(self) -> list[str]:
         """What to say to the person."""
         date = datetime.fromtimestamp(self.time_s, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
-        if self.by is not None:
-            said = [f"Version {self.version} of {date}, by node {short(self.by)}, is the newest, and is taken."]
-        else:
-            said = [
-                f"This machine's disk was set back, or a copy of this home wrote: the suppliers' version "
-                f"{self.version} of {date} is taken instead."
-            ]
+        said = [f"Suppliers hold version {self.version} of {date}, written by {self.by}: it is taken."]
         if self.put_aside:
             files = count(self.put_aside, "file")
             said.append(f"Not in it: {files} of this machine, put into a folder 'Put aside …'.")
@@ -88,17 +84,16 @@ async def fetch_newer(
 async def _fetch(
     home: Home, identity: Identity, secrets: VolumeSecrets, catalog: SqliteCatalog, found: Found
 ) -> Adopted:
+    us = Holder(identity.node, seat_of(home.path, SystemEntropy()))
     new = old_states.begin(home)
     async with fetched_catalog(identity, secrets, found, new, lambda _done, _total: None) as (newer, report):
         carry_over(catalog, newer)
         newer.commit()
         await newer.harden()
         folder = datetime.now(UTC).astimezone().strftime(f"Put aside {_machine()} %Y-%m-%d %H.%M")
-        plan = await make_plan(catalog, newer, found, secrets, SqliteChanges(), report, folder=folder)
+        plan = await make_plan(catalog, newer, found, secrets, SqliteChanges(), report, folder=folder, us=us)
     old_states.write_plan(home, adoption.encode(plan))
-    writer = found.head.signer.node
-    by = writer if writer != identity.node else None
-    return Adopted(found.head.version, found.content.time_s, len(plan.entries), by)
+    return Adopted(found.head.version, found.content.time_s, len(plan.entries), plan.by)
 
 
 def _machine() -> str:

@@ -1,7 +1,8 @@
-"""Adoption, decided: what a machine does whose disk was set back, and what of it only that disk has.
+"""Adoption, decided: what a machine does that others wrote past, and what of it only its own disk has.
 
-The suppliers then hold a newer head than ours, written in our own epoch: mostly by this very machine, in the life
-that the older disk does not know of. That head is taken, and what was never sent from here is put aside.
+The suppliers then hold a newer head than ours, written in our own epoch: by another machine of the owner, by a copy
+of this home, or by this very machine, in a life that its disk, which was set back, does not know of. That head is
+taken, and what was never sent from here is put aside.
 
 **What was sent.** Changes have numbers, and a head says up to which it brings everything back. If the newer head goes
 back to ours, it contains what ours did. Suppliers keep the links of a few hundred heads only; beyond them we go by
@@ -27,7 +28,7 @@ from bitdustfs.core.replica import quorum
 from bitdustfs.errors import BadFormat
 from bitdustfs.model import Ino
 
-_PLAN_VERSION: Final = 2  # 1: without snapshots
+_PLAN_VERSION: Final = 3  # 1: without snapshots; 2: without who wrote the newer state
 LETTER: Final = b"What was put aside.txt"
 
 
@@ -118,6 +119,7 @@ class Plan(Struct, array_like=True, frozen=True):
     entries: tuple[Entry, ...]
     # where in the folder that goes which snapshots have: generation, and name of a directory
     snapshots: tuple[tuple[int, str], ...] = ()
+    by: str = ""  # who wrote the newer state, in words
 
 
 class Progress(Struct, array_like=True, frozen=True):
@@ -166,14 +168,20 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 def make_plan(
-    folder: str, notes: Sequence[str], entries: Sequence[Entry], snapshots: Mapping[int, str] | None = None
+    folder: str,
+    notes: Sequence[str],
+    entries: Sequence[Entry],
+    snapshots: Mapping[int, str] | None = None,
+    *,
+    by: str = "",
 ) -> Plan:
     """A plan of this version of bitdustfs.
 
     Args:
+        by: who wrote the newer state, in words.
         snapshots: for the generation of each entry of the past the directory in the folder where it goes.
     """
-    return Plan(_PLAN_VERSION, folder, tuple(notes), tuple(entries), tuple((snapshots or {}).items()))
+    return Plan(_PLAN_VERSION, folder, tuple(notes), tuple(entries), tuple((snapshots or {}).items()), by)
 
 
 def encode(value: Plan | Progress) -> bytes:
@@ -187,7 +195,7 @@ def decode_plan(content: bytes) -> Plan:
         plan = _plans.decode(content)
     except (msgspec.MsgspecError, RecursionError) as bad:
         raise BadFormat(what=f"the list of what is to be put aside cannot be read: {bad}") from bad
-    if plan.version not in (1, _PLAN_VERSION):
+    if not 1 <= plan.version <= _PLAN_VERSION:
         raise BadFormat(what=f"a list of what is to be put aside has version {plan.version}")
     if {split(Ino(entry.ino))[0] for entry in plan.entries} - {0, *dict(plan.snapshots)}:
         raise BadFormat(what="a list of what is to be put aside names a snapshot that it does not have")
@@ -219,8 +227,8 @@ def letter(plan: Plan, put: Sequence[bytes], failed: Sequence[tuple[bytes, str]]
         kept_in: where the old state is, if it stays there because anything failed; "": it does not.
     """
     lines = [
-        "The suppliers held another state of this volume than this machine's disk, and it was taken: the disk was an",
-        "older copy, or another machine wrote. What was changed here and is not in that state lies in this folder.",
+        f"The suppliers held another state of this volume{f', written by {plan.by}' if plan.by else ''}.",
+        "It was taken, and what was changed here and is not in that state lies in this folder.",
     ]
     if plan.snapshots:
         lines += ["What only its snapshots still had lies in folders of their names, each version of a file once."]

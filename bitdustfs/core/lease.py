@@ -27,7 +27,7 @@ from typing import Final
 
 from bitdustfs.core import head as heads
 from bitdustfs.core.head import LINK_BYTES, MAX_KEPT_BYTES, MAX_LEASE_S, SEAT_BYTES, Head
-from bitdustfs.model import NodeId
+from bitdustfs.model import NodeId, short
 
 LEASE_S: Final = 600  # (tune) how long a writer that is not heard of keeps others from writing
 RENEW_S: Final = LEASE_S / 4  # (tune) three words in a row may get lost
@@ -44,6 +44,15 @@ class Holder:
 
     node: NodeId
     seat: bytes
+
+
+def called(other: Holder, us: Holder) -> str:
+    """Say for a person who wrote a head that we do not know of: what our own seat wrote, a disk set back forgot."""
+    if other.node != us.node:
+        return f"another machine of yours (node {short(other.node)})"
+    if other.seat != us.seat:
+        return "a copy of this home, or this home in another place"
+    return "this machine before its disk was set back, or a copy of all of it"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Adoption: a machine whose disk was set back takes the newer state that its suppliers hold.
+"""Adoption: a machine that others wrote past, or whose disk was set back, takes the newer state at its suppliers.
 
     start -> ask suppliers for heads -> a newer one? -> the newest -> its catalog, beside ours
           -> what only ours has: a plan -> the newer catalog in the place of ours -> mount; `aside` follows the plan
@@ -20,6 +20,7 @@ from bitdustfs.core import head as heads
 from bitdustfs.core.adoption import Plan, Verdict
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.head import Head
+from bitdustfs.core.lease import Holder, called
 from bitdustfs.core.recovery import Found
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine import ancestors
@@ -95,16 +96,18 @@ async def make_plan(
     report: RestoreReport,
     *,
     folder: str,
+    us: Holder,
 ) -> Plan:
     """Say what of an old state is put aside. Nothing is changed, and meanwhile nothing may be.
 
     Args:
         report: of the restore that made the new catalog.
         folder: how the folder is to be called.
+        us: this node in the seat of its home: tells who wrote the newer state.
     Raises:
         BadFormat, CatalogDamaged
     """
-    own = _own_head(old)
+    own, by = _own_head(old), called(Holder(found.head.signer.node, found.head.seat), us)
     own_change = replica.unseal_head(secrets, own.sealed).change if own is not None else 0
     sent = adoption.contained(own_change, kept_safe(old), adoption.descent(own, found))
     if own is not None and _is_given_up(own, old, new):
@@ -114,7 +117,7 @@ async def make_plan(
     entries = find_entries(old, new, deeds)
     kept = await find_only_kept(old, new, deeds, entries)
     notes = [*find_notes(old, new, deeds, entries), *kept.notes, *restore_notes(report)]
-    return adoption.make_plan(folder, notes, [*entries, *kept.entries], kept.folders)
+    return adoption.make_plan(folder, notes, [*entries, *kept.entries], kept.folders, by=by)
 
 
 def _own_head(catalog: Catalog) -> Head | None:

@@ -37,6 +37,7 @@ from bitdustfs.core import head as heads
 from bitdustfs.core import replica
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.head import Head
+from bitdustfs.core.lease import Holder, called
 from bitdustfs.core.replica import HeadContent, Holders
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine import ancestors, sightings
@@ -90,7 +91,7 @@ class Foreign:
     head: Head
     content: HeadContent
     is_newer: bool  # than ours; else it is another one beside ours
-    is_ours: bool  # this very node signed it: our disk is older than it
+    by: str  # who wrote it, in words
 
 
 class Publisher:
@@ -463,8 +464,8 @@ class Publisher:
     def _beside(self, theirs: Head) -> Foreign:
         """A head as one that does not come from what we know. Raises SealBroken."""
         content = replica.unseal_head(self._secrets, theirs.sealed)
-        is_ours = theirs.signer.node == self._identity.node
-        return Foreign(theirs, content, is_newer=theirs.version > self.version, is_ours=is_ours)
+        by = called(Holder(theirs.signer.node, theirs.seat), Holder(self._identity.node, self._seat))
+        return Foreign(theirs, content, is_newer=theirs.version > self.version, by=by)
 
     async def _note_seen(self, supplier: SupplierNo) -> None:
         """Have a restart know what a supplier showed, if that is no head of ours, before anything is let go again."""

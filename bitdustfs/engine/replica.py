@@ -42,7 +42,7 @@ from bitdustfs.engine.objects import Objects
 from bitdustfs.engine.publisher import Foreign, Publisher
 from bitdustfs.engine.snapshots import Snapshots
 from bitdustfs.errors import BitdustError, ReadOnly, Unavailable
-from bitdustfs.model import BlockNo, DeltaRow, Ino, short
+from bitdustfs.model import BlockNo, DeltaRow, Ino
 from bitdustfs.ports import Catalog, Changes, Crunch, Wall
 
 SHIP_AFTER_S = 3.0  # (tune) after the first change: what is done in one go goes in one delta
@@ -457,11 +457,9 @@ def keep_covered(catalog: Catalog, change: int) -> None:
 
 
 def _foreign_error(found: Foreign) -> ReadOnly:
-    own = "this machine, before its disk was set back, or by a copy of its home"
-    who = own if found.is_ours else f"node {short(found.head.signer.node)}"
     which = "a newer state" if found.is_newer else "another state, which counts,"
     return ReadOnly(
-        what=f"the suppliers hold {which} of this volume (version {found.head.version}), written by {who}: "
+        what=f"the suppliers hold {which} of this volume (version {found.head.version}), written by {found.by}: "
         "nothing is changed here now. Unmount it and mount it again: the next mount takes that state, and "
         "puts what only this machine has into a folder 'Put aside …' in it"
     )

@@ -13,6 +13,7 @@ from bitdustfs.core.adoption import Descent, Entry, Progress, Verdict, contained
 from bitdustfs.core.certificate import Identity, certify
 from bitdustfs.core.head import Head
 from bitdustfs.core.keys import public_bytes
+from bitdustfs.core.lease import Holder, called
 from bitdustfs.core.past import at
 from bitdustfs.core.recovery import Answer, Found, choose
 from bitdustfs.core.replica import HeadContent, SupplierEntry
@@ -32,6 +33,8 @@ CONTENT = HeadContent(
 )
 LIFE = chain(6)
 MERGED = heads.sign(WRITER, handle=HANDLE, version=9, previous=LIFE[5].digest, sealed=b"", also=LIFE[3].digest)
+US = Holder(NodeId(b"u" * 32), b"u" * 16)
+COPY, DESKTOP = Holder(US.node, b"c" * 16), Holder(NodeId(b"d" * 32), b"d" * 16)
 FORK = chain(2, after=LIFE[2], sealed=b"of another life")
 
 
@@ -101,11 +104,11 @@ def test_what_was_sent_is_what_our_head_says_if_the_newer_one_goes_back_to_it_an
 
 
 def test_plan_is_read_as_it_was_written_and_nothing_else_is_one() -> None:
-    plan = adoption.make_plan("folder", ["note"], [Entry(3, (b"a/\xff", b"b"))])
+    plan = adoption.make_plan("folder", ["note"], [Entry(3, (b"a/\xff", b"b"))], by="a friend")
     assert adoption.decode_plan(adoption.encode(plan)) == plan
     of_past = adoption.make_plan("folder", [], [Entry(at(2, Ino(3)), (b"a",), True)], {2: "Snapshot s"})
     assert adoption.decode_plan(adoption.encode(of_past)) == of_past
-    first = adoption.encode(msgspec.structs.replace(plan, version=1))[:-1]  # of before there were snapshots in it
+    first = adoption.encode(msgspec.structs.replace(plan, version=1, by=""))[:-2]  # of before it had snapshots
     assert adoption.decode_plan(b"\x94" + first[1:]).entries == plan.entries
     homeless = adoption.encode(msgspec.structs.replace(of_past, snapshots=()))
     for bad in (homeless, b"", b"\x80", adoption.encode(plan)[:-1], adoption.encode(plan) + b"x"):
@@ -140,6 +143,23 @@ def test_letter_says_what_lies_there_what_does_not_and_why() -> None:
     said = adoption.letter(plan, [], [(b"bad", "gone")], "").decode().splitlines()
     assert "  bad: gone" in said and any("has been let go since" in line for line in said)
     assert any("folders of their names" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("seen", "words"),
+    [
+        (DESKTOP, f"another machine of yours (node {DESKTOP.node.hex()[:8]})."),
+        (COPY, "a copy of this home, or this home in another place."),
+        (US, "this machine before its disk was set back, or a copy of all of it."),
+    ],
+)
+def test_letter_says_who_wrote_the_newer_state_and_that_a_disk_was_set_back_only_then(
+    seen: Holder, words: str
+) -> None:
+    by = called(seen, US)
+    said = adoption.letter(adoption.make_plan("folder", [], [], by=by), [b"a"], [], "").decode()
+    assert said.startswith(f"The suppliers held another state of this volume, written by {words}\n")
+    assert ("set back" in said) == (seen == US)
 
 
 def test_letter_has_one_line_for_each_name_and_nothing_in_it_that_moves_a_cursor() -> None:

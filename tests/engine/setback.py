@@ -10,6 +10,8 @@ import trio
 
 from bitdustfs.core.adoption import LETTER, Plan
 from bitdustfs.core.certificate import Identity
+from bitdustfs.core.head import NO_SEAT
+from bitdustfs.core.lease import Holder
 from bitdustfs.core.recovery import Found
 from bitdustfs.edges.catalog_changes import SqliteChanges
 from bitdustfs.edges.catalog_restore import Restore
@@ -33,8 +35,13 @@ async def look(world: World, catalog: SqliteCatalog, identity: Identity | None =
     return await find_newer(world.swarm.network.dialer(who.node), who, SECRETS, catalog)
 
 
-async def fetch(world: World, old: SqliteCatalog, found: Found, path: Path) -> Plan:
-    """Make the newer catalog at `path`. Returns what of the old one is to be put aside."""
+async def fetch(world: World, old: SqliteCatalog, found: Found, path: Path, us: Holder | None = None) -> Plan:
+    """Make the newer catalog at `path`. Returns what of the old one is to be put aside.
+
+    Args:
+        us: who adopts; None: the first machine, in the seat of a home that has none.
+    """
+    us = us or Holder(world.swarm.identity.node, NO_SEAT)
     side = world.swarm.customer_side(list(found.suppliers))
     scratch = SqliteCatalog(":memory:", create=True)
     recovery = Recovery(found, side, SECRETS, InlineCrunch(), world.swarm.entropy, scratch)
@@ -44,7 +51,7 @@ async def fetch(world: World, old: SqliteCatalog, found: Found, path: Path) -> P
     with closing(SqliteCatalog(path)) as catalog:
         recovery.note(catalog)
         catalog.commit()
-        return await make_plan(old, catalog, found, SECRETS, SqliteChanges(), report, folder=FOLDER)
+        return await make_plan(old, catalog, found, SECRETS, SqliteChanges(), report, folder=FOLDER, us=us)
 
 
 class Bench:

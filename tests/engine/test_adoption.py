@@ -149,6 +149,7 @@ async def test_old_disk_takes_the_newer_state_and_puts_aside_what_was_never_sent
             assert (one.ino, one.nlink, one.mode & 0o7777, one.uid) == (two.ino, 2, 0o600, CALLER.uid)
             assert catalog.xattr(one.ino, b"user.colour") == b"blue"
             said = letter(await content(world, catalog, f"{FOLDER}/{LETTER.decode()}"))
+            assert "written by this machine before its disk was set back" in said[0]
             assert "renamed: to be renamed to renamed" in said and "only here" in said
             assert [line for line in said if "snapshot" in line] == [
                 "snapshot made: keepsake; the newer state does not have it"

@@ -10,10 +10,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from bitdustfs.core.adoption import LETTER
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.claim import Claimed
 from bitdustfs.errors import ReadOnly
-from bitdustfs.model import ROOT_INO, FileState
+from bitdustfs.model import ROOT_INO, FileState, short
 from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.world import World
 from tests.engine.machines import ALL, CONTENT, COPY, LAPTOP, LEASE_S, Asking, Machine, lies, two, until
@@ -124,6 +125,9 @@ async def test_writer_that_is_cut_off_goes_on_here_and_others_wait_for_its_lease
                 await bench.job(node, laptop.catalog).run()
                 assert await content(world, laptop.catalog, f"{FOLDER}/only here") == b"only here"
                 assert await content(world, laptop.catalog, f"{FOLDER}/only here too") == b"on the train"
+                letter = (await content(world, laptop.catalog, f"{FOLDER}/{LETTER.decode()}")).decode()
+                who = f"another machine of yours (node {short(desktop.identity.node)})"
+                assert f"another state of this volume, written by {who}." in letter and "disk" not in letter
                 assert await content(world, laptop.catalog, "file2") == b"two"
                 assert await laptop.sync() == "safe"
 

@@ -34,7 +34,7 @@ def test_disk_that_was_set_back_takes_the_newer_state_and_puts_aside_what_was_ne
             (path / "small d").write_bytes(b"small d")
             practice.umount()
         said = practice.run("mount", f"--code={practice.code}", "--", str(path)).stdout
-        assert "This machine's disk was set back" in said and "Not in it: 3 files" in said
+        assert "written by this machine before its disk was set back" in said and "Not in it: 3 files" in said
         assert (path / "a").read_bytes() == b"a" * 100_000
         assert (path / "b").read_bytes() == b"b" * 100_000
         wait_until("all is put aside", lambda: not list(Home(practice.home).aside.glob("*/catalog.db")))
@@ -42,7 +42,8 @@ def test_disk_that_was_set_back_takes_the_newer_state_and_puts_aside_what_was_ne
         assert sorted(entry.name for entry in path.iterdir()) == sorted(["a", "b", folder.name])
         assert (folder / "folder" / "d").read_bytes() == b"d" * 100_000
         assert (folder / "small d").read_bytes() == b"small d"
-        assert "  small d" in (folder / "What was put aside.txt").read_text()
+        letter = (folder / "What was put aside.txt").read_text()
+        assert "  small d" in letter and "before its disk was set back" in letter
         practice.sync()
         assert practice.status()["state"] == "safe"
 

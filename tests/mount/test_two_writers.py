@@ -109,11 +109,14 @@ def test_volume_goes_to_the_other_machine_and_back_and_what_was_never_sent_is_pu
         assert sorted(os.listdir(second.path)) == ["last", "letter", "there"]
         (second.path / "taken").write_bytes(b"taken")
 
-        swarm.mount()
+        greeting = swarm.run("mount", f"--code={swarm.code}", "--", str(swarm.path)).stdout
+        assert "written by another machine of yours (node " in greeting and "set back" not in greeting
         assert (swarm.path / "taken").read_bytes() == b"taken"
         wait_until("all is put aside", lambda: not list(Home(swarm.home).aside.glob("*/catalog.db")))
         (folder,) = swarm.path.glob("Put aside *")
         assert (folder / "unsent").read_bytes() == b"unsent"
+        letter = (folder / "What was put aside.txt").read_text()
+        assert "written by another machine of yours (node " in letter and "set back" not in letter
         assert sorted(os.listdir(swarm.path)) == sorted([folder.name, "last", "letter", "taken", "there"])
         swarm.sync()
         second.umount()
