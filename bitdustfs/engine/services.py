@@ -603,9 +603,11 @@ class Services:
         """All that is needed is known here, and nobody else can publish: no older state waits to be put aside.
 
         A head that one supplier alone holds may be all that names a state, so each of them must have shown its own.
+        Who is cut off from a quorum hears of no head that another machine puts there, and counts on a lease still.
         """
         hired = {row.supplier for row in self._catalog.suppliers() if row.is_listed}
-        if not self.publisher.have_shown(hired):
+        is_cut_off = not self.publisher.is_quorum(set(self.suppliers.online()))
+        if is_cut_off or not self.holding.is_held or not self.publisher.have_shown(hired):
             return False
         is_ours = self._may_release() and not self.publisher.is_outdated and not is_kept_back(self._catalog)
         return is_ours and self.replica.is_head_safe() and all(each.is_gone for each in self.reporter.aside)

@@ -33,11 +33,12 @@ from bitdustfs.model import (
     SupplierNo,
 )
 from bitdustfs.testing.clock import InlineCrunch
+from bitdustfs.testing.network import Break
 from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.suppliers import MemorySuppliers
 from bitdustfs.testing.swarm import make_identity
 from bitdustfs.testing.world import SECRETS, World
-from tests.engine.machines import Asking, Machine, two, until
+from tests.engine.machines import LEASE_S, Asking, Machine, two, until
 from tests.engine.recovered import recover
 from tests.engine.setback import fetch, look
 
@@ -188,6 +189,58 @@ async def test_machine_that_met_another_one_looks_for_no_orphans_any_more(
             await until(lambda: node.journal.refusal is not None)
         with closing(SqliteCatalog(laptop.path)) as catalog:
             assert not catalog.local_value("orphans")
+
+
+@pytest.mark.slow
+async def test_machine_that_is_cut_off_takes_nothing_of_what_another_one_names_meanwhile(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """Those that it reaches have not got the head yet, and it counts on a lease that somebody took over."""
+    async with two(tmp_path) as (world, laptop, desktop), laptop.mounted() as node:
+        await laptop.write("file", LONG[:300_000])
+        assert await laptop.sync() == "safe"
+        await desktop.learn()
+        world.swarm.suppliers[4].kill()
+        with node.journal.operation():
+            expect_orphans(laptop.catalog)
+        await until(lambda: laptop.catalog.local_value("orphans") == b"[1, 2, 3, 4]")
+        for each in world.swarm.suppliers[:3]:
+            world.swarm.network.apply(Break.CUT, laptop.identity.node, each.node)
+        world.swarm.suppliers[4].start()
+        world.swarm.suppliers[4].mute.refuses_heads = True
+        desktop.takes_over = True
+        async with desktop.mounted():
+            await desktop.write("there", LONG[300_000:])
+            assert await desktop.sync() == "safe"
+            await trio.sleep(LEASE_S)
+            assert held(desktop.catalog, 5)
+            assert held(desktop.catalog, 5) <= stored(world)[4]
+
+
+@pytest.mark.slow
+async def test_machine_that_is_mounted_again_takes_nothing_of_what_another_one_named_in_between(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """It could not fetch the newer state, and goes on with its own."""
+    async with two(tmp_path) as (world, laptop, desktop):
+        async with laptop.mounted():
+            await laptop.write("file", LONG[:300_000])
+            assert await laptop.sync() == "safe"
+        await desktop.learn()
+        with closing(SqliteCatalog(laptop.path)) as catalog:
+            expect_orphans(catalog)
+            catalog.commit()
+        for each in world.swarm.suppliers[3:]:
+            each.mute.refuses_heads = True
+        async with desktop.mounted():
+            await desktop.write("there", LONG[300_000:])
+            assert await desktop.sync() == "safe"
+            there = [held(desktop.catalog, number) for number in range(1, 6)]
+        for each in world.swarm.suppliers[3:]:
+            each.mute.refuses_heads = False
+        async with laptop.mounted(wait=False):
+            await trio.sleep(2 * LEASE_S)
+            assert all(names <= now for names, now in zip(there, stored(world), strict=True))
 
 
 @pytest.mark.slow
