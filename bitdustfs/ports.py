@@ -203,6 +203,10 @@ class Catalog(Protocol):
         """The newest chunk with this content."""
         ...
 
+    def chunks_like(self, fingerprint: Fingerprint, limit: int = 16) -> Sequence[ChunkRow]:
+        """Chunks with this content, also those that another line brought, the last ones first."""
+        ...
+
     def put_chunks(self, chunks: Iterable[ChunkRow]) -> None:
         """Insert or replace: a chunk that is there already lies elsewhere from now on."""
         ...

@@ -65,6 +65,7 @@ _PLACED_AT = _PLACED.replace(f"m.died = {LIVE}", "m.born <= ?4 AND m.died > ?4")
 _CHUNK_BY_FINGERPRINT = f"""
     SELECT {_CHUNK_COLUMNS} FROM r_chunk WHERE fingerprint = ? AND chunk < {FIRST_BROUGHT} ORDER BY chunk DESC LIMIT 1
 """
+_CHUNKS_LIKE = f"SELECT {_CHUNK_COLUMNS} FROM r_chunk WHERE fingerprint = ? ORDER BY chunk DESC LIMIT ?"
 _CHUNKS_OF_BLOCK = f"SELECT {_CHUNK_COLUMNS} FROM r_chunk WHERE block = ? ORDER BY slot, chunk"
 _PUT_CHUNK = f"""
     INSERT INTO r_chunk ({_CHUNK_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (chunk) DO UPDATE SET
@@ -172,6 +173,10 @@ class MapTables(Store):
         """The newest chunk with this content that was sealed on this line: of others somebody else says so."""
         rows = self._rows(_CHUNK_BY_FINGERPRINT, (fingerprint,))
         return ChunkRow(*rows[0]) if rows else None
+
+    def chunks_like(self, fingerprint: Fingerprint, limit: int = 16) -> Sequence[ChunkRow]:
+        """Chunks with this content, whoever says so, the last ones first."""
+        return [ChunkRow(*row) for row in self._rows(_CHUNKS_LIKE, (fingerprint, limit))]
 
     def put_chunks(self, chunks: Iterable[ChunkRow]) -> None:
         """Insert or replace: a chunk that is there already lies elsewhere from now on."""

@@ -33,8 +33,8 @@ from bitdustfs.engine.reader import Reader
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.tree import Caller
 from bitdustfs.engine.unsent import find, prints
-from bitdustfs.errors import BitdustError, Kind
-from bitdustfs.model import CHUNK_BYTES, ROOT_INO, Hold, Ino, Inode, Layer
+from bitdustfs.errors import BitdustError, Kind, Unavailable
+from bitdustfs.model import CHUNK_BYTES, ROOT_INO, ChunkRow, Hold, Ino, Inode, Layer
 from bitdustfs.ports import Catalog, Crunch, Spool, Wall
 
 AGAIN_S = 10.0  # (tune) until what could not be read or stored is tried again
@@ -84,7 +84,7 @@ class Aside:
     ) -> None:
         self._old = old
         self._tree, self._files, self._journal = node.tree, node.files, node.journal
-        self._attributes = node.attributes
+        self._attributes, self._newer = node.attributes, node.reader
         self._catalog = catalog
         self._secrets = secrets
         self._key = f"aside {old.key}"
@@ -94,6 +94,7 @@ class Aside:
         self._old_journal = journal
         self._fragments = Fragments(old.catalog, journal, old.suppliers, crunch, secrets)
         self._reader = Reader(old.catalog, self._fragments, crunch, secrets)
+        self._reader.elsewhere = self._in_newer
         self._old_files = Files(old.catalog, old.spool, journal, wall, self._reader, spool_limit=0)
         copies = Copies(old.catalog, self._old_files, crunch, secrets)
         self._past = PastTree(old.catalog, self._reader, copies.plaintext)
@@ -215,6 +216,21 @@ class Aside:
             if error.kind is Kind.LOST:
                 raise _GoneForGood(str(error)) from error
             raise
+
+    async def _in_newer(self, chunk: ChunkRow) -> bytes | None:
+        """What the newer state has of a chunk whose block it let go, because it packed it into another one."""
+        for twin in self._catalog.chunks_like(chunk.fingerprint):
+            try:
+                content = await self._newer.of_row(twin)
+            except BitdustError as error:
+                if error.kind is not Kind.LOST:
+                    raise
+                if self._catalog.chunk(twin.chunk) != twin:
+                    raise Unavailable(what="what it needs is just being moved") from error
+                continue
+            if self._secrets.fingerprint(content) == chunk.fingerprint:
+                return content
+        return None
 
     async def _is_there(self, inode: Inode, path: bytes) -> bool:
         """Whether the newer state shows these bytes at the same path: they were sent in the life that made it."""

@@ -11,8 +11,10 @@ yet: another machine goes on from here, or could not go far. What only a supplie
 before anything is let go, for it may be all that is left of what somebody wrote, and waited for no longer. Killed on
 the way, it begins again: a half of a tree is shown by nobody, and goes as a deleted snapshot does.
 
-A line that goes on is brought in again, and takes the place of what there was of it. Of one that several suppliers
-hold, each up to another head, the newest is shown.
+A line that goes on is brought in again, and takes the place of what there was of it; also of what a person has chosen
+about already, as long as no head that goes over it is safe, for who writes it may have let go by now what was shown
+(`_may_be_gone`). Of one that several suppliers hold, each up to another head, the newest is shown. What it moved of
+ours is looked for before anything else (engine/regaining).
 
 What cannot be read, because its catalog is lost, or because who showed it went away, holds up all that is to be let
 go. It is shown as such, and a person may let it be: the next head goes over it too, and what only it had is given up.
@@ -23,7 +25,7 @@ That is noted: the machine that wrote it may still have all of it, and puts it a
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Set
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -46,8 +48,10 @@ from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.leaves import LeafReader
 from bitdustfs.engine.publisher import Foreign, Line, Publisher
 from bitdustfs.engine.recovery import Recovery
+from bitdustfs.engine.regaining import Doubts, Regaining
 from bitdustfs.engine.releases import Releases
 from bitdustfs.engine.renumbered import Renumbered
+from bitdustfs.engine.replica import kept_safe
 from bitdustfs.engine.view import Following
 from bitdustfs.errors import BadFormat, BitdustError, NotFound, ReadOnly, Unavailable
 from bitdustfs.model import BlockNo, FragmentState, Ino, NodeId, Snapshot, SnapshotKind, Supplier, SupplierNo, short
@@ -77,6 +81,8 @@ class Fork(Struct, array_like=True, frozen=True):
     links: bytes  # its newest, oldest first, its own among them
     is_resolved: bool = False
     is_given_up: bool = False  # nobody could read it: what it alone had is not here
+    brought: list[int] = []  # generations of snapshots that came with it, and what shows its tree once it is chosen
+    change: int = 0  # of our catalog, that brought the last of these
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +265,14 @@ class Forks:
         refusal = self._may_choose()
         with self._journal.operation(admitted=True):
             others = [each for each in kept_forks(self._catalog) if each.digest != fork.digest]
-            keep_forks(self._catalog, [*others, msgspec.structs.replace(fork, generation=0, is_resolved=True)])
+            chosen = msgspec.structs.replace(
+                fork,
+                generation=0,
+                is_resolved=True,
+                brought=[*self._may_be_gone(fork), snapshot.generation],
+                change=self._catalog.last_change + 1,
+            )
+            keep_forks(self._catalog, [*others, chosen])
             self._catalog.change_snapshot(snapshot.generation, snapshot.name, SnapshotKind.BY_PERSON)
         await self._go_on(refusal)
         return snapshot
@@ -404,15 +417,10 @@ class Forks:
         """Have it shown. Returns the blocks that our catalog did not have."""
         assert self._following is not None
         self._admit_one(links)
-        workshop, there = self._following.workshop, Found(found.head, found.content, {})
-        recovery = Recovery(
-            there,
-            Renumbered(self._following.suppliers, self._catalog.suppliers(), there.suppliers),
-            self._secrets,
-            self._crunch,
-            self._entropy,
-            workshop.scratch(),
-        )
+        suppliers, workshop = self._following.suppliers, self._following.workshop
+        there = Found(found.head, found.content, {})
+        source = Renumbered(suppliers, self._catalog.suppliers(), there.suppliers)
+        recovery = Recovery(there, source, self._secrets, self._crunch, self._entropy, workshop.scratch())
         self.on_step("fetching")
         beside = await self._crunch.run(workshop.beside)
         try:
@@ -420,9 +428,22 @@ class Forks:
             with closing(await self._crunch.run(beside.catalog, found.content.change)) as theirs:
                 await self._releases.at_rest()
                 self.on_step("grafting")
+                doubted = await Doubts(self._catalog, theirs, suppliers, self._leaves, self._journal).look()
                 is_ours = not self._publisher.outranks(found.head)
-                grafting = Grafting(self._catalog, theirs, self._journal, self._releases, self._admit, hires=is_ours)
-                only_there = self._only_there(theirs)
+                grafting = Grafting(
+                    self._catalog,
+                    theirs,
+                    self._journal,
+                    self._releases,
+                    self._admit,
+                    hires=is_ours,
+                    doubted=doubted,
+                )
+                await grafting.prepare()
+                regaining = Regaining(self._catalog, theirs, source, grafting, self._crunch, self._secrets)
+                await regaining.run(grafting.unsure())
+                passed = self._passed_by(links)
+                only_there = self._only_there(theirs, passed)
                 generation = self._begin(found, found.content.time_s * 1_000_000_000)
                 await grafting.run(generation)
                 snapshots = {}
@@ -437,7 +458,7 @@ class Forks:
             _NO_CHANGE  # our newest head is not brought over it before one names what came
         )
         try:
-            self._keep(found, generation, links, snapshots)
+            self._keep(found, generation, links, snapshots, passed)
             await self._journal.durable()
         finally:
             self._kept_change = self.waits_for = self._catalog.last_change
@@ -461,9 +482,14 @@ class Forks:
             return False
         return self._is_kept(head)
 
-    def _only_there(self, theirs: Catalog) -> list[Snapshot]:
-        """The snapshots that a person made on the other line; one that was deleted here before may be among them."""
-        known = {each.made_ns for each in self._catalog.snapshots() if not each.is_fork}
+    def _only_there(self, theirs: Catalog, passed: Set[int]) -> list[Snapshot]:
+        """The snapshots that a person made on the other line; one that was deleted here before may be among them.
+
+        Args:
+            passed: generations of ours that go once this line is here.
+        """
+        ours = (each for each in self._catalog.snapshots() if each.generation not in passed)
+        known = {each.made_ns for each in ours if not each.is_fork}
         made = [each for each in theirs.snapshots() if each.kind is SnapshotKind.BY_PERSON and not each.is_gone]
         new = [each for each in made if each.made_ns not in known]
         for each in new:
@@ -490,24 +516,46 @@ class Forks:
         self._journal.note()
         return made.generation
 
-    def _keep(self, found: Foreign, generation: int, links: bytes, snapshots: Mapping[int, Snapshot]) -> None:
+    def _keep(
+        self,
+        found: Foreign,
+        generation: int,
+        links: bytes,
+        snapshots: Mapping[int, Snapshot],
+        passed: Set[int],
+    ) -> None:
         """Show it, in the place of what was shown of its line.
 
         Args:
             snapshots: that were made on it, by our generations.
+            passed: generations of ours that are in the way.
         """
         self._admit()
         before = kept_forks(self._catalog)
         line = {heads.digest_of(link) for link in heads.split_links(links)}
         with self._journal.operation(admitted=True):
-            for each in before:
-                if each.digest in line and each.generation:
-                    self._catalog.end_snapshot(each.generation)
-            made = _fork(found, generation, links)
+            for number in sorted(passed):
+                self._catalog.end_snapshot(number)
+            made = msgspec.structs.replace(
+                _fork(found, generation, links), brought=list(snapshots), change=self._catalog.last_change + 1
+            )
             keep_forks(self._catalog, [*(each for each in before if each.digest not in line), made])
             self._catalog.change_snapshot(generation, self._name(found), SnapshotKind.FORK)
             for number, snapshot in snapshots.items():
                 self._catalog.change_snapshot(number, self._free(snapshot.name), SnapshotKind.BY_PERSON)
+
+    def _passed_by(self, links: bytes) -> Set[int]:
+        """The generations of ours that show what there was of a line before."""
+        line = {heads.digest_of(link) for link in heads.split_links(links)}
+        before = [each for each in kept_forks(self._catalog) if each.digest in line]
+        return {number for each in before for number in (each.generation, *self._may_be_gone(each)) if number}
+
+    def _may_be_gone(self, fork: Fork) -> list[int]:
+        """What came with a line, as long as whoever writes it may have let go what that names, by a newer head.
+
+        No head of that line counts any more from the moment in which one of ours is safe.
+        """
+        return [] if (kept_safe(self._catalog) or 0) >= fork.change else fork.brought
 
     def _name(self, found: Foreign, others: Iterable[str] = ()) -> str:
         """A name for it that none has."""

@@ -7,8 +7,9 @@ ours: they are repaired, and let go only when nothing here names them. No block 
 line may have brought it, and to forget the one would let go what the other needs.
 
 What is the same in both may be held by too few with us, and well with them, who wrote it anew: then it is not shared,
-and comes as what is different does. Our own tree is left as it is: nobody's word but ours says where its chunks lie.
-If it is the same block, and they made fragments of it that we do not know, these are noted, and count.
+and comes as what is different does. Our own tree is left as it is: nobody's word but ours says where its chunks lie
+(engine/regaining looks before it takes theirs). If it is the same block, and they made fragments of it that we do not
+know, these are noted, and count.
 
 What a chunk is said to be is the word of whoever signed that line, perhaps on a machine that was stolen. So chunks
 that came are marked by their numbers, and nothing that is written here is ever taken to be there already in them.
@@ -18,7 +19,7 @@ Each name is one operation, so this takes its time and holds nobody up. Nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -63,6 +64,7 @@ class Grafting:
         hires: a supplier that only they have hired is hired here too. Who signed their head may be a machine that
             the owner has put out: it has no say in whom our heads count on, and what only such suppliers hold does
             not count.
+        doubted: how many of the fragments of a block of ours that we count on may be gone (engine/regaining).
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Grafting:
         admit: Callable[[], None],
         *,
         hires: bool = True,
+        doubted: Mapping[BlockNo, int] | None = None,
     ) -> None:
         self._ours = ours
         self._theirs = theirs
@@ -82,14 +85,30 @@ class Grafting:
         self._generation = 0
         self._admit = admit
         self._hires = hires
+        self._doubted = doubted or {}
         self._numbers: dict[Ino, Ino] = {}  # of their inodes, with us
         self._taken: set[Ino] = set()  # those of ours
         self._chunks: dict[ChunkNo, ChunkNo] = {}
         self._blocks: dict[BlockNo, BlockNo] = {}
-        self._only_ours: dict[BlockId, BlockNo] | None = None  # it was not looked yet
+        self._only_ours: dict[BlockId, BlockNo] = {}
         self._poor: set[BlockNo] = set()  # blocks of ours that too few hold
         self._suppliers: dict[SupplierNo, SupplierNo | None] = {}
         self.adopted: list[BlockNo] = []  # blocks that our catalog did not have
+
+    async def prepare(self) -> None:
+        """Look through both catalogs, once, before anything else."""
+        self._only_ours = await self._blocks_only_ours()
+        self._poor = await self._poor_blocks()
+        await self._learn()
+
+    def unsure(self) -> set[BlockNo]:
+        """The blocks of ours of which too few fragments are sure to be there for them to be read."""
+        rows = ((each, self._ours.block(each)) for each in self._poor)
+        return {each for each, row in rows if row is not None and self._held(each) < row.code.k}
+
+    def is_sure_there(self, block: BlockRow) -> bool:
+        """Whether enough of one of their blocks is held for it to be read, by suppliers that count with us."""
+        return self._held_there(block.block) >= block.code.k
 
     async def run(self, generation: int, of: int = 0) -> None:
         """Bring everything of one tree in.
@@ -102,10 +121,6 @@ class Grafting:
             DiskFull, DiskFault, and what `admit` does. Some of it is in.
         """
         self._generation, self._numbers, self._taken = generation, {}, set()
-        if self._only_ours is None:
-            self._only_ours = await self._blocks_only_ours()
-            self._poor = await self._poor_blocks()
-            await self._learn()
         root = self._theirs.inode(at(of, ROOT_INO) if of else ROOT_INO)
         if root is None or not root.is_dir:
             raise BadFormat(what="its catalog has no root directory")
@@ -123,12 +138,12 @@ class Grafting:
                 if was is not None and number == split(was[1].ino)[1]:
                     was = None  # the name may stay
                 elif number is not None:
-                    with self._operation():
+                    with self.operation():
                         if was is not None:
                             self._ours.drop_name_then(self._generation, here, was[0].cookie)
                         self._ours.put_name_then(self._generation, here, text, number)
                 elif was is not None:
-                    with self._operation():
+                    with self.operation():
                         self._ours.drop_name_then(self._generation, here, was[0].cookie)
                 if to_be is not None and number is not None and to_be[1].is_dir:
                     if to_be[1].ino in directories:  # perhaps in itself: that would have no end
@@ -160,7 +175,7 @@ class Grafting:
             was = None
         wanted = replace(theirs, ino=number, version=was.version if was is not None else theirs.version)
         if was is None or not self._looks_same(wanted, theirs, was):
-            with self._operation():
+            with self.operation():
                 self._ours.put_then(self._generation, wanted)
                 for name, value in xattrs:
                     self._ours.put_xattr_then(self._generation, number, name, value)
@@ -211,7 +226,7 @@ class Grafting:
             end = brought.check_map(rows, end)
             start = max(start + _ROWS, end)  # no run of holes is met again
             if rows:
-                with self._operation():
+                with self.operation():
                     part = [row if row.chunk == HOLE else replace(row, chunk=self._chunk(row.chunk)) for row in rows]
                     self._ours.put_map_then(self._generation, number, part)
             await trio.lowlevel.checkpoint()
@@ -229,7 +244,7 @@ class Grafting:
 
     def _bring_chunk(self, theirs: ChunkRow) -> ChunkNo:
         """The number with us of a chunk that is theirs alone. Whether it is what they say, nobody has looked."""
-        block = self._block(theirs)
+        block = self.block(theirs)
         for each in self._ours.chunks_of_block(block):  # with another head of that line
             if each.chunk >= FIRST_BROUGHT and each == replace(theirs, chunk=each.chunk, block=block):
                 return each.chunk
@@ -246,22 +261,26 @@ class Grafting:
         if other is None or other.length != theirs.length:
             return None
         block = self._ours.block(other.block)
-        return other if block is not None and self._ours.held(other.block) >= block.code.quorum else None
+        return other if block is not None and self._held(other.block) >= block.code.quorum else None
 
     def _lies_better(self, there: BlockNo, here: BlockNo) -> bool:
         """Whether one of our blocks is held by too few, and another one of theirs by more."""
         ours, theirs = self._ours.block(here), self._theirs.block(there)
         if ours is None or theirs is None or ours.block_id == theirs.block_id:
             return False
-        held = self._ours.held(here)
+        held = self._held(here)
         return held < ours.code.quorum and held < self._held_there(there)
+
+    def _held(self, number: BlockNo) -> int:
+        """How many fragments of one of our blocks are sure to be held."""
+        return self._ours.held(number) - self._doubted.get(number, 0)
 
     def _held_there(self, number: BlockNo) -> int:
         """How many fragments of one of their blocks would be held with us."""
         rows = (each for each in self._theirs.fragments(number) if each.state is FragmentState.HELD)
         return len({each.index for each in rows if self._counts(each.supplier)})
 
-    def _block(self, chunk: ChunkRow) -> BlockNo:
+    def block(self, chunk: ChunkRow) -> BlockNo:
         """The number with us of the block in which one of their chunks lies; it is ours from now on."""
         theirs = self._theirs.block(chunk.block)
         if theirs is None or chunk.block <= 0:
@@ -271,7 +290,7 @@ class Grafting:
         known = self._blocks.get(chunk.block)
         if known is not None:
             return known
-        came = (self._only_ours or {}).get(theirs.block_id)  # with another head of that line
+        came = self._only_ours.get(theirs.block_id)  # with another head of that line
         for same in (chunk.block, came):  # the first: it is older than the fork
             row = self._ours.block(same) if same is not None else None
             if row is not None and row.block_id == theirs.block_id:
@@ -317,7 +336,7 @@ class Grafting:
                 and (each.index, self._node_of(self._theirs, each.supplier)) not in known
             ]
             if new:
-                with self._operation():
+                with self.operation():
                     if self._bring_fragments(ours, new):
                         self.adopted.append(number)
             await trio.lowlevel.checkpoint()
@@ -344,6 +363,10 @@ class Grafting:
                     found.add(each.block)
             after = page[-1]
             await trio.lowlevel.checkpoint()
+        for number in self._doubted:
+            row = self._ours.block(number)
+            if row is not None and self._held(number) < row.code.quorum:
+                found.add(number)
         return found
 
     @staticmethod
@@ -391,7 +414,7 @@ class Grafting:
             await trio.lowlevel.checkpoint()
         return found
 
-    def _operation(self) -> Operation:
+    def operation(self) -> Operation:
         """Also where people may change nothing, for another line holds a quorum: this adds to what is kept."""
         self._admit()
         return self._journal.operation(admitted=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from math import inf
@@ -24,7 +24,7 @@ from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.leaves import THREAD_BYTES
 from bitdustfs.engine.neighbours import SMALL_BYTES, Neighbours
 from bitdustfs.engine.strays import put_bounded
-from bitdustfs.errors import BitdustError, BlockLost, ChunkMissing, Unavailable
+from bitdustfs.errors import BitdustError, BlockLost, ChunkMissing, Kind, Unavailable
 from bitdustfs.model import (
     BLOCK_BYTES,
     BLOCK_CHUNKS,
@@ -101,6 +101,8 @@ class Reader:
         self._failed: OrderedDict[ChunkNo, _Failed] = OrderedDict()
         self._ahead_chunks, self._paced_until = AHEAD_CHUNKS, -inf
         self._era = 0  # what was begun in an older one is told to who waits for it, and not remembered
+        # of a chunk whose block is lost: its plaintext, from wherever else it is; None: from nowhere
+        self.elsewhere: Callable[[ChunkRow], Awaitable[bytes | None]] | None = None
         self._seals: OrderedDict[BlockNo, tuple[BlockRow, BlockSeal]] = OrderedDict()  # of a number they never change
 
     @asynccontextmanager
@@ -263,7 +265,7 @@ class Reader:
         error: BitdustError = Unavailable(what="the volume is being unmounted")
         era = self._era
         try:
-            plaintexts = await self._unsealed(rows)
+            plaintexts = await self._anyhow(rows)
             for row, each, plaintext in zip(rows, coming, plaintexts, strict=True):
                 each.plaintext = plaintext
                 if era == self._era:
@@ -282,6 +284,17 @@ class Reader:
                 if self._coming.get(row.chunk) is each:
                     del self._coming[row.chunk]
                 each.done.set()
+
+    async def _anyhow(self, rows: Sequence[ChunkRow]) -> list[bytes]:
+        try:
+            return await self._unsealed(rows)
+        except BitdustError as error:
+            if self.elsewhere is None or error.kind is not Kind.LOST:
+                raise
+            found = [await self.elsewhere(row) for row in rows]
+            if None in found:
+                raise
+            return [each for each in found if each is not None]
 
     async def _unsealed(self, rows: Sequence[ChunkRow]) -> list[bytes]:
         await self._neighbours.wait(rows[0])

@@ -49,6 +49,7 @@ from bitdustfs.model import (
     BlockNo,
     BlockRow,
     DeltaRow,
+    FragmentName,
     FragmentRow,
     FragmentState,
     Ino,
@@ -77,6 +78,8 @@ class Tellers(Connected, Protocol):
     async def head_with_links(self, supplier: SupplierNo) -> tuple[bytes, bytes]: ...
 
     async def watch(self, supplier: SupplierNo, epoch: int, version: int) -> tuple[int, int]: ...
+
+    async def names(self, supplier: SupplierNo, after: bytes) -> Sequence[tuple[FragmentName, int]]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -426,6 +426,7 @@ def test_only_the_named_statements_read_a_whole_table(catalog: SqliteCatalog) ->
             catalog_maps._CHUNK_BY_FINGERPRINT,
             "r_chunk USING INDEX r_chunk_by_fingerprint (fingerprint=? AND rowid<?)",
         ),
+        (catalog_maps._CHUNKS_LIKE, "r_chunk USING INDEX r_chunk_by_fingerprint (fingerprint=?)"),
         (catalog_maps._CHUNKS_OF_BLOCK, "r_chunk USING INDEX r_chunk_by_block (block=?)"),
         (catalog_blocks.REPLICATED.wanting_alike, "r_block USING INDEX r_block_wanting (<expr>=? AND rowid>?)"),
         (catalog_blocks.REPLICATED.wanting_less, "r_block USING INDEX r_block_wanting (<expr>>?)"),

@@ -155,11 +155,17 @@ class Body:
 
     async def shown(self) -> dict[str, bytes]:
         """All files that it shows, wherever they are, by name."""
-        node = self.machine.node
-        return {
-            name: await (node.past.read(inode.ino, 0, inode.size) if is_then else read_whole_of(node, inode.ino))
-            for name, inode, is_then in self._files()
-        }
+        node, found = self.machine.node, dict[str, bytes]()
+        for name, inode, is_then in self._files():
+            try:
+                found[name] = await (
+                    node.past.read(inode.ino, 0, inode.size) if is_then else read_whole_of(node, inode.ino)
+                )
+            except BitdustError as error:
+                which = {each.generation: each.name for each in node.snapshots.all()}.get(split(inode.ino)[0], "now")
+                error.add_note(f"{name!r} of {which!r}")
+                raise
+        return found
 
     # -- private ---------------------------------------------------------------------------------------------
 

@@ -83,6 +83,7 @@ async def test_long_file_in_blocks_that_few_hold_costs_by_its_blocks_and_leaves_
         counted = Statements(ours, theirs)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(counted.run)
+            await grafting.prepare()
             await grafting.run(made.generation)
             nursery.cancel_scope.cancel()
         assert grafting.adopted == []

@@ -1,0 +1,67 @@
+"""A person chooses before the newest of the other line was seen: it goes on, and lets go what was shown of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.model import ROOT_INO
+from tests.engine.machines import LAPTOP, LEASE_S, until
+from tests.engine.setback import look
+from tests.engine.test_forks import broken, brought_in, forked, fragments, tree_of, versions
+
+
+@pytest.fixture
+def autojump_clock() -> Iterator[MockClock]:
+    yield MockClock(autojump_threshold=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("early", [False, True])
+async def test_a_line_that_was_chosen_about_and_went_on_is_shown_as_it_is_now(
+    autojump_clock: MockClock, tmp_path: Path, early: bool
+) -> None:
+    async with forked(tmp_path) as (world, laptop, desktop):
+        desktop.takes_over = True
+        async with desktop.mounted(wait=False):
+            await brought_in(desktop)
+            assert await desktop.sync() == "safe"
+            await desktop.write("not for long", b"n" * 100_000)
+            assert await desktop.sync() == "safe"
+        async with laptop.mounted(wait=False) as node:
+            generation = await brought_in(laptop)
+            assert "not for long" in await tree_of(node, generation)
+            await node.journal.durable()
+        async with desktop.mounted(wait=False) as node:
+            await until(lambda: node.publisher.confirmed)
+            held = fragments(world)
+            node.tree.unlink(ROOT_INO, b"not for long")
+            assert await desktop.sync() == "safe"
+            await until(lambda: held - fragments(world))
+            await trio.sleep(600)
+            for supplier in world.swarm.suppliers[3:]:
+                supplier.mute.refuses_heads = True
+            await desktop.write("the newest", b"n" * 100_000)
+            assert await desktop.sync() == "placed"
+        for supplier in world.swarm.suppliers:
+            supplier.mute.refuses_heads = False
+        assert await look(world, SqliteCatalog(laptop.path), LAPTOP) is None
+        async with laptop.mounted(wait=False) as node:
+            if early:
+                ((snapshot, _fork),) = node.forks.all()
+                await node.forks.resolve(snapshot.name)
+            await until(lambda: len(node.publisher.others) == 4 and node.forks.has_everything)
+            await trio.sleep(LEASE_S)
+            for snapshot, _fork in node.forks.all():
+                await node.forks.resolve(snapshot.name)
+            await until(lambda: set(versions(world)) == {node.publisher.version})
+            await trio.sleep(3600)
+            assert await laptop.sync() == "safe"
+            assert not broken(laptop.catalog)
+            kept = [await tree_of(node, each.generation) for each in laptop.catalog.snapshots() if not each.is_gone]
+            assert any("the newest" in each for each in kept)
