@@ -130,9 +130,10 @@ def _looks_same(old: Catalog, ino: Ino, new: Catalog, other: Inode | None) -> bo
 
 
 def restore_notes(report: RestoreReport) -> list[str]:
-    """Lines on what the newer state lacks, because it was never sent in the life that made it."""
-    lost = [f"named in the newer state, but never sent: {shown(path)}" for path in report.removed]
-    back = [f"in the newer state in the version before the last: {shown(path)}" for path in report.reverted]
+    """Lines on what the newer state lacks, because who wrote it had not sent it yet."""
+    who = "whoever wrote that state had not sent"
+    lost = [f"missing there, because {who} it: {shown(path)}" for path in report.removed]
+    back = [f"older there, because {who} its last version: {shown(path)}" for path in report.reverted]
     return lost + back
 
 

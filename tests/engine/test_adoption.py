@@ -14,10 +14,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from bitdustfs.core import adoption
 from bitdustfs.core.adoption import LETTER
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
-from bitdustfs.engine.unsent import find
-from bitdustfs.model import ROOT_INO, Code, FileState, Ino
+from bitdustfs.engine.unsent import find, restore_notes
+from bitdustfs.model import ROOT_INO, Code, FileState, Ino, RestoreReport
 from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.swarm import make_identity
 from bitdustfs.testing.world import CALLER, World
@@ -159,6 +160,16 @@ async def test_old_disk_takes_the_newer_state_and_puts_aside_what_was_never_sent
             assert world.node.files.state(one.ino) is FileState.SAFE
         with closing(SqliteCatalog(case.new)) as catalog:
             assert await look(world, catalog) is None
+
+
+def test_what_the_state_that_was_taken_lacks_is_told_with_the_reason() -> None:
+    notes = restore_notes(RestoreReport(removed=(b"letters/new",), reverted=(b"plan",)))
+    assert notes == [
+        "missing there, because whoever wrote that state had not sent it: letters/new",
+        "older there, because whoever wrote that state had not sent its last version: plan",
+    ]
+    said = letter(adoption.letter(adoption.make_plan("folder", notes, []), [], [], ""))
+    assert said[said.index("Not done again in the state that was taken:") + 1 :] == notes
 
 
 @pytest.mark.slow
