@@ -93,6 +93,14 @@ class FileState(Enum):
     SAFE = "safe"
 
 
+class Unsent(Enum):
+    """What becomes of what exists only on this machine when it is mounted again."""
+
+    SENT = "sent"
+    ASIDE = "aside"  # in a visible folder of what another machine wrote
+    KEPT = "kept"  # here, and never sent: the machine was revoked
+
+
 @dataclass(frozen=True, slots=True)
 class Inode:
     """One inode as the catalog publishes it. Size and mtime of a regular file are those of its version."""

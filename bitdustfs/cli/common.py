@@ -22,7 +22,7 @@ from bitdustfs.edges.config import LOG_LEVELS, Settings, load
 from bitdustfs.edges.home import Home, check_free, check_home, find_home
 from bitdustfs.edges.mounts import Mount
 from bitdustfs.errors import BadRequest, BitdustError, Forbidden, InUse, NotFound
-from bitdustfs.model import Role
+from bitdustfs.model import Role, Unsent
 
 if TYPE_CHECKING:
     from bitdustfs.core.certificate import Identity
@@ -188,7 +188,20 @@ def only_here(report: StopReport) -> str:
     if not report["files_local"]:
         return "Nothing exists only here."
     here = f"{count(report['files_local'], 'file')} ({format_size(report['bytes_local'])})"
-    return f"Only on this machine: {here}; they are sent after the next mount."
+    match Unsent(report["becomes"]):
+        case Unsent.SENT:
+            return f"Only on this machine: {here}; they are sent after the next mount."
+        case Unsent.ASIDE:
+            return (
+                f"Only on this machine: {here}. The volume was written by {report['writer']}: the next mount that "
+                "writes takes that state, and puts these into a folder 'Put aside …' in it; if nothing was changed "
+                "there, it sends them."
+            )
+        case Unsent.KEPT:
+            return (
+                f"Only on this machine: {here}. They are never sent, because the owner has certified his machines "
+                "anew without this one: mount it again, and copy them to another place."
+            )
 
 
 def leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

@@ -29,7 +29,8 @@ _PAUSE_S = 0.05
 def umount(asked: Asked, directory: str, first_sync: bool, timeout: float | None) -> int:
     """Unmount DIRECTORY and end the process that serves it.
 
-    Says how many files and bytes exist only on this machine; they are sent when it is mounted again.
+    Says how many files and bytes exist only on this machine, and what becomes of them: they are sent when it is
+    mounted again, or put aside if another machine writes the volume by then.
 
     \b
     Examples:
@@ -50,7 +51,7 @@ def umount(asked: Asked, directory: str, first_sync: bool, timeout: float | None
     stopped = _stop(home)
     _wait_for_end(place, home)
     if asked.as_json:
-        show_json({**stopped} if stopped else {"files_local": None, "bytes_local": None})
+        show_json({**stopped} if stopped else dict.fromkeys(StopReport.__annotations__))
     else:
         click.echo(_told(directory, stopped))
     return code

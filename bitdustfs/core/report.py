@@ -246,6 +246,8 @@ class StopReport(TypedDict):
 
     files_local: int
     bytes_local: int
+    becomes: str  # of it at the next mount; a word of model.Unsent
+    writer: str  # who writes the volume instead of this machine, in words; "": nobody that is known
 
 
 class DropReport(TypedDict):

@@ -30,7 +30,7 @@ from bitdustfs.engine.recoder import Recoding
 from bitdustfs.engine.services import OF_READERS, Service, Services
 from bitdustfs.engine.sync import Report
 from bitdustfs.errors import BadRequest, BitdustError, NotFound, ReadOnly
-from bitdustfs.model import Ino, OwnerId, Space, Supplier
+from bitdustfs.model import Ino, OwnerId, Space, Supplier, Unsent
 
 SETTLE_S = 10.0  # (tune) for what nobody synced to become hard at umount
 DURABLE_S = 8.0  # (tune) then for the last commit, which is what was acknowledged; all together is below 30 s
@@ -186,7 +186,13 @@ class Node(Services):
     def stop_report(self) -> StopReport:
         """What exists only here."""
         files_local, bytes_local = self.files.dirty_totals()
-        return StopReport(files_local=files_local + self.reporter.files_aside(), bytes_local=bytes_local)
+        becomes = Unsent.KEPT if self.publisher.is_disowned else Unsent.ASIDE if self.written_by else Unsent.SENT
+        return StopReport(
+            files_local=files_local + self.reporter.files_aside(),
+            bytes_local=bytes_local,
+            becomes=becomes.value,
+            writer=self.written_by,
+        )
 
     # -- private ---------------------------------------------------------------------------------------------
 

@@ -124,6 +124,7 @@ class Services:
         self._identity = identity
         self._following = following
         self.is_reader = identity.certificate.role is Role.READER or options.only_reads
+        self.written_by = ""  # who writes the volume instead of this machine, in words; "": nobody that is known
         self.on_follow: list[Callable[[], None]] = []  # called once this machine, which wrote, only reads
         self.writing = trio.CancelScope()  # around the services that only a writer has
         self.forget_pages: Callable[[], Awaitable[object]] = (
@@ -563,15 +564,15 @@ class Services:
             leave_orphans(self._catalog)
         is_all_there = self._is_nothing_only_here()
         if holder == self._identity.node:
-            who = "a copy of this home, which has the same node key,"
+            self.written_by, how = "a copy of this home", ", which has the same node key,"
             again = "To write here, unmount it there, and mount this one again, or mount this one with --take-over"
         else:
-            who = f"another machine of this owner (node {short(holder)})"
+            self.written_by, how = f"another machine of yours (node {short(holder)})", ""
             again = "To ask that machine to let go, unmount this one and mount it again"
         self.journal.forbid(
             ReadOnly(
-                what=f"{who} writes this volume. {again}; what was never sent from here is then put into a folder "
-                "'Put aside …'"
+                what=f"{self.written_by}{how} writes this volume. {again}; what was never sent from here is then "
+                "put into a folder 'Put aside …'"
             )
         )
         if is_all_there:
@@ -580,6 +581,7 @@ class Services:
 
     def _stop_for(self, found: Foreign) -> None:
         """So many suppliers have another head that ours cannot count: nothing is changed here any more."""
+        self.written_by = self.written_by or found.by
         is_all_there = self._is_nothing_only_here() and found.is_newer
         self.replica.stop(found)
         if is_all_there:

@@ -304,6 +304,7 @@ async def test_revoked_machine_adopts_nothing(autojump_clock: MockClock, tmp_pat
                 while node.journal.refusal is None:
                     await trio.sleep(1)
                 assert "run `bitdustfs recover` into a new --home" in str(node.journal.refusal)
+                assert node.stop_report()["becomes"] == "kept"
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from bitdustfs.errors import ReadOnly
 from bitdustfs.model import ROOT_INO, FileState, short
 from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.world import World
-from tests.engine.machines import ALL, CONTENT, COPY, LAPTOP, LEASE_S, Asking, Machine, lies, two, until
+from tests.engine.machines import ALL, CONTENT, COPY, DESKTOP, LAPTOP, LEASE_S, Asking, Machine, lies, two, until
 from tests.engine.setback import FOLDER, Bench, content, fetch, look
 
 
@@ -36,7 +36,7 @@ async def test_second_machine_does_not_write_while_the_first_one_does(
         await desktop.learn()
         async with desktop.mounted():
             await until(lambda: desktop.node.journal.refusal is not None)
-            with pytest.raises(ReadOnly, match="another machine of this owner"):
+            with pytest.raises(ReadOnly, match="another machine of yours"):
                 await desktop.write("file2", b"never")
             await trio.sleep(3 * LEASE_S)
             await laptop.write("later", b"later")
@@ -96,6 +96,7 @@ async def test_writer_that_is_cut_off_goes_on_here_and_others_wait_for_its_lease
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     """F39: what the old writer had unsent is put aside, with the bytes that only he had."""
+    who = f"another machine of yours (node {short(DESKTOP.node)})"
     async with two(tmp_path) as (world, laptop, desktop):
         async with laptop.mounted():
             await laptop.write("file", CONTENT)
@@ -103,6 +104,7 @@ async def test_writer_that_is_cut_off_goes_on_here_and_others_wait_for_its_lease
             await desktop.learn()
             laptop.cut()
             await laptop.write("only here", b"only here")
+            assert laptop.node.stop_report()["becomes"] == "sent"
             await until(lambda: not laptop.node.holding.is_held)
             await trio.sleep(LEASE_S)
             await laptop.write("only here too", b"on the train")
@@ -113,6 +115,8 @@ async def test_writer_that_is_cut_off_goes_on_here_and_others_wait_for_its_lease
                 await until(lambda: laptop.node.journal.refusal is not None)
                 with pytest.raises(ReadOnly):
                     await laptop.write("never", b"never")
+                told = laptop.node.stop_report()
+                assert (told["files_local"], told["becomes"], told["writer"]) == (2, "aside", who)
                 assert laptop.shows("only here")
                 assert not desktop.shows("only here")
         with closing(SqliteCatalog(laptop.path)) as old:
@@ -126,7 +130,6 @@ async def test_writer_that_is_cut_off_goes_on_here_and_others_wait_for_its_lease
                 assert await content(world, laptop.catalog, f"{FOLDER}/only here") == b"only here"
                 assert await content(world, laptop.catalog, f"{FOLDER}/only here too") == b"on the train"
                 letter = (await content(world, laptop.catalog, f"{FOLDER}/{LETTER.decode()}")).decode()
-                who = f"another machine of yours (node {short(desktop.identity.node)})"
                 assert f"another state of this volume, written by {who}." in letter and "disk" not in letter
                 assert await content(world, laptop.catalog, "file2") == b"two"
                 assert await laptop.sync() == "safe"
