@@ -90,6 +90,8 @@ class Hardener:
         first, end = chunk_count(life.published_size), life.mapped_until
         if first < end:
             with self._journal.operation():
+                for newest in self._catalog.snapshots()[-1:]:  # it may not have been left out of it yet
+                    self._catalog.leave_out(newest.generation, life.ino, first, end - 1)
                 self._catalog.replace_map(life.ino, (), first=first, last=end - 1)
         life.mapped_until = 0
 

@@ -11,7 +11,16 @@ import trio
 from trio.testing import MockClock
 
 from bitdustfs.engine.unsent import prints
-from bitdustfs.model import BLOCK_CHUNKS, CHUNK_BYTES, ChunkNo, FileState, FragmentRow, FragmentState, Ino
+from bitdustfs.model import (
+    BLOCK_CHUNKS,
+    CHUNK_BYTES,
+    ChunkNo,
+    FileState,
+    FragmentRow,
+    FragmentState,
+    Ino,
+    SnapshotKind,
+)
 from tests.engine.volume import Volume
 
 BLOCKS = 12
@@ -138,6 +147,22 @@ async def test_start_takes_back_what_a_crash_left_laid(autojump_clock: MockClock
         await volume.forget()
         content = await volume.files.read(ino, 0, 2 * BLOCK_CHUNKS * CHUNK_BYTES)
         assert content == 2 * BLOCK_CHUNKS * CHUNK
+
+
+@pytest.mark.slow
+async def test_snapshot_holds_nothing_of_what_a_crash_left_laid(autojump_clock: MockClock) -> None:
+    """It was made, and the process died before these rows were left out of it."""
+    volume = Volume()
+    async with volume.running():
+        ino = await stream(volume, 2 * BLOCK_CHUNKS, are_alike=False)
+        await laid(volume, ino)
+        volume.catalog.make_snapshot("s", 1, SnapshotKind.BY_PERSON)
+        volume.journal.commit()
+    volume.start()
+    await volume.files.truncate(ino, 0)
+    async with volume.running():
+        await volume.flush()
+    assert volume.catalog.held_chunks(None, 1000)[0] == []
 
 
 async def stream(volume: Volume, chunks: int, *, are_alike: bool = True) -> Ino:
