@@ -108,7 +108,7 @@ class Body:
         machine.cut()
         machine.node.holding.has_let_go = True
         self._kept, self._olds = copy.deepcopy(machine.spool), list(self.olds)
-        aside = machine.path.with_name("dead")
+        aside = machine.path.with_name(machine.path.name + ".dead")
         if power:
             self._kept.lose_power()
             aside.write_bytes(self._hard)
@@ -201,7 +201,7 @@ class Body:
         for tail in (*_TAILS, "-shm"):
             path.with_name(path.name + tail).unlink(missing_ok=True)
         for tail in _TAILS:
-            dead = path.with_name("dead" + tail)
+            dead = path.with_name(path.name + ".dead" + tail)
             if dead.exists():
                 shutil.move(dead, path.with_name(path.name + tail))
         self.machine.spool, self.olds = self._kept, self._olds
