@@ -65,6 +65,11 @@ class Journal:
         """Why no change is taken on now. None: changes are taken."""
         return self._catalog.failure or self._forbidden or self._failed
 
+    @property
+    def is_forbidden(self) -> bool:
+        """No change will be taken on any more, whatever the disk does: this machine is not the one that writes."""
+        return self._forbidden is not None
+
     def forbid(self, why: BitdustError) -> None:
         """Take no change on any more. What was taken on is still stored."""
         self._forbidden = why

@@ -148,8 +148,11 @@ class Reporter:
 
     def stuck(self) -> list[str]:
         """Why something does not come to suppliers, however long it is waited for: a person is to do something."""
-        refusal = self._journal.refusal
-        told = [f"nothing can be changed now: {refusal}"] if refusal is not None and self.view(0) is None else []
+        refusal, shown = self._journal.refusal, self.view(0)
+        if shown is not None:
+            who = f"node {shown['writer'][:8]}"
+            return [f"this machine only reads the volume: what is missing, {who} brings", *self.forks()]
+        told = [f"nothing can be changed now: {refusal}"] if refusal is not None else []
         return [*told, *self.forks()]
 
     def files_aside(self) -> int:

@@ -140,7 +140,7 @@ class Sync:
                     now = (self._writer.count_waiting(dirty), self._uploads.sent_bytes, self._replica.safe_change)
                 if now != last or (blocks is None and self._is_sending()):
                     last, quiet_since = now, trio.current_time()
-                if trio.current_time() - quiet_since > self._grace_s():
+                if self._journal.is_forbidden or trio.current_time() - quiet_since > self._grace_s():
                     nursery.cancel_scope.cancel()
                     return
         if not self._is_current():  # the last fragments were noted after the head that we waited for
@@ -196,6 +196,8 @@ class Sync:
     def _waited_for(self) -> list[str]:
         """Labels of suppliers that do not answer, if something waits for them."""
         files_local, _ = self._files.dirty_totals()
+        if self._journal.is_forbidden:
+            return []  # nothing is sent from here, whoever answers
         if not files_local and not self._catalog.wanting_blocks(1):
             return []
         online = set(self._suppliers.online())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from trio.testing import MockClock
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.claim import Claimed
 from bitdustfs.errors import DiskFull, ReadOnly
-from bitdustfs.model import SupplierNo
+from bitdustfs.model import SupplierNo, short
 from tests.engine.machines import (
     ALL,
     CONTENT,
@@ -316,6 +316,61 @@ async def test_hand_over_that_a_full_disk_ends_is_tried_again(
         assert await Asking(desktop).run() is Claimed.HELD
         assert "the volume is not handed over now" in caplog.text
         assert "failed and is started again" not in caplog.text
+
+
+@pytest.mark.slow
+async def test_sync_on_a_machine_that_lost_the_volume_says_who_writes_and_waits_for_nobody(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """It waited half a minute for a supplier that was away, and named it, as if that were the reason."""
+    async with two(tmp_path) as (world, laptop, desktop), laptop.mounted() as node:
+        await laptop.write("file", CONTENT)
+        assert await laptop.sync() == "safe"
+        laptop.cut()
+        await laptop.write("unsent", b"unsent")
+        await trio.sleep(LEASE_S)
+        desktop.takes_over = True
+        assert await Asking(desktop).run() is Claimed.HELD
+        laptop.heal()
+        await until(lambda: node.journal.refusal is not None)
+        world.swarm.cut(5)
+        await until(lambda: SupplierNo(5) not in node.suppliers.online())
+        began = trio.current_time()
+        told = await node.sync(shown_nothing_missing, None)
+        assert trio.current_time() - began < 5
+        assert (told["state"], told["files_local"], told["missing"]) == ("local", 1, [])
+        assert f"another machine of yours (node {short(desktop.identity.node)}) writes this volume" in told["why"][0]
+        assert "'Put aside …'" in told["why"][0]
+
+
+@pytest.mark.slow
+async def test_sync_on_a_machine_that_follows_says_that_it_only_reads(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with two(tmp_path) as (world, laptop, desktop), laptop.mounted() as node:
+        await laptop.write("file", CONTENT)
+        assert await laptop.sync() == "safe"
+        assert await Asking(desktop).run() is Claimed.HELD
+        told = await node.sync(shown_nothing_missing, None)
+        assert (told["state"], told["why"]) == ("safe", [])
+        await desktop.learn()
+        world.swarm.cut(5)
+        async with desktop.mounted(wait=False):
+            await desktop.write("there", CONTENT[:100_000])
+            await desktop.node.writer.flush()
+            await desktop.node.replica.make_safe()
+            await until(lambda: laptop.shows("there"))
+        began = trio.current_time()
+        told = await node.sync(shown_nothing_missing, None)
+        assert trio.current_time() - began < 5
+        assert told["missing_fragments"] and not told["missing"]
+        assert told["why"] == [
+            f"this machine only reads the volume: what is missing, node {short(desktop.identity.node)} brings"
+        ]
+
+
+async def shown_nothing_missing(step: Mapping[str, object]) -> None:
+    assert not step["missing"]
 
 
 async def nothing(_step: str) -> None:
