@@ -7,7 +7,7 @@ costs memory for the blocks that would be lost and no others, and nobody waits f
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import trio
@@ -57,6 +57,7 @@ class Outlook:
         self._files = files
         self._tree = tree
         self._fragments = fragments
+        self.only_reads: Callable[[], bool] = lambda: False  # see `Reporter.only_reads`
 
     async def without(self, label: str) -> WithoutReport:
         """What would be if the supplier with that label, or with a node id that begins so, went now.
@@ -88,7 +89,7 @@ class Outlook:
             held=worst[1] if worst else 0,
             wanted=worst[0].n if worst else 0,
             needed=worst[0].k if worst else 0,
-            margin=await least_margin(self._catalog, online) or 0,
+            margin=await least_margin(self._catalog, online, of_files=self.only_reads()) or 0,
             others=len(others),
             most_wanted=max((code.n for code, _ in fall.counts), default=0),
         )
@@ -108,13 +109,17 @@ class Outlook:
         raise NotFound(what=f"no supplier is called {label!r}; there are: {known}")
 
     async def _fall(self, row: Supplier) -> _Fall:
-        fall = _Fall(Counter({(code, held): count for code, held, count in self._catalog.held_histogram()}))
+        of_files = self.only_reads()
+        histogram = self._catalog.held_histogram(of_files=of_files)
+        fall = _Fall(Counter({(code, held): count for code, held, count in histogram}))
         for page in self._pages(row):
             for each in page:
                 block = self._catalog.block(each.block)
                 if block is None:
                     continue
                 fall.fragments += 1
+                if of_files and each.block < 0:
+                    continue
                 rows = [r for r in self._catalog.fragments(each.block) if r.state is FragmentState.HELD]
                 before = len({r.index for r in rows})
                 after = len({r.index for r in rows if r.supplier != row.supplier})

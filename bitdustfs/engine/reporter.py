@@ -176,7 +176,7 @@ class Reporter:
         """
         whole = path in (None, "", "/")
         ino = ROOT_INO if whole else self.find(path or "")
-        lacking = await lacks(self._catalog, of_files=self._only_reads)
+        lacking = await lacks(self._catalog, of_files=self.only_reads)
         online = self._fragments.asks.reachable()
         found = await self._volume(online, lacking) if whole else await self._below(ino, online)
         code = self._writer.code() if whole else self._tree.attributes(ino).code or self._writer.code()
@@ -227,7 +227,7 @@ class Reporter:
 
     async def _volume(self, online: Set[SupplierNo], lacking: Lacks) -> _Found:
         unsafe = await unsafe_bytes(self._catalog, self._replica.safe_change)
-        margin = await least_margin(self._catalog, online, of_files=self._only_reads)
+        margin = await least_margin(self._catalog, online, of_files=self.only_reads)
         files_local, bytes_local = self._files.dirty_totals()
         published, inodes = self._catalog.file_bytes()
         total = published + self._files.unpublished_growth()
@@ -311,14 +311,14 @@ class Reporter:
         return ino
 
     @property
-    def _only_reads(self) -> bool:
+    def only_reads(self) -> bool:
         """Another machine writes. Of the catalog's own blocks only that one knows who holds them now: a head says
         who did when it was made, and a manifest the same of its own time. What is shown here needs none of them."""
         return self.view(0) is not None
 
     def _held(self) -> Sequence[tuple[Code, int, int]]:
         """(code, held, how many blocks) over all blocks that count here, worst first."""
-        return self._catalog.held_histogram(of_files=self._only_reads)
+        return self._catalog.held_histogram(of_files=self.only_reads)
 
     @property
     def is_unsure(self) -> bool:
@@ -327,7 +327,7 @@ class Reporter:
 
     def _supplier_reports(self, online: Set[SupplierNo]) -> list[SupplierReport]:
         audits, none = self._catalog.audits(), AuditTally()
-        ends, is_watched = self._register.ends, not self._only_reads  # who only reads knows what heads say
+        ends, is_watched = self._register.ends, not self.only_reads  # who only reads knows what heads say
         return [
             SupplierReport(
                 label=row.label,
@@ -355,7 +355,7 @@ class Reporter:
         code = self._writer.code()
         if code is None:
             found.insert(0, "no supplier is hired: everything exists only on this machine")
-        elif self._only_reads:
+        elif self.only_reads:
             if not online:
                 found.insert(
                     0, "no supplier answers: what was read before can be read, and nothing newer is heard of"
@@ -373,7 +373,7 @@ class Reporter:
         if why := self.view_trouble():
             found.insert(0, f"a newer state is known, and cannot be shown yet: {why}")
         refusal = self._journal.refusal
-        if refusal is not None and not self._only_reads:
+        if refusal is not None and not self.only_reads:
             found.insert(0, f"nothing can be changed now: {refusal}")
         if silent:
             found.append(f"no answer from {', '.join(silent)}")

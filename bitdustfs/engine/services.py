@@ -488,6 +488,7 @@ class Services:
         self.reporter.trouble_recoding = lambda: self.recoder.trouble
         self.reporter.waiting_to_leave = lambda: self.drainer.waiting
         self._outlook = Outlook(self._catalog, self.files, self.tree, self.fragments)
+        self._outlook.only_reads = lambda: self.reporter.only_reads
         self._sync = Sync(
             catalog=self._catalog,
             journal=self.journal,

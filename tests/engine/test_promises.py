@@ -39,6 +39,8 @@ async def test_reader_speaks_of_the_blocks_of_files_in_the_tree_that_it_shows(
             told = await reader.status()
             assert (told["held"], told["needed"], told["wanted"], told["margin"]) == (5, 3, 5, 2)
             assert (told["missing_fragments"], told["missing_bytes"]) == (0, 0)
+            then = await reader.without("s1")
+            assert (then["held"], then["needed"], then["wanted"], then["margin"]) == (4, 3, 5, 1)
 
 
 @pytest.mark.slow
