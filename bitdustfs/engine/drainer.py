@@ -29,7 +29,7 @@ from bitdustfs.engine.rebuilder import Rebuilder
 from bitdustfs.engine.releases import Releases
 from bitdustfs.engine.sending import FragmentSink, send
 from bitdustfs.engine.uploads import Uploads
-from bitdustfs.errors import BadRequest, BitdustError, DiskFault, NotFound, PeerError, PeerFull
+from bitdustfs.errors import BadRequest, BitdustError, DiskFault, NotFound, PeerError, PeerFull, PeerRefused
 from bitdustfs.model import (
     BlockRow,
     FragmentName,
@@ -369,7 +369,7 @@ class Drainer:
         try:
             await send(self._sink, target.supplier, name, block.roots[index], content)
         except (PeerError, trio.TooSlowError) as error:
-            if isinstance(error, PeerFull):
+            if isinstance(error, (PeerFull, PeerRefused)):
                 self._uploads.refused(name)
             self._passed_over[target.supplier] = trio.current_time() + PASS_OVER_S
             _log.info("%s did not take a fragment: %s", target.label, error)

@@ -37,7 +37,7 @@ from bitdustfs.engine.releases import Releases
 from bitdustfs.engine.sending import FragmentSink, send
 from bitdustfs.engine.strays import put_bounded
 from bitdustfs.engine.uploads import Uploads
-from bitdustfs.errors import BitdustError, DiskFault, PeerError, PeerFull
+from bitdustfs.errors import BitdustError, DiskFault, PeerError, PeerFull, PeerRefused
 from bitdustfs.model import (
     BlockNo,
     BlockRow,
@@ -268,7 +268,7 @@ class Rebuilder:
         try:
             await send(self._sink, supplier.supplier, name, block.roots[index], content)
         except (PeerError, trio.TooSlowError) as e:
-            if isinstance(e, PeerFull):
+            if isinstance(e, (PeerFull, PeerRefused)):  # it says so: nothing is there that would have to be let go
                 self._uploads.refused(name)
             now = trio.current_time()  # who keeps us waiting is passed over for longer, or would be asked again first
             self._passed_over[supplier.supplier] = now + max(PASS_OVER_S, 2 * (now - began))

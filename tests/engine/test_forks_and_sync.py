@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trio
 from trio.testing import MockClock
 
 from bitdustfs.core.report import SyncReport
 from bitdustfs.model import Code
 from bitdustfs.testing.world import World
-from tests.engine.machines import DESKTOP, Machine, until
-from tests.engine.test_forks import brought_in, fork, forked
+from tests.engine.machines import DESKTOP, LEASE_S, Machine, until
+from tests.engine.test_forks import DESKTOPS, LAPTOPS, brought_in, brought_to, fork, forked, learn_beside, versions
 
 
 @pytest.fixture
@@ -65,3 +66,40 @@ async def test_sync_says_that_nothing_is_changed_here_any_more(autojump_clock: M
         told = await synced(laptop)
         assert told["state"] != "safe"
         assert told["why"][0] == f"nothing can be changed now: {node.journal.refusal}"
+
+
+@pytest.mark.slow
+async def test_volume_is_safe_again_after_a_line_of_higher_versions_was_gone_over(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """Until then who holds that line takes no fragment from us: what was refused must not wait to be let go there."""
+    async with World(code=Code(2, 5)).hired() as world:
+        laptop, desktop = Machine(world, tmp_path / "laptop"), Machine(world, tmp_path / "desktop", DESKTOP)
+        laptop.hire()
+        async with laptop.mounted() as node:
+            await laptop.write("file", b"common")
+            assert await laptop.sync() == "safe"
+            for each in world.swarm.suppliers[2:]:
+                each.mute.refuses_heads = True
+            for name in ("one", "two", "three", "four"):
+                await laptop.write(name, LAPTOPS)
+                await brought_to(world, laptop, (1, 2))
+            node.holding.has_let_go = True  # it dies, and tells nobody
+            laptop.cut()
+        for number in (1, 2):
+            world.swarm.cut(number)
+        for each in world.swarm.suppliers:
+            each.mute.refuses_heads = False
+        await learn_beside(world, desktop)
+        desktop.takes_over = True
+        async with desktop.mounted(wait=False) as node:
+            await desktop.write("the desktop's", DESKTOPS)
+            assert await desktop.sync() == "degraded"
+            for number in (1, 2):
+                world.swarm.heal(number)
+            await brought_in(desktop)
+            await trio.sleep(LEASE_S)  # fragments are offered to both
+            assert node.publisher.version < max(versions(world))
+            await node.forks.resolve(node.forks.all()[0][0].name)
+            await until(lambda: node.replica.is_current)
+            assert await desktop.sync() == "safe"
