@@ -866,6 +866,10 @@ class Restore(Protocol):
     Every method may raise DiskFull and DiskFault.
     """
 
+    def expect(self, chunks: int) -> None:
+        """Refuse an image of so many chunks if the disk has no room for it. Raises Unavailable."""
+        ...
+
     def write(self, index: int, content: bytes) -> None:
         """Put one chunk of the image in its place. All come before the first change set, in any order.
 

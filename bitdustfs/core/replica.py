@@ -51,6 +51,15 @@ SNAPSHOT_SHARE: Final = 4  # (tune) a new snapshot when deltas exceed this part 
 SNAPSHOT_LEAST_BYTES: Final = 1024 * 1024  # (tune) … and this, so that a young volume does not make one all the time
 MERGE_RUN: Final = 8  # (tune) so many deltas of about one size become one
 MOST_DELTAS: Final = 48  # that a head names; more need a new snapshot. With 24 roots each they fill half a head
+HEAD_MOST_BYTES: Final = (
+    1024 * 1024
+)  # (tune) expanded: of the 64 KiB that it may have most is ids, which never shrink
+MANIFEST_MOST_BYTES: Final = 8 * 1024 * 1024  # (tune) expanded: of a catalog of 10 GB …
+MANIFEST_SHRINKS: Final = (
+    32  # (tune) … or so many times what it takes: places in blocks shrink to a third, or a tenth
+)
+MANIFEST_PARTS_BYTES: Final = 64 * 1024 * 1024  # (tune) of all parts
+DELTA_MOST_BYTES: Final = 16 * 1024 * 1024  # expanded: it was cut at DELTA_BYTES, and one change has far less
 _HEAD_ID_BYTES = 32
 _LEAST_LEVEL_BYTES = 1024
 _COMPRESSION = 6
@@ -248,6 +257,11 @@ def expand(content: bytes, most_bytes: int) -> bytes:
     return expanded
 
 
+def expand_delta(content: bytes) -> bytes:
+    """Undo `compress` of a delta. Raises BadFormat."""
+    return expand(content, DELTA_MOST_BYTES)
+
+
 # --- heads and manifests ------------------------------------------------------------------------------------
 
 
@@ -277,13 +291,15 @@ def unseal_head(secrets: VolumeSecrets, sealed: bytes) -> HeadContent:
     seal = secrets.seal_of(BlockId(sealed[:_HEAD_ID_BYTES]), 0, Suite(suite), Kind.HEAD)
     plain = seal.unseal(0, sealed[_HEAD_ID_BYTES + 1 :])
     body = plain[4 : 4 + int.from_bytes(plain[:4], "big")]
-    raw = expand(body, 16 * 1024 * 1024)
+    raw = expand(body, HEAD_MOST_BYTES)
     try:
         content = _head_decoder.decode(raw)
     except (msgspec.MsgspecError, RecursionError) as bad:
         raise BadFormat(what=f"a head of another version of bitdustfs: {bad}") from bad
     if content.version != VERSION:
         raise BadFormat(what=f"a head has version {content.version}; this bitdustfs reads version {VERSION}")
+    if sum(ref.content_bytes for ref in content.manifest) > MANIFEST_PARTS_BYTES:
+        raise BadFormat(what="a head names a manifest that is larger than any can be")
     return content
 
 
@@ -294,8 +310,9 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 def decode_manifest(content: bytes) -> Manifest:
     """Read a manifest. Raises BadFormat."""
+    raw = expand(content, max(MANIFEST_MOST_BYTES, MANIFEST_SHRINKS * len(content)))
     try:
-        manifest = _manifest_decoder.decode(expand(content, 1 << 30))
+        manifest = _manifest_decoder.decode(raw)
     except (msgspec.MsgspecError, RecursionError) as bad:
         raise BadFormat(what=f"a manifest of another version of bitdustfs: {bad}") from bad
     if manifest.version != VERSION:

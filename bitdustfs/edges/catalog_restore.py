@@ -22,17 +22,19 @@ from pathlib import Path
 
 import apsw
 
+from bitdustfs.core.units import format_size
 from bitdustfs.edges.catalog_check import check_shape
 from bitdustfs.edges.catalog_errors import from_sqlite
 from bitdustfs.edges.catalog_format import check_or_make, connect
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.durable import sync_directory, translated, write_all_at
-from bitdustfs.errors import BadFormat, CatalogDamaged, DiskFault
+from bitdustfs.errors import BadFormat, CatalogDamaged, DiskFault, Unavailable
 from bitdustfs.model import IMAGE_CHUNK_BYTES, ROOT_INO, FragmentState, Name, RestoreReport
 
 _log = logging.getLogger(__name__)
 _COMMIT_AFTER = 500  # names that are changed in one transaction
 _INDEXES = 4096  # of a map, of which rows are taken away in one transaction: each is in memory until it ends
+_LEFT_SHARE = 8  # (tune) of the free disk, this part is left for what goes on beside
 _TABLES = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB ?"
 _PUT_USAGE = f"""
     INSERT INTO l_usage (supplier, bytes, fragments)
@@ -64,6 +66,19 @@ class Restore:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as e:
             raise translated(e, path) from e
+
+    def expect(self, chunks: int) -> None:
+        """Refuse an image of so many chunks if the disk has no room for it. Raises Unavailable.
+
+        Chunks may shrink to nothing and many may be one, so what came from suppliers does not bound what it takes.
+        """
+        disk = os.statvfs(self._path.parent)
+        needed, free = chunks * IMAGE_CHUNK_BYTES, disk.f_bavail * disk.f_frsize
+        if needed > free - free // _LEFT_SHARE:
+            raise Unavailable(
+                what=f"the catalog takes {format_size(needed)}, and the disk under {self._path.parent} has "
+                f"{format_size(free)} left: free some, or use another disk, then try again"
+            )
 
     def write(self, index: int, content: bytes) -> None:
         """Put one chunk of the image in its place. All come before the first change set, in any order.

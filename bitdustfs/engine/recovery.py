@@ -374,10 +374,11 @@ class Recovery:
         manifest = await self._crunch.run(replica.decode_manifest, b"".join(part for _, part in parts))
         deltas_bytes = sum(ref.object.content_bytes for ref in content.deltas)
         total = sum(ref.content_bytes for ref in manifest.blocks) + deltas_bytes
+        await self._crunch.run(restore.expect, len(manifest.order))
         done = await self._fetch_image(manifest, restore, progress, total)
         for ref in content.deltas:
             row, packed = await self._fetcher.object(ref.object, Kind.DELTA)
-            changes = await self._crunch.run(replica.expand, packed, 1 << 30)
+            changes = await self._crunch.run(replica.expand_delta, packed)
             await self._crunch.run(restore.apply, changes)
             part = sum(delta.first == ref.first for delta, _ in self._known.deltas)
             self._known.deltas.append((DeltaRow(ref.first, part, ref.last, row.block, len(packed)), packed))
@@ -428,12 +429,14 @@ class Recovery:
     ) -> list[ImageChunk]:
         """Write the chunks of one block to their places. In a worker."""
         seal = self._secrets.seal_of(row.block_id, row.scope, row.suite, Kind.IMAGE)
-        found: dict[Placed, bytes] = {}
+        indexes: dict[Placed, list[int]] = {}
         for chunk, place in chunks:
-            if place not in found:
-                found[place] = replica.expand(replica.unseal(seal, place, block), IMAGE_CHUNK_BYTES)
-            restore.write(chunk, found[place])
-        return [
-            ImageChunk(blake3(content).digest(), row.block, place.slot, place.offset, place.length)
-            for place, content in found.items()
-        ]
+            indexes.setdefault(place, []).append(chunk)
+        found: list[ImageChunk] = []
+        for place, places in indexes.items():  # one by one: small ones may expand to far more than a block
+            content = replica.expand(replica.unseal(seal, place, block), IMAGE_CHUNK_BYTES)
+            for chunk in places:
+                restore.write(chunk, content)
+            print_ = blake3(content).digest()
+            found.append(ImageChunk(print_, row.block, place.slot, place.offset, place.length))
+        return found

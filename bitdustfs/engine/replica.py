@@ -278,7 +278,7 @@ class Replica:
         contents = [self._catalog.delta_content(row) for row in old]
 
         def merged() -> list[bytes]:
-            return self._squeezed([replica.expand(content, 1 << 30) for content in contents])
+            return self._squeezed([replica.expand_delta(content) for content in contents])
 
         parts = await self._crunch.run(merged)
         if len(parts) != 1:
@@ -444,7 +444,7 @@ def changes_since(catalog: Catalog, change: int) -> list[bytes] | None:
     gap, note = catalog.local_value(_GAP), snapshots.kept_note(catalog)
     if max(int.from_bytes(gap or b"", "big"), note.change if note is not None else 0) > change:
         return None
-    found = [replica.expand(catalog.delta_content(row), 1 << 30) for row in catalog.deltas() if row.last > change]
+    found = [replica.expand_delta(catalog.delta_content(row)) for row in catalog.deltas() if row.last > change]
     while rows := catalog.outbox(change, replica.DELTA_BYTES):
         found += [changes for _, changes in rows]
         change = rows[-1][0]

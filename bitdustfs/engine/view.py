@@ -64,7 +64,6 @@ from bitdustfs.ports import Beside, Catalog, Changes, Crunch, Entropy, Workshop
 ASK_S = 15.0  # for one supplier to tell its head
 SPARE_S = 30.0  # that an answer to a question that was kept may be late
 AGAIN_S = 5.0  # after something failed
-_CHUNK_MOST = 1 << 30  # bytes of a delta, expanded
 _log = logging.getLogger(__name__)
 
 
@@ -330,8 +329,8 @@ class View:
         done = [(await fetcher.object(content.deltas[place].object, Kind.DELTA))[1] for place in found.done]
 
         def joined() -> bytes:
-            back = [replica.expand(packed, _CHUNK_MOST) for packed in undone]
-            return self._changes.between(back, [replica.expand(packed, _CHUNK_MOST) for packed in done])
+            back = [replica.expand_delta(packed) for packed in undone]
+            return self._changes.between(back, [replica.expand_delta(packed) for packed in done])
 
         if manifest is not None:
             for ref in manifest.blocks:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 from bitdustfs.core import replica
 from bitdustfs.core.block import build
 from bitdustfs.core.fragment import root
+from bitdustfs.core.head import MAX_SEALED_BYTES
 from bitdustfs.core.replica import HeadContent, Holders, Manifest, ObjectRef, SupplierEntry
 from bitdustfs.core.seal import Kind
 from bitdustfs.core.volume import VolumeSecrets
@@ -93,6 +97,43 @@ def test_object_that_expands_beyond_its_limit_is_refused() -> None:
     assert replica.expand(bomb, 10_000_000) == bytes(10_000_000)
     with pytest.raises(BadFormat):
         replica.expand(bomb[:-1], 10_000_000)
+
+
+def test_manifest_of_a_few_kilobytes_that_names_millions_of_chunks_is_refused_unread() -> None:
+    count = 4_000_000
+    raw = b"\x94\x01\x05\xdd" + count.to_bytes(4, "big") + b"\x94\0\0\0\0" * count + b"\x90"
+    bomb = replica.compress(raw)
+    assert len(bomb) < 30_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadFormat, match="longer or shorter than it says"):
+            replica.decode_manifest(bomb)
+        assert tracemalloc.get_traced_memory()[1] < 40_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_manifest_of_a_large_catalog_is_read() -> None:
+    ref = head_content().manifest[0]
+    order = tuple((0, slot % 1024, slot * 13 % 4000, 5) for slot in range(1_000_000))
+    good = Manifest(1, 5, order, (ref,))
+    packed = replica.encode_manifest(good)
+    assert len(packed) * replica.MANIFEST_SHRINKS > replica.MANIFEST_MOST_BYTES
+    assert replica.decode_manifest(packed) == good
+
+
+def test_head_that_expands_or_names_more_than_any_can_is_not_opened() -> None:
+    content = head_content()
+    labels = tuple(SupplierEntry(number, bytes(32), bytes(32), "l" * 1024, "a" * 1024) for number in range(1000))
+    large = msgspec.structs.replace(content.manifest[0], content_bytes=(1 << 32) - 1)
+    for bomb in (
+        msgspec.structs.replace(content, suppliers=labels),
+        msgspec.structs.replace(content, manifest=(large,)),
+    ):
+        sealed = replica.seal_head(SECRETS, bomb, ID, Suite.AES_256_GCM)
+        assert len(sealed) < MAX_SEALED_BYTES
+        with pytest.raises(BadFormat):
+            replica.unseal_head(SECRETS, sealed)
 
 
 def test_small_objects_are_copied_and_large_ones_survive_as_many_losses_as_any_file() -> None:

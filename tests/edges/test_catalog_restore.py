@@ -18,7 +18,7 @@ import pytest
 from bitdustfs.edges.catalog_changes import SqliteChanges
 from bitdustfs.edges.catalog_restore import Restore
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
-from bitdustfs.errors import AlreadyThere, BadFormat, CatalogDamaged, DiskFault
+from bitdustfs.errors import AlreadyThere, BadFormat, CatalogDamaged, DiskFault, Unavailable
 from bitdustfs.model import (
     IMAGE_CHUNK_BYTES,
     NO_INO,
@@ -130,6 +130,12 @@ def test_change_sets_that_the_image_holds_already_do_no_harm(
     for changes in since(original, original.last_change // 3):
         restore.apply(changes)
     assert rows_in(path) == replicated_rows(original)
+
+
+def test_image_larger_than_the_disk_is_refused_before_it_comes(restore: RestorePort) -> None:
+    restore.expect(1)
+    with pytest.raises(Unavailable, match="free some, or use another disk"):
+        restore.expect(1 << 40)
 
 
 def test_image_alone_gives_the_original_rows(original: SqliteCatalog, restore: RestorePort, path: Path) -> None:
