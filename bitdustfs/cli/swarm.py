@@ -43,19 +43,22 @@ _ANY_PORT = "127.0.0.1:0"
 _SUPPLIER = re.compile(r"supplier[1-9][0-9]{0,3}")
 WORDS = "recovery-words"  # those of the practice volume, below HOME/demo
 # what the program makes in a home, by exact name: nothing else is ever deleted
-_OUR_DIRECTORIES = ("spool", "shelf", "contracts", "addresses")
-_OUR_CATALOG = tuple(f"catalog.db{tail}" for tail in ("", "-wal", "-shm", "-journal"))
+_OUR_DIRECTORIES = ("spool", "shelf", "contracts", "addresses", "invitations", "adopting", "aside")
+_OUR_CATALOGS = ("catalog.db", "catalog.db.new", "catalog.trial", "catalog.newer")
 _OUR_FILES = (
     "shelf-id",
     "seat",  # edges/seat
-    *_OUR_CATALOG,
+    "dht",
+    "listening",
+    *(f"{name}{tail}" for name in _OUR_CATALOGS for tail in ("", "-wal", "-shm", "-journal")),
     "catalog.image",
     "recovering",
-    *(f"catalog.trial{name.removeprefix('catalog.db')}" for name in _OUR_CATALOG),
-    *(f"catalog.db.new{name.removeprefix('catalog.db')}" for name in _OUR_CATALOG),
 )
 _OUR_LOGS = ("log", *(f"log.{number}" for number in range(1, LOG_FILES)))
-_HALF_WRITTEN = re.compile(r"(config\.toml|keys|seat|swarm\.json)" + TEMPORARY)  # by a process that was killed
+_HALF_WRITTEN = re.compile(  # by a process that was killed
+    r"(config\.toml|dht|keys|listening|seat|shelf-id|swarm\.json)" + TEMPORARY
+)
+_COPIED = re.compile(r"before fsck \d{4}-\d\d-\d\d \d\d\.\d\d\.\d\d")  # cli/checking_disk
 
 
 @dataclass(slots=True)
@@ -128,7 +131,7 @@ class Swarm:
     def _refuse_foreign(self) -> None:
         """Refuse to make a swarm among things that `purge` would take for the swarm's own."""
         names = (*_OUR_DIRECTORIES, *_OUR_FILES, *_OUR_LOGS)
-        found = [self.home.path / name for name in names if (self.home.path / name).exists()]
+        found = [path for path in (self.home.path / name for name in names) if path.exists() and not _is_empty(path)]
         demo = self.home.demo
         if demo.is_dir():
             found += [p for p in demo.iterdir() if p.name != "lock" and not _HALF_WRITTEN.fullmatch(p.name)]
@@ -298,6 +301,7 @@ class Swarm:
         home, demo = self.home.path, self.home.demo
         members = plan.members if plan is not None else self.on_disk()
         _delete_directories([home / name for name in _OUR_DIRECTORIES] + [self._home_of(m).path for m in members])
+        _delete_directories([path for path in home.iterdir() if _COPIED.fullmatch(path.name)])
         words = (WORDS, *(f"{m.name}.words" for m in members))
         _delete_files([home / name for name in _OUR_FILES] + [demo / name for name in words])
         _delete_files([path for path in (*home.iterdir(), *demo.iterdir()) if _HALF_WRITTEN.fullmatch(path.name)])
@@ -346,6 +350,10 @@ def _call(verb: click.Command, home: Home, *words: str, start: Starter = start_d
 
 def _no_swarm(home: Home) -> BadRequest:
     return BadRequest(what=f"there is no practice swarm in {home}: `bitdustfs demo up DIR` makes one")
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
 
 
 def _delete_directories(paths: Sequence[Path]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bitdustfs.edges.config import load, store
+from bitdustfs.edges.home import Home
 from tests.cli.conftest import Call, contents
 
 OURS = ("keys", "catalog.db", "catalog.db-wal", "log", "log.1", "spool/1", "shelf/x", "contracts/c")
@@ -52,6 +53,38 @@ def test_purge_deletes_what_the_swarm_made_and_nothing_else(swarm_home: Path, ca
     assert files_in(swarm_home) == set(FOREIGN)
     assert not (swarm_home / "demo" / "supplier1").exists()
     assert not (swarm_home / "spool").exists()
+
+
+DIRECTORIES = {"adopting", "aside", "spool", "shelf", "contracts", "invitations", "addresses"}
+
+
+def test_purge_leaves_nothing_of_all_that_a_home_can_have(tmp_path: Path, call: Call) -> None:
+    home = Home(tmp_path / "swarm")
+    home.demo.mkdir(parents=True)
+    for directory in (home.path, home.demo):
+        directory.chmod(0o700)
+    write_plan(home.path)
+    store(home.config, "practice", "true")
+    paths: list[Path] = [getattr(home, name) for name, what in vars(Home).items() if isinstance(what, property)]
+    (home.path / "before fsck 2026-11-28 18.00.00").mkdir()
+    for path in paths:
+        if path.name in DIRECTORIES:
+            path.mkdir()
+            (path / "something").write_bytes(b"")
+        elif not path.exists():
+            path.write_bytes(b"")
+    said = call("--home", home.path, "demo", "down", "--purge")
+    assert said.code == 0, said.err
+    assert not home.path.exists(), list(home.path.iterdir())
+
+
+def test_swarm_is_made_beside_empty_directories_of_an_older_one(tmp_path: Path, call: Call) -> None:
+    home = tmp_path / "swarm"
+    for name in ("spool", "aside", "demo"):
+        (home / name).mkdir(parents=True)
+    home.chmod(0o700)
+    (home / "demo" / "supplier1").write_bytes(b"")  # so that none is started
+    assert "supplier1 is of no practice swarm" in call("--home", home, "demo", "up", tmp_path / "mnt").err
 
 
 @pytest.mark.parametrize("words", [["down"], ["down", "--purge"], ["up", "mnt"]])

@@ -46,6 +46,8 @@ def test_disk_that_was_set_back_takes_the_newer_state_and_puts_aside_what_was_ne
         assert "  small d" in letter and "before its disk was set back" in letter
         practice.sync()
         assert practice.status()["state"] == "safe"
+        practice.run("demo", "down", "--purge")
+        assert not practice.home.exists(), list(practice.home.iterdir())
 
 
 def keep(home: Path, copy: Path) -> None:
