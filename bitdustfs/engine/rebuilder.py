@@ -215,6 +215,7 @@ class Rebuilder:
             for index, supplier in plan
         ]
         taken = 0
+        self._releases.take_back(named)
         async with self._uploads.errand(named):
             for (index, supplier), (_, name), each in zip(plan, named, made, strict=True):
                 if await self._send(block, index, supplier, name, each):
@@ -328,7 +329,8 @@ class Rebuilder:
     ) -> Mapping[SupplierNo, Candidate]:
         """Those who are not just about to let go the same fragment, which would hit the new one."""
         names = {s: self._secrets.fragment_name(block.block_id, index, suppliers[s].node) for s in room}
-        return {s: room[s] for s, name in names.items() if not self._catalog.is_releasing(s, name)}
+        going = {s for s, name in names.items() if self._catalog.is_releasing(s, name)}
+        return {s: c for s, c in room.items() if s not in going or self._releases.may_take_back(s)}
 
     def _target(
         self,

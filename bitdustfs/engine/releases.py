@@ -92,6 +92,21 @@ class Releases:
         """Let go what never was part of anything. The caller has an operation."""
         self._catalog.put_releases(fragments, 0)
 
+    def may_take_back(self, supplier: SupplierNo) -> bool:
+        """Whether what is noted for a supplier stays there for now, and it was not asked just before.
+
+        Who waits until it has gone might wait for ever: what has to be safe before anything goes may need it.
+        """
+        is_asked = supplier in self._at_work or self._has_just_failed(supplier, PATIENCE_S)
+        return not is_asked and not self.may_release()
+
+    def take_back(self, fragments: Iterable[tuple[SupplierNo, FragmentName]]) -> None:
+        """Have fragments that are wanted again not be let go, as far as that may be."""
+        noted = [(s, name) for s, name in fragments if self._catalog.is_releasing(s, name) and self.may_take_back(s)]
+        with self._journal.operation():
+            for supplier, name in noted:
+                self._catalog.drop_releases(supplier, [name])
+
     def name(self, block: BlockRow, index: int, supplier: SupplierNo) -> FragmentName | None:
         """What a supplier knows a fragment by; None: nobody has that number."""
         nodes = {row.supplier: row.node for row in self._catalog.suppliers()}
@@ -135,11 +150,13 @@ class Releases:
             await trio.sleep(LOOK_EVERY_S)
 
     def _is_due(self, supplier: SupplierNo) -> bool:
-        failed_at = self._failed_at.get(supplier)
-        if failed_at is not None and trio.current_time() - failed_at < AGAIN_S:
+        if self._has_just_failed(supplier, AGAIN_S):
             return False
         self._failed_at.pop(supplier, None)  # it is tried again now, or there is nothing to be tried any more
         return bool(self._catalog.releases(supplier, self.safe_change(), 1))
+
+    def _has_just_failed(self, supplier: SupplierNo, within_s: float) -> bool:
+        return trio.current_time() - self._failed_at.get(supplier, -inf) < within_s
 
     async def _work_off(self, supplier: SupplierNo) -> None:
         try:

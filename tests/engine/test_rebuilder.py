@@ -220,6 +220,29 @@ async def test_lost_fragment_is_not_counted_twice(autojump_clock: MockClock) -> 
         assert used(volume) == [1] * 5
 
 
+async def test_fragment_that_is_wanted_again_is_sent_although_nothing_may_be_let_go_now(
+    autojump_clock: MockClock,
+) -> None:
+    volume = Volume()
+    async with volume.running():
+        volume.remote.gone = {5}
+        ino = await volume.write_all(CONTENT)
+        await volume.flush()
+        block = volume.catalog.block(volume.catalog.blocks_of(ino)[0])
+        assert block is not None
+        (missing,) = set(range(5)) - {row.index for row in volume.catalog.fragments(block.block)}
+        name = volume.releases.name(block, missing, SupplierNo(5))
+        assert name is not None
+        volume.releases.may_release = lambda: False  # until a head is safe, which may need this fragment
+        volume.catalog.put_releases([(SupplierNo(5), name)], 0)  # a send of before was given up
+        volume.remote.gone = set()
+        await trio.sleep(60)
+        assert volume.catalog.held(block.block) == 5
+        volume.releases.may_release = lambda: True
+        await trio.sleep(2000)
+        assert (SupplierNo(5), name) in volume.remote.stored
+
+
 class Counting(Rebuilder):
     """Notes which blocks it takes up."""
 
