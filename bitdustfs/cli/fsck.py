@@ -7,26 +7,31 @@ from functools import partial
 import click
 
 from bitdustfs.cli.common import Asked, refuse_mounted, show_json, with_common_options, with_json
-from bitdustfs.edges.home import hold
+from bitdustfs.edges import mounts
+from bitdustfs.edges.home import Home, check_home, hold
 from bitdustfs.errors import BadRequest
 
 EXIT_WRONG = 36  # something is wrong, and was not put right
 
 
 @click.command(short_help="Check the volume, and put right what is wrong.")
+@click.argument("directory", required=False)
 @click.option("--repair", is_flag=True, help="Copy the catalog, then put right what can be.")
 @click.option("--salvage", is_flag=True, help="With --repair: make a damaged catalog anew from what can be read.")
 @click.option("--trust", is_flag=True, help="With --repair: give up what a repair found missing.")
 @click.option("--offline", is_flag=True, help="Ask no supplier.")
 @with_json
 @with_common_options
-def fsck(asked: Asked, repair: bool, salvage: bool, trust: bool, offline: bool) -> int:
+def fsck(asked: Asked, directory: str | None, repair: bool, salvage: bool, trust: bool, offline: bool) -> int:
     """Check this volume: its catalog, its spool, and what its suppliers say that they hold.
 
-    The volume must not be mounted. Without --repair nothing is changed. With it, a copy of the catalog is kept in the
-    state directory, and nothing that could be read before is taken away: what has lost its name is put into
-    lost+found, what suppliers lack is made again at the next mount. A catalog whose file is damaged is left alone
-    without --salvage: the suppliers' copy, which `recover` brings back, is most often better.
+    The volume must not be mounted. DIRECTORY is where it was: a mount that is left there by a process that died says
+    which one it is; where nothing is mounted, it is that of the chosen home.
+
+    Without --repair nothing is changed. With it, a copy of the catalog is kept in the state directory, and nothing
+    that could be read before is taken away: what has lost its name is put into lost+found, what suppliers lack is
+    made again at the next mount. A catalog whose file is damaged is left alone without --salvage: the suppliers'
+    copy, which `recover` brings back, is most often better.
 
     When something of the catalog was missing, suppliers keep all that they have, for it may be needed by what is
     missing. --trust ends that, once nothing is wrong: what the catalog does not name is let go then, for ever.
@@ -39,7 +44,7 @@ def fsck(asked: Asked, repair: bool, salvage: bool, trust: bool, offline: bool) 
     \b
     Examples:
       bitdustfs fsck
-      bitdustfs fsck --repair
+      bitdustfs fsck ~/BitDust --repair
     """
     from bitdustfs.cli.checking_disk import run_fsck
     from bitdustfs.cli.logs import log_to_stderr
@@ -48,7 +53,7 @@ def fsck(asked: Asked, repair: bool, salvage: bool, trust: bool, offline: bool) 
         raise BadRequest(what="--salvage is a way to repair: give --repair too")
     if trust and not repair:
         raise BadRequest(what="--trust changes the catalog: give --repair too")
-    home = asked.open_home()
+    home = asked.open_home() if directory is None else _home_at(asked, directory)
     refuse_mounted(home)
     with hold(home):
         log_to_stderr("error")
@@ -75,3 +80,21 @@ def fsck(asked: Asked, repair: bool, salvage: bool, trust: bool, offline: bool) 
     if done.wrong and not repair and not salvage:
         click.echo("Run `bitdustfs fsck --repair` to put right what can be.")
     return EXIT_WRONG if done.wrong else 0
+
+
+def _home_at(asked: Asked, directory: str) -> Home:
+    """The home whose mount is there, though its process may be dead; else the chosen one, which may have been there.
+
+    Raises:
+        BadRequest, NotFound: nothing can have been mounted there.
+    """
+    place, listed = mounts.place_of(directory), mounts.read_mounts()
+    mount = mounts.mount_of(place, listed)
+    if mount is not None and mount.is_ours:
+        home, _, _ = asked.home_of(directory)
+        check_home(home)
+        return home
+    home = asked.open_home()
+    mounts.check_mountpoint(place, str(home), listed)
+    click.echo(f"Nothing is mounted at {directory}: this is about the volume in {home}.", err=True)
+    return home

@@ -176,3 +176,17 @@ def test_verb_exits_by_what_it_found(volume: Home, call: Call) -> None:
     assert json.loads(found.stdout)["wrong"]
     with hold(volume):
         assert call("--home", str(volume), "fsck").code == EXIT[Kind.BUSY]
+
+
+@pytest.mark.slow
+def test_verb_takes_the_directory_where_the_volume_was_mounted(volume: Home, tmp_path: Path, call: Call) -> None:
+    place = tmp_path / "mnt"
+    place.mkdir()
+    command = [sys.executable, "-m", "bitdustfs.cli.main", "--home", str(volume), "fsck", "--offline", str(place)]
+    done = subprocess.run(command, capture_output=True, timeout=60, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"Nothing is mounted at {place}: this is about the volume in {volume}.\n" in done.stderr
+    (place / "mine").touch()
+    refused = call("--home", str(volume), "fsck", place)
+    assert refused.code == 2
+    assert f"{place} is not empty" in refused.err

@@ -124,6 +124,9 @@ def test_what_is_mounted_or_in_use_is_refused(machine: Machine) -> None:
     assert "in use by process" in machine.run("--home", home, "mount", other, ends=12)
     assert "mounted at" in machine.run("--home", machine.home("second"), "mount", place, ends=12)
     assert not is_mounted(other)
+    assert f"run `bitdustfs umount {place}` first" in machine.run("fsck", place, ends=12)
+    os.kill(holder(Home(home)) or 0, signal.SIGKILL)
+    assert "catalog: sound" in machine.run("fsck", "--offline", place)  # its mount, which is left, says which home
 
 
 def test_several_homes_are_mounted_at_once_and_found_by_their_paths(machine: Machine) -> None:
