@@ -34,7 +34,7 @@ from bitdustfs.model import (
     Supplier,
 )
 
-SNAPSHOTS_MOST: Final = 1024  # (tune) that come with one line: each costs a walk through a whole tree
+SNAPSHOTS_MOST: Final = 4096  # (tune) that come with one line: each costs a walk through a whole tree
 VALUE_BYTES: Final = 4 * 1024 * 1024  # of one column that is read; the largest that we write are roots, with 8 KiB
 _TYPES: Final = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
 _U32: Final = (1 << 32) - 1

@@ -25,7 +25,7 @@ That is noted: the machine that wrote it may still have all of it, and puts it a
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Set
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Set
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -190,10 +190,10 @@ class Forks:
 
     def unreadable(self) -> dict[str, Unread]:
         """What cannot be shown now, and may be for ever, by the names that it would have."""
-        named: dict[str, Unread] = {}
+        named, taken = dict[str, Unread](), self._taken() if self._unread else set[str]()
         for each in self._unread.values():
             if each.why and not self._is_kept(each.found.head):
-                named[self._name(each.found, named)] = each
+                named[self._name(each.found, taken | named.keys())] = each
         return named
 
     def name_of(self, head: Head) -> str:
@@ -444,11 +444,11 @@ class Forks:
                 await regaining.run(grafting.unsure())
                 passed = self._passed_by(links)
                 only_there = self._only_there(theirs, passed)
-                generation = self._begin(found, found.content.time_s * 1_000_000_000)
+                generation = self._begin(found, found.content.time_s * 1_000_000_000, 0)
                 await grafting.run(generation)
                 snapshots = {}
-                for each in only_there:
-                    made = self._begin(found, each.made_ns)
+                for number, each in enumerate(only_there, start=1):
+                    made = self._begin(found, each.made_ns, number)
                     await grafting.run(made, each.generation)
                     snapshots[made] = each
         finally:
@@ -494,9 +494,12 @@ class Forks:
         new = [each for each in made if each.made_ns not in known]
         for each in new:
             brought.check_snapshot(each)
+        if len({each.name for each in new}) < len(new):
+            raise BadFormat(what="its catalog has two snapshots of one name")
         if len(new) > brought.SNAPSHOTS_MOST:
             raise BadFormat(
-                what=f"its catalog has {len(new)} snapshots that a person made, and ours has none of them"
+                what=f"its catalog has {len(new)} snapshots that a person made and ours has not, and no more than "
+                f"{brought.SNAPSHOTS_MOST} can come: delete some on the machine that wrote it"
             )
         return new
 
@@ -507,10 +510,9 @@ class Forks:
         if others >= FORKS_MOST:
             raise Unavailable(what=f"{others} others wait to be chosen about, with `bitdustfs resolve`")
 
-    def _begin(self, found: Foreign, made_ns: int) -> int:
-        """A generation for a tree of it that shows what is here now."""
+    def _begin(self, found: Foreign, made_ns: int, number: int) -> int:
+        """A generation for a tree of it that shows what is here now. No other one in the making has this number."""
         self._admit()
-        number = len(self._catalog.snapshots())
         name = f"coming {found.head.digest.hex()[:16]} {number}"
         made = self._catalog.make_snapshot(name, made_ns, SnapshotKind.COMING)
         self._journal.note()
@@ -540,9 +542,14 @@ class Forks:
                 _fork(found, generation, links), brought=list(snapshots), change=self._catalog.last_change + 1
             )
             keep_forks(self._catalog, [*(each for each in before if each.digest not in line), made])
-            self._catalog.change_snapshot(generation, self._name(found), SnapshotKind.FORK)
+            taken = self._taken()  # once: they may be thousands
+            name = self._name(found, taken)
+            self._catalog.change_snapshot(generation, name, SnapshotKind.FORK)
+            taken.add(name)
             for number, snapshot in snapshots.items():
-                self._catalog.change_snapshot(number, self._free(snapshot.name), SnapshotKind.BY_PERSON)
+                name = _free(snapshot.name, taken)
+                self._catalog.change_snapshot(number, name, SnapshotKind.BY_PERSON)
+                taken.add(name)
 
     def _passed_by(self, links: bytes) -> Set[int]:
         """The generations of ours that show what there was of a line before."""
@@ -557,18 +564,14 @@ class Forks:
         """
         return [] if (kept_safe(self._catalog) or 0) >= fork.change else fork.brought
 
-    def _name(self, found: Foreign, others: Iterable[str] = ()) -> str:
-        """A name for it that none has."""
+    def _name(self, found: Foreign, taken: Collection[str]) -> str:
+        """A name for it that is not taken."""
         date = datetime.fromtimestamp(found.content.time_s, UTC).astimezone()
-        return self._free(date.strftime(f"%Y-%m-%d %H.%M of {short(found.head.signer.node)}"), others)
+        return _free(date.strftime(f"%Y-%m-%d %H.%M of {short(found.head.signer.node)}"), taken)
 
-    def _free(self, name: str, others: Iterable[str] = ()) -> str:
-        """This name, or with the first number that makes it one that none has."""
-        taken = {each.name for each in self._catalog.snapshots() if not each.is_gone}.union(others)
-        number = 1
-        while (free := numbered(name.encode(), number).decode(errors="ignore")) in taken:
-            number += 1
-        return free
+    def _taken(self) -> set[str]:
+        """The names of all snapshots."""
+        return {each.name for each in self._catalog.snapshots() if not each.is_gone}
 
     async def _prove(self, blocks: Iterable[BlockNo]) -> None:
         """Ask who should have the fragments of what came: before it came, it may have been let go on our line."""
@@ -614,6 +617,14 @@ def keep_forks(catalog: Catalog, forks: Iterable[Fork]) -> None:
     thin = [msgspec.structs.replace(each, links=each.links[-heads.LINK_BYTES :]) for each in resolved[:-WHOLE_KEPT]]
     left = [*(each for each in every if not each.is_resolved), *thin, *resolved[-WHOLE_KEPT:]]
     catalog.put_value(_KEY, msgspec.msgpack.encode(left))
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    """This name, or with the first number that makes it one that is not taken."""
+    number = 1
+    while (free := numbered(name.encode(), number).decode(errors="ignore")) in taken:
+        number += 1
+    return free
 
 
 def _fork(found: Foreign, generation: int, links: bytes) -> Fork:

@@ -103,6 +103,14 @@ def snapshot(name: str, made_ns: str = "5") -> str:
     )
 
 
+def snapshots(count: int, name: str = "'s' || i") -> str:
+    return (
+        f"WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count}) "
+        f"INSERT INTO r_snapshot SELECT i, {name}, 5 + i, 1, 0 FROM n;"
+        f"UPDATE r_counter SET value = {count + 1} WHERE name = 'generation'"
+    )
+
+
 def supplier(change: str) -> str:
     return (
         "INSERT INTO r_supplier SELECT 77, randomblob(32), owner, label, address, contract, capacity_bytes, "
@@ -244,6 +252,12 @@ REFUSED: Final = {
         "snapshot escape": snapshot("char(27) || '[31m'"),
         "snapshot now": snapshot("'now'"),
     },
+    "delete some on the machine that wrote it": {
+        "too many snapshots": snapshots(5000),
+    },
+    "two snapshots of one name": {
+        "snapshots of one name": snapshots(2, "'s'"),
+    },
     "has no number of its own": {
         "snapshot generation": "INSERT INTO r_snapshot VALUES (1 << 60, 'a', 5, 1, 0)",
     },
@@ -271,6 +285,7 @@ HARMLESS: Final = {
     "no supplier": fragments("supplier = 4711"),
     "snapshot time": snapshot("'old'", "-9223372036854775808"),
     "snapshot of ours": snapshot("'mine'"),
+    "many snapshots": snapshots(1100),
     "supplier": supplier("label = label"),
     "supplier label": supplier("label = 'a' || char(10) || char(27) || '[31m'"),
     "supplier joined": supplier("label = 'a' || char(8205) || 'b' || char(160) || printf('%.*c', 300, 'x')"),
