@@ -7,8 +7,9 @@ import functools
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NotRequired, get_args, get_origin, get_type_hints, is_typeddict
 
 import click
 import pytest
@@ -19,7 +20,7 @@ from bitdustfs.cli.main import EXIT_INTERRUPTED, EXIT_UNHEARD, group
 from bitdustfs.cli.mount_options import parse_options
 from bitdustfs.cli.status import STATE_EXIT
 from bitdustfs.cli.sync import EXIT_INCOMPLETE
-from bitdustfs.core.report import StatusReport
+from bitdustfs.core.report import BalanceReport, StatusReport
 from bitdustfs.edges.config import KEYS
 from bitdustfs.errors import EXIT, BadRequest
 
@@ -133,8 +134,37 @@ def test_every_exit_code_is_in_the_manual() -> None:
     }
 
 
-def test_every_key_of_a_status_report_is_in_the_manual() -> None:
-    assert all(key in page("bitdustfs.1") for key in StatusReport.__annotations__)
+def status_fields() -> list[str]:
+    """The fields of `status --json` that the manual explains with unit and meaning, those of an object as "a.b"."""
+    table = page("bitdustfs.1").partition("\nFIELD ")[2].partition("\n.fi")[0]
+    rows = re.findall(r"^(  )?([a-z_]+) {2,}(?:\S+ )+ *\S", table, flags=re.MULTILINE)
+    found, above = list[str](), ""
+    for indent, name, *_ in rows:
+        above = above if indent else name
+        found.append(f"{above}.{name}" if indent else name)
+    return found
+
+
+def fields_of(value: object, above: str = "") -> set[str]:
+    """The same of a value as JSON has it, or of the type of one. A map's keys are no fields, but data."""
+    if is_typeddict(value):
+        value = get_type_hints(value)
+    if get_origin(value) is NotRequired or get_origin(value) is list:
+        return fields_of(get_args(value)[0], above)
+    if isinstance(value, list):
+        return set().union(*(fields_of(each, above) for each in value))
+    if not isinstance(value, Mapping) or above in ("codes.", "fairness.balance."):
+        return set()
+    below = [fields_of(each, f"{above}{name}.") for name, each in value.items()]
+    return {f"{above}{name}" for name in value}.union(*below)
+
+
+def test_fields_of_a_status_report_are_in_the_manual_and_no_others() -> None:
+    said = status_fields()
+    assert len(said) == len(set(said))
+    assert set(said) == fields_of(StatusReport) | {"home", "mountpoint"}
+    contracts = page("bitdustfs.1").partition("\n.SS contracts")[2].partition("\n.SS ")[0]
+    assert all(re.search(rf"\b{field}\b", contracts) for field in BalanceReport.__annotations__)
 
 
 def test_every_invariant_names_its_test_or_says_that_there_is_none() -> None:

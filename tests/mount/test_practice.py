@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.mount.practice import Practice, wait_until
+from tests.test_manual import fields_of, status_fields
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +19,10 @@ def test_a_supplier_whose_port_was_taken_gets_another_and_is_hired_there(tmp_pat
     with Practice(tmp_path, suppliers=2, code="1/2") as swarm:
         (swarm.path / "file").write_bytes(b"kept")
         swarm.sync()
-        numbers = {s["label"]: s["node"] for s in swarm.status()["suppliers"]}
+        told = swarm.status()
+        assert {field for field in status_fields() if field.startswith("suppliers.")} <= fields_of(told)
+        assert fields_of(told) <= set(status_fields())
+        numbers = {s["label"]: s["node"] for s in told["suppliers"]}
         plan = json.loads((swarm.home / "demo" / "swarm.json").read_bytes())
         place = plan["members"][0]["place"].partition("@")[2]
         swarm.run("demo", "kill", "1")

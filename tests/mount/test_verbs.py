@@ -19,6 +19,7 @@ from bitdustfs.cli.init import init
 from bitdustfs.edges import mounts
 from bitdustfs.edges.home import Home, find_home, holder
 from tests.mount.practice import done_here
+from tests.test_manual import fields_of, status_fields
 
 PROGRAM = [sys.executable, "-m", "bitdustfs.cli.main"]
 PATIENCE_S = 120
@@ -108,6 +109,8 @@ def test_a_mount_without_suppliers_works_and_says_so(machine: Machine) -> None:
     (place / "letter").write_text("dear all")
     told = json.loads(machine.run("status", place, "--json", ends=32))
     assert told["files_local"] == 1
+    assert fields_of(told) <= set(status_fields())
+    assert {field for field in status_fields() if "." not in field} - told.keys() == {"view"}
     assert told["longest_step"]["cpu_s"] > 0 and told["longest_step"]["task"]
     said = machine.run("umount", place)
     assert "Only on this machine: 1 file (8 B)" in said
