@@ -260,7 +260,7 @@ class Publisher:
         self.head, self.content, self._before = made, content, listed_before
         self.takes_over = False
         self._have.clear()
-        self._keepers.head_version = made.version
+        self._keepers.head_version = max(self._keepers.head_version, made.version)
         self._note_change()
 
     def note_ancestors(self) -> None:
@@ -455,6 +455,7 @@ class Publisher:
             self._note_held(supplier, theirs.version)
             self._have.discard(supplier)
             self._on_line[supplier] = line
+            self._keepers.head_version = max(self._keepers.head_version, theirs.version)  # we go on from that too
             return
         if self.outranks(theirs) and self._may_go_over(theirs):
             self._note_held(supplier, 0)  # without a chain
