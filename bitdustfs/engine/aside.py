@@ -30,6 +30,7 @@ from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.node import Node
 from bitdustfs.engine.past_tree import PastTree
 from bitdustfs.engine.reader import Reader
+from bitdustfs.engine.regaining import twins
 from bitdustfs.engine.suppliers import Suppliers
 from bitdustfs.engine.tree import Caller
 from bitdustfs.engine.unsent import find, prints
@@ -219,17 +220,20 @@ class Aside:
 
     async def _in_newer(self, chunk: ChunkRow) -> bytes | None:
         """What the newer state has of a chunk whose block it let go, because it packed it into another one."""
-        for twin in self._catalog.chunks_like(chunk.fingerprint):
+        late: BitdustError | None = None
+        for twin in twins(self._catalog, chunk.fingerprint):
             try:
                 content = await self._newer.of_row(twin)
-            except BitdustError as error:
+            except BitdustError as error:  # another one may be had
                 if error.kind is not Kind.LOST:
-                    raise
-                if self._catalog.chunk(twin.chunk) != twin:
-                    raise Unavailable(what="what it needs is just being moved") from error
+                    late = error
+                elif self._catalog.chunk(twin.chunk) != twin:
+                    late = Unavailable(what="what it needs is just being moved")
                 continue
             if self._secrets.fingerprint(content) == chunk.fingerprint:
                 return content
+        if late is not None:
+            raise late
         return None
 
     async def _is_there(self, inode: Inode, path: bytes) -> bool:

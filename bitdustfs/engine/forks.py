@@ -428,7 +428,8 @@ class Forks:
             with closing(await self._crunch.run(beside.catalog, found.content.change)) as theirs:
                 await self._releases.at_rest()
                 self.on_step("grafting")
-                doubted = await Doubts(self._catalog, theirs, suppliers, self._leaves, self._journal).look()
+                doubts = Doubts(self._catalog, theirs, suppliers, self._leaves, self._journal, self._admit)
+                doubted = await doubts.look()
                 is_ours = not self._publisher.outranks(found.head)
                 grafting = Grafting(
                     self._catalog,

@@ -294,8 +294,8 @@ class Grafting:
         for same in (chunk.block, came):  # the first: it is older than the fork
             row = self._ours.block(same) if same is not None else None
             if row is not None and row.block_id == theirs.block_id:
-                if row.length != theirs.length:
-                    raise BadFormat(what="its catalog has a block of another length than it has")
+                if not _is_one(row, theirs):
+                    raise BadFormat(what="its catalog has a block of another length or content than it has")
                 self._blocks[chunk.block] = row.block
                 return row.block
         made = replace(theirs, block=self._ours.new_block_no())
@@ -333,6 +333,7 @@ class Grafting:
                 each
                 for each in self._theirs.fragments(number)
                 if each.state is FragmentState.HELD
+                and each.index < len(ours.roots)  # what they made beyond cannot be checked here
                 and (each.index, self._node_of(self._theirs, each.supplier)) not in known
             ]
             if new:
@@ -418,3 +419,14 @@ class Grafting:
         """Also where people may change nothing, for another line holds a quorum: this adds to what is kept."""
         self._admit()
         return self._journal.operation(admitted=True)
+
+
+def _is_one(ours: BlockRow, theirs: BlockRow) -> bool:
+    """Whether two rows of one id are of the same block, apart from how many fragments were made of it so far."""
+    is_alike = (ours.length, ours.code.k, ours.scope, ours.suite) == (
+        theirs.length,
+        theirs.code.k,
+        theirs.scope,
+        theirs.suite,
+    )
+    return is_alike and all(one == other for one, other in zip(ours.roots, theirs.roots, strict=False))

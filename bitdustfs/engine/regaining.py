@@ -13,27 +13,30 @@ Where our line is to go on, what is there has to be found out before anything is
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence, Set
+from array import array
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Final, Protocol
 
 import trio
 
-from bitdustfs.core import brought
-from bitdustfs.core.namefilter import NameFilter
+from bitdustfs.core import brought, erasure, fragment
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.asks import FragmentSource
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.grafting import Grafting
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.leaves import LeafReader
-from bitdustfs.engine.listed import Listing, most_names
-from bitdustfs.errors import BitdustError, Kind
+from bitdustfs.engine.listed import Listing
+from bitdustfs.errors import BitdustError, Kind, PeerLacks, TooFewFragments
 from bitdustfs.model import (
     SEAL_BYTES,
     BlockNo,
     BlockRow,
     ChunkRow,
+    Fingerprint,
     FragmentName,
     FragmentRow,
     FragmentState,
@@ -41,12 +44,15 @@ from bitdustfs.model import (
     Supplier,
     SupplierNo,
 )
-from bitdustfs.ports import Catalog, Crunch
+from bitdustfs.ports import Catalog, Crunch, Leaves
 
 ASK_S: Final = 30.0  # for a page of names, or for leaves of one fragment
+LIST_S: Final = 600.0  # (tune) for all that one supplier lists
+LOOK_MOST_S: Final = 3600.0  # (tune) for asking: nobody can hold a line up for longer
 LOOK_S: Final = 0.1
 _PAGE: Final = 500  # blocks in one look
-_LEAST_NAMES: Final = 256
+_AT_ONCE: Final = 16  # (tune) fragments that one supplier is asked for side by side
+_PREFIX: Final = 4  # bytes of a name: of a million others one in four thousand begins with them too
 _log = logging.getLogger(__name__)
 
 
@@ -57,88 +63,139 @@ class Shelves(Protocol):
 
     async def names(self, supplier: SupplierNo, after: bytes) -> Sequence[tuple[FragmentName, int]]: ...
 
+    async def get(
+        self, supplier: SupplierNo, name: FragmentName, first: int, count: int, *, hashes: bool
+    ) -> Leaves: ...
+
 
 class Doubts:
-    """Finds out which fragments of ours another line may have let go, and whether they are there."""
+    """Finds out which fragments of ours another line may have let go, and whether they are there.
+
+    Args:
+        admit: raises why nothing may be noted any more.
+    """
 
     def __init__(
-        self, ours: Catalog, theirs: Catalog, shelves: Shelves, leaves: LeafReader, journal: Journal
+        self,
+        ours: Catalog,
+        theirs: Catalog,
+        shelves: Shelves,
+        leaves: LeafReader,
+        journal: Journal,
+        admit: Callable[[], None],
     ) -> None:
         self._ours = ours
         self._theirs = theirs
         self._shelves = shelves
         self._leaves = leaves
         self._journal = journal
-        self._listed: dict[SupplierNo, NameFilter] = {}
+        self._admit = admit
+        self._listed: dict[SupplierNo, array[int]] = {}  # how names begin, in order; of who answers
+        self._until = 0.0
+        self._gone = Counter[SupplierNo]()
+        self._failed: BitdustError | None = None
 
     async def look(self) -> Mapping[BlockNo, int]:
         """How many fragments of a block are HELD by us and may be gone. What is gone for sure is LOST.
 
         Raises:
-            DiskFull, DiskFault.
+            DiskFull, DiskFault, and what `admit` does.
         """
-        for row in self._ours.suppliers():
-            if row.is_listed and row.supplier in self._shelves.online():
-                await self._list(row)
-        for block in self._ours.local_blocks():  # of the catalog: all heads since the fork may do without
-            await self._unsure(block, _held(self._ours, block))
-        doubted, after = dict[BlockNo, int](), BlockNo(0)
+        online = self._shelves.online()
+        async with trio.open_nursery() as nursery:
+            for row in self._ours.suppliers():
+                if row.is_listed and row.supplier in online:
+                    nursery.start_soon(self._list, row)
+        self._until = trio.current_time() + LOOK_MOST_S
+        # of the catalog: all heads since the fork may do without
+        await self._unsure([(row, each) for row in self._ours.local_blocks() for each in _held(self._ours, row)])
+        doubted, after = Counter[BlockNo](), BlockNo(0)
         while page := self._ours.blocks(after=after, limit=_PAGE):
-            for block in page:
-                unsure = await self._unsure(block, self._only_ours(block))
-                if unsure:
-                    doubted[block.block] = unsure
+            doubted.update(await self._unsure(await self._only_ours(page)))
             after = page[-1].block
-            await trio.lowlevel.checkpoint()
+        for row in self._ours.suppliers():
+            if row.supplier in self._gone:
+                _log.warning(
+                    "%s does not have %d fragments any more that the other line does without: they are made again",
+                    row.label,
+                    self._gone[row.supplier],
+                )
         return doubted
 
     # -- private ---------------------------------------------------------------------------------------------
 
     async def _list(self, row: Supplier) -> None:
-        names = NameFilter(max(_LEAST_NAMES, min(row.used_fragments, most_names(row))))
-        listing = Listing(self._shelves, row, ASK_S)
+        names, listing = array("I"), Listing(self._shelves, row, ASK_S)
         try:
-            while page := await listing.page():
-                names.add(name for name, _length in page)
+            with trio.fail_after(LIST_S):
+                while page := await listing.page():
+                    names.extend(_beginning(name) for name, _length in page)
         except (BitdustError, trio.TooSlowError) as error:
             _log.info("%s does not say what it holds: %s", row.label, error or "no answer in time")
         else:
             self._listed[row.supplier] = names
 
-    def _only_ours(self, block: BlockRow) -> list[FragmentRow]:
+    async def _only_ours(self, blocks: Iterable[BlockRow]) -> list[tuple[BlockRow, FragmentRow]]:
         """The fragments that we count on, and they do not."""
-        there = self._theirs.block(block.block)
-        known = set[tuple[int, NodeId]]()
-        if there is not None and there.block_id == block.block_id:
-            known = {(each.index, self._node(self._theirs, each.supplier)) for each in _held(self._theirs, there)}
-        return [
-            each
-            for each in _held(self._ours, block)
-            if (each.index, self._node(self._ours, each.supplier)) not in known
-        ]
+        ours, theirs = _nodes(self._ours), _nodes(self._theirs)
+        found = []
+        for block in blocks:
+            there, known = self._theirs.block(block.block), set[tuple[int, NodeId | None]]()
+            if there is not None and there.block_id == block.block_id:
+                known = {(each.index, theirs.get(each.supplier)) for each in _held(self._theirs, there)}
+            fragments = _held(self._ours, block)
+            found += [(block, each) for each in fragments if (each.index, ours.get(each.supplier)) not in known]
+            await trio.lowlevel.checkpoint()
+        return found
 
-    async def _unsure(self, block: BlockRow, fragments: Sequence[FragmentRow]) -> int:
-        """Of how many of these nobody knows whether they are there."""
-        return sum([not await self._is_known(block, each) for each in fragments])
+    async def _unsure(self, some: Iterable[tuple[BlockRow, FragmentRow]]) -> list[BlockNo]:
+        """The blocks of those of which nobody knows whether they are there, one for each. What is gone is LOST."""
+        unsure, unlisted = list[BlockNo](), dict[SupplierNo, list[tuple[BlockRow, FragmentRow]]]()
+        for block, each in some:
+            listed = self._listed.get(each.supplier)
+            if listed is None:
+                unsure.append(block.block)
+            elif not _is_in(listed, self._leaves.name(block, each.index, each.supplier)):
+                unlisted.setdefault(each.supplier, []).append((block, each))
+        async with trio.open_nursery() as nursery:
+            for those in unlisted.values():
+                queue = iter(those)
+                for _ in range(min(_AT_ONCE, len(those))):
+                    nursery.start_soon(self._ask, queue, unsure)
+        if self._failed is not None:  # raised outside the nursery, which would wrap it in a group
+            raise self._failed
+        return unsure
 
-    async def _is_known(self, block: BlockRow, each: FragmentRow) -> bool:
-        """Whether somebody knows if a fragment is there. One that is not is LOST by then."""
-        listed = self._listed.get(each.supplier)
-        if listed is None:
-            return False
-        if self._leaves.name(block, each.index, each.supplier) in listed:
-            return True
-        with trio.move_on_after(ASK_S):  # it may have come since
-            if await self._leaves.proves(each.supplier, block, each.index, is_known=False):
-                return True
-        if each in self._ours.fragments(block.block):
+    async def _ask(self, queue: Iterator[tuple[BlockRow, FragmentRow]], unsure: list[BlockNo]) -> None:
+        """Ask for what was not listed: it may have come since. Who does not answer is not asked for more."""
+        for block, each in queue:
+            if each.supplier not in self._listed or trio.current_time() >= self._until or self._failed is not None:
+                unsure.append(block.block)
+                continue
+            name = self._leaves.name(block, each.index, each.supplier)
+            try:
+                with trio.fail_after(ASK_S):
+                    await self._shelves.get(each.supplier, name, 0, 1, hashes=False)
+                    if not await self._leaves.proves(each.supplier, block, each.index, is_known=False):
+                        unsure.append(block.block)
+            except PeerLacks:
+                self._note_gone(each)
+            except (BitdustError, trio.TooSlowError) as error:
+                _log.info("supplier %d does not say what it holds: %s", each.supplier, error or "no answer in time")
+                self._listed.pop(each.supplier, None)
+                unsure.append(block.block)
+
+    def _note_gone(self, each: FragmentRow) -> None:
+        if each not in self._ours.fragments(each.block):
+            return
+        try:
+            self._admit()
             with self._journal.operation(admitted=True):
                 self._ours.put_fragment(replace(each, state=FragmentState.LOST))
-        return True
-
-    @staticmethod
-    def _node(catalog: Catalog, number: SupplierNo) -> NodeId:
-        return next((row.node for row in catalog.suppliers() if row.supplier == number), NodeId(b""))
+        except BitdustError as error:
+            self._failed = error
+        else:
+            self._gone[each.supplier] += 1
 
 
 class Regaining:
@@ -161,7 +218,9 @@ class Regaining:
         self._ours = ours
         self._theirs = theirs
         self._grafting = grafting
+        self._crunch = crunch
         self._secrets = secrets
+        self._last: tuple[BlockNo, memoryview | None] | None = None
         self._fragments = Fragments(theirs, Journal(theirs), source, crunch, secrets)
         self._count = 0
 
@@ -190,8 +249,8 @@ class Regaining:
     # -- private ---------------------------------------------------------------------------------------------
 
     async def _regain(self, chunk: ChunkRow) -> None:
-        here = self._ours.block(chunk.block)
-        for twin in self._theirs.chunks_like(chunk.fingerprint):
+        here, late = self._ours.block(chunk.block), list[BitdustError]()
+        for twin in twins(self._theirs, chunk.fingerprint):
             block = self._theirs.block(twin.block)
             if here is None or block is None or here.block_id == block.block_id or twin.length != chunk.length:
                 continue
@@ -199,7 +258,11 @@ class Regaining:
                 continue
             brought.check_block(block)
             brought.check_chunk(twin, block)
-            if not await self._is_genuine(twin, block):
+            try:
+                if not await self._is_genuine(twin, block):
+                    continue
+            except TooFewFragments as error:  # another one may be had
+                late.append(error)
                 continue
             with self._grafting.operation():
                 if self._ours.chunk(chunk.chunk) == chunk:
@@ -207,24 +270,68 @@ class Regaining:
                     self._ours.put_chunks([replace(chunk, block=number, slot=twin.slot, offset=twin.offset)])
                     self._count += 1
             return
+        if late:
+            raise late[0]
 
     async def _is_genuine(self, twin: ChunkRow, block: BlockRow) -> bool:
         """Whether it is what they say: nothing of ours becomes what somebody else made up."""
+        if self._last is None or self._last[0] != block.block:
+            self._last = block.block, await self._whole(block)
+        whole = self._last[1]
+        if whole is None:
+            return False
         seal = self._secrets.seal_of(block.block_id, block.scope, block.suite)
         try:
-            sealed = await self._fragments.block_range(block, twin.offset, twin.offset + twin.length + SEAL_BYTES)
-            return self._secrets.fingerprint(seal.unseal(twin.slot, sealed)) == twin.fingerprint
+            plaintext = seal.unseal(twin.slot, whole[twin.offset : twin.offset + twin.length + SEAL_BYTES])
+        except BitdustError as error:
+            _log.warning("a chunk that the other line has cannot be read: %s", error)
+            return False
+        return self._secrets.fingerprint(plaintext) == twin.fingerprint
+
+    async def _whole(self, block: BlockRow) -> memoryview | None:
+        """A block, of which k fragments are there, and all the others can be made. None: it is no such block."""
+
+        def decoded(have: Mapping[int, bytes | memoryview]) -> memoryview | None:
+            primaries = erasure.decode(have, block.code.k)
+            every = erasure.reencode(primaries, block.code.k, range(len(block.roots)))
+            if any(fragment.root(made) != root for made, root in zip(every, block.roots, strict=True)):
+                return None
+            return memoryview(b"".join(primaries))[: block.length]
+
+        try:
+            return await self._crunch.run(decoded, await self._fragments.any_k(block))
         except BitdustError as error:
             if error.kind is not Kind.LOST:
                 raise
-            _log.warning("a chunk that the other line has cannot be read: %s", error)
-            return False
+            _log.warning("a block that the other line has cannot be read: %s", error)
+            return None
 
     async def _look(self) -> None:
         """Look after whoever keeps us waiting, until cancelled."""
         while True:
             self._fragments.asks.look()
             await trio.sleep(LOOK_S)
+
+
+def twins(catalog: Catalog, fingerprint: Fingerprint) -> list[ChunkRow]:
+    """Chunks of a catalog that are said to have this content: its own first, which no false one hides."""
+    own = catalog.chunk_by_fingerprint(fingerprint)
+    others = [each for each in catalog.chunks_like(fingerprint) if each != own]
+    return [own, *others] if own is not None else others
+
+
+def _beginning(name: bytes) -> int:
+    """Of a name, which is a keyed hash: so these are spread as evenly as whole names are, and in the same order."""
+    return int.from_bytes(name[:_PREFIX])
+
+
+def _is_in(listed: array[int], name: bytes) -> bool:
+    at = bisect_left(listed, _beginning(name))
+    return at < len(listed) and listed[at] == _beginning(name)
+
+
+def _nodes(catalog: Catalog) -> Mapping[SupplierNo, NodeId]:
+    return {row.supplier: row.node for row in catalog.suppliers()}
 
 
 def _held(catalog: Catalog, block: BlockRow) -> list[FragmentRow]:

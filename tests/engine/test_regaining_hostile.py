@@ -1,0 +1,180 @@
+"""A line of a thief, who would have chunks of ours lie in blocks that are not what they seem."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from trio.testing import MockClock
+
+from bitdustfs.core import block as blocks
+from bitdustfs.core import erasure
+from bitdustfs.core import fragment as fragments
+from bitdustfs.core.volume import VolumeSecrets
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.engine.grafting import Grafting
+from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.regaining import Regaining
+from bitdustfs.engine.releases import Releases
+from bitdustfs.errors import BadFormat
+from bitdustfs.model import (
+    FIRST_BROUGHT,
+    BlockId,
+    BlockNo,
+    BlockRow,
+    ChunkNo,
+    ChunkRow,
+    FragmentState,
+    Suite,
+    SupplierNo,
+)
+from bitdustfs.testing.clock import InlineCrunch
+from bitdustfs.testing.suppliers import MemorySuppliers
+from tests.edges.catalog_rows import CODE, fragment
+
+SECRETS = VolumeSecrets(b"v" * 32)
+CONTENTS = [b"one" * 4000, b"two" * 5000]
+POOR = BlockNo(1)  # of ours; two suppliers have their fragments of it, and others may
+SOUND = BlockNo(2)  # of ours
+THEIRS = BlockNo(77)
+
+
+@pytest.fixture
+def autojump_clock() -> Iterator[MockClock]:
+    yield MockClock(autojump_threshold=0)
+
+
+class Setting:
+    """Our catalog has a block of which few fragments are sure to be there, and theirs the same chunks in another."""
+
+    def __init__(self, path: Path) -> None:
+        self.suppliers = MemorySuppliers(CODE.n)
+        self.ours = SqliteCatalog(path / "ours", create=True)
+        self.theirs = SqliteCatalog(path / "theirs", create=True)
+        for row in self.suppliers.rows():
+            self.ours.put_supplier(row)
+            self.theirs.put_supplier(row)
+        self.put(self.ours, POOR, b"p", CONTENTS)
+        self.put(self.ours, SOUND, b"s", [bytes(len(each)) for each in CONTENTS])
+        journal = Journal(self.ours)
+        releases = Releases(self.ours, journal, self.suppliers, SECRETS)
+        doubted = {POOR: CODE.n - CODE.k + 1}
+        self.grafting = Grafting(self.ours, self.theirs, journal, releases, lambda: None, doubted=doubted)
+
+    def put(self, catalog: SqliteCatalog, number: BlockNo, letter: bytes, contents: list[bytes]) -> BlockRow:
+        """A block with its chunks, at all suppliers."""
+        block_id = BlockId(letter * 32)
+        content, places = blocks.build(SECRETS.seal_of(block_id, 1, Suite.AES_256_GCM), contents, k=CODE.k)
+        made = erasure.encode(content, CODE)
+        length, roots = blocks.layout([len(each) for each in contents])[1], tuple(map(fragments.root, made))
+        row = BlockRow(number, block_id, 1, Suite.AES_256_GCM, CODE, length, roots)
+        catalog.put_block(row)
+        for index, each in enumerate(made):
+            catalog.put_fragment(fragment(number, index, index + 1))
+            self.store(row, index, bytes(each))
+        catalog.put_chunks(
+            ChunkRow(
+                ChunkNo(number * 100 + place.slot),
+                SECRETS.fingerprint(each),
+                number,
+                place.slot,
+                place.offset,
+                place.length,
+            )
+            for each, place in zip(contents, places, strict=True)
+        )
+        return row
+
+    def store(self, row: BlockRow, index: int, content: bytes) -> None:
+        name = SECRETS.fragment_name(row.block_id, index, self.suppliers.rows()[index].node)
+        self.suppliers.stored[SupplierNo(index + 1), name] = content
+
+    async def regain(self) -> None:
+        await self.grafting.prepare()
+        regaining = Regaining(self.ours, self.theirs, self.suppliers, self.grafting, InlineCrunch(), SECRETS)
+        assert self.grafting.unsure() == {POOR}
+        await regaining.run(self.grafting.unsure())
+
+    def lie_in(self) -> set[BlockId]:
+        """The blocks in which the chunks of the poor one lie now."""
+        rows = [self.ours.chunk(ChunkNo(POOR * 100 + slot)) for slot in range(len(CONTENTS))]
+        found = [self.ours.block(row.block) for row in rows if row is not None]
+        return {row.block_id for row in found if row is not None}
+
+
+@pytest.fixture
+def setting(tmp_path: Path) -> Iterator[Setting]:
+    made = Setting(tmp_path)
+    with closing(made.ours), closing(made.theirs):
+        yield made
+
+
+async def test_chunks_lie_where_the_other_line_has_them(autojump_clock: MockClock, setting: Setting) -> None:
+    row = setting.put(setting.theirs, THEIRS, b"t", CONTENTS)
+    await setting.regain()
+    assert setting.lie_in() == {row.block_id}
+
+
+async def test_block_of_which_fewer_fragments_are_there_than_it_takes_regains_nothing(
+    autojump_clock: MockClock, setting: Setting
+) -> None:
+    row = setting.put(setting.theirs, THEIRS, b"t", [CONTENTS[0], CONTENTS[1], b"x" * 200_000])
+    for index in range(1, CODE.n):
+        name = SECRETS.fragment_name(row.block_id, index, setting.suppliers.rows()[index].node)
+        del setting.suppliers.stored[SupplierNo(index + 1), name]
+    await setting.regain()
+    assert setting.lie_in() == {BlockId(b"p" * 32)}
+
+
+async def test_block_whose_fragments_do_not_belong_together_regains_nothing(
+    autojump_clock: MockClock, setting: Setting
+) -> None:
+    row = setting.put(setting.theirs, THEIRS, b"t", CONTENTS)
+    other = bytes(erasure.fragment_length(row.length, CODE.k))
+    for index in range(CODE.k, CODE.n):
+        setting.store(row, index, other)
+    setting.theirs.put_block(replace(row, roots=(*row.roots[: CODE.k], *[fragments.root(other)] * (CODE.n - CODE.k))))
+    await setting.regain()
+    assert setting.lie_in() == {BlockId(b"p" * 32)}
+
+
+async def test_block_that_is_called_as_one_of_ours_and_is_another_is_refused(
+    autojump_clock: MockClock, setting: Setting
+) -> None:
+    setting.put(setting.theirs, THEIRS, b"s", CONTENTS)  # its id is known, and suppliers let the fragments go
+    with pytest.raises(BadFormat):
+        await setting.regain()
+    assert setting.lie_in() == {BlockId(b"p" * 32)}
+
+
+async def test_fragments_beyond_those_that_we_know_do_not_keep_a_line_away(
+    autojump_clock: MockClock, setting: Setting
+) -> None:
+    row = setting.ours.block(POOR)
+    assert row is not None
+    setting.theirs.put_block(replace(row, roots=(*row.roots, row.roots[0])))
+    setting.theirs.put_fragment(fragment(POOR, CODE.n, 1))
+    for index in range(CODE.n):
+        setting.theirs.put_fragment(fragment(POOR, index, 1 + (index + 1) % CODE.n))
+    await setting.grafting.prepare()
+    indexes = {each.index for each in setting.ours.fragments(POOR) if each.state is FragmentState.HELD}
+    assert indexes == set(range(CODE.n))
+
+
+async def test_chunks_that_are_false_or_not_to_be_had_hide_no_true_one(
+    autojump_clock: MockClock, setting: Setting
+) -> None:
+    row = setting.put(setting.theirs, THEIRS, b"t", CONTENTS)
+    false = setting.put(setting.theirs, BlockNo(99), b"f", [b"neither" * 1000])
+    for index in range(CODE.n):
+        setting.theirs.put_fragment(fragment(99, index, CODE.n))  # who does not answer now
+    setting.suppliers.gone = {CODE.n}
+    setting.theirs.put_chunks(
+        ChunkRow(ChunkNo(FIRST_BROUGHT + number), SECRETS.fingerprint(each), false.block, 0, 0, len(each))
+        for number, each in enumerate(CONTENTS[:1] * 20)
+    )
+    await setting.regain()
+    assert setting.lie_in() == {row.block_id}
