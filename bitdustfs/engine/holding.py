@@ -88,6 +88,7 @@ class Holding:
         self._was_held = False
         self.has_let_go = False
         self.has_held = False  # at some time
+        self.on_held: Callable[[], None] = lambda: None  # and it was not before
         self.on_lost: Callable[[NodeId], None] = lambda _node: None  # others hold the volume at a quorum
         self.on_wish: Callable[[NodeId], None] = lambda _node: None  # another node wishes that we let it go
 
@@ -216,7 +217,9 @@ class Holding:
             self.has_held = self.has_held or is_held
             _log.info("this machine %s the volume", "holds" if is_held else "does not hold")
             self._journal.bell.ring()
-            if not is_held:  # the machine slept: what was asked before counts from before
+            if is_held:
+                self.on_held()
+            else:  # the machine slept: what was asked before counts from before
                 for wait in self._waits.values():
                     wait.cancel()
         if (wished_by := self.wished_by) is not None and is_held:

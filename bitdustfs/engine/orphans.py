@@ -6,8 +6,9 @@
 Only the owner's words make sure that nobody else needs them: a recovery puts out all machines that were. Without
 it, what nothing names here may be all that another machine has of what it never published. So after an adoption it
 stays, also where the head that was adopted is our own: another machine may have held the volume since, and have
-published nothing. The same goes once another machine is met before all suppliers were gone through. The next recovery
-finds what is left.
+published nothing. The same goes once another machine is met before all suppliers were gone through, and once we hold
+the volume anew: a machine that came after the recovery may have held it in between. The next recovery finds what is
+left.
 
 Fragments have keyed names, so the wanted ones are computed: every index of every block, of the replica too. What is
 on its way while a supplier is asked is wanted: its rows were there before its first byte left, and what became a
@@ -40,6 +41,7 @@ LOOK_EVERY_S = 10.0
 ASK_S = 60.0  # for one page
 _PAGE = 256  # blocks whose names are computed in one go: some milliseconds
 _DUE = "orphans"  # in the catalog: the suppliers that were gone through; b"": nothing is to be done
+_BEGUN = 0  # among them: the number of none, for the volume was held since
 _log = logging.getLogger(__name__)
 
 
@@ -85,6 +87,17 @@ class Orphans:
         while True:
             if not await self._swept_one():
                 await self._looks.next(within_s=inf if self._swept() is None else 0)
+
+    def held(self) -> None:
+        """The volume is held by us from now on, and was not before."""
+        swept = self._swept()
+        if swept is not None:
+            if _BEGUN in swept:
+                _log.info("no orphans are looked for any more: another machine may have held the volume meanwhile")
+            self._catalog.put_local_value(
+                _DUE, b"" if _BEGUN in swept else json.dumps(sorted({_BEGUN, *swept})).encode()
+            )
+            self._journal.note()
 
     # -- private ---------------------------------------------------------------------------------------------
 

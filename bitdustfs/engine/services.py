@@ -372,6 +372,7 @@ class Services:
             lease_s=self._options.lease_s,
             takes_over=self._options.takes_over,
         )
+        self.holding.on_held = self._note_held
         self.holding.on_lost = self._stop_writing
         self.publisher.takes_over = self._options.takes_over
         self.publisher.may_publish = lambda: self.holding.is_held
@@ -531,6 +532,10 @@ class Services:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.holding.run)
             nursery.start_soon(self.handover.run)
+
+    def _note_held(self) -> None:
+        with suppress(BitdustError):  # the disk takes nothing: then nothing is looked for either
+            self.orphans.held()
 
     def _only_read(self) -> None:
         """Show the newest head from now on. Everything from here is in a head that counts. No await inside."""

@@ -218,6 +218,42 @@ async def test_machine_that_is_cut_off_takes_nothing_of_what_another_one_names_m
 
 
 @pytest.mark.slow
+async def test_machine_that_holds_the_volume_again_takes_nothing_of_what_another_one_never_named_in_between(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """That one came after the recovery, was cut off from taking its heads, and will go on."""
+    async with two(tmp_path) as (world, laptop, desktop):
+        world.swarm.suppliers[4].kill()
+        async with laptop.mounted(wait=False) as node:
+            await laptop.write("file", LONG[:300_000])
+            assert await laptop.sync() == "safe"
+        with closing(SqliteCatalog(laptop.path)) as catalog:
+            expect_orphans(catalog)
+            catalog.commit()
+        async with laptop.mounted(wait=False) as node:
+            await until(lambda: node.holding.is_held)
+            await trio.sleep(60)
+            assert node.orphans.are_due, "the fifth has not shown what it holds"
+        await desktop.learn()
+        for each in world.swarm.suppliers:
+            each.mute.refuses_heads = True
+        async with desktop.mounted(wait=False) as node:
+            await desktop.write("never named", LONG[300_000:])
+            await node.writer.flush()
+            await trio.sleep(20)
+            there = [held(desktop.catalog, number) for number in range(1, 5)]
+        for each in world.swarm.suppliers:
+            each.mute.refuses_heads = False
+        world.swarm.suppliers[4].start()
+        async with laptop.mounted():
+            await laptop.write("goes on", b"goes on")
+            assert await laptop.sync() == "safe"
+            await trio.sleep(2 * LEASE_S)
+            assert all(there)
+            assert all(names <= now for names, now in zip(there, stored(world), strict=False))
+
+
+@pytest.mark.slow
 async def test_machine_that_is_mounted_again_takes_nothing_of_what_another_one_named_in_between(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
