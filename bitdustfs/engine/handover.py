@@ -8,6 +8,9 @@
 Until it is let go this machine is the writer: if it dies in between, it is when it starts again. If the other one
 gives its wish up, or the rest cannot be brought, people here may change things again. What is let go is complete:
 that everything is safe is looked at in the very moment in which the journal takes nothing on any more.
+
+While suppliers are away, or hold a fork that nobody has chosen about, nothing can be safe, for days perhaps. Then it
+is enough that everything is in a head that counts: whoever goes on finds that one, and makes it safe in the end.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from bitdustfs.engine.writer import Writer
 from bitdustfs.errors import BitdustError, ReadOnly
 from bitdustfs.model import NodeId, short
 
+PATIENCE_S: Final = 20.0  # (tune) for everything to be safe; the other one waits
 CLOSED_S: Final = 60.0  # (tune) that people may be kept from writing for a hand-over that does not end
 AGAIN_S: Final = 10.0  # (tune) after one that did not
 _LOOK_S = 0.1
@@ -41,6 +45,7 @@ class Handover:
         self._writer = writer
         self._replica = replica
         self._holding = holding
+        self._is_late = False  # it was waited for long enough that all be safe
         self._wished = trio.Event()
         holding.on_wish = lambda _node: self._wished.set()
         self.flush: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint  # what the kernel has not handed over
@@ -92,6 +97,7 @@ class Handover:
 
     async def _brought(self, node: NodeId) -> bool:
         """Bring everything, and take nothing on any more. Says whether it came to that."""
+        self._is_late = False
         await self.on_step("bringing")
         await self._bring()
         await self.on_step("closing")
@@ -107,11 +113,18 @@ class Handover:
 
     async def _bring(self) -> None:
         await self._writer.flush()
-        await self._replica.make_safe()
+        if not self._is_late:
+            with trio.move_on_after(PATIENCE_S) as patience:
+                await self._replica.make_safe()
+            self._is_late = patience.cancelled_caught
+        if self._is_late:
+            await self._replica.make_counted()
         await trio.sleep(_LOOK_S)
 
     def _is_brought(self) -> bool:
-        return not self._files.dirty_lives() and self._replica.is_current
+        if self._files.dirty_lives():
+            return False
+        return self._replica.is_current or (self._is_late and self._replica.is_counted)
 
     def _forbid(self, node: NodeId) -> None:
         self._journal.forbid(

@@ -24,7 +24,7 @@ for ever: a delta by itself, and of a snapshot a new one takes the place.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from math import inf
 
@@ -113,6 +113,11 @@ class Replica:
         return self.safe_change >= self._catalog.last_change and not self._catalog.pending
 
     @property
+    def is_counted(self) -> bool:
+        """Whether everything committed is in a head that counts: the state that whoever writes next goes on from."""
+        return self._is_in_counted(self._catalog.last_change) and not self._catalog.pending
+
+    @property
     def is_all_safe(self) -> bool:
         """Whether a safe head has every file, name and place of a fragment; what is only let go may wait for one."""
         return self.is_current or self._catalog.changed_since(self.safe_change, 0) == []
@@ -137,12 +142,25 @@ class Replica:
         Raises:
             ReadOnly: it never will be: the suppliers hold a head that is not ours. DiskFull, DiskFault: not now.
         """
+        await self._until(lambda change: self.safe_change >= change)
+
+    async def make_counted(self) -> None:
+        """Return when everything that is committed now is in a head that counts. Waits and raises as `make_safe`."""
+        await self._until(self._is_in_counted)
+
+    def _is_in_counted(self, change: int) -> bool:
+        content = self._publisher.content
+        is_named = content is not None and content.change >= change and self._publisher.foreign is None
+        return is_named and self._publisher.holders().is_quorate and self._needed.is_head_readable()
+
+    async def _until(self, is_reached: Callable[[int], bool]) -> None:
+        """Return when the last change of now is there."""
         self._journal.commit()
         target = self._catalog.last_change
         self._hurry += 1
         self._looks.now()
         try:
-            while self.safe_change < target:
+            while not is_reached(target):
                 if self._journal.refusal is not None:
                     raise self._journal.refusal.with_traceback(None)
                 with trio.move_on_after(LOOK_S):
