@@ -33,7 +33,13 @@ _ROOT = Path(__file__).resolve().parents[2]
 _CUTS = """
 table inet cables {
     set cut { type ifname . ifname; }
-    chain forward { type filter hook forward priority 0; iifname . oifname @cut drop; }
+    set walled { type ifname . ifname; }
+    chain forward {
+        type filter hook forward priority 0
+        iifname . oifname @cut drop
+        iifname . oifname @walled meta l4proto tcp reject with tcp reset
+        iifname . oifname @walled reject
+    }
 }
 """
 _NOTHING_IN = """
@@ -147,15 +153,23 @@ class Internet:
 
     def cut(self, one: Host, other: Host) -> None:
         """Let nothing through between two hosts: nobody is told, packets vanish."""
-        self._cables("add", one, other)
+        self._cables("add", "cut", one, other)
 
     def heal(self, one: Host, other: Host) -> None:
         """Undo `cut`."""
-        self._cables("delete", one, other)
+        self._cables("delete", "cut", one, other)
 
-    def _cables(self, verb: str, one: Host, other: Host) -> None:
+    def wall(self, one: Host, other: Host) -> None:
+        """Let nothing through between two hosts: who sends something is told at once, and connections end."""
+        self._cables("add", "walled", one, other)
+
+    def unwall(self, one: Host, other: Host) -> None:
+        """Undo `wall`."""
+        self._cables("delete", "walled", one, other)
+
+    def _cables(self, verb: str, which: str, one: Host, other: Host) -> None:
         ways = f"{one.cable} . {other.cable}, {other.cable} . {one.cable}"
-        self.router("nft", f"{verb} element inet cables cut {{ {ways} }}")
+        self.router("nft", f"{verb} element inet cables {which} {{ {ways} }}")
 
     def router(self, *words: str, given: str = "") -> Done:
         """Run a program on the router; fails the test unless it succeeds."""
@@ -306,9 +320,13 @@ class Host:
         started = self._internet.start(words, host=self, is_verb=True, given=given)
         return self._check(started.wait(), ok)
 
+    def begin(self, *words: str) -> Started:
+        """Start a verb of bitdustfs here, and go on."""
+        return self._internet.start(words, host=self, is_verb=True)
+
     def start(self, *words: str) -> Started:
         """Start a verb that stays, and wait until it says that it serves."""
-        started = self._internet.start(words, host=self, is_verb=True)
+        started = self.begin(*words)
         started.said()
         return started
 
