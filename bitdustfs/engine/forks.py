@@ -561,9 +561,11 @@ class Forks:
     def _may_be_gone(self, fork: Fork) -> list[int]:
         """What came with a line, as long as whoever writes it may have let go what that names, by a newer head.
 
-        No head of that line counts any more from the moment in which one of ours is safe.
+        No head of that line counts any more from the moment in which one of ours is safe. A catalog that was
+        recovered does not know whether one was: then what a person relies on stays, and is regained where it can be.
         """
-        return [] if (kept_safe(self._catalog) or 0) >= fork.change else fork.brought
+        safe = kept_safe(self._catalog)
+        return [] if safe is None or safe >= fork.change else fork.brought
 
     def _name(self, found: Foreign, taken: Collection[str]) -> str:
         """A name for it that is not taken."""

@@ -11,9 +11,18 @@ from trio.testing import MockClock
 
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.model import ROOT_INO
-from tests.engine.machines import LAPTOP, LEASE_S, until
+from tests.engine.machines import DESKTOP, LAPTOP, LEASE_S, Machine, until
 from tests.engine.setback import look
-from tests.engine.test_forks import broken, brought_in, forked, fragments, tree_of, versions
+from tests.engine.test_forks import (
+    LAPTOPS_TREE,
+    broken,
+    brought_in,
+    forked,
+    fragments,
+    learn_beside,
+    tree_of,
+    versions,
+)
 
 
 @pytest.fixture
@@ -65,3 +74,28 @@ async def test_a_line_that_was_chosen_about_and_went_on_is_shown_as_it_is_now(
             assert not broken(laptop.catalog)
             kept = [await tree_of(node, each.generation) for each in laptop.catalog.snapshots() if not each.is_gone]
             assert any("the newest" in each for each in kept)
+
+
+@pytest.mark.slow
+async def test_machine_that_was_recovered_keeps_the_line_that_was_chosen_about_though_a_newer_head_of_it_comes(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """It does not know yet that a head over that line is safe: who has it is away."""
+    async with forked(tmp_path, strays=2, goes_on=True) as (world, _laptop, desktop):
+        world.swarm.cut(2)
+        async with desktop.mounted(wait=False) as node:
+            generation = await brought_in(desktop)
+            await node.forks.resolve(node.forks.all()[0][0].name)
+            await desktop.write("after it", b"after it")
+            await until(lambda: set(versions(world)[:1] + versions(world)[2:]) == {node.publisher.version})
+            assert await desktop.sync() == "safe"
+        other = Machine(world, tmp_path / "other", DESKTOP)
+        await learn_beside(world, other)
+        for number in (4, 5):
+            world.swarm.cut(number)
+        world.swarm.heal(2)
+        other.takes_over = True
+        async with other.mounted(wait=False) as node:
+            await brought_in(other)
+            assert [each.generation for each in node.snapshots.all()] == [generation]
+            assert await tree_of(node, generation) == LAPTOPS_TREE
