@@ -88,7 +88,7 @@ def lets_everybody(supplier: SupplierNode, while_: Callable[[], bool]) -> None:
 class Story:
     """What happens, and what may never."""
 
-    def __init__(self, seed: int, world: World, bodies: tuple[Body, Body], *, leases: bool) -> None:
+    def __init__(self, seed: int, world: World, bodies: Sequence[Body], *, leases: bool) -> None:
         self.dice = random.Random(seed)
         self.world = world
         self.bodies = bodies
@@ -292,11 +292,15 @@ class Story:
             last = body
             if body is not self.bodies[-1]:
                 await body.umount()
+        await self.check_all(last)
+        await last.umount()
+
+    async def check_all(self, last: Body) -> None:
+        """Nothing is lost, as far as the last machine knows, which knows all."""
         shown = await last.shown()
         for each in self.bodies:
             for name, content in each.written.items():
                 assert shown.get(name) == content, f"{name} of {each.machine.identity.node.hex()[:8]} is lost"
-        await last.umount()
 
 
 def _follows(head: Head, links: bytes, last: Head) -> bool:
