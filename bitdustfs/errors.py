@@ -320,7 +320,7 @@ class HeadBehind(PeerRefused):
 
     text = (
         "{peer} refused: it knows version {detail} of this volume, which is as new as what is here or newer; "
-        "another machine wrote it, or this one was set back to an older state"
+        "another machine or a copy of this home wrote it, or this one was set back to an older state"
     )
 
 

@@ -34,6 +34,8 @@ TO_WRITE = (  # what is done about a state that is perhaps not the newest
     "answer for that, --wait waits for more, and --accept goes on from this state"
 )
 
+SENT_LATER = "sent after the next mount, or put aside if another machine of yours has taken the volume over by then"
+
 
 @dataclass(slots=True)
 class Asked:
@@ -190,7 +192,7 @@ def only_here(report: StopReport) -> str:
     here = f"{count(report['files_local'], 'file')} ({format_size(report['bytes_local'])})"
     match Unsent(report["becomes"]):
         case Unsent.SENT:
-            return f"Only on this machine: {here}; they are sent after the next mount."
+            return f"Only on this machine: {here}; they are {SENT_LATER}."
         case Unsent.ASIDE:
             return (
                 f"Only on this machine: {here}. The volume was written by {report['writer']}: the next mount that "

@@ -7,7 +7,16 @@ from typing import cast
 
 import click
 
-from bitdustfs.cli.common import Asked, Seconds, explain, only_here, show_json, with_common_options, with_json
+from bitdustfs.cli.common import (
+    SENT_LATER,
+    Asked,
+    Seconds,
+    explain,
+    only_here,
+    show_json,
+    with_common_options,
+    with_json,
+)
 from bitdustfs.cli.sync import exit_code, sentence, wait_until_placed
 from bitdustfs.core.report import StopReport
 from bitdustfs.edges import mounts
@@ -53,7 +62,7 @@ def umount(asked: Asked, directory: str, first_sync: bool, timeout: float | None
     if asked.as_json:
         show_json({**stopped} if stopped else dict.fromkeys(StopReport.__annotations__))
     else:
-        click.echo(_told(directory, stopped))
+        click.echo(told(directory, stopped))
     return code
 
 
@@ -93,7 +102,8 @@ def _wait_for_end(place: str, home: Home) -> None:
         time.sleep(_PAUSE_S)
 
 
-def _told(directory: str, stopped: StopReport | None) -> str:
+def told(directory: str, stopped: StopReport | None) -> str:
+    """Say what was done, and what is only here. None: there was nobody to ask."""
     if stopped is None:
-        return f"Unmounted {directory}. Its process was gone; what is only here is sent after the next mount."
+        return f"Unmounted {directory}. Its process was gone; what is only here is {SENT_LATER}."
     return f"Unmounted {directory}. {only_here(stopped)}"
