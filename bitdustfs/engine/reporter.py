@@ -43,6 +43,7 @@ from bitdustfs.model import (
 from bitdustfs.ports import Catalog, Spool
 
 _TROUBLE = 20  # sentences kept
+_ALONE = "no supplier is hired: everything exists only on this machine"
 _BREATHE = 200  # inodes looked at before others get a turn
 _CHECKED = "recovery_checked"  # in the catalog, local: 8 bytes, wall time in seconds
 
@@ -153,7 +154,7 @@ class Reporter:
             who = f"node {shown['writer'][:8]}"
             return [f"this machine only reads the volume: what is missing, {who} brings", *self.forks()]
         told = [f"nothing can be changed now: {refusal}"] if refusal is not None else []
-        return [*told, *self.forks()]
+        return [*([_ALONE] if self._writer.code() is None else []), *told, *self.forks()]
 
     def files_aside(self) -> int:
         """How many files are only in older states of this machine."""
@@ -354,7 +355,7 @@ class Reporter:
         lost = [row.label for row in rows if row.is_lost]
         code = self._writer.code()
         if code is None:
-            found.insert(0, "no supplier is hired: everything exists only on this machine")
+            found.insert(0, _ALONE)
         elif self.only_reads:
             if not online:
                 found.insert(

@@ -135,6 +135,8 @@ class Sync:
                     now: tuple[int, ...] = (self._catalog.missing_fragments(blocks),)
                     if not now[0]:
                         wanted.is_full = True
+                        if not self._uploads.hired():
+                            nursery.cancel_scope.cancel()  # nothing ever becomes safe
                         break
                 else:
                     now = (self._writer.count_waiting(dirty), self._uploads.sent_bytes, self._replica.safe_change)

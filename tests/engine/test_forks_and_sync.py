@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import trio
 from trio.testing import MockClock
 
 from bitdustfs.core.report import SyncReport
-from bitdustfs.model import Code
-from bitdustfs.testing.world import World
+from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.model import ROOT_INO, Code
+from bitdustfs.testing.world import CALLER, World
 from tests.engine.machines import DESKTOP, LEASE_S, Machine, until
 from tests.engine.test_forks import DESKTOPS, LAPTOPS, brought_in, brought_to, fork, forked, learn_beside, versions
 
@@ -22,11 +24,11 @@ def autojump_clock() -> Iterator[MockClock]:
     yield MockClock(autojump_threshold=0)
 
 
-async def synced(machine: Machine) -> SyncReport:
+async def synced(machine: Machine, timeout_s: float | None = 60) -> SyncReport:
     async def say_nothing(_step: object) -> None:
         return
 
-    return await machine.node.sync(say_nothing, 60)
+    return await machine.node.sync(say_nothing, timeout_s)
 
 
 @pytest.mark.slow
@@ -103,3 +105,17 @@ async def test_volume_is_safe_again_after_a_line_of_higher_versions_was_gone_ove
             await node.forks.resolve(node.forks.all()[0][0].name)
             await until(lambda: node.replica.is_current)
             assert await desktop.sync() == "safe"
+
+
+@pytest.mark.slow
+async def test_sync_without_any_supplier_ends_and_says_so(autojump_clock: MockClock, tmp_path: Path) -> None:
+    async with World().hired() as world:
+        laptop = Machine(world, tmp_path / "laptop")
+        with closing(SqliteCatalog(laptop.path, create=True)) as catalog:
+            catalog.commit()
+        async with laptop.mounted(wait=False) as node:
+            node.tree.mkdir(ROOT_INO, b"folder", 0o755, CALLER)
+            with trio.fail_after(300):
+                told = await synced(laptop, timeout_s=None)
+        assert told["state"] != "safe"
+        assert told["why"] == ["no supplier is hired: everything exists only on this machine"]
