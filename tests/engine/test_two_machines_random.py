@@ -272,7 +272,7 @@ class Story:
 
     def check(self) -> None:
         """Nothing happened that was never to be."""
-        assert not self.broken
+        assert not self.broken, self.broken
 
     async def end(self, nursery: trio.Nursery) -> None:
         """Everything is well again: each machine is mounted once more, and what it has is brought."""
