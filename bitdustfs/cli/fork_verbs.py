@@ -11,7 +11,8 @@ from bitdustfs.core.report import ForkReport, ForksReport
 from bitdustfs.edges.control import Args
 from bitdustfs.edges.control_server import Handler, Report
 from bitdustfs.engine.differences import Change
-from bitdustfs.engine.forks import Fork, Unread
+from bitdustfs.engine.fork_notes import Fork
+from bitdustfs.engine.forks import Unread
 from bitdustfs.engine.node import Node
 from bitdustfs.model import Snapshot
 

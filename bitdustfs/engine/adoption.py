@@ -24,7 +24,7 @@ from bitdustfs.core.lease import Holder, called
 from bitdustfs.core.recovery import Found
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine import ancestors
-from bitdustfs.engine.forks import given_up, gone_over
+from bitdustfs.engine.fork_notes import given_up, gone_over
 from bitdustfs.engine.only_kept import find_only_kept
 from bitdustfs.engine.publisher import kept_head
 from bitdustfs.engine.recovery import Seeker, fetch_head

@@ -33,7 +33,6 @@ from typing import Final
 
 import msgspec
 import trio
-from msgspec import Struct
 
 from bitdustfs.core import brought
 from bitdustfs.core import head as heads
@@ -43,10 +42,11 @@ from bitdustfs.core.recovery import Found
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.bell import Looks
 from bitdustfs.engine.differences import Difference, differences
+from bitdustfs.engine.fork_notes import Fork, gone_over, keep_forks, kept_forks
 from bitdustfs.engine.grafting import Grafting
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.leaves import LeafReader
-from bitdustfs.engine.publisher import Foreign, Line, Publisher
+from bitdustfs.engine.publisher import Foreign, Publisher
 from bitdustfs.engine.recovery import Recovery
 from bitdustfs.engine.regaining import Doubts, Regaining
 from bitdustfs.engine.releases import Releases
@@ -54,35 +54,17 @@ from bitdustfs.engine.renumbered import Renumbered
 from bitdustfs.engine.replica import kept_safe
 from bitdustfs.engine.view import Following
 from bitdustfs.errors import BadFormat, BitdustError, NotFound, ReadOnly, Unavailable
-from bitdustfs.model import BlockNo, FragmentState, Ino, NodeId, Snapshot, SnapshotKind, Supplier, SupplierNo, short
+from bitdustfs.model import Ino, NodeId, Snapshot, SnapshotKind, Supplier, SupplierNo, short
 from bitdustfs.ports import Catalog, Crunch, Entropy
 
 AGAIN_S: Final = 60.0  # (tune) after one could not be brought in
 LOOK_S: Final = 30.0
-ASK_S: Final = 15.0  # for one supplier to show its head, or a leaf
+ASK_S: Final = 15.0  # for one supplier to show its head
 LINKS_KEPT: Final = 64  # (tune) of each line: a supplier that is further behind is another fork
 FORKS_MOST: Final = 16  # (tune) that nobody has chosen about; more hold up what is to be let go, and are told
-WHOLE_KEPT: Final = 16  # (tune) of the lines that were gone over: with all their links, 10 KB each
-RESOLVED_KEPT: Final = 64  # (tune) lines that were gone over, whose suppliers may have been away: 300 bytes each
 _COMING: Final = "a state of this volume that lies beside this one is fetched"
 _NO_CHANGE: Final = 1 << 63  # no head names so much
-_KEY: Final = "forks"  # in the catalog: msgpack of a list of `Fork`
 _log = logging.getLogger(__name__)
-
-
-class Fork(Struct, array_like=True, frozen=True):
-    """A line that ended beside ours."""
-
-    generation: int  # that shows its tree; 0: it is a snapshot like others, or gone
-    version: int  # of its newest head
-    digest: bytes  # of that
-    node: bytes  # that signed it
-    time_s: int  # that it says
-    links: bytes  # its newest, oldest first, its own among them
-    is_resolved: bool = False
-    is_given_up: bool = False  # nobody could read it: what it alone had is not here
-    brought: list[int] = []  # generations of snapshots that came with it, and what shows its tree once it is chosen
-    change: int = 0  # of our catalog, that brought the last of these
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +75,6 @@ class Unread:
     links: bytes  # as `Fork` has them; its own alone: the supplier did not show others
     why: str  # ""; nothing is wrong with it
     at: float  # trio time
-
-
-_decoder = msgspec.msgpack.Decoder(list[Fork])
 
 
 class Forks:
@@ -383,12 +362,12 @@ class Forks:
 
     async def _try(self, supplier: SupplierNo, found: Foreign) -> None:
         """Bring one in, or note why not."""
-        links, why, adopted = found.head.link, "", list[BlockNo]()
+        links, why = found.head.link, ""
         self._is_coming = True
         try:
             links = await self._links(supplier, found)
             if not self._is_ahead(found.head, links):
-                adopted = await self._bring_in(found, links)
+                await self._bring_in(found, links)
         except (BitdustError, trio.TooSlowError) as error:
             why = str(error) or "no answer in time"
         except Exception as error:  # noqa: BLE001 - a catalog that somebody made up costs its line, and no other one
@@ -399,7 +378,6 @@ class Forks:
             self._forget_halves()
         if self._is_kept(found.head):
             self._unread.pop(found.head.digest, None)
-            await self._prove(adopted)
         elif self.is_writer():  # one that is ahead is looked at again too: ours may go on beside it
             unread = self._unread[found.head.digest] = Unread(found, links, why, trio.current_time())
             _log.log(logging.WARNING if why else logging.DEBUG, "%s", told_of(unread))
@@ -413,8 +391,8 @@ class Forks:
             raise Unavailable(what="the supplier shows another head meanwhile")
         return heads.genuine_links(found.head, behind) + found.head.link
 
-    async def _bring_in(self, found: Foreign, links: bytes) -> list[BlockNo]:
-        """Have it shown. Returns the blocks that our catalog did not have."""
+    async def _bring_in(self, found: Foreign, links: bytes) -> None:
+        """Have it shown."""
         assert self._following is not None
         self._admit_one(links)
         suppliers, workshop = self._following.suppliers, self._following.workshop
@@ -442,16 +420,19 @@ class Forks:
                 )
                 await grafting.prepare()
                 regaining = Regaining(self._catalog, theirs, source, grafting, self._crunch, self._secrets)
-                await regaining.run(grafting.unsure())
                 passed = self._passed_by(links)
                 only_there = self._only_there(theirs, passed)
-                generation = self._begin(found, found.content.time_s * 1_000_000_000, 0)
-                await grafting.run(generation)
                 snapshots = {}
-                for number, each in enumerate(only_there, start=1):
-                    made = self._begin(found, each.made_ns, number)
-                    await grafting.run(made, each.generation)
-                    snapshots[made] = each
+                try:
+                    await regaining.run(grafting.unsure())
+                    generation = self._begin(found, found.content.time_s * 1_000_000_000, 0)
+                    await grafting.run(generation)
+                    for number, each in enumerate(only_there, start=1):
+                        made = self._begin(found, each.made_ns, number)
+                        await grafting.run(made, each.generation)
+                        snapshots[made] = each
+                finally:  # what is ours now stays, also if not all came
+                    await doubts.ask_for(grafting.adopted)
         finally:
             beside.close()
         self.on_step("keeping")
@@ -468,7 +449,6 @@ class Forks:
             found.head.version,
             short(found.head.signer.node),
         )
-        return grafting.adopted
 
     def _is_ahead(self, head: Head, links: bytes) -> bool:
         """Whether a head goes back to our newest: somebody else goes on from here, and there is one line."""
@@ -576,50 +556,10 @@ class Forks:
         """The names of all snapshots."""
         return {each.name for each in self._catalog.snapshots() if not each.is_gone}
 
-    async def _prove(self, blocks: Iterable[BlockNo]) -> None:
-        """Ask who should have the fragments of what came: before it came, it may have been let go on our line."""
-        assert self._following is not None
-        suppliers = self._following.suppliers
-        for number in blocks:
-            row = self._catalog.block(number)
-            for each in self._catalog.fragments(number) if row is not None else ():
-                if row is not None and each.state is FragmentState.HELD and each.supplier in suppliers.online():
-                    with trio.move_on_after(ASK_S):
-                        await self._leaves.proves(each.supplier, row, each.index)
-
 
 def told_of(unread: Unread) -> str:
     """Why a head beside ours is not shown, for a person."""
     return f"version {unread.found.head.version} of another line cannot be shown yet: {unread.why}"
-
-
-def kept_forks(catalog: Catalog) -> list[Fork]:
-    """The lines that are known, also those that were gone over."""
-    raw = catalog.value(_KEY)
-    try:
-        return _decoder.decode(raw) if raw else []
-    except (msgspec.MsgspecError, RecursionError) as bad:
-        _log.error("what the catalog notes of forks is damaged, and is noted again when they are met: %s", bad)
-        return []
-
-
-def gone_over(catalog: Catalog) -> list[Line]:
-    """The lines that our next head goes over, or that one of ours went over."""
-    return [Line(each.digest, each.version, each.links) for each in kept_forks(catalog) if each.is_resolved]
-
-
-def given_up(catalog: Catalog) -> list[Line]:
-    """The lines that were gone over, and never read."""
-    return [Line(each.digest, each.version, each.links) for each in kept_forks(catalog) if each.is_given_up]
-
-
-def keep_forks(catalog: Catalog, forks: Iterable[Fork]) -> None:
-    """Note them. Of those that were gone over long ago their last head alone, and not all. The caller commits."""
-    every = list(forks)
-    resolved = [each for each in every if each.is_resolved][-RESOLVED_KEPT:]
-    thin = [msgspec.structs.replace(each, links=each.links[-heads.LINK_BYTES :]) for each in resolved[:-WHOLE_KEPT]]
-    left = [*(each for each in every if not each.is_resolved), *thin, *resolved[-WHOLE_KEPT:]]
-    catalog.put_value(_KEY, msgspec.msgpack.encode(left))
 
 
 def _free(name: str, taken: Collection[str]) -> str:

@@ -107,22 +107,34 @@ class Doubts:
                 if row.is_listed and row.supplier in online:
                     nursery.start_soon(self._list, row)
         self._until = trio.current_time() + LOOK_MOST_S
-        # of the catalog: all heads since the fork may do without
-        await self._unsure([(row, each) for row in self._ours.local_blocks() for each in _held(self._ours, row)])
+        for block in self._ours.local_blocks():  # of the catalog: all heads since the fork may do without
+            await self._unsure([(block, each) for each in _held(self._ours, block)])
         doubted, after = Counter[BlockNo](), BlockNo(0)
         while page := self._ours.blocks(after=after, limit=_PAGE):
             doubted.update(await self._unsure(await self._only_ours(page)))
             after = page[-1].block
-        for row in self._ours.suppliers():
-            if row.supplier in self._gone:
-                _log.warning(
-                    "%s does not have %d fragments any more that the other line does without: they are made again",
-                    row.label,
-                    self._gone[row.supplier],
-                )
+        self._tell("the other line does without")
         return doubted
 
+    async def ask_for(self, numbers: Sequence[BlockNo]) -> None:
+        """Find out the same of blocks that came: who should have them was said, and they may be let go on our line.
+
+        Raises:
+            What `look` does, which was before.
+        """
+        self._until = trio.current_time() + LOOK_MOST_S
+        for number in numbers:
+            block = self._ours.block(number)
+            if block is not None:
+                await self._unsure([(block, each) for each in _held(self._ours, block)])
+        self._tell("the other catalog says it has")
+
     # -- private ---------------------------------------------------------------------------------------------
+
+    def _tell(self, why: str) -> None:
+        for row in self._ours.suppliers():
+            if count := self._gone.pop(row.supplier, 0):
+                _log.warning("%s does not have %d fragments that %s: they are made again", row.label, count, why)
 
     async def _list(self, row: Supplier) -> None:
         names, listing = array("I"), Listing(self._shelves, row, ASK_S)

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from bitdustfs.engine.forks import gone_over
+from bitdustfs.engine.fork_notes import gone_over
 from tests.engine.bodies import Body
 from tests.engine.machines import until
 from tests.engine.test_forks import forked, versions

@@ -14,7 +14,8 @@ from bitdustfs.core import head as heads
 from bitdustfs.core import replica
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.head import Head
-from bitdustfs.engine.forks import FORKS_MOST, RESOLVED_KEPT, WHOLE_KEPT, Fork, gone_over, keep_forks, kept_forks
+from bitdustfs.engine.fork_notes import RESOLVED_KEPT, WHOLE_KEPT, Fork, gone_over, keep_forks, kept_forks
+from bitdustfs.engine.forks import FORKS_MOST
 from bitdustfs.engine.node import Node
 from bitdustfs.model import BlockId, Suite
 from bitdustfs.testing.swarm import make_identity

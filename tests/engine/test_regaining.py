@@ -13,7 +13,8 @@ from trio.testing import MockClock
 
 from bitdustfs.core.compaction import MERGE_RUN
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
-from bitdustfs.model import ROOT_INO, BlockId, Cookie, Inode
+from bitdustfs.errors import Unavailable
+from bitdustfs.model import ROOT_INO, BlockId, Cookie, FragmentState, Inode
 from bitdustfs.testing.world import World, read_whole_of
 from tests.engine.bodies import Body
 from tests.engine.machines import DESKTOP, LEASE_S, Machine, two, until
@@ -125,3 +126,28 @@ async def test_file_that_is_put_aside_is_whole_though_what_was_sent_of_it_was_pa
         files = [await read_whole_of(laptop.node, found.ino) for _name, found in listed(laptop, folder)]
         assert b"changed" + content[len(b"changed") :] in files
         await one.umount()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fails", [False, True])
+async def test_fragment_that_only_the_other_catalog_has_counts_no_more_once_a_line_came_or_failed_to(
+    autojump_clock: MockClock, tmp_path: Path, fails: bool
+) -> None:
+    async with forked(tmp_path) as (world, laptop, desktop):
+        await packed(world, laptop, desktop)
+        async with laptop.mounted(wait=False) as node:
+            before = block_ids(laptop.catalog)
+
+            def lose(step: str) -> None:
+                if step == "grafting":
+                    owner, shelf = world.swarm.identity.owner, world.swarm.suppliers[4].memory_shelf
+                    for name, _length in shelf.names(owner, b"", 10_000):
+                        shelf.delete(owner, name, now_s=0)
+                if step == "keeping" and fails:
+                    raise Unavailable(what="it is tried again")
+
+            node.forks.on_step = lose
+            await until(node.forks.unreadable if fails else node.forks.all)
+            came = [row.block for row in laptop.catalog.blocks() if row.block_id not in before]
+            at_5 = [each for number in came for each in laptop.catalog.fragments(number) if each.supplier == 5]
+            assert {each.state for each in at_5} == {FragmentState.LOST}

@@ -18,7 +18,7 @@ from bitdustfs.edges.home import Home, holder
 from bitdustfs.edges.keys_disk import identity_of, read_keys
 from bitdustfs.edges.tcp import TcpDialer
 from bitdustfs.engine.errand import ask_once
-from bitdustfs.engine.forks import gone_over
+from bitdustfs.engine.fork_notes import gone_over
 from bitdustfs.model import NodeId
 from tests.mount.practice import Practice, wait_until
 from tests.mount.test_forks import LETTER, newest, write_two_states
