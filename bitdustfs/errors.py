@@ -223,6 +223,15 @@ class DiskFull(BitdustError):
     text = "no space left on the disk under {path}: free some, then try again"
 
 
+class DiskTooSmall(DiskFull):
+    """What is to be brought here does not fit on the disk under the state directory."""
+
+    text = (
+        "{what} takes {needed}, and the disk under {path} has {left} left: "
+        "free some, or use another one, then try again"
+    )
+
+
 class DiskFault(BitdustError):
     """The disk under the state directory failed."""
 

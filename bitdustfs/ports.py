@@ -867,7 +867,7 @@ class Restore(Protocol):
     """
 
     def expect(self, chunks: int) -> None:
-        """Refuse an image of so many chunks if the disk has no room for it. Raises Unavailable."""
+        """Refuse an image of so many chunks if the disk has no room for it. Raises DiskTooSmall."""
         ...
 
     def write(self, index: int, content: bytes) -> None:

@@ -28,7 +28,7 @@ from bitdustfs.edges.catalog_errors import from_sqlite
 from bitdustfs.edges.catalog_format import check_or_make, connect
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.edges.durable import sync_directory, translated, write_all_at
-from bitdustfs.errors import BadFormat, CatalogDamaged, DiskFault, Unavailable
+from bitdustfs.errors import BadFormat, CatalogDamaged, DiskFault, DiskTooSmall
 from bitdustfs.model import IMAGE_CHUNK_BYTES, ROOT_INO, FragmentState, Name, RestoreReport
 
 _log = logging.getLogger(__name__)
@@ -68,17 +68,15 @@ class Restore:
             raise translated(e, path) from e
 
     def expect(self, chunks: int) -> None:
-        """Refuse an image of so many chunks if the disk has no room for it. Raises Unavailable.
+        """Refuse an image of so many chunks if the disk has no room for it. Raises DiskTooSmall.
 
         Chunks may shrink to nothing and many may be one, so what came from suppliers does not bound what it takes.
         """
         disk = os.statvfs(self._path.parent)
         needed, free = chunks * IMAGE_CHUNK_BYTES, disk.f_bavail * disk.f_frsize
         if needed > free - free // _LEFT_SHARE:
-            raise Unavailable(
-                what=f"the catalog takes {format_size(needed)}, and the disk under {self._path.parent} has "
-                f"{format_size(free)} left: free some, or use another disk, then try again"
-            )
+            left = format_size(free)
+            raise DiskTooSmall(what="the catalog", needed=format_size(needed), path=self._path.parent, left=left)
 
     def write(self, index: int, content: bytes) -> None:
         """Put one chunk of the image in its place. All come before the first change set, in any order.

@@ -18,7 +18,7 @@ import pytest
 from bitdustfs.edges.catalog_changes import SqliteChanges
 from bitdustfs.edges.catalog_restore import Restore
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
-from bitdustfs.errors import AlreadyThere, BadFormat, CatalogDamaged, DiskFault, Unavailable
+from bitdustfs.errors import AlreadyThere, BadFormat, CatalogDamaged, DiskFault, DiskFull
 from bitdustfs.model import (
     IMAGE_CHUNK_BYTES,
     NO_INO,
@@ -134,7 +134,7 @@ def test_change_sets_that_the_image_holds_already_do_no_harm(
 
 def test_image_larger_than_the_disk_is_refused_before_it_comes(restore: RestorePort) -> None:
     restore.expect(1)
-    with pytest.raises(Unavailable, match="free some, or use another disk"):
+    with pytest.raises(DiskFull, match="free some, or use another one"):  # else a recovery tries an older state
         restore.expect(1 << 40)
 
 

@@ -18,7 +18,7 @@ from bitdustfs.core.replica import DeltaRef, Manifest, ObjectRef
 from bitdustfs.core.seal import Kind
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.recovery import Recovery
-from bitdustfs.errors import BadFormat, Unavailable
+from bitdustfs.errors import BadFormat, DiskTooSmall
 from bitdustfs.model import IMAGE_CHUNK_BYTES, BlockNo, RestoreReport
 from bitdustfs.testing.clock import InlineCrunch
 from bitdustfs.testing.world import SECRETS, World
@@ -42,7 +42,7 @@ class Sink:
 
     def expect(self, chunks: int) -> None:
         if chunks > self.room:
-            raise Unavailable(what="no room")
+            raise DiskTooSmall(what="the catalog", needed="much", path="here", left="little")
 
     def write(self, index: int, content: bytes) -> None:
         assert len(content) == IMAGE_CHUNK_BYTES
@@ -134,7 +134,7 @@ async def test_image_for_which_the_disk_has_no_room_is_refused_before_anything_i
     async with stealing() as thief:
         block, places = await thief.place(Kind.IMAGE, [SMALL])
         found, sink = await thief.image(places * CHUNKS, block), Sink(room=CHUNKS - 1)
-        with pytest.raises(Unavailable, match="no room"):
+        with pytest.raises(DiskTooSmall):
             await thief.fetch(found, sink)
         assert not sink.written
 

@@ -19,6 +19,7 @@ from bitdustfs.core.recovery import Found
 from bitdustfs.edges.catalog_restore import Restore
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.recovery import Recovery, Seeker, fetch_newest
+from bitdustfs.errors import DiskFull
 from bitdustfs.model import LEAF_BYTES, ROOT_INO, Code, FragmentState, OwnerId
 from bitdustfs.testing.clock import InlineCrunch
 from bitdustfs.testing.shelf import flipped
@@ -235,6 +236,27 @@ async def test_state_before_comes_back_when_the_newest_cannot_be_fetched(
                 versions = {each.keeper.head_version(identity.owner) for each in world.swarm.suppliers}
                 assert len(versions) == 1
         assert "cannot be fetched" in caplog.text
+
+
+@pytest.mark.slow
+async def test_state_for_which_the_disk_has_no_room_is_not_given_up_for_an_older_one(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with World(code=CODE).hired() as world:
+        async with world.machine(world.catalog, world.spool):
+            await a_state_that_nobody_can_fetch(world)
+        first, asked = world.swarm.suppliers[0], list[int]()
+        found = await seeker(world).find([(first.node, first.address)])
+        assert found.older
+
+        async def fetch(state: Found) -> None:
+            asked.append(state.head.version)
+            with closing(Restore(tmp_path / "catalog")) as restored:
+                restored.expect(1 << 40)
+
+        with pytest.raises(DiskFull):
+            await fetch_newest(found, fetch)
+        assert asked == [found.head.version]
 
 
 def local_fragments(catalog: SqliteCatalog, supplier: int) -> list[FragmentState]:
