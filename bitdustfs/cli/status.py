@@ -37,14 +37,14 @@ STATE_EXIT: Mapping[FileState, int] = MappingProxyType(
 _MEANING: Mapping[FileState, str] = MappingProxyType(
     {
         FileState.SAFE: "survives the loss of this machine and of as many suppliers as the margin says",
-        FileState.PLACED: "survives the loss of suppliers, but not of this machine",
+        FileState.PLACED: "survives the loss of as many suppliers as the margin says, but not of this machine",
         FileState.DEGRADED: "can be read, but some blocks are on too few suppliers",
         FileState.LOCAL: "something exists only on this machine",
         FileState.LOST: "some bytes are gone: fewer fragments are left than a block needs",
     }
 )
 
-_READ_HERE = "survives the loss of suppliers; the machine that writes knows whether more"
+_READ_HERE = "survives the loss of as many suppliers as the margin says; the machine that writes knows whether more"
 _IN_PRACTICE = "would survive the loss of this machine, were the suppliers not on it"
 
 

@@ -193,7 +193,10 @@ def test_machine_that_reads_is_not_told_that_its_loss_would_lose_something() -> 
     report = status_report(FileState.PLACED, missing_fragments=2, missing_bytes=3 << 20, repair_eta_s=-1)
     report["view"] = ViewReport(version=5, time_s=0, writer="ec" * 32, answering=5, needed=3)
     told = lines(report, "/mnt")
-    assert told[0] == "/mnt: placed - survives the loss of suppliers; the machine that writes knows whether more"
+    assert told[0] == (
+        "/mnt: placed - survives the loss of as many suppliers as the margin says; "
+        "the machine that writes knows whether more"
+    )
     assert (
         "  repair     2 fragments to make again (3.00 MiB); the machine that writes makes them, if it has not" in told
     )
