@@ -9,7 +9,7 @@ import click
 from bitdustfs.cli.common import Asked, refuse_mounted, show_json, with_common_options, with_json
 from bitdustfs.edges import mounts
 from bitdustfs.edges.home import Home, check_home, hold
-from bitdustfs.errors import BadRequest
+from bitdustfs.errors import BadRequest, BitdustError
 
 EXIT_WRONG = 36  # something is wrong, and was not put right
 
@@ -86,7 +86,7 @@ def _home_at(asked: Asked, directory: str) -> Home:
     """The home whose mount is there, though its process may be dead; else the chosen one, which may have been there.
 
     Raises:
-        BadRequest, NotFound: nothing can have been mounted there.
+        BadRequest: no volume is or was mounted there, as far as can be seen. NotFound, Forbidden: no such home.
     """
     place, listed = mounts.place_of(directory), mounts.read_mounts()
     mount = mounts.mount_of(place, listed)
@@ -95,6 +95,12 @@ def _home_at(asked: Asked, directory: str) -> Home:
         check_home(home)
         return home
     home = asked.open_home()
-    mounts.check_mountpoint(place, str(home), listed)
+    try:
+        mounts.check_mountpoint(place, str(home), listed)
+    except BitdustError as bad:  # it says what to do to mount there
+        raise BadRequest(
+            what=f"{directory} is neither a mount of bitdustfs nor an empty directory where one was: to check the "
+            f"volume in {home}, leave it out"
+        ) from bad
     click.echo(f"Nothing is mounted at {directory}: this is about the volume in {home}.", err=True)
     return home

@@ -187,6 +187,8 @@ def test_verb_takes_the_directory_where_the_volume_was_mounted(volume: Home, tmp
     assert done.returncode == 0, done.stderr
     assert f"Nothing is mounted at {place}: this is about the volume in {volume}.\n" in done.stderr
     (place / "mine").touch()
-    refused = call("--home", str(volume), "fsck", place)
-    assert refused.code == 2
-    assert f"{place} is not empty" in refused.err
+    for directory in (place, place / "mine", place / "none", tmp_path):
+        refused = call("--home", str(volume), "fsck", directory)
+        assert refused.code == 2
+        assert f"{directory} is neither a mount of bitdustfs nor an empty directory where one was" in refused.err
+        assert f"to check the volume in {volume}, leave it out" in refused.err
