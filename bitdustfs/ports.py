@@ -352,12 +352,14 @@ class Catalog(Protocol):
         """
         ...
 
-    def held_chunks(self, after: DeadKey | None, limit: int) -> tuple[Sequence[tuple[int, int, int]], DeadKey | None]:
-        """What snapshots have and nothing of now, in the next `limit` rows not of now.
+    def held_chunks(
+        self, after: DeadKey | None, limit: int
+    ) -> tuple[Sequence[tuple[tuple[int, int] | None, int]], DeadKey | None]:
+        """What snapshots or forks have and nothing of now, in the next `limit` rows not of now.
 
         Returns:
-            For each chunk, once: the oldest and the newest snapshot that has it, and its bytes. And the last row that
-            was looked at; None: there was none.
+            For each chunk, once: the oldest and the newest snapshot that has it, or None if a fork does; and its
+            bytes. And the last row that was looked at; None: there was none.
         """
         ...
 

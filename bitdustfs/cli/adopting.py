@@ -15,12 +15,12 @@ from datetime import UTC, datetime
 
 import trio
 
-from bitdustfs.cli.common import count
 from bitdustfs.cli.recovering import fetched_catalog
 from bitdustfs.core import adoption
 from bitdustfs.core.certificate import Identity
 from bitdustfs.core.lease import Holder
 from bitdustfs.core.recovery import Found
+from bitdustfs.core.units import count
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.edges import old_states
 from bitdustfs.edges.catalog_changes import SqliteChanges

@@ -6,9 +6,10 @@ from typing import cast
 
 import click
 
-from bitdustfs.cli.common import Asked, count, show_json, with_common_options, with_json
+from bitdustfs.cli.common import Asked, show_json, with_common_options, with_json
 from bitdustfs.cli.counting import Step, counted
 from bitdustfs.core.report import AuditReport
+from bitdustfs.core.units import count
 from bitdustfs.edges.control import ask
 
 EXIT_FOUND = 35  # something was wrong or gone

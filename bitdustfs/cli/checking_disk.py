@@ -13,10 +13,10 @@ from pathlib import Path
 import trio
 
 from bitdustfs.cli.assemble_supplier import unlock
-from bitdustfs.cli.common import count
 from bitdustfs.core import contract, replica
 from bitdustfs.core import head as heads
 from bitdustfs.core.contract import CONTRACT_BYTES
+from bitdustfs.core.units import count
 from bitdustfs.edges import catalog_repair
 from bitdustfs.edges.catalog_fsck import Finding
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog

@@ -16,7 +16,7 @@ import click
 
 from bitdustfs.cli.processes import Starter, start_daemons
 from bitdustfs.core.report import StopReport
-from bitdustfs.core.units import format_size, parse_duration, parse_size
+from bitdustfs.core.units import count, format_size, parse_duration, parse_size
 from bitdustfs.edges import mounts
 from bitdustfs.edges.config import LOG_LEVELS, Settings, load
 from bitdustfs.edges.home import Home, check_free, check_home, find_home
@@ -126,11 +126,6 @@ def with_json(function: F) -> F:
 def show_json(value: Mapping[str, object]) -> None:
     """Print one JSON object on one line."""
     click.echo(json.dumps(value))
-
-
-def count(number: int, thing: str) -> str:
-    """Write a number and its thing: `1 file`, `3 files`."""
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def today() -> str:

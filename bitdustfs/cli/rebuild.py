@@ -6,9 +6,9 @@ from typing import cast
 
 import click
 
-from bitdustfs.cli.common import Asked, count, moment, show_json, with_common_options, with_json
+from bitdustfs.cli.common import Asked, moment, show_json, with_common_options, with_json
 from bitdustfs.core.report import BlockReport, LackReport, ReasonReport, RebuildReport, VerdictReport
-from bitdustfs.core.units import format_eta, format_size
+from bitdustfs.core.units import count, format_eta, format_size
 from bitdustfs.edges.control import NotServed, ask
 from bitdustfs.edges.home import Home, hold
 from bitdustfs.errors import BadRequest, NotFound

@@ -6,10 +6,10 @@ from typing import cast
 
 import click
 
-from bitdustfs.cli.common import Asked, count, show_json, with_common_options, with_json
+from bitdustfs.cli.common import Asked, show_json, with_common_options, with_json
 from bitdustfs.cli.counting import Step, counted
 from bitdustfs.core.report import RecodeReport
-from bitdustfs.core.units import format_size
+from bitdustfs.core.units import count, format_size
 from bitdustfs.edges.control import ask
 
 

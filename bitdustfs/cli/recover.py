@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from bitdustfs.cli.common import TO_WRITE, Asked, count, moment, refuse_mounted, with_common_options
+from bitdustfs.cli.common import TO_WRITE, Asked, moment, refuse_mounted, with_common_options
 from bitdustfs.cli.hire import parse_place
 from bitdustfs.cli.mount import mount
 from bitdustfs.cli.sheet import hired_places
@@ -23,7 +23,7 @@ from bitdustfs.cli.sync import wait_until_placed
 from bitdustfs.cli.words import owner_key_for, read_secret, with_words_file
 from bitdustfs.core.addresses import has_zone
 from bitdustfs.core.report import StatusReport
-from bitdustfs.core.units import format_size
+from bitdustfs.core.units import count, format_size
 from bitdustfs.edges import mounts
 from bitdustfs.edges.config import addresses_in, load, parse_address
 from bitdustfs.edges.control import ask

@@ -7,8 +7,9 @@ from typing import cast
 
 import click
 
-from bitdustfs.cli.common import Asked, count, legible, show_json, with_common_options, with_json
+from bitdustfs.cli.common import Asked, legible, show_json, with_common_options, with_json
 from bitdustfs.core.report import ForkReport, ForksReport
+from bitdustfs.core.units import count
 from bitdustfs.edges.control import Args, ask
 from bitdustfs.errors import EXIT, BadRequest, Kind, NotFound, Unavailable
 

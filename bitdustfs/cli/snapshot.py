@@ -7,9 +7,9 @@ from typing import cast
 
 import click
 
-from bitdustfs.cli.common import Asked, Seconds, count, legible, show_json, with_common_options, with_json
+from bitdustfs.cli.common import Asked, Seconds, legible, show_json, with_common_options, with_json
 from bitdustfs.core.report import SnapshotMade, SnapshotsReport
-from bitdustfs.core.units import format_size
+from bitdustfs.core.units import count, format_size
 from bitdustfs.edges.control import Args, ask
 from bitdustfs.errors import EXIT, Kind
 
@@ -133,12 +133,17 @@ def diff(asked: Asked, one: str, two: str) -> None:
 def lines(report: SnapshotsReport) -> list[str]:
     """Write for a person which snapshots there are."""
     shown = report["snapshots"]
+    rest = []
+    if report["fork_bytes"]:
+        much = format_size(report["fork_bytes"])
+        rest = [f"Beside them .forks has {much}, which no snapshot frees: choose with `bitdustfs resolve`."]
     if not shown:
-        return ["There is no snapshot. `bitdustfs snapshot create` makes one."]
+        return ["There is no snapshot. `bitdustfs snapshot create` makes one.", *rest]
     width = max(len(each["name"]) for each in shown)
     table = [
         f"{each['name']:{width}}  {datetime.fromtimestamp(each['made_s'], UTC):%Y-%m-%d %H:%M} UTC  "
         f"{'automatic' if each['automatic'] else 'by hand  '}  {format_size(each['alone_bytes'])}"
         for each in shown
     ]
-    return [*table, f"{count(len(shown), 'snapshot')}; only they have {format_size(report['held_bytes'])}."]
+    they = "it has" if len(shown) == 1 else "they have"
+    return [*table, f"{count(len(shown), 'snapshot')}; only {they} {format_size(report['held_bytes'])}.", *rest]

@@ -32,7 +32,7 @@ def snapshot_verbs(node: Node) -> Mapping[str, Handler]:
             )
             for each in node.snapshots.all()
         ]
-        return {**SnapshotsReport(snapshots=shown, held_bytes=held.total)}
+        return {**SnapshotsReport(snapshots=shown, held_bytes=held.total, fork_bytes=held.fork_bytes)}
 
     async def delete(args: Args, _report: Report) -> Mapping[str, object]:
         gone = await node.snapshots.delete([str(name) for name in args["names"]], args.get("to"))

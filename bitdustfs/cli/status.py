@@ -12,10 +12,10 @@ from typing import cast
 
 import click
 
-from bitdustfs.cli.common import Asked, count, moment, show_json, with_common_options, with_json
+from bitdustfs.cli.common import Asked, moment, show_json, with_common_options, with_json
 from bitdustfs.cli.fairness import fairness_lines
 from bitdustfs.core.report import PRACTICE_BANNER, StatusReport, SupplierReport, ViewReport, WithoutReport
-from bitdustfs.core.units import format_eta, format_size
+from bitdustfs.core.units import count, format_eta, format_size
 from bitdustfs.edges.control import ask
 from bitdustfs.errors import BadRequest
 from bitdustfs.model import FileState
@@ -132,8 +132,7 @@ def lines_without(report: WithoutReport) -> list[str]:
         shown.append("  lost       nothing")
     if report["wanted"]:
         shown.append(
-            f"  blocks     the worst would have {report['held']} of {report['wanted']} fragments, "
-            f"and {_restored(report['needed'])}"
+            f"  blocks     the worst would have {report['held']} of {report['wanted']} fragments: {_worst(report)}"
         )
         shown.append(f"  margin     {report['margin']}: {_margin(report['margin'])}")
     if report["fragments"] and not report["blocks_lost"]:
@@ -156,23 +155,29 @@ def lines(report: StatusReport, place: str) -> list[str]:
         shown.append(PRACTICE_BANNER)
     if "view" in report:
         shown.append(_view_line(report["view"]))
-    shown.append(f"  holds      {report['files']} files and folders, {format_size(report['bytes'])}")
+    things = "file or folder" if report["files"] == 1 else "files and folders"
+    shown.append(f"  holds      {report['files']} {things}, {format_size(report['bytes'])}")
     shown.append(f"  of these   {_shares(report)}")
     if report["files_local"]:
         waiting = f"{count(report['files_local'], 'file')}, {format_size(report['bytes_local'])}"
         shown.append(f"  only here  {waiting}")
     if report["blocks"]:
         full = ", full" if report["held"] >= report["wanted"] else ""
-        is_lost = report["held"] < report["needed"]
         shown.append(
             f"  blocks     {report['blocks']}; the worst has {report['held']} of {report['wanted']} fragments{full}: "
-            + (f"it needs {report['needed']}, and cannot be read" if is_lost else _restored(report["needed"]))
+            + _worst(report)
         )
         shown.append(f"  margin     {report['margin']}: {_margin(report['margin'])}")
     if report["missing_fragments"]:
         shown.append(f"  repair     {_repair(report)}")
     if report["snapshots"]:
-        shown.append(f"  snapshots  {report['snapshots']}; only they have {format_size(report['snapshot_bytes'])}")
+        they = "it has" if report["snapshots"] == 1 else "they have"
+        shown.append(f"  snapshots  {report['snapshots']}; only {they} {format_size(report['snapshot_bytes'])}")
+    if report["forks"]:
+        much = format_size(report["fork_bytes"])
+        shown.append(
+            f"  forks      {report['forks']}, with {much} that are not in the volume: see `bitdustfs resolve`"
+        )
     shown.append(f"  spool      {format_size(report['spool_bytes'])} of {format_size(report['spool_limit_bytes'])}")
     shown += _code_lines(report)
     if report["suppliers"] and not report["recovery_checked_s"]:
@@ -196,12 +201,15 @@ def _shares(report: StatusReport) -> str:
         (report["bytes_lost"], "lost"),
     ]
     shown = ", ".join(f"{format_size(size)} {word}" for at, (size, word) in enumerate(told) if size or not at)
-    is_behind = report["state"] == FileState.PLACED.value and not report["bytes_placed"]
+    is_behind = report["state"] == FileState.PLACED.value and not report["bytes_placed"] and "view" not in report
     return shown + ("; the newest state of the catalog is not safe yet" if is_behind else "")
 
 
-def _restored(needed: int) -> str:
-    """How many fragments a block is made of, in words; what may fail is the margin, for holders may be silent."""
+def _worst(report: StatusReport | WithoutReport) -> str:
+    """How many fragments the worst block is made of; what may fail is the margin, for holders may be silent."""
+    needed = report["needed"]
+    if report["held"] < needed:
+        return f"it needs {needed}, and suppliers cannot restore it"
     return f"any {needed} {'restores' if needed == 1 else 'restore'} it"
 
 

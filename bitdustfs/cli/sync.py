@@ -10,10 +10,10 @@ from typing import Any, cast
 
 import click
 
-from bitdustfs.cli.common import Asked, Seconds, count, show_json, with_common_options, with_json
+from bitdustfs.cli.common import Asked, Seconds, show_json, with_common_options, with_json
 from bitdustfs.cli.status import STATE_EXIT
 from bitdustfs.core.report import SyncProgress, SyncReport
-from bitdustfs.core.units import format_eta, format_size
+from bitdustfs.core.units import count, format_eta, format_size
 from bitdustfs.edges import mounts
 from bitdustfs.edges.control import ask
 from bitdustfs.edges.home import Home
@@ -79,7 +79,7 @@ def sentence(report: SyncReport) -> str:
         return f"Everything is {report['state']}, with all its fragments."
     words = [f"Ended as {report['state']}"]
     if report["state"] == FileState.PLACED.value and not report["missing_fragments"]:
-        words.append("the suppliers do not have the newest catalog yet")
+        words.append("not enough suppliers are known to have the newest catalog")
     if report["files_local"]:
         words.append(f"{count(report['files_local'], 'file')} ({format_size(report['bytes_local'])}) only here")
     if report["missing_fragments"]:

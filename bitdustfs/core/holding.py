@@ -2,6 +2,7 @@
 
 A chunk that is not of now is in a run of snapshots, from the oldest that has it to the newest. It is freed when all
 of these are deleted, and no sooner. So what any row of neighbours would free is a sum over the runs within it.
+What a fork has, a state beside this one, no snapshot frees: it stays until a person has chosen.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ Run = tuple[int, int]  # the oldest and the newest snapshot that has something, 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Bytes of files, each chunk counted once, that snapshots have and nothing else."""
+    """Bytes of files, each chunk counted once, that nothing of now has."""
 
-    runs: Mapping[Run, int] = field(default_factory=dict)
+    runs: Mapping[Run, int] = field(default_factory=dict)  # what snapshots have, and no fork
+    fork_bytes: int = 0  # what forks have, whether snapshots have it too or not
 
     @property
     def total(self) -> int:
-        """What would be freed if all were deleted."""
+        """What would be freed if all snapshots were deleted."""
         return sum(self.runs.values())
 
     def freed(self, first: int, last: int) -> int:

@@ -52,7 +52,7 @@ def called(other: Holder, us: Holder) -> str:
         return f"another machine of yours (node {short(other.node)})"
     if other.seat != us.seat:
         return "a copy of this home, or this home in another place"
-    return "this machine before its disk was set back, or a copy of all of it"
+    return "this machine before its disk was set back, or by a copy of all of it"
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,6 +84,8 @@ class StatusReport(TypedDict):
     repair_eta_s: int  # -1: not known, or nobody takes anything now
     snapshots: int  # of the volume
     snapshot_bytes: int  # of user data: what only snapshots have; `df` counts it as used
+    forks: int  # of the volume: states beside it that can be chosen about
+    fork_bytes: int  # of user data: what they have and nothing of now; no snapshot frees it, and `df` counts it too
     spool_bytes: int
     spool_limit_bytes: int
     fetched_bytes: int  # that came from suppliers since it was mounted, with what was needed around them
@@ -346,6 +348,7 @@ class SnapshotsReport(TypedDict):
 
     snapshots: list[SnapshotReport]  # the oldest first
     held_bytes: int  # of user data: what only snapshots have
+    fork_bytes: int  # of user data: what forks have and nothing of now; snapshots may have it too
 
 
 class ForkReport(TypedDict):

@@ -26,6 +26,11 @@ _LARGEST_BYTES = 2**62  # leaves room to add two sizes in a signed 64-bit column
 _LONGEST_S = 100 * 365 * 86400.0
 
 
+def count(number: int, thing: str) -> str:
+    """Write a number and its thing: `1 file`, `3 files`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def parse_size(text: str) -> int:
     """Read a size such as `10G`, `512 MiB`, `1.5 TB` or `4096` into bytes.
 

@@ -140,20 +140,29 @@ class SnapshotTables(Store):
         self._snapshots = None
         return None
 
-    def held_chunks(self, after: DeadKey | None, limit: int) -> tuple[Sequence[tuple[int, int, int]], DeadKey | None]:
-        """What snapshots have and nothing of now, in the next `limit` closed rows.
+    def held_chunks(
+        self, after: DeadKey | None, limit: int
+    ) -> tuple[Sequence[tuple[tuple[int, int] | None, int]], DeadKey | None]:
+        """What snapshots or forks have and nothing of now, in the next `limit` closed rows.
 
         Returns:
-            For each chunk, once: the oldest and the newest snapshot that has it, and its bytes. And the last row that
-            was looked at; None: there was none.
+            For each chunk, once: the oldest and the newest snapshot that has it, or None if a fork does; and its
+            bytes. And the last row that was looked at; None: there was none.
         """
-        kept = [each.generation for each in self.snapshots() if not each.is_gone]
+        there = [each for each in self.snapshots() if not each.is_gone]
+        kept = [each.generation for each in there if not each.is_fork]
+        forks = [each.generation for each in there if each.is_fork]
         key = after[1] if after is not None else (-1, -1, -1, -1)
         rows = self._rows(_HELD, (limit, *key))
-        found = []
+        found = list[tuple[tuple[int, int] | None, int]]()
         for *_, chunk in rows:
-            if chunk != HOLE and (run := self._held_by(chunk, kept)) is not None:
-                found.append((*run, sum(length for (length,) in self._rows(_LENGTH, (chunk,)))))
+            if chunk == HOLE:
+                continue
+            in_fork = bool(forks) and self._held_by(chunk, forks) is not None
+            run = self._held_by(chunk, kept)
+            if in_fork or run is not None:
+                length = sum(length for (length,) in self._rows(_LENGTH, (chunk,)))
+                found.append((None if in_fork else run, length))
         return found, (len(_TABLES) - 1, rows[-1][:4]) if rows else None
 
     def only_then(

@@ -102,7 +102,7 @@ class Handover:
         await self._bring()
         await self.on_step("closing")
         await self.flush()
-        self._journal.close(ReadOnly(what="another machine of this owner goes on with the volume: wait a moment"))
+        self._journal.close(ReadOnly(what="another machine of yours goes on with the volume: wait a moment"))
         with trio.move_on_after(CLOSED_S):
             while not self._is_brought():  # no await until nothing is taken on, and that is said
                 await self._bring()
@@ -129,7 +129,7 @@ class Handover:
     def _forbid(self, node: NodeId) -> None:
         self._journal.forbid(
             ReadOnly(
-                what=f"another machine of this owner (node {short(node)}) writes this volume now, and everything "
+                what=f"another machine of yours (node {short(node)}) writes this volume now, and everything "
                 "from here is at the suppliers; what it writes is shown here. To write here again, unmount and mount"
             )
         )

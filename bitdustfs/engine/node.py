@@ -92,7 +92,7 @@ class Node(Services):
         ]
         _, waiting = self.files.dirty_totals()
         available = max(0, usable_bytes(free, code) - waiting) if code else 0
-        used += self.snapshots.held.total
+        used += self.snapshots.held.total + self.snapshots.held.fork_bytes
         return Space(total_bytes=used + waiting + available, free_bytes=available, files=inodes)
 
     def stored_with(self, owner: OwnerId) -> tuple[int, int]:
@@ -186,12 +186,15 @@ class Node(Services):
     def stop_report(self) -> StopReport:
         """What exists only here."""
         files_local, bytes_local = self.files.dirty_totals()
-        becomes = Unsent.KEPT if self.publisher.is_disowned else Unsent.ASIDE if self.written_by else Unsent.SENT
+        is_taken = (
+            self.journal.is_forbidden and self.written_by != ""
+        )  # else a person has chosen this state meanwhile
+        becomes = Unsent.KEPT if self.publisher.is_disowned else Unsent.ASIDE if is_taken else Unsent.SENT
         return StopReport(
             files_local=files_local + self.reporter.files_aside(),
             bytes_local=bytes_local,
             becomes=becomes.value,
-            writer=self.written_by,
+            writer=self.written_by if is_taken else "",
         )
 
     # -- private ---------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import trio
 
 from bitdustfs.core import health, standing
 from bitdustfs.core.report import FairnessReport, StatusReport, SupplierReport, ViewReport, WaitReport
-from bitdustfs.core.units import format_day, format_eta, format_size
+from bitdustfs.core.units import count, format_day, format_eta, format_size
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
@@ -43,7 +43,6 @@ from bitdustfs.model import (
 from bitdustfs.ports import Catalog, Spool
 
 _TROUBLE = 20  # sentences kept
-_ALONE = "no supplier is hired: everything exists only on this machine"
 _BREATHE = 200  # inodes looked at before others get a turn
 _CHECKED = "recovery_checked"  # in the catalog, local: 8 bytes, wall time in seconds
 
@@ -129,6 +128,7 @@ class Reporter:
         self.trouble_waiting: Callable[[], Sequence[str]] = tuple
         self.lack_of_room: Callable[[], str] = str  # see `Services.lack_of_room`
         self.snapshots: Callable[[], tuple[int, int]] = lambda: (0, 0)  # how many, and bytes that only they have
+        self.kept_forks: Callable[[], tuple[int, int]] = lambda: (0, 0)  # how many, and bytes that are not of now
         self.is_unlike: Callable[[BlockRow], bool] = lambda _row: False  # see `Follower`
         self.count_unlike: Callable[[], int] = lambda: 0
         self.trouble_recoding: Callable[[], str] = lambda: ""  # see `Recoder.trouble`
@@ -152,9 +152,10 @@ class Reporter:
         refusal, shown = self._journal.refusal, self.view(0)
         if shown is not None:
             who = f"node {shown['writer'][:8]}"
-            return [f"this machine only reads the volume: what is missing, {who} brings", *self.forks()]
+            only = f"this machine only reads the volume: {who} brings what is missing, and knows what is safe"
+            return [only, *self.forks()]
         told = [f"nothing can be changed now: {refusal}"] if refusal is not None else []
-        return [*([_ALONE] if self._writer.code() is None else []), *told, *self.forks()]
+        return [*filter(None, [self._without_hired()]), *told, *self.forks()]
 
     def files_aside(self) -> int:
         """How many files are only in older states of this machine."""
@@ -183,6 +184,7 @@ class Reporter:
         code = self._writer.code() if whole else self._tree.attributes(ino).code or self._writer.code()
         recode_blocks, recode_bytes = self._catalog.count_marked()
         snapshots, snapshot_bytes = self.snapshots()
+        forks, fork_bytes = self.kept_forks()
         report = StatusReport(
             state=found.state.value,
             path=path or "/",
@@ -212,6 +214,8 @@ class Reporter:
             repair_eta_s=eta_s(lacking.missing_bytes, self._rebuilder),
             snapshots=snapshots,
             snapshot_bytes=snapshot_bytes,
+            forks=forks,
+            fork_bytes=fork_bytes,
             spool_bytes=self._spool.used_bytes(),
             spool_limit_bytes=self._spool_limit,
             fetched_bytes=self._fragments.leaves.fetched_bytes,
@@ -311,6 +315,15 @@ class Reporter:
             ino = name.ino
         return ino
 
+    def _without_hired(self) -> str:
+        """What it means that no supplier is hired; "": one is."""
+        rows = self._catalog.suppliers()
+        if any(row.is_hired for row in rows):
+            return ""
+        is_some_there = any(row.used_fragments for row in rows)  # with who is leaving, or may be back
+        what = "nothing new can leave" if is_some_there else "everything exists only on"
+        return f"no supplier is hired: {what} this machine"
+
     @property
     def only_reads(self) -> bool:
         """Another machine writes. Of the catalog's own blocks only that one knows who holds them now: a head says
@@ -354,14 +367,14 @@ class Reporter:
         silent = [row.label for row in rows if row.is_hired and row.supplier not in online]
         lost = [row.label for row in rows if row.is_lost]
         code = self._writer.code()
-        if code is None:
-            found.insert(0, _ALONE)
+        if alone := self._without_hired():
+            found.insert(0, alone)
         elif self.only_reads:
             if not online:
                 found.insert(
                     0, "no supplier answers: what was read before can be read, and nothing newer is heard of"
                 )
-        elif len(online) < code.k:
+        elif code is not None and len(online) < code.k:
             found.insert(0, f"{len(online)} of {code.k} needed suppliers answer: nothing new can leave this machine")
         elif lack := self.lack_of_room():
             found.insert(0, lack)
@@ -370,7 +383,8 @@ class Reporter:
         for each in self.aside:
             if each.left:
                 why = f" ({each.trouble})" if each.trouble else ""
-                found.insert(0, f"{each.left} files of this machine's older state are not put aside yet{why}")
+                files = f"{count(each.left, 'file')} of this machine's older state"
+                found.insert(0, f"{files} {'is' if each.left == 1 else 'are'} not put aside yet{why}")
         if why := self.view_trouble():
             found.insert(0, f"a newer state is known, and cannot be shown yet: {why}")
         refusal = self._journal.refusal
@@ -406,9 +420,10 @@ class Reporter:
         told = []
         for row in rows:
             if row.standing is Standing.LEAVING and row.used_fragments:
-                left = f"{row.used_fragments} fragments ({format_size(row.used_bytes)})"
+                left = f"{count(row.used_fragments, 'fragment')} ({format_size(row.used_bytes)})"
                 stuck = self.waiting_to_leave().get(row.supplier, 0)
-                told.append(f"{row.label} is leaving: {left} are still to be brought to others")
+                are = "is" if row.used_fragments == 1 else "are"
+                told.append(f"{row.label} is leaving: {left} {are} still to be brought to others")
                 if stuck:
                     told.append(f"{stuck} of these nobody takes now: if that stays so, hire another supplier")
         return told

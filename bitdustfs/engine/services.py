@@ -482,6 +482,7 @@ class Services:
         self.reporter.waits_for = waiting.reports
         self.reporter.trouble_waiting = waiting.lines
         self.reporter.snapshots = lambda: (len(self.snapshots.all()), self.snapshots.held.total)
+        self.reporter.kept_forks = lambda: (len(self.forks.all()), self.snapshots.held.fork_bytes)
         self.reporter.view = lambda answering: self.view.report(answering) if self.view is not None else None
         self.reporter.view_trouble = lambda: self.view.trouble if self.view is not None else ""
         self.reporter.is_unlike = self.follower.is_unlike
@@ -519,8 +520,7 @@ class Services:
         """What to do if suppliers take nothing more; "": they do."""
         if not self.writer.out_of_room():
             return ""
-        or_delete = self.snapshots.for_room(self.files.dirty_totals()[1])
-        return "hire more space" + (f", or {or_delete}" if or_delete else "")
+        return ", or ".join(["hire more space", *self.snapshots.for_room(self.files.dirty_totals()[1])])
 
     def lack_of_room(self) -> str:
         """The sentence about it for a person; "": there is room."""

@@ -46,7 +46,7 @@ class VolumeSnapshots:
         keeping: how many are made and kept without being asked for.
 
     Attributes:
-        held: what they hold, as it was counted last.
+        held: what they and forks hold, as it was counted last.
     """
 
     def __init__(self, catalog: Catalog, journal: Journal, writer: Writer, wall: Wall, keeping: Keeping) -> None:
@@ -129,34 +129,44 @@ class VolumeSnapshots:
         both = [self.find(name) if name is not None else None for name in (one, two)]
         return self._differences(*both)
 
-    def for_room(self, wanted_bytes: int) -> str:
-        """Say which to delete to have so much room at suppliers, as a part of a sentence; "": none would free any."""
+    def for_room(self, wanted_bytes: int) -> list[str]:
+        """Say what to do to have so much room at suppliers, as parts of a sentence: choose, or delete which."""
+        told = []
+        has_forks = any(each.kind is SnapshotKind.FORK and not each.is_gone for each in self._catalog.snapshots())
+        if has_forks and self.held.fork_bytes:
+            much = format_size(self.held.fork_bytes)
+            told.append(f"choose with `bitdustfs resolve`, and delete the snapshot made so: .forks holds {much}")
         shown = self.all()
         advice = advise(self.held, [each.generation for each in shown], wanted_bytes)
         if advice is None:
-            return ""
+            return told
         names = {each.generation: shlex.quote(each.name) for each in shown}
         which = names[advice.first] + (f" --to {names[advice.last]}" if advice.count > 1 else "")
         much = "1 snapshot" if advice.count == 1 else f"{advice.count} snapshots"
-        return (
+        told.append(
             f"delete {much} (`bitdustfs snapshot delete {which}`): that would free "
             f"{format_size(advice.freed_bytes)}, "
             "which suppliers give back a week later, as all that is deleted"
         )
+        return told
 
     async def measure(self) -> Held:
-        """Count again what they hold."""
+        """Count again what they, and forks, hold."""
         change, began = self._catalog.last_change, trio.current_time()
         runs: Counter[tuple[int, int]] = Counter()
+        fork_bytes = 0
         after: DeadKey | None = None
-        while self.all():
+        while any(not each.is_gone for each in self._catalog.snapshots()):
             page, after = self._catalog.held_chunks(after, PAGE)
-            for oldest, newest, length in page:
-                runs[oldest, newest] += length
+            for run, length in page:
+                if run is None:
+                    fork_bytes += length
+                else:
+                    runs[run] += length
             if after is None:
                 break
             await trio.lowlevel.checkpoint()
-        self.held = Held(dict(runs))
+        self.held = Held(dict(runs), fork_bytes)
         self._measured_change = change
         self._measure_at = trio.current_time() + MEASURE_SHARE * (trio.current_time() - began)
         return self.held

@@ -12,9 +12,19 @@ import pytest
 import trio
 
 from bitdustfs.cli.common import moment
+from bitdustfs.cli.snapshot import lines as snapshot_lines
 from bitdustfs.cli.status import STATE_EXIT, lines, supplier_line
 from bitdustfs.cli.sync import EXIT_INCOMPLETE, Pace, exit_code, sentence
-from bitdustfs.core.report import StatusReport, SupplierReport, SyncProgress, SyncReport, ViewReport, WithoutReport
+from bitdustfs.core.report import (
+    SnapshotReport,
+    SnapshotsReport,
+    StatusReport,
+    SupplierReport,
+    SyncProgress,
+    SyncReport,
+    ViewReport,
+    WithoutReport,
+)
 from bitdustfs.edges import control_server
 from bitdustfs.edges.control import Args
 from bitdustfs.edges.control_server import Handler, Report
@@ -53,6 +63,8 @@ def status_report(state: FileState, *, margin: int = 2, practice: bool = False, 
         repair_eta_s=0,
         snapshots=0,
         snapshot_bytes=0,
+        forks=0,
+        fork_bytes=0,
         spool_bytes=4096,
         spool_limit_bytes=1024**3,
         fetched_bytes=0,
@@ -87,6 +99,24 @@ def test_status_says_what_snapshots_hold_where_there_are_some() -> None:
     assert not any("snapshots" in line for line in lines(report, "/mnt"))
     report["snapshots"], report["snapshot_bytes"] = 3, 5 << 20
     assert "  snapshots  3; only they have 5.00 MiB" in lines(report, "/mnt")
+    report["snapshots"] = 1
+    assert "  snapshots  1; only it has 5.00 MiB" in lines(report, "/mnt")
+
+
+def test_status_says_what_forks_hold_and_how_to_choose() -> None:
+    report = status_report(FileState.SAFE, forks=1, fork_bytes=25)
+    told = "  forks      1, with 25 B that are not in the volume: see `bitdustfs resolve`"
+    assert told in lines(report, "/mnt")
+
+
+@pytest.mark.parametrize(("fork_bytes", "more"), [(0, []), (25, ["Beside them .forks has 25 B"])])
+def test_list_of_snapshots_counts_apart_what_no_snapshot_frees(fork_bytes: int, more: list[str]) -> None:
+    made = SnapshotReport(name="s", made_s=0.0, automatic=False, alone_bytes=10)
+    for shown, last in ([made], "1 snapshot; only it has 10 B."), ([], "There is no snapshot."):
+        report = SnapshotsReport(snapshots=shown, held_bytes=10 * len(shown), fork_bytes=fork_bytes)
+        said = snapshot_lines(report)[len(shown) :]
+        assert all(each.startswith(words) for each, words in zip(said, [last, *more], strict=True))
+        assert all("bitdustfs resolve" in each for each in said[1:])
 
 
 @asynccontextmanager
@@ -149,7 +179,7 @@ def shown(**changes: object) -> dict[str, str]:
         (5, 3, "5 of 5 fragments, full: any 3 restore it"),
         (4, 3, "4 of 5 fragments: any 3 restore it"),
         (3, 1, "3 of 5 fragments: any 1 restores it"),  # copies, of the catalog: not three pieces that are all needed
-        (2, 3, "2 of 5 fragments: it needs 3, and cannot be read"),
+        (2, 3, "2 of 5 fragments: it needs 3, and suppliers cannot restore it"),
     ],
 )
 def test_what_the_worst_block_can_bear_is_told_in_words(held: int, needed: int, words: str) -> None:
@@ -160,6 +190,13 @@ def test_what_the_worst_block_can_bear_is_told_in_words(held: int, needed: int, 
 def test_only_the_margin_says_how_many_suppliers_may_fail(margin: int) -> None:
     promises = [words for words in shown(margin=margin).values() if "may fail" in words]
     assert len(promises) == (margin > 0)  # not what is held: some of these suppliers may not answer now
+
+
+def test_number_of_what_is_held_agrees_with_its_words() -> None:
+    assert [shown(files=number)["holds"] for number in (1, 2)] == [
+        "1 file or folder, 2.00 KiB",
+        "2 files and folders, 2.00 KiB",
+    ]
 
 
 def test_bytes_are_told_by_how_safe_they_are() -> None:
@@ -193,6 +230,7 @@ def test_machine_that_reads_is_not_told_that_its_loss_would_lose_something() -> 
     report = status_report(FileState.PLACED, missing_fragments=2, missing_bytes=3 << 20, repair_eta_s=-1)
     report["view"] = ViewReport(version=5, time_s=0, writer="ec" * 32, answering=5, needed=3)
     told = lines(report, "/mnt")
+    assert not any("the newest state of the catalog" in line for line in told)  # it shows what suppliers have
     assert told[0] == (
         "/mnt: placed - survives the loss of as many suppliers as the margin says; "
         "the machine that writes knows whether more"
@@ -257,6 +295,12 @@ def test_a_sync_that_ended_early_says_what_is_only_here() -> None:
     assert sentence(report) == f"{told}\ntrouble: read-only"
 
 
+def test_sync_that_ends_as_placed_says_only_what_is_known_of_the_catalog() -> None:
+    """A machine that only reads shows what suppliers have, and was told that they have it not."""
+    report = SyncReport(state="placed", missing=[], missing_fragments=0, files_local=0, bytes_local=0, why=[])
+    assert sentence(report) == "Ended as placed; not enough suppliers are known to have the newest catalog."
+
+
 def test_the_progress_shows_bytes_rate_and_remaining_time() -> None:
     pace = Pace(0.0)
     first = SyncProgress(placed_bytes=0, total_bytes=10 * 1024**2, blocks=3, missing=[])
@@ -307,6 +351,7 @@ def without_report(**changes: object) -> WithoutReport:
         ({"others": 4}, 0, "hire 1 supplier first"),
         ({"state": "degraded", "blocks_degraded": 3, "held": 3}, 31, "3 of 5 fragments"),
         ({"state": "lost", "blocks_lost": 1}, 33, "on this machine only"),
+        ({"state": "lost", "blocks_lost": 1, "held": 2}, 33, "2 of 5 fragments: it needs 3, and suppliers cannot"),
         (
             {"state": "lost", "blocks_lost": 1, "files_lost": 2, "examples": ["/letters/a"], "bytes_lost": 9},
             33,

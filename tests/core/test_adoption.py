@@ -150,7 +150,7 @@ def test_letter_says_what_lies_there_what_does_not_and_why() -> None:
     [
         (DESKTOP, f"another machine of yours (node {DESKTOP.node.hex()[:8]})."),
         (COPY, "a copy of this home, or this home in another place."),
-        (US, "this machine before its disk was set back, or a copy of all of it."),
+        (US, "this machine before its disk was set back, or by a copy of all of it."),
     ],
 )
 def test_letter_says_who_wrote_the_newer_state_and_that_a_disk_was_set_back_only_then(

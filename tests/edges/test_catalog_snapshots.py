@@ -68,14 +68,14 @@ def delete(catalog: SqliteCatalog, generation: int, *, limit: int = 2) -> None:
 
 
 def held_runs(catalog: SqliteCatalog, *, limit: int = 2) -> Held:
-    runs: Counter[tuple[int, int]] = Counter()
+    runs: Counter[tuple[int, int] | None] = Counter()
     page, after = catalog.held_chunks(None, limit)
     while after is not None:
-        for oldest, newest, length in page:
-            runs[oldest, newest] += length
+        for run, length in page:
+            runs[run] += length
         page, after = catalog.held_chunks(after, limit)
     assert not page
-    return Held(dict(runs))
+    return Held({run: length for run, length in runs.items() if run is not None}, runs[None])
 
 
 def held(catalog: SqliteCatalog, generation: int | None) -> int:
@@ -122,6 +122,20 @@ def test_chunk_that_came_back_is_held_from_the_oldest_to_the_newest_snapshot_tha
     one, two, three, four = generations
     lengths = [row.length for number in (1, 2, 3) if (row := catalog.chunk(ChunkNo(number))) is not None]
     assert held_runs(catalog).runs == dict(zip([(one, three), (two, two), (four, four)], lengths, strict=True))
+
+
+def test_what_a_fork_has_is_held_by_no_snapshot_until_a_person_has_chosen(catalog: SqliteCatalog) -> None:
+    """It was told as what only snapshots have, and whoever looked for it found none to delete."""
+    catalog.replace_map(FILE.ino, [MapRow(0, 1, ChunkNo(1)), MapRow(1, 1, ChunkNo(2))], first=0, last=3)
+    snapshot = keep_generation(catalog)
+    catalog.replace_map(FILE.ino, [MapRow(0, 1, ChunkNo(3)), MapRow(1, 1, ChunkNo(2))], first=0, last=3)
+    fork = catalog.make_snapshot("beside", 0, SnapshotKind.FORK).generation
+    catalog.replace_map(FILE.ino, [], first=0, last=3)
+    one, two, three = (row.length for number in (1, 2, 3) if (row := catalog.chunk(ChunkNo(number))) is not None)
+    assert held_runs(catalog) == Held({(snapshot, snapshot): one}, two + three)
+    catalog.change_snapshot(fork, "beside", SnapshotKind.BY_PERSON)
+    runs = {(snapshot, snapshot): one, (snapshot, fork): two, (fork, fork): three}
+    assert held_runs(catalog) == Held(runs)
 
 
 # --- what a snapshot shows ------------------------------------------------------------------------------------

@@ -12,11 +12,22 @@ import trio
 from trio.testing import MockClock
 
 from bitdustfs.core.report import SyncReport
+from bitdustfs.core.units import format_size
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.model import ROOT_INO, Code
 from bitdustfs.testing.world import CALLER, World
 from tests.engine.machines import DESKTOP, LEASE_S, Machine, until
-from tests.engine.test_forks import DESKTOPS, LAPTOPS, brought_in, brought_to, fork, forked, learn_beside, versions
+from tests.engine.test_forks import (
+    DESKTOPS,
+    LAPTOPS,
+    brought_in,
+    brought_to,
+    fork,
+    forked,
+    learn_beside,
+    resolved,
+    versions,
+)
 
 
 @pytest.fixture
@@ -108,8 +119,11 @@ async def test_volume_is_safe_again_after_a_line_of_higher_versions_was_gone_ove
 
 
 @pytest.mark.slow
-async def test_sync_without_any_supplier_ends_and_says_so(autojump_clock: MockClock, tmp_path: Path) -> None:
-    async with World().hired() as world:
+@pytest.mark.parametrize("code", [None, Code(3, 5)])
+async def test_sync_without_any_supplier_ends_and_says_so(
+    autojump_clock: MockClock, tmp_path: Path, code: Code | None
+) -> None:
+    async with World(code=code).hired() as world:
         laptop = Machine(world, tmp_path / "laptop")
         with closing(SqliteCatalog(laptop.path, create=True)) as catalog:
             catalog.commit()
@@ -117,5 +131,45 @@ async def test_sync_without_any_supplier_ends_and_says_so(autojump_clock: MockCl
             node.tree.mkdir(ROOT_INO, b"folder", 0o755, CALLER)
             with trio.fail_after(300):
                 told = await synced(laptop, timeout_s=None)
+            trouble = (await node.status())["trouble"]
         assert told["state"] != "safe"
-        assert told["why"] == ["no supplier is hired: everything exists only on this machine"]
+        alone = ["no supplier is hired: everything exists only on this machine"]
+        assert told["why"] == alone
+        assert alone[0] in trouble
+
+
+@pytest.mark.slow
+async def test_what_forks_hold_is_told_apart_from_snapshots(autojump_clock: MockClock, tmp_path: Path) -> None:
+    """It was told as what only snapshots have, where none could be deleted for it, and `df` did not count it."""
+    async with forked(tmp_path) as (_world, _laptop, desktop), desktop.mounted() as node:
+        await brought_in(desktop)
+        await node.snapshots.measure()
+        much = len(LAPTOPS) + len(b"of the laptop")
+
+        async def kept() -> tuple[int, int, int, int]:
+            told = await node.status()
+            return told["snapshots"], told["snapshot_bytes"], told["forks"], told["fork_bytes"]
+
+        assert await kept() == (0, 0, 1, much)
+        space = node.space()
+        assert space.total_bytes - space.free_bytes == (await node.status())["bytes"] + much
+        (told,) = node.snapshots.for_room(1)
+        assert "choose with `bitdustfs resolve`" in told and format_size(much) in told
+        await node.forks.resolve(node.forks.all()[0][0].name)
+        await node.snapshots.measure()
+        assert await kept() == (1, much, 0, 0)
+        (told,) = node.snapshots.for_room(1)
+        assert told.startswith("delete 1 snapshot")
+
+
+@pytest.mark.slow
+async def test_machine_whose_state_was_chosen_is_not_told_that_what_is_only_there_is_put_aside(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with forked(tmp_path) as (world, laptop, _desktop), laptop.mounted() as node:
+        await until(lambda: node.journal.refusal is not None)
+        assert node.stop_report()["becomes"] == "aside"
+        await brought_in(laptop)
+        await resolved(world, laptop)
+        told = node.stop_report()
+        assert (told["becomes"], told["writer"]) == ("sent", "")

@@ -365,7 +365,8 @@ async def test_sync_on_a_machine_that_follows_says_that_it_only_reads(
         assert trio.current_time() - began < 5
         assert told["missing_fragments"] and not told["missing"]
         assert told["why"] == [
-            f"this machine only reads the volume: what is missing, node {short(desktop.identity.node)} brings"
+            f"this machine only reads the volume: node {short(desktop.identity.node)} brings what is missing, "
+            "and knows what is safe"
         ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,25 @@ async def test_reader_speaks_of_the_blocks_of_files_in_the_tree_that_it_shows(
             assert (told["missing_fragments"], told["missing_bytes"]) == (0, 0)
             then = await reader.without("s1")
             assert (then["held"], then["needed"], then["wanted"], then["margin"]) == (4, 3, 5, 1)
+
+
+@dataclass
+class Left:
+    """What an older state still has."""
+
+    left: int
+    trouble: str = ""
+    is_gone: bool = False
+
+
+@pytest.mark.parametrize(("number", "words"), [(1, "1 file {} is not"), (2, "2 files {} are not")])
+async def test_number_of_files_that_are_not_put_aside_agrees_with_its_words(
+    autojump_clock: MockClock, number: int, words: str
+) -> None:
+    async with World(code=CODE).running() as world:
+        world.node.reporter.aside = [Left(number)]
+        told = (await world.status())["trouble"]
+        assert told[0] == words.format("of this machine's older state") + " put aside yet"
 
 
 @pytest.mark.slow
