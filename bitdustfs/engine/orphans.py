@@ -140,8 +140,10 @@ class Orphans:
         listing, found = Listing(self._shelves, row, ASK_S), 0
         while page := await listing.page():
             # no await until they are noted: what is wanted now is wanted then
-            if not self.may_look() or any(n > most.get(k, 0) for k, n in self._most().items()):
-                return False  # in the second case fragments may have come that nobody knew of when it began
+            if self._swept() is None or not self.may_look():
+                return False
+            if any(n > most.get(k, 0) for k, n in self._most().items()):
+                return False  # fragments may have come that nobody knew of when it began
             strangers = [name for name, _length in page if name not in known]
             if strangers:
                 recent = self._recent(row, last, lowest, most)

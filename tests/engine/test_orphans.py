@@ -321,6 +321,20 @@ def name_of(seed: int) -> FragmentName:
     return SECRETS.fragment_name(BlockId(bytes([seed]) * 32), 0, NodeId(bytes([1]) * 32))
 
 
+def orphans_of(catalog: SqliteCatalog, shelf: PagedShelf) -> Orphans:
+    journal = Journal(catalog)
+    orphans = Orphans(
+        catalog=catalog,
+        journal=journal,
+        shelves=shelf,
+        secrets=SECRETS,
+        crunch=InlineCrunch(),
+        releases=Releases(catalog, journal, shelf, SECRETS),
+    )
+    orphans.may_look = lambda: True
+    return orphans
+
+
 async def test_what_is_on_its_way_or_became_a_block_meanwhile_is_no_orphan(autojump_clock: MockClock) -> None:
     with closing(SqliteCatalog(":memory:", create=True)) as catalog:
         shelf = PagedShelf([name_of(seed) for seed in range(1, 7)])
@@ -331,16 +345,7 @@ async def test_what_is_on_its_way_or_became_a_block_meanwhile_is_no_orphan(autoj
         catalog.put_upload(b"u" * 32, [(FIRST, name_of(3))])
         expect_orphans(catalog)
         catalog.commit()
-        journal = Journal(catalog)
-        orphans = Orphans(
-            catalog=catalog,
-            journal=journal,
-            shelves=shelf,
-            secrets=SECRETS,
-            crunch=InlineCrunch(),
-            releases=Releases(catalog, journal, shelf, SECRETS),
-        )
-        orphans.may_look = lambda: True
+        orphans = orphans_of(catalog, shelf)
 
         def placed() -> None:
             if catalog.count_blocks() == 1:
@@ -353,19 +358,27 @@ async def test_what_is_on_its_way_or_became_a_block_meanwhile_is_no_orphan(autoj
         assert catalog.releases(FIRST, 0, 9) == [name_of(6)]
 
 
+async def test_what_a_supplier_tells_after_the_volume_was_held_anew_is_no_orphan(autojump_clock: MockClock) -> None:
+    """It was asked before: this machine slept, and another one held the volume meanwhile."""
+    with closing(SqliteCatalog(":memory:", create=True)) as catalog:
+        shelf = PagedShelf([name_of(6)])
+        for row in shelf.rows():
+            catalog.put_supplier(row)
+        expect_orphans(catalog)
+        catalog.commit()
+        orphans = orphans_of(catalog, shelf)
+        orphans.held()
+        shelf.meanwhile = orphans.held
+        with trio.move_on_after(60):
+            await orphans.run()
+        assert not catalog.count_releases()
+        assert catalog.local_value("orphans") == b""
+
+
 async def test_without_a_recovery_nothing_is_looked_for(autojump_clock: MockClock) -> None:
     with closing(SqliteCatalog(":memory:", create=True)) as catalog:
         shelf = PagedShelf([name_of(6)])
-        journal = Journal(catalog)
-        orphans = Orphans(
-            catalog=catalog,
-            journal=journal,
-            shelves=shelf,
-            secrets=SECRETS,
-            crunch=InlineCrunch(),
-            releases=Releases(catalog, journal, shelf, SECRETS),
-        )
-        orphans.may_look = lambda: True
+        orphans = orphans_of(catalog, shelf)
         with trio.move_on_after(60):
             await orphans.run()
         assert not catalog.count_releases()
