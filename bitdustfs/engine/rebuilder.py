@@ -215,13 +215,15 @@ class Rebuilder:
             for index, supplier in plan
         ]
         taken = 0
-        self._releases.take_back(named)
+        there = self._releases.take_back(named)
         async with self._uploads.errand(named):
             for (index, supplier), (_, name), each in zip(plan, named, made, strict=True):
                 if await self._send(block, index, supplier, name, each):
                     self._held(block, index, supplier, name, len(each))
                     self._sent_bytes += len(each)
                     taken += 1
+                elif name in there:
+                    self._releases.give_back(supplier.supplier, name)
         return taken
 
     async def _make(self, block: BlockRow, indexes: Sequence[int]) -> tuple[Sequence[bytes | memoryview], BlockRow]:

@@ -57,6 +57,7 @@ class Releases:
         self._looks = Looks(journal.bell, LOOK_EVERY_S)
         self._failed_at: dict[SupplierNo, float] = {}
         self._at_work: set[SupplierNo] = set()  # suppliers that are being told
+        self._began_at = inf  # trio time; what an earlier process asked for may be under way a while longer
         self.may_release: Callable[[], bool] = lambda: True
         self.safe_change: Callable[[], int] = lambda: 0
 
@@ -93,19 +94,27 @@ class Releases:
         self._catalog.put_releases(fragments, 0)
 
     def may_take_back(self, supplier: SupplierNo) -> bool:
-        """Whether what is noted for a supplier stays there for now, and it was not asked just before.
+        """Whether what is noted for a supplier stays there for now, and it cannot have been asked just before.
 
         Who waits until it has gone might wait for ever: what has to be safe before anything goes may need it.
         """
-        is_asked = supplier in self._at_work or self._has_just_failed(supplier, PATIENCE_S)
+        is_new = trio.current_time() - self._began_at < PATIENCE_S
+        is_asked = is_new or supplier in self._at_work or self._has_just_failed(supplier, PATIENCE_S)
         return not is_asked and not self.may_release()
 
-    def take_back(self, fragments: Iterable[tuple[SupplierNo, FragmentName]]) -> None:
-        """Have fragments that are wanted again not be let go, as far as that may be."""
+    def take_back(self, fragments: Iterable[tuple[SupplierNo, FragmentName]]) -> set[FragmentName]:
+        """Have fragments that are wanted again not be let go, as far as that may be. Returns which may be there."""
         noted = [(s, name) for s, name in fragments if self._catalog.is_releasing(s, name) and self.may_take_back(s)]
         with self._journal.operation():
             for supplier, name in noted:
                 self._catalog.drop_releases(supplier, [name])
+        return {name for _, name in noted}
+
+    def give_back(self, supplier: SupplierNo, name: FragmentName) -> None:
+        """Have what was taken back, and was not sent after all, be let go when all that may name it is outdated."""
+        with self._journal.operation():
+            change = self._catalog.last_change + (self._catalog.pending > 0)
+            self._catalog.put_releases([(supplier, name)], change)
 
     def name(self, block: BlockRow, index: int, supplier: SupplierNo) -> FragmentName | None:
         """What a supplier knows a fragment by; None: nobody has that number."""
@@ -133,7 +142,7 @@ class Releases:
 
     async def run(self) -> None:
         """Let go what may go, for ever. A supplier that takes its time holds up nobody else."""
-        self._at_work = set()
+        self._at_work, self._began_at = set(), trio.current_time()
         async with trio.open_nursery() as nursery:
             while True:
                 online = self._suppliers.online() if self.may_release() else ()

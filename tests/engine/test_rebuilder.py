@@ -15,8 +15,9 @@ from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.copies import Copies
 from bitdustfs.engine.courtesy import Courtesy
 from bitdustfs.engine.rebuilder import Rebuilder
+from bitdustfs.engine.releases import PATIENCE_S
 from bitdustfs.errors import PeerRefused
-from bitdustfs.model import BlockNo, FragmentName, FragmentState, Root, SupplierNo
+from bitdustfs.model import BlockNo, BlockRow, FragmentName, FragmentState, Root, SupplierNo
 from bitdustfs.testing.clock import InlineCrunch
 from bitdustfs.testing.suppliers import MemorySuppliers
 from tests.engine.volume import Volume
@@ -135,10 +136,12 @@ class Refusing(MemorySuppliers):
     def __init__(self, count: int) -> None:
         super().__init__(count)
         self.refusing: set[int] = set()
+        self.refused = 0
 
     async def put(self, supplier: SupplierNo, name: FragmentName, root: Root, body: bytes | memoryview) -> None:
         if supplier in self.refusing:
             await trio.sleep(self.delay_s)
+            self.refused += 1
             raise PeerRefused(peer=f"s{supplier}", what="not now")
         await super().put(supplier, name, root, body)
 
@@ -226,21 +229,76 @@ async def test_fragment_that_is_wanted_again_is_sent_although_nothing_may_be_let
     volume = Volume()
     async with volume.running():
         volume.remote.gone = {5}
-        ino = await volume.write_all(CONTENT)
+        await volume.write_all(CONTENT)
         await volume.flush()
-        block = volume.catalog.block(volume.catalog.blocks_of(ino)[0])
-        assert block is not None
-        (missing,) = set(range(5)) - {row.index for row in volume.catalog.fragments(block.block)}
-        name = volume.releases.name(block, missing, SupplierNo(5))
-        assert name is not None
+        block, name = missing_at_the_fifth(volume)
         volume.releases.may_release = lambda: False  # until a head is safe, which may need this fragment
         volume.catalog.put_releases([(SupplierNo(5), name)], 0)  # a send of before was given up
         volume.remote.gone = set()
-        await trio.sleep(60)
+        await trio.sleep(PATIENCE_S)
         assert volume.catalog.held(block.block) == 5
         volume.releases.may_release = lambda: True
         await trio.sleep(2000)
         assert (SupplierNo(5), name) in volume.remote.stored
+
+
+async def test_fragment_that_an_earlier_process_may_have_asked_to_be_let_go_is_not_sent_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    """That DELETE may still be under way, and would hit it."""
+    volume = Volume()
+    async with volume.running():
+        volume.remote.gone = {5}
+        await volume.write_all(CONTENT)
+        await volume.flush()
+        block, name = missing_at_the_fifth(volume)
+        volume.catalog.put_releases([(SupplierNo(5), name)], 0)
+    volume.start()
+    volume.releases.may_release = lambda: False  # as after each start
+    volume.remote.gone = set()
+    async with volume.running():
+        await trio.sleep(PATIENCE_S - 1)
+        assert volume.catalog.held(block.block) == 4
+        await trio.sleep(PATIENCE_S)
+        assert volume.catalog.held(block.block) == 5
+
+
+async def test_fragment_that_is_wanted_again_and_refused_is_still_let_go_where_it_was(
+    autojump_clock: MockClock,
+) -> None:
+    volume = Volume(suppliers=6)
+    volume.remote = remote = Refusing(6)
+    volume.start()
+    async with volume.running():
+        remote.gone = {5, 6}
+        await volume.write_all(CONTENT)
+        await volume.flush()
+        block, name = missing_at_the_fifth(volume)
+        remote.stored[SupplierNo(5), name] = b"of before"
+        volume.releases.may_release = lambda: False
+        volume.releases.safe_change = lambda: volume.catalog.last_change
+        volume.catalog.put_releases([(SupplierNo(5), name)], 0)
+        await trio.sleep(PATIENCE_S)
+        remote.refusing, remote.gone = {5}, {6}
+        await trio.sleep(PATIENCE_S)
+        assert remote.refused
+        remote.gone = set()
+        await trio.sleep(PATIENCE_S)
+        assert volume.catalog.held(block.block) == 5
+        volume.releases.may_release = lambda: True
+        await trio.sleep(PATIENCE_S)
+        assert (SupplierNo(5), name) not in remote.stored
+
+
+def missing_at_the_fifth(volume: Volume) -> tuple[BlockRow, FragmentName]:
+    """The only block, and what the fifth supplier would know the fragment by that it lacks."""
+    (wanting,) = volume.catalog.wanting_blocks(9)
+    block = volume.catalog.block(wanting.block)
+    assert block is not None
+    (missing,) = set(range(5)) - {row.index for row in volume.catalog.fragments(block.block)}
+    name = volume.releases.name(block, missing, SupplierNo(5))
+    assert name is not None
+    return block, name
 
 
 class Counting(Rebuilder):
