@@ -62,6 +62,7 @@ class HeadKeepers(Protocol):
     """What is needed of the suppliers."""
 
     head_version: int  # said with whatever changes something there
+    goes_over: dict[SupplierNo, int]  # … and with what is put where our next head goes over one of this version
     on_connected: list[Callable[[SupplierNo], None]]  # requests take another connection with it now
 
     def online(self) -> Sequence[SupplierNo]: ...
@@ -260,7 +261,7 @@ class Publisher:
         self.head, self.content, self._before = made, content, listed_before
         self.takes_over = False
         self._have.clear()
-        self._keepers.head_version = max(self._keepers.head_version, made.version)
+        self._keepers.head_version = made.version
         self._note_change()
 
     def note_ancestors(self) -> None:
@@ -455,7 +456,7 @@ class Publisher:
             self._note_held(supplier, theirs.version)
             self._have.discard(supplier)
             self._on_line[supplier] = line
-            self._keepers.head_version = max(self._keepers.head_version, theirs.version)  # we go on from that too
+            self._keepers.goes_over[supplier] = theirs.version
             return
         if self.outranks(theirs) and self._may_go_over(theirs):
             self._note_held(supplier, 0)  # without a chain

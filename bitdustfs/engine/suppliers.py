@@ -67,6 +67,10 @@ class Suppliers:
         head_version: of the newest head that we know; set `head_version` when there is a newer one. Suppliers that
             know a newer one refuse to let fragments go, and to take any if another node signed it.
         ping_s: how often each is asked for its room; less than the patience with it, or it is given up unasked.
+
+    Attributes:
+        goes_over: who knows which newer head that our next one goes over. They take what that will name. To let
+            things go we say our own version all the same: until they have it, whoever writes on there may need them.
     """
 
     def __init__(
@@ -95,6 +99,7 @@ class Suppliers:
         self._connections = self._caller.connections
         self.pacer = self._caller.pacer
         self.head_version = head_version
+        self.goes_over: dict[SupplierNo, int] = {}
         self._relations = {row.supplier: Relation(row) for row in suppliers}
         self.on_lost: Callable[[SupplierNo], None] = lambda _supplier: None  # it found some of ours damaged
         self.on_address: Callable[[SupplierNo, str], None] = lambda _supplier, _address: None  # it answers there now
@@ -269,7 +274,8 @@ class Suppliers:
         relation, carrier = self._connected(supplier)
         epoch, began = self._identity.certificate.epoch, trio.current_time()
         try:
-            await carrier.put(wire.Put(name, root, len(body), epoch, self.head_version), body)
+            version = max(self.head_version, self.goes_over.get(supplier, 0))
+            await carrier.put(wire.Put(name, root, len(body), epoch, version), body)
         except PeerFull:
             relation.free = (0, 0)  # until the next STAT says better
             self._note_change()

@@ -156,6 +156,7 @@ class CalledSuppliers:
         self._nudged = trio.Event()
         self.pacer = Pacer()
         self.head_version = 0
+        self.goes_over: dict[SupplierNo, int] = {}
         self.on_lost: Callable[[SupplierNo], None] = lambda _supplier: None  # nobody scrubs here
         self.on_connected: list[Callable[[SupplierNo], None]] = []
         self.on_change: Callable[[], None] = lambda: None

@@ -51,6 +51,7 @@ class MemorySuppliers:
         self.headless: set[int] = set()  # take no head
         self.heads: dict[SupplierNo, bytes] = {}
         self.head_version = 0
+        self.goes_over: dict[SupplierNo, int] = {}
         self.on_connected: list[Callable[[SupplierNo], None]] = []
         self.pacer = Pacer()
         self.clerk = Clerk(make_identity("customer"), None, crunch=None, wall=FakeWall())  # of no contract
