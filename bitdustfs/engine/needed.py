@@ -53,9 +53,9 @@ class Needed:
         return named is not None and self._objects.are_well_held(named)
 
     def is_head_readable(self) -> bool:
-        """Suppliers can give back all that the newest head names."""
+        """The suppliers that answer now can give back all that the newest head names."""
         named = self.named()
-        return named is not None and not any(self._objects.is_lost(number) for number in named)
+        return named is not None and all(self._objects.can_be_read(number) for number in named)
 
     def named(self) -> set[BlockNo] | None:
         """The blocks that the newest head names; None: not all of them are known here any more."""

@@ -104,6 +104,12 @@ class Objects:
         enough = self._enough()
         return all(self._catalog.held(each) >= enough(self._row(each).code) for each in numbers)
 
+    def can_be_read(self, number: BlockNo) -> bool:
+        """Whether the suppliers that answer now can give a block back. Raises NotFound."""
+        online = set(self._uploads.online())
+        rows = (each for each in self._catalog.fragments(number) if each.state is FragmentState.HELD)
+        return len({each.index for each in rows if each.supplier in online}) >= self._row(number).code.k
+
     def is_lost(self, number: BlockNo) -> bool:
         """Whether suppliers cannot give a block back. Raises NotFound."""
         return self._catalog.held(number) < self._row(number).code.k

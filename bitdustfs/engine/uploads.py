@@ -124,6 +124,10 @@ class Uploads:
         """How many suppliers are hired."""
         return sum(row.is_hired for row in self._catalog.suppliers())
 
+    def online(self) -> Sequence[SupplierNo]:
+        """Who answers now, also of those that are hired no more."""
+        return self._sink.online()
+
     def answering(self) -> int:
         """How many suppliers could take a fragment now."""
         return len(self.candidates())
