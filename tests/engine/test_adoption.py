@@ -479,7 +479,7 @@ async def test_volume_is_not_safe_before_all_is_put_aside(autojump_clock: MockCl
             job = bench.job(world.node, catalog)
             world.node.reporter.aside.append(job)
             assert await world.sync() == "local"
-            assert "1 files of this machine's older state" in " ".join((await world.status())["trouble"])
+            assert "1 file of this machine's older state" in " ".join((await world.status())["trouble"])
             await trio.sleep(300)
             assert not catalog.local_value("orphans")  # other machines may need what nothing here names
             await job.run()
