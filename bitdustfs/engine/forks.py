@@ -9,7 +9,8 @@ What a fork had is in our catalog then, and as safe as everything else in it; fr
 seen until that is done, nothing is let go anywhere (`has_everything`). A head that goes back to our newest is no fork
 yet: another machine goes on from here, or could not go far. What only a supplier shows that was given up is tried
 before anything is let go, for it may be all that is left of what somebody wrote, and waited for no longer. Killed on
-the way, it begins again: a half of a tree is shown by nobody, and goes as a deleted snapshot does.
+the way, it begins again: a half of a tree is shown by nobody, and goes as a deleted snapshot does, once each hired
+supplier has shown its head: what another machine had begun with may be all that keeps the line of who is away.
 
 A line that goes on is brought in again, and takes the place of what there was of it; also of what a person has chosen
 about already, as long as no head that goes over it is safe, for who writes it may have let go by now what was shown
@@ -116,6 +117,7 @@ class Forks:
         self._looks = Looks(journal.bell, LOOK_S)
         self._unread: dict[bytes, Unread] = {}  # by digest
         self._is_coming = False  # one is being brought in
+        self._begun = set[int]()  # generations of that one
         self.is_writer: Callable[[], bool] = lambda: True
         self.is_unsent: Callable[[Ino], bool] = lambda _ino: False  # as `differences` wants it
         self.stopped: Callable[[], BitdustError | None] = lambda: (
@@ -278,8 +280,9 @@ class Forks:
 
     async def run(self) -> None:
         """Bring in what suppliers show, until cancelled."""
-        self._forget_halves()
         while True:
+            if self._is_no_line_unknown():  # else another machine may have begun with what one shows who is away now
+                self._forget_halves()
             every = {**self._publisher.others_uncounted, **self._publisher.others}
             shown = sorted(every.items(), key=lambda each: _rank(each[1]), reverse=True)
             digests = {found.head.digest for _supplier, found in shown}
@@ -352,18 +355,24 @@ class Forks:
         counted = {each.head.digest for each in self._publisher.others.values()}
         return [each for digest, each in self._unread.items() if each.why and digest not in counted]
 
-    def _forget_halves(self) -> None:
-        """Let what came half be gone."""
-        halves = [each for each in self._catalog.snapshots() if each.kind is SnapshotKind.COMING and not each.is_gone]
+    def _forget_halves(self, some: Set[int] | None = None) -> None:
+        """Let what came half be gone: of these generations, or of all."""
+        coming = [each for each in self._catalog.snapshots() if each.kind is SnapshotKind.COMING and not each.is_gone]
+        halves = [each for each in coming if some is None or each.generation in some]
         if halves and self._journal.keeps and self.is_writer():
             with self._journal.operation(admitted=True):
                 for each in halves:
                     self._catalog.end_snapshot(each.generation)
 
+    def _is_no_line_unknown(self) -> bool:
+        """Every hired supplier has shown its head since the mount, or is known to have shown another line's."""
+        hired = {row.supplier for row in self._catalog.suppliers() if row.is_listed}
+        return self._publisher.have_shown(hired - self._publisher.others.keys())
+
     async def _try(self, supplier: SupplierNo, found: Foreign) -> None:
         """Bring one in, or note why not."""
         links, why = found.head.link, ""
-        self._is_coming = True
+        self._is_coming, self._begun = True, set()
         try:
             links = await self._links(supplier, found)
             if not self._is_ahead(found.head, links):
@@ -375,7 +384,7 @@ class Forks:
             why = f"its catalog is none that can be gone through ({type(error).__name__}; the log says where)"
         finally:
             self._is_coming = False
-            self._forget_halves()
+            self._forget_halves(self._begun)
         if self._is_kept(found.head):
             self._unread.pop(found.head.digest, None)
         elif self.is_writer():  # one that is ahead is looked at again too: ours may go on beside it
@@ -492,10 +501,11 @@ class Forks:
             raise Unavailable(what=f"{others} others wait to be chosen about, with `bitdustfs resolve`")
 
     def _begin(self, found: Foreign, made_ns: int, number: int) -> int:
-        """A generation for a tree of it that shows what is here now. No other one in the making has this number."""
+        """A generation for a tree of it that shows what is here now. No other one begun since has this number."""
         self._admit()
-        name = f"coming {found.head.digest.hex()[:16]} {number}"
+        name = f"coming {found.head.digest.hex()[:16]} {self._catalog.last_change} {number}"  # a half may be left
         made = self._catalog.make_snapshot(name, made_ns, SnapshotKind.COMING)
+        self._begun.add(made.generation)
         self._journal.note()
         return made.generation
 
