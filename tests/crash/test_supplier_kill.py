@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import pytest
 
+from bitdustfs.edges.home import Home, holder
 from tests.crash.disk import Case
 from tests.crash.harness import Yard
 from tests.mount.practice import Practice, wait_until
@@ -50,7 +51,8 @@ def _kill_at_each(yard: Yard, points: Sequence[tuple[str, str]]) -> None:
             before = case.killed()
             case.kill_at(point, when=when)
             (practice.path / name).write_bytes(content)
-            wait_until(f"supplier 1 died {when} {point}", lambda before=before: case.killed() != before)
+            wait_until(f"supplier 1 is killed {when} {point}", lambda before=before: case.killed() != before)
+            wait_until("supplier 1 is dead", lambda: holder(Home(practice.supplier_home(1))) is None)
             practice.run("demo", "revive", "1")
             practice.sync()
             wait_until(  # what old states of the catalog need no more is being let go meanwhile
