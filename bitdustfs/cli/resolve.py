@@ -14,6 +14,7 @@ from bitdustfs.edges.control import Args, ask
 from bitdustfs.errors import EXIT, BadRequest, Kind, NotFound, Unavailable
 
 _SILENCE_S = 300.0  # comparing looks at both trees
+_BY_OWN_KEY = "written by a copy of this home, or here before an old copy of this disk was put back"
 
 
 @click.command(short_help="Choose between two states of the volume.")
@@ -103,7 +104,7 @@ def lines(report: ForksReport) -> list[str]:
 
 def _line(fork: ForkReport, own: str) -> str:
     is_own = fork["node"] == own
-    who = "by a copy of this home, or before this disk was set back" if is_own else f"node {fork['node'][:8]}"
+    who = _BY_OWN_KEY if is_own else f"node {fork['node'][:8]}"
     which = f"{fork['name']}: version {fork['version']} of {_date(fork['time_s'])}, {who}"
     if fork["unreadable"]:
         return f"{which}; it cannot be read now: {fork['unreadable']}"

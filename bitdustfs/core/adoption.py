@@ -28,7 +28,7 @@ from bitdustfs.core.replica import quorum
 from bitdustfs.errors import BadFormat
 from bitdustfs.model import Ino
 
-_PLAN_VERSION: Final = 3  # 1: without snapshots; 2: without who wrote the newer state
+_PLAN_VERSION: Final = 4  # 1: without snapshots; 2: without who wrote the newer state; 3: without what that lacks
 LETTER: Final = b"What was put aside.txt"
 
 
@@ -115,11 +115,12 @@ class Plan(Struct, array_like=True, frozen=True):
 
     version: int
     folder: str  # how the folder is called if there is none of that name
-    notes: tuple[str, ...]  # lines for the person
+    notes: tuple[str, ...]  # lines on what was done here and is not done again
     entries: tuple[Entry, ...]
     # where in the folder that goes which snapshots have: generation, and name of a directory
     snapshots: tuple[tuple[int, str], ...] = ()
     by: str = ""  # who wrote the newer state, in words
+    lacks: tuple[str, ...] = ()  # lines on what the newer state itself has not, or not as it was
 
 
 class Progress(Struct, array_like=True, frozen=True):
@@ -174,14 +175,17 @@ def make_plan(
     snapshots: Mapping[int, str] | None = None,
     *,
     by: str = "",
+    lacks: Sequence[str] = (),
 ) -> Plan:
     """A plan of this version of bitdustfs.
 
     Args:
         by: who wrote the newer state, in words.
+        lacks: lines on what the newer state itself has not, or not as it was.
         snapshots: for the generation of each entry of the past the directory in the folder where it goes.
     """
-    return Plan(_PLAN_VERSION, folder, tuple(notes), tuple(entries), tuple((snapshots or {}).items()), by)
+    folders = tuple((snapshots or {}).items())
+    return Plan(_PLAN_VERSION, folder, tuple(notes), tuple(entries), folders, by, tuple(lacks))
 
 
 def encode(value: Plan | Progress) -> bytes:
@@ -228,16 +232,23 @@ def letter(plan: Plan, put: Sequence[bytes], failed: Sequence[tuple[bytes, str]]
     """
     lines = [
         f"The suppliers held another state of this volume{f', written by {plan.by}' if plan.by else ''}.",
-        "It was taken, and what was changed here and is not in that state lies in this folder.",
+        "It was taken. What was changed on this machine and is not in that state lies in this folder.",
     ]
     if plan.snapshots:
-        lines += ["What only its snapshots still had lies in folders of their names, each version of a file once."]
+        lines += [
+            "What only snapshots made here still had lies in folders of their names, each version of a file once."
+        ]
     if put:
-        lines += ["", "Put aside:", *(f"  {shown(path)}" for path in put)]
+        lines += ["", "In this folder:", *(f"  {shown(path)}" for path in put)]
     if failed:
-        kept = f"what is left of it is kept in {kept_in}" if kept_in else "it was sent, and has been let go since"
-        lines += ["", f"Not put aside, because it cannot be read; {kept}:"]
+        gone = "it had been sent, and suppliers have let it go since, for that state does not have it either"
+        kept = f"what is left of it is kept in {kept_in}" if kept_in else gone
+        lines += ["", f"Not in this folder, because it cannot be read; {kept}:"]
         lines += [f"  {shown(path)}: {why}" for path, why in failed]
     if plan.notes:
-        lines += ["", "Not done again in the state that was taken:", *(f"  {note}" for note in plan.notes)]
+        lines += ["", "Done on this machine, and not done again in that state:"]
+        lines += [f"  {note}" for note in plan.notes]
+    if plan.lacks:
+        lines += ["", "What that state itself lacks, because whoever wrote it had not sent it:"]
+        lines += [f"  {each}" for each in plan.lacks]
     return ("\n".join(lines) + "\n").encode()

@@ -116,8 +116,9 @@ async def make_plan(
     deeds = changes.deeds(sets) if sets is not None else None
     entries = find_entries(old, new, deeds)
     kept = await find_only_kept(old, new, deeds, entries)
-    notes = [*find_notes(old, new, deeds, entries), *kept.notes, *restore_notes(report)]
-    return adoption.make_plan(folder, notes, [*entries, *kept.entries], kept.folders, by=by)
+    notes = [*find_notes(old, new, deeds, entries), *kept.notes]
+    lacks = restore_notes(report)
+    return adoption.make_plan(folder, notes, [*entries, *kept.entries], kept.folders, by=by, lacks=lacks)
 
 
 def _own_head(catalog: Catalog) -> Head | None:

@@ -361,7 +361,7 @@ class Aside:
         unreadable = [
             (self._below(plan.entries[index]) + plan.entries[index].paths[0], why) for index, why in failed.items()
         ]
-        if not put and not unreadable and not plan.notes:
+        if not (put or unreadable or plan.notes or plan.lacks):
             self._note_alone(self._progress.ended())
             return
         made = self._tree.make_nameless(replace(self._tree.attributes(ROOT_INO), mode=stat.S_IFREG | 0o644))

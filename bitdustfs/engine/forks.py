@@ -7,10 +7,11 @@
 
 What a fork had is in our catalog then, and as safe as everything else in it; from the moment in which another head is
 seen until that is done, nothing is let go anywhere (`has_everything`). A head that goes back to our newest is no fork
-yet: another machine goes on from here, or could not go far. What only a supplier shows that was given up is tried
-before anything is let go, for it may be all that is left of what somebody wrote, and waited for no longer. Killed on
-the way, it begins again: a half of a tree is shown by nobody, and goes as a deleted snapshot does, once each hired
-supplier has shown its head: what another machine had begun with may be all that keeps the line of who is away.
+yet: another machine, or a copy of this home, goes on from here, or could not go far. What only a supplier shows that
+was given up is tried before anything is let go, for it may be all that is left of what somebody wrote, and waited for
+no longer. Killed on the way, it begins again: a half of a tree is shown by nobody, and goes as a deleted snapshot
+does, once each hired supplier has shown its head: what another machine had begun with may be all that keeps the line
+of who is away.
 
 A line that goes on is brought in again, and takes the place of what there was of it; also of what a person has chosen
 about already, as long as no head that goes over it is safe, for who writes it may have let go by now what was shown
@@ -19,7 +20,7 @@ ours is looked for before anything else (engine/regaining).
 
 What cannot be read, because its catalog is lost, or because who showed it went away, holds up all that is to be let
 go. It is shown as such, and a person may let it be: the next head goes over it too, and what only it had is given up.
-That is noted: the machine that wrote it may still have all of it, and puts it aside when it takes our line
+That is noted: the home that wrote it may still have all of it, and puts it aside when it takes our line
 (engine/adoption).
 """
 
@@ -334,7 +335,7 @@ class Forks:
     def _admit(self) -> None:
         """Raise why nothing may be added to the catalog, which may be also where people may change nothing."""
         if not self.is_writer():
-            raise ReadOnly(what="another machine of this owner writes this volume: choose there")
+            raise ReadOnly(what="another machine of yours, or a copy of this home, writes this volume: choose there")
         if not self._journal.keeps:
             self._journal.admit()
 

@@ -199,4 +199,4 @@ def _folder(name: str, taken: set[bytes]) -> str:
 def _note(snapshot: Snapshot, folders: list[str]) -> str:
     by_itself = " by itself" if snapshot.kind is SnapshotKind.BY_ITSELF else ""
     where = f"; what only it still had lies in {' and '.join(folders)}" if folders else ""
-    return f"snapshot made{by_itself}: {snapshot.name}; the newer state does not have it{where}"
+    return f"snapshot made{by_itself}: {snapshot.name}; that state does not have it{where}"

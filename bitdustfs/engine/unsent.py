@@ -50,7 +50,7 @@ def find_entries(old: Catalog, new: Catalog, deeds: Deeds | None) -> list[Entry]
 def find_notes(old: Catalog, new: Catalog, deeds: Deeds | None, entries: list[Entry]) -> list[str]:
     """Lines for a person on what was done to the old state and is not done again; of snapshots see `only_kept`."""
     if deeds is None:
-        return ["Which changes had been sent could not be told: everything that differed was put aside."]
+        return ["cannot be told, for it is not known which changes had been sent: all that differs was put aside"]
     aside = {entry.ino for entry in entries}
     notes = [f"hired: {label}; hire it again" for label in deeds.hired]
     told: set[Ino] = set()
@@ -69,7 +69,7 @@ def find_notes(old: Catalog, new: Catalog, deeds: Deeds | None, entries: list[En
     for ino in sorted((deeds.altered | _altered_since(old, deeds) | _marked(old, deeds)) - aside - deeds.created):
         paths = paths_of(old, ino)
         if paths and not _looks_same(old, ino, new, find(new, paths[0])):
-            notes.append(f"given other attributes: {shown(paths[0])}")
+            notes.append(f"given another mode, owner or extended attribute: {shown(paths[0])}")
     return sorted(notes)
 
 
@@ -131,9 +131,8 @@ def _looks_same(old: Catalog, ino: Ino, new: Catalog, other: Inode | None) -> bo
 
 def restore_notes(report: RestoreReport) -> list[str]:
     """Lines on what the newer state lacks, because who wrote it had not sent it yet."""
-    who = "whoever wrote that state had not sent"
-    lost = [f"missing there, because {who} it: {shown(path)}" for path in report.removed]
-    back = [f"older there, because {who} its last version: {shown(path)}" for path in report.reverted]
+    lost = [f"the file {shown(path)}" for path in report.removed]
+    back = [f"the last version of {shown(path)}: it shows an older one" for path in report.reverted]
     return lost + back
 
 

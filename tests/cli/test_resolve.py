@@ -104,7 +104,7 @@ async def test_state_of_a_copy_of_this_home_is_told_as_such(
     async with mounted(home, []):
         said = await called(call, "--home", home, "resolve")
     (line,) = (each for each in said.out.splitlines() if each.startswith("another:"))
-    assert "by a copy of this home, or before this disk was set back" in line
+    assert "written by a copy of this home, or here before an old copy of this disk was put back" in line
 
 
 async def test_each_name_that_is_different_is_one_line_and_moves_no_cursor(home: Path, call: Call) -> None:

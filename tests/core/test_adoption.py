@@ -104,11 +104,13 @@ def test_what_was_sent_is_what_our_head_says_if_the_newer_one_goes_back_to_it_an
 
 
 def test_plan_is_read_as_it_was_written_and_nothing_else_is_one() -> None:
-    plan = adoption.make_plan("folder", ["note"], [Entry(3, (b"a/\xff", b"b"))], by="a friend")
+    plan = adoption.make_plan("folder", ["note"], [Entry(3, (b"a/\xff", b"b"))], by="a friend", lacks=["it"])
     assert adoption.decode_plan(adoption.encode(plan)) == plan
     of_past = adoption.make_plan("folder", [], [Entry(at(2, Ino(3)), (b"a",), True)], {2: "Snapshot s"})
     assert adoption.decode_plan(adoption.encode(of_past)) == of_past
-    first = adoption.encode(msgspec.structs.replace(plan, version=1, by=""))[:-2]  # of before it had snapshots
+    third = adoption.encode(msgspec.structs.replace(plan, version=3, lacks=()))[:-1]  # of before it had that
+    assert adoption.decode_plan(b"\x96" + third[1:]).by == "a friend"
+    first = adoption.encode(msgspec.structs.replace(plan, version=1, by="", lacks=()))[:-3]  # … and snapshots
     assert adoption.decode_plan(b"\x94" + first[1:]).entries == plan.entries
     homeless = adoption.encode(msgspec.structs.replace(of_past, snapshots=()))
     for bad in (homeless, b"", b"\x80", adoption.encode(plan)[:-1], adoption.encode(plan) + b"x"):
@@ -141,7 +143,7 @@ def test_letter_says_what_lies_there_what_does_not_and_why() -> None:
     assert not any("folders of their names" in line for line in said)
     plan = adoption.make_plan("folder", [], [], {2: "Snapshot s"})
     said = adoption.letter(plan, [], [(b"bad", "gone")], "").decode().splitlines()
-    assert "  bad: gone" in said and any("has been let go since" in line for line in said)
+    assert "  bad: gone" in said and any("have let it go since" in line for line in said)
     assert any("folders of their names" in line for line in said)
 
 

@@ -192,7 +192,7 @@ def test_what_went_or_was_altered_after_a_snapshot_is_told_to_a_person() -> None
         deeds = CHANGES.deeds([changes for _, changes in catalog.outbox(before, ALL)])
         return find_notes(catalog, SqliteCatalog(":memory:", create=True), deeds, [])
 
-    assert told() == ["given other attributes: 11", "removed: 10", "renamed: 12 to twelve"]
+    assert told() == ["given another mode, owner or extended attribute: 11", "removed: 10", "renamed: 12 to twelve"]
     catalog.end_snapshot(kept)
     after = None
     while (after := catalog.free_snapshot(kept, after, 100)) is not None:
@@ -265,7 +265,7 @@ def marked(steps: str, newer: bytes = b"1", newer_mode: int = MODES[0]) -> list[
 
 @pytest.mark.parametrize("steps", ["M", "sM", "MsM", "MsmsM", "2", "s2", "2s3", "-", "s-", "-s2", "s2s3"])
 def test_file_that_has_other_attributes_than_before_is_told(steps: str) -> None:
-    assert marked(steps) == ["given other attributes: f"]
+    assert marked(steps) == ["given another mode, owner or extended attribute: f"]
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,8 @@ def test_file_that_has_the_attributes_again_that_it_had_is_not_told(steps: str) 
 @pytest.mark.parametrize("steps", ["M2", "sM2", "M2s"])
 def test_attributes_that_the_newer_state_has_too_are_not_told(steps: str) -> None:
     assert marked(steps, newer=b"2", newer_mode=MODES[1]) == []
-    assert marked(steps, newer=b"2") == marked(steps, newer_mode=MODES[1]) == ["given other attributes: f"]
+    told = ["given another mode, owner or extended attribute: f"]
+    assert marked(steps, newer=b"2") == marked(steps, newer_mode=MODES[1]) == told
 
 
 def inos(*numbers: int) -> frozenset[Ino]:

@@ -141,7 +141,7 @@ async def test_what_only_an_unsent_snapshot_has_is_put_aside_in_a_folder_of_its_
         assert link is not None and link.target == b"somewhere"
         said = letter(await content(case.world, catalog, f"{FOLDER}/{LETTER.decode()}"))
         assert "Snapshot first/directory/file" in said
-        lies = "the newer state does not have it; what only it still had lies in Snapshot"
+        lies = "that state does not have it; what only it still had lies in Snapshot"
         assert [line for line in said if line.startswith("snapshot made")] == [
             f"snapshot made: first; {lies} first",
             f"snapshot made: second; {lies} first and Snapshot second",
@@ -201,7 +201,7 @@ async def test_what_was_sent_and_has_been_let_go_is_told_and_keeps_nothing(
             await bench.job(world.node, catalog).run()
             assert tree(catalog) == sorted(["stays", FOLDER])
             said = letter(await content(world, catalog, f"{FOLDER}/{LETTER.decode()}"))
-            assert "Not put aside, because it cannot be read; it was sent, and has been let go since:" in said
+            assert any("suppliers have let it go since" in line for line in said)
             assert any(line.startswith("Snapshot first/removed in both: ") for line in said)
             assert bench.is_gone
 

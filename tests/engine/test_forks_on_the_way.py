@@ -97,7 +97,7 @@ async def test_snapshots_that_a_person_made_on_the_other_line_are_kept_with_it(
             assert newer is not None
             plan = await fetch(world, old, newer, tmp_path / "new")
         assert [note for note in plan.notes if "snapshot" in note] == [
-            "snapshot made: two; the newer state does not have it"
+            "snapshot made: two; that state does not have it"
         ]
 
 

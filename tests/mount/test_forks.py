@@ -173,7 +173,9 @@ def test_state_of_a_cloned_home_is_shown_beside_ours_and_kept_as_a_snapshot_when
         assert [(each["name"], each["came"], each["went"], each["changed"]) for each in shown] == [(name, 1, 1, 1)]
         for command, printed in readme_steps(name):
             said = session_step(swarm, command)
-            other = said.replace("by a copy of this home, or before this disk was set back", "node NODE")
+            other = said.replace(
+                "written by a copy of this home, or here before an old copy of this disk was put back", "node NODE"
+            )
             assert plain(other) == plain(printed), f"$ {command}\n{said}"
         assert (swarm.path / "letter").read_bytes() == LETTER
         assert os.listdir(forks) == []
