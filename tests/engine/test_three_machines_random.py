@@ -10,13 +10,12 @@ A machine is lost only when all that it has is safe.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
-from trio.testing import MockClock
 
 from bitdustfs.engine.node import Node
 from bitdustfs.model import ROOT_INO, Cookie, Ino
@@ -26,28 +25,11 @@ from bitdustfs.testing.world import World, read_whole_of
 from tests.engine.bodies import Body
 from tests.engine.machines import DESKTOP, Machine, two
 from tests.engine.recovered import recover
+from tests.engine.same_schedule import run
 from tests.engine.test_two_machines_random import Story
 
 TABLET = make_identity("tablet", owner="customer")
 STEPS = {"story": 60, "delete": 5, "open": 4, "look": 6, "keep": 4, "forget": 3, "recover": 2, "mount again": 4}
-
-
-@pytest.fixture
-def autojump_clock() -> Iterator[MockClock]:
-    yield MockClock(autojump_threshold=0)
-
-
-@pytest.fixture(autouse=True)
-def same_schedule(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a failure come again: the seed orders the tasks of trio, and no time leaps while a thread works."""
-
-    async def inline(work: Callable[..., object], *args: object) -> object:
-        await trio.lowlevel.checkpoint()
-        return work(*args)
-
-    monkeypatch.setattr("trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING", True)
-    monkeypatch.setattr("trio._core._run._r", random.Random(seed))
-    monkeypatch.setattr("trio.to_thread.run_sync", inline)
 
 
 class LongerStory(Story):
@@ -163,10 +145,11 @@ async def tell(seed: int, steps: int, directory: Path, *, leases: bool) -> Story
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "seed,steps", [(1, 40), *[pytest.param(seed, 80, marks=pytest.mark.long) for seed in range(2, 41)]]
+    "seed,steps,schedule",
+    [(1, 40, 1), *[pytest.param(seed, 80, seed, marks=pytest.mark.long) for seed in range(2, 41)]],
 )
 @pytest.mark.parametrize("leases", [True, False])
-async def test_nothing_is_lost_whatever_happens_to_three_machines_and_whatever_people_do_there(
-    autojump_clock: MockClock, tmp_path: Path, seed: int, steps: int, leases: bool
+def test_nothing_is_lost_whatever_happens_to_three_machines_and_whatever_people_do_there(
+    tmp_path: Path, seed: int, steps: int, schedule: int, leases: bool
 ) -> None:
-    await tell(seed, steps, tmp_path, leases=leases)
+    run(schedule, partial(tell, seed, steps, tmp_path, leases=leases))

@@ -18,12 +18,12 @@ line is brought in, taken or chosen about. Suppliers lose nothing.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
-from trio.testing import MockClock
 
 from bitdustfs.core import head as heads
 from bitdustfs.core import wire
@@ -36,6 +36,7 @@ from bitdustfs.testing.swarm import SupplierNode
 from bitdustfs.testing.world import World
 from tests.engine.bodies import Body
 from tests.engine.machines import DESKTOP, LEASE_S, Machine, two
+from tests.engine.same_schedule import Listening, run
 
 GIVING = ("bringing", "closing", "letting go", "let go")
 TAKING = ("fetching", "grafting", "keeping", "fetched", "adopted")  # another line: beside ours, or in its place
@@ -66,11 +67,6 @@ STEPS = {
 }
 
 
-@pytest.fixture
-def autojump_clock() -> Iterator[MockClock]:
-    yield MockClock(autojump_threshold=0)
-
-
 def lets_everybody(supplier: SupplierNode, while_: Callable[[], bool]) -> None:
     """Have a supplier let everybody hold the volume at any time, for a while."""
     answer = supplier.mute.answer
@@ -91,6 +87,7 @@ class Story:
     def __init__(self, seed: int, world: World, bodies: Sequence[Body], *, leases: bool) -> None:
         self.dice = random.Random(seed)
         self.world = world
+        self.listening = Listening(world.swarm.network)
         self.bodies = bodies
         self.accepted: list[Head] = []  # that a quorum had, in turn
         self.broken: list[str] = []  # what was never to be
@@ -334,11 +331,12 @@ async def tell(seed: int, steps: int, directory: Path, *, leases: bool) -> Story
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "seed,steps", [(1, 40), *[pytest.param(seed, 60, marks=pytest.mark.long) for seed in range(2, 61)]]
+    "seed,steps,schedule",
+    [(1, 40, 1), *[pytest.param(seed, 60, seed, marks=pytest.mark.long) for seed in range(2, 61)]],
 )
 @pytest.mark.parametrize("leases", [True, False])
-async def test_nothing_is_lost_and_never_two_are_accepted_whatever_happens_to_two_machines(
-    autojump_clock: MockClock, tmp_path: Path, seed: int, steps: int, leases: bool
+def test_nothing_is_lost_and_never_two_are_accepted_whatever_happens_to_two_machines(
+    tmp_path: Path, seed: int, steps: int, schedule: int, leases: bool
 ) -> None:
-    story = await tell(seed, steps, tmp_path, leases=leases)
+    story = run(schedule, partial(tell, seed, steps, tmp_path, leases=leases))
     assert len(story.accepted) > 3, "a story in which nobody brings anything shows nothing"
