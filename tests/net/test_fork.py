@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.mount.test_forks import plain, readme_steps
+from tests.mount.test_forks import change_in, last_change, newest, plain, readme_steps
 from tests.net.internet import Host, Internet, wait_until
 from tests.net.test_readme import run
 
@@ -58,15 +58,11 @@ def owner(internet: Internet) -> Iterator[Owner]:
         host.run("umount", str(host.path))
 
 
-def version(host: Host) -> int:
-    return int(host.ask("forks")["version"])
-
-
 def published(host: Host) -> None:
     """Have everything that is there now in a head, at whoever takes it."""
-    before = version(host)
+    wanted = last_change(host.home, host.seen)
     host.begin("sync", str(host.path), "--timeout", "60")
-    wait_until("there is another head", lambda: version(host) > before)
+    wait_until("a head names it", lambda: change_in(host.home, newest(host.home)) >= wanted)
 
 
 def write_at_once(owner: Owner) -> None:
