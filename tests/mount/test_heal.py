@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import random
 import re
+import shutil
+import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,7 +23,7 @@ from tests.mount.trees import real_tree, run
 pytestmark = pytest.mark.slow
 
 
-COPYING_S = 3  # at least: suppliers die meanwhile
+COPYING_S = 3  # at least
 README = Path(__file__).resolve().parents[2] / "README.md"
 MAY_DIFFER = (  # from what README prints
     (re.compile(r"\d+(\.\d+)? [KM]iB"), "SIZE"),
@@ -37,6 +41,25 @@ def size_of(tree: Path) -> int:
     return sum(path.stat().st_size for path in tree.rglob("*") if path.is_file())
 
 
+@contextmanager
+def half_copied(source: Path, target: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A copy that stands still on its way, until SIGCONT."""
+    for seconds in (COPYING_S, 10 * COPYING_S, 100 * COPYING_S):
+        slowly = f"--bwlimit={max(1, size_of(source) // 1024 // seconds)}"  # KiB a second
+        copying = subprocess.Popen(["rsync", "-a", slowly, f"{source}/", str(target)])
+        try:
+            wait_until("something was copied", target.exists)
+            copying.send_signal(signal.SIGSTOP)
+            if copying.poll() is None:
+                yield copying
+                return
+        finally:
+            copying.kill()
+            copying.wait()
+        shutil.rmtree(target)  # it was over before we looked, on a machine that is that busy
+    raise AssertionError("nothing is copied as slowly as that")
+
+
 def is_whole(practice: Practice) -> bool:
     told = practice.status()
     return told["missing_fragments"] == 0 and told["held"] == told["wanted"] == 5 and not told["files_local"]
@@ -45,13 +68,11 @@ def is_whole(practice: Practice) -> bool:
 def test_two_suppliers_killed_under_rsync_are_replaced_by_the_spares_and_two_more_may_die(tmp_path: Path) -> None:
     source = real_tree(tmp_path / "source", 400)
     with Practice(tmp_path / "swarm", spares=2, patience="6s") as practice:
-        slowly = f"--bwlimit={size_of(source) // 1024 // COPYING_S}"  # KiB a second
-        copying = subprocess.Popen(["rsync", "-a", slowly, f"{source}/", str(practice.path / "tree")])
-        wait_until("something was copied", (practice.path / "tree").exists)
-        practice.run("demo", "kill", "1")
-        practice.run("demo", "kill", "3")
-        assert copying.poll() is None, "they died after all was copied"
-        assert copying.wait(timeout=HANGS_S) == 0
+        with half_copied(source, practice.path / "tree") as copying:
+            practice.run("demo", "kill", "1")
+            practice.run("demo", "kill", "3")
+            copying.send_signal(signal.SIGCONT)
+            assert copying.wait(timeout=HANGS_S) == 0
         wait_until("the spares hold what the dead ones held", lambda: is_whole(practice))
         states = {each["label"]: each["state"] for each in practice.status()["suppliers"]}
         assert states == {f"supplier{n}": "lost" if n in (1, 3) else "online" for n in range(1, 8)}

@@ -156,7 +156,7 @@ def test_rsync_that_was_interrupted_goes_on(rough_swarm: Practice, tmp_path: Pat
     source, target = tmp_path / "file", rough_swarm.path / "partial"
     source.write_bytes(random.Random(2).randbytes(4_000_000))
     target.mkdir()
-    command = ["rsync", "--partial", "--bwlimit=2000", str(source), f"{target}/"]
+    command = ["rsync", "--partial", "--bwlimit=100", str(source), f"{target}/"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as started:
         wait_until("some bytes are there", lambda: any(p.stat().st_size > 300_000 for p in target.iterdir()))
         started.send_signal(signal.SIGINT)
