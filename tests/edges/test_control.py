@@ -18,7 +18,7 @@ from bitdustfs.edges.control import ANSWER_BYTES, REQUEST_BYTES, Args, NotServed
 from bitdustfs.edges.control_server import Handler, Report
 from bitdustfs.errors import BadFormat, BadRequest, BitdustError, Kind, PeerRefused, Unavailable
 
-PATIENCE_S = 30
+PATIENCE_S = 60
 
 
 async def echo(args: Args, _report: Report) -> Mapping[str, object]:

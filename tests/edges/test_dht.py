@@ -21,10 +21,12 @@ from bitdustfs.edges.dht import Dht
 from bitdustfs.errors import BadFormat, Unavailable
 from bitdustfs.ports import Directory
 from bitdustfs.testing.directory import FakeDirectory
-from tests.edges.dht_swarm import NOW_S, RULES, record
+from tests.edges.dht_swarm import NOW_S, record
+from tests.edges.dht_swarm import RULES as OF_ONE_LOOP
 from tests.edges.paying import Paying
 
 PATIENCE_S = 60
+RULES = replace(OF_ONE_LOOP, tries_s=(0.05, 0.5, 5.0))  # each table has a thread, and others may have the processor
 
 
 def made(number: int, state: Path | None = None, named: Sequence[str] = ()) -> Dht:

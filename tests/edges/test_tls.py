@@ -29,7 +29,7 @@ from bitdustfs.testing.swarm import make_identity
 SUPPLIER = make_identity("supplier")
 CUSTOMER = make_identity("customer")
 STRANGER = make_identity("stranger")
-PATIENCE_S = 30  # only so that a test that hangs ends
+PATIENCE_S = 60  # only so that a test that hangs ends
 
 PrivateKey = Ed25519PrivateKey | ec.EllipticCurvePrivateKey
 
