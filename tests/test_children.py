@@ -42,8 +42,10 @@ with Practice(Path(sys.argv[1]), suppliers=1, code="1/1"):
 
 
 def is_gone(pid: int) -> bool:
-    stat = Path(f"/proc/{pid}/stat")
-    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):  # the second: it went between opening and reading
+        return True
 
 
 def test_child_prints_and_ends_as_a_process_that_was_started() -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from bitdustfs.edges.home import Home, holder
 from tests import traces
 from tests.mount.practice import Practice
 from tests.mount.support import code_of
@@ -67,15 +68,15 @@ def test_what_one_machine_writes_is_seen_on_the_other_and_open_files_keep_their_
                 (swarm.path / "folder" / "inside").write_bytes(b"inside")
                 swarm.sync()
                 until(has(place / "new", b"new"))
-                assert (place / "letter").read_bytes() == b"another letter"
-                assert (place / "folder" / "inside").read_bytes() == b"inside"
+                until(has(place / "letter", b"another letter"))  # the kernel is told right after the step
+                until(has(place / "folder" / "inside", b"inside"))
                 assert held.read() == LETTER
                 assert os.fstat(held.fileno()).st_size == len(LETTER)
             (swarm.path / "new").unlink()
             (swarm.path / "folder" / "inside").rename(swarm.path / "moved")
             swarm.sync()
             until(lambda: sorted(os.listdir(place)) == ["folder", "letter", "moved"])
-            until(lambda: not (place / "new").exists())  # the kernel is told right after the step
+            until(lambda: not (place / "new").exists())
             until(lambda: os.listdir(place / "folder") == [])
             assert code_of((place / "mine").touch) == errno.EROFS
             assert code_of((place / "moved").unlink) == errno.EROFS
@@ -84,6 +85,7 @@ def test_what_one_machine_writes_is_seen_on_the_other_and_open_files_keep_their_
             assert "written by node" in swarm.run("status", home=home, ok=(0, 30, 31)).stdout
 
             os.kill(mount_pid(tmp_path, place), signal.SIGKILL)
+            until(lambda: holder(Home(home)) is None)
             (swarm.path / "after").write_bytes(b"after")
             swarm.sync()
             swarm.run("mount", str(place), home=home)

@@ -15,7 +15,7 @@ import pytest
 
 from bitdustfs.edges import mounts
 from bitdustfs.edges.fuse_tuning import MAX_BACKGROUND, READ_AHEAD_KIB, connections
-from tests.mount.support import Standin, code_of
+from tests.mount.support import HANGS_S, Standin, code_of
 
 pytestmark = pytest.mark.slow
 
@@ -180,7 +180,7 @@ def test_end_of_the_process_leaves_no_mount(own: Standin) -> None:
 
 def test_unmounting_ends_the_process(own: Standin) -> None:
     mounts.detach(str(own.path), lazy=False)
-    assert own.process.wait(30) == 0
+    assert own.process.wait(HANGS_S) == 0
 
 
 def test_deleted_file_is_dropped_when_it_is_closed(own: Standin) -> None:

@@ -120,7 +120,7 @@ def test_snapshots_are_made_by_themselves_where_nobody_said_otherwise(usual: Pra
 
     wait_until("a snapshot is made", lambda: bool(made()))
     (usual.path / "letter").unlink()
-    (name,) = (each["name"] for each in made())
+    name, *_ = (each["name"] for each in made())  # more than one if an hour has just ended
     assert name.startswith("auto-")
     assert (usual.path / ".snapshots" / name / "letter").read_bytes() == b"dear friend"
     usual.run("config", "set", "snapshots.hourly", "0")

@@ -178,7 +178,8 @@ def test_mount_starts_and_works_without_a_network(swarm: Practice) -> None:
     port = int(swarm.places()[0].rpartition(":")[2])
     with socket.socket() as hole:  # takes connections, and never answers; the other two refuse them
         hole.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        hole.bind(("127.0.0.1", port))
+        # files are closed one after another: who holds no home any more may listen for another moment
+        wait_until("the port is free", lambda: code_of(lambda: hole.bind(("127.0.0.1", port))) is None)
         hole.listen()
         swarm.mount(wait=False)
         (swarm.path / "letter").write_text("dear all")

@@ -18,7 +18,7 @@ from bitdustfs.cli.common import Asked
 from bitdustfs.cli.init import init
 from bitdustfs.edges import mounts
 from bitdustfs.edges.home import Home, find_home, holder
-from tests.mount.practice import done_here
+from tests.mount.practice import done_here, wait_until
 from tests.test_manual import fields_of, status_fields
 
 PROGRAM = [sys.executable, "-m", "bitdustfs.cli.main"]
@@ -102,6 +102,14 @@ def is_mounted(place: Path) -> bool:
     return mounts.mounted_at(str(place), mounts.read_mounts()) is not None
 
 
+def kill(home: Path) -> None:
+    """End the process of a home by SIGKILL."""
+    pid = holder(Home(home))
+    assert pid
+    os.kill(pid, signal.SIGKILL)
+    wait_until("the home is free", lambda: holder(Home(home)) is None)
+
+
 def test_a_mount_without_suppliers_works_and_says_so(machine: Machine) -> None:
     machine.apart = True
     home, place = machine.home("home"), machine.place()
@@ -128,7 +136,7 @@ def test_what_is_mounted_or_in_use_is_refused(machine: Machine) -> None:
     assert "mounted at" in machine.run("--home", machine.home("second"), "mount", place, ends=12)
     assert not is_mounted(other)
     assert f"run `bitdustfs umount {place}` first" in machine.run("fsck", place, ends=12)
-    os.kill(holder(Home(home)) or 0, signal.SIGKILL)
+    kill(home)
     assert "catalog: sound" in machine.run("fsck", "--offline", place)  # its mount, which is left, says which home
 
 
@@ -150,11 +158,8 @@ def test_a_killed_mount_is_mounted_again_without_cleaning(machine: Machine) -> N
     with (place / "kept").open("wb", buffering=0) as file:
         file.write(b"kept")
         os.fsync(file.fileno())
-    pid = holder(Home(home))
-    assert pid
-    os.kill(pid, signal.SIGKILL)
-    while not mounts.is_dead(str(place)):
-        pass
+    kill(home)
+    wait_until("the mount is dead", lambda: mounts.is_dead(str(place)))
     machine.run("status", place, ends=14)
     machine.run("--home", home, "mount", place)
     assert (place / "kept").read_text() == "kept"

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from bitdustfs.edges.home import Home
 from tests.mount.support import code_of
 from tests.net.internet import Host, Internet, Started, wait_until
 
@@ -184,13 +185,13 @@ def test_volume_is_read_followed_handed_over_handed_back_and_taken_over_between_
     desktop.run("umount", str(desktop.path))
     mounted(desktop)
     assert (desktop.seen / "taken").read_bytes() == b"taken"
-    wait_until("it is put aside", lambda: len(list(desktop.seen.glob("Put aside */unsent"))) == 1)
+    wait_until("all is put aside", lambda: not list(Home(desktop.home).aside.glob("*/catalog.db")))
     (aside,) = desktop.seen.glob("Put aside */unsent")
     shows(aside, b"unsent")
     assert desktop.sync() == "safe"
     shows(laptop.seen / aside.relative_to(desktop.seen), b"unsent")  # it let go, and follows
     put_aside = {name: content for name, content in tree(desktop).items() if name.startswith("Put aside ")}
-    assert tree(laptop) == tree(desktop)
+    wait_until("it shows the same", lambda: tree(laptop) == tree(desktop))
     assert tree(desktop) == put_aside | {
         "letter": CONTENT,
         "followed": b"followed",
