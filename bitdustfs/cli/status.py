@@ -223,7 +223,10 @@ def _repair(report: StatusReport) -> str:
         told.append(f"at work on {count(report['repairing'], 'block')}")
     if report["repair_bytes_per_s"]:
         told.append(f"{format_size(round(report['repair_bytes_per_s']))} a second so far")
-    if report["repair_eta_s"] >= 0:
+    if report["refusing"]:
+        takes = "takes" if len(report["refusing"]) == 1 else "take"
+        told.append(f"{', '.join(report['refusing'])} {takes} none before you have chosen with `bitdustfs resolve`")
+    elif report["repair_eta_s"] >= 0:
         told.append(f"about {format_eta(report['repair_eta_s'])} left")
     elif "view" in report:
         told.append("the machine that writes makes them, if it has not")

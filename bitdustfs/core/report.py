@@ -81,7 +81,8 @@ class StatusReport(TypedDict):
     missing_bytes: int  # of the whole volume: of the fragments to be made again
     repairing: int  # blocks of the volume that fragments are being made of now
     repair_bytes_per_s: float  # how fast repair went since the mount, pauses and all; 0: it had nothing to do
-    repair_eta_s: int  # -1: not known, or nobody takes anything now
+    repair_eta_s: int  # -1: not known, or nobody takes anything now, or one of these does not:
+    refusing: list[str]  # labels of suppliers that take nothing before a person has chosen with `bitdustfs resolve`
     snapshots: int  # of the volume
     snapshot_bytes: int  # of user data: what only snapshots have; `df` counts it as used
     forks: int  # of the volume: states beside it that can be chosen about

@@ -83,6 +83,7 @@ class Forecast:
         limit_bytes_s: of the line, by our own limit; inf: none.
         speed_of: the best speed seen of a supplier, in bytes a second; 0: none.
         held_up: sentences that say why it does not go on, or goes slowly.
+        refusing: who takes nothing now, whatever room there is; `held_up` says why.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Forecast:
         limit_bytes_s: Callable[[], float] = lambda: float("inf"),
         speed_of: Callable[[SupplierNo], float] = lambda _supplier: 0.0,
         held_up: Callable[[], list[str]] = list,
+        refusing: Callable[[], Sequence[Supplier]] = tuple,
     ) -> None:
         self._catalog = catalog
         self._planner = planner
@@ -103,12 +105,15 @@ class Forecast:
         self._limit_bytes_s = limit_bytes_s
         self._speed_of = speed_of
         self._held_up = held_up
+        self._refusing = refusing
 
     async def rebuild(self) -> RebuildReport:
         """What would be rebuilt now."""
         labels = {row.supplier: row.label for row in self._catalog.suppliers()}
         verdicts = self._catalog.verdicts()
         takers = dict(self._planner.takers()) if self._planner is not None else {}
+        for row in self._refusing():
+            takers.pop(row.supplier, None)
         answering, found = set(takers), _Sum()
         at: Wanting | None = None
         while page := self._catalog.wanting_blocks(PAGE, at):
@@ -218,7 +223,7 @@ class Forecast:
         told = list(self._held_up())
         if self._planner is None or not found.fragments:
             return told
-        if not answering:
+        if not answering and not self._refusing():
             told.append("no hired supplier answers and has room")
         elif found.possible < found.fragments:
             told.append(

@@ -27,7 +27,7 @@ That is noted: the home that wrote it may still have all of it, and puts it asid
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Set
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -194,6 +194,17 @@ class Forks:
             if row.supplier in every and every[row.supplier].head.link in known
         ]
 
+    def refusing(self) -> list[Supplier]:
+        """Who answers, and takes no fragment from here before a person has chosen about the head that is there."""
+        others = self._publisher.others if self.is_writer() else {}
+        over = {link for line in gone_over(self._catalog) for link in heads.split_links(line.links)} if others else ()
+        refused = {
+            who
+            for who, each in others.items()
+            if self._publisher.is_refused_for(each.head) and each.head.link not in over
+        }
+        return [row for row in self._catalog.suppliers() if row.supplier in refused and self.is_answering([row])]
+
     def is_answering(self, some: Iterable[Supplier]) -> bool:
         """Whether one of these answers now."""
         online = self._following.suppliers.online() if self._following is not None else ()
@@ -215,6 +226,8 @@ class Forks:
             f"this one, in .forks/{snapshot.name}: compare and choose with `bitdustfs resolve`{where}"
             for snapshot, fork in self.all()
         ]
+        if refusing := self.refusing():
+            told.append(told_of_refusing(refusing))
         if writes and not self.has_everything:
             missing = {each.head.digest: each.head for each in self.missing.values()}
             why = [self._told_of_missing(each) for each in missing.values()]
@@ -571,6 +584,15 @@ class Forks:
 def told_of(unread: Unread) -> str:
     """Why a head beside ours is not shown, for a person."""
     return f"version {unread.found.head.version} of another line cannot be shown yet: {unread.why}"
+
+
+def told_of_refusing(some: Sequence[Supplier]) -> str:
+    """What becomes of fragments that these do not take, for a person."""
+    takes, holds = ("takes", "it holds") if len(some) == 1 else ("take", "they hold")
+    return (
+        f"{', '.join(row.label for row in some)} {takes} no fragments from this machine before you have chosen with "
+        f"`bitdustfs resolve`: {holds} the other state, which has a higher version"
+    )
 
 
 def _free(name: str, taken: Collection[str]) -> str:

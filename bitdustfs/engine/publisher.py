@@ -192,6 +192,11 @@ class Publisher:
         """Say whether a head is of before the owner certified us: nobody goes on from it any more."""
         return head.epoch < self._identity.certificate.epoch
 
+    def is_refused_for(self, head: Head) -> bool:
+        """Say whether who holds this head takes no fragment from us: another node has gone further (engine/heads)."""
+        is_rival = head.signer.node != self._identity.node and not self.outranks(head)
+        return is_rival and head.version > self.version
+
     def have_shown(self, suppliers: Set[SupplierNo]) -> bool:
         """Say whether these have all shown what they hold since we started."""
         return suppliers <= self._answered

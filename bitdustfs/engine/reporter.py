@@ -124,6 +124,7 @@ class Reporter:
         self._trouble: list[str] = []
         self.waiting_to_leave: Callable[[], Mapping[SupplierNo, int]] = dict  # see `Drainer.waiting`
         self.forks: Callable[[], list[str]] = list  # what to say of states beside this one
+        self.refusing: Callable[[], Sequence[Supplier]] = tuple  # see `Forks`
         self.waits_for: Callable[[], Sequence[WaitReport]] = tuple  # see `Waiting`
         self.trouble_waiting: Callable[[], Sequence[str]] = tuple
         self.lack_of_room: Callable[[], str] = str  # see `Services.lack_of_room`
@@ -185,6 +186,7 @@ class Reporter:
         recode_blocks, recode_bytes = self._catalog.count_marked()
         snapshots, snapshot_bytes = self.snapshots()
         forks, fork_bytes = self.kept_forks()
+        refusing = [row.label for row in self.refusing()]
         report = StatusReport(
             state=found.state.value,
             path=path or "/",
@@ -211,7 +213,8 @@ class Reporter:
             missing_bytes=lacking.missing_bytes,
             repairing=len(self._rebuilder.at_work),
             repair_bytes_per_s=self._rebuilder.bytes_per_s,
-            repair_eta_s=eta_s(lacking.missing_bytes, self._rebuilder),
+            repair_eta_s=-1 if refusing and lacking.missing_bytes else eta_s(lacking.missing_bytes, self._rebuilder),
+            refusing=refusing,
             snapshots=snapshots,
             snapshot_bytes=snapshot_bytes,
             forks=forks,

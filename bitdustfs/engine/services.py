@@ -32,7 +32,7 @@ from bitdustfs.engine.drainer import Drainer
 from bitdustfs.engine.files import Files
 from bitdustfs.engine.follower import Follower
 from bitdustfs.engine.forecast import Forecast
-from bitdustfs.engine.forks import Forks
+from bitdustfs.engine.forks import Forks, told_of_refusing
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.handover import Handover
 from bitdustfs.engine.holding import Holding
@@ -475,9 +475,11 @@ class Services:
             limit_bytes_s=lambda: self.suppliers.pacer.up.bytes_per_s,
             speed_of=lambda supplier: self.tracks.of(supplier).bytes_per_s,
             held_up=self._held_up,
+            refusing=self.forks.refusing,
         )
         self.reporter.lack_of_room = self.lack_of_room
         self.reporter.forks = self.forks.lines
+        self.reporter.refusing = self.forks.refusing
         waiting = Waiting(self._catalog, self.publisher, self.forks, self.orphans)
         self.reporter.waits_for = waiting.reports
         self.reporter.trouble_waiting = waiting.lines
@@ -625,6 +627,8 @@ class Services:
         told = []
         if self.journal.refusal is not None:
             told.append(f"nothing is rebuilt now, because nothing can be changed: {self.journal.refusal}")
+        if refusing := self.forks.refusing():
+            told.append(told_of_refusing(refusing))
         if self.monitor.is_doubtful:
             told.append("most suppliers do not answer: none is given up meanwhile, for it may be us who are cut off")
         if self.reads.is_busy():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from bitdustfs.cli import status
 from bitdustfs.core.report import SyncReport
 from bitdustfs.core.units import format_size
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
@@ -81,13 +82,11 @@ async def test_sync_says_that_nothing_is_changed_here_any_more(autojump_clock: M
         assert told["why"][0] == f"nothing can be changed now: {node.journal.refusal}"
 
 
-@pytest.mark.slow
-async def test_volume_is_safe_again_after_a_line_of_higher_versions_was_gone_over(
-    autojump_clock: MockClock, tmp_path: Path
-) -> None:
-    """Until then who holds that line takes no fragment from us: what was refused must not wait to be let go there."""
+@asynccontextmanager
+async def forked_higher(directory: Path) -> AsyncIterator[tuple[World, Machine]]:
+    """A volume of which two of five suppliers hold a line of higher versions, and who has brought that in."""
     async with World(code=Code(2, 5)).hired() as world:
-        laptop, desktop = Machine(world, tmp_path / "laptop"), Machine(world, tmp_path / "desktop", DESKTOP)
+        laptop, desktop = Machine(world, directory / "laptop"), Machine(world, directory / "desktop", DESKTOP)
         laptop.hire()
         async with laptop.mounted() as node:
             await laptop.write("file", b"common")
@@ -105,17 +104,48 @@ async def test_volume_is_safe_again_after_a_line_of_higher_versions_was_gone_ove
             each.mute.refuses_heads = False
         await learn_beside(world, desktop)
         desktop.takes_over = True
-        async with desktop.mounted(wait=False) as node:
+        async with desktop.mounted(wait=False):
             await desktop.write("the desktop's", DESKTOPS)
             assert await desktop.sync() == "degraded"
             for number in (1, 2):
                 world.swarm.heal(number)
             await brought_in(desktop)
             await trio.sleep(LEASE_S)  # fragments are offered to both
-            assert node.publisher.version < max(versions(world))
-            await node.forks.resolve(node.forks.all()[0][0].name)
-            await until(lambda: node.replica.is_current)
-            assert await desktop.sync() == "safe"
+            assert desktop.node.publisher.version < max(versions(world))
+            yield world, desktop
+
+
+@pytest.mark.slow
+async def test_volume_is_safe_again_after_a_line_of_higher_versions_was_gone_over(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """Until then who holds that line takes no fragment from us: what was refused must not wait to be let go there."""
+    async with forked_higher(tmp_path) as (_world, desktop):
+        node = desktop.node
+        await node.forks.resolve(node.forks.all()[0][0].name)
+        await until(lambda: node.replica.is_current)
+        assert await desktop.sync() == "safe"
+
+
+@pytest.mark.slow
+async def test_what_waits_for_a_choice_is_told_as_such_by_status_sync_and_the_forecast(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """It was told as repair that takes a second, and as what nobody takes, for which others should be hired."""
+    async with forked_higher(tmp_path) as (_world, desktop):
+        node = desktop.node
+        until_chosen = "s1, s2 take no fragments from this machine before you have chosen with `bitdustfs resolve`"
+        report, planned = await node.status(), await node.forecast()
+        assert (report["state"], report["refusing"], report["repair_eta_s"]) == ("degraded", ["s1", "s2"], -1)
+        (repair,) = (line for line in status.lines(report, "home") if line.startswith("  repair"))
+        assert repair.endswith("; s1, s2 take none before you have chosen with `bitdustfs resolve`")
+        assert planned["takers"] == [] and planned["held_up"][0].startswith(until_chosen)
+        for told in (report["trouble"], (await synced(desktop))["why"]):
+            assert any(each.startswith(until_chosen) for each in told)
+        await node.forks.resolve(node.forks.all()[0][0].name)
+        assert await desktop.sync() == "safe"
+        report, planned = await node.status(), await node.forecast()
+        assert (report["refusing"], planned["held_up"]) == ([], [])
 
 
 @pytest.mark.slow
