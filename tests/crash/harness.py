@@ -29,10 +29,10 @@ from tests.crash.oplog import Entry
 from tests.crash.trace import read
 from tests.crash.workloads import CHECKS, lay_out_source
 from tests.mount.practice import wait_until
+from tests.mount.support import HANGS_S
 
 TRACE = "trace"
 PROMISES = "promises"
-_HANGS_S = 120  # then it is killed, and the test fails
 _READ_BYTES = 128 * 1024
 _MOST_NAMES = 100_000
 _PUBLISHING = ("published",)  # workloads that need suppliers
@@ -85,7 +85,7 @@ class Watched:
         with self._log.open("wb") as log:
             words = [str(self.path), *self._words]
             self.process = start("tests.crash.served", *words, stdout=subprocess.PIPE, stderr=log)
-        self._watchdog = threading.Timer(_HANGS_S, self.process.kill)
+        self._watchdog = threading.Timer(HANGS_S, self.process.kill)
         self._watchdog.daemon = True
         self._watchdog.start()
         try:

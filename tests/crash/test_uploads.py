@@ -17,7 +17,7 @@ from tests.crash.trace import read
 
 CONTENT = random.Random(5).randbytes(100_000)
 FRAGMENTS = 3
-PATIENCE_S = 60
+PATIENCE_S = 120
 
 
 @pytest.mark.slow

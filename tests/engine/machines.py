@@ -31,7 +31,7 @@ LAPTOP = make_identity("customer")  # the first machine of every world
 DESKTOP = make_identity("desktop", owner="customer")
 ALL = frozenset(range(1, 6))
 LEASE_S = 180  # three words of a holder
-REAL_S = 30.0  # for a loaded disk to make something durable
+REAL_S = 60.0  # for a loaded disk to make something durable
 SEAT, COPY = b"the first seat..", b"of a copied home"
 
 

@@ -28,6 +28,7 @@ from bitdustfs.edges import mounts
 from bitdustfs.edges.control import Args, ask
 from bitdustfs.edges.home import Home, holder
 from bitdustfs.edges.keys_disk import identity_of, read_keys
+from bitdustfs.engine.relation import BACKOFF_CAP_S
 from tests import traces
 from tests.children import Child, start, starter
 from tests.mount.support import HANGS_S
@@ -35,6 +36,7 @@ from tests.traces import MARK
 
 PROGRAM = [sys.executable, "-m", "bitdustfs.cli.main"]
 _PATIENCE_S = HANGS_S
+_LATEST_S = 2 * BACKOFF_CAP_S + 60  # who was away for long is dialled again so late, on a busy machine later
 _NONE_BY_ITSELF = "".join(f"snapshots.{each} = 0\n" for each in ("hourly", "daily", "weekly", "monthly"))
 
 
@@ -317,7 +319,7 @@ def _as_in_a_process(environment: Mapping[str, str]) -> Iterator[None]:
         os.umask(umask)
 
 
-def wait_until(what: str, condition: Any, patience_s: float = 60.0) -> None:
+def wait_until(what: str, condition: Any, patience_s: float = _LATEST_S) -> None:
     """Poll until `condition()` holds; fail the test with `what` if it does not in time."""
     end = time.monotonic() + patience_s
     while not condition():

@@ -31,7 +31,7 @@ NOBODY = 65534
 libc = ctypes.CDLL(None, use_errno=True)
 AT_FDCWD = -100
 HANGS_S = 300  # what takes longer hangs on its mount, also on a busy machine: without a daemon it fails
-STOPS_S = 30
+STOPS_S = 60  # who does not hang needs a quarter of that, also on a busy machine
 Process = Child | subprocess.Popen[bytes]
 
 

@@ -24,7 +24,7 @@ from tests.mount.support import code_of
 
 pytestmark = pytest.mark.slow
 LETTER = bytes(i * i % 251 for i in range(300_000))
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 README = Path(__file__).resolve().parents[2] / "README.md"
 
 
