@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -317,6 +317,15 @@ def _as_in_a_process(environment: Mapping[str, str]) -> Iterator[None]:
         os.environ.clear()
         os.environ.update(before)
         os.umask(umask)
+
+
+def bytes_in(directory: Path) -> int:
+    """How long the files below a directory are together, while some of them come and go."""
+    total = 0
+    for path in directory.rglob("*"):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size * path.is_file()
+    return total
 
 
 def wait_until(what: str, condition: Any, patience_s: float = _LATEST_S) -> None:

@@ -20,7 +20,7 @@ from bitdustfs.cli.processes import MODULE
 from bitdustfs.edges import mounts
 from bitdustfs.edges.home import Home, holder
 from tests.children import bitdustfs, start
-from tests.mount.practice import done_here, wait_until
+from tests.mount.practice import bytes_in, done_here, wait_until
 from tests.mount.support import HANGS_S
 
 pytestmark = pytest.mark.slow
@@ -144,8 +144,7 @@ def test_two_friends_join_with_one_line_and_each_has_the_others_data(
         (one.path / "letter").write_bytes(one.content)
         one.run("sync", str(one.path))
     for one, other in ((anna, boris), (boris, anna)):
-        kept = sum(file.stat().st_size for file in (other.home / "shelf").rglob("*") if file.is_file())
-        assert kept > len(one.content)
+        assert bytes_in(other.home / "shelf") > len(one.content)
         one.run("cache", "drop", str(one.path))
         assert (one.path / "letter").read_bytes() == one.content
         (told,) = json.loads(one.run("contracts", "--json"))["contracts"]
@@ -208,8 +207,7 @@ def test_three_friends_lose_a_disk_and_a_friend_and_not_a_byte(people: tuple[Per
     # the contracts outlive his burnt machine: they hire the new one without a hand
     wait_until("they use his new machine", lambda: all("boris" in one.answering() for one in (anna, clara)))
     # and what he kept for anna is made again there; for clara, who was started since, that takes minutes
-    shelf = boris.home / "shelf"
     wait_until(
         "his new machine keeps it",
-        lambda: sum(file.stat().st_size for file in shelf.rglob("*") if file.is_file()) > len(anna.content),
+        lambda: bytes_in(boris.home / "shelf") > len(anna.content),
     )

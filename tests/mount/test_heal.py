@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import shutil
@@ -86,10 +87,14 @@ def test_two_suppliers_killed_under_rsync_are_replaced_by_the_spares_and_two_mor
 def lose_leaves(shelf: Path, share: float) -> int:
     """Change a byte in so many of the leaves of a shelf, at random. Returns in how many."""
     dice, lost = random.Random(5), 0
-    for path in sorted(path for path in shelf.glob("*/??/*") if path.stat().st_size):
-        size = path.stat().st_size
-        leaves = [at for at in range(0, size, LEAF_BYTES) if dice.random() < share]
-        with path.open("r+b") as file:
+    for path in sorted(shelf.glob("*/??/*")):
+        try:
+            file = path.open("r+b")
+        except FileNotFoundError:
+            continue  # it was let go meanwhile
+        with file:
+            size = file.seek(0, os.SEEK_END)
+            leaves = [at for at in range(0, size, LEAF_BYTES) if dice.random() < share]
             for at in leaves:
                 file.seek(min(at + LEAF_BYTES, size) - 1)
                 byte = file.read(1)
