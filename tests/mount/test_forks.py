@@ -8,56 +8,28 @@ import os
 import re
 import shlex
 import subprocess
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from bitdustfs.cli.assemble_supplier import unlock
 from bitdustfs.core import head as heads
 from bitdustfs.core import wire
 from bitdustfs.core.head import Head
-from bitdustfs.core.replica import unseal_head
-from bitdustfs.edges.catalog_sqlite import SqliteCatalog
-from bitdustfs.edges.contracts_disk import DiskContracts
 from bitdustfs.edges.home import Home
 from bitdustfs.edges.keys_disk import identity_of, read_keys
 from bitdustfs.edges.tcp import TcpDialer
 from bitdustfs.engine.errand import ask_once
-from bitdustfs.engine.publisher import kept_head
 from bitdustfs.model import NodeId
 from tests.mount.practice import Practice, wait_until
+from tests.mount.published import change_in, held_by, last_change, newest
 from tests.mount.support import code_of
 
 pytestmark = pytest.mark.slow
 README = Path(__file__).resolve().parents[2] / "README.md"
 MANUAL = README.parent / "man" / "bitdustfs.1"
 LETTER = bytes(i * i % 251 for i in range(300_000))
-
-
-def newest(home: Path) -> Head:
-    """The newest head of a home."""
-    with closing(SqliteCatalog(Home(home).catalog, read_only=True)) as catalog:
-        raw = kept_head(catalog)
-    assert raw is not None
-    return heads.parse(raw)
-
-
-def last_change(home: Path, place: Path) -> int:
-    """The last change of what is there now, where the home is mounted."""
-    directory = os.open(place, os.O_RDONLY)
-    os.fsync(directory)
-    os.close(directory)
-    with closing(SqliteCatalog(Home(home).catalog, read_only=True)) as catalog:
-        return catalog.last_change
-
-
-def change_in(home: Path, head: Head) -> int:
-    """The last change that a head of the volume of a home names."""
-    _, secrets = unlock(Home(home))
-    return unseal_head(secrets, head.sealed).change
 
 
 def put_beside(swarm: Practice, number: int, before: Head) -> None:
@@ -98,14 +70,11 @@ def write_two_states(swarm: Practice) -> None:
     (swarm.path / "later").write_bytes(b"later")
     (swarm.path / "letter").unlink()
     wanted = last_change(swarm.home, swarm.path)
-    homes = [Home(swarm.supplier_home(number)) for number in (2, 3)]
 
     def is_held() -> bool:
         synced(swarm)
-        held = [raw for home in homes for raw in DiskContracts(home.contracts).heads().values()]
-        return len(held) == 2 and all(
-            change_in(swarm.home, heads.parse(heads.split(raw)[0])) >= wanted for raw in held
-        )
+        held = held_by(map(swarm.supplier_home, (2, 3)))
+        return all(change_in(swarm.home, each) >= wanted for each in held)
 
     wait_until("two suppliers hold it", is_held)
     swarm.umount()

@@ -21,7 +21,8 @@ from bitdustfs.engine.errand import ask_once
 from bitdustfs.engine.fork_notes import gone_over
 from bitdustfs.model import NodeId
 from tests.mount.practice import Practice, wait_until
-from tests.mount.test_forks import LETTER, newest, write_two_states
+from tests.mount.published import is_all_held_by, newest
+from tests.mount.test_forks import LETTER, write_two_states
 
 pytestmark = pytest.mark.slow
 THIS = {"both": b"of this machine", "later": b"later"}
@@ -87,6 +88,8 @@ def check_one_line(swarm: Practice, name: str) -> None:
     wait_until("nothing is to be done", lambda: swarm.status()["state"] == "safe")
     swarm.forget()
     assert shown(swarm.path / ".snapshots" / name) == OTHER  # from suppliers
+    suppliers = [swarm.supplier_home(number) for number in (1, 2, 3)]
+    wait_until("it is at rest", lambda: is_all_held_by(suppliers, swarm.home))
     swarm.umount()
     head: Head = newest(swarm.home)
     assert heads_at(swarm) == [head.raw] * 3

@@ -22,6 +22,7 @@ from bitdustfs.errors import BitdustError
 from tests.children import Child
 from tests.engine.doomed import POINTS
 from tests.mount.practice import Practice, wait_until
+from tests.mount.published import is_all_held_by
 from tests.mount.trees import real_tree, run
 
 pytestmark = pytest.mark.slow
@@ -58,6 +59,12 @@ def differences(source: Path, target: Path, *, read: bool = True) -> str:
     return run("rsync", *how, f"{source}/", target)
 
 
+def wait_until_at_rest(swarm: Practice, *numbers: int) -> None:
+    """Until these suppliers have the newest head: what is safe is at enough of all, whichever those are."""
+    homes = [swarm.supplier_home(number) for number in numbers]
+    wait_until("they have the newest head", lambda: is_all_held_by(homes, swarm.home))
+
+
 def test_tree_comes_back_from_the_words_and_one_address_when_the_margin_is_dead_too(
     swarm: Practice, tree: Path
 ) -> None:
@@ -66,6 +73,7 @@ def test_tree_comes_back_from_the_words_and_one_address_when_the_margin_is_dead_
     (swarm.path / "later").write_bytes(b"after the snapshot")
     swarm.sync()
     assert os.getxattr(swarm.path / "later", "user.bitdustfs.state") == b"safe"
+    wait_until_at_rest(swarm, 3, 5, 6)
     swarm.kill_mount()
     swarm.burn()
     for number in (1, 2, 4):
@@ -251,6 +259,7 @@ def test_tree_comes_back_past_a_supplier_with_an_old_head_one_with_garbage_and_o
     run("rsync", "-aHAX", f"{tree}/", copy)  # times
     swarm.sync()
     assert swarm.status()["state"] == "safe"
+    wait_until_at_rest(swarm, 4, 5, 6)
     swarm.kill_mount()
     swarm.burn()
     swarm.kill_supplier(3)

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.mount.test_forks import change_in, last_change, newest, plain, readme_steps
+from tests.mount.published import change_in, last_change, newest
+from tests.mount.test_forks import plain, readme_steps
 from tests.net.internet import Host, Internet, wait_until
 from tests.net.test_readme import run
 
