@@ -280,6 +280,13 @@ class SealBroken(BitdustError):
     text = "a sealed chunk of block {block} does not authenticate at slot {slot}"
 
 
+class RootDiffers(BitdustError):
+    """A fragment that was made again is not the one that its block had."""
+
+    kind = Kind.LOST
+    text = "block {block}: fragment {index}, made again, has another root than is recorded, and goes to nobody"
+
+
 # --- peers ------------------------------------------------------------------------------------------------
 
 

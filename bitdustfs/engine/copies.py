@@ -2,7 +2,8 @@
 
 Sealing is the same each time: the key follows from the block's id, the nonce from the slot, the padding from the key.
 So a block whose chunks are all here comes out byte for byte as it was, and nothing is downloaded. Whoever uses it
-checks the roots (invariant I10); a copy that is not what was sealed shows there.
+checks the roots (invariant I10); a copy that is not what was sealed shows there. So does one of a block whose last
+chunks nothing names any more, where the padding is as long as they were: nothing that is known tells it before.
 
 Only blocks of files are made so. The blocks of the catalog's own replica are fetched, as from any k suppliers: the
 pages of a snapshot are not in the catalog's file any more once it was written to, and to keep a copy of them would
@@ -51,6 +52,15 @@ class Copies:
             return blocks.build(seal, plaintexts)[0]
 
         return await self._crunch.run(build)
+
+    async def is_genuine(self, block: BlockRow) -> bool:
+        """Whether what is here of a block is as it was written: then a copy lacks what nothing names any more."""
+        for row in self._catalog.chunks_of_block(block.block):
+            plaintext = self.plaintext(row)
+            if plaintext is not None and self._secrets.fingerprint(plaintext) != row.fingerprint:
+                return False
+            await trio.lowlevel.checkpoint()
+        return True
 
     def is_here(self, block: BlockRow) -> bool:
         """Whether `block` would find all of a block here, as far as that can be said without reading it."""

@@ -29,7 +29,7 @@ from bitdustfs.engine.rebuilder import Rebuilder
 from bitdustfs.engine.releases import Releases
 from bitdustfs.engine.sending import FragmentSink, send
 from bitdustfs.engine.uploads import Uploads
-from bitdustfs.errors import BadRequest, BitdustError, DiskFault, NotFound, PeerError, PeerFull, PeerRefused
+from bitdustfs.errors import BadRequest, BitdustError, NotFound, PeerError, PeerFull, PeerRefused, RootDiffers
 from bitdustfs.model import (
     BlockRow,
     FragmentName,
@@ -349,7 +349,7 @@ class Drainer:
         return name is None or self._catalog.is_releasing(supplier, name)
 
     async def _content(self, block: BlockRow, row: FragmentRow) -> bytes | memoryview:
-        """A fragment as it should be: from who has it, else made again. Raises DiskFault: its root is wrong."""
+        """A fragment as it should be: from who has it, else made again. Raises RootDiffers."""
         got = await self._fragments.leaves.whole(block, row.index, row.supplier)
         if got is not None:
             return got
@@ -358,7 +358,7 @@ class Drainer:
         def make() -> bytes | memoryview:
             (made,) = erasure.remake(content, block.code.k, [row.index])
             if fragment.root(made) != block.roots[row.index]:
-                raise DiskFault(path=f"block {short(block.block_id)}", why=f"fragment {row.index} has a wrong root")
+                raise RootDiffers(block=short(block.block_id), index=row.index)
             return made
 
         return await self._crunch.run(make)

@@ -37,7 +37,7 @@ from bitdustfs.engine.releases import Releases
 from bitdustfs.engine.sending import FragmentSink, send
 from bitdustfs.engine.strays import put_bounded
 from bitdustfs.engine.uploads import Uploads
-from bitdustfs.errors import BitdustError, DiskFault, PeerError, PeerFull, PeerRefused
+from bitdustfs.errors import BitdustError, PeerError, PeerFull, PeerRefused, RootDiffers
 from bitdustfs.model import (
     BlockNo,
     BlockRow,
@@ -241,7 +241,7 @@ class Rebuilder:
             roots = {index: fragment.root(each) for index, each in made.items()}
             for index in all_of_them:
                 if index < known and roots[index] != block.roots[index]:
-                    raise DiskFault(path=f"block {short(block.block_id)}", why=f"fragment {index} has a wrong root")
+                    raise RootDiffers(block=short(block.block_id), index=index)
             return [made[index] for index in indexes], tuple(roots[index] for index in unmade)
 
         copy = await self._copies.block(block) if block.block > 0 else None
@@ -249,8 +249,13 @@ class Rebuilder:
             try:
                 made, roots = await self._crunch.run(make, erasure.primaries(copy, block.code.k))
                 return made, self._with_roots(block, roots)
-            except DiskFault as e:
-                _log.warning("the copy of block %d that is here is not what was sealed: %s", block.block, e)
+            except RootDiffers:
+                if await self._copies.is_genuine(block):
+                    _log.debug("block %d may have more chunks than are known: suppliers are asked", block.block)
+                else:
+                    _log.warning(
+                        "what this disk has of block %d is not what was sealed: suppliers are asked", block.block
+                    )
         have = await self._fragments.any_k(block)
         made, roots = await self._crunch.run(lambda: make(erasure.decode(have, block.code.k)))
         return made, self._with_roots(block, roots)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from logging import INFO
 
 import pytest
 import trio
@@ -87,7 +88,7 @@ async def test_rebuild_downloads_nothing_of_what_is_here_and_everything_of_what_
 
 
 @pytest.mark.slow
-async def test_spoilt_copy_is_not_used(autojump_clock: MockClock) -> None:
+async def test_spoilt_copy_is_not_used(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
     volume = Volume()
     async with volume.running():
         volume.remote.gone = {5}
@@ -98,3 +99,26 @@ async def test_spoilt_copy_is_not_used(autojump_clock: MockClock) -> None:
         await trio.sleep(60)
         assert volume.catalog.held(block) == 5
         assert volume.remote.gets
+    assert f"what this disk has of block {block} is not what was sealed: suppliers are asked" in caplog.messages
+
+
+@pytest.mark.slow
+async def test_block_whose_last_chunk_is_dead_is_made_from_suppliers_and_no_disk_is_blamed(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the chunk that nothing needs any more the block was as long as without: the padding hides it."""
+    volume = Volume()
+    async with volume.running():
+        volume.remote.gone = {5}
+        _, last = await placed(volume, SIZE, 700)
+        block = only_block(volume)
+        (*_, dead) = volume.catalog.chunks_of_block(block.block)
+        await volume.files.truncate(last, 0)
+        await volume.flush()
+        volume.catalog.drop_chunks([dead.chunk])  # as the collector does
+        assert copies_of(volume).is_here(block)
+        volume.remote.gone = set()
+        await trio.sleep(60)
+        assert volume.catalog.held(block.block) == 5
+        assert volume.remote.gets
+    assert not [each for each in caplog.records if each.name.endswith("rebuilder") and each.levelno > INFO]
