@@ -140,7 +140,7 @@ class Publisher:
         self.on_change: Callable[[], None] = lambda: None  # there is another head, or somebody has another one
         self._others: dict[SupplierNo, Foreign] = {}  # heads that are not ours, and where
         self._others_at: dict[SupplierNo, float] = {}  # trio time when it was shown
-        self._on_line: dict[SupplierNo, Line] = {}  # who holds a head of a line that we go over
+        self._on_line: dict[SupplierNo, bytes] = {}  # who holds a head of a line that we go over, and its link
         self._merged: dict[bytes, int] = {}  # the version of ours that went over a line, by its digest
         self._looked: dict[bytes, int] = {}  # up to which version of ours none went over a line, by its digest
         self.lines: Callable[[], Sequence[Line]] = tuple  # that we go over, or went
@@ -327,6 +327,13 @@ class Publisher:
             (each for each in self.lines() if self._merged_at(each) is None and self._is_in_reach(each)), None
         )
 
+    def _line_of(self, link: bytes) -> Line | None:
+        """The line that we go over with a head on it; None: none, or it goes on and nobody has chosen about that yet.
+
+        Asked whenever it matters: a line that goes on is another one by its digest, and ours goes over that one then.
+        """
+        return next((each for each in self.lines() if link in heads.split_links(each.links)), None)
+
     def _is_in_reach(self, line: Line) -> bool:
         """A head of ours can go over it. One with a version that nobody came to by writing would end all versions."""
         return line.version < self.version + heads.SKIPPED_MOST
@@ -344,11 +351,12 @@ class Publisher:
     def _links_from(self, supplier: SupplierNo) -> bytes:
         """The links between the head that a supplier holds and our newest one."""
         assert self.head is not None
-        held, line = self._held[supplier], self._on_line.get(supplier)
-        if line is None:
+        held = self._held[supplier]
+        if supplier not in self._on_line:
             return self._catalog.links(held, self.head.version) if held else b""
-        merged = self._merged_at(line)
-        assert merged is not None, "nothing is brought there before"
+        line = self._line_of(self._on_line[supplier])
+        merged = self._merged_at(line) if line is not None else None
+        assert line is not None and merged is not None, "nothing is brought there before"
         behind = [link for link in heads.split_links(line.links) if heads.version_of(link) > held]
         return b"".join(behind) + self._catalog.links(merged - 1, self.head.version)
 
@@ -382,7 +390,8 @@ class Publisher:
             return False
         held = self._held.get(supplier)
         if held is not None and supplier in self._on_line:
-            return self._merged_at(self._on_line[supplier]) is not None and not self.is_outdated
+            line = self._line_of(self._on_line[supplier])
+            return line is not None and self._merged_at(line) is not None and not self.is_outdated
         return held is None or not (held == self.version or self.is_outdated or self._is_far_behind(held))
 
     def _is_far_behind(self, version: int) -> bool:
@@ -456,11 +465,11 @@ class Publisher:
         if self._is_known(theirs):
             self._note_ours(supplier, theirs)
             return
-        line = next((each for each in self.lines() if theirs.link in heads.split_links(each.links)), None)
+        line = self._line_of(theirs.link)
         if line is not None and (self._is_in_reach(line) or not self.outranks(theirs)):
             self._note_held(supplier, theirs.version)
             self._have.discard(supplier)
-            self._on_line[supplier] = line
+            self._on_line[supplier] = theirs.link
             self._keepers.goes_over[supplier] = theirs.version
             return
         if self.outranks(theirs) and self._may_go_over(theirs):

@@ -77,6 +77,24 @@ async def test_heads_of_one_line_at_two_suppliers_are_one_fork_and_the_newest_is
 
 
 @pytest.mark.slow
+async def test_supplier_with_an_older_head_of_a_line_gets_ours_though_that_went_on_before_ours_went_over_it(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with forked(tmp_path, strays=2, goes_on=True) as (world, _laptop, desktop):
+        world.swarm.cut(2)
+        async with desktop.mounted(wait=False) as node:
+            await brought_in(desktop)
+            publishes, node.publisher.may_publish = node.publisher.may_publish, lambda: False
+            await node.forks.resolve(node.forks.all()[0][0].name)
+            await until(lambda: not node.publisher.others)  # the first supplier is asked again
+            world.swarm.heal(2)
+            await brought_in(desktop)
+            node.publisher.may_publish = publishes
+            await resolved(world, desktop)
+            assert set(versions(world)) == {node.publisher.version}
+
+
+@pytest.mark.slow
 async def test_snapshots_that_a_person_made_on_the_other_line_are_kept_with_it(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
