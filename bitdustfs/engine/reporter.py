@@ -169,7 +169,7 @@ class Reporter:
         found = health.worst([health.block_state(code, held, local_copy=False) for code, held, _ in self._held()])
         if found is FileState.PLACED and self.is_unsure:
             return FileState.DEGRADED  # nobody knows whether they are held
-        return FileState.SAFE if found is FileState.PLACED and self._replica.is_all_safe else found
+        return self._at_best() if found is FileState.PLACED else found
 
     async def status(self, path: str | None) -> StatusReport:
         """How safe the volume is, or what lies at `path` (from the root of the volume, "/" first).
@@ -276,9 +276,15 @@ class Reporter:
                 self._count_file(found, inode, blocks)
         for number in blocks:
             self._count_block(found, number, online)
-        at_best = FileState.SAFE if self._replica.is_all_safe and not self.is_unsure else FileState.PLACED
-        found.state = health.worst(found.states or [at_best])
+        found.state = health.worst(found.states or [self._at_best()])
         return found
+
+    def _at_best(self) -> FileState:
+        """The state of what lacks nothing at suppliers: names are only here as long as nobody keeps anything."""
+        is_anybody = any(row.is_hired or row.used_fragments for row in self._catalog.suppliers())
+        if not is_anybody and not self.only_reads:
+            return FileState.LOCAL
+        return FileState.SAFE if self._replica.is_all_safe and not self.is_unsure else FileState.PLACED
 
     def _count_file(self, found: _Found, inode: Inode, blocks: set[BlockNo]) -> None:
         state = self._files.state(inode.ino)
@@ -325,7 +331,7 @@ class Reporter:
             return ""
         is_some_there = any(row.used_fragments for row in rows)  # with who is leaving, or may be back
         what = "nothing new can leave" if is_some_there else "everything exists only on"
-        return f"no supplier is hired: {what} this machine"
+        return f"no supplier is hired: {what} this machine; see `bitdustfs invite --help` and `bitdustfs hire --help`"
 
     @property
     def only_reads(self) -> bool:

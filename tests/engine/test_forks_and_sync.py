@@ -161,11 +161,11 @@ async def test_sync_without_any_supplier_ends_and_says_so(
             node.tree.mkdir(ROOT_INO, b"folder", 0o755, CALLER)
             with trio.fail_after(300):
                 told = await synced(laptop, timeout_s=None)
-            trouble = (await node.status())["trouble"]
-        assert told["state"] != "safe"
-        alone = ["no supplier is hired: everything exists only on this machine"]
-        assert told["why"] == alone
-        assert alone[0] in trouble
+            seen, below = await node.status(), await node.status("/folder")
+        assert (told["state"], seen["state"], below["state"]) == ("local", "local", "local")
+        assert told["why"] == [seen["trouble"][0]]
+        assert told["why"][0].startswith("no supplier is hired: everything exists only on this machine; ")
+        assert not any("suppliers as the margin" in line for line in status.lines(seen, "home"))
 
 
 @pytest.mark.slow
