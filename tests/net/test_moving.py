@@ -136,9 +136,10 @@ def test_supplier_with_another_address_is_found_again(friends: Friends) -> None:
     wait_until_whole(friends)
     friends.boris.move()
     friends.anna.ask("cache-drop")
+    for name in SUPPLIERS:  # until it is noticed he still counts as there
+        wait_until(f"{name} knows where boris is", lambda: knows_where(friends, name, "boris"))  # noqa: B023
     wait_until_whole(friends)
     check_data(friends, "third")
-    assert knows_where(friends, "anna", "boris")
 
 
 @pytest.mark.long
