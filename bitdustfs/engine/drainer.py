@@ -25,6 +25,7 @@ from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.holder_pages import holder_pages
 from bitdustfs.engine.journal import Journal
 from bitdustfs.engine.monitor import Monitor
+from bitdustfs.engine.passed_over import PassedOver
 from bitdustfs.engine.rebuilder import Rebuilder
 from bitdustfs.engine.releases import Releases
 from bitdustfs.engine.sending import FragmentSink, send
@@ -47,7 +48,6 @@ LOOK_EVERY_S = 5.0
 TIDY_EVERY_S = 600.0  # (tune) it goes through all that those have who were given up
 AT_ONCE = 3  # (tune) fragments on their way: each takes up to 8 MiB of memory
 PAGE = 64  # fragments looked at in one go
-PASS_OVER_S = 30.0  # (tune) a supplier that did not take a fragment
 _log = logging.getLogger(__name__)
 
 
@@ -83,7 +83,7 @@ class Drainer:
         self._rebuilder = rebuilder
         self._monitor = monitor
         self._crunch = crunch
-        self._passed_over: dict[SupplierNo, float] = {}  # until when
+        self._passed_over = PassedOver(sink)
         self._looks = Looks(journal.bell, LOOK_EVERY_S)
         self.may_drain: Callable[[], bool] = lambda: True
         self.waiting: dict[SupplierNo, int] = {}
@@ -326,13 +326,13 @@ class Drainer:
             each.supplier for each in rows if each.index == row.index and each.state is not FragmentState.WANTED
         }
         length = erasure.fragment_length(block.length, block.code.k)
-        now, others = trio.current_time(), self._others(row)
+        others = self._others(row)
         answering = self._uploads.candidates()
         free = [
             c
             for c in answering
             if c.supplier not in has_it
-            and self._passed_over.get(c.supplier, now) <= now
+            and c.supplier not in self._passed_over
             and not self._is_releasing(block, row.index, c.supplier)
             and spread({*others, (row.index, c.supplier)}) > spread(others)
         ]
@@ -366,12 +366,13 @@ class Drainer:
     async def _send(
         self, block: BlockRow, index: int, target: Supplier, name: FragmentName, content: bytes | memoryview
     ) -> bool:
+        began, said = trio.current_time(), self._sink.says(target.supplier)
         try:
             await send(self._sink, target.supplier, name, block.roots[index], content)
         except (PeerError, trio.TooSlowError) as error:
             if isinstance(error, (PeerFull, PeerRefused)):
                 self._uploads.refused(name)
-            self._passed_over[target.supplier] = trio.current_time() + PASS_OVER_S
+            self._passed_over.note(target.supplier, error, said=said, took_s=trio.current_time() - began)
             _log.info("%s did not take a fragment: %s", target.label, error)
             return False
         return True

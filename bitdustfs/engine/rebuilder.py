@@ -21,7 +21,6 @@ import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import inf
 
 import trio
 
@@ -33,6 +32,7 @@ from bitdustfs.engine.copies import Copies
 from bitdustfs.engine.courtesy import Courtesy
 from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.passed_over import PassedOver
 from bitdustfs.engine.releases import Releases
 from bitdustfs.engine.sending import FragmentSink, send
 from bitdustfs.engine.strays import put_bounded
@@ -57,7 +57,6 @@ LOOK_SELDOM_S = (
     30.0  # (tune) at most, if a look takes long and there is nothing to do: it shall cost a tenth of a core
 )
 BATCH = 256  # (tune) blocks looked at before others get a turn: 2 ms
-PASS_OVER_S = 30.0  # (tune) at least, a supplier that did not take a fragment
 REMEMBERED = 4096  # blocks of which suppliers lost something, and fragments that were given back
 AT_ONCE = 3  # (tune) blocks being rebuilt: each takes up to twice 8 MiB of memory
 QUICK_S = 1.0  # (tune) where a block takes longer, one at a time fills the line, and can be stopped sooner
@@ -101,7 +100,7 @@ class Rebuilder:
         self.at_work: set[BlockNo] = set()  # blocks of which a fragment is on its way, also by others
         self._given_back: OrderedDict[tuple[BlockNo, int], None] = OrderedDict()  # once more to who lost them
         self._losers: OrderedDict[BlockNo, set[SupplierNo]] = OrderedDict()  # whose rows made room for others
-        self._passed_over: dict[SupplierNo, float] = {}  # until when
+        self._passed_over = PassedOver(sink)
         self._looks = Looks(journal.bell, look_s)
         self._has_failed = False  # something that was tried in the last walk
         self._rung = 0  # how often the bell had rung when it was looked what is most urgent
@@ -122,10 +121,7 @@ class Rebuilder:
 
     def _due_in_s(self) -> float:
         """When to look again although nothing rang: what was tried failed, or somebody was passed over until then."""
-        if self._has_failed:
-            return 0.0
-        now = trio.current_time()
-        return min((until - now for until in self._passed_over.values() if until > now), default=inf)
+        return 0.0 if self._has_failed else self._passed_over.ends_in_s()
 
     @property
     def bytes_per_s(self) -> float:
@@ -272,25 +268,23 @@ class Rebuilder:
         self, block: BlockRow, index: int, supplier: Supplier, name: FragmentName, content: bytes | memoryview
     ) -> bool:
         """Whether the supplier took a fragment."""
-        began = trio.current_time()
+        began, said = trio.current_time(), self._sink.says(supplier.supplier)
         try:
             await send(self._sink, supplier.supplier, name, block.roots[index], content)
         except (PeerError, trio.TooSlowError) as e:
             if isinstance(e, (PeerFull, PeerRefused)):  # it says so: nothing is there that would have to be let go
                 self._uploads.refused(name)
-            now = trio.current_time()  # who keeps us waiting is passed over for longer, or would be asked again first
-            self._passed_over[supplier.supplier] = now + max(PASS_OVER_S, 2 * (now - began))
+            self._passed_over.note(supplier.supplier, e, said=said, took_s=trio.current_time() - began)
             _log.info("%s did not take fragment %d of block %s: %s", supplier.label, index, short(block.block_id), e)
             return False
         return True
 
     def takers(self) -> Mapping[SupplierNo, Candidate]:
         """Who may take something now."""
-        now = trio.current_time()
         return {
             c.supplier: c
             for c in self._uploads.candidates()
-            if c.free_bytes > 0 and c.free_fragments > 0 and self._passed_over.get(c.supplier, now) <= now
+            if c.free_bytes > 0 and c.free_fragments > 0 and c.supplier not in self._passed_over
         }
 
     def is_anybody_there(self) -> bool:

@@ -29,6 +29,10 @@ class FragmentSink(Protocol):
         """When a part of what is put there last left for a supplier, or waited for our own limit; -inf: never."""
         ...
 
+    def says(self, supplier: SupplierNo) -> int:
+        """The version of the head that goes with what is put there."""
+        ...
+
     def is_held_back(self) -> bool:
         """Whether a limit of our own keeps fragments, or answers, waiting."""
         ...

@@ -197,6 +197,10 @@ class Suppliers:
         relation = self._relations.get(supplier)
         return relation.carrier.pushed_at if relation is not None and relation.carrier is not None else -inf
 
+    def says(self, supplier: SupplierNo) -> int:
+        """The version of the head that goes with what is put there."""
+        return max(self.head_version, self.goes_over.get(supplier, 0))
+
     def is_held_back(self) -> bool:
         """Whether what has come, or what we ask, waits for our own limit."""
         return self.pacer.down.is_crowded or self.pacer.up.is_crowded
@@ -274,8 +278,7 @@ class Suppliers:
         relation, carrier = self._connected(supplier)
         epoch, began = self._identity.certificate.epoch, trio.current_time()
         try:
-            version = max(self.head_version, self.goes_over.get(supplier, 0))
-            await carrier.put(wire.Put(name, root, len(body), epoch, version), body)
+            await carrier.put(wire.Put(name, root, len(body), epoch, self.says(supplier)), body)
         except PeerFull:
             relation.free = (0, 0)  # until the next STAT says better
             self._note_change()

@@ -210,6 +210,9 @@ class CalledSuppliers:
     def pushed_at(self, _supplier: SupplierNo) -> float:
         return -inf
 
+    def says(self, _supplier: SupplierNo) -> int:
+        return self.head_version
+
     def doubt(self, _supplier: SupplierNo) -> None:
         return
 

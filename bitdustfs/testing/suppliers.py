@@ -103,6 +103,9 @@ class MemorySuppliers:
     def pushed_at(self, supplier: SupplierNo) -> float:
         return -inf
 
+    def says(self, supplier: SupplierNo) -> int:
+        return max(self.head_version, self.goes_over.get(supplier, 0))
+
     def doubt(self, supplier: SupplierNo) -> None:
         self.doubted.append(supplier)
 

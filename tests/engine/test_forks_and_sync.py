@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
@@ -15,6 +16,7 @@ from bitdustfs.cli import status
 from bitdustfs.core.report import SyncReport
 from bitdustfs.core.units import format_size
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.engine.passed_over import PASS_OVER_S
 from bitdustfs.model import ROOT_INO, Code
 from bitdustfs.testing.world import CALLER, World
 from tests.engine.machines import DESKTOP, LEASE_S, Machine, until
@@ -125,6 +127,21 @@ async def test_volume_is_safe_again_after_a_line_of_higher_versions_was_gone_ove
         await node.forks.resolve(node.forks.all()[0][0].name)
         await until(lambda: node.replica.is_current)
         assert await desktop.sync() == "safe"
+
+
+@pytest.mark.slow
+async def test_who_chooses_just_after_a_fragment_was_refused_does_not_wait_for_it(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """Who refused was passed over for half a minute, although he takes everything as soon as it is chosen."""
+    caplog.set_level(logging.INFO, "bitdustfs.engine.rebuilder")
+    async with forked_higher(tmp_path) as (_world, desktop):
+        node = desktop.node
+        caplog.clear()
+        await until(lambda: "did not take fragment" in caplog.text)
+        await node.forks.resolve(node.forks.all()[0][0].name)
+        with trio.fail_after(PASS_OVER_S / 2):
+            assert await desktop.sync() == "safe"
 
 
 @pytest.mark.slow

@@ -39,6 +39,9 @@ class Line:
     def pushed_at(self, supplier: SupplierNo) -> float:
         return self.pushed.get(supplier, -inf)
 
+    def says(self, supplier: SupplierNo) -> int:
+        return 0
+
     def is_held_back(self) -> bool:
         return False
 
