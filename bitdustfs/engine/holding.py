@@ -89,6 +89,8 @@ class Holding:
         self.has_let_go = False
         self.has_held = False  # at some time
         self.on_held: Callable[[], None] = lambda: None  # and it was not before
+        # a supplier lets us hold it, and no head of others follows there from now on; until now one may have
+        self.on_let: Callable[[SupplierNo], None] = lambda _supplier: None
         self.on_lost: Callable[[NodeId], None] = lambda _node: None  # others hold the volume at a quorum
         self.on_wish: Callable[[NodeId], None] = lambda _node: None  # another node wishes that we let it go
 
@@ -187,9 +189,12 @@ class Holding:
         if self.has_let_go:
             return told
         if told.is_yours:
+            was_ours = sent_s < self._until_s.get(supplier, 0.0)
             self._until_s[supplier] = leases.counts_until_s(sent_s, self._lease_s)
             self._others.pop(supplier, None)
             self._taken.add(supplier)
+            if not was_ours:
+                self.on_let(supplier)
         else:
             self._until_s.pop(supplier, None)
             if not takes_over:  # else it lies: whoever takes over is let

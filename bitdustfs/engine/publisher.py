@@ -9,6 +9,7 @@ released or collected. A head that we did not write is never overwritten. Where 
 ours cannot count any more, `foreign` tells of one of them, and from then on this machine changes nothing. Fewer are
 no reason to stop: heads that count are at a quorum, and whoever brought one to less than that was cut off, or has
 lied. They are `others`: nothing is let go that they may need, until what they hold is kept here too (engine/forks).
+Who shows one is asked again as soon as he lets us hold the volume: until then he may have taken another one.
 
 A head of an epoch before ours is another line too, if ours is not known to go back to it: whoever signed it may have
 told one supplier only, which was away when this machine was recovered. It never counts against us, for the owner's
@@ -131,7 +132,7 @@ class Publisher:
         self._have: set[SupplierNo] = set()  # took the newest head, and have not shown an older one since
         self._disowning: Set[SupplierNo] = frozenset()
         self._failed_at: dict[SupplierNo, float] = {}
-        self._connections: dict[SupplierNo, int] = {}  # how many new ones there were
+        self._outdated: dict[SupplierNo, int] = {}  # how often what it showed until then was to be asked anew
         keepers.on_connected.append(self._connected)
         self._busy: set[SupplierNo] = set()
         self._before = _lists_before(catalog)
@@ -313,6 +314,11 @@ class Publisher:
                 for supplier in done:
                     sightings.note(self._catalog, supplier, None)
 
+    def ask_anew(self, supplier: SupplierNo) -> None:
+        """Ask a supplier again what it holds, if it showed a head that is not ours: it may hold another one now."""
+        self._outdate(supplier)
+        self._looks.now()
+
     def look_again(self) -> None:
         """Ask those who hold a head that is not ours what they hold: it may be known now what that is."""
         self.foreign = None
@@ -363,8 +369,12 @@ class Publisher:
     def _connected(self, supplier: SupplierNo) -> None:
         """What a supplier holds is asked anew: it has a new connection, and may have another disk."""
         self._held.pop(supplier, None)
+        self._outdate(supplier)
+
+    def _outdate(self, supplier: SupplierNo) -> None:
+        """A head that is not ours is asked for anew, also if it is just shown."""
         self._others_at.pop(supplier, None)
-        self._connections[supplier] = self._connections.get(supplier, 0) + 1
+        self._outdated[supplier] = self._outdated.get(supplier, 0) + 1
 
     def _hired(self) -> frozenset[int]:
         return frozenset(int(row.supplier) for row in self._catalog.suppliers() if row.is_listed)
@@ -404,7 +414,7 @@ class Publisher:
 
     async def _bring(self, supplier: SupplierNo) -> None:
         """Ask one supplier what it holds, and bring it what it lacks."""
-        connection = self._connections.get(supplier)
+        outdated = self._outdated.get(supplier)
         try:
             with trio.fail_after(PATIENCE_S):
                 if supplier not in self._held:
@@ -426,8 +436,9 @@ class Publisher:
             _log.exception("bringing the newest head to supplier %d failed", supplier)
         finally:
             self._busy.discard(supplier)
-            if self._connections.get(supplier) != connection:
-                self._held.pop(supplier, None)  # who said so may not be who is there now
+            if self._outdated.get(supplier) != outdated:  # who said so may not be who is there now
+                self._held.pop(supplier, None)
+                self._others_at.pop(supplier, None)
             self._journal.bell.ring()
 
     async def _ask(self, supplier: SupplierNo) -> None:

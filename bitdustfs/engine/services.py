@@ -373,6 +373,7 @@ class Services:
             takes_over=self._options.takes_over,
         )
         self.holding.on_held = self._note_held
+        self.holding.on_let = self.publisher.ask_anew
         self.holding.on_lost = self._stop_writing
         self.publisher.takes_over = self._options.takes_over
         self.publisher.may_publish = lambda: self.holding.is_held

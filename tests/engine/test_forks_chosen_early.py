@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import trio
 from trio.testing import MockClock
 
+from bitdustfs.core import wire
+from bitdustfs.core.certificate import Certificate
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
-from bitdustfs.model import ROOT_INO
+from bitdustfs.engine.publisher import OTHERS_S
+from bitdustfs.model import ROOT_INO, Code
+from bitdustfs.testing.network import Break
+from bitdustfs.testing.swarm import SupplierNode
+from bitdustfs.testing.world import World
 from tests.engine.machines import DESKTOP, LAPTOP, LEASE_S, Machine, until
 from tests.engine.setback import look
 from tests.engine.test_forks import (
     LAPTOPS_TREE,
     broken,
     brought_in,
+    brought_to,
     forked,
     fragments,
     learn_beside,
@@ -74,6 +82,68 @@ async def test_a_line_that_was_chosen_about_and_went_on_is_shown_as_it_is_now(
             assert not broken(laptop.catalog)
             kept = [await tree_of(node, each.generation) for each in laptop.catalog.snapshots() if not each.is_gone]
             assert any("the newest" in each for each in kept)
+
+
+@asynccontextmanager
+async def both_write(directory: Path) -> AsyncIterator[tuple[World, Machine, Machine, trio.Event]]:
+    """The desktop took over from the laptop, which goes on at the first supplier, and both are mounted.
+
+    The first supplier lets the desktop hold the volume when the event is set.
+    """
+    async with World(code=Code(1, 5)).hired() as world:
+        laptop, desktop = Machine(world, directory / "laptop"), Machine(world, directory / "desktop", DESKTOP)
+        laptop.hire()
+        lets = trio.Event()
+        first, *others = world.swarm.suppliers
+        holds_late(first, desktop, lets)
+        async with laptop.mounted():
+            await laptop.write("file", b"common")
+            assert await laptop.sync() == "safe"
+            await learn_beside(world, desktop)
+            change = world.swarm.network.apply
+            change(Break.CUT, DESKTOP.node, first.node)
+            for each in others:
+                change(Break.CUT, LAPTOP.node, each.node)
+            await laptop.write("the laptop's", b"of the laptop")
+            await brought_to(world, laptop, (1,))
+            desktop.takes_over = True
+            async with desktop.mounted(wait=False):
+                await desktop.write("the desktop's", b"of the desktop")
+                await brought_to(world, desktop, (2, 3, 4, 5))
+                change(Break.HEAL, DESKTOP.node, first.node)
+                yield world, laptop, desktop, lets
+
+
+def holds_late(supplier: SupplierNode, machine: Machine, when: trio.Event) -> None:
+    """Have a supplier not answer when a machine asks to hold the volume, until then."""
+    answer = supplier.mute.answer
+
+    async def late(
+        caller: Certificate, request: wire.Request, body: bytes | memoryview
+    ) -> tuple[wire.Answer, tuple[bytes | memoryview, ...]]:
+        if isinstance(request, wire.Hold) and caller.node == machine.identity.node:
+            await when.wait()
+        return await answer(caller, request, body)
+
+    supplier.mute.answer = late  # type: ignore[method-assign]
+
+
+@pytest.mark.slow
+async def test_what_the_other_one_brought_until_it_could_no_more_is_shown_at_once(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """A supplier showed its head, took another one, and only then let this machine hold the volume."""
+    async with both_write(tmp_path) as (world, laptop, desktop, lets):
+        await brought_in(desktop)
+        await laptop.write("the last", b"of the laptop")
+        await brought_to(world, laptop, (1,))
+        lets.set()
+        with trio.fail_after(OTHERS_S / 6):
+            while desktop.node.forks.all()[0][1].version < versions(world)[0]:
+                await trio.sleep(0.1)
+        await desktop.node.forks.resolve(desktop.node.forks.all()[0][0].name)
+        with trio.fail_after(OTHERS_S / 6):
+            await desktop.node.replica.make_safe()
 
 
 @pytest.mark.slow
