@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import trio
 
@@ -14,6 +14,7 @@ from bitdustfs.engine.differences import Change
 from bitdustfs.engine.fork_notes import Fork
 from bitdustfs.engine.forks import Unread
 from bitdustfs.engine.node import Node
+from bitdustfs.errors import Unavailable
 from bitdustfs.model import Snapshot
 
 _LINES = 200  # of a comparison in one step
@@ -83,15 +84,21 @@ def fork_verbs(node: Node) -> Mapping[str, Handler]:
         await report({"lines": lines})
         return {"count": count}
 
-    async def is_safe() -> bool:
+    async def is_safe(unless: Callable[[], bool] = lambda: False) -> bool:
         with trio.move_on_after(_WAIT_S):
-            await node.replica.make_safe()
+            await node.replica.make_safe(unless=unless)
             return True
         return False
 
     async def resolve(args: Args, _report: Report) -> Mapping[str, object]:
         snapshot = await node.forks.resolve(str(args["name"]))
-        return {"name": snapshot.name, "is_safe": await is_safe()}
+        safe = await is_safe(unless=lambda: node.forks.has_gone_on(snapshot))
+        if node.forks.has_gone_on(snapshot):
+            raise Unavailable(
+                what="the other machine has gone on with its state, which lies beside the mounted one again, "
+                "as it is now: look at it, and choose again"
+            )
+        return {"name": snapshot.name, "is_safe": safe}
 
     async def let_be(args: Args, _report: Report) -> Mapping[str, object]:
         await node.forks.let_be(str(args["name"]))

@@ -272,6 +272,10 @@ class Forks:
         await self._go_on(refusal)
         return snapshot
 
+    def has_gone_on(self, snapshot: Snapshot) -> bool:
+        """The line that was chosen about, and became this snapshot, is shown anew: it went on."""
+        return all(snapshot.generation not in each.brought for each in kept_forks(self._catalog) if each.is_resolved)
+
     async def let_be(self, name: str) -> None:
         """Give up what cannot be read: the next head goes over that line too. What only it had is lost.
 

@@ -136,13 +136,15 @@ class Replica:
         """Whether blocks of the replica may still be at suppliers that no head needs."""
         return self._needed.has_leftovers
 
-    async def make_safe(self) -> None:
+    async def make_safe(self, *, unless: Callable[[], bool] = lambda: False) -> None:
         """Return when everything that is committed now is safe. The caller sets the deadline.
 
+        Args:
+            unless: says when it is not to be waited for any longer.
         Raises:
             ReadOnly: it never will be: the suppliers hold a head that is not ours. DiskFull, DiskFault: not now.
         """
-        await self._until(lambda change: self.safe_change >= change)
+        await self._until(lambda change: self.safe_change >= change or unless())
 
     async def make_counted(self) -> None:
         """Return when everything that is committed now is in a head that counts. Waits and raises as `make_safe`."""

@@ -10,10 +10,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from bitdustfs.cli.fork_verbs import fork_verbs
 from bitdustfs.core import wire
 from bitdustfs.core.certificate import Certificate
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.publisher import OTHERS_S
+from bitdustfs.errors import Unavailable
 from bitdustfs.model import ROOT_INO, Code
 from bitdustfs.testing.network import Break
 from bitdustfs.testing.swarm import SupplierNode
@@ -144,6 +146,29 @@ async def test_what_the_other_one_brought_until_it_could_no_more_is_shown_at_onc
         await desktop.node.forks.resolve(desktop.node.forks.all()[0][0].name)
         with trio.fail_after(OTHERS_S / 6):
             await desktop.node.replica.make_safe()
+
+
+@pytest.mark.slow
+async def test_who_chooses_about_a_line_that_has_gone_on_is_told_so_at_once(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """It was waited for a head that cannot come, and said that suppliers do not have it yet."""
+    async with both_write(tmp_path) as (world, laptop, desktop, _lets):
+        node = desktop.node
+        generation = await brought_in(desktop)
+        await laptop.write("the last", b"of the laptop")
+        await brought_to(world, laptop, (1,))
+        verbs, name = fork_verbs(node), node.forks.all()[0][0].name
+        with trio.fail_after(OTHERS_S / 6), pytest.raises(Unavailable, match="choose again"):
+            await verbs["resolve"]({"name": name}, say_nothing)
+        ((snapshot, fork),) = node.forks.all()
+        assert snapshot.generation > generation
+        assert fork.version == versions(world)[0]
+        assert "the last" in await tree_of(node, snapshot.generation)
+
+
+async def say_nothing(_step: object) -> None:
+    return
 
 
 @pytest.mark.slow
