@@ -157,6 +157,8 @@ async def test_what_is_kept_can_be_read_when_nothing_more_is_given(tmp_path: Pat
                 while not side.online():
                     await side.wait_for_change()
                 await side.put(S1, NAME, ROOT, CONTENT)
+            while side.online():  # who is gone counts as there until that is noticed
+                await side.wait_for_change()
             store(boris.home.config, "give.size", "0")
             async with boris.serving() as at_boris:
                 side.add(replace(row, supplier=S1, address=at_boris.place.partition("@")[2]))

@@ -113,6 +113,7 @@ class Diary:
         try:
             wait_until("somebody writes", lambda: bool(self.taken))
             yield
+            wait_until("no more is taken", lambda: bool(self.refusal))
         finally:
             self._wishes_to_end = True
             thread.join()
