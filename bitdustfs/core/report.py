@@ -102,7 +102,7 @@ class StatusReport(TypedDict):
 class WaitReport(TypedDict):
     """A supplier that it waits for before something is let go at suppliers."""
 
-    what: str  # "releases": anything; "orphans": what nothing names, after a recovery
+    what: str  # "releases": anything; "orphans": what nothing names, after a recovery; "parts": of another line
     supplier: str  # label
     answers: bool
     version: int  # of the head beside ours that it showed last; 0: it has shown none since the mount

@@ -205,6 +205,12 @@ class Forks:
         }
         return [row for row in self._catalog.suppliers() if row.supplier in refused and self.is_answering([row])]
 
+    def halves_wait_for(self) -> list[Supplier]:
+        """Who is to show a head before what came of a line in part, and is not coming now, goes."""
+        begun = self._begun if self._is_coming else set[int]()
+        is_any = any(each.generation not in begun for each in self._halves())
+        return self._not_shown() if is_any and self.is_writer() else []
+
     def is_answering(self, some: Iterable[Supplier]) -> bool:
         """Whether one of these answers now."""
         online = self._following.suppliers.online() if self._following is not None else ()
@@ -299,7 +305,7 @@ class Forks:
     async def run(self) -> None:
         """Bring in what suppliers show, until cancelled."""
         while True:
-            if self._is_no_line_unknown():  # else another machine may have begun with what one shows who is away now
+            if not self._not_shown():  # else another machine may have begun with what one shows who is away now
                 self._forget_halves()
             every = {**self._publisher.others_uncounted, **self._publisher.others}
             shown = sorted(every.items(), key=lambda each: _rank(each[1]), reverse=True)
@@ -375,17 +381,23 @@ class Forks:
 
     def _forget_halves(self, some: Set[int] | None = None) -> None:
         """Let what came half be gone: of these generations, or of all."""
-        coming = [each for each in self._catalog.snapshots() if each.kind is SnapshotKind.COMING and not each.is_gone]
-        halves = [each for each in coming if some is None or each.generation in some]
+        halves = [each for each in self._halves() if some is None or each.generation in some]
         if halves and self._journal.keeps and self.is_writer():
             with self._journal.operation(admitted=True):
                 for each in halves:
                     self._catalog.end_snapshot(each.generation)
 
-    def _is_no_line_unknown(self) -> bool:
-        """Every hired supplier has shown its head since the mount, or is known to have shown another line's."""
-        hired = {row.supplier for row in self._catalog.suppliers() if row.is_listed}
-        return self._publisher.have_shown(hired - self._publisher.others.keys())
+    def _halves(self) -> list[Snapshot]:
+        coming = (each for each in self._catalog.snapshots() if each.kind is SnapshotKind.COMING)
+        return [each for each in coming if not each.is_gone]
+
+    def _not_shown(self) -> list[Supplier]:
+        """The hired suppliers that have shown no head since the mount, and are not known for one of another line."""
+        listed = [row for row in self._catalog.suppliers() if row.is_listed]
+        others = self._publisher.others
+        return [
+            row for row in listed if row.supplier not in others and not self._publisher.have_shown({row.supplier})
+        ]
 
     async def _try(self, supplier: SupplierNo, found: Foreign) -> None:
         """Bring one in, or note why not."""

@@ -1,8 +1,9 @@
 """Waiting: for which suppliers it waits that anything is let go.
 
 A head beside ours may be all that names what somebody wrote, so nothing is let go before what it names is kept here
-(engine/forks), and no orphans before each supplier has shown which head it holds (engine/orphans). One that goes away
-before holds that up until it is given up. So a person is told who it is, and what may be done.
+(engine/forks), and neither orphans (engine/orphans) nor what came of another line in part before each supplier has
+shown which head it holds. One that goes away before holds that up until it is given up. So a person is told who it
+is, and what may be done.
 """
 
 from __future__ import annotations
@@ -34,17 +35,28 @@ class Waiting:
             for row in self._catalog.suppliers()
             if row.supplier in missing
         ]
-        others = self._publisher.others
-        return found + [
-            self._report("orphans", row, others.get(row.supplier))
-            for row in self._unshown()
-            if row.supplier not in missing
-        ]
+        others, told = self._publisher.others, set(missing)
+        for what, rows in (("orphans", self._unshown()), ("parts", self._forks.halves_wait_for())):
+            new = [row for row in rows if row.supplier not in told]
+            found += [self._report(what, row, others.get(row.supplier)) for row in new]
+            told |= {row.supplier for row in new}
+        return found
 
     def lines(self) -> list[str]:
-        """What to say to a person of those that orphans wait for; `Forks.lines` tells of the others."""
-        if not self._forks.is_writer():
-            return []
+        """What to say to a person of those that orphans and parts wait for; `Forks.lines` tells of the others."""
+        return [*self._of_orphans(), *self._of_parts()] if self._forks.is_writer() else []
+
+    # -- private ---------------------------------------------------------------------------------------------
+
+    def _of_parts(self) -> list[str]:
+        silent = [row.label for row in self._forks.halves_wait_for() if not self._forks.is_answering([row])]
+        return [
+            f"a part of another state of this volume keeps its space until {label}, which does not answer, has shown "
+            f"what it holds: if it never comes back, `bitdustfs suppliers leave {label}` gives it up"
+            for label in silent
+        ]
+
+    def _of_orphans(self) -> list[str]:
         silent = [row.label for row in self._unshown() if not self._forks.is_answering([row])]
         if not silent:
             return []
@@ -52,8 +64,6 @@ class Waiting:
             f"{', '.join(silent)} has not shown which state of this volume it holds, and does not answer: what "
             "suppliers keep from before the recovery, and nothing needs, is let go after that, or once it is given up"
         ]
-
-    # -- private ---------------------------------------------------------------------------------------------
 
     def _unshown(self) -> list[Supplier]:
         """Those that orphans wait for."""

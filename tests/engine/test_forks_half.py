@@ -58,7 +58,13 @@ async def test_half_of_a_line_keeps_what_it_named_until_who_holds_that_line_is_h
             await third.write("more", b"more")
             assert await third.sync() == "safe"
             await trio.sleep(3600)
+            status = await node.status()
+            assert [(each["what"], each["supplier"]) for each in status["waits_for"]] == [("parts", "s1")]
+            (told,) = (line for line in status["trouble"] if "a part of another state" in line)
+            assert "until s1, which does not answer, has shown" in told and "`bitdustfs suppliers leave s1`" in told
             world.swarm.heal(1)
             generation = await brought_in(third)
             await until(lambda: not halves(third))
+            status = await node.status()
+            assert status["waits_for"] == [] and not any("a part of" in line for line in status["trouble"])
             assert await tree_of(node, generation) == LAPTOPS_TREE
