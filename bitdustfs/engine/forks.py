@@ -551,9 +551,10 @@ class Forks:
 
         Args:
             snapshots: that were made on it, by our generations.
-            passed: generations of ours that are in the way.
+            passed: generations of ours that were in the way when it began to come.
         """
         self._admit()
+        passed &= self._passed_by(links)  # what a person has chosen about meanwhile may be safe by now, and stays
         before = kept_forks(self._catalog)
         line = {heads.digest_of(link) for link in heads.split_links(links)}
         with self._journal.operation(admitted=True):

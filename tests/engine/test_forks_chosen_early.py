@@ -14,6 +14,7 @@ from bitdustfs.cli.fork_verbs import fork_verbs
 from bitdustfs.core import wire
 from bitdustfs.core.certificate import Certificate
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.engine.grafting import Grafting
 from bitdustfs.engine.publisher import OTHERS_S
 from bitdustfs.errors import Unavailable
 from bitdustfs.model import ROOT_INO, Code
@@ -194,3 +195,29 @@ async def test_machine_that_was_recovered_keeps_the_line_that_was_chosen_about_t
             await brought_in(other)
             assert [each.generation for each in node.snapshots.all()] == [generation]
             assert await tree_of(node, generation) == LAPTOPS_TREE
+
+
+@pytest.mark.slow
+async def test_what_a_person_chose_about_while_a_newer_head_of_it_came_stays_once_it_is_safe(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, begun = Grafting.run, list[int]()
+
+    async def run_on(self: Grafting, generation: int, of: int = 0) -> None:
+        await run(self, generation, of)
+        begun.append(generation)
+        await trio.sleep(600)  # of a large tree
+
+    async with forked(tmp_path, strays=2, goes_on=True) as (world, _laptop, desktop):
+        world.swarm.cut(2)
+        async with desktop.mounted(wait=False) as node:
+            generation = await brought_in(desktop)
+            monkeypatch.setattr(Grafting, "run", run_on)
+            world.swarm.heal(2)
+            await until(lambda: begun)
+            await node.forks.resolve(node.forks.all()[0][0].name)
+            assert await desktop.sync() == "safe"
+            assert await brought_in(desktop) != generation
+            assert [each.generation for each in node.snapshots.all()] == [generation]
+            assert await tree_of(node, generation) == LAPTOPS_TREE
+            assert not broken(desktop.catalog)
