@@ -59,7 +59,9 @@ from bitdustfs.errors import BadFormat, BitdustError, NotFound, ReadOnly, Unavai
 from bitdustfs.model import Ino, NodeId, Snapshot, SnapshotKind, Supplier, SupplierNo, short
 from bitdustfs.ports import Catalog, Crunch, Entropy
 
-AGAIN_S: Final = 60.0  # (tune) after one could not be brought in
+AGAIN_S: Final = 60.0  # (tune) after one could not be brought in …
+AGAIN_SHARE: Final = 10  # (tune) … or so many times as long as that took …
+AGAIN_MOST_S: Final = 3600.0  # (tune) … but no longer: who keeps it from coming may be back
 LOOK_S: Final = 30.0
 ASK_S: Final = 15.0  # for one supplier to show its head
 LINKS_KEPT: Final = 64  # (tune) of each line: a supplier that is further behind is another fork
@@ -76,7 +78,7 @@ class Unread:
     found: Foreign
     links: bytes  # as `Fork` has them; its own alone: the supplier did not show others
     why: str  # ""; nothing is wrong with it
-    at: float  # trio time
+    again_at: float  # trio time; each try may fetch a whole catalog
 
 
 class Forks:
@@ -366,7 +368,7 @@ class Forks:
         if self._following is None or not self._journal.keeps or not self.is_writer() or self._is_kept(head):
             return False
         unread = self._unread.get(head.digest)
-        return unread is None or trio.current_time() - unread.at >= AGAIN_S
+        return unread is None or trio.current_time() >= unread.again_at
 
     def _is_untried(self, head: Head) -> bool:
         unread = self._unread.get(head.digest)
@@ -401,7 +403,7 @@ class Forks:
 
     async def _try(self, supplier: SupplierNo, found: Foreign) -> None:
         """Bring one in, or note why not."""
-        links, why = found.head.link, ""
+        links, why, began = found.head.link, "", trio.current_time()
         self._is_coming, self._begun = True, set()
         try:
             links = await self._links(supplier, found)
@@ -418,7 +420,9 @@ class Forks:
         if self._is_kept(found.head):
             self._unread.pop(found.head.digest, None)
         elif self.is_writer():  # one that is ahead is looked at again too: ours may go on beside it
-            unread = self._unread[found.head.digest] = Unread(found, links, why, trio.current_time())
+            now = trio.current_time()
+            again_at = now + max(AGAIN_S, min(AGAIN_SHARE * (now - began), AGAIN_MOST_S))
+            unread = self._unread[found.head.digest] = Unread(found, links, why, again_at)
             _log.log(logging.WARNING if why else logging.DEBUG, "%s", told_of(unread))
 
     async def _links(self, supplier: SupplierNo, found: Foreign) -> bytes:

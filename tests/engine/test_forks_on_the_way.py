@@ -12,8 +12,10 @@ import trio
 from trio.testing import MockClock
 
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
-from bitdustfs.errors import NotFound, ReadOnly
+from bitdustfs.engine.recovery import Progress, Recovery
+from bitdustfs.errors import BadFormat, NotFound, ReadOnly
 from bitdustfs.model import BlockNo, FragmentState, SnapshotKind, Standing
+from bitdustfs.ports import Restore
 from bitdustfs.testing.swarm import make_identity
 from tests.engine.machines import LAPTOP, LEASE_S, Machine, two, until
 from tests.engine.setback import fetch, look
@@ -373,3 +375,23 @@ async def test_machine_that_follows_shows_a_fork_and_resolves_nothing(
         node.journal.commit_now()
         assert desktop.catalog.last_change == before
         assert kinds(desktop.catalog) == [SnapshotKind.FORK]
+
+
+@pytest.mark.slow
+async def test_line_that_takes_long_and_does_not_come_is_not_fetched_most_of_the_time(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of its catalog comes each time, of a thief's perhaps, which can never be brought in."""
+    takes_s, began = 300.0, list[float]()
+
+    async def fetch_in_vain(_self: Recovery, _restore: Restore, _progress: Progress, **_how: bool) -> None:
+        began.append(trio.current_time())
+        await trio.sleep(takes_s)
+        raise BadFormat(what="it is none that we write")
+
+    async with forked(tmp_path) as (_world, _laptop, desktop):
+        monkeypatch.setattr(Recovery, "fetch", fetch_in_vain)
+        async with desktop.mounted():
+            await until(lambda: began)
+            await trio.sleep(40 * takes_s)
+            assert 2 <= len(began) <= 5
