@@ -305,9 +305,10 @@ class Regaining:
 
         def decoded(have: Mapping[int, bytes | memoryview]) -> memoryview | None:
             primaries = erasure.decode(have, block.code.k)
-            every = erasure.reencode(primaries, block.code.k, range(len(block.roots)))
-            if any(fragment.root(made) != root for made, root in zip(every, block.roots, strict=True)):
-                return None
+            for index, root in enumerate(block.roots):  # one by one: of one byte in each, there may be 255 blocks
+                (made,) = erasure.reencode(primaries, block.code.k, [index])
+                if fragment.root(made) != root:
+                    return None
             return memoryview(b"".join(primaries))[: block.length]
 
         try:

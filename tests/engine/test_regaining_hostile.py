@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 from trio.testing import MockClock
 
 from bitdustfs.core import block as blocks
-from bitdustfs.core import erasure
+from bitdustfs.core import erasure, galois
 from bitdustfs.core import fragment as fragments
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
@@ -21,12 +22,14 @@ from bitdustfs.engine.regaining import Regaining
 from bitdustfs.engine.releases import Releases
 from bitdustfs.errors import BadFormat
 from bitdustfs.model import (
+    CHUNK_BYTES,
     FIRST_BROUGHT,
     BlockId,
     BlockNo,
     BlockRow,
     ChunkNo,
     ChunkRow,
+    Code,
     FragmentState,
     Suite,
     SupplierNo,
@@ -64,13 +67,15 @@ class Setting:
         doubted = {POOR: CODE.n - CODE.k + 1}
         self.grafting = Grafting(self.ours, self.theirs, journal, releases, lambda: None, doubted=doubted)
 
-    def put(self, catalog: SqliteCatalog, number: BlockNo, letter: bytes, contents: list[bytes]) -> BlockRow:
+    def put(
+        self, catalog: SqliteCatalog, number: BlockNo, letter: bytes, contents: list[bytes], code: Code = CODE
+    ) -> BlockRow:
         """A block with its chunks, at all suppliers."""
         block_id = BlockId(letter * 32)
-        content, places = blocks.build(SECRETS.seal_of(block_id, 1, Suite.AES_256_GCM), contents, k=CODE.k)
-        made = erasure.encode(content, CODE)
+        content, places = blocks.build(SECRETS.seal_of(block_id, 1, Suite.AES_256_GCM), contents, k=code.k)
+        made = erasure.encode(content, code)
         length, roots = blocks.layout([len(each) for each in contents])[1], tuple(map(fragments.root, made))
-        row = BlockRow(number, block_id, 1, Suite.AES_256_GCM, CODE, length, roots)
+        row = BlockRow(number, block_id, 1, Suite.AES_256_GCM, code, length, roots)
         catalog.put_block(row)
         for index, each in enumerate(made):
             catalog.put_fragment(fragment(number, index, index + 1))
@@ -177,4 +182,22 @@ async def test_chunks_that_are_false_or_not_to_be_had_hide_no_true_one(
         for number, each in enumerate(CONTENTS[:1] * 20)
     )
     await setting.regain()
+    assert setting.lie_in() == {row.block_id}
+
+
+async def test_block_that_is_said_to_have_very_many_fragments_takes_no_more_memory_than_others(
+    autojump_clock: MockClock, setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is as large as the block."""
+    monkeypatch.setattr(galois, "sums_of_products", lambda _rows, _pieces: None)  # its memory is not counted
+    row = setting.put(
+        setting.theirs, THEIRS, b"t", [*CONTENTS, bytes(CHUNK_BYTES), bytes(CHUNK_BYTES)], Code(1, CODE.n)
+    )
+    setting.theirs.put_block(replace(row, roots=row.roots[:1] * 255))  # with k = 1 all are the same
+    tracemalloc.start()
+    try:
+        await setting.regain()
+        assert tracemalloc.get_traced_memory()[1] < 16 * row.length
+    finally:
+        tracemalloc.stop()
     assert setting.lie_in() == {row.block_id}
