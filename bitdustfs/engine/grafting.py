@@ -318,8 +318,8 @@ class Grafting:
             if each.state is FragmentState.HELD:
                 self._ours.charge_supplier(supplier, length, 1)
             name = self._releases.name(block, each.index, supplier)
-            if name is not None and self._ours.is_releasing(supplier, name):
-                self._ours.drop_releases(supplier, [name])
+            if name is not None:
+                self._releases.keep(supplier, name)
         return counts
 
     async def _learn(self) -> None:

@@ -47,6 +47,7 @@ class Releases:
     Attributes:
         may_release: whether nobody is known to know more than we do.
         safe_change: the last change of the catalog by which it may be judged what is needed.
+        on_kept: called, within the operation, with what is to be let go no more.
     """
 
     def __init__(self, catalog: Catalog, journal: Journal, suppliers: Releaser, secrets: VolumeSecrets) -> None:
@@ -60,6 +61,7 @@ class Releases:
         self._began_at = inf  # trio time; what an earlier process asked for may be under way a while longer
         self.may_release: Callable[[], bool] = lambda: True
         self.safe_change: Callable[[], int] = lambda: 0
+        self.on_kept: Callable[[SupplierNo, FragmentName], None] = lambda _supplier, _name: None
 
     # -- noting ------------------------------------------------------------------------------------------------
 
@@ -92,6 +94,12 @@ class Releases:
     def abandon(self, fragments: Iterable[tuple[SupplierNo, FragmentName]]) -> None:
         """Let go what never was part of anything. The caller has an operation."""
         self._catalog.put_releases(fragments, 0)
+
+    def keep(self, supplier: SupplierNo, name: FragmentName) -> None:
+        """Let go no more what turns out to be needed there. The caller has an operation."""
+        if self._catalog.is_releasing(supplier, name):
+            self._catalog.drop_releases(supplier, [name])
+        self.on_kept(supplier, name)
 
     def may_take_back(self, supplier: SupplierNo) -> bool:
         """Whether what is noted for a supplier stays there for now, and it cannot have been asked just before.

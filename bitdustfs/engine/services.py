@@ -203,6 +203,7 @@ class Services:
         self.releases = Releases(self._catalog, self.journal, self.suppliers, self._secrets)
         self.uploads = Uploads(self._catalog, self.journal, self.suppliers, self.releases, self._secrets)
         self.fragments.strays.on_found = lambda supplier, name: self.uploads.overtaken.forget([(supplier, name)])
+        self.releases.on_kept = self.fragments.strays.on_found
         self.writer = Writer(
             catalog=self._catalog,
             files=self.files,

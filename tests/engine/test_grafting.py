@@ -7,13 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trio
 from trio.testing import MockClock
 
 from bitdustfs.core.past import at
+from bitdustfs.engine.overtaken import AGAIN_S
 from bitdustfs.model import ROOT_INO, BlockNo, FragmentState, Inode, MapRow
 from bitdustfs.testing.world import read_whole
 from tests.engine.machines import CODE, CONTENT, Machine, two, until
-from tests.engine.test_forks import LAPTOPS, broken, brought_in, fork
+from tests.engine.test_forks import LAPTOPS, broken, brought_in, fork, fragments
 
 
 @pytest.fixture
@@ -98,6 +100,34 @@ async def test_fragments_that_the_other_line_made_of_a_block_that_few_hold_count
             await node.drop_cache()
             assert await read_whole(node, "file") == CONTENT
             assert not broken(desktop.catalog)
+
+
+@pytest.mark.slow
+async def test_fragments_that_the_other_line_made_are_not_let_go_because_ours_gave_up_to_send_them(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    names = set[tuple[int, bytes, bytes]]()
+
+    def give_up(machine: Machine) -> None:
+        row, node = machine.catalog.block(FIRST), machine.node
+        assert row is not None
+        for each in machine.catalog.fragments(FIRST):
+            name = node.releases.name(row, each.index, each.supplier)
+            if each.supplier > LEFT and name is not None:
+                names.add((int(each.supplier), bytes(machine.identity.owner), bytes(name)))
+                with node.journal.operation():
+                    node.uploads.overtaken.note([(each.supplier, name)])
+        forget(machine)
+
+    async with two(tmp_path) as (world, laptop, desktop):
+        await fork(world, laptop, desktop, 1)
+        async with desktop.mounted() as node:
+            node.forks.on_step = lambda step: give_up(desktop) if step == "grafting" else None
+            await brought_in(desktop)
+            await trio.sleep(2 * AGAIN_S)
+            assert desktop.catalog.held(FIRST) == CODE.n
+            assert len(names) == CODE.n - LEFT
+            assert names <= fragments(world)
 
 
 class Laying(Machine):
