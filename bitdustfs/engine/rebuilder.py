@@ -232,12 +232,14 @@ class Rebuilder:
         again = range(block.code.k) if unmade else ()  # then no root of theirs tells whether the content is right
 
         def make(first_k: Sequence[bytes | memoryview]) -> tuple[Sequence[bytes | memoryview], tuple[Root, ...]]:
-            all_of_them = sorted({*indexes, *again, *unmade})
-            made = dict(zip(all_of_them, erasure.reencode(first_k, block.code.k, all_of_them), strict=True))
-            roots = {index: fragment.root(each) for index, each in made.items()}
-            for index in all_of_them:
+            made, roots = dict[int, bytes | memoryview](), dict[int, Root]()
+            for index in sorted({*indexes, *again, *unmade}):  # one by one: 255 may be as large as the block
+                (each,) = erasure.reencode(first_k, block.code.k, [index])
+                roots[index] = fragment.root(each)
                 if index < known and roots[index] != block.roots[index]:
                     raise RootDiffers(block=short(block.block_id), index=index)
+                if index in indexes:
+                    made[index] = each
             return [made[index] for index in indexes], tuple(roots[index] for index in unmade)
 
         copy = await self._copies.block(block) if block.block > 0 else None

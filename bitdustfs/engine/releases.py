@@ -57,6 +57,7 @@ class Releases:
         self._secrets = secrets
         self._looks = Looks(journal.bell, LOOK_EVERY_S)
         self._failed_at: dict[SupplierNo, float] = {}
+        self._unanswered_at: dict[SupplierNo, float] = {}  # the same, and kept when it is tried again
         self._at_work: set[SupplierNo] = set()  # suppliers that are being told
         self._began_at = inf  # trio time; what an earlier process asked for may be under way a while longer
         self.may_release: Callable[[], bool] = lambda: True
@@ -107,7 +108,8 @@ class Releases:
         Who waits until it has gone might wait for ever: what has to be safe before anything goes may need it.
         """
         is_new = trio.current_time() - self._began_at < PATIENCE_S
-        is_asked = is_new or supplier in self._at_work or self._has_just_failed(supplier, PATIENCE_S)
+        has_failed = trio.current_time() - self._unanswered_at.get(supplier, -inf) < PATIENCE_S
+        is_asked = is_new or supplier in self._at_work or has_failed
         return not is_asked and not self.may_release()
 
     def take_back(self, fragments: Iterable[tuple[SupplierNo, FragmentName]]) -> set[FragmentName]:
@@ -167,13 +169,11 @@ class Releases:
             await trio.sleep(LOOK_EVERY_S)
 
     def _is_due(self, supplier: SupplierNo) -> bool:
-        if self._has_just_failed(supplier, AGAIN_S):
+        failed_at = self._failed_at.get(supplier)
+        if failed_at is not None and trio.current_time() - failed_at < AGAIN_S:
             return False
         self._failed_at.pop(supplier, None)  # it is tried again now, or there is nothing to be tried any more
         return bool(self._catalog.releases(supplier, self.safe_change(), 1))
-
-    def _has_just_failed(self, supplier: SupplierNo, within_s: float) -> bool:
-        return trio.current_time() - self._failed_at.get(supplier, -inf) < within_s
 
     async def _work_off(self, supplier: SupplierNo) -> None:
         try:
@@ -186,7 +186,7 @@ class Releases:
                 with self._journal.operation():
                     self._catalog.drop_releases(supplier, names)
         except (BitdustError, trio.TooSlowError) as error:
-            self._failed_at[supplier] = trio.current_time()
+            self._failed_at[supplier] = self._unanswered_at[supplier] = trio.current_time()
             level = logging.DEBUG if isinstance(error, PeerError) else logging.INFO
             _log.log(level, "supplier %d lets nothing go now: %s", supplier, error or "no answer in time")
         finally:

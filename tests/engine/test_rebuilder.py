@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -10,14 +11,14 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from bitdustfs.core import erasure
+from bitdustfs.core import erasure, galois
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.copies import Copies
 from bitdustfs.engine.courtesy import Courtesy
 from bitdustfs.engine.rebuilder import Rebuilder
 from bitdustfs.engine.releases import PATIENCE_S
 from bitdustfs.errors import PeerRefused
-from bitdustfs.model import BlockNo, BlockRow, FragmentName, FragmentState, Root, SupplierNo
+from bitdustfs.model import BlockNo, BlockRow, Code, FragmentName, FragmentRow, FragmentState, Root, SupplierNo
 from bitdustfs.testing.clock import InlineCrunch
 from bitdustfs.testing.suppliers import MemorySuppliers
 from tests.engine.volume import Volume
@@ -288,6 +289,35 @@ async def test_fragment_that_is_wanted_again_and_refused_is_still_let_go_where_i
         volume.releases.may_release = lambda: True
         await trio.sleep(PATIENCE_S)
         assert (SupplierNo(5), name) not in remote.stored
+
+
+async def test_block_that_is_to_have_very_many_fragments_takes_no_more_memory_than_others(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It came with the line of a thief; the last of them is meant for somebody, and each is as large as the block."""
+    monkeypatch.setattr(galois, "sums_of_products", lambda _rows, _pieces: None)  # its memory is not counted
+    volume = Volume(code=Code(1, 5))
+    async with volume.running():
+        volume.remote.gone = {5}
+        await volume.write_all(CONTENT)
+        await volume.flush()
+        block, _name = missing_at_the_fifth(volume)
+        with volume.journal.operation():
+            for row in volume.catalog.fragments(block.block):
+                if row.supplier != 1:
+                    volume.catalog.drop_fragment(block.block, row.index, row.supplier)
+            volume.catalog.put_block(replace(block, code=Code(1, 255), roots=block.roots[:1]))
+            for supplier in range(2, 6):
+                meant = FragmentRow(block.block, 250 + supplier - 1, SupplierNo(supplier), FragmentState.WANTED)
+                volume.catalog.put_fragment(meant)
+        volume.remote.gone = set()
+        tracemalloc.start()
+        try:
+            await trio.sleep(PATIENCE_S)
+            assert tracemalloc.get_traced_memory()[1] < 16 * block.length
+        finally:
+            tracemalloc.stop()
+        assert volume.catalog.held(block.block) == 5
 
 
 def missing_at_the_fifth(volume: Volume) -> tuple[BlockRow, FragmentName]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from bitdustfs.engine.releases import Releases
+from bitdustfs.engine.releases import AGAIN_S, PATIENCE_S, Releases
 from bitdustfs.model import FragmentName, SupplierNo
 from bitdustfs.testing.world import SECRETS
 from tests.engine.volume import Volume
@@ -50,4 +50,26 @@ async def test_nobody_is_at_rest_before_the_answer_and_nothing_more_is_let_go(au
         await rested.wait()
         await wait_all_tasks_blocked()
         assert not volume.catalog.releases(SupplierNo(1), 0, 10)
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_a_supplier_may_be_told_late_is_not_taken_back_because_it_was_to_be_tried_again(
+    autojump_clock: MockClock,
+) -> None:
+    volume = Volume()
+    releases = Releases(volume.catalog, volume.journal, SlowToLetGo(), SECRETS)
+    is_safe = is_free = True
+    releases.safe_change = lambda: 0 if is_safe else -1
+    releases.may_release = lambda: is_free
+    with volume.journal.operation():
+        releases.abandon([(SupplierNo(1), FragmentName(bytes(32)))])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(releases.run)
+        await trio.sleep(PATIENCE_S + 1)
+        is_safe = False  # an older state, which was found, may need it
+        await trio.sleep(AGAIN_S)
+        is_free = False
+        assert not releases.may_take_back(SupplierNo(1))
+        await trio.sleep(PATIENCE_S)
+        assert releases.may_take_back(SupplierNo(1))
         nursery.cancel_scope.cancel()
