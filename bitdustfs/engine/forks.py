@@ -403,10 +403,12 @@ class Forks:
 
     async def _try(self, supplier: SupplierNo, found: Foreign) -> None:
         """Bring one in, or note why not."""
-        links, why, began = found.head.link, "", trio.current_time()
+        known, began = self._unread.get(found.head.digest), trio.current_time()
+        links, why = known.links if known is not None else found.head.link, ""
         self._is_coming, self._begun = True, set()
         try:
-            links = await self._links(supplier, found)
+            if not self._is_ahead(found.head, links):  # that stays so, also if nobody shows it now
+                links = await self._links(supplier, found)
             if not self._is_ahead(found.head, links):
                 await self._bring_in(found, links)
         except (BitdustError, trio.TooSlowError) as error:

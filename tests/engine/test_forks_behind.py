@@ -8,11 +8,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from bitdustfs.engine.forks import AGAIN_S, LOOK_S
 from bitdustfs.engine.publisher import OTHERS_S
 from bitdustfs.errors import HeadBehind
 from bitdustfs.model import FragmentName, SupplierNo
 from bitdustfs.testing.world import read_whole
-from tests.engine.machines import DESKTOP, Machine, two
+from tests.engine.machines import DESKTOP, Machine, two, until
 from tests.engine.test_forks import (
     DESKTOPS,
     LAPTOPS,
@@ -95,3 +96,28 @@ async def test_who_goes_over_a_line_lets_nothing_go_there_before_his_head_is_the
             assert await desktop.sync() == "safe"
             assert versions(world)[0] > before
             await node.suppliers.delete(SupplierNo(1), [FragmentName(bytes(32))])
+
+
+@pytest.mark.slow
+async def test_head_that_goes_on_from_ours_is_nothing_to_be_given_up_although_nobody_shows_it_for_a_while(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with two(tmp_path) as (world, laptop, desktop):
+        async with laptop.mounted():
+            await laptop.write("first", b"first")
+            assert await laptop.sync() == "safe"
+            await learn_beside(world, desktop)
+            for name in ("second", "third"):
+                await laptop.write(name, LAPTOPS)
+                assert await laptop.sync() == "safe"
+        desktop.cut()
+        async with desktop.mounted(wait=False) as node:
+            await desktop.write("the desktop's", DESKTOPS)  # else it would follow
+            desktop.heal()
+            await until(lambda: node.publisher.foreign)
+            await trio.sleep(LOOK_S)
+            for each in world.swarm.suppliers:
+                each.mute.refuses_heads = True
+            await trio.sleep(2 * AGAIN_S)
+            assert node.forks.unreadable() == {}
+            assert node.forks.all() == []
