@@ -26,6 +26,7 @@ from bitdustfs.testing.world import World
 from tests.engine.recovered import recover
 
 CODE = Code(3, 5)
+WHOLE = Code(1, 5)  # nothing is safe before all suppliers have it
 CONTENT = random.Random(9).randbytes(300_000)
 LAPTOP = make_identity("customer")  # the first machine of every world
 DESKTOP = make_identity("desktop", owner="customer")
@@ -104,9 +105,9 @@ async def _nothing(_step: object) -> None:
 
 
 @asynccontextmanager
-async def two(directory: Path) -> AsyncIterator[tuple[World, Machine, Machine]]:
+async def two(directory: Path, code: Code = CODE) -> AsyncIterator[tuple[World, Machine, Machine]]:
     """A laptop that wrote a file and goes on, and a desktop with nothing."""
-    async with World(code=CODE).hired() as world:
+    async with World(code=code).hired() as world:
         laptop, desktop = Machine(world, directory / "laptop"), Machine(world, directory / "desktop", DESKTOP)
         laptop.hire()
         yield world, laptop, desktop

@@ -18,12 +18,12 @@ import pytest
 import trio
 
 from bitdustfs.engine.node import Node
-from bitdustfs.model import ROOT_INO, Cookie, Ino
+from bitdustfs.model import ROOT_INO, Code, Cookie, Ino
 from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.swarm import make_identity
 from bitdustfs.testing.world import World, read_whole_of
 from tests.engine.bodies import Body
-from tests.engine.machines import DESKTOP, Machine, two
+from tests.engine.machines import CODE, DESKTOP, WHOLE, Machine, two
 from tests.engine.recovered import recover
 from tests.engine.same_schedule import run
 from tests.engine.test_two_machines_random import Story
@@ -117,9 +117,9 @@ class LongerStory(Story):
         self.check()
 
 
-async def tell(seed: int, steps: int, directory: Path, *, leases: bool) -> Story:
+async def tell(seed: int, steps: int, directory: Path, *, leases: bool, code: Code = CODE) -> Story:
     """Have a story happen, to its good end."""
-    async with two(directory) as (world, laptop, _desktop):
+    async with two(directory, code) as (world, laptop, _desktop):
         desktop = Machine(world, directory / "desktop", DESKTOP, b"another seat 16b")
         tablet = Machine(world, directory / "tablet", TABLET, b"a third seat 16b")
         bodies = [Body(world, each) for each in (laptop, desktop, tablet)]
@@ -149,7 +149,8 @@ async def tell(seed: int, steps: int, directory: Path, *, leases: bool) -> Story
     [(1, 40, 1), *[pytest.param(seed, 80, seed, marks=pytest.mark.long) for seed in range(2, 41)]],
 )
 @pytest.mark.parametrize("leases", [True, False])
+@pytest.mark.parametrize("code", [CODE, pytest.param(WHOLE, marks=pytest.mark.long)], ids=str)
 def test_nothing_is_lost_whatever_happens_to_three_machines_and_whatever_people_do_there(
-    tmp_path: Path, seed: int, steps: int, schedule: int, leases: bool
+    tmp_path: Path, seed: int, steps: int, schedule: int, leases: bool, code: Code
 ) -> None:
-    run(schedule, partial(tell, seed, steps, tmp_path, leases=leases))
+    run(schedule, partial(tell, seed, steps, tmp_path, leases=leases, code=code))

@@ -29,13 +29,13 @@ from bitdustfs.core import head as heads
 from bitdustfs.core import wire
 from bitdustfs.core.certificate import Certificate
 from bitdustfs.core.head import Head
-from bitdustfs.model import OwnerId
+from bitdustfs.model import Code, OwnerId
 from bitdustfs.testing.network import Break
 from bitdustfs.testing.shelf import MemoryContracts
 from bitdustfs.testing.swarm import SupplierNode
 from bitdustfs.testing.world import World
 from tests.engine.bodies import Body
-from tests.engine.machines import DESKTOP, LEASE_S, Machine, two
+from tests.engine.machines import CODE, DESKTOP, LEASE_S, WHOLE, Machine, two
 from tests.engine.same_schedule import Listening, run
 
 GIVING = ("bringing", "closing", "letting go", "let go")
@@ -306,9 +306,9 @@ def _follows(head: Head, links: bytes, last: Head) -> bool:
     return heads.follows(head, b"".join(since), last)
 
 
-async def tell(seed: int, steps: int, directory: Path, *, leases: bool) -> Story:
+async def tell(seed: int, steps: int, directory: Path, *, leases: bool, code: Code = CODE) -> Story:
     """Have a story happen, to its good end."""
-    async with two(directory) as (world, laptop, _desktop):
+    async with two(directory, code) as (world, laptop, _desktop):
         bodies = Body(world, laptop), Body(world, Machine(world, directory / "desktop", DESKTOP, b"another seat 16b"))
         async with trio.open_nursery() as nursery:
             for body in bodies:
@@ -335,8 +335,9 @@ async def tell(seed: int, steps: int, directory: Path, *, leases: bool) -> Story
     [(1, 40, 1), *[pytest.param(seed, 60, seed, marks=pytest.mark.long) for seed in range(2, 61)]],
 )
 @pytest.mark.parametrize("leases", [True, False])
+@pytest.mark.parametrize("code", [CODE, pytest.param(WHOLE, marks=pytest.mark.long)], ids=str)
 def test_nothing_is_lost_and_never_two_are_accepted_whatever_happens_to_two_machines(
-    tmp_path: Path, seed: int, steps: int, schedule: int, leases: bool
+    tmp_path: Path, seed: int, steps: int, schedule: int, leases: bool, code: Code
 ) -> None:
-    story = run(schedule, partial(tell, seed, steps, tmp_path, leases=leases))
+    story = run(schedule, partial(tell, seed, steps, tmp_path, leases=leases, code=code))
     assert len(story.accepted) > 3, "a story in which nobody brings anything shows nothing"
