@@ -15,7 +15,6 @@ from bitdustfs.core.grace import Patience
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
 from bitdustfs.engine.node import DURABLE_S, SETTLE_S
 from bitdustfs.engine.orphans import expect_orphans
-from bitdustfs.engine.publisher import Publisher
 from bitdustfs.model import ROOT_INO, BlockNo, Code, FragmentState, Ino
 from bitdustfs.testing.spool import MemorySpool
 from bitdustfs.testing.world import World
@@ -136,7 +135,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[World], Any]]] = {
     "register": ("suppliers", "binding", do_nothing),
     "holding": ("suppliers", "hold", do_nothing),
     "publisher": ("suppliers", "revoked_in", do_nothing),
-    "forks": ("heads of others", "keys", do_nothing),
+    "forks": ("catalog", "snapshots", do_nothing),
     "replica": ("catalog", "outbox", write_something),
     "orphans": ("suppliers", "names", recover_here),
     "volume snapshots": ("catalog", "snapshots", do_nothing),
@@ -150,9 +149,7 @@ async def test_table_of_faults_is_complete(autojump_clock: MockClock) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("service", FAULTS)
-async def test_failed_service_is_started_again_and_nothing_is_lost(
-    autojump_clock: MockClock, service: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_failed_service_is_started_again_and_nothing_is_lost(autojump_clock: MockClock, service: str) -> None:
     port, method, provoke = FAULTS[service]
     traps: dict[str, Trap] = {}
 
@@ -168,9 +165,6 @@ async def test_failed_service_is_started_again_and_nothing_is_lost(
         await world.write("file", CONTENT)
         await world.write("old", CONTENT)
         await world.sync()
-        set_trap("heads of others", world.node.publisher.others)
-        if service == "forks":
-            monkeypatch.setattr(Publisher, "others", traps["heads of others"])
         trap = traps[port]
         trap.armed = method
         await provoke(world)
