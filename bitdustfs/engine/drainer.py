@@ -333,7 +333,7 @@ class Drainer:
             for c in answering
             if c.supplier not in has_it
             and c.supplier not in self._passed_over
-            and not self._is_releasing(block, row.index, c.supplier)
+            and not self._is_going(block, row.index, c.supplier)
             and spread({*others, (row.index, c.supplier)}) > spread(others)
         ]
         holding = {supplier for _, supplier in others}
@@ -344,9 +344,9 @@ class Drainer:
                 return next(each for each in self._catalog.suppliers() if each.supplier == chosen[0])
         return None
 
-    def _is_releasing(self, block: BlockRow, index: int, supplier: SupplierNo) -> bool:
+    def _is_going(self, block: BlockRow, index: int, supplier: SupplierNo) -> bool:
         name = self._releases.name(block, index, supplier)
-        return name is None or self._catalog.is_releasing(supplier, name)
+        return name is None or self._releases.is_going(supplier, name)
 
     async def _content(self, block: BlockRow, row: FragmentRow) -> bytes | memoryview:
         """A fragment as it should be: from who has it, else made again. Raises RootDiffers."""
@@ -385,7 +385,7 @@ class Drainer:
                 return
             now = self._catalog.block(block.block)
             if now is None or self._releases.is_given_up(target.supplier):  # the block, or the target, meanwhile
-                self._releases.abandon([(target.supplier, name)])
+                self._releases.give_back([(target.supplier, name)])
                 return
             for each in self._catalog.fragments(block.block):
                 if (

@@ -51,6 +51,11 @@ class Overtaken:
         if [known.pop(fragment) for fragment in fragments if fragment in known]:
             self._save()
 
+    def of(self, fragments: Iterable[tuple[SupplierNo, FragmentName]]) -> set[FragmentName]:
+        """Which of these are to be let go once more: they may still arrive."""
+        known = self._known()
+        return {fragment[1] for fragment in fragments if fragment in known}
+
     def due(self) -> list[tuple[SupplierNo, FragmentName]]:
         """Those of which nothing can be under way any more."""
         now = trio.current_time()

@@ -211,15 +211,12 @@ class Rebuilder:
             for index, supplier in plan
         ]
         taken = 0
-        there = self._releases.take_back(named)
         async with self._uploads.errand(named):
             for (index, supplier), (_, name), each in zip(plan, named, made, strict=True):
                 if await self._send(block, index, supplier, name, each):
                     self._held(block, index, supplier, name, len(each))
                     self._sent_bytes += len(each)
                     taken += 1
-                elif name in there:
-                    self._releases.give_back(supplier.supplier, name)
         return taken
 
     async def _make(self, block: BlockRow, indexes: Sequence[int]) -> tuple[Sequence[bytes | memoryview], BlockRow]:
@@ -330,10 +327,9 @@ class Rebuilder:
         room: Mapping[SupplierNo, Candidate],
         suppliers: Mapping[SupplierNo, Supplier],
     ) -> Mapping[SupplierNo, Candidate]:
-        """Those who are not just about to let go the same fragment, which would hit the new one."""
+        """Those who are not just being told to let go the same fragment, which would hit the new one."""
         names = {s: self._secrets.fragment_name(block.block_id, index, suppliers[s].node) for s in room}
-        going = {s for s, name in names.items() if self._catalog.is_releasing(s, name)}
-        return {s: c for s, c in room.items() if s not in going or self._releases.may_take_back(s)}
+        return {s: room[s] for s, name in names.items() if not self._releases.is_going(s, name)}
 
     def _target(
         self,
@@ -363,7 +359,7 @@ class Rebuilder:
                 return
             gone = self._catalog.block(block.block) is None  # it was released meanwhile
             if gone or self._releases.is_given_up(supplier.supplier):
-                self._releases.abandon([(supplier.supplier, name)])
+                self._releases.give_back([(supplier.supplier, name)])
                 return
             was_counted = False
             for row in self._catalog.fragments(block.block):

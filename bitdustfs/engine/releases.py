@@ -7,6 +7,12 @@ So what a head names that somebody could recover from is never released: the cha
 at as many suppliers as any file survives the loss of, and one more. The list is durable before anything is asked
 for. A killed process, or a supplier that does not answer, leaves it as it is, and it is worked off later: letting go
 what is gone already is no error.
+
+What is noted may be wanted again at the same supplier, and the head that has to be safe first may need just that: so
+nobody waits for a note. Who sends it takes the note back, unless the supplier may just be told, and an upload row
+stands for the note in the same commit. If that comes to nothing, or the process dies, it is noted again, for the last
+change of then. So, at any time, what may be at a supplier is held by the catalog, or noted as an upload, or to be let
+go; and it is let go for no older change than the one by which the catalog counted it as held no more.
 """
 
 from __future__ import annotations
@@ -102,29 +108,33 @@ class Releases:
             self._catalog.drop_releases(supplier, [name])
         self.on_kept(supplier, name)
 
-    def may_take_back(self, supplier: SupplierNo) -> bool:
-        """Whether what is noted for a supplier stays there for now, and it cannot have been asked just before.
-
-        Who waits until it has gone might wait for ever: what has to be safe before anything goes may need it.
-        """
-        is_new = trio.current_time() - self._began_at < PATIENCE_S
-        has_failed = trio.current_time() - self._unanswered_at.get(supplier, -inf) < PATIENCE_S
-        is_asked = is_new or supplier in self._at_work or has_failed
-        return not is_asked and not self.may_release()
+    def is_going(self, supplier: SupplierNo, name: FragmentName) -> bool:
+        """Whether a fragment is noted and its supplier may just be told: it is not to be sent there yet."""
+        return self._catalog.is_releasing(supplier, name) and self._may_be_told(supplier)
 
     def take_back(self, fragments: Iterable[tuple[SupplierNo, FragmentName]]) -> set[FragmentName]:
-        """Have fragments that are wanted again not be let go, as far as that may be. Returns which may be there."""
-        noted = [(s, name) for s, name in fragments if self._catalog.is_releasing(s, name) and self.may_take_back(s)]
-        with self._journal.operation():
-            for supplier, name in noted:
-                self._catalog.drop_releases(supplier, [name])
+        """Have fragments that are sent again not be let go, if nothing may hit them. Returns which may be there.
+
+        The caller has an operation, in which it notes that they are sent: until they are held, or given back.
+        """
+        noted = [
+            (s, name) for s, name in fragments if self._catalog.is_releasing(s, name) and not self.is_going(s, name)
+        ]
+        for supplier, name in noted:
+            self._catalog.drop_releases(supplier, [name])
         return {name for _, name in noted}
 
-    def give_back(self, supplier: SupplierNo, name: FragmentName) -> None:
-        """Have what was taken back, and was not sent after all, be let go when all that may name it is outdated."""
-        with self._journal.operation():
-            change = self._catalog.last_change + (self._catalog.pending > 0)
-            self._catalog.put_releases([(supplier, name)], change)
+    def give_back(self, fragments: Iterable[tuple[SupplierNo, FragmentName]]) -> None:
+        """Let what was sent again, and does not count, go once no head that names it there is needed.
+
+        That may be any until now: it may have been taken back. The caller has an operation.
+        """
+        self._catalog.put_releases(fragments, self._catalog.last_change + (self._catalog.pending > 0))
+
+    def _may_be_told(self, supplier: SupplierNo) -> bool:
+        is_new = trio.current_time() - self._began_at < PATIENCE_S
+        has_failed = trio.current_time() - self._unanswered_at.get(supplier, -inf) < PATIENCE_S
+        return is_new or supplier in self._at_work or has_failed
 
     def name(self, block: BlockRow, index: int, supplier: SupplierNo) -> FragmentName | None:
         """What a supplier knows a fragment by; None: nobody has that number."""

@@ -5,7 +5,8 @@ waits as long as its fragments move, on a slow line or within a limit of our own
 what arrived is released and its chunks are sealed again under a new block id. A row in the catalog, durable before
 the first byte leaves, names what an unplaced block may leave behind, so that a restart releases it. So does one for
 each fragment that is made again, or brought elsewhere (`errand`): whatever is not acknowledged is released, for it
-may have arrived all the same; and once more later, for it may arrive after that (engine/overtaken).
+may have arrived all the same, once no head that is needed may name it there; and once more later, for it may arrive
+after that (engine/overtaken).
 """
 
 from __future__ import annotations
@@ -104,6 +105,7 @@ class Uploads:
         self._nursery: trio.Nursery | None = None
         self._outstanding = trio.Semaphore(OUTSTANDING)
         self._live: set[bytes] = set()  # ids of blocks with fragments on their way
+        self._sent_before: set[FragmentName] = set()  # fragments of errands that may be there, whoever takes them now
         self.on_their_way: set[BlockNo] = set()  # placed blocks with fragments still being sent
         self.sent_bytes = 0  # acknowledged fragment bytes
         self.score_of: Callable[[SupplierNo], int] = lambda _: FULL
@@ -187,22 +189,26 @@ class Uploads:
     async def errand(self, fragments: Sequence[tuple[SupplierNo, FragmentName]]) -> AsyncIterator[None]:
         """Send fragments of a block that is placed in this context; they are noted when it is entered.
 
-        For what arrived call `arrived`, or `refused`; the rest is released afterwards. Raises DiskFull, DiskFault,
-        ReadOnly, or Unavailable: what is to be let go there may be hit by that; nothing may be sent.
+        What of them was to be let go is taken back. For what arrived call `arrived`, or `refused`; the rest is noted
+        to be let go afterwards, or again. Raises DiskFull, DiskFault, ReadOnly, or Unavailable: what is to be let go
+        there may be hit by that; nothing may be sent.
         """
         names = {name for _supplier, name in fragments}
         self._live |= names
         try:
             with self._journal.operation():
+                self._sent_before |= {name for name in names if self._catalog.upload(name) is not None}
+                self._sent_before |= self._releases.take_back(fragments) | self.overtaken.of(fragments)
+                self.overtaken.forget(fragments)
                 for supplier, name in fragments:
                     self._catalog.put_upload(name, [(supplier, name)])
-                self.overtaken.forget(fragments)
             await self._journal.durable()
             if any(self._catalog.is_releasing(supplier, name) for supplier, name in fragments):
                 raise Unavailable(what="a fragment that was there before is still to be let go")
             yield
         finally:
             self._live -= names
+            self._sent_before -= names
             self._journal.bell.ring()
 
     def arrived(self, supplier: SupplierNo, name: FragmentName) -> bool:
@@ -214,9 +220,10 @@ class Uploads:
         return not self._catalog.is_releasing(supplier, name)
 
     def refused(self, name: FragmentName) -> None:
-        """A fragment of an errand is not there for certain."""
-        with self._journal.operation():
-            self._catalog.drop_upload(name)
+        """A fragment of an errand was not taken for certain: it is not there, unless it was sent before."""
+        if name not in self._sent_before:
+            with self._journal.operation():
+                self._catalog.drop_upload(name)
 
     async def run(self) -> None:
         """Have what given-up blocks, also of earlier runs, left at suppliers released; for ever."""
@@ -337,7 +344,10 @@ class Uploads:
             fragments = self._catalog.upload(block_id)  # asked anew: meanwhile it may have been placed
             if fragments is not None and block_id not in self._live:
                 with self._journal.operation():
-                    self._releases.abandon(fragments)
+                    if any(name == block_id for _, name in fragments):  # of an errand: what a head names, perhaps
+                        self._releases.give_back(fragments)
+                    else:
+                        self._releases.abandon(fragments)
                     self.overtaken.note(fragments)
                     self._catalog.drop_upload(block_id)
         if due := self.overtaken.due():

@@ -82,6 +82,26 @@ async def test_supplier_that_is_silent_may_leave_too(autojump_clock: MockClock) 
 
 
 @pytest.mark.slow
+async def test_who_leaves_need_not_wait_until_others_have_let_go_the_same(autojump_clock: MockClock) -> None:
+    """An older state that was put aside may keep them from that for as long as a person likes."""
+    async with world_with_files() as world:
+        releases = world.node.releases
+        with world.node.journal.operation():
+            for row in world.catalog.fragments_at(LEAVING, FragmentState.HELD, 1000):
+                block = world.catalog.block(row.block)
+                assert block is not None
+                others = {each.supplier for each in world.catalog.suppliers()}
+                for free in others - {each.supplier for each in world.catalog.fragments(row.block)}:
+                    name = releases.name(block, row.index, free)
+                    assert name is not None
+                    world.catalog.put_releases([(free, name)], 1 << 40)
+        assert world.catalog.count_releases()
+        world.node.drainer.leave("s1")
+        await until(lambda: standing(world) is Standing.FIRED)
+        assert not held_by(world)
+
+
+@pytest.mark.slow
 async def test_killed_process_goes_on_to_drain(autojump_clock: MockClock) -> None:
     async with World(suppliers=6, code=CODE).hired() as world:
         async with world.machine(world.catalog, world.spool):

@@ -58,18 +58,17 @@ async def test_what_a_supplier_may_be_told_late_is_not_taken_back_because_it_was
 ) -> None:
     volume = Volume()
     releases = Releases(volume.catalog, volume.journal, SlowToLetGo(), SECRETS)
-    is_safe = is_free = True
+    supplier, name = SupplierNo(1), FragmentName(bytes(32))
+    is_safe = True
     releases.safe_change = lambda: 0 if is_safe else -1
-    releases.may_release = lambda: is_free
     with volume.journal.operation():
-        releases.abandon([(SupplierNo(1), FragmentName(bytes(32)))])
+        releases.abandon([(supplier, name)])
     async with trio.open_nursery() as nursery:
         nursery.start_soon(releases.run)
         await trio.sleep(PATIENCE_S + 1)
         is_safe = False  # an older state, which was found, may need it
         await trio.sleep(AGAIN_S)
-        is_free = False
-        assert not releases.may_take_back(SupplierNo(1))
+        assert releases.is_going(supplier, name)
         await trio.sleep(PATIENCE_S)
-        assert releases.may_take_back(SupplierNo(1))
+        assert not releases.is_going(supplier, name)
         nursery.cancel_scope.cancel()
