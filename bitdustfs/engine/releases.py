@@ -106,6 +106,7 @@ class Releases:
         """Let go no more what turns out to be needed there. The caller has an operation."""
         if self._catalog.is_releasing(supplier, name):
             self._catalog.drop_releases(supplier, [name])
+        self._catalog.drop_upload(name)  # if it is just being sent, and that comes to nothing, it stays
         self.on_kept(supplier, name)
 
     def is_going(self, supplier: SupplierNo, name: FragmentName) -> bool:

@@ -14,7 +14,7 @@ from bitdustfs.engine.overtaken import AGAIN_S as OVERTAKEN_S
 from bitdustfs.engine.releases import PATIENCE_S
 from bitdustfs.engine.sending import SEND_PATIENCE_S
 from bitdustfs.errors import PeerRefused
-from bitdustfs.model import BlockRow, FragmentName, Root, SupplierNo
+from bitdustfs.model import BlockRow, FragmentName, FragmentRow, FragmentState, Root, SupplierNo
 from bitdustfs.testing.suppliers import MemorySuppliers
 from tests.engine.volume import Volume
 
@@ -187,3 +187,21 @@ async def test_what_comes_late_of_a_send_before_one_that_was_refused_is_let_go(a
         volume.remote.stored.update(volume.remote.buffered)
         await trio.sleep(2 * OVERTAKEN_S)
         assert not volume.remote.stored
+
+
+async def test_what_another_line_says_is_there_stays_though_the_sending_of_it_comes_to_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    volume = Noted()
+    async with volume.begun():
+        volume.catalog.drop_releases(FIFTH, [volume.name])
+        volume.remote.is_late, volume.remote.gone = True, set()
+        await trio.sleep(SEND_PATIENCE_S / 2)
+        assert volume.remote.tried
+        with volume.journal.operation():
+            row = FragmentRow(volume.block.block, volume.index, FIFTH, FragmentState.HELD)
+            volume.catalog.put_fragment(row)
+            volume.releases.keep(FIFTH, volume.name)
+        await trio.sleep(10 * PATIENCE_S)
+        assert not volume.catalog.uploads()
+        assert not volume.remote.told
