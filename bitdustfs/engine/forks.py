@@ -45,18 +45,18 @@ from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.bell import Looks
 from bitdustfs.engine.differences import Difference, differences
 from bitdustfs.engine.fork_notes import Fork, gone_over, keep_forks, kept_forks
+from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.grafting import Grafting
 from bitdustfs.engine.journal import Journal
-from bitdustfs.engine.leaves import LeafReader
 from bitdustfs.engine.publisher import Foreign, Publisher
 from bitdustfs.engine.recovery import Recovery
-from bitdustfs.engine.regaining import Doubts, Regaining
+from bitdustfs.engine.regaining import Doubts, Here, Regaining
 from bitdustfs.engine.releases import Releases
 from bitdustfs.engine.renumbered import Renumbered
 from bitdustfs.engine.replica import kept_safe
 from bitdustfs.engine.view import Following
 from bitdustfs.errors import BadFormat, BitdustError, NotFound, ReadOnly, Unavailable
-from bitdustfs.model import Ino, NodeId, Snapshot, SnapshotKind, Supplier, SupplierNo, short
+from bitdustfs.model import BlockNo, Ino, NodeId, Snapshot, SnapshotKind, Supplier, SupplierNo, short
 from bitdustfs.ports import Catalog, Crunch, Entropy
 
 AGAIN_S: Final = 60.0  # (tune) after one could not be brought in …
@@ -99,7 +99,7 @@ class Forks:
         catalog: Catalog,
         journal: Journal,
         publisher: Publisher,
-        leaves: LeafReader,
+        fragments: Fragments,
         releases: Releases,
         following: Following | None,
         crunch: Crunch,
@@ -110,7 +110,7 @@ class Forks:
         self._catalog = catalog
         self._journal = journal
         self._publisher = publisher
-        self._leaves = leaves
+        self._fragments = fragments
         self._releases = releases
         self._following = following
         self._crunch = crunch
@@ -451,7 +451,7 @@ class Forks:
             with closing(await self._crunch.run(beside.catalog, found.content.change)) as theirs:
                 await self._releases.at_rest()
                 self.on_step("grafting")
-                doubts = Doubts(self._catalog, theirs, suppliers, self._leaves, self._journal, self._admit)
+                doubts = Doubts(self._catalog, theirs, suppliers, self._fragments.leaves, self._journal, self._admit)
                 doubted = await doubts.look()
                 is_ours = not self._publisher.outranks(found.head)
                 grafting = Grafting(
@@ -464,7 +464,16 @@ class Forks:
                     doubted=doubted,
                 )
                 await grafting.prepare()
-                regaining = Regaining(self._catalog, theirs, source, grafting, self._crunch, self._secrets)
+                elsewhere = Fragments(theirs, Journal(theirs), source, self._crunch, self._secrets)
+                regaining = Regaining(
+                    self._catalog,
+                    theirs,
+                    elsewhere,
+                    grafting,
+                    grafting.operation,
+                    self._crunch,
+                    self._secrets,
+                )
                 passed = self._passed_by(links)
                 only_there = self._only_there(theirs, passed)
                 snapshots = {}
@@ -477,7 +486,8 @@ class Forks:
                         await grafting.run(made, each.generation)
                         snapshots[made] = each
                 finally:  # what is ours now stays, also if not all came
-                    await doubts.ask_for(grafting.adopted)
+                    unsure = await doubts.ask_for(grafting.adopted)
+                await self._regain_here(grafting, {**doubted, **unsure})
         finally:
             beside.close()
         self.on_step("keeping")
@@ -494,6 +504,23 @@ class Forks:
             found.head.version,
             short(found.head.signer.node),
         )
+
+    async def _regain_here(self, grafting: Grafting, doubted: Mapping[BlockNo, int]) -> None:
+        """Have what came, and was let go where that line says, lie where we have it: we may have packed it since.
+
+        Before anything of it that is here already goes, for that may be all that is left.
+        """
+        here = Here(self._catalog, doubted)
+        regaining = Regaining(
+            self._catalog,
+            self._catalog,
+            self._fragments,
+            here,
+            grafting.operation,
+            self._crunch,
+            self._secrets,
+        )
+        await regaining.run(await here.unsure(grafting.named()))
 
     def _is_ahead(self, head: Head, links: bytes) -> bool:
         """Whether a head goes back to our newest: somebody else goes on from here, and there is one line."""

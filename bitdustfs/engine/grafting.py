@@ -106,6 +106,10 @@ class Grafting:
         rows = ((each, self._ours.block(each)) for each in self._poor)
         return {each for each, row in rows if row is not None and self._held(each) < row.code.k}
 
+    def named(self) -> list[BlockNo]:
+        """The blocks, with us, in which what was brought lies, so far."""
+        return sorted(set(self._blocks.values()))
+
     def is_sure_there(self, block: BlockRow) -> bool:
         """Whether enough of one of their blocks is held for it to be read, by suppliers that count with us."""
         return self._held_there(block.block) >= block.code.k

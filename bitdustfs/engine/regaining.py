@@ -8,6 +8,9 @@
 Whoever wrote the volume after us took care of it as we do: packed what was left of several blocks into one, made
 fragments elsewhere, and let the old ones go as soon as its own head made that safe. Our catalog knows nothing of it.
 Where our line is to go on, what is there has to be found out before anything is taken for well held.
+
+The same goes the other way round: what came of that line before may have been packed by us, and let go where it lay,
+and a newer head of it names the old place. Then its chunks lie where ours are that have the same in them.
 """
 
 from __future__ import annotations
@@ -24,15 +27,14 @@ import trio
 
 from bitdustfs.core import brought, erasure, fragment
 from bitdustfs.core.volume import VolumeSecrets
-from bitdustfs.engine.asks import FragmentSource
 from bitdustfs.engine.fragments import Fragments
-from bitdustfs.engine.grafting import Grafting
-from bitdustfs.engine.journal import Journal
+from bitdustfs.engine.journal import Journal, Operation
 from bitdustfs.engine.leaves import LeafReader
 from bitdustfs.engine.listed import Listing
-from bitdustfs.errors import BitdustError, Kind, PeerLacks, TooFewFragments
+from bitdustfs.errors import BitdustError, Kind, PeerLacks, TooFewFragments, Unavailable
 from bitdustfs.model import (
     SEAL_BYTES,
+    BlockId,
     BlockNo,
     BlockRow,
     ChunkRow,
@@ -116,18 +118,19 @@ class Doubts:
         self._tell("the other line does without")
         return doubted
 
-    async def ask_for(self, numbers: Sequence[BlockNo]) -> None:
+    async def ask_for(self, numbers: Sequence[BlockNo]) -> Mapping[BlockNo, int]:
         """Find out the same of blocks that came: who should have them was said, and they may be let go on our line.
 
         Raises:
             What `look` does, which was before.
         """
-        self._until = trio.current_time() + LOOK_MOST_S
-        for number in numbers:
+        self._until, doubted = trio.current_time() + LOOK_MOST_S, Counter[BlockNo]()
+        for number in sorted(set(numbers)):
             block = self._ours.block(number)
             if block is not None:
-                await self._unsure([(block, each) for each in _held(self._ours, block)])
+                doubted.update(await self._unsure([(block, each) for each in _held(self._ours, block)]))
         self._tell("the other catalog says it has")
+        return doubted
 
     # -- private ---------------------------------------------------------------------------------------------
 
@@ -210,30 +213,74 @@ class Doubts:
             self._gone[each.supplier] += 1
 
 
-class Regaining:
-    """Has chunks of ours lie where the other line moved them.
+class Places(Protocol):
+    """Where chunks may lie from now on."""
+
+    def is_sure_there(self, block: BlockRow) -> bool:
+        """Whether enough of a block is held for it to be read."""
+        ...
+
+    def block(self, chunk: ChunkRow) -> BlockNo | None:
+        """The number with us of the block in which a chunk lies. None: it does not lie there any more."""
+        ...
+
+
+class Here:
+    """Blocks of our own catalog as `Places`.
 
     Args:
-        source: suppliers by the numbers of the other catalog.
-        doubted: what `Doubts.look` said.
+        doubted: how many of the fragments of a block that we count on may be gone.
+    """
+
+    def __init__(self, ours: Catalog, doubted: Mapping[BlockNo, int]) -> None:
+        self._ours = ours
+        self._doubted = doubted
+
+    def is_sure_there(self, block: BlockRow) -> bool:
+        return self._ours.held(block.block) - self._doubted.get(block.block, 0) >= block.code.k
+
+    async def unsure(self, some: Iterable[BlockNo]) -> set[BlockNo]:
+        """Those of these of which too few fragments are sure to be there for them to be read."""
+        found = set[BlockNo]()
+        for each in some:
+            row = self._ours.block(each)
+            if row is not None and not self.is_sure_there(row):
+                found.add(each)
+            await trio.lowlevel.checkpoint()
+        return found
+
+    def block(self, chunk: ChunkRow) -> BlockNo | None:
+        return chunk.block if self._ours.chunk(chunk.chunk) == chunk else None
+
+
+class Regaining:
+    """Has chunks of ours lie where the other line moved them, or where we have the same.
+
+    Args:
+        beside: the catalog that may have them elsewhere: the other one, or ours.
+        fragments: of the blocks of that.
+        places: the same blocks.
+        operation: begins one that may add to our catalog.
     """
 
     def __init__(
         self,
         ours: Catalog,
-        theirs: Catalog,
-        source: FragmentSource,
-        grafting: Grafting,
+        beside: Catalog,
+        fragments: Fragments,
+        places: Places,
+        operation: Callable[[], Operation],
         crunch: Crunch,
         secrets: VolumeSecrets,
     ) -> None:
         self._ours = ours
-        self._theirs = theirs
-        self._grafting = grafting
+        self._beside = beside
+        self._fragments = fragments
+        self._places = places
+        self._operation = operation
         self._crunch = crunch
         self._secrets = secrets
-        self._last: tuple[BlockNo, memoryview | None] | None = None
-        self._fragments = Fragments(theirs, Journal(theirs), source, crunch, secrets)
+        self._last: tuple[BlockId, memoryview | None] | None = None
         self._count = 0
 
     async def run(self, blocks: Set[BlockNo]) -> None:
@@ -254,7 +301,8 @@ class Regaining:
                 failed = error
             nursery.cancel_scope.cancel()
         if self._count:
-            _log.warning("%d chunks lay in blocks that the other line let go, and lie in its blocks now", self._count)
+            whose = "of our own" if self._beside is self._ours else "of the other line"
+            _log.warning("%d chunks lay in blocks that were let go, and lie in blocks %s now", self._count, whose)
         if failed is not None:
             raise failed
 
@@ -262,11 +310,11 @@ class Regaining:
 
     async def _regain(self, chunk: ChunkRow) -> None:
         here, late = self._ours.block(chunk.block), list[BitdustError]()
-        for twin in twins(self._theirs, chunk.fingerprint):
-            block = self._theirs.block(twin.block)
+        for twin in twins(self._beside, chunk.fingerprint):
+            block = self._beside.block(twin.block)
             if here is None or block is None or here.block_id == block.block_id or twin.length != chunk.length:
                 continue
-            if not self._grafting.is_sure_there(block):
+            if not self._places.is_sure_there(block):
                 continue
             brought.check_block(block)
             brought.check_chunk(twin, block)
@@ -276,9 +324,11 @@ class Regaining:
             except TooFewFragments as error:  # another one may be had
                 late.append(error)
                 continue
-            with self._grafting.operation():
+            with self._operation():
                 if self._ours.chunk(chunk.chunk) == chunk:
-                    number = self._grafting.block(twin)
+                    number = self._places.block(twin)
+                    if number is None:
+                        raise Unavailable(what="a block that has the same was packed into another one meanwhile")
                     self._ours.put_chunks([replace(chunk, block=number, slot=twin.slot, offset=twin.offset)])
                     self._count += 1
             return
@@ -287,8 +337,8 @@ class Regaining:
 
     async def _is_genuine(self, twin: ChunkRow, block: BlockRow) -> bool:
         """Whether it is what they say: nothing of ours becomes what somebody else made up."""
-        if self._last is None or self._last[0] != block.block:
-            self._last = block.block, await self._whole(block)
+        if self._last is None or self._last[0] != block.block_id:
+            self._last = block.block_id, await self._whole(block)
         whole = self._last[1]
         if whole is None:
             return False
@@ -296,7 +346,7 @@ class Regaining:
         try:
             plaintext = seal.unseal(twin.slot, whole[twin.offset : twin.offset + twin.length + SEAL_BYTES])
         except BitdustError as error:
-            _log.warning("a chunk that the other line has cannot be read: %s", error)
+            _log.warning("a chunk that lies elsewhere cannot be read: %s", error)
             return False
         return self._secrets.fingerprint(plaintext) == twin.fingerprint
 
@@ -316,7 +366,7 @@ class Regaining:
         except BitdustError as error:
             if error.kind is not Kind.LOST:
                 raise
-            _log.warning("a block that the other line has cannot be read: %s", error)
+            _log.warning("a block that has such a chunk cannot be read: %s", error)
             return None
 
     async def _look(self) -> None:

@@ -408,7 +408,7 @@ class Services:
             catalog=self._catalog,
             journal=self.journal,
             publisher=self.publisher,
-            leaves=self.fragments.leaves,
+            fragments=self.fragments,
             releases=self.releases,
             following=self._following,
             own_node=self._identity.node,

@@ -20,9 +20,11 @@ from tests.engine.bodies import Body
 from tests.engine.machines import DESKTOP, LEASE_S, Machine, two, until
 from tests.engine.test_forks import (
     LAPTOPS_TREE,
+    LAST_TREE,
     broken,
     brought_in,
     forked,
+    fragments,
     learn_beside,
     tree_of,
     versions,
@@ -151,3 +153,25 @@ async def test_fragment_that_only_the_other_catalog_has_counts_no_more_once_a_li
             came = [row.block for row in laptop.catalog.blocks() if row.block_id not in before]
             at_5 = [each for number in came for each in laptop.catalog.fragments(number) if each.supplier == 5]
             assert {each.state for each in at_5} == {FragmentState.LOST}
+
+
+@pytest.mark.slow
+async def test_line_that_went_on_is_whole_though_what_came_of_it_before_was_packed_and_let_go_here(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """The newest head names the blocks in which the chunks lay, and the tree that shows them elsewhere goes."""
+    async with forked(tmp_path, strays=2, goes_on=True) as (world, laptop, desktop):
+        world.swarm.suppliers[1].mute.refuses_heads = True
+        held = fragments(world)
+        await packed(world, laptop, desktop)
+        assert held - fragments(world)
+        world.swarm.suppliers[1].mute.refuses_heads = False
+        async with desktop.mounted(wait=False) as node:
+            before = await brought_in(desktop)
+            await until(lambda: node.forks.all()[0][0].generation != before)
+            await until(lambda: node.forks.has_everything)
+            await trio.sleep(LEASE_S)
+            assert await desktop.sync() == "safe"
+            await node.drop_cache()
+            assert await tree_of(node, node.forks.all()[0][0].generation) == LAST_TREE
+            assert not broken(desktop.catalog)

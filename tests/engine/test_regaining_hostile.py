@@ -16,9 +16,10 @@ from bitdustfs.core import erasure, galois
 from bitdustfs.core import fragment as fragments
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.edges.catalog_sqlite import SqliteCatalog
+from bitdustfs.engine.fragments import Fragments
 from bitdustfs.engine.grafting import Grafting
 from bitdustfs.engine.journal import Journal
-from bitdustfs.engine.regaining import Regaining
+from bitdustfs.engine.regaining import Here, Regaining
 from bitdustfs.engine.releases import Releases
 from bitdustfs.errors import BadFormat
 from bitdustfs.model import (
@@ -99,9 +100,31 @@ class Setting:
 
     async def regain(self) -> None:
         await self.grafting.prepare()
-        regaining = Regaining(self.ours, self.theirs, self.suppliers, self.grafting, InlineCrunch(), SECRETS)
+        crunch = InlineCrunch()
+        elsewhere = Fragments(self.theirs, Journal(self.theirs), self.suppliers, crunch, SECRETS)
+        regaining = Regaining(
+            self.ours, self.theirs, elsewhere, self.grafting, self.grafting.operation, crunch, SECRETS
+        )
         assert self.grafting.unsure() == {POOR}
         await regaining.run(self.grafting.unsure())
+
+    async def regain_here(self) -> None:
+        """The same from our own catalog."""
+        here, journal, crunch = Here(self.ours, {POOR: CODE.n - CODE.k + 1}), Journal(self.ours), InlineCrunch()
+        elsewhere = Fragments(self.ours, journal, self.suppliers, crunch, SECRETS)
+        regaining = Regaining(self.ours, self.ours, elsewhere, here, self.grafting.operation, crunch, SECRETS)
+        unsure = await here.unsure([POOR, SOUND])
+        assert unsure == {POOR}
+        await regaining.run(unsure)
+
+    def brought(self, row: BlockRow) -> None:
+        """Have our catalog call the chunks of a block as the poor ones, by the word of another line."""
+        like, own = self.ours.chunks_of_block(POOR), self.ours.chunks_of_block(row.block)
+        self.ours.drop_chunks([each.chunk for each in own])
+        self.ours.put_chunks(
+            replace(each, chunk=ChunkNo(FIRST_BROUGHT + each.chunk), fingerprint=poor.fingerprint)
+            for poor, each in zip(like, own, strict=True)
+        )
 
     def lie_in(self) -> set[BlockId]:
         """The blocks in which the chunks of the poor one lie now."""
@@ -201,3 +224,20 @@ async def test_block_that_is_said_to_have_very_many_fragments_takes_no_more_memo
     finally:
         tracemalloc.stop()
     assert setting.lie_in() == {row.block_id}
+
+
+async def test_chunks_lie_where_our_own_catalog_has_them(autojump_clock: MockClock, setting: Setting) -> None:
+    row = setting.put(setting.ours, THEIRS, b"t", CONTENTS)
+    setting.brought(row)
+    await setting.regain_here()
+    assert setting.lie_in() == {row.block_id}
+
+
+async def test_chunks_that_another_line_called_the_same_take_no_place_of_ours(
+    autojump_clock: MockClock, setting: Setting
+) -> None:
+    row = setting.ours.block(SOUND)
+    assert row is not None
+    setting.brought(row)
+    await setting.regain_here()
+    assert setting.lie_in() == {BlockId(b"p" * 32)}
