@@ -457,7 +457,10 @@ class Catalog(Protocol):
         ...
 
     def blocks_for(self, takers: Iterable[SupplierNo], blocks: Iterable[BlockNo]) -> set[BlockNo]:
-        """Those of the blocks of which one of these suppliers has nothing, as far as is known."""
+        """Those of the blocks of which one of these suppliers has nothing, as far as is known.
+
+        If there is any supplier, also those of which a fragment is HELD twice: one of the two may get another one.
+        """
         ...
 
     def holding(self, suppliers: Iterable[SupplierNo]) -> Sequence[SupplierNo]:

@@ -75,6 +75,7 @@ class Pair:
                 SELECT 1 FROM json_each(?2) AS s WHERE NOT EXISTS (
                     SELECT 1 FROM {fragment} WHERE block = b.value AND supplier = s.value
                     AND state IN ({_HELD}, {FragmentState.ABSENT})))
+            OR (SELECT count(*) > count(DISTINCT idx) FROM {fragment} WHERE block = b.value AND state = {_HELD})
         """
         self.newest = f"SELECT coalesce(max(abs(block)), 0) FROM {block}"  # numbers of local blocks go down
         self.missing = f"SELECT coalesce(sum(n - held), 0) FROM {block} WHERE held < n AND abs(block) <= ?"
@@ -205,7 +206,7 @@ class BlockTables(Store):
         return [Wanting(spare, block) for spare, block in rows][:limit]
 
     def blocks_for(self, takers: Iterable[SupplierNo], blocks: Iterable[BlockNo]) -> set[BlockNo]:
-        """Those of the blocks of which one of these suppliers has nothing."""
+        """Those of the blocks of which one of these suppliers has nothing, or somebody has what another has too."""
         numbers, given = json.dumps([int(number) for number in takers]), list(blocks)
         found: set[BlockNo] = set()
         for pair in (LOCAL, REPLICATED):

@@ -5,8 +5,10 @@ one LOST. They are made again from k verified fragments, without any key, or fro
 checked against the root that was recorded when the block was made (invariant I10), and sent to a supplier that holds
 no other fragment of that block. A fragment that its supplier lost goes back to it, once, if there is nobody else; and
 who lost a fragment of a block gets another of that block only if there is nobody else, or two that cheat would hand
-it to and fro for ever. A supplier that does not take what it is sent, whatever room it says it has, is passed over
-for a while: others may take it.
+it to and fro for ever. Where a fragment is held twice, as when one that was given up is back, and all who answer hold
+some of the block, one of the two gets another fragment in its place: once the other one has shown the same, in one
+transaction with what it got. A supplier that does not take what it is sent, whatever room it says it has, is passed
+over for a while: others may take it.
 
 Where n grew, the new fragments were never made before. Then what they are made from is checked against the roots of
 the block itself, and their own roots are recorded before they are sent.
@@ -19,13 +21,14 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 
 import trio
 
 from bitdustfs.core import erasure, fragment, placement
 from bitdustfs.core.placement import Candidate
+from bitdustfs.core.surplus import Place, spread
 from bitdustfs.core.volume import VolumeSecrets
 from bitdustfs.engine.bell import Looks
 from bitdustfs.engine.copies import Copies
@@ -202,7 +205,7 @@ class Rebuilder:
         block = self._catalog.block(number)
         if block is None:
             return 0
-        plan = self.plan(block)
+        plan = [(index, to) for index, to in self.plan(block) if await self._may_change(block, index, to)]
         if not plan:
             return 0
         made, block = await self._make(block, [index for index, _ in plan])
@@ -302,7 +305,9 @@ class Rebuilder:
         held = {row.index for row in rows if row.state is FragmentState.HELD}
         meant = {row.index: row.supplier for row in rows if row.state is FragmentState.WANTED}
         lost = {row.index: row.supplier for row in rows if row.state is FragmentState.LOST and row.index not in held}
-        busy = {row.supplier for row in rows if row.state is not FragmentState.WANTED}
+        gone = [row for row in rows if row.state is FragmentState.LOST and row.index in held]  # others have those
+        busy = {row.supplier for row in rows if row.state is not FragmentState.WANTED and row not in gone}
+        losers = self._losers.get(block.block, set()) | {row.supplier for row in gone}
         length = erasure.fragment_length(block.length, block.code.k)
         may_take = self.takers() if takers is None else takers
         room = {s: c for s, c in may_take.items() if c.free_bytes >= length and c.free_fragments > 0}
@@ -312,13 +317,47 @@ class Rebuilder:
         for index in (i for i in range(block.code.n) if i not in held):
             if len(plan) + len(held) >= block.code.n:
                 break  # fragments from n on, of when n was greater, are as good as others
-            losers = self._without_releasing(block, index, room, suppliers)
-            others = {supplier: c for supplier, c in free.items() if supplier in losers}
-            target = self._target(block, index, meant, lost, others, losers)
+            sendable = self._without_releasing(block, index, room, suppliers)
+            others = {supplier: c for supplier, c in free.items() if supplier in sendable}
+            target = self._target(block, index, meant, lost, others, sendable, losers)
+            if target is None:
+                planned = [FragmentRow(block.block, i, s.supplier, FragmentState.HELD) for i, s in plan]
+                target = self._with_spare(index, [*rows, *planned], sendable)
             if target is not None:
                 free.pop(target, None)
                 plan.append((index, suppliers[target]))
         return plan
+
+    def _with_spare(
+        self, index: int, rows: Sequence[FragmentRow], room: Mapping[SupplierNo, Candidate]
+    ) -> SupplierNo | None:
+        """Who holds only what others hold too, and could hold what is needed in its place."""
+        held = _places(rows)
+        if len(held) == len({each for each, _ in held}):
+            return None
+        absent = {row.supplier for row in rows if row.state is FragmentState.ABSENT}
+        least = spread(held)
+        some = [
+            candidate
+            for supplier, candidate in room.items()
+            if supplier not in absent and _is_elsewhere(supplier, held) and spread({*held, (index, supplier)}) > least
+        ]
+        chosen = placement.choose(some, 1, fragment_bytes=0)
+        return chosen[0] if chosen else None
+
+    async def _may_change(self, block: BlockRow, index: int, supplier: Supplier) -> bool:
+        """Whether others show what a supplier is to let go for a fragment, if it is: they may be back with less."""
+        rows = self._catalog.fragments(block.block)
+        for own in _making_room(rows, index, supplier.supplier):
+            for row in (row for row in rows if row.index == own.index and row.state is FragmentState.HELD):
+                if row.supplier != own.supplier and await self._fragments.leaves.proves(
+                    row.supplier, block, row.index
+                ):
+                    break
+            else:
+                self._has_failed = True
+                return False
+        return True
 
     def _without_releasing(
         self,
@@ -339,12 +378,12 @@ class Rebuilder:
         lost: Mapping[int, SupplierNo],
         free: Mapping[SupplierNo, Candidate],
         room: Mapping[SupplierNo, Candidate],
+        losers: Set[SupplierNo],
     ) -> SupplierNo | None:
         """Who gets a fragment: the one it was meant for, else one without any, else, once, the one that lost it."""
         if meant.get(index) in free:
             return meant[index]
         reserved = {supplier for i, supplier in meant.items() if i != index}
-        losers = self._losers.get(block.block, set())
         others = [c for s, c in free.items() if s not in reserved]
         for some in ([c for c in others if c.supplier not in losers], others):
             if chosen := placement.choose(some, 1, fragment_bytes=0):
@@ -362,7 +401,16 @@ class Rebuilder:
                 self._releases.give_back([(supplier.supplier, name)])
                 return
             was_counted = False
-            for row in self._catalog.fragments(block.block):
+            rows = self._catalog.fragments(block.block)
+            if own := _making_room(rows, index, supplier.supplier):
+                if not _is_elsewhere(supplier.supplier, _places(rows)):  # who had it too was lost meanwhile
+                    self._releases.give_back([(supplier.supplier, name)])
+                    return
+                self._releases.forget_fragments(block, own)
+            there = {row.index for row in rows if row.state is FragmentState.HELD}
+            lost = [row for row in rows if row.supplier == supplier.supplier and row.state is FragmentState.LOST]
+            self._releases.forget_fragments(block, [row for row in lost if row.index in there])  # others have those
+            for row in rows:
                 if row.index != index:
                     continue
                 is_lost = row.state is FragmentState.LOST
@@ -378,3 +426,21 @@ class Rebuilder:
             self._catalog.put_fragment(FragmentRow(block.block, index, supplier.supplier, FragmentState.HELD))
             if not was_counted:
                 self._catalog.charge_supplier(supplier.supplier, length, 1)
+
+
+def _places(rows: Sequence[FragmentRow]) -> Set[Place]:
+    return {(row.index, row.supplier) for row in rows if row.state is FragmentState.HELD}
+
+
+def _is_elsewhere(supplier: SupplierNo, held: Set[Place]) -> bool:
+    """Whether others hold all that a supplier holds, and it holds some."""
+    own = {index for index, holder in held if holder == supplier}
+    return bool(own) and own <= {index for index, holder in held if holder != supplier}
+
+
+def _making_room(rows: Sequence[FragmentRow], index: int, supplier: SupplierNo) -> list[FragmentRow]:
+    """What a supplier holds of a block, and holds no more once it has a fragment that it did not have before."""
+    own = [row for row in rows if row.supplier == supplier]
+    if any(row.index == index and row.state is not FragmentState.WANTED for row in own):
+        return []  # it goes back to where it was
+    return [row for row in own if row.state is FragmentState.HELD]

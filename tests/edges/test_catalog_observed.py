@@ -117,3 +117,5 @@ def test_blocks_of_which_a_supplier_has_nothing_are_told(catalog: SqliteCatalog)
     assert catalog.blocks_for([SupplierNo(2)], blocks) == {-2}
     assert catalog.blocks_for([ONE, SupplierNo(3)], blocks) == set(blocks)
     assert catalog.blocks_for([], blocks) == set()
+    catalog.put_fragment(fragment(1, 1, 3))  # two hold the same
+    assert catalog.blocks_for([SupplierNo(2)], blocks) == {-2, 1}
