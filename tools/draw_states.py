@@ -70,7 +70,8 @@ fewest fragments to spare. Nobody erases anything: when a lost supplier comes ba
 that it has, and some fragments of each {page} show leaves that it could not foresee; then they count again. What it
 does not name is lost. If one of those that are asked for is wrong, each of the others has to show some too. Where a
 fragment is then held twice, one of the two is let go, after all the suppliers of its block have answered without a
-break for the shortest of the waits above.
+break for the shortest of the waits above. If the block lacks another fragment before that, and all who could take it
+hold some of the block, one of the two takes that in its place, once the other one has shown the same.
 .PP
 .B "bitdustfs rebuild \-\-dry\-run"
 says what is made again now, and of each verdict the numbers that decided it.
